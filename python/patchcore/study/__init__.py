@@ -1,0 +1,8 @@
+"""The study folder: manifest, cases, decisions, fingerprint, folds and locks. Torch-free."""
+
+from patchcore.study.cases import CaseRecord, FileStamp
+from patchcore.study.fingerprint import Fingerprint
+from patchcore.study.folds import make_folds
+from patchcore.study.study import Study
+
+__all__ = ["CaseRecord", "FileStamp", "Fingerprint", "Study", "make_folds"]

@@ -1,0 +1,105 @@
+"""One case of a study: where its files are, what their headers say, and whether it may be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from patchcore.types import Affine, IntTriple, Triple
+
+__all__ = ["NO_AFFINE", "CaseRecord", "CaseStatus", "FileStamp", "canonical_axes", "to_canonical"]
+
+T = TypeVar("T")
+CaseStatus = Literal["accepted", "quarantined"]
+Row = tuple[float, float, float, float]
+
+NO_AFFINE: tuple[Row, Row, Row, Row] = ((0.0,) * 4, (0.0,) * 4, (0.0,) * 4, (0.0,) * 4)
+
+# The letter of an orientation code → the world axis it lies along.
+_WORLD_AXIS = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileStamp(_Model):
+    """What tells a changed file from an unchanged one, and its content."""
+
+    size: int = Field(ge=0, description="bytes")
+    mtime_ns: int = Field(description="modification time, ns since 1970")
+    sha256: str = Field(default="", description="of the file's bytes; empty where it was not read to the end")
+
+
+class CaseRecord(_Model):
+    """One line of ``cases.jsonl``.
+
+    Shape, spacing, affine and orientation are in stored array order and come from the image, or from the label
+    map of a label-only case. Where a header could not be read they are all zeros and the orientation is empty:
+    such a case is always quarantined.
+
+    Example:
+        >>> record = CaseRecord(case_id="a_1", patient="a_1", image=None, label="a_1.nii", status="accepted",
+        ...                     shape=(40, 30, 10), spacing=(1, 2, 5), orientation="SLP")
+        >>> record.canonical_axes, record.canonical_shape, record.canonical_spacing
+        ((1, 2, 0), (30, 10, 40), (2.0, 5.0, 1.0))
+    """
+
+    case_id: str
+    patient: str
+    image: Path | None = Field(description="CT in HU; null where there is none")
+    label: Path = Field(description="label map; for a case without one, where it was looked for")
+    status: CaseStatus
+    reason: str | None = Field(default=None, description="why it was quarantined")
+    remedy: str | None = Field(default=None, description="what can be done about it")
+    shape: IntTriple = (0, 0, 0)
+    spacing: Triple = Field(default=(0.0, 0.0, 0.0), description="mm per voxel: column norms of the affine")
+    affine: tuple[Row, Row, Row, Row] = Field(default=NO_AFFINE, description="voxel index → world mm (RAS+)")
+    orientation: str = Field(default="", description="where each axis points, closest: LPS, RAS …")
+    labels: tuple[int, ...] = Field(default=(), description="non-zero labels in the label map, ascending")
+    image_stamp: FileStamp | None = None
+    label_stamp: FileStamp | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the case may be measured, prepared and trained on."""
+        return self.status == "accepted"
+
+    @property
+    def affine_array(self) -> Affine:
+        """Return the affine as a float64 array, shape (4, 4)."""
+        return np.asarray(self.affine, dtype=np.float64)
+
+    @property
+    def canonical_axes(self) -> IntTriple:
+        """Stored axes that lie closest to world x, y and z: the permutation into canonical order."""
+        return canonical_axes(self.orientation)
+
+    @property
+    def canonical_shape(self) -> IntTriple:
+        """Voxels along the closest-canonical axes."""
+        return to_canonical(self.shape, self.canonical_axes)
+
+    @property
+    def canonical_spacing(self) -> Triple:
+        """Spacing along the closest-canonical axes, mm."""
+        return to_canonical(self.spacing, self.canonical_axes)
+
+
+def canonical_axes(orientation: str) -> IntTriple:
+    """Return the stored axes nearest to world x, y, z for an orientation code such as ``"LPS"``.
+
+    An empty code (nothing known) is the identity.
+    """
+    if not orientation:
+        return (0, 1, 2)
+    world = [_WORLD_AXIS[letter] for letter in orientation]
+    return (world.index(0), world.index(1), world.index(2))
+
+
+def to_canonical(values: tuple[T, T, T], axes: IntTriple) -> tuple[T, T, T]:
+    """Permute a per-axis triple from stored order into canonical order."""
+    return (values[axes[0]], values[axes[1]], values[axes[2]])

@@ -1,0 +1,196 @@
+"""The fingerprint: what was measured of a data set. Written by ``analyze``, read by the planner.
+
+Everything that concerns the whole cohort is in closest-canonical RAS+ axis order, lengths in mm, volumes in
+mm³.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from patchcore.config.plan import explain
+from patchcore.errors import StudyError
+from patchcore.files import finite, read_json, write_json_atomic
+from patchcore.types import IntTriple, Triple
+
+__all__ = [
+    "FINGERPRINT_SCHEMA",
+    "SIZE_BIN_EDGES_MM",
+    "AxisSummary",
+    "CaseFingerprint",
+    "Fingerprint",
+    "HuFingerprint",
+    "HuSummary",
+    "LabelFingerprint",
+    "LesionFingerprint",
+    "VolumeSummary",
+    "read_fingerprint",
+    "write_fingerprint",
+]
+
+FINGERPRINT_SCHEMA = 1
+
+SIZE_BIN_EDGES_MM = (5.0, 10.0, 20.0)
+"""Lesion-size bins by equivalent diameter: < 5, 5–10, 10–20, ≥ 20 mm."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VolumeSummary(_Model):
+    """A distribution of lesion volumes, mm³."""
+
+    mean_mm3: float
+    median_mm3: float
+    geometric_mean_mm3: float
+    std_mm3: float
+    min_mm3: float
+    max_mm3: float
+    percentiles_mm3: dict[str, float] = Field(description="by percentile: 5, 25, 75, 95")
+
+
+class LabelFingerprint(_Model):
+    """All lesions (components) of one label over the accepted cases."""
+
+    label: int
+    name: str
+    lesion_count: int
+    case_count: int = Field(description="cases that have at least one")
+    patient_count: int = Field(description="patients that have at least one")
+    volume: VolumeSummary | None = Field(description="null where there is no lesion")
+    border_share: float = Field(ge=0, le=1, description="share of lesions that touch the volume's border")
+    size_bins: tuple[int, int, int, int] = Field(
+        description="lesions of an equivalent diameter < 5, 5–10, 10–20, ≥ 20 mm"
+    )
+    median_extent_mm: Triple = Field(description="median size of a lesion's bounding box per canonical axis")
+    speck_count: int = Field(default=0, description="components below min_volume_mm3, not counted as lesions")
+
+
+class LesionFingerprint(_Model):
+    """One lesion, as the planner needs it."""
+
+    label: int
+    volume_mm3: float
+    extent_mm: Triple = Field(description="size of the bounding box per canonical axis")
+
+
+class CaseFingerprint(_Model):
+    """One accepted case."""
+
+    case_id: str
+    patient: str
+    spacing: Triple = Field(description="mm per voxel, canonical axes")
+    shape: IntTriple = Field(description="voxels, canonical axes")
+    lesions: tuple[LesionFingerprint, ...] = Field(description="of every label, in stored order")
+
+    def volumes_mm3(self, label: int) -> list[float]:
+        """Return the volumes of the lesions of one label, mm³."""
+        return [lesion.volume_mm3 for lesion in self.lesions if lesion.label == label]
+
+
+class AxisSummary(_Model):
+    """A distribution of a per-axis quantity over the accepted cases, canonical axes."""
+
+    median: Triple
+    mean: Triple
+    min: Triple
+    max: Triple
+
+
+class HuSummary(_Model):
+    """A distribution of HU, exact: from integer histograms over all voxels of all accepted cases."""
+
+    voxel_count: int
+    mean: float
+    std: float
+    min: float
+    max: float
+    percentiles: dict[str, float] = Field(description="by percentile: 0.5, 5, 25, 50, 75, 95, 99.5")
+
+
+class HuFingerprint(_Model):
+    """HU in and around the lesions of one label."""
+
+    label: int
+    dilation_mm: float
+    around: HuSummary = Field(description="lesions dilated by dilation_mm, the lesions included")
+    within: HuSummary = Field(description="lesions alone")
+
+    @property
+    def p0_5(self) -> float:
+        """0.5 percentile of HU within the dilated lesions."""
+        return self.around.percentiles["0.5"]
+
+    @property
+    def p99_5(self) -> float:
+        """99.5 percentile of HU within the dilated lesions."""
+        return self.around.percentiles["99.5"]
+
+
+class Fingerprint(_Model):
+    """``fingerprint.json``."""
+
+    schema_version: Literal[1] = 1
+    fingerprint_hash: str = Field(
+        default="", description="sha256 of all the rest; the same data, the same hash"
+    )
+    dataset: str = Field(description="name of the data set's folder")
+    layout: str = Field(description="recognised layout")
+    layout_reason: str
+    grouping: str = Field(description="how cases were grouped into patients")
+    connectivity: Literal[6, 18, 26]
+    min_volume_mm3: float = Field(ge=0)
+    lesion_label: int | None = Field(
+        description="the label that is planned for; null where it could not be told"
+    )
+    lesion_label_reason: str
+    case_count: int = Field(description="accepted cases")
+    quarantined_count: int
+    patient_count: int
+    labels: tuple[LabelFingerprint, ...]
+    spacing: AxisSummary | None = Field(description="mm per voxel; null where no case was accepted")
+    shape: AxisSummary | None = Field(description="voxels; null where no case was accepted")
+    extent_mm: AxisSummary | None = Field(description="shape times spacing; null where no case was accepted")
+    hu: HuFingerprint | None = Field(description="null for label-only data sets and where there is no lesion")
+    cases: tuple[CaseFingerprint, ...]
+
+    def label(self, label: int) -> LabelFingerprint | None:
+        """Return what was measured of one label, None where no accepted case has it."""
+        return next((item for item in self.labels if item.label == label), None)
+
+    def with_hash(self) -> Fingerprint:
+        """Return the same fingerprint with `fingerprint_hash` filled in."""
+        content = self.model_dump(mode="json", exclude={"fingerprint_hash"})
+        text = json.dumps(finite(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return self.model_copy(update={"fingerprint_hash": hashlib.sha256(text.encode()).hexdigest()})
+
+
+def read_fingerprint(path: Path) -> Fingerprint:
+    """Read ``fingerprint.json``.
+
+    Raises:
+        StudyError: It is missing or not a fingerprint.
+        SchemaVersionError: A newer patchcore wrote it.
+    """
+    remedy = "measure the data set with patchcore analyze"
+    try:
+        data: Any = read_json(path, schema=FINGERPRINT_SCHEMA)
+    except FileNotFoundError:
+        raise StudyError("the study has no fingerprint yet", path=path, remedy=remedy) from None
+    try:
+        return Fingerprint.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise StudyError(f"no fingerprint: {explain(error)}", path=path, remedy=remedy) from None
+
+
+def write_fingerprint(path: Path, fingerprint: Fingerprint) -> Fingerprint:
+    """Write ``fingerprint.json`` whole or not at all, and return it with its hash."""
+    hashed = fingerprint.with_hash()
+    write_json_atomic(path, hashed.model_dump(mode="json"))
+    return hashed

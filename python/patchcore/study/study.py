@@ -1,0 +1,296 @@
+"""The study folder: everything patchcore makes from one data set, in one place.
+
+``study.json`` (schema, version, data set root), ``cases.jsonl``, ``decisions.json``, ``fingerprint.json``,
+``lesions.csv``, ``plan.json``, ``folds.json``, ``figures/``, ``runs/``, ``reports/``, ``locks/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from patchcore.config.plan import Plan, explain, read_plan
+from patchcore.errors import StudyError
+from patchcore.files import read_json, write_atomic, write_json_atomic
+from patchcore.study.cases import CaseRecord
+from patchcore.study.fingerprint import Fingerprint, read_fingerprint, write_fingerprint
+from patchcore.study.folds import make_folds
+from patchcore.study.locks import hold_lock
+from patchcore.types import PathLike
+
+__all__ = ["STUDY_SCHEMA", "Study"]
+
+STUDY_SCHEMA = 1
+DECISIONS_SCHEMA = 1
+FOLDS_SCHEMA = 1
+
+
+class Study:
+    """An existing study folder.
+
+    Args:
+        path: The folder that ``patchcore analyze`` made.
+
+    Raises:
+        StudyError: There is no study at `path`.
+        SchemaVersionError: A newer patchcore made it.
+
+    Example:
+        >>> import tempfile
+        >>> study = Study.create(Path(tempfile.mkdtemp()) / "study", "dataset")
+        >>> study.accepted()
+        []
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path).absolute()
+        remedy = "make one with patchcore analyze DATASET STUDY"
+        if not self.path.exists():
+            raise StudyError("no such study", path=self.path, remedy=remedy)
+        try:
+            data = read_json(self.path / "study.json", schema=STUDY_SCHEMA)
+        except (FileNotFoundError, NotADirectoryError):
+            raise StudyError("not a study: it has no study.json", path=self.path, remedy=remedy) from None
+        self.dataset_root = Path(str(data.get("dataset_root", "")))
+
+    @classmethod
+    def open(cls, path: PathLike) -> Study:
+        """Open an existing study; the same as ``Study(path)``."""
+        return cls(path)
+
+    @classmethod
+    def create(cls, path: PathLike, dataset_root: PathLike) -> Study:
+        """Make a study for a data set, or open the one that is there.
+
+        Raises:
+            StudyError: `path` is a file, not writable, holds other files, or belongs to another data set.
+        """
+        path, root = Path(path).absolute(), Path(dataset_root).absolute()
+        if (path / "study.json").exists():
+            study = cls(path)
+            if study.dataset_root != root:
+                raise StudyError(
+                    f"the study was made from {study.dataset_root}, not from {root}",
+                    path=path,
+                    remedy="name another study folder; if the data set moved, correct dataset_root in study.json",
+                )
+            study._check_writable()
+            return study
+        if path.exists() and not path.is_dir():
+            raise StudyError("is a file, not a folder", path=path, remedy="name another study folder")
+        if path.is_dir() and any(not item.name.startswith(".") for item in path.iterdir()):
+            raise StudyError(
+                "the folder is not empty and is no study", path=path, remedy="name a new or an empty folder"
+            )
+        try:
+            for name in ("", "runs", "reports", "locks"):
+                (path / name).mkdir(parents=True, exist_ok=True)
+            write_json_atomic(
+                path / "study.json",
+                {
+                    "schema_version": STUDY_SCHEMA,
+                    "patchcore_version": _version(),
+                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "dataset_root": str(root),
+                },
+            )
+        except OSError as error:
+            raise StudyError(
+                f"the study folder cannot be written ({error.strerror or error})",
+                path=path,
+                remedy="name a folder that you may write to, on a disk with room",
+            ) from error
+        return cls(path)
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.path)!r})"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def plan_path(self) -> Path:
+        """``plan.json``, whether it exists or not."""
+        return self.path / "plan.json"
+
+    @property
+    def fingerprint_path(self) -> Path:
+        """``fingerprint.json``, whether it exists or not."""
+        return self.path / "fingerprint.json"
+
+    @property
+    def cases_path(self) -> Path:
+        """``cases.jsonl``, whether it exists or not."""
+        return self.path / "cases.jsonl"
+
+    @property
+    def lesions_path(self) -> Path:
+        """``lesions.csv``, whether it exists or not."""
+        return self.path / "lesions.csv"
+
+    @property
+    def figures_dir(self) -> Path:
+        """The folder of figures; made by whoever draws the first."""
+        return self.path / "figures"
+
+    @property
+    def runs_dir(self) -> Path:
+        """The folder of runs."""
+        return self.path / "runs"
+
+    @property
+    def reports_dir(self) -> Path:
+        """The folder of reports."""
+        return self.path / "reports"
+
+    def cases(self) -> list[CaseRecord]:
+        """Return every case, quarantined ones included, in case_id order; empty before the first analysis.
+
+        Raises:
+            StudyError: ``cases.jsonl`` holds a line that is no case.
+        """
+        if not self.cases_path.exists():
+            return []
+        records = []
+        lines = self.cases_path.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                record = CaseRecord.model_validate_json(line)
+            except ValidationError as error:
+                raise StudyError(
+                    f"line {number} is no case: {explain(error)}",
+                    path=self.cases_path,
+                    remedy="run patchcore analyze again",
+                ) from None
+            image = None if record.image is None else self.dataset_root / record.image
+            records.append(
+                record.model_copy(update={"image": image, "label": self.dataset_root / record.label})
+            )
+        return sorted(records, key=lambda record: record.case_id)
+
+    def accepted(self) -> list[CaseRecord]:
+        """Return the accepted cases in case_id order."""
+        return [record for record in self.cases() if record.accepted]
+
+    def case(self, case_id: str) -> CaseRecord:
+        """Return one case.
+
+        Raises:
+            StudyError: The study has no such case.
+        """
+        for record in self.cases():
+            if record.case_id == case_id:
+                return record
+        raise StudyError(f"the study has no case {case_id}", path=self.path, remedy="cases.jsonl lists them")
+
+    def write_cases(self, records: Iterable[CaseRecord]) -> None:
+        """Write ``cases.jsonl``, whole or not at all, in case_id order; paths in the data set become relative."""
+        lines = []
+        for record in sorted(records, key=lambda item: item.case_id):
+            image = None if record.image is None else self._relative(record.image)
+            stored = record.model_copy(update={"image": image, "label": self._relative(record.label)})
+            lines.append(stored.model_dump_json())
+        write_atomic(self.cases_path, "".join(line + "\n" for line in lines))
+
+    def decisions(self) -> dict[str, Any]:
+        """Return what the user decided at earlier analyses (lesion label, exclusions …); empty at first."""
+        path = self.path / "decisions.json"
+        if not path.exists():
+            return {}
+        data = dict(read_json(path, schema=DECISIONS_SCHEMA))
+        del data["schema_version"]
+        return data
+
+    def write_decisions(self, decisions: Mapping[str, Any]) -> None:
+        """Write ``decisions.json``, whole or not at all."""
+        write_json_atomic(self.path / "decisions.json", {"schema_version": DECISIONS_SCHEMA, **decisions})
+
+    def fingerprint(self) -> Fingerprint:
+        """Read what was measured.
+
+        Raises:
+            StudyError: Nothing was measured yet, or no case was accepted.
+        """
+        return read_fingerprint(self.fingerprint_path)
+
+    def write_fingerprint(self, fingerprint: Fingerprint) -> Fingerprint:
+        """Write ``fingerprint.json``, whole or not at all, and return it with its hash."""
+        return write_fingerprint(self.fingerprint_path, fingerprint)
+
+    def plan(self) -> Plan:
+        """Read and validate ``plan.json``.
+
+        Raises:
+            StudyError: There is no plan yet.
+            PlanError: It was edited into something impossible.
+        """
+        if not self.plan_path.exists():
+            raise StudyError(
+                "the study has no plan yet", path=self.path, remedy="make one with patchcore plan STUDY"
+            )
+        return read_plan(self.plan_path)
+
+    def write_plan(self, plan: Plan) -> None:
+        """Write ``plan.json``, whole or not at all."""
+        write_json_atomic(self.plan_path, plan.model_dump(mode="json"))
+
+    def folds(self, k: int = 5, seed: int = 0) -> list[list[str]]:
+        """Return the case ids of each of `k` folds, grouped by patient, and keep them in ``folds.json``.
+
+        Folds made before are returned as they are while they fit the same `k`, `seed` and accepted cases; a
+        cohort that has changed gets new ones.
+
+        Raises:
+            DataError: Fewer patients than folds.
+        """
+        records = self.accepted()
+        text = "\n".join(f"{record.case_id}\t{record.patient}" for record in records)
+        cohort = hashlib.sha256(text.encode()).hexdigest()
+        path = self.path / "folds.json"
+        key = {"k": k, "seed": seed, "cohort": cohort}
+        if path.exists():
+            data = read_json(path, schema=FOLDS_SCHEMA)
+            if {name: data.get(name) for name in key} == key:
+                return [list(map(str, fold)) for fold in data["folds"]]
+        indices = make_folds([record.patient for record in records], k, seed)
+        folds = [[records[index].case_id for index in fold] for fold in indices]
+        write_json_atomic(path, {"schema_version": FOLDS_SCHEMA, **key, "folds": folds})
+        return folds
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the study's lock `name` (``analyze``, ``prepare`` …) for the block.
+
+        Raises:
+            LockedError: Somebody else holds it.
+        """
+        (self.path / "locks").mkdir(exist_ok=True)
+        with hold_lock(self.path / "locks" / f"{name}.lock", what=f"{name} of study {self.path.name}"):
+            yield
+
+    def _relative(self, path: Path) -> Path:
+        path = path.absolute()
+        return path.relative_to(self.dataset_root) if path.is_relative_to(self.dataset_root) else path
+
+    def _check_writable(self) -> None:
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise StudyError(
+                "the study folder is not writable",
+                path=self.path,
+                remedy="name a folder that you may write to",
+            )
+
+
+def _version() -> str:
+    try:
+        return metadata.version("patchcore")
+    except metadata.PackageNotFoundError:
+        return "unknown"
