@@ -1,0 +1,330 @@
+"""From a fingerprint to a plan: the window first, then the patch size, with everything that speaks for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from patchcore.config.plan import CandidatePlan, IdealEdge, Plan, RuleOutcome, TargetPlan
+from patchcore.errors import EmptyClassError, PlanError
+from patchcore.planning.bootstrap import edge_interval
+from patchcore.planning.candidates import DEFAULT_CANDIDATES, check_candidates, encoder_cost
+from patchcore.planning.explain import plan_reason, plan_warnings
+from patchcore.planning.rules import average_volume, choose_patch_size, ideal_edges
+from patchcore.planning.samples import CaseSample, Cohort, LesionSample, cohort_of
+from patchcore.planning.window import choose_window, divisible_candidates, hu_range_of, padding_share
+from patchcore.types import IntTriple, PathLike, Rule, Triple
+
+if TYPE_CHECKING:
+    from patchcore.study import Study
+    from patchcore.study.fingerprint import Fingerprint
+
+__all__ = ["plan_from_samples", "plan_patch_size"]
+
+
+def plan_patch_size(
+    source: Study | PathLike,
+    *,
+    spacing: Triple | None = None,
+    candidates: Sequence[int] = DEFAULT_CANDIDATES,
+    rule: Rule | str = Rule.MEAN_VOLUME,
+    window_size: IntTriple | int | None = None,
+    hu_range: tuple[float, float] | str | None = None,
+    lesion_label: int | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Choose the ViT patch size for a study's lesions and write ``plan.json`` into it, whole or not at all.
+
+    Connectivity and minimum volume are the fingerprint's; see :func:`plan_from_samples` for the rules.
+
+    Args:
+        source: A study, or the path of one, that ``patchcore analyze`` has measured.
+        spacing: Training spacing, mm per voxel, canonical RAS+ axes; None: the per-axis median over the
+            cases.
+        candidates: Patch edges to choose among, voxels.
+        rule: How one size is made of all lesions.
+        window_size: Fixes the window, voxels per canonical axis; candidates that do not divide it are left
+            out.
+        hu_range: Intensity clip in HU, or a preset's name; None: measured around the lesions.
+        lesion_label: The label to plan for; None: the fingerprint's.
+        seed: Of the bootstrap.
+
+    Returns:
+        The plan that was written.
+
+    Raises:
+        PlanError: Something impossible was asked for, or cannot be told from the fingerprint.
+        PatchSizeError: A candidate that the network cannot have.
+        EmptyClassError: The label has no lesion in any accepted case.
+        StudyError: There is no study, or nothing was measured yet.
+
+    Example:
+        >>> plan = plan_patch_size("study/")  # doctest: +SKIP
+        >>> plan.patch_size  # doctest: +SKIP
+        (24, 24, 24)
+    """
+    from patchcore.study import Study as StudyFolder
+
+    study = source if isinstance(source, StudyFolder) else StudyFolder(source)
+    fingerprint = study.fingerprint()
+    label = _lesion_label(fingerprint, lesion_label)
+    measured = fingerprint.hu
+    plan = plan_from_samples(
+        [CaseSample(case.case_id, case.patient, case.spacing, case.shape) for case in fingerprint.cases],
+        [
+            LesionSample(case.case_id, lesion.label, lesion.volume_mm3, lesion.extent_mm)
+            for case in fingerprint.cases
+            for lesion in case.lesions
+        ],
+        lesion_label=label,
+        label_names={item.label: item.name for item in fingerprint.labels},
+        fingerprint_hash=fingerprint.fingerprint_hash,
+        connectivity=fingerprint.connectivity,
+        min_volume_mm3=fingerprint.min_volume_mm3,
+        hu_percentiles=(measured.p0_5, measured.p99_5)
+        if measured is not None and measured.label == label
+        else None,
+        spacing=spacing,
+        candidates=candidates,
+        rule=rule,
+        window_size=window_size,
+        hu_range=hu_range,
+        seed=seed,
+    )
+    study.write_plan(plan)
+    return plan
+
+
+def _lesion_label(fingerprint: Fingerprint, asked: int | None) -> int:
+    label = fingerprint.lesion_label if asked is None else asked
+    known = ", ".join(f"{item.label} ({item.name})" for item in fingerprint.labels)
+    if label is None:
+        raise PlanError(
+            f"which label is the lesion cannot be told: {fingerprint.lesion_label_reason}",
+            expected=known,
+            remedy=f"name it with --lesion-label; measured were {known or 'none'}",
+        )
+    return label
+
+
+def plan_from_samples(
+    cases: Sequence[CaseSample],
+    lesions: Sequence[LesionSample],
+    *,
+    lesion_label: int,
+    label_names: Mapping[int, str] | None = None,
+    fingerprint_hash: str = "",
+    connectivity: Literal[6, 18, 26] = 26,
+    min_volume_mm3: float = 0.0,
+    hu_percentiles: tuple[float, float] | None = None,
+    spacing: Triple | None = None,
+    candidates: Sequence[int] = DEFAULT_CANDIDATES,
+    rule: Rule | str = Rule.MEAN_VOLUME,
+    window_size: IntTriple | int | None = None,
+    hu_range: tuple[float, float] | str | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Plan:
+    """Choose the ViT patch size for lesions given as plain records. Pure: reads and writes nothing.
+
+    The window comes first: per axis 96 voxels, or 48 where the cases' median extent at the training spacing
+    is below 72. Then p*: with v̄ the lesions' mean volume and s the training spacing, p* = ∛(v̄ /
+    (s₁·s₂·s₃)), the edge of the cube that has the mean lesion's volume; the patch size is the candidate
+    nearest to p* in log scale (see :mod:`patchcore.planning.rules` for the source and for the other rules).
+
+    Args:
+        cases: Every accepted case, canonical RAS+ axes.
+        lesions: Their lesions, of any label.
+        lesion_label: The label that is planned for and that the network learns.
+        label_names: Names of labels.
+        fingerprint_hash: Kept in the plan, to tell when the data behind it have changed.
+        connectivity: With which the lesions were told apart.
+        min_volume_mm3: Below which components were left out.
+        hu_percentiles: 0.5 and 99.5 percentile of HU in the lesions dilated by 10 mm, if there are images.
+        spacing: Training spacing, mm; None: the per-axis median over `cases`.
+        candidates: Patch edges, voxels.
+        rule: How one size is made of all lesions.
+        window_size: A window fixed by the user; only then are candidates that do not divide it left out.
+        hu_range: Intensity clip in HU, or a preset's name.
+        resamples: Bootstrap cohorts.
+        seed: Of the bootstrap.
+
+    Raises:
+        PlanError: No case, an impossible spacing, window or HU range, or an unknown rule.
+        PatchSizeError: A candidate that the network cannot have.
+        EmptyClassError: No lesion of the label.
+
+    Example:
+        >>> cases = [CaseSample(str(i), str(i), (1.0, 1.0, 1.0), (96, 96, 96)) for i in range(3)]
+        >>> lesions = [LesionSample(str(i), 1, 1728.0, (14.0, 15.0, 16.0)) for i in range(3)]
+        >>> plan_from_samples(cases, lesions, lesion_label=1, hu_range="liver").patch_size
+        (12, 12, 12)
+    """
+    rule = _rule(rule)
+    edges_offered = check_candidates(candidates)
+    if not cases:
+        raise PlanError(
+            "no accepted case to plan from", remedy="patchcore analyze lists why cases were quarantined"
+        )
+    if lesion_label == 0:
+        raise PlanError("label 0 is background", found=0, remedy="name a non-zero --lesion-label")
+    cohort = cohort_of(cases, lesions, label=lesion_label)
+    if not len(cohort):
+        known = sorted({lesion.label for lesion in lesions})
+        raise EmptyClassError(
+            f"label {lesion_label} has no lesion in any accepted case",
+            found=lesion_label,
+            expected=known,
+            remedy=f"labels with lesions: {', '.join(map(str, known)) or 'none'}; choose with --lesion-label",
+        )
+    spacing = _spacing(spacing, cohort)
+    window = choose_window(cohort, spacing, edges_offered) if window_size is None else _window(window_size)
+    per_axis = divisible_candidates(window, edges_offered)
+    # A cube of one candidate has to divide all three axes; only the extent rule may mix candidates.
+    cubes = tuple(p for p in edges_offered if all(p in axis for axis in per_axis))
+    if not cubes and rule is not Rule.EXTENT:
+        raise PlanError(
+            f"no candidate of {', '.join(map(str, edges_offered))} divides every axis of window {window}",
+            found=window,
+            remedy="choose a window of multiples of 48, other --candidates, or --rule extent",
+        )
+
+    outcomes = tuple(
+        _outcome(each, cohort, spacing, per_axis if each is Rule.EXTENT else (cubes, cubes, cubes))
+        for each in Rule
+        if cubes or each is Rule.EXTENT
+    )
+    outcome = next(item for item in outcomes if item.rule is rule)
+    ideals = tuple(
+        IdealEdge(
+            spacing=at,
+            edge=ideal_edges(rule, cohort, at),
+            interval=edge_interval(rule, cohort, at, resamples=resamples, seed=seed),
+        )
+        for at in (spacing, (1.0, 1.0, 1.0), None)
+    )
+    name = (label_names or {}).get(lesion_label, f"label {lesion_label}")
+    offered = cubes or tuple(sorted(set().union(*per_axis)))
+    padding = padding_share(cohort, spacing, window)
+    warnings = plan_warnings(
+        rule,
+        cohort,
+        spacing=spacing,
+        edges=outcome.edge,
+        interval=ideals[0].interval,
+        patch_size=outcome.patch_size,
+        candidates=offered,
+        rules=outcomes,
+        window_size=window,
+        padding=padding,
+    )
+    left_out = [p for p in edges_offered if p not in offered]
+    if left_out:
+        listed = ", ".join(map(str, left_out))
+        warnings += (f"left out of the candidates because they do not divide the fixed window: {listed}",)
+    target = TargetPlan(
+        lesion_label=lesion_label,
+        label_name=name,
+        classes=(lesion_label,),
+        rule=rule,
+        patch_size=outcome.patch_size,
+        spacing=spacing,
+        window_size=window,
+        hu_range=hu_range_of(hu_range, hu_percentiles),
+        connectivity=connectivity,
+        min_volume_mm3=min_volume_mm3,
+        lesion_count=len(cohort),
+        patient_count=cohort.patient_count,
+        mean_volume_mm3=float(cohort.volume_mm3.mean()),
+        median_volume_mm3=float(np.median(cohort.volume_mm3)),
+        ideal_edges=ideals,
+        candidates=_candidate_plans(cohort, spacing, window, cubes, outcome.patch_size),
+        rules=outcomes,
+        padding_share=padding,
+        reason=plan_reason(
+            rule,
+            cohort,
+            lesion_label=lesion_label,
+            label_name=name,
+            spacing=spacing,
+            edges=outcome.edge,
+            interval=ideals[0].interval,
+            patch_size=outcome.patch_size,
+            candidates=offered,
+        ),
+        warnings=warnings,
+    )
+    return Plan(fingerprint_hash=fingerprint_hash, targets=(target,))
+
+
+def _rule(rule: Rule | str) -> Rule:
+    try:
+        return Rule(rule)
+    except ValueError:
+        legal = ", ".join(Rule)
+        raise PlanError(
+            f"{rule!r} is no rule", found=rule, expected=legal, remedy=f"choose one of {legal}"
+        ) from None
+
+
+def _spacing(asked: Triple | None, cohort: Cohort) -> Triple:
+    if asked is None:
+        return cohort.median_spacing()
+    a, b, c = (float(s) for s in asked)
+    if not all(math.isfinite(s) and 0 < s < 1000 for s in (a, b, c)):
+        raise PlanError(
+            f"spacing {asked} is impossible", found=asked, remedy="give three values in mm, e.g. 1,1,2.5"
+        )
+    return (a, b, c)
+
+
+def _window(asked: IntTriple | int) -> IntTriple:
+    a, b, c = (asked, asked, asked) if isinstance(asked, int) else asked
+    if min(a, b, c) < 1:
+        raise PlanError(
+            f"window size {asked} is impossible", found=asked, remedy="give positive multiples of 48"
+        )
+    return (int(a), int(b), int(c))
+
+
+def _outcome(
+    rule: Rule,
+    cohort: Cohort,
+    spacing: Triple,
+    candidates: tuple[Sequence[int], Sequence[int], Sequence[int]],
+) -> RuleOutcome:
+    edges = ideal_edges(rule, cohort, spacing)
+    return RuleOutcome(
+        rule=rule,
+        volume_mm3=None if rule is Rule.EXTENT else average_volume(rule, cohort.volume_mm3),
+        edge=edges,
+        patch_size=choose_patch_size(edges, candidates),
+    )
+
+
+def _candidate_plans(
+    cohort: Cohort, spacing: Triple, window: IntTriple, cubes: Sequence[int], chosen: IntTriple
+) -> tuple[CandidatePlan, ...]:
+    """Describe every cube, and the chosen patch too where it is none."""
+    sizes: list[IntTriple] = [(p, p, p) for p in cubes]
+    if chosen not in sizes:
+        sizes.append(chosen)
+    plans = []
+    for size in sizes:
+        cost = encoder_cost(window, size)
+        volume = math.prod(size) * math.prod(spacing)
+        plans.append(
+            CandidatePlan(
+                patch_size=size,
+                volume_mm3=volume,
+                tokens=cost.tokens,
+                attention_gflop=cost.attention_gflop,
+                attention_share=cost.attention_share,
+                smaller_lesions_share=float(np.mean(cohort.volume_mm3 < volume)),
+                chosen=size == chosen,
+            )
+        )
+    return tuple(plans)

@@ -1,0 +1,124 @@
+"""What planning needs to know of a cohort: cases and lesions, and the same as NumPy columns.
+
+All axes are closest-canonical (RAS+), lengths in mm. Nothing here reads a file, so that every rule can be
+tried on lesions that were made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from patchcore.errors import DataError
+from patchcore.types import Float64Array, Int64Array, IntTriple, Triple
+
+__all__ = ["CaseSample", "Cohort", "LesionSample", "cohort_of"]
+
+
+@dataclass(frozen=True)
+class CaseSample:
+    """One accepted case: its patient, and its grid in canonical axes."""
+
+    case_id: str
+    patient: str
+    spacing: Triple
+    shape: IntTriple
+
+
+@dataclass(frozen=True)
+class LesionSample:
+    """One lesion: its case, label, volume and bounding-box extent per canonical axis."""
+
+    case_id: str
+    label: int
+    volume_mm3: float
+    extent_mm: Triple
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The lesions of one label as columns of length N, beside the grids of all C cases.
+
+    Attributes:
+        volume_mm3: float64 (N,).
+        extent_mm: float64 (N, 3), bounding box per canonical axis.
+        own_spacing: float64 (N, 3), spacing of the case that each lesion lies in.
+        patient: int64 (N,), index of the lesion's patient among those that have lesions.
+        patient_count: number of patients that have lesions.
+        case_spacing: float64 (C, 3), every case, with lesions or without.
+        case_shape: int64 (C, 3).
+    """
+
+    volume_mm3: Float64Array
+    extent_mm: Float64Array
+    own_spacing: Float64Array
+    patient: Int64Array
+    patient_count: int
+    case_spacing: Float64Array
+    case_shape: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.volume_mm3)
+
+    def voxels(self, spacing: Triple | None) -> Float64Array:
+        """Lesion volumes in voxels at `spacing` (None: at each case's own); float64 (N,)."""
+        voxel_mm3 = self.own_spacing.prod(axis=1) if spacing is None else float(np.prod(spacing))
+        return np.asarray(self.volume_mm3 / voxel_mm3, dtype=np.float64)
+
+    def extents(self, spacing: Triple | None) -> Float64Array:
+        """Lesion extents in voxels at `spacing` (None: at each case's own); float64 (N, 3)."""
+        return self.extent_mm / (self.own_spacing if spacing is None else np.asarray(spacing))
+
+    def median_spacing(self) -> Triple:
+        """Per-axis median spacing over all cases."""
+        a, b, c = np.median(self.case_spacing, axis=0).tolist()
+        return (a, b, c)
+
+    def case_extents(self, spacing: Triple) -> Float64Array:
+        """Extents of all cases in voxels at `spacing`; float64 (C, 3)."""
+        return self.case_shape * self.case_spacing / np.asarray(spacing)
+
+
+def cohort_of(cases: Sequence[CaseSample], lesions: Sequence[LesionSample], *, label: int) -> Cohort:
+    """Gather the lesions of one label into columns.
+
+    Args:
+        cases: Every accepted case, with lesions or without.
+        lesions: Lesions of any label.
+        label: The label that is planned for.
+
+    Raises:
+        DataError: A lesion of a case that is not among `cases`, or a volume or spacing that is not positive
+            and finite.
+
+    Example:
+        >>> case = CaseSample("a", "a", (1.0, 1.0, 2.0), (64, 64, 32))
+        >>> cohort = cohort_of([case], [LesionSample("a", 1, 1000.0, (10.0, 10.0, 10.0))], label=1)
+        >>> cohort.voxels(None).tolist()
+        [500.0]
+    """
+    by_id = {case.case_id: case for case in cases}
+    chosen = [lesion for lesion in lesions if lesion.label == label]
+    for lesion in chosen:
+        if lesion.case_id not in by_id:
+            raise DataError("has lesions but is not among the accepted cases", case_id=lesion.case_id)
+        if not (np.isfinite(lesion.volume_mm3) and lesion.volume_mm3 > 0):
+            raise DataError(f"lesion volume {lesion.volume_mm3} mm³ is not positive", case_id=lesion.case_id)
+    for case in cases:
+        if not (np.all(np.isfinite(case.spacing)) and min(case.spacing) > 0 and min(case.shape) > 0):
+            raise DataError(
+                f"spacing {case.spacing} or shape {case.shape} is not positive and finite",
+                case_id=case.case_id,
+            )
+    patients = {p: i for i, p in enumerate(dict.fromkeys(by_id[x.case_id].patient for x in chosen))}
+    return Cohort(
+        volume_mm3=np.array([x.volume_mm3 for x in chosen], dtype=np.float64),
+        extent_mm=np.array([x.extent_mm for x in chosen], dtype=np.float64).reshape(-1, 3),
+        own_spacing=np.array([by_id[x.case_id].spacing for x in chosen], dtype=np.float64).reshape(-1, 3),
+        patient=np.array([patients[by_id[x.case_id].patient] for x in chosen], dtype=np.int64),
+        patient_count=len(patients),
+        case_spacing=np.array([c.spacing for c in cases], dtype=np.float64).reshape(-1, 3),
+        case_shape=np.array([c.shape for c in cases], dtype=np.int64).reshape(-1, 3),
+    )

@@ -1,0 +1,137 @@
+"""What is fixed before patch sizes are compared: the window, how much of it is padding, the HU range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from patchcore.errors import PlanError
+from patchcore.planning.samples import Cohort
+from patchcore.types import IntTriple, Triple
+
+__all__ = ["HU_PRESETS", "choose_window", "divisible_candidates", "hu_range_of", "padding_share"]
+
+HU_PRESETS: dict[str, tuple[float, float]] = {
+    "abdomen": (-200.0, 300.0),
+    "bone": (-500.0, 1500.0),
+    "brain": (-50.0, 150.0),
+    "liver": (-150.0, 250.0),
+    "lung": (-1000.0, 400.0),
+    "soft-tissue": (-250.0, 300.0),
+    "wide": (-1000.0, 1000.0),
+}
+"""Named intensity ranges, HU."""
+
+_SMALL, _LARGE, _LIMIT = 48, 96, 72
+_LARGEST_WINDOW = 192
+_HU_STEP = 50.0
+
+
+def choose_window(cohort: Cohort, spacing: Triple, candidates: Sequence[int]) -> IntTriple:
+    """Choose the window that all candidates share.
+
+    Per canonical axis 96, or 48 where the median extent of the cases at `spacing` is below 72 voxels:
+    multiples of 48, so that 8, 12, 16 and 24 all divide it. A candidate that does not divide 48 raises the
+    axis to the next multiple that it divides.
+
+    Args:
+        cohort: At least one case.
+        spacing: Training spacing, mm per voxel.
+        candidates: Patch edges, all of which are to divide the window.
+
+    Raises:
+        PlanError: Some candidates share no window of at most 192 voxels.
+    """
+    extents = np.median(cohort.case_extents(spacing), axis=0)
+    unit = math.lcm(_SMALL, *candidates)
+    if unit > _LARGEST_WINDOW:
+        raise PlanError(
+            f"candidates {_listed(candidates)} share no window of at most {_LARGEST_WINDOW} voxels",
+            found=tuple(candidates),
+            remedy="name candidates that divide 96 (2, 3, 4, 6, 8, 12, 16, 24, 32, 48), "
+            "or fix the window with --window",
+        )
+    a, b, c = (math.ceil((_SMALL if e < _LIMIT else _LARGE) / unit) * unit for e in extents)
+    return (a, b, c)
+
+
+def divisible_candidates(
+    window_size: IntTriple, candidates: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Return the candidates that divide a window that the user fixed, per axis.
+
+    Raises:
+        PlanError: Along some axis none does.
+
+    Example:
+        >>> divisible_candidates((64, 64, 48), (8, 12, 16))
+        ((8, 16), (8, 16), (8, 12, 16))
+    """
+    a, b, c = (tuple(p for p in candidates if w % p == 0) for w in window_size)
+    for axis, (left, edge) in enumerate(zip((a, b, c), window_size, strict=True)):
+        if not left:
+            raise PlanError(
+                f"no candidate of {_listed(candidates)} divides window size {edge} along axis {axis}",
+                found=window_size,
+                remedy="choose a window of multiples of 48, or other --candidates",
+            )
+    return a, b, c
+
+
+def padding_share(cohort: Cohort, spacing: Triple, window_size: IntTriple) -> float:
+    """Return the share of an average window that lies outside its case, in [0, 1], averaged over the cases.
+
+    A window is pushed back into its case where the case is large enough; only an axis shorter than the window
+    pads.
+    """
+    extents = np.maximum(np.rint(cohort.case_extents(spacing)), 1)
+    filled = np.minimum(extents, window_size) / np.asarray(window_size)
+    return float(1 - filled.prod(axis=1).mean())
+
+
+def hu_range_of(
+    choice: tuple[float, float] | str | None, percentiles: tuple[float, float] | None
+) -> tuple[float, float]:
+    """Return the intensity range: the one asked for, else the percentiles rounded outwards to 50 HU.
+
+    Args:
+        choice: A range in HU, a preset's name (see :data:`HU_PRESETS`), or None for the measured one.
+        percentiles: 0.5 and 99.5 percentile of HU in lesions dilated by 10 mm; None where there was no image.
+
+    Raises:
+        PlanError: An unknown preset, a range that does not rise, or nothing to take the range from.
+
+    Example:
+        >>> hu_range_of(None, (-137.0, 212.0))
+        (-150.0, 250.0)
+    """
+    if isinstance(choice, str):
+        if choice not in HU_PRESETS:
+            raise PlanError(
+                f"hu_range {choice!r} is no preset",
+                found=choice,
+                remedy=f"choose one of {', '.join(HU_PRESETS)}",
+            )
+        return HU_PRESETS[choice]
+    if choice is not None:
+        low, high = float(choice[0]), float(choice[1])
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise PlanError(
+                f"hu_range {low:g}, {high:g} does not rise", found=choice, remedy="give low,high in HU"
+            )
+        return low, high
+    if percentiles is None or not all(math.isfinite(p) for p in percentiles):
+        raise PlanError(
+            "no HU were measured, so there is no hu_range to take from them",
+            remedy=f"give one: --hu-range LOW,HIGH or a preset ({', '.join(HU_PRESETS)})",
+        )
+    low = math.floor(percentiles[0] / _HU_STEP) * _HU_STEP
+    high = math.ceil(percentiles[1] / _HU_STEP) * _HU_STEP
+    # A phantom or a cohort of one intensity would give an empty range.
+    return (low, high) if low < high else (low - _HU_STEP, high + _HU_STEP)
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
