@@ -13,7 +13,8 @@ from patchcore.types import Affine, IntTriple, Triple
 __all__ = ["NO_AFFINE", "CaseRecord", "CaseStatus", "FileStamp", "canonical_axes", "to_canonical"]
 
 T = TypeVar("T")
-CaseStatus = Literal["accepted", "quarantined"]
+CaseStatus = Literal["accepted", "quarantined", "excluded"]
+"""Fit for use; found faulty; left out on request."""
 Row = tuple[float, float, float, float]
 
 NO_AFFINE: tuple[Row, Row, Row, Row] = ((0.0,) * 4, (0.0,) * 4, (0.0,) * 4, (0.0,) * 4)
@@ -37,9 +38,9 @@ class FileStamp(_Model):
 class CaseRecord(_Model):
     """One line of ``cases.jsonl``.
 
-    Shape, spacing, affine and orientation are in stored array order and come from the image, or from the label
-    map of a label-only case. Where a header could not be read they are all zeros and the orientation is empty:
-    such a case is always quarantined.
+    Shape, spacing, affine and orientation are in stored array order and come from the image, or from the
+    label map of a label-only case. Where a header could not be read they are all zeros and the orientation is
+    empty: such a case is never accepted.
 
     Example:
         >>> record = CaseRecord(case_id="a_1", patient="a_1", image=None, label="a_1.nii", status="accepted",
@@ -53,7 +54,7 @@ class CaseRecord(_Model):
     image: Path | None = Field(description="CT in HU; null where there is none")
     label: Path = Field(description="label map; for a case without one, where it was looked for")
     status: CaseStatus
-    reason: str | None = Field(default=None, description="why it was quarantined")
+    reason: str | None = Field(default=None, description="why it is not accepted")
     remedy: str | None = Field(default=None, description="what can be done about it")
     shape: IntTriple = (0, 0, 0)
     spacing: Triple = Field(default=(0.0, 0.0, 0.0), description="mm per voxel: column norms of the affine")

@@ -69,7 +69,6 @@ class LabelFingerprint(_Model):
         description="lesions of an equivalent diameter < 5, 5–10, 10–20, ≥ 20 mm"
     )
     median_extent_mm: Triple = Field(description="median size of a lesion's bounding box per canonical axis")
-    speck_count: int = Field(default=0, description="components below min_volume_mm3, not counted as lesions")
 
 
 class LesionFingerprint(_Model):
@@ -153,6 +152,7 @@ class Fingerprint(_Model):
     case_count: int = Field(description="accepted cases")
     quarantined_count: int
     patient_count: int
+    speck_count: int = Field(description="components below min_volume_mm3, not counted as lesions")
     labels: tuple[LabelFingerprint, ...]
     spacing: AxisSummary | None = Field(description="mm per voxel; null where no case was accepted")
     shape: AxisSummary | None = Field(description="voxels; null where no case was accepted")

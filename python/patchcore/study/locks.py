@@ -13,8 +13,8 @@ from patchcore.errors import LockedError
 
 __all__ = ["hold_lock"]
 
-# lockf locks belong to the process: taking one twice succeeds, and closing any descriptor of the file drops it.
-# So each file is opened once a process, and who holds what in this process is remembered here.
+# lockf locks belong to the process: taking one twice succeeds, and closing any descriptor of the file drops
+# it. So each file is opened once a process, and who holds what in this process is remembered here.
 _held: set[Path] = set()
 _guard = threading.Lock()
 

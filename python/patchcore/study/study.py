@@ -80,7 +80,7 @@ class Study:
                 raise StudyError(
                     f"the study was made from {study.dataset_root}, not from {root}",
                     path=path,
-                    remedy="name another study folder; if the data set moved, correct dataset_root in study.json",
+                    remedy="name another study folder; if the data moved, correct dataset_root in study.json",
                 )
             study._check_writable()
             return study
@@ -192,7 +192,7 @@ class Study:
         raise StudyError(f"the study has no case {case_id}", path=self.path, remedy="cases.jsonl lists them")
 
     def write_cases(self, records: Iterable[CaseRecord]) -> None:
-        """Write ``cases.jsonl``, whole or not at all, in case_id order; paths in the data set become relative."""
+        """Write ``cases.jsonl``, whole or not at all, in case_id order; data set paths become relative."""
         lines = []
         for record in sorted(records, key=lambda item: item.case_id):
             image = None if record.image is None else self._relative(record.image)

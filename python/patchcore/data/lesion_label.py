@@ -1,0 +1,68 @@
+"""Which label is the lesion: one answer for the whole cohort, with the reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from patchcore.errors import DataError, EmptyClassError
+
+__all__ = ["choose_lesion_label"]
+
+_LISTED = 12
+
+_LESION_WORDS = re.compile(r"tumou?r|lesion|cancer|metasta|nodule", re.IGNORECASE)
+
+
+def choose_lesion_label(
+    case_counts: Mapping[int, int], names: Mapping[int, str], *, wanted: int | None = None
+) -> tuple[int, str]:
+    """Choose the lesion label of a cohort.
+
+    Args:
+        case_counts: For each non-zero label the number of cases that hold it.
+        names: Declared names of labels.
+        wanted: What the user asked for.
+
+    Returns:
+        The label and why it was chosen.
+
+    Raises:
+        EmptyClassError: No case holds `wanted`, or no case holds any label.
+        DataError: There are several labels and not exactly one is named like a lesion.
+
+    Example:
+        >>> choose_lesion_label({1: 20, 2: 20}, {1: "kidney", 2: "tumour"})
+        (2, 'named tumour')
+    """
+    present = sorted(label for label, count in case_counts.items() if count)
+    listed = ", ".join(_called(label, names) for label in present[:_LISTED])
+    if len(present) > _LISTED:
+        listed += f" and {len(present) - _LISTED} more"
+    if wanted is not None:
+        if wanted not in present:
+            raise EmptyClassError(
+                f"no case has a voxel of label {wanted}",
+                found=present,
+                expected=wanted,
+                remedy=f"labels found: {listed or 'none'}",
+            )
+        return wanted, "named by --lesion-label"
+    if not present:
+        raise EmptyClassError(
+            "no case has a labelled voxel", remedy="check that the label maps are the right files"
+        )
+    if len(present) == 1:
+        return present[0], "the only label there is"
+    named = [label for label in present if _LESION_WORDS.search(names.get(label, ""))]
+    if len(named) == 1:
+        return named[0], f"named {names[named[0]]}"
+    raise DataError(
+        f"which label is the lesion cannot be told: found {listed}",
+        found=present,
+        remedy=f"say it with --lesion-label, e.g. --lesion-label {present[-1]}",
+    )
+
+
+def _called(label: int, names: Mapping[int, str]) -> str:
+    return f"{label} ({names[label]})" if label in names else str(label)

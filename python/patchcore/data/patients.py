@@ -1,0 +1,73 @@
+"""Telling patients apart: folds and bootstrap go by patient, so two scans of one must be known as such."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from patchcore.errors import DataError
+
+__all__ = ["Grouping", "group_patients"]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The patient of each case, in the order of the cases, and how it was told."""
+
+    patients: tuple[str, ...]
+    description: str
+
+
+def group_patients(case_ids: Sequence[str], *, regex: str | None = None) -> Grouping:
+    r"""Group cases into patients.
+
+    Args:
+        case_ids: The cases.
+        regex: A pattern searched in each case id; its first group, or the whole match, is the patient.
+            Without one, the part before the first underscore where that part holds a digit, else the whole.
+
+    Raises:
+        DataError: `regex` is no pattern, or matches no case.
+
+    Example:
+        >>> group_patients(["LIDC-IDRI-0012_R_3", "case_00012"]).patients
+        ('LIDC-IDRI-0012', 'case_00012')
+        >>> group_patients(["x-12-a", "x-12-b"], regex=r"x-\d+").patients
+        ('x-12', 'x-12')
+    """
+    if regex is None:
+        patients = tuple(_default_patient(case_id) for case_id in case_ids)
+        example = next(((c, p) for c, p in zip(case_ids, patients, strict=True) if c != p), None)
+        if example is None:
+            return Grouping(
+                patients, "each case is its own patient: no case id has a number before an underscore"
+            )
+        return Grouping(
+            patients, f"by the part of the case id before its first underscore ({example[0]} → {example[1]})"
+        )
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise DataError(
+            f"--patient-regex {regex!r} is no regular expression ({error})", remedy=r"e.g. '^(P\d+)'"
+        ) from None
+    matches = [pattern.search(case_id) for case_id in case_ids]
+    unmatched = sum(match is None for match in matches)
+    if case_ids and unmatched == len(case_ids):
+        raise DataError(
+            f"--patient-regex {regex!r} matches no case id",
+            found=case_ids[0],
+            remedy=f"a case id is {case_ids[0]}",
+        )
+    patients = tuple(
+        case_id if match is None else str((match.group(1) if pattern.groups else None) or match.group(0))
+        for case_id, match in zip(case_ids, matches, strict=True)
+    )
+    rest = f"; {unmatched} without a match stand for themselves" if unmatched else ""
+    return Grouping(patients, f"by --patient-regex {regex}{rest}")
+
+
+def _default_patient(case_id: str) -> str:
+    head, underscore, _ = case_id.partition("_")
+    return head if underscore and any(char.isdigit() for char in head) else case_id

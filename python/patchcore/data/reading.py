@@ -1,0 +1,343 @@
+"""Reading CT images and label maps from NIfTI, with every byte checked and no header believed unseen.
+
+Arrays are in stored order (nibabel's i, j, k). Files are read by position, never mapped: a file that is cut
+short under a memory map kills the process.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchcore.errors import CorruptFileError, HeaderError, NonIntegralLabelError, UnsupportedDataError
+from patchcore.types import Affine, IntTriple, PathLike, Triple
+
+__all__ = [
+    "CtImage",
+    "LabelMap",
+    "VolumeHeader",
+    "file_sha256",
+    "orientation_code",
+    "read_header",
+    "read_image",
+    "read_label",
+    "spacing_of",
+    "volume_files",
+]
+
+# Deflate cannot shrink by more than this: a header that promises more voxels than that is lying.
+_MAX_DEFLATE_RATIO = 1032
+_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class VolumeHeader:
+    """What a file's header says, checked for what can be checked without reading voxels."""
+
+    path: Path
+    data_path: Path
+    shape: IntTriple
+    affine: Affine
+    spacing: Triple
+    orientation: str
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float
+    intercept: float
+
+
+@dataclass(frozen=True)
+class CtImage:
+    """A CT in HU: array (i, j, k), int16 or float32; affine voxel → world mm (RAS+); spacing in mm."""
+
+    array: npt.NDArray[Any]
+    affine: Affine
+    spacing: Triple
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Integer classes: array (i, j, k); affine voxel → world mm (RAS+); spacing in mm per array axis."""
+
+    array: npt.NDArray[Any]
+    affine: Affine
+    spacing: Triple
+
+
+def volume_files(path: PathLike) -> list[Path]:
+    """Return the files that make up one volume: the file, or header and data of an ``.hdr/.img`` pair."""
+    path = Path(path)
+    if path.suffix == ".hdr":
+        data = path.with_suffix(".img")
+        return [path, data if data.exists() else data.with_suffix(".img.gz")]
+    return [path]
+
+
+def file_sha256(path: PathLike) -> str:
+    """Return the SHA-256 of the bytes of a volume's files, hexadecimal."""
+    digest = hashlib.sha256()
+    for part in volume_files(path):
+        with part.open("rb") as handle:
+            while chunk := handle.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def spacing_of(affine: Affine) -> Triple:
+    """Return mm per voxel along each array axis: the column norms of the affine.
+
+    Example:
+        >>> spacing_of(np.diag([-2.0, 3.0, 5.0, 1.0]))
+        (2.0, 3.0, 5.0)
+    """
+    a, b, c = (float(norm) for norm in np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+    return (a, b, c)
+
+
+def orientation_code(affine: Affine) -> str:
+    """Return where each array axis points, to the closest world axis, as in ``"RAS"`` or ``"LPS"``."""
+    from nibabel.orientations import aff2axcodes
+
+    return "".join(str(code) for code in aff2axcodes(affine))
+
+
+def read_header(path: PathLike) -> VolumeHeader:
+    """Read and check a NIfTI header.
+
+    Args:
+        path: NIfTI-1 or 2: ``.nii``, ``.nii.gz``, or the ``.hdr`` of a pair.
+
+    Raises:
+        HeaderError: It is no NIfTI, contradicts the file's length, or its spacing is not positive and finite.
+        CorruptFileError: The file ends within the header.
+        UnsupportedDataError: Not 3D, or complex or RGB voxels.
+        OSError: The file cannot be opened.
+    """
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    path = Path(path)
+    for part in volume_files(path):
+        part.stat()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image: Any = nibabel.load(path)
+            if not isinstance(image, nibabel.Nifti1Pair):
+                raise UnsupportedDataError(
+                    f"is {type(image).__name__}, not NIfTI", path=path, remedy="convert it to .nii.gz"
+                )
+            header = image.header
+            # The proxy keeps what nibabel takes out of the header on loading: offset and scaling.
+            stored = image.dataobj
+            dims, dtype = tuple(int(n) for n in stored.shape), np.dtype(stored.dtype)
+            affine = np.asarray(image.affine, dtype=np.float64)
+            pixdim = np.asarray(header["pixdim"][1:4], dtype=np.float64)
+            slope, intercept, offset = float(stored.slope), float(stored.inter), int(stored.offset)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _corrupt(path, error) from None
+    except (HeaderDataError, ImageFileError, ValueError, OverflowError) as error:
+        if isinstance(error, UnsupportedDataError):
+            raise
+        raise HeaderError(
+            f"no readable NIfTI header ({error})", path=path, remedy="export or download the file again"
+        ) from None
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise UnsupportedDataError(
+            f"voxels are {dtype}, not one number each", path=path, remedy="export it as int16 or float32"
+        )
+    while len(dims) > 3 and dims[-1] == 1:
+        dims = dims[:-1]
+    if len(dims) != 3:
+        raise UnsupportedDataError(
+            f"is {len(dims)}D {dims}, not 3D",
+            path=path,
+            found=dims,
+            remedy="export each 3D volume as one file",
+        )
+    shape = (dims[0], dims[1], dims[2])
+    if min(shape) < 1:
+        raise HeaderError(f"shape {shape} has an axis without voxels", path=path, found=shape)
+    spacing = _checked_spacing(path, affine, pixdim)
+    data_path = volume_files(path)[-1]
+    _check_length(path, data_path, shape, dtype, offset)
+    return VolumeHeader(
+        path=path,
+        data_path=data_path,
+        shape=shape,
+        affine=affine,
+        spacing=spacing,
+        orientation=orientation_code(affine),
+        dtype=dtype,
+        offset=offset,
+        slope=slope,
+        intercept=intercept,
+    )
+
+
+def read_image(path: PathLike) -> CtImage:
+    """Read a CT image whole, to the last byte of its file.
+
+    Args:
+        path: NIfTI-1 or 2: ``.nii``, ``.nii.gz``, or the ``.hdr`` of a pair.
+
+    Returns:
+        The image in HU; int16 where it is stored as int16 without scaling, else float32.
+
+    Raises:
+        HeaderError: It is no NIfTI, contradicts the file's length, or its spacing is not positive and finite.
+        CorruptFileError: The file ends early or fails its checksum.
+        UnsupportedDataError: Not 3D, or complex or RGB voxels.
+        OSError: The file cannot be opened or read.
+
+    Example:
+        >>> import nibabel, tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "ct.nii.gz"
+        >>> nibabel.save(nibabel.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.diag([1, 1, 5, 1])), path)
+        >>> image = read_image(path)
+        >>> image.array.shape, str(image.array.dtype), image.spacing
+        ((4, 3, 2), 'int16', (1.0, 1.0, 5.0))
+    """
+    header = read_header(path)
+    stored = _read_voxels(header)
+    plain = header.slope == 1.0 and header.intercept == 0.0
+    if plain and stored.dtype == np.int16:
+        return CtImage(stored, header.affine, header.spacing)
+    array = stored.astype(np.float32, copy=False)
+    if not plain:
+        # In place on an array of our own: astype copied, unless the file itself held float32.
+        array *= np.float32(header.slope)
+        array += np.float32(header.intercept)
+    return CtImage(array, header.affine, header.spacing)
+
+
+def read_label(path: PathLike) -> LabelMap:
+    """Read a label map whole; integral labels that are stored as float become integers.
+
+    Args:
+        path: NIfTI-1 or 2: ``.nii``, ``.nii.gz``, or the ``.hdr`` of a pair.
+
+    Returns:
+        The label map in its stored integer type, or in the smallest that holds its values.
+
+    Raises:
+        NonIntegralLabelError: A voxel is no integer.
+        HeaderError: It is no NIfTI, contradicts the file's length, or its spacing is not positive and finite.
+        CorruptFileError: The file ends early or fails its checksum.
+        UnsupportedDataError: Not 3D, or complex or RGB voxels.
+        OSError: The file cannot be opened or read.
+    """
+    header = read_header(path)
+    stored = _read_voxels(header)
+    if header.slope != 1.0 or header.intercept != 0.0:
+        stored = stored * header.slope + header.intercept
+    if stored.dtype.kind == "f":
+        stored = _integral(stored, header.path)
+    return LabelMap(stored, header.affine, header.spacing)
+
+
+def _integral(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
+    low, high = float(values.min()), float(values.max())
+    integral = math.isfinite(low) and math.isfinite(high) and bool((values == np.rint(values)).all())
+    if not integral:
+        bad = np.argwhere(~(np.isfinite(values) & (values == np.rint(values))))[0]
+        where = tuple(int(n) for n in bad)
+        raise NonIntegralLabelError(
+            f"label {values[where]:g} at voxel {where} is no integer",
+            path=path,
+            found=float(values[where]),
+            remedy="resample label maps with nearest neighbour, and export them as integers",
+        )
+    if low < -(2**63) or high >= 2**63:
+        raise UnsupportedDataError(f"labels reach {high:g}", path=path, remedy="number labels from 1")
+    return values.astype(np.result_type(np.min_scalar_type(int(low)), np.min_scalar_type(int(high))))
+
+
+def _checked_spacing(path: Path, affine: Affine, pixdim: npt.NDArray[np.float64]) -> Triple:
+    remedy = "correct the header, or export the file again"
+    if not np.isfinite(affine).all() or not np.isfinite(pixdim).all():
+        found = tuple(float(p) for p in pixdim)
+        raise HeaderError(
+            f"spacing {found} mm or affine is not finite", path=path, found=found, remedy=remedy
+        )
+    spacing = spacing_of(affine)
+    if min(spacing) <= 0:
+        raise HeaderError(f"spacing {spacing} mm is not positive", path=path, found=spacing, remedy=remedy)
+    if abs(float(np.linalg.det(affine[:3, :3]))) < 1e-6 * math.prod(spacing):
+        raise HeaderError("the affine's axes lie in one plane", path=path, remedy=remedy)
+    return spacing
+
+
+def _check_length(path: Path, data_path: Path, shape: IntTriple, dtype: np.dtype[Any], offset: int) -> None:
+    """Compare what the header promises with the file, before any memory is taken."""
+    promised = math.prod(shape) * dtype.itemsize + offset
+    size = data_path.stat().st_size
+    limit = size * _MAX_DEFLATE_RATIO if data_path.suffix == ".gz" else size
+    if promised > limit:
+        raise HeaderError(
+            f"the header promises {promised} bytes {shape}, a file of {size} bytes cannot hold them",
+            path=path,
+            found=size,
+            expected=promised,
+            remedy="the header is wrong or the file was cut short: export or download it again",
+        )
+
+
+def _corrupt(path: Path, error: object) -> CorruptFileError:
+    return CorruptFileError(
+        f"the file ends early or is damaged ({error})", path=path, remedy="download or export it again"
+    )
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("rb") as raw:
+        if path.suffix == ".gz":
+            with gzip.GzipFile(fileobj=raw) as unzipped:
+                yield unzipped  # type: ignore[misc]
+        else:
+            yield raw
+
+
+def _read_voxels(header: VolumeHeader) -> npt.NDArray[Any]:
+    """Return the stored voxels, native byte order, Fortran order, read to the file's end: CRCs count."""
+    count = math.prod(header.shape)
+    try:
+        flat = np.empty(count, dtype=header.dtype)
+    except MemoryError:
+        raise HeaderError(
+            f"no memory for shape {header.shape}",
+            path=header.path,
+            found=header.shape,
+            remedy="check the header",
+        ) from None
+    buffer = flat.view(np.uint8).data
+    done = 0
+    try:
+        with _open(header.data_path) as handle:
+            handle.seek(header.offset)
+            while done < len(buffer):
+                got = handle.readinto(buffer[done : done + _CHUNK])  # type: ignore[attr-defined]
+                if not got:
+                    raise _corrupt(header.path, f"{done} of {len(buffer)} bytes of voxels")
+                done += got
+            if header.data_path.suffix == ".gz":
+                while handle.read(1 << 16):
+                    pass
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _corrupt(header.path, error) from None
+    if not flat.dtype.isnative:
+        flat = flat.byteswap(inplace=True).view(flat.dtype.newbyteorder("="))
+    return flat.reshape(header.shape, order="F")
