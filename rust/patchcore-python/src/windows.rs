@@ -1,0 +1,214 @@
+//! Windows and sampling for Python. The façades have checked shapes and made buffers flat; here they are borrowed.
+
+use numpy::{
+    BorrowError, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray1,
+    PyUntypedArray,
+};
+use patchcore::philox;
+use patchcore::sampler::{Case, LesionSpans, Sampler};
+use patchcore::windows::blend::{Layout, accumulate, finish};
+use patchcore::windows::extract::{Intensity, Target, Windows, extract};
+use patchcore::windows::grid;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::gate::{WindowError, run, to_python};
+use crate::measure::view_of;
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(extract_windows, module)?)?;
+    module.add_function(wrap_pyfunction!(window_grid, module)?)?;
+    module.add_function(wrap_pyfunction!(gaussian_importance, module)?)?;
+    module.add_function(wrap_pyfunction!(blend_windows, module)?)?;
+    module.add_function(wrap_pyfunction!(finish_blend, module)?)?;
+    module.add_function(wrap_pyfunction!(uniforms, module)?)?;
+    module.add_class::<WindowSampler>()
+}
+
+fn writable<'py, T: numpy::Element>(
+    name: &str,
+    array: &Bound<'py, PyArray1<T>>,
+) -> PyResult<PyReadwriteArray1<'py, T>> {
+    array.try_readwrite().map_err(|error| {
+        WindowError::new_err(match error {
+            BorrowError::AlreadyBorrowed => format!("{name} is in use by another call, or overlaps another buffer"),
+            _ => format!("{name} cannot be written: {error}"),
+        })
+    })
+}
+
+fn triples<T: numpy::Element + Copy>(array: &PyReadonlyArray2<'_, T>) -> PyResult<Vec<[T; 3]>> {
+    let (triples, rest) = array.as_slice()?.as_chunks::<3>();
+    if !rest.is_empty() {
+        return Err(PyValueError::new_err("expected rows of three"));
+    }
+    Ok(triples.to_vec())
+}
+
+#[pyfunction]
+#[pyo3(signature = (volumes, corners, window_size, out, *, hu_range, padding, labels, label_out, threads))]
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
+fn extract_windows(
+    py: Python<'_>,
+    volumes: Vec<Bound<'_, PyUntypedArray>>,
+    corners: PyReadonlyArray2<'_, i64>,
+    window_size: [usize; 3],
+    out: &Bound<'_, PyArray1<f32>>,
+    hu_range: Option<[f64; 2]>,
+    padding: f32,
+    labels: Option<Vec<Bound<'_, PyUntypedArray>>>,
+    label_out: Option<&Bound<'_, PyArray1<u8>>>,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let corners = triples(&corners)?;
+    let image_views = volumes.iter().map(view_of).collect::<PyResult<Vec<_>>>()?;
+    let label_views = labels.as_deref().unwrap_or_default().iter().map(view_of).collect::<PyResult<Vec<_>>>()?;
+    let mut out = writable("out", out)?;
+    let out = out.as_slice_mut()?;
+    let mut label_out = label_out.map(|array| writable("label_out", array)).transpose()?;
+    let label_out = label_out.as_mut().map(|array| array.as_slice_mut()).transpose()?;
+    let intensity = hu_range.map_or(Intensity::Raw(padding), Intensity::Scaled);
+    run(py, || {
+        let windows = Windows { corners: &corners, size: window_size };
+        let labels = label_out.map(|out| Target { volumes: &label_views, out });
+        extract(Target { volumes: &image_views, out }, intensity, labels, windows, threads)
+    })
+}
+
+#[pyfunction]
+fn window_grid(
+    py: Python<'_>,
+    shape: [i64; 3],
+    window_size: [i64; 3],
+    overlap: [f64; 3],
+) -> PyResult<Bound<'_, PyArray2<i64>>> {
+    let corners = run(py, || grid::window_grid(shape, window_size, overlap))?;
+    let rows = corners.len();
+    PyArray1::from_vec(py, corners.into_flattened()).reshape([rows, 3])
+}
+
+#[pyfunction]
+fn gaussian_importance(py: Python<'_>, window_size: [usize; 3], sigma: [f64; 3]) -> PyResult<Bound<'_, PyArray1<f32>>> {
+    let weights = run(py, || grid::gaussian_importance(window_size, sigma))?;
+    Ok(PyArray1::from_vec(py, weights))
+}
+
+#[pyfunction]
+#[pyo3(signature = (total, weight, corners, predictions, importance, *, channels, shape, window_size, threads))]
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
+fn blend_windows(
+    py: Python<'_>,
+    total: &Bound<'_, PyArray1<f32>>,
+    weight: &Bound<'_, PyArray1<f32>>,
+    corners: PyReadonlyArray2<'_, i64>,
+    predictions: PyReadonlyArray1<'_, f32>,
+    importance: PyReadonlyArray1<'_, f32>,
+    channels: usize,
+    shape: [usize; 3],
+    window_size: [usize; 3],
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let corners = triples(&corners)?;
+    let (mut total, mut weight) = (writable("total", total)?, writable("weight", weight)?);
+    let (total, weight) = (total.as_slice_mut()?, weight.as_slice_mut()?);
+    let (predictions, importance) = (predictions.as_slice()?, importance.as_slice()?);
+    let layout = Layout { channels, shape, window: window_size };
+    run(py, || accumulate(layout, &corners, predictions, importance, total, weight, threads))
+}
+
+#[pyfunction]
+#[pyo3(signature = (total, weight, *, threads))]
+#[allow(clippy::needless_pass_by_value)]
+fn finish_blend(
+    py: Python<'_>,
+    total: &Bound<'_, PyArray1<f32>>,
+    weight: PyReadonlyArray1<'_, f32>,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let mut total = writable("total", total)?;
+    let (total, weight) = (total.as_slice_mut()?, weight.as_slice()?);
+    run(py, || finish(total, weight, threads))
+}
+
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value)]
+fn uniforms<'py>(
+    py: Python<'py>,
+    seed: u64,
+    step: u64,
+    positions: PyReadonlyArray1<'py, u32>,
+    purpose: u8,
+    count: usize,
+) -> PyResult<Bound<'py, PyArray2<f64>>> {
+    let positions = positions.as_slice()?;
+    let values = run(py, || {
+        let mut values = vec![0.0; positions.len() * count];
+        for (&position, row) in positions.iter().zip(values.chunks_exact_mut(count.max(1))) {
+            philox::uniforms(seed, step, position, purpose, row);
+        }
+        Ok(values)
+    })?;
+    PyArray1::from_vec(py, values).reshape([positions.len(), count])
+}
+
+/// A case as the façade hands it over: shape, then the columns of its spans, their axis and the number of lesions.
+type CaseColumns<'py> =
+    ([i64; 3], PyReadonlyArray1<'py, i32>, PyReadonlyArray2<'py, i32>, PyReadonlyArray1<'py, i32>, usize, usize);
+
+/// Columns of draws: case, corner, lesion, voxel.
+type DrawColumns<'py> =
+    (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray2<i64>>, Bound<'py, PyArray1<i64>>, Bound<'py, PyArray2<i64>>);
+
+#[pyclass(frozen, module = "patchcore._core")]
+struct WindowSampler(Sampler);
+
+#[pymethods]
+impl WindowSampler {
+    #[new]
+    #[pyo3(signature = (cases, window_size, *, seed, lesion_share, alpha))]
+    fn new(
+        cases: Vec<CaseColumns<'_>>,
+        window_size: [i64; 3],
+        seed: u64,
+        lesion_share: f64,
+        alpha: f64,
+    ) -> PyResult<Self> {
+        let cases = cases
+            .iter()
+            .enumerate()
+            .map(|(index, (shape, lesion, origin, length, axis, lesion_count))| {
+                let spans = LesionSpans {
+                    lesion: lesion.as_slice()?,
+                    origin: &triples(origin)?,
+                    length: length.as_slice()?,
+                    axis: *axis,
+                    lesion_count: *lesion_count,
+                };
+                Case::new(*shape, spans)
+                    .map_err(|error| to_python(patchcore::Error::Argument(format!("case {index}: {error}"))))
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        Sampler::new(cases, window_size, seed, lesion_share, alpha).map(Self).map_err(to_python)
+    }
+
+    #[allow(clippy::needless_pass_by_value)]
+    fn draw<'py>(
+        &self,
+        py: Python<'py>,
+        step: u64,
+        positions: PyReadonlyArray1<'py, u32>,
+    ) -> PyResult<DrawColumns<'py>> {
+        let positions = positions.as_slice()?;
+        let draws =
+            run(py, || positions.iter().map(|&position| self.0.draw(step, position)).collect::<Result<Vec<_>, _>>())?;
+        let rows = draws.len();
+        let corners = draws.iter().flat_map(|draw| draw.corner);
+        let voxels = draws.iter().flat_map(|draw| draw.target.map_or([-1; 3], |(_, voxel)| voxel));
+        Ok((
+            PyArray1::from_iter(py, draws.iter().map(|draw| draw.case as i64)),
+            PyArray1::from_iter(py, corners).reshape([rows, 3])?,
+            PyArray1::from_iter(py, draws.iter().map(|draw| draw.target.map_or(-1, |(lesion, _)| lesion as i64))),
+            PyArray1::from_iter(py, voxels).reshape([rows, 3])?,
+        ))
+    }
+}

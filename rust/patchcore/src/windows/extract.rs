@@ -1,0 +1,171 @@
+//! Extracting a batch of windows: clipped, scaled and written in one pass, in parallel over windows and slabs of them.
+
+use std::fmt::Display;
+use std::marker::PhantomData;
+
+use rayon::prelude::*;
+
+use super::pixel::{Label, Pixel, Raw, Scale, Truth};
+use super::walk::{Slab, fill, fill_naive};
+use crate::view::{Kind, View};
+use crate::{Error, Result, pool};
+
+/// Planes below which a window is not cut further for the sake of parallelism.
+const LEAST_PLANES: usize = 16;
+
+/// What becomes of intensities.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Intensity {
+    /// Clipped to `[low, high]` and scaled to [0, 1]. Padding, and NaN, become the lower end: 0.
+    Scaled([f64; 2]),
+    /// As they are, as the nearest float32; the given value outside the volume.
+    Raw(f32),
+}
+
+/// Where windows lie: one corner a window, all of one size.
+#[derive(Debug, Clone, Copy)]
+pub struct Windows<'a> {
+    /// Volume index of each window's first voxel; anything, also outside the volume.
+    pub corners: &'a [[i64; 3]],
+    /// Voxels of a window along each axis.
+    pub size: [usize; 3],
+}
+
+/// A batch to be filled: one volume a window, and a C-order buffer (window, i, j, k).
+#[derive(Debug)]
+pub struct Target<'v, 'o, Out> {
+    /// The volume of each window; volumes may repeat.
+    pub volumes: &'v [View<'v>],
+    /// As long as all windows together.
+    pub out: &'o mut [Out],
+}
+
+enum Job<'a> {
+    Image(Slab<'a, f32>),
+    Label(usize, Slab<'a, u8>),
+}
+
+/// Extract a batch of windows, and of labels where `labels` are given.
+///
+/// Images may be of kind I8, U8, I16, U16, I32, F32 and F64, labels of any integer kind and Bool, both with any strides and
+/// alignment, in this machine's byte order. Results do not depend on `threads` (default: all cores).
+///
+/// # Errors
+/// [`Error::Window`] if a buffer or the number of volumes does not fit the windows or the range is empty;
+/// [`Error::Unsupported`] for other kinds of voxels, and for a label value that does not fit uint8. The buffers then
+/// hold unspecified values.
+pub fn extract(
+    images: Target<'_, '_, f32>,
+    intensity: Intensity,
+    labels: Option<Target<'_, '_, u8>>,
+    windows: Windows<'_>,
+    threads: Option<usize>,
+) -> Result<()> {
+    if let Intensity::Scaled([low, high]) = intensity
+        && !(low.is_finite() && high.is_finite() && low < high)
+    {
+        return Err(Error::Window(format!("HU range ({low}, {high}); expected two finite numbers, the lower first")));
+    }
+    let threads_used = threads.unwrap_or_else(|| pool::shared().current_num_threads()).max(1);
+    let cuts = if threads_used == 1 { 1 } else { (4 * threads_used).div_ceil(windows.corners.len().max(1)) };
+    let planes = windows.size[0].div_ceil(cuts).max(LEAST_PLANES.min(windows.size[0]));
+    let mut jobs = Vec::new();
+    cut(images, windows, planes, |_, slab| jobs.push(Job::Image(slab)))?;
+    if let Some(labels) = labels {
+        cut(labels, windows, planes, |window, slab| jobs.push(Job::Label(window, slab)))?;
+    }
+    let run = |job: Job<'_>| match job {
+        Job::Image(slab) => fill_image(intensity, slab),
+        Job::Label(window, slab) => fill_label(window, slab),
+    };
+    if threads_used == 1 {
+        return jobs.into_iter().try_for_each(run);
+    }
+    // All results are gathered first, so that the error told is the first one whatever thread met it.
+    pool::install(threads, || jobs.into_par_iter().map(run).collect::<Vec<_>>()).into_iter().collect()
+}
+
+/// Cut each window of a batch into slabs of at most `planes` planes.
+fn cut<'a, Out>(
+    Target { volumes, out }: Target<'a, 'a, Out>,
+    windows: Windows<'_>,
+    planes: usize,
+    mut push: impl FnMut(usize, Slab<'a, Out>),
+) -> Result<()> {
+    let [_, rows, columns] = windows.size;
+    let voxels = windows.size.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+    let expected = voxels.and_then(|voxels| voxels.checked_mul(windows.corners.len()));
+    if expected != Some(out.len()) || volumes.len() != windows.corners.len() {
+        return Err(Error::Window(format!(
+            "{} windows of {:?}, {} volumes and a buffer of {} elements; expected one volume a window and a buffer that \
+             holds them all",
+            windows.corners.len(),
+            windows.size,
+            volumes.len(),
+            out.len()
+        )));
+    }
+    let Some(voxels) = voxels.filter(|&voxels| voxels > 0) else {
+        return Err(Error::Window(format!("window size {:?}; every edge is at least 1 voxel", windows.size)));
+    };
+    let batch = volumes.iter().zip(windows.corners).zip(out.chunks_exact_mut(voxels));
+    for (window, ((&volume, &corner), window_out)) in batch.enumerate() {
+        if volume.is_swapped() {
+            return Err(Error::Unsupported("voxels in the other byte order; convert them first".into()));
+        }
+        for (number, out) in window_out.chunks_mut(planes * rows * columns).enumerate() {
+            push(window, Slab { volume, corner, window: windows.size, first: number * planes, out });
+        }
+    }
+    Ok(())
+}
+
+fn fill_image(intensity: Intensity, mut slab: Slab<'_, f32>) -> Result<()> {
+    macro_rules! by_kind {
+        ($($kind:ident: $type:ty, $work:ty);*) => {
+            match (slab.volume.kind(), intensity) {
+                $(
+                    (Kind::$kind, Intensity::Scaled(range)) => fill(Scale::<$type, $work>::new(range), &mut slab),
+                    (Kind::$kind, Intensity::Raw(padding)) => {
+                        fill(Raw::<$type> { padding, voxel: PhantomData }, &mut slab)
+                    }
+                )*
+                (kind, _) => {
+                    let what = format!("an image of {kind:?}; supported: I8, U8, I16, U16, I32, F32, F64");
+                    return Err(Error::Unsupported(what));
+                }
+            }
+        };
+    }
+    by_kind!(I8: i8, f32; U8: u8, f32; I16: i16, f32; U16: u16, f32; F32: f32, f32; I32: i32, f64; F64: f64, f64);
+    Ok(())
+}
+
+fn fill_label(window: usize, mut slab: Slab<'_, u8>) -> Result<()> {
+    macro_rules! by_kind {
+        ($($kind:ident: $type:ty);*) => {
+            match slab.volume.kind() {
+                $(Kind::$kind => check_label(Label::<$type>(PhantomData), window, &mut slab),)*
+                Kind::Bool => {
+                    fill(Truth, &mut slab);
+                    Ok(())
+                }
+                kind => Err(Error::Unsupported(format!("a label map of {kind:?}; supported: integers and Bool"))),
+            }
+        };
+    }
+    by_kind!(U8: u8; I8: i8; U16: u16; I16: i16; U32: u32; I32: i32; U64: u64; I64: i64)
+}
+
+fn check_label<P: Pixel<Out = u8, In: Display>>(pixel: P, window: usize, slab: &mut Slab<'_, u8>) -> Result<()> {
+    if fill(pixel, slab) {
+        return Ok(());
+    }
+    // A misfit met by the fast pass is looked up by the slow one; that it may not find it would be a bug.
+    let place = fill_naive(pixel, slab)
+        .map_or_else(String::new, |([i, j, k], value)| format!("label {value} at voxel ({i}, {j}, {k}) "));
+    Err(Error::Unsupported(format!("{place}in window {window} does not fit uint8; expected labels from 0 to 255")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! Walking a volume and a window together so that both are read and written a cache line at a time.
+//!
+//! The window is C order. Where the volume's last axis is its fastest, rows are converted from one to the other. Where
+//! another axis is (Fortran order, as `NIfTI` is stored), lines along that axis are converted into a small buffer, which
+//! is written out transposed, [`TILE`] elements of a row at a time.
+
+use std::ops::Range;
+
+use super::pixel::Pixel;
+use crate::view::View;
+
+/// Elements of an output row that one transposed tile writes: a cache line of float32.
+const TILE: usize = 16;
+/// Voxels of a line that one transposed tile reads.
+const LINE: usize = 128;
+
+/// A stretch of a window along its first axis, and where it goes.
+pub(super) struct Slab<'a, Out> {
+    pub(super) volume: View<'a>,
+    /// Volume index of the window's first voxel.
+    pub(super) corner: [i64; 3],
+    pub(super) window: [usize; 3],
+    /// First plane of the window that this slab holds; `out` says how many.
+    pub(super) first: usize,
+    /// Whole planes, C order.
+    pub(super) out: &'a mut [Out],
+}
+
+impl<Out> Slab<'_, Out> {
+    /// The part of the slab that lies in the volume, in slab indices; empty on all axes where any is.
+    fn inside(&self) -> [Range<usize>; 3] {
+        let [_, rows, columns] = self.window;
+        let planes = self.out.len() / (rows * columns).max(1);
+        let size = [planes, rows, columns];
+        let corner = self.slab_corner();
+        let inside: [Range<usize>; 3] = std::array::from_fn(|axis| {
+            let clip = |bound: i64| bound.clamp(0, size[axis] as i64) as usize;
+            clip(corner[axis].saturating_neg())..clip((self.volume.shape()[axis] as i64).saturating_sub(corner[axis]))
+        });
+        if inside.iter().any(Range::is_empty) { [0..0, 0..0, 0..0] } else { inside }
+    }
+
+    fn slab_corner(&self) -> [i64; 3] {
+        [self.corner[0].saturating_add(self.first as i64), self.corner[1], self.corner[2]]
+    }
+
+    /// Volume index of a slab index that is inside.
+    fn volume_index(&self, index: [usize; 3]) -> [usize; 3] {
+        let corner = self.slab_corner();
+        std::array::from_fn(|axis| (corner[axis] + index[axis] as i64) as usize)
+    }
+}
+
+/// Fill a slab. Returns whether `pixel` could convert every voxel.
+pub(super) fn fill<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        return unsafe { fill_avx2(pixel, slab) };
+    }
+    fill_any(pixel, slab)
+}
+
+/// [`fill_any`], compiled for twice the vector width.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn fill_avx2<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> bool {
+    fill_any(pixel, slab)
+}
+
+#[inline(always)]
+fn fill_any<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> bool {
+    debug_assert_eq!(slab.volume.kind().size(), size_of::<P::In>());
+    let inside = slab.inside();
+    pad(pixel.padding(), &inside, slab);
+    let mut note = P::Note::default();
+    let strides: [isize; 3] = std::array::from_fn(|axis| slab.volume.stride(axis));
+    let is_long = |axis: usize| inside[axis].len() > 1;
+    let unit = size_of::<P::In>();
+    let by_rows = !is_long(2) || strides[2].unsigned_abs() <= unit;
+    let fastest = (0..2).filter(|&axis| is_long(axis)).min_by_key(|&axis| strides[axis].unsigned_abs());
+    match fastest {
+        Some(fast) if !by_rows && strides[fast].unsigned_abs() < strides[2].unsigned_abs() => {
+            transposed(pixel, fast, &inside, slab, &mut note);
+        }
+        _ => rows(pixel, &inside, slab, &mut note),
+    }
+    P::accepts(note)
+}
+
+/// Write the padding around what is inside.
+#[inline(always)]
+fn pad<Out: Copy>(padding: Out, inside: &[Range<usize>; 3], slab: &mut Slab<'_, Out>) {
+    let [_, rows, columns] = slab.window;
+    if rows * columns == 0 {
+        return;
+    }
+    for (i, plane) in slab.out.chunks_exact_mut(rows * columns).enumerate() {
+        if !inside[0].contains(&i) {
+            plane.fill(padding);
+            continue;
+        }
+        plane[..inside[1].start * columns].fill(padding);
+        plane[inside[1].end * columns..].fill(padding);
+        if inside[2] == (0..columns) {
+            continue;
+        }
+        for j in inside[1].clone() {
+            let row = &mut plane[j * columns..(j + 1) * columns];
+            row[..inside[2].start].fill(padding);
+            row[inside[2].end..].fill(padding);
+        }
+    }
+}
+
+#[inline(always)]
+fn rows<P: Pixel>(pixel: P, inside: &[Range<usize>; 3], slab: &mut Slab<'_, P::Out>, note: &mut P::Note) {
+    let [_, rows, columns] = slab.window;
+    let stride = slab.volume.stride(2);
+    for i in inside[0].clone() {
+        for j in inside[1].clone() {
+            let source = slab.volume.at(slab.volume_index([i, j, inside[2].start]));
+            let start = (i * rows + j) * columns;
+            let row = &mut slab.out[start + inside[2].start..start + inside[2].end];
+            // SAFETY: the row lies in the volume, so that `source` and the voxels after it are the view's.
+            unsafe { line(pixel, source, stride, row, note) };
+        }
+    }
+}
+
+/// As [`rows`], with lines along the axis `fast` (0 or 1) read into a buffer and written transposed.
+#[inline(always)]
+fn transposed<P: Pixel>(
+    pixel: P,
+    fast: usize,
+    inside: &[Range<usize>; 3],
+    slab: &mut Slab<'_, P::Out>,
+    note: &mut P::Note,
+) {
+    let [_, rows, columns] = slab.window;
+    let other = 1 - fast;
+    let steps = [rows * columns, columns];
+    let stride = slab.volume.stride(fast);
+    let mut buffer = [P::Out::default(); TILE * LINE];
+    for column in inside[2].clone().step_by(TILE) {
+        let width = TILE.min(inside[2].end - column);
+        for begin in inside[fast].clone().step_by(LINE) {
+            let length = LINE.min(inside[fast].end - begin);
+            for across in inside[other].clone() {
+                let mut index = [0, 0, column];
+                index[fast] = begin;
+                index[other] = across;
+                for (k, lane) in buffer.chunks_exact_mut(LINE).take(width).enumerate() {
+                    let source = slab.volume.at(slab.volume_index([index[0], index[1], column + k]));
+                    // SAFETY: the line lies in the volume, so that `source` and the voxels after it are the view's.
+                    unsafe { line(pixel, source, stride, &mut lane[..length], note) };
+                }
+                let mut start = begin * steps[fast] + across * steps[other] + column;
+                for i in 0..length {
+                    let row = &mut slab.out[start..start + width];
+                    if let Ok(row) = <&mut [P::Out; TILE]>::try_from(&mut *row) {
+                        for (k, element) in row.iter_mut().enumerate() {
+                            *element = buffer[k * LINE + i];
+                        }
+                    } else {
+                        for (k, element) in row.iter_mut().enumerate() {
+                            *element = buffer[k * LINE + i];
+                        }
+                    }
+                    start += steps[fast];
+                }
+            }
+        }
+    }
+}
+
+/// Convert `out.len()` voxels that lie `stride` bytes apart.
+///
+/// # Safety
+/// `source`, and every voxel `stride` bytes further on up to the length of `out`, must be readable. They need not be
+/// aligned.
+#[inline(always)]
+unsafe fn line<P: Pixel>(pixel: P, source: *const u8, stride: isize, out: &mut [P::Out], note: &mut P::Note) {
+    let unit = size_of::<P::In>() as isize;
+    // A constant stride lets the compiler make vectors of the loop.
+    if stride == unit {
+        // SAFETY: the caller's promise.
+        unsafe { line_of(pixel, source, unit, out, note) };
+    } else if stride == -unit {
+        // SAFETY: the caller's promise.
+        unsafe { line_of(pixel, source, -unit, out, note) };
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { line_of(pixel, source, stride, out, note) };
+    }
+}
+
+/// As [`line`].
+///
+/// # Safety
+/// As [`line`].
+#[inline(always)]
+unsafe fn line_of<P: Pixel>(pixel: P, source: *const u8, stride: isize, out: &mut [P::Out], note: &mut P::Note) {
+    let mut seen = *note;
+    for (index, element) in out.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        let voxel = unsafe { source.offset(index as isize * stride).cast::<P::In>().read_unaligned() };
+        P::note(&mut seen, voxel);
+        *element = pixel.convert(voxel);
+    }
+    *note = seen;
+}
+
+/// One voxel at a time, written for certainty: what [`fill`] is tested against, and how a misfit is found.
+///
+/// Returns the first voxel that `pixel` could not convert.
+pub(super) fn fill_naive<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> Option<([i64; 3], P::In)> {
+    let [_, rows, columns] = slab.window;
+    let mut misfit = None;
+    for index in 0..slab.out.len() {
+        let offset = [slab.first + index / (rows * columns), index / columns % rows, index % columns];
+        let voxel: [i128; 3] = std::array::from_fn(|axis| i128::from(slab.corner[axis]) + offset[axis] as i128);
+        let is_inside = (0..3).all(|axis| (0..slab.volume.shape()[axis] as i128).contains(&voxel[axis]));
+        slab.out[index] = if is_inside {
+            let source = slab.volume.at(voxel.map(|v| v as usize));
+            // SAFETY: the voxel lies in the volume.
+            let value = unsafe { source.cast::<P::In>().read_unaligned() };
+            let mut note = P::Note::default();
+            P::note(&mut note, value);
+            if !P::accepts(note) && misfit.is_none() {
+                misfit = Some((voxel.map(|v| v as i64), value));
+            }
+            pixel.convert(value)
+        } else {
+            pixel.padding()
+        };
+    }
+    misfit
+}
