@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from patchcore.data.casework import Settings, measure_image, measure_label, new_record
+from patchcore.data.figure import draw_lesion_volumes
 from patchcore.data.fingerprint import build_fingerprint, lesions_csv
 from patchcore.data.layouts import Layout, find_cases, label_names
 from patchcore.data.lesion_label import choose_lesion_label
 from patchcore.data.measures import CaseMeasures, MeasureLog
 from patchcore.data.patients import Grouping, group_patients
 from patchcore.errors import DataError, StudyError
-from patchcore.files import write_atomic
+from patchcore.files import read_json, write_atomic
 from patchcore.study.cases import CaseRecord
 from patchcore.study.fingerprint import Fingerprint
 from patchcore.study.study import Study
@@ -37,13 +38,14 @@ class AnalyzeProgress:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What an analysis found. `fingerprint` is None where no case was accepted."""
+    """What an analysis found; `fingerprint` is None without an accepted case, `figure` where none was drawn."""
 
     study: Study
     layout: Layout
     grouping: Grouping
     records: tuple[CaseRecord, ...]
     fingerprint: Fingerprint | None
+    figure: Path | None
     reused_count: int
 
     @property
@@ -122,7 +124,7 @@ def analyze_dataset(
     progress: Callable[[AnalyzeProgress], None] | None = None,
 ) -> Analysis:
     """Do as :func:`analyze` does, and return all that was found, refused cases included."""
-    root, folder = Path(dataset).absolute(), Path(study).absolute()
+    root, folder = Path(dataset).resolve(), Path(study).absolute()
     _keep_apart(root, folder)
     kept = Study(folder).decisions() if (folder / "study.json").exists() else {}
     given = {
@@ -184,8 +186,12 @@ def analyze_dataset(
                 label_names=names,
                 quarantined_count=sum(item.status == "quarantined" for item in records),
             )
+        before = _hash_of(made)
         fingerprint = _write(made, records, good, decided, fingerprint)
-    return Analysis(made, layout, grouping, tuple(records), fingerprint, pool.reused_count)
+        figure = None
+        if fingerprint is not None:
+            figure = draw_lesion_volumes(made, fingerprint, anew=fingerprint.fingerprint_hash != before)
+    return Analysis(made, layout, grouping, tuple(records), fingerprint, figure, pool.reused_count)
 
 
 def _keep_apart(root: Path, study: Path) -> None:
@@ -213,6 +219,14 @@ def _settings(decided: dict[str, Any]) -> Settings:
     if not 0 <= min_volume_mm3 < float("inf"):
         raise DataError(f"min_volume_mm3 {min_volume_mm3:g} is no volume", remedy="use 0 or more")
     return Settings(connectivity, min_volume_mm3)
+
+
+def _hash_of(study: Study) -> str | None:
+    """Return the hash of the fingerprint that is there, None where none is, or none that can be read."""
+    try:
+        return str(read_json(study.fingerprint_path)["fingerprint_hash"])
+    except (OSError, DataError, KeyError, TypeError):
+        return None
 
 
 def _write(

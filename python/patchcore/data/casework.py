@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from patchcore.volumetry import label_components, measure_lesions
 
 from patchcore.data.checks import check_ct, check_pair
 from patchcore.data.hu import DILATION_MM, dilate_mm, hu_histogram
@@ -23,6 +22,7 @@ from patchcore.data.reading import (
 from patchcore.errors import DataError
 from patchcore.study.cases import CaseRecord, FileStamp
 from patchcore.types import BoolArray
+from patchcore.volumetry import label_components, measure_lesions
 
 __all__ = ["Settings", "as_quarantined", "measure_image", "measure_label", "new_record"]
 
