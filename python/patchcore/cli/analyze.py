@@ -52,8 +52,8 @@ def analyze(
 
     Faulty cases are quarantined with reason and remedy; the exit code is then 3.
 
-    What options decide is kept in the study and holds until decided otherwise. Unchanged files are not measured
-    again.
+    What options decide is kept in the study and holds until decided otherwise. Unchanged files are not
+    measured again.
     """
     from rich.console import Console
 

@@ -38,7 +38,7 @@ class AnalyzeProgress:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What an analysis found; `fingerprint` is None without an accepted case, `figure` where none was drawn."""
+    """What an analysis found; `fingerprint` is None without accepted cases, `figure` where none was drawn."""
 
     study: Study
     layout: Layout
@@ -198,14 +198,11 @@ def _keep_apart(root: Path, study: Path) -> None:
     """Refuse a study that would be written into the data set."""
     if not root.exists():
         raise DataError("no such data set", path=root, remedy="check the path")
-    inner, outer = study.resolve(), root.resolve()
-    if inner == outer or inner.is_relative_to(outer):
+    inner = study.resolve()
+    if inner.is_relative_to(root):
+        where = "is the data set's" if inner == root else "lies within the data set"
         raise StudyError(
-            "the study folder is the data set's"
-            if inner == outer
-            else "the study folder lies within the data set",
-            path=study,
-            remedy="name a folder outside the data set, which is never written to",
+            f"the study folder {where}", path=study, remedy="name one outside it: a data set is only read"
         )
 
 

@@ -14,7 +14,7 @@ __all__ = ["draw_lesion_volumes"]
 
 
 def draw_lesion_volumes(study: Study, fingerprint: Fingerprint, *, anew: bool = True) -> Path | None:
-    """Draw ``figures/lesion_volumes.png``: volumes, the candidates at the median spacing, and p* of their mean.
+    """Draw ``figures/lesion_volumes.png``: volumes, candidates at the median spacing, p* of the mean.
 
     Args:
         study: Where to.

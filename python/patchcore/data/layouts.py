@@ -80,7 +80,7 @@ def find_cases(
         >>> [case.case_id for case in find_cases(root).cases]
         ['a_1']
     """
-    root = Path(dataset).absolute()
+    root = Path(dataset).resolve()
     _require_folder(root, "data set")
     images_dir = None if images is None else root / images
     labels_dir = None if labels is None else root / labels

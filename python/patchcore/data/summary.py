@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ _BINS = ("< 5 mm", "5–10 mm", "10–20 mm", "≥ 20 mm")
 
 
 def summary_json(analysis: Analysis) -> dict[str, Any]:
-    """Return what was found as plain data; the fingerprint without its list of cases, which its file holds."""
+    """Return what was found as plain data; the fingerprint without its cases, which its file holds."""
     fingerprint = analysis.fingerprint
     return {
         "schema_version": 1,
@@ -83,7 +84,8 @@ def print_summary(analysis: Analysis, console: Console) -> None:
         elif analysis.figure is not None:
             written.append(str(analysis.figure.relative_to(study)))
         console.print(Text(f"\nWritten to {study}: {', '.join(written)}"))
-        console.print(Text.assemble("Next: ", (f"patchcore plan {study}", "bold")))
+        command = f"patchcore plan {shlex.quote(str(study))}"
+        console.print(Text.assemble("Next: ", (command, "bold")), soft_wrap=True)
 
 
 def _decisions(analysis: Analysis) -> str:
@@ -108,7 +110,7 @@ def _add_cohort(facts: Table, fingerprint: Fingerprint) -> None:
     if fingerprint.hu is not None:
         facts.add_row("HU in lesions", _hu(fingerprint.hu.within))
         facts.add_row(f"HU within {fingerprint.hu.dilation_mm:g} mm", _hu(fingerprint.hu.around))
-    elif all(case.lesions for case in fingerprint.cases):
+    elif any(case.lesions for case in fingerprint.cases):
         facts.add_row("HU", Text("none: there are no images"))
 
 

@@ -73,7 +73,7 @@ class Study:
         Raises:
             StudyError: `path` is a file, not writable, holds other files, or belongs to another data set.
         """
-        path, root = Path(path).absolute(), Path(dataset_root).absolute()
+        path, root = Path(path).absolute(), Path(dataset_root).resolve()
         if (path / "study.json").exists():
             study = cls(path)
             if study.dataset_root != root:
