@@ -78,7 +78,7 @@ class Cohort:
 
     def case_extents(self, spacing: Triple) -> Float64Array:
         """Extents of all cases in voxels at `spacing`; float64 (C, 3)."""
-        return self.case_shape * self.case_spacing / np.asarray(spacing)
+        return np.asarray(self.case_shape * self.case_spacing / np.asarray(spacing), dtype=np.float64)
 
 
 def cohort_of(cases: Sequence[CaseSample], lesions: Sequence[LesionSample], *, label: int) -> Cohort:

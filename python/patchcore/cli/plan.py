@@ -1,0 +1,78 @@
+"""``patchcore plan``: which patch size fits the lesions that were measured, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchcore.cli.values import hu_range as read_hu_range
+from patchcore.cli.values import int_list, int_triple, triple
+from patchcore.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from patchcore.config.plan import Plan
+    from patchcore.study import Study
+
+__all__ = ["command"]
+
+
+def command(
+    study: Annotated[Path, typer.Argument(help="study that patchcore analyze has measured")],
+    spacing: Annotated[
+        str | None, typer.Option(help="training spacing a,b,c in mm, RAS+ axes; default: the cases' median")
+    ] = None,
+    candidates: Annotated[str, typer.Option(help="patch edges to choose among, voxels")] = "8,12,16,24",
+    rule: Annotated[str, typer.Option(help="mean-volume, median, geometric-mean or extent")] = "mean-volume",
+    window: Annotated[
+        str | None,
+        typer.Option(help="fix the window, a,b,c or one number, voxels; default: 96 or 48 per axis"),
+    ] = None,
+    hu_range: Annotated[
+        str | None, typer.Option(help="intensity clip --hu-range=LOW,HIGH, or a preset such as liver or lung")
+    ] = None,
+    lesion_label: Annotated[int | None, typer.Option(help="label to plan for")] = None,
+    seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print the plan as JSON")] = False,
+) -> None:
+    """Choose the ViT patch size for a study's lesions; writes plan.json and a figure into the study."""
+    from patchcore.planning import plan_patch_size, plan_summary
+    from patchcore.study import Study
+
+    opened = Study(study)
+    plan = plan_patch_size(
+        opened,
+        spacing=None if spacing is None else triple(spacing, "--spacing"),
+        candidates=int_list(candidates, "--candidates"),
+        rule=rule,
+        window_size=None if window is None else int_triple(window, "--window"),
+        hu_range=None if hu_range is None else read_hu_range(hu_range),
+        lesion_label=lesion_label,
+        seed=seed,
+    )
+    figure = _figure(opened, plan)
+    if as_json:
+        typer.echo(plan.model_dump_json(indent=2))
+        return
+    typer.echo(plan_summary(plan))
+    typer.echo(f"\nWritten: {opened.plan_path}")
+    typer.echo(f"         {figure}" if figure else "No figure: it needs pip install 'patchcore[figures]'")
+
+
+def _figure(study: Study, plan: Plan) -> Path | None:
+    from patchcore.figures import lesion_volumes_figure
+
+    target = plan.target
+    volumes = [v for case in study.fingerprint().cases for v in case.volumes_mm3(target.lesion_label)]
+    try:
+        return lesion_volumes_figure(
+            volumes,
+            [candidate.patch_size for candidate in target.candidates],
+            target.spacing,
+            target.ideal_edge,
+            study.figures_dir / "lesion_volumes.png",
+            title=f"{len(volumes)} lesions of {target.label_name}, and the candidate patch sizes",
+        )
+    except MissingExtraError:
+        return None

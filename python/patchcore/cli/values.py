@@ -1,0 +1,90 @@
+"""Values that several commands read from one option: ``1,1,2.5``, ``96``, ``-200,300``."""
+
+from __future__ import annotations
+
+from patchcore.errors import ConfigError
+from patchcore.types import IntTriple, Triple
+
+__all__ = ["hu_range", "int_list", "int_triple", "triple"]
+
+
+def triple(text: str, option: str) -> Triple:
+    """Read three numbers, or one for all axes.
+
+    Raises:
+        ConfigError: Anything else; `option` is named.
+
+    Example:
+        >>> triple("1,1,2.5", "--spacing"), triple("2", "--spacing")
+        ((1.0, 1.0, 2.5), (2.0, 2.0, 2.0))
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) == 1:
+        values *= 3
+    if len(values) != 3:
+        raise ConfigError(f"{option} {text!r} is not three numbers", remedy=f"write e.g. {option} 1,1,2.5")
+    return (values[0], values[1], values[2])
+
+
+def int_triple(text: str, option: str) -> IntTriple:
+    """Read three whole numbers, or one for all axes.
+
+    Raises:
+        ConfigError: Anything else; `option` is named.
+
+    Example:
+        >>> int_triple("96", "--window")
+        (96, 96, 96)
+    """
+    values = int_list(text, option)
+    if len(values) == 1:
+        values *= 3
+    if len(values) != 3:
+        raise ConfigError(
+            f"{option} {text!r} is not three whole numbers", remedy=f"write e.g. {option} 96,96,48"
+        )
+    return (values[0], values[1], values[2])
+
+
+def int_list(text: str, option: str) -> tuple[int, ...]:
+    """Read whole numbers separated by commas.
+
+    Raises:
+        ConfigError: Anything else; `option` is named.
+
+    Example:
+        >>> int_list("8,12,16", "--candidates")
+        (8, 12, 16)
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"{option} {text!r} holds something that is no whole number",
+            remedy=f"write e.g. {option} 8,12,16,24",
+        ) from None
+
+
+def hu_range(text: str) -> tuple[float, float] | str:
+    """Read two numbers, or the name of a preset.
+
+    Raises:
+        ConfigError: Numbers, but not two.
+
+    Example:
+        >>> hu_range("-200,300"), hu_range("liver")
+        ((-200.0, 300.0), 'liver')
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        return text
+    if len(values) != 2:
+        raise ConfigError(
+            f"--hu-range {text!r} is not two numbers",
+            remedy="write e.g. --hu-range=-200,300, or a preset such as liver",
+        )
+    return values[0], values[1]

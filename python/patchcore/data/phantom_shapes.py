@@ -1,0 +1,180 @@
+"""What phantoms are made of: irregular blobs of an exact volume, vessel trees, smooth fields, noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from patchcore.types import BoolArray, Float32Array, Float64Array, IntTriple, Triple
+
+__all__ = ["Blob", "add_blob", "correlated_noise", "random_blob", "smooth_field", "tube_tree"]
+
+_HARMONICS = 7
+
+
+@dataclass(frozen=True)
+class Blob:
+    """An irregular solid body on a grid.
+
+    Attributes:
+        box: slices of the grid that hold it.
+        occupancy: float32, the share of each voxel of the box that lies inside.
+        centre_mm: its centre, mm from the centre of voxel (0, 0, 0).
+    """
+
+    box: tuple[slice, slice, slice]
+    occupancy: Float32Array
+    centre_mm: Float64Array
+
+    def centre_voxel(self, spacing: Triple) -> Triple:
+        """Centre in voxels."""
+        a, b, c = (self.centre_mm / np.asarray(spacing)).tolist()
+        return (a, b, c)
+
+
+def random_blob(
+    volume_mm3: float,
+    centre_mm: Float64Array,
+    shape: tuple[int, ...],
+    spacing: Triple,
+    rng: np.random.Generator,
+    *,
+    roughness: float,
+) -> Blob | None:
+    """Draw a rotated ellipsoid whose surface is perturbed by smooth waves, of exactly the volume asked for.
+
+    The body is star-shaped: along the unit direction u from its centre it reaches
+    r(u) = 1 + Σ aₖ sin(fₖ·u + φₖ) in a stretched and rotated frame. Its volume in that frame is ∮ r³/3,
+    which fixes the scale.
+
+    Args:
+        volume_mm3: Volume of the body, mm³.
+        centre_mm: float64 (3,), mm from the centre of voxel (0, 0, 0).
+        shape: Grid, voxels.
+        spacing: mm per voxel.
+        rng: Source of chance.
+        roughness: Root mean square of the perturbation, relative to the radius.
+
+    Returns:
+        The blob, or None where it would leave the grid.
+    """
+    stretch = np.exp(rng.normal(0, 0.18, 3))
+    stretch /= np.cbrt(stretch.prod())
+    rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    frequency = rng.normal(0, 2.2, (_HARMONICS, 3))
+    phase = rng.uniform(0, 2 * np.pi, _HARMONICS)
+    amplitude = rng.normal(0, 1, _HARMONICS)
+    amplitude *= roughness * math.sqrt(2) / max(float(np.linalg.norm(amplitude)), 1e-9)
+
+    def reach(direction: Float64Array) -> Float64Array:
+        waves = np.sin(direction @ frequency.T + phase) @ amplitude
+        return np.asarray(np.maximum(1 + waves, 0.4), dtype=np.float64)
+
+    radius = np.cbrt(volume_mm3 / (4 / 3 * np.pi * float(np.mean(reach(_sphere(2000)) ** 3))))
+    # In the body's own frame a point of the grid lies at q; the surface is |q| = reach(q/|q|).
+    to_frame = (rotation / (stretch * radius)).T
+    limit = radius * float(stretch.max()) * (1 + 3 * roughness) + max(spacing)
+    low = np.floor((centre_mm - limit) / np.asarray(spacing)).astype(int)
+    high = np.ceil((centre_mm + limit) / np.asarray(spacing)).astype(int) + 1
+    if np.any(low < 0) or np.any(high > np.asarray(shape)):
+        return None
+    axes = [np.arange(a, b) * s - c for a, b, s, c in zip(low, high, spacing, centre_mm, strict=True)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) @ to_frame.T
+    rho = np.linalg.norm(points, axis=-1)
+    surface = reach(points / np.maximum(rho, 1e-9)[..., None])
+    distance_mm = (rho - surface) * radius
+    occupancy = np.clip(0.5 - distance_mm / float(np.mean(spacing)), 0, 1).astype(np.float32)
+    box = (
+        slice(int(low[0]), int(high[0])),
+        slice(int(low[1]), int(high[1])),
+        slice(int(low[2]), int(high[2])),
+    )
+    return Blob(box, occupancy, np.asarray(centre_mm, dtype=np.float64))
+
+
+def add_blob(image: Float32Array, blob: Blob, hu: float) -> BoolArray:
+    """Blend a blob of one intensity into the image in place; return the mask of its voxels within its box."""
+    view = image[blob.box]
+    view += blob.occupancy * (np.float32(hu) - view)
+    return np.asarray(blob.occupancy >= 0.5)
+
+
+def _sphere(count: int) -> Float64Array:
+    """Return nearly even directions (count, 3): a Fibonacci lattice."""
+    k = np.arange(count) + 0.5
+    polar = np.arccos(1 - 2 * k / count)
+    azimuth = np.pi * (1 + math.sqrt(5)) * k
+    return np.stack([np.cos(azimuth) * np.sin(polar), np.sin(azimuth) * np.sin(polar), np.cos(polar)], axis=1)
+
+
+def smooth_field(
+    shape: IntTriple, spacing: Triple, scale_mm: float, rng: np.random.Generator
+) -> Float32Array:
+    """Return a smooth random field of mean 0 and standard deviation 1; `scale_mm` is the Gaussian's sigma."""
+    # Drawn coarsely and interpolated: a wide Gaussian over the full grid would cost most of the time.
+    coarse = tuple(max(4, math.ceil(n * s / scale_mm * 2)) for n, s in zip(shape, spacing, strict=True))
+    noise = ndimage.gaussian_filter(rng.standard_normal(coarse).astype(np.float32), 2.0, mode="wrap")
+    field = ndimage.zoom(
+        noise, [n / c for n, c in zip(shape, coarse, strict=True)], order=1, grid_mode=True, mode="nearest"
+    )
+    return np.asarray((field - field.mean()) / max(float(field.std()), 1e-9), dtype=np.float32)
+
+
+def correlated_noise(shape: IntTriple, sd: float, rng: np.random.Generator) -> Float32Array:
+    """Return CT-like noise: band-passed in-plane, as filtered back-projection leaves it; white along z."""
+    white = rng.standard_normal(shape).astype(np.float32)
+    fine = ndimage.gaussian_filter(white, (0.55, 0.55, 0.0))
+    noise = fine - 0.6 * ndimage.gaussian_filter(white, (1.6, 1.6, 0.0))
+    return np.asarray(noise * (sd / float(noise.std())), dtype=np.float32)
+
+
+def tube_tree(
+    shape: IntTriple, spacing: Triple, *, start: Float64Array, rng: np.random.Generator
+) -> Float32Array:
+    """Return the signed distance in mm (negative inside) to a branching tree of vessels.
+
+    Args:
+        shape: Grid, voxels.
+        spacing: mm per voxel.
+        start: float64 (3,), root of the tree, mm from the centre of the grid.
+        rng: Source of chance.
+    """
+    points, radii = [], []
+    middle = (np.asarray(shape) - 1) / 2 * np.asarray(spacing)
+    stack = [(start + middle, _unit(np.array([1.0, 0.1, 0.4])), 4.5)]
+    while stack:
+        position, direction, radius = stack.pop()
+        for _ in range(int(rng.integers(8, 14))):
+            direction = _unit(direction + 0.25 * rng.standard_normal(3))
+            position = position + direction * 2.0
+            points.append(position)
+            radii.append(radius)
+        if radius > 1.8:
+            for _ in range(2):
+                stack.append(
+                    (
+                        position,
+                        _unit(direction + 0.8 * rng.standard_normal(3)),
+                        radius * rng.uniform(0.6, 0.8),
+                    )
+                )
+    distance = np.full(shape, 1e3, dtype=np.float32)
+    for position, radius in zip(points, radii, strict=True):
+        reach = radius + 2 * max(spacing)
+        low = np.maximum(np.floor((position - reach) / np.asarray(spacing)).astype(int), 0)
+        high = np.minimum(np.ceil((position + reach) / np.asarray(spacing)).astype(int) + 1, shape)
+        if np.any(high <= low):
+            continue
+        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        axes = [np.arange(a, b) * s - c for a, b, s, c in zip(low, high, spacing, position, strict=True)]
+        i, j, k = np.meshgrid(*axes, indexing="ij", sparse=True)
+        view = distance[box]
+        np.minimum(view, (np.sqrt(i * i + j * j + k * k) - radius).astype(np.float32), out=view)
+    return distance
+
+
+def _unit(vector: Float64Array) -> Float64Array:
+    return np.asarray(vector / np.linalg.norm(vector), dtype=np.float64)
