@@ -1,0 +1,206 @@
+"""The events of a run: the fixed names of metrics, and one line of JSON an event.
+
+A line is ``{"v", "seq", "t", "mono", "kind", "step", "epoch", …}`` in UTF-8, ends in a newline and is shorter
+than :data:`MAX_LINE_BYTES`, so that one ``os.write`` puts it down whole. Non-finite numbers are ``null``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, NoReturn, TypeGuard
+
+__all__ = [
+    "DATA_WAIT",
+    "DICE_LOSS",
+    "EVENT_VERSION",
+    "GRAD_NORM",
+    "LEARNING_RATE",
+    "LESIONS_DRAWN",
+    "LESIONS_SEEN",
+    "MAX_LINE_BYTES",
+    "STEP_TIME",
+    "TRAIN_LOSS",
+    "TRAIN_WINDOW_DSC",
+    "VAL_DSC_GLOBAL",
+    "VAL_DSC_MEAN",
+    "Event",
+    "EventKind",
+    "decode_event",
+    "encode_event",
+    "plain",
+    "val_dsc_bin",
+    "val_dsc_class",
+]
+
+EVENT_VERSION: Final = 1
+MAX_LINE_BYTES: Final = 4096
+
+TRAIN_LOSS: Final = "train/loss"
+TRAIN_WINDOW_DSC: Final = "train/window_dsc"
+DICE_LOSS: Final = "train/dice_loss"
+GRAD_NORM: Final = "train/grad_norm"
+VAL_DSC_MEAN: Final = "val/dsc_mean"
+VAL_DSC_GLOBAL: Final = "val/dsc_global"
+DATA_WAIT: Final = "time/data_wait"
+STEP_TIME: Final = "time/step"
+LEARNING_RATE: Final = "lr"
+LESIONS_DRAWN: Final = "train/lesions_drawn"
+LESIONS_SEEN: Final = "train/lesions_seen"
+
+_HEAD = ("v", "seq", "t", "mono", "kind", "step", "epoch")
+_LARGEST_INTEGER = 2**53
+
+
+def val_dsc_class(label: int) -> str:
+    """Name of the mean validation DSC of one class, e.g. ``val/dsc/2``."""
+    return f"val/dsc/{label}"
+
+
+def val_dsc_bin(index: int) -> str:
+    """Name of the validation DSC of a lesion-size bin (0: below 5 mm … 3: from 20 mm): ``val/dsc/bin/0``."""
+    return f"val/dsc/bin/{index}"
+
+
+class EventKind(StrEnum):
+    """What an event tells. Readers ignore kinds that they do not know."""
+
+    METRIC = "metric"
+    VALIDATION = "validation"
+    CASE = "case"
+    CHECKPOINT = "checkpoint"
+    STATE = "state"
+    ALERT = "alert"
+    ACK = "ack"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event.
+
+    Attributes:
+        kind: One of :class:`EventKind`, or a kind of a later version.
+        seq: Number within the attempt, rising.
+        t: Seconds since 1970 by the writer's clock.
+        mono: Seconds by the writer's monotonic clock; only differences within one attempt mean anything.
+        step: Optimiser step, or None where it has no meaning.
+        epoch: Epoch, or None.
+        data: Everything else.
+        v: Version of the format.
+    """
+
+    kind: str
+    seq: int
+    t: float
+    mono: float
+    step: int | None = None
+    epoch: int | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    v: int = EVENT_VERSION
+
+
+def encode_event(event: Event) -> bytes:
+    r"""Encode an event as one line below :data:`MAX_LINE_BYTES`, newline included.
+
+    A longer one has its texts shortened, then its largest fields left out and ``"truncated": true`` added.
+
+    Example:
+        >>> encode_event(Event("metric", 0, 1.0, 2.0, 3, 0, {"values": {"lr": float("nan")}}))
+        b'{"v":1,"seq":0,"t":1.0,"mono":2.0,"kind":"metric","step":3,"epoch":0,"values":{"lr":null}}\n'
+    """
+    head = {name: plain(getattr(event, name)) for name in _HEAD}
+    data = {str(key): plain(value) for key, value in event.data.items() if key not in _HEAD}
+    line = _dump(head | data)
+    longest = 1024
+    while len(line) >= MAX_LINE_BYTES and longest >= 32:
+        data = {key: _shorten(value, longest) for key, value in data.items()} | {"truncated": True}
+        line = _dump(head | data)
+        longest //= 2
+    while len(line) >= MAX_LINE_BYTES and len(data) > 1:
+        largest = max((key for key in data if key != "truncated"), key=lambda key: len(_dump(data[key])))
+        del data[largest]
+        line = _dump(head | data)
+    return line
+
+
+def decode_event(line: bytes) -> Event:
+    """Decode one line.
+
+    Raises:
+        ValueError: The line is not UTF-8, not JSON (a bare NaN is not), or holds no event.
+    """
+    try:
+        record: Any = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(record, dict):
+        raise ValueError("not an object")
+    kind, seq, step, epoch, t, mono, version = (
+        record.get(name) for name in ("kind", "seq", "step", "epoch", "t", "mono", "v")
+    )
+    if not isinstance(kind, str) or not _is_count(seq):
+        raise ValueError("no kind or no seq")
+    if not all(value is None or _is_count(value) for value in (step, epoch)):
+        raise ValueError("step or epoch is no count")
+    if not (_is_time(t) and _is_time(mono)):
+        raise ValueError("no time")
+    return Event(
+        kind=kind,
+        seq=seq,
+        t=float(t),
+        mono=float(mono),
+        step=step,
+        epoch=epoch,
+        data={key: value for key, value in record.items() if key not in _HEAD},
+        v=version if _is_count(version) else 0,
+    )
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON can hold it: non-finite becomes None, arrays lists, paths and others text."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    convert = getattr(value, "tolist", None)  # NumPy scalars and arrays, torch tensors
+    return plain(convert()) if callable(convert) else str(value)
+
+
+def _dump(value: Any) -> bytes:
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    # Half a surrogate pair (an undecodable file name) has no UTF-8 form.
+    return text.encode("utf-8", "replace") + b"\n"
+
+
+def _shorten(value: Any, longest: int) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= longest else value[: longest - 1] + "…"
+    if isinstance(value, dict):
+        return {key: _shorten(item, longest) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shorten(item, longest) for item in value]
+    return value
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST_INTEGER
+
+
+def _is_time(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and abs(value) < _LARGEST_INTEGER
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,59 @@
+"""``audit.jsonl``: who asked for what, and what the supervisor did about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from patchcore.runs.paths import RunPaths, append_line
+from patchcore.runs.records import Acknowledgement, Request
+
+__all__ = ["Audit"]
+
+
+class Audit:
+    """Writes the audit of one attempt. A line that cannot be written is lost: the run goes on.
+
+    Args:
+        paths: The run.
+        attempt: The attempt that lines are marked with.
+        answered: Answers that earlier attempts have written down.
+    """
+
+    def __init__(self, paths: RunPaths, attempt: int, answered: Iterable[Acknowledgement] = ()) -> None:
+        self._path = paths.audit
+        self._attempt = attempt
+        self._asked: set[str] = set()
+        self._answered = {answer.id for answer in answered}
+
+    def write(self, what: str, **fields: Any) -> None:
+        """Write one line."""
+        with suppress(OSError):
+            append_line(self._path, {"t": time.time(), "attempt": self._attempt, "what": what, **fields})
+
+    def requests(self, waiting: Iterable[Request], answered: Iterable[Acknowledgement]) -> None:
+        """Write down what was asked and answered since the last call."""
+        for request in waiting:
+            if request.id not in self._asked:
+                self._asked.add(request.id)
+                asked = {
+                    "verb": request.verb,
+                    "args": request.args,
+                    "author": request.author,
+                    "asked": request.t,
+                }
+                self.write("request", id=request.id, **asked)
+        for answer in answered:
+            if answer.id not in self._answered:
+                self._answered.add(answer.id)
+                self.write(
+                    "answer",
+                    id=answer.id,
+                    verb=answer.verb,
+                    author=answer.author,
+                    outcome=answer.outcome,
+                    detail=answer.detail,
+                    by=answer.by,
+                )

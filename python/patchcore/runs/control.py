@@ -1,0 +1,103 @@
+"""Requests to a running trainer: small files in ``control/new``, answered in ``control/done``.
+
+A request is handled once however often it is looked at, expires, and is refused by the supervisor where no
+trainer lives. Clocks of two machines are never compared: an expiry written elsewhere is measured as a length
+of time.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from patchcore.errors import RunError
+from patchcore.events import plain
+from patchcore.files import write_json_atomic
+from patchcore.runs.inbox import read_answer
+from patchcore.runs.paths import RunPaths
+from patchcore.runs.process import boot_id
+from patchcore.runs.records import Acknowledgement, Verb
+from patchcore.runs.state import run_state
+from patchcore.types import PathLike
+
+__all__ = ["author_name", "request", "wait_for"]
+
+_POLL_S: Final = 0.05
+
+
+def author_name() -> str:
+    """Who asks: ``user@host``."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without an entry, as in containers
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def request(
+    run: PathLike,
+    verb: Verb | str,
+    args: Mapping[str, Any] | None = None,
+    *,
+    expires_s: float = 600.0,
+    author: str | None = None,
+) -> str:
+    """Ask a running trainer for something; returns at once. :func:`wait_for` tells what came of it.
+
+    Args:
+        run: The run folder.
+        verb: ``checkpoint``, ``validate``, ``pause`` or ``stop``.
+        args: For ``stop`` and ``pause``: ``grace_s`` until SIGTERM, ``kill_grace_s`` from there to SIGKILL;
+            ``force`` sends SIGTERM at once.
+        expires_s: Seconds after which the request is void.
+        author: Who asks; default: this user and host.
+
+    Returns:
+        The id of the request.
+
+    Raises:
+        RunError: Nothing runs that could answer.
+        ValueError: There is no such verb.
+        OSError: The request cannot be written.
+    """
+    verb = Verb(verb)
+    paths = RunPaths(run)
+    paths.require()
+    report = run_state(run)
+    if not report.state.is_live:
+        remedy = "start it with patchcore runs resume" if report.state.is_over else "start it first"
+        raise RunError(f"cannot {verb}: the run is {report.label}", path=paths.root, remedy=remedy)
+    now = time.time()
+    identity = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{secrets.token_hex(4)}"
+    record = {
+        "id": identity,
+        "verb": verb.value,
+        "args": plain(args or {}),
+        "author": author or author_name(),
+        "t": now,
+        "expires": now + expires_s,
+        "boot_id": boot_id(),
+    }
+    paths.requests_new.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(paths.requests_new / f"{identity}.json", record)
+    return identity
+
+
+def wait_for(run: PathLike, identity: str, *, timeout_s: float = 10.0) -> Acknowledgement | None:
+    """Wait until a request is answered.
+
+    Returns:
+        The answer, or None where none came in time.
+    """
+    paths = RunPaths(run)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer = read_answer(paths, identity)
+        if answer is not None or time.monotonic() >= deadline:
+            return answer
+        time.sleep(_POLL_S)

@@ -1,0 +1,135 @@
+"""The receiving end of control requests, and what anyone may read of them."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from patchcore.events import plain
+from patchcore.files import write_json_atomic
+from patchcore.runs.paths import RunPaths, read_object
+from patchcore.runs.process import boot_id
+from patchcore.runs.records import Acknowledgement, Request, Verb
+
+__all__ = ["Inbox", "read_answer", "waiting_requests"]
+
+_ID: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
+
+
+def waiting_requests(paths: RunPaths) -> list[Request]:
+    """Return the requests that nobody has answered yet, oldest first; changes nothing."""
+    new = paths.requests_new
+    found = (_parse(identity, new / f"{identity}.json") for identity in _names(new))
+    return [request for request in found if request is not None]
+
+
+def read_answer(paths: RunPaths, identity: str) -> Acknowledgement | None:
+    """Return how a request was answered, or None where it was not yet."""
+    record = read_object(paths.requests_done / f"{identity}.json")
+    if record is None or not isinstance(record.get("outcome"), str):
+        return None
+    detail, answered, args = (record.get(key) for key in ("detail", "answered", "args"))
+    return Acknowledgement(
+        id=identity,
+        verb=str(record.get("verb", "")),
+        outcome=record["outcome"],
+        detail=None if detail is None else str(detail),
+        by=str(record.get("by", "")),
+        t=float(answered) if isinstance(answered, int | float) else 0.0,
+        author=str(record.get("author", "")),
+        args=args if isinstance(args, dict) else {},
+    )
+
+
+class Inbox:
+    """The receiving end: used by the trainer's writer and, for what no trainer answers, by the supervisor.
+
+    Args:
+        paths: The run.
+        by: ``trainer`` or ``supervisor``.
+    """
+
+    def __init__(self, paths: RunPaths, *, by: str) -> None:
+        self._paths = paths
+        self._by = by
+        self._boot_id = boot_id()
+        self._seen: dict[str, float] = {}
+
+    def pending(self) -> list[Request]:
+        """Return every request that waits and has not expired, oldest first; answer the others on the way."""
+        requests = []
+        for identity in _names(self._paths.requests_new):
+            path = self._paths.requests_new / f"{identity}.json"
+            if (self._paths.requests_done / path.name).exists():
+                with suppress(OSError):
+                    path.unlink()  # answered before, by a process that died in between
+                continue
+            found = _parse(identity, path)
+            if found is None:
+                if path.exists():
+                    self.answer(_unreadable(identity), "refused", "the request cannot be read")
+            elif self._expired(found):
+                self.answer(found, "expired", "nobody took it in time")
+            else:
+                requests.append(found)
+        return requests
+
+    def answered(self) -> list[Acknowledgement]:
+        """Return every answer, whoever gave it."""
+        answers = (read_answer(self._paths, identity) for identity in _names(self._paths.requests_done))
+        return [answer for answer in answers if answer is not None]
+
+    def answer(self, request: Request, outcome: str, detail: str | None = None) -> None:
+        """Answer a request and move it to ``control/done``. Never raises."""
+        answer = {"outcome": outcome, "detail": detail, "by": self._by, "answered": time.time()}
+        name = f"{request.id}.json"
+        source, target = self._paths.requests_new / name, self._paths.requests_done / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(target, plain(asdict(request) | answer))
+            source.unlink(missing_ok=True)
+        except OSError:
+            with suppress(OSError):
+                source.replace(target)  # a full disk still allows this: the request is not taken twice
+
+    def _expired(self, request: Request) -> bool:
+        first_seen = self._seen.setdefault(request.id, time.monotonic())
+        if request.boot_id == self._boot_id:
+            return time.time() > request.expires
+        return time.monotonic() - first_seen > request.expires - request.t
+
+
+def _names(folder: Path) -> list[str]:
+    """Ids of the requests in a folder; temporary files and strangers are left out."""
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return []
+    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return [stem for stem in stems if _ID.fullmatch(stem)]
+
+
+def _parse(identity: str, path: Path) -> Request | None:
+    record = read_object(path)
+    if record is None:
+        return None
+    try:
+        return Request(
+            id=identity,
+            verb=Verb(record["verb"]),
+            args=dict(record.get("args") or {}),
+            author=str(record.get("author", "")),
+            t=float(record["t"]),
+            expires=float(record["expires"]),
+            boot_id=str(record.get("boot_id", "")),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _unreadable(identity: str) -> Request:
+    return Request(id=identity, verb=Verb.CHECKPOINT, args={}, author="", t=0.0, expires=0.0)

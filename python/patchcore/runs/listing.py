@@ -1,0 +1,107 @@
+"""Finding runs: the list of a study's, and the one that a person means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from patchcore.errors import RunError, StudyError
+from patchcore.runs.paths import RunPaths, read_object
+from patchcore.runs.records import RunState, RunSummary, StateReport
+from patchcore.runs.state import StateWatcher
+from patchcore.types import PathLike
+
+__all__ = ["list_runs", "resolve_run", "summarize"]
+
+
+def list_runs(study: PathLike) -> list[RunSummary]:
+    """Return the runs of a study, newest first; a study without any has an empty list.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    runs = Path(study) / "runs"
+    try:
+        folders = sorted((path for path in runs.iterdir() if not path.name.startswith(".")), reverse=True)
+    except FileNotFoundError:
+        return []
+    return [summarize(folder) for folder in folders if RunPaths(folder).run_json.exists()]
+
+
+def summarize(run: PathLike) -> RunSummary:
+    """Return one line about a run, without reading its events."""
+    paths = RunPaths(run)
+    try:
+        record = paths.require()
+        state = StateWatcher(run).look()
+    except RunError as error:
+        state = StateReport(RunState.FAILED, error.message)
+        return RunSummary(paths.root.name, paths.root, "unreadable", "", state)
+    status = read_object(paths.status) or {}
+    best, patch_size = status.get("best"), _patch_size(record.get("plan"))
+    eta_s = status.get("eta_s") if state.state.is_live else None
+    return RunSummary(
+        run_id=paths.root.name,
+        path=paths.root,
+        kind=str(record.get("kind", "")),
+        created=str(record.get("created", "")),
+        state=state,
+        step=_count(status.get("step")) or 0,
+        total_steps=_count(status.get("total_steps")),
+        epoch=_count(status.get("epoch")),
+        eta_s=float(eta_s) if isinstance(eta_s, int | float) else None,
+        best_dsc_mean=best.get("dsc_mean") if isinstance(best, dict) else None,
+        attempts=paths.newest_attempt() or 0,
+        parent=record["parent"] if isinstance(record.get("parent"), str) else None,
+        patch_size=patch_size,
+    )
+
+
+def resolve_run(study: PathLike | None, run: PathLike) -> Path:
+    """Return the run folder that is meant.
+
+    Args:
+        study: The study to look in; None: `run` is a path.
+        run: A run folder; or, within the study, an id, a part of one that is unique, or ``latest``.
+
+    Raises:
+        StudyError: There is no such run, or there are several.
+    """
+    path = Path(run)
+    if RunPaths(path).run_json.exists():
+        return path
+    if study is None:
+        raise StudyError(
+            "no run folder (it has no run.json)", path=path, remedy="name the study first, or a folder"
+        )
+    runs = Path(study) / "runs"
+    try:
+        ids = sorted(path.name for path in runs.iterdir() if RunPaths(path).run_json.exists())
+    except FileNotFoundError:
+        ids = []
+    wanted = os.fspath(run)
+    if wanted == "latest" and ids:
+        return runs / ids[-1]
+    found = [name for name in ids if name == wanted] or [name for name in ids if wanted and wanted in name]
+    if len(found) == 1:
+        return runs / found[0]
+    if found:
+        several = ", ".join(found[:10])
+        raise StudyError(f"{wanted!r} could be any of {several}", path=runs, remedy="write more of the id")
+    known = f"there are {', '.join(ids[-10:])}" if ids else "the study has no runs yet"
+    raise StudyError(f"there is no run {wanted!r}", path=runs, remedy=known)
+
+
+def _patch_size(plan: Any) -> tuple[int, ...] | None:
+    """The patch size of a plan, which is either one target's fields or a list of targets."""
+    if isinstance(plan, dict) and isinstance(plan.get("targets"), list) and plan["targets"]:
+        plan = plan["targets"][0]
+    sizes = plan.get("patch_size") if isinstance(plan, dict) else None
+    if isinstance(sizes, list | tuple) and all(isinstance(size, int) for size in sizes):
+        return tuple(sizes)
+    return None
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

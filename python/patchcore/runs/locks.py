@@ -1,0 +1,128 @@
+"""Locks that die with their holder and name it: ``fcntl.lockf`` on a whole file.
+
+Not ``flock``: a forked loader worker inherits an flock and keeps it alive after its parent's death. POSIX
+locks have a trap of their own: closing *any* descriptor of the file drops the lock of the process. So a file
+that this process has locked is never opened a second time: :func:`lock_holder` answers for it from memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from patchcore.errors import LockedError
+from patchcore.types import PathLike
+
+__all__ = ["FileLock", "lock_holder"]
+
+# struct flock of 64-bit Linux: type, whence, start, length, pid (and padding).
+_FLOCK: Final = struct.Struct("@hhqqi4x")
+
+_held: dict[str, int] = {}  # path → pid that took the lock; a forked child inherits the entry, not the lock
+_guard = threading.Lock()
+
+
+def _renew_guard() -> None:
+    global _guard
+    _guard = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_guard)
+
+
+class FileLock:
+    """A lock on a file, held until :meth:`release` or the death of the process.
+
+    Args:
+        path: The lock file; made where it is missing, never removed.
+        what: What the lock stands for, for the error message.
+    """
+
+    def __init__(self, path: PathLike, *, what: str = "this file") -> None:
+        self.path = Path(path)
+        self.what = what
+        self._handle: int | None = None
+        self._key = os.path.realpath(self.path)
+
+    def acquire(self) -> None:
+        """Take the lock at once or not at all.
+
+        Raises:
+            LockedError: It is held; the message names the process.
+            OSError: The file cannot be made, or the file system has no locks.
+        """
+        with _guard:
+            if _held.get(self._key) == os.getpid():
+                raise self._locked(os.getpid())
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = _probe(handle) if error.errno in (errno.EAGAIN, errno.EACCES) else None
+                os.close(handle)
+                if holder is not None or error.errno in (errno.EAGAIN, errno.EACCES):
+                    raise self._locked(holder) from None
+                raise OSError(
+                    error.errno, f"the file system refuses locks ({error.strerror})", str(self.path)
+                ) from None
+            _held[self._key] = os.getpid()
+            self._handle = handle
+
+    def release(self) -> None:
+        """Give the lock back. Does nothing where it is not held, as in a forked child."""
+        with _guard:
+            if self._handle is not None and _held.get(self._key) == os.getpid():
+                del _held[self._key]
+                os.close(self._handle)
+                self._handle = None
+
+    def __enter__(self) -> FileLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _locked(self, pid: int | None) -> LockedError:
+        who = f"process {pid}" if pid else "another process"
+        return LockedError(
+            f"{self.what} is held by {who}",
+            path=self.path,
+            found=pid,
+            remedy="wait for it, or stop it with patchcore runs stop",
+        )
+
+
+def lock_holder(path: PathLike) -> int | None:
+    """Return who holds a lock, without taking it.
+
+    Returns:
+        The process id; 0 where someone holds it who cannot be named (another container or host); None where
+        no one does.
+    """
+    key = os.path.realpath(path)
+    with _guard:
+        if _held.get(key) == os.getpid():
+            return os.getpid()
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            return _probe(handle)
+        finally:
+            os.close(handle)
+
+
+def _probe(handle: int) -> int | None:
+    request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(handle, fcntl.F_GETLK, request))
+    return None if kind == fcntl.F_UNLCK else max(pid, 0)

@@ -1,0 +1,309 @@
+"""The supervisor: starts a trainer, waits for it, and writes down how it ended.
+
+``python -m patchcore.runs.supervisor RUN ATTEMPT`` runs in a session of its own and outlives viewer,
+dashboard and terminal. Killed, it leaves a trainer that trains on. It never imports torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from patchcore.errors import LockedError, PatchcoreError, RunError
+from patchcore.files import write_json_atomic
+from patchcore.runs.audit import Audit
+from patchcore.runs.climb import Climb
+from patchcore.runs.ending import exit_record
+from patchcore.runs.heartbeat import StatusFile
+from patchcore.runs.inbox import Inbox
+from patchcore.runs.locks import FileLock, lock_holder
+from patchcore.runs.paths import DEFAULT_TRAINER, HEARTBEAT_S, RunPaths, append_line, read_object
+from patchcore.runs.process import boot_id, oom_kill_counts, process_start
+from patchcore.runs.records import RunState, Verb
+from patchcore.runs.state import FINAL_WORDS
+from patchcore.runs.system import SystemSampler
+from patchcore.types import PathLike
+
+__all__ = ["Supervisor", "main"]
+
+_TICK_S: Final = 0.1
+_CONTROL_S: Final = 0.2
+_EXIT_RECORD_RETRIES: Final = 600
+_CARRIED: Final = ("step", "total_steps", "epoch", "epoch_s", "best")
+
+
+class Supervisor:
+    """Supervises one attempt.
+
+    Args:
+        run: The run folder.
+        attempt: Number of the attempt to make.
+        overrides: What this attempt changes of the run's configuration; the trainer reads it from
+            ``start.json``.
+        env: Environment of the trainer; default: that of this process.
+        on_tick: Called about ten times a second while the trainer lives.
+    """
+
+    def __init__(
+        self,
+        run: PathLike,
+        attempt: int,
+        *,
+        overrides: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
+        on_tick: Callable[[], None] | None = None,
+    ) -> None:
+        self.paths = RunPaths(run)
+        self.attempt = attempt
+        self._overrides = dict(overrides or {})
+        self._env = dict(os.environ if env is None else env)
+        self._on_tick = on_tick
+        self._lock = FileLock(self.paths.supervisor_lock, what="the run")
+        self._inbox = Inbox(self.paths, by="supervisor")
+        self._climb = Climb()
+        self._stops: dict[str, bool] = {}  # stop requests seen → whether their answer was followed
+        self._signals: list[int] = []
+        self._interrupts = 0
+        self._next_control = self._next_beat = 0.0
+        self._oom_counts = [oom_kill_counts()] * 2
+
+    def take(self) -> None:
+        """Take the run: its lock, the attempt's folder, ``start.json``; refuse requests to earlier attempts.
+
+        Raises:
+            LockedError: The run is driven by someone else.
+            RunError: This is no run folder, or the attempt exists.
+            OSError: The folder cannot be written.
+        """
+        self._record = self.paths.require()
+        self._lock.acquire()
+        try:
+            self._refuse_living_trainer()
+            folder = self.paths.attempt(self.attempt)
+            folder.parent.mkdir(exist_ok=True)
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                raise RunError(f"attempt {self.attempt} exists already", path=self.paths.root) from None
+            for inbox in (self.paths.requests_new, self.paths.requests_done):
+                inbox.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(self.paths.start(self.attempt), self._start_record())
+        except BaseException:
+            self._lock.release()
+            raise
+        answered = self._inbox.answered()
+        self._stops = {answer.id: True for answer in answered}
+        self._audit = Audit(self.paths, self.attempt, answered)
+        self._status = StatusFile(self.paths, self.attempt, by="supervisor")
+        self._refuse_waiting("asked before this attempt began")
+
+    def supervise(self) -> dict[str, Any]:
+        """Start the trainer, wait for it, write and return the exit record; gives the lock back."""
+        try:
+            self._beat(RunState.STARTING, None)
+            with self.paths.stdout(self.attempt).open("ab") as log:
+                trainer = subprocess.Popen(
+                    self._command(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"} | self._env,
+                    process_group=0,
+                )
+            self._audit.write("start", pid=trainer.pid)
+            sampler = SystemSampler(self.paths.root, trainer.pid)
+            while os.waitid(os.P_PID, trainer.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                self._tick(trainer.pid, sampler)
+                time.sleep(_TICK_S)
+            # Not yet reaped, the trainer's number is still its own: now its left-over workers can be ended
+            # safely.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(trainer.pid, signal.SIGKILL)
+            returncode = trainer.wait()
+            self._watch_requests()
+            record = exit_record(
+                self.paths,
+                self.attempt,
+                returncode,
+                asked_by=self._climb.asked_by,
+                memory_ran_out=self._memory_ran_out(),
+            )
+            self._write_exit(record)
+            self._refuse_waiting(f"the trainer has ended: {record['state']}")
+            self._beat(RunState(record["state"]), record["reason"])
+            return record
+        finally:
+            self._lock.release()
+
+    def notice(self, number: int) -> None:
+        """Take a signal that this process received; the trainer gets it at the next tick."""
+        self._signals.append(number)
+
+    def _command(self) -> list[str]:
+        module = str(self._record.get("trainer") or DEFAULT_TRAINER)
+        # -P: a file in the working directory must not take the place of a module of the standard library.
+        return [sys.executable, "-P", "-m", module, str(self.paths.root), str(self.attempt)]
+
+    def _tick(self, pid: int, sampler: SystemSampler) -> None:
+        now = time.monotonic()
+        while self._signals:
+            self._forward(pid, self._signals.pop(0), now)
+        if now >= self._next_control:
+            self._next_control = now + _CONTROL_S
+            self._watch_requests()
+        number = self._climb.due(now)
+        if number is not None:
+            self._send(pid, number)
+        if now >= self._next_beat:
+            self._next_beat = now + HEARTBEAT_S
+            self._oom_counts = [self._oom_counts[1], oom_kill_counts()]
+            with suppress(OSError):
+                append_line(self.paths.system(self.attempt), sampler.sample())
+            if lock_holder(self.paths.trainer_lock) is None:
+                self._beat(RunState.STARTING, "the trainer is loading")
+        if self._on_tick is not None:
+            self._on_tick()
+
+    def _forward(self, pid: int, number: int, now: float) -> None:
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1 and number == signal.SIGINT:
+            self._climb.ask("a second interrupt", {"force": True}, now)
+            return
+        self._climb.asked_by = self._climb.asked_by or signal.Signals(number).name
+        self._send(pid, signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number))
+
+    def _send(self, pid: int, number: signal.Signals) -> None:
+        # The trainer is our child and not reaped: the number is its own. Workers end with it, or by SIGKILL.
+        with suppress(ProcessLookupError, PermissionError):
+            if number is signal.SIGKILL:
+                os.killpg(pid, number)
+            else:
+                os.kill(pid, number)
+            self._audit.write("signal", signal=number.name, asked_by=self._climb.asked_by)
+
+    def _watch_requests(self) -> None:
+        now = time.monotonic()
+        waiting, answered = self._inbox.pending(), self._inbox.answered()
+        for request in waiting:
+            if request.verb is Verb.STOP and request.id not in self._stops:
+                self._stops[request.id] = False
+                self._climb.ask(request.author, request.args, now)
+        for answer in answered:
+            if answer.verb != Verb.STOP or self._stops.get(answer.id):
+                continue
+            if answer.ok and answer.id not in self._stops:  # taken on before we looked
+                self._climb.ask(answer.author, answer.args, now)
+            self._stops[answer.id] = True
+            if answer.ok:
+                self._climb.accepted(now)
+            elif answer.args.get("force") is not True:
+                self._climb.cancel()
+        self._audit.requests(waiting, answered)
+
+    def _refuse_waiting(self, why: str) -> None:
+        waiting = self._inbox.pending()
+        for request in waiting:
+            self._inbox.answer(request, "refused", why)
+        self._audit.requests(waiting, self._inbox.answered())
+
+    def _refuse_living_trainer(self) -> None:
+        holder = lock_holder(self.paths.trainer_lock)
+        remedy = "it goes on without a supervisor; stop it with patchcore runs stop, or wait for it"
+        if holder is not None:
+            raise LockedError(f"trainer {holder} works on the run", path=self.paths.root, remedy=remedy)
+        previous = self.paths.newest_attempt()
+        if previous is None or self.paths.exit(previous).exists():
+            return
+        start = read_object(self.paths.start(previous)) or {}
+        status = read_object(self.paths.status) or {}
+        if start.get("boot_id") in (None, boot_id()) or status.get("state") in FINAL_WORDS:
+            return
+        # It was started on another host, whose locks may not be seen here. A heart that beats is seen.
+        deadline = time.monotonic() + 3 * HEARTBEAT_S
+        while time.monotonic() < deadline:
+            time.sleep(_TICK_S)
+            if (read_object(self.paths.status) or status).get("hb_seq") != status.get("hb_seq"):
+                what = f"a trainer on {start.get('host')} works on the run"
+                raise LockedError(what, path=self.paths.root, remedy=remedy)
+
+    def _memory_ran_out(self) -> bool:
+        before, after = self._oom_counts[0], oom_kill_counts()
+        # The machine's count also rises for others' processes: it is asked only where the cgroup has none.
+        key = "cgroup" if "cgroup" in after else "machine"
+        return after.get(key, 0) > before.get(key, after.get(key, 0))
+
+    def _start_record(self) -> dict[str, Any]:
+        try:
+            patchcore_version = version("patchcore")
+        except PackageNotFoundError:
+            patchcore_version = "unknown"
+        return {
+            "schema_version": 1,
+            "attempt": self.attempt,
+            "t": time.time(),
+            "host": socket.gethostname(),
+            "boot_id": boot_id(),
+            "supervisor": {"pid": os.getpid(), "started": process_start(os.getpid())},
+            "trainer": None,
+            "resumed_from_step": None,
+            "threads": None,
+            "overrides": self._overrides,
+            "versions": {"python": sys.version.split()[0], "patchcore": patchcore_version},
+        }
+
+    def _beat(self, state: RunState, reason: str | None) -> None:
+        previous = read_object(self.paths.status) or {}
+        carried = {key: previous.get(key) for key in _CARRIED}
+        told = {"state": state.value, "reason": reason, "since": time.time(), "idle_s": 0.0}
+        self._status.write(carried | told | {"pid": os.getpid()})
+
+    def _write_exit(self, record: dict[str, Any]) -> None:
+        for _ in range(_EXIT_RECORD_RETRIES):
+            try:
+                write_json_atomic(self.paths.exit(self.attempt), record)
+            except OSError as error:  # a full disk: the record is worth waiting for
+                print(f"patchcore: exit record not written: {error}", file=sys.stderr)
+                time.sleep(1.0)
+            else:
+                break
+        self._audit.write("exit", state=record["state"], code=record["code"], signal=record["signal"])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run as a process of its own. Its first line of output tells the starter, as JSON, what came of it."""
+    parser = argparse.ArgumentParser(prog="python -m patchcore.runs.supervisor", description=__doc__)
+    parser.add_argument("run")
+    parser.add_argument("attempt", type=int)
+    parser.add_argument("--overrides", type=json.loads, default={})
+    arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    supervisor = Supervisor(arguments.run, arguments.attempt, overrides=arguments.overrides)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: supervisor.notice(received))
+    try:
+        supervisor.take()
+    except (PatchcoreError, OSError) as error:
+        locked = isinstance(error, LockedError)
+        print(json.dumps({"error": str(error), "locked": locked}), flush=True)
+        return 1
+    print(json.dumps({"attempt": arguments.attempt, "pid": os.getpid()}), flush=True)
+    # From here on nobody may be there to read: what this process has to say goes where the trainer prints.
+    with supervisor.paths.stdout(arguments.attempt).open("ab") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    supervisor.supervise()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
