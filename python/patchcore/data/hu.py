@@ -114,6 +114,8 @@ def dilate_mm(
     from scipy.ndimage import distance_transform_edt
 
     margin = [math.floor(radius_mm / step) + 1 for step in spacing]
+    # A voxel at exactly the radius is in, whatever the last bit of its distance.
+    reach = radius_mm * (1 + 1e-9)
     dilated = np.zeros(mask.shape, dtype=np.bool_)
     for box in boxes:
         around = tuple(
@@ -122,5 +124,5 @@ def dilate_mm(
         )
         inner = mask[around]
         if inner.any():
-            dilated[around] |= distance_transform_edt(~inner, sampling=spacing) <= radius_mm
+            dilated[around] |= distance_transform_edt(~inner, sampling=spacing) <= reach
     return dilated

@@ -133,8 +133,8 @@ def _print_lesions(console: Console, fingerprint: Fingerprint) -> None:
     shown = sorted(fingerprint.labels, key=lambda item: (item.label != fingerprint.lesion_label, item.label))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("Label")
-    for heading in ("Lesions", "Cases", "Mean", "Median", "Geo. mean", "Largest", "At border"):
-        table.add_column(heading, justify="right")
+    for heading in ("Lesions", "Cases", "Mean", "Median", "Geo.mean", "Largest", "At border"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for item in shown[:_LISTED]:
         table.add_row(*_label_row(item))
     console.print(table)
@@ -171,7 +171,9 @@ def _label_row(item: LabelFingerprint) -> list[Text]:
 
 
 def _volume(mm3: float) -> str:
-    return f"{mm3 / 1000:.3g} mL" if mm3 >= 1000 else f"{mm3:.3g} mm³"
+    if mm3 < 1000:
+        return f"{mm3:.3g} mm³"
+    return f"{mm3 / 1000:.3g} mL" if mm3 < 1e6 else f"{mm3 / 1000:.0f} mL"
 
 
 def _print_quarantined(console: Console, quarantined: Sequence[CaseRecord]) -> None:
