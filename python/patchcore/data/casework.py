@@ -121,9 +121,8 @@ def measure_image(measures: CaseMeasures, lesion_label: int) -> CaseMeasures:
     record = measures.record
     assert record.image is not None
     try:
-        header = read_header(record.image)
         image = read_image(record.image)
-        check_ct(image.array, case_id=record.case_id, stored_dtype=header.dtype)
+        check_ct(image.array, case_id=record.case_id, stored_dtype=image.stored_dtype)
         rows = [row for row, label in enumerate(measures.lesions["label"]) if label == lesion_label]
         boxes = []
         for row in rows:

@@ -59,11 +59,15 @@ class VolumeHeader:
 
 @dataclass(frozen=True)
 class CtImage:
-    """A CT in HU: array (i, j, k), int16 or float32; affine voxel → world mm (RAS+); spacing in mm."""
+    """A CT in HU: array (i, j, k), int16 or float32; affine voxel → world mm (RAS+); spacing in mm.
+
+    `stored_dtype` is the type of the voxels in the file.
+    """
 
     array: npt.NDArray[Any]
     affine: Affine
     spacing: Triple
+    stored_dtype: np.dtype[Any]
 
 
 @dataclass(frozen=True)
@@ -214,13 +218,13 @@ def read_image(path: PathLike) -> CtImage:
     stored = _read_voxels(header)
     plain = header.slope == 1.0 and header.intercept == 0.0
     if plain and stored.dtype == np.int16:
-        return CtImage(stored, header.affine, header.spacing)
+        return CtImage(stored, header.affine, header.spacing, header.dtype)
     array = stored.astype(np.float32, copy=False)
     if not plain:
         # In place on an array of our own: astype copied, unless the file itself held float32.
         array *= np.float32(header.slope)
         array += np.float32(header.intercept)
-    return CtImage(array, header.affine, header.spacing)
+    return CtImage(array, header.affine, header.spacing, header.dtype)
 
 
 def read_label(path: PathLike) -> LabelMap:
