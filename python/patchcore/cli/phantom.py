@@ -9,10 +9,10 @@ import typer
 
 from patchcore.cli.values import int_triple, triple
 
-__all__ = ["command"]
+__all__ = ["phantom"]
 
 
-def command(
+def phantom(
     out: Annotated[Path, typer.Argument(help="folder to make; new or empty")],
     cases: Annotated[int, typer.Option(help="number of cases, each of its own patient")] = 12,
     seed: Annotated[int, typer.Option(help="the same seed gives the same bytes")] = 0,

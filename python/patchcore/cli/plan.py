@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from patchcore.config.plan import Plan
     from patchcore.study import Study
 
-__all__ = ["command"]
+__all__ = ["plan"]
 
 
-def command(
+def plan(
     study: Annotated[Path, typer.Argument(help="study that patchcore analyze has measured")],
     spacing: Annotated[
         str | None, typer.Option(help="training spacing a,b,c in mm, RAS+ axes; default: the cases' median")
@@ -41,7 +41,7 @@ def command(
     from patchcore.study import Study
 
     opened = Study(study)
-    plan = plan_patch_size(
+    made = plan_patch_size(
         opened,
         spacing=None if spacing is None else triple(spacing, "--spacing"),
         candidates=int_list(candidates, "--candidates"),
@@ -51,11 +51,11 @@ def command(
         lesion_label=lesion_label,
         seed=seed,
     )
-    figure = _figure(opened, plan)
+    figure = _figure(opened, made)
     if as_json:
-        typer.echo(plan.model_dump_json(indent=2))
+        typer.echo(made.model_dump_json(indent=2))
         return
-    typer.echo(plan_summary(plan))
+    typer.echo(plan_summary(made))
     typer.echo(f"\nWritten: {opened.plan_path}")
     typer.echo(f"         {figure}" if figure else "No figure: it needs pip install 'patchcore[figures]'")
 

@@ -89,10 +89,10 @@ def draw_abdomen(
     cavity = inside(body + fat_mm + wall_mm)
     paint(cavity, -95.0 + 12.0 * smooth_field(shape, spacing, 6.0, rng))
 
-    # Bowel, in front and to the left, as bright as lesions: HU alone must not do outside the liver either.
+    # Bowel, in front and to the left, nearly as bright as lesions: outside the liver HU alone must not do.
     bowel = smooth_field(shape, spacing, 9.0, rng)
     region = inside(ellipsoid((-0.3, 0.1, -0.35), (0.42, 0.42, 0.7)))
-    paint(cavity * region * inside((0.2 - bowel) * 12.0), 35.0 + 10.0 * bowel)
+    paint(cavity * region * inside((0.2 - bowel) * 12.0), 28.0 + 10.0 * bowel)
     paint(
         cavity * inside(ellipsoid((-0.6, -0.2, 0.35), (0.17, 0.24, 0.4), wobble)), float(rng.normal(115, 6))
     )

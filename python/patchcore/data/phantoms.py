@@ -62,9 +62,9 @@ class PhantomSpec:
     volume_sigma: float = 0.8
     volume_range_mm3: tuple[float, float] = (1000.0, 40_000.0)
     liver_hu: tuple[float, float] = (105.0, 6.0)
-    contrast_hu: tuple[float, float] = (-48.0, 6.0)
+    contrast_hu: tuple[float, float] = (-52.0, 5.0)
     texture_hu: float = 3.0
-    noise_hu: float = 21.0
+    noise_hu: float = 20.0
     cysts: int = 1
     orientations: tuple[str, ...] = ("RAS", "LPS")
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["plan_from_samples", "plan_patch_size"]
 
+_AIR_HU, _BONE_HU = -900.0, 1000.0
+
 
 def plan_patch_size(
     source: Study | PathLike,
@@ -225,6 +227,12 @@ def plan_from_samples(
     if left_out:
         listed = ", ".join(map(str, left_out))
         warnings += (f"left out of the candidates because they do not divide the fixed window: {listed}",)
+    low, high = hu_range_of(hu_range, hu_percentiles)
+    if hu_range is None and low <= _AIR_HU and high >= _BONE_HU:
+        warnings += (
+            f"the measured HU range, {low:g} to {high:g}, reaches from air to bone and leaves soft tissue "
+            "little contrast: consider a preset, e.g. --hu-range soft-tissue",
+        )
     target = TargetPlan(
         lesion_label=lesion_label,
         label_name=name,
@@ -233,7 +241,7 @@ def plan_from_samples(
         patch_size=outcome.patch_size,
         spacing=spacing,
         window_size=window,
-        hu_range=hu_range_of(hu_range, hu_percentiles),
+        hu_range=(low, high),
         connectivity=connectivity,
         min_volume_mm3=min_volume_mm3,
         lesion_count=len(cohort),
