@@ -100,6 +100,7 @@ def lesion_volumes_figure(
             ha="right" if left else "left",
             va="top",
             fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
         )
     axes.set_ylim(0, top)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

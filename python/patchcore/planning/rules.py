@@ -38,7 +38,7 @@ def average_volume(rule: Rule, volumes: Float64Array) -> float:
         ValueError: The rule is ``extent``.
 
     Example:
-        >>> average_volume(Rule.GEOMETRIC_MEAN, np.array([1.0, 100.0]))
+        >>> round(average_volume(Rule.GEOMETRIC_MEAN, np.array([1.0, 100.0])), 9)
         10.0
     """
     match rule:
