@@ -1,0 +1,81 @@
+"""patchcore: measure every lesion, choose the ViT patch size that fits, train a UNETR of that size.
+
+Names are imported when first used; ``import patchcore`` itself loads neither torch, monai nor textual.
+
+Example:
+    >>> import numpy as np
+    >>> import patchcore as pc
+    >>> mask = np.zeros((32, 32, 32), bool)
+    >>> mask[4:8, 4:8, 4:8] = True
+    >>> pc.measure_lesions(mask, spacing=(1, 1, 2)).volume_mm3.tolist()
+    [128.0]
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from patchcore.data import analyze as analyze
+    from patchcore.engine import evaluate as evaluate
+    from patchcore.engine import predict as predict
+    from patchcore.engine import train as train
+    from patchcore.planning import plan_patch_size as plan_patch_size
+    from patchcore.study import Study as Study
+    from patchcore.volumetry import Lesions as Lesions
+    from patchcore.volumetry import label_components as label_components
+    from patchcore.volumetry import measure_lesions as measure_lesions
+    from patchcore.windows import WindowSampler as WindowSampler
+    from patchcore.windows import extract_windows as extract_windows
+    from patchcore.windows import window_grid as window_grid
+
+__version__: str
+
+_HOMES = {
+    "Lesions": "patchcore.volumetry",
+    "Study": "patchcore.study",
+    "WindowSampler": "patchcore.windows",
+    "analyze": "patchcore.data",
+    "evaluate": "patchcore.engine",
+    "extract_windows": "patchcore.windows",
+    "label_components": "patchcore.volumetry",
+    "measure_lesions": "patchcore.volumetry",
+    "plan_patch_size": "patchcore.planning",
+    "predict": "patchcore.engine",
+    "train": "patchcore.engine",
+    "window_grid": "patchcore.windows",
+}
+
+__all__ = [
+    "Lesions",
+    "Study",
+    "WindowSampler",
+    "__version__",
+    "analyze",
+    "evaluate",
+    "extract_windows",
+    "label_components",
+    "measure_lesions",
+    "plan_patch_size",
+    "predict",
+    "train",
+    "window_grid",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from patchcore._core import __version__
+
+        return __version__
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'patchcore' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,103 @@
+"""The compiled core. Private: use the façades, which validate and document."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+__version__: str
+
+# --- measuring ---------------------------------------------------------------------------------------------------------
+
+def measure_array(
+    array: npt.NDArray[Any],
+    affine: list[list[float]],
+    *,
+    labels: list[int] | None,
+    connectivity: int,
+    min_volume_mm3: float,
+    axial_axis: int | None,
+    threads: int | None,
+) -> dict[str, Any]: ...
+def measure_file(
+    path: Path,
+    *,
+    labels: list[int] | None,
+    connectivity: int,
+    min_volume_mm3: float,
+    affine: list[list[float]] | None,
+) -> tuple[dict[str, Any], dict[str, Any]]: ...
+def read_nifti_header(path: Path) -> dict[str, Any]: ...
+def label_components(
+    array: npt.NDArray[Any], *, labels: list[int] | None, connectivity: int, threads: int | None
+) -> tuple[npt.NDArray[Any], int]: ...
+def component_spans(
+    array: npt.NDArray[Any], *, labels: list[int] | None, connectivity: int
+) -> dict[str, Any]: ...
+
+# --- windows, blending, sampling ---------------------------------------------------------------------------------------
+
+def extract_windows(
+    volumes: Sequence[npt.NDArray[Any]],
+    corners: npt.NDArray[np.int64],
+    window_size: tuple[int, int, int],
+    out: npt.NDArray[np.float32],
+    *,
+    hu_range: tuple[float, float] | None,
+    padding: float,
+    labels: Sequence[npt.NDArray[Any]] | None,
+    label_corners: npt.NDArray[np.int64] | None,
+    label_out: npt.NDArray[np.uint8] | None,
+    threads: int | None,
+) -> None: ...
+def window_grid(
+    shape: tuple[int, int, int],
+    window_size: tuple[int, int, int],
+    overlap: tuple[float, float, float],
+) -> npt.NDArray[np.int64]: ...
+def gaussian_importance(
+    window_size: tuple[int, int, int], sigma: tuple[float, float, float]
+) -> npt.NDArray[np.float32]: ...
+def blend_windows(
+    total: npt.NDArray[np.float32],
+    weight: npt.NDArray[np.float32],
+    corners: npt.NDArray[np.int64],
+    predictions: npt.NDArray[np.float32],
+    importance: npt.NDArray[np.float32],
+    *,
+    channels: int,
+    shape: tuple[int, int, int],
+    window_size: tuple[int, int, int],
+    threads: int | None,
+) -> None: ...
+def finish_blend(
+    total: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], *, threads: int | None
+) -> None: ...
+def uniforms(
+    seed: int, step: int, positions: npt.NDArray[np.uint32], purpose: int, count: int
+) -> npt.NDArray[np.float64]: ...
+@final
+class WindowSampler:
+    def __new__(
+        cls,
+        cases: Sequence[
+            tuple[
+                tuple[int, int, int],
+                npt.NDArray[np.int32],
+                npt.NDArray[np.int32],
+                npt.NDArray[np.int32],
+                int,
+                int,
+            ]
+        ],
+        window_size: tuple[int, int, int],
+        *,
+        seed: int,
+        lesion_share: float,
+        alpha: float,
+    ) -> WindowSampler: ...
+    def draw(
+        self, step: int, positions: npt.NDArray[np.uint32]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...

@@ -1,0 +1,198 @@
+"""The plan: what was decided from a fingerprint. JSON, meant to be edited, validated on every read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from patchcore.errors import PlanError, SchemaVersionError
+from patchcore.types import IntTriple, PathLike, Rule, Triple
+
+__all__ = ["PLAN_SCHEMA", "CandidatePlan", "IdealEdge", "Plan", "RuleOutcome", "TargetPlan", "read_plan"]
+
+PLAN_SCHEMA = 1
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class IdealEdge(_Model):
+    """p*, the edge in voxels of the cube that has the rule's volume, at one spacing."""
+
+    spacing: Triple | None = Field(description="mm per voxel, canonical axes; null: each case's own spacing")
+    edge: tuple[float, float, float] = Field(description="ideal edge per axis, voxels; equal but for rule extent")
+    interval: tuple[float, float] | None = Field(
+        default=None, description="2.5 and 97.5 percentile of the edge, bootstrap over patients"
+    )
+
+
+class RuleOutcome(_Model):
+    """What one rule makes of the same lesions."""
+
+    rule: Rule
+    volume_mm3: float | None
+    edge: tuple[float, float, float]
+    patch_size: IntTriple
+
+
+class CandidatePlan(_Model):
+    """One candidate patch size with what it costs."""
+
+    patch_size: IntTriple
+    volume_mm3: float = Field(description="volume of one patch at the training spacing")
+    tokens: int = Field(description="patches in one window")
+    attention_gflop: float = Field(description="self-attention of one forward pass, whole encoder, 1e9 FLOP")
+    attention_share: float = Field(description="share of self-attention in the encoder's FLOP")
+    smaller_lesions_share: float = Field(description="share of lesions smaller than one patch")
+    chosen: bool
+
+
+class TargetPlan(_Model):
+    """The plan for one lesion label. All axes are closest-canonical (RAS+)."""
+
+    lesion_label: int
+    label_name: str
+    classes: tuple[int, ...] = Field(min_length=1, description="labels the network learns, in channel order from 1")
+    rule: Rule
+    patch_size: IntTriple
+    spacing: Triple = Field(description="training spacing, mm per voxel")
+    window_size: IntTriple
+    hu_range: tuple[float, float]
+    connectivity: Literal[6, 18, 26]
+    min_volume_mm3: float = Field(ge=0)
+    lesion_count: int
+    patient_count: int
+    mean_volume_mm3: float
+    median_volume_mm3: float
+    ideal_edges: tuple[IdealEdge, ...] = Field(description="at the training spacing, at 1 mm, at each case's own")
+    candidates: tuple[CandidatePlan, ...]
+    rules: tuple[RuleOutcome, ...]
+    padding_share: float = Field(ge=0, le=1, description="share of an average window that is padding")
+    reason: str
+    warnings: tuple[str, ...] = ()
+
+    @field_validator("patch_size", "window_size")
+    @classmethod
+    def _sizes_are_positive(cls, value: IntTriple) -> IntTriple:
+        if min(value) < 1:
+            raise ValueError(f"{value} has an axis below 1")
+        return value
+
+    @field_validator("spacing")
+    @classmethod
+    def _spacing_is_positive(cls, value: Triple) -> Triple:
+        if not all(0 < s < 1000 for s in value):
+            raise ValueError(f"{value} is no spacing: each axis must lie between 0 and 1000 mm")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TargetPlan:
+        for axis, (window, patch) in enumerate(zip(self.window_size, self.patch_size, strict=True)):
+            if window % patch:
+                legal = [p for p in range(2, min(window, 64) + 1) if window % p == 0]
+                raise ValueError(
+                    f"patch_size {patch} does not divide window_size {window} along axis {axis}; "
+                    f"legal there: {', '.join(map(str, legal))}"
+                )
+        low, high = self.hu_range
+        if not low < high:
+            raise ValueError(f"hu_range {self.hu_range} must rise")
+        if self.lesion_label not in self.classes:
+            raise ValueError(f"classes {self.classes} must contain the lesion label {self.lesion_label}")
+        if 0 in self.classes or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes {self.classes} must be distinct and non-zero")
+        return self
+
+    @property
+    def ideal_edge(self) -> float:
+        """p* at the training spacing, in voxels (geometric mean over the axes)."""
+        a, b, c = self.ideal_edges[0].edge
+        return float((a * b * c) ** (1 / 3))
+
+
+class Plan(_Model):
+    """``plan.json``: one target for each lesion label. The first target's fields are offered directly."""
+
+    schema_version: Literal[1] = 1
+    fingerprint_hash: str
+    targets: tuple[TargetPlan, ...] = Field(min_length=1)
+
+    @property
+    def target(self) -> TargetPlan:
+        """The first target."""
+        return self.targets[0]
+
+    @property
+    def patch_size(self) -> IntTriple:
+        """Patch edge per canonical axis, voxels."""
+        return self.target.patch_size
+
+    @property
+    def window_size(self) -> IntTriple:
+        """Window edge per canonical axis, voxels."""
+        return self.target.window_size
+
+    @property
+    def spacing(self) -> Triple:
+        """Training spacing per canonical axis, mm."""
+        return self.target.spacing
+
+    @property
+    def hu_range(self) -> tuple[float, float]:
+        """Intensity clip, HU."""
+        return self.target.hu_range
+
+    @property
+    def reason(self) -> str:
+        """Why this patch size, in plain language."""
+        return self.target.reason
+
+
+def read_plan(path: PathLike) -> Plan:
+    """Read and validate a ``plan.json``.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The validated plan.
+
+    Raises:
+        PlanError: An unknown key, an impossible value, or no JSON at all.
+        SchemaVersionError: The file is from a newer patchcore.
+        FileNotFoundError: There is no such file.
+    """
+    path = Path(path)
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PlanError(f"not JSON ({error})", path=path, remedy="write it anew with patchcore plan") from None
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > PLAN_SCHEMA:
+        raise SchemaVersionError(
+            f"plan has schema version {version}, this patchcore reads up to {PLAN_SCHEMA}",
+            path=path,
+            remedy="update patchcore",
+        )
+    try:
+        return Plan.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise PlanError(
+            explain(error), path=path, remedy="correct the file, or write it anew with patchcore plan"
+        ) from None
+
+
+def explain(error: ValidationError) -> str:
+    """Turn pydantic's findings into one line a person can act on."""
+    parts = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(p) for p in item["loc"])
+        what = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
+        parts.append(f"{where}: {what}" if where else what)
+    return "; ".join(parts)

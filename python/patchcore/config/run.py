@@ -1,0 +1,198 @@
+"""The configuration of a run: typed, documented, TOML in, resolved JSON out. Unknown keys are refused."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from patchcore.config.plan import explain
+from patchcore.errors import ConfigError
+from patchcore.types import PathLike
+
+__all__ = [
+    "MODEL_PRESETS",
+    "ModelConfig",
+    "OptimConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "TrainConfig",
+    "ValidationConfig",
+    "config_keys",
+    "resolve_config",
+]
+
+MODEL_PRESETS: dict[str, dict[str, int]] = {
+    "tiny": {"hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "feature_size": 4},
+    "small": {"hidden_size": 192, "mlp_dim": 768, "num_heads": 6, "feature_size": 16},
+    "base": {"hidden_size": 768, "mlp_dim": 3072, "num_heads": 12, "feature_size": 16},
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Section):
+    """The network. Patch and window size come from the plan."""
+
+    preset: Literal["tiny", "small", "base"] = Field(
+        default="base", description="sizes to start from; base is UNETR as published"
+    )
+    hidden_size: int = Field(default=768, ge=8, description="width of a token")
+    mlp_dim: int = Field(default=3072, ge=8, description="hidden width of a transformer MLP")
+    num_heads: int = Field(default=12, ge=1, description="attention heads; divides hidden_size")
+    feature_size: int = Field(default=16, ge=1, description="channels at full resolution")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout in the transformer")
+
+
+class OptimConfig(_Section):
+    """AdamW with linear warm-up and cosine decay."""
+
+    lr: float = Field(default=4e-4, gt=0, description="peak learning rate")
+    min_lr_share: float = Field(default=0.01, ge=0, le=1, description="last learning rate as a share of lr")
+    weight_decay: float = Field(default=1e-2, ge=0, description="decoupled weight decay of matrices and kernels")
+    warmup_steps: int = Field(default=50, ge=0, description="steps of linear warm-up")
+    clip_norm: float = Field(default=1.0, gt=0, description="gradient norm is clipped to this")
+
+
+class SamplingConfig(_Section):
+    """How training windows are drawn; see :mod:`patchcore.windows`."""
+
+    lesion_share: float = Field(default=0.5, ge=0, le=1, description="share of windows drawn around a lesion voxel")
+    alpha: float = Field(default=0.5, ge=0, description="a case is drawn in proportion to lesions**alpha")
+    flips: bool = Field(default=True, description="mirror windows at random along each axis")
+    hu_shift: float = Field(default=0.05, ge=0, description="random offset, ± share of hu_range")
+    hu_scale: float = Field(default=0.1, ge=0, lt=1, description="random contrast, 1 ± this")
+
+
+class ValidationConfig(_Section):
+    """Whole volumes of the validation fold by sliding window."""
+
+    every_epochs: int = Field(default=1, ge=1, description="validate after this many epochs")
+    overlap: float = Field(default=0.5, ge=0, lt=1, description="overlap of neighbouring windows")
+    max_cases: int = Field(
+        default=0, ge=0, description="validate a fixed subset of this many cases, all at the end; 0: always all"
+    )
+
+
+class TrainConfig(_Section):
+    """Length, batch, folds and precision."""
+
+    steps: int = Field(default=20_000, ge=1, description="optimiser steps")
+    steps_per_epoch: int = Field(default=0, ge=0, description="0: as many as show each case once, at least 50")
+    max_minutes: float = Field(default=0, ge=0, description="end after this many minutes of training; 0: no limit")
+    batch_size: int = Field(default=2, ge=1, description="windows a step")
+    folds: int = Field(default=5, ge=2, description="number of cross-validation folds, grouped by patient")
+    fold: int = Field(default=0, ge=0, description="the fold that validates")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 on CUDA, else fp32")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA where there is one")
+    threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: all cores")
+    checkpoint_minutes: float = Field(default=10, gt=0, description="longest time between checkpoints")
+    deterministic: bool = Field(default=True, description="repeatable kernels, so that a resume is exact")
+
+
+class RunConfig(_Section):
+    """Everything a training can be told."""
+
+    seed: int = Field(default=0, ge=0, description="the one seed")
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    validation: ValidationConfig = ValidationConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def config_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, tuple[Any, str]]:
+    """Return every dotted key with its default and description, in order.
+
+    Example:
+        >>> config_keys()["optim.lr"][0]
+        0.0004
+    """
+    keys: dict[str, tuple[Any, str]] = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys |= config_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            keys[prefix + name] = (field.default, field.description or "")
+    return keys
+
+
+def _parse_assignment(text: str) -> tuple[list[str], Any]:
+    key, sep, raw = text.partition("=")
+    if not sep or not key.strip():
+        raise ConfigError(f"{text!r} is no setting", remedy="write section.key=value, e.g. optim.lr=1e-4")
+    try:
+        value: Any = json.loads(raw)
+    except json.JSONDecodeError:
+        value = raw.strip()
+    return key.strip().split("."), value
+
+
+def resolve_config(
+    toml_path: PathLike | None = None, settings: Iterable[str] = (), base: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Resolve a run's configuration: defaults < base < TOML < settings.
+
+    Args:
+        toml_path: A TOML file with the sections of :class:`RunConfig`.
+        settings: ``section.key=value`` strings, as given on the command line.
+        base: A nested mapping to start from, e.g. the config of the run that is continued.
+
+    Returns:
+        The validated configuration. A model preset fills in the sizes that nothing else set.
+
+    Raises:
+        ConfigError: An unknown key or an impossible value; every finding is named.
+        FileNotFoundError: There is no such TOML file.
+
+    Example:
+        >>> resolve_config(settings=["model.preset=small", "train.steps=100"]).model.hidden_size
+        192
+    """
+    data: dict[str, Any] = json.loads(json.dumps(base)) if base else {}
+    if toml_path is not None:
+        path = Path(toml_path)
+        try:
+            loaded = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"not TOML ({error})", path=path) from None
+        for section, value in loaded.items():
+            if isinstance(value, dict) and isinstance(data.get(section), dict):
+                _overlay(data, section, value)
+            else:
+                data[section] = value
+    for text in settings:
+        keys, value = _parse_assignment(text)
+        if len(keys) == 1:
+            data[keys[0]] = value
+        elif len(keys) == 2 and isinstance(data.setdefault(keys[0], {}), dict):
+            _overlay(data, keys[0], {keys[1]: value})
+        else:
+            raise ConfigError(f"{text!r}: unknown key", remedy="patchcore train --list-settings shows them all")
+    model = data.get("model")
+    if isinstance(model, dict) and isinstance(model.get("preset"), str):
+        data["model"] = MODEL_PRESETS.get(model["preset"], {}) | model
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(explain(error), remedy="patchcore train --list-settings shows every key") from None
+    if config.model.hidden_size % config.model.num_heads:
+        raise ConfigError(
+            f"model.num_heads {config.model.num_heads} does not divide model.hidden_size {config.model.hidden_size}"
+        )
+    if config.train.fold >= config.train.folds:
+        raise ConfigError(f"train.fold {config.train.fold} must be below train.folds {config.train.folds}")
+    return config
+
+
+def _overlay(data: dict[str, Any], section: str, values: dict[str, Any]) -> None:
+    """Lay values over a section; a new model preset takes back the sizes that an older one filled in."""
+    if section == "model" and "preset" in values:
+        data[section] = {k: v for k, v in data[section].items() if k not in MODEL_PRESETS["base"]}
+    data[section] = data[section] | values

@@ -1,0 +1,101 @@
+"""Writing files whole or not at all, and reading JSON with a schema version."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from patchcore.errors import DataError, SchemaVersionError
+from patchcore.types import PathLike
+
+__all__ = ["finite", "read_json", "replace_atomically", "write_atomic", "write_json_atomic"]
+
+
+@contextmanager
+def replace_atomically(path: PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and takes the place of `path`.
+
+    Any failure, a full disk or Ctrl-C included, removes the temporary file and leaves what was there before.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> with replace_atomically(target) as temporary:
+        ...     _ = temporary.write_text("whole")
+        >>> target.read_text()
+        'whole'
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    # The rename is durable only once the folder is; some network file systems refuse to sync one.
+    with suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_atomic(path: PathLike, data: bytes | str) -> None:
+    """Write a file whole or not at all. Text is UTF-8.
+
+    Raises:
+        OSError: The folder is missing, not writable or full; what was at `path` is untouched.
+    """
+    with replace_atomically(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def finite(value: Any) -> Any:
+    """Return `value` with every NaN and infinity, at any depth, replaced by None: JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def write_json_atomic(path: PathLike, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all; NaN and infinity become null."""
+    write_atomic(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: PathLike, *, schema: int | None = None) -> Any:
+    """Read JSON; with `schema`, refuse an object whose ``schema_version`` is newer.
+
+    Raises:
+        DataError: The file is no JSON.
+        SchemaVersionError: A newer patchcore wrote it.
+        FileNotFoundError: There is no such file.
+    """
+    path = Path(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"not JSON ({error})", path=path) from None
+    if schema is not None:
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if not isinstance(version, int):
+            raise DataError("has no schema_version", path=path, remedy="it was not written by patchcore")
+        if version > schema:
+            raise SchemaVersionError(
+                f"schema version {version}, this patchcore reads up to {schema}", path=path, remedy="update patchcore"
+            )
+    return value

@@ -1,0 +1,53 @@
+"""Types that every room shares. Axis order is array order (i, j, k) throughout; lengths are in mm."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Affine",
+    "BoolArray",
+    "ExitCode",
+    "Float32Array",
+    "Float64Array",
+    "Int64Array",
+    "IntTriple",
+    "PathLike",
+    "Rule",
+    "Triple",
+]
+
+PathLike: TypeAlias = str | os.PathLike[str]
+Triple: TypeAlias = tuple[float, float, float]
+IntTriple: TypeAlias = tuple[int, int, int]
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+Float32Array: TypeAlias = npt.NDArray[np.float32]
+Int64Array: TypeAlias = npt.NDArray[np.int64]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+Affine: TypeAlias = npt.NDArray[np.float64]
+AnyArray: TypeAlias = npt.NDArray[Any]
+
+
+class Rule(StrEnum):
+    """How one number is made of all lesions; see :mod:`patchcore.planning`."""
+
+    MEAN_VOLUME = "mean-volume"
+    MEDIAN = "median"
+    GEOMETRIC_MEAN = "geometric-mean"
+    EXTENT = "extent"
+
+
+class ExitCode:
+    """Exit codes of every command."""
+
+    DONE = 0
+    ERROR = 1
+    USAGE = 2
+    QUARANTINED = 3
+    STOPPED = 75
+    INTERRUPTED = 130

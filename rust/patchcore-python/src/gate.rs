@@ -1,0 +1,94 @@
+//! The one gate between Python and the core: releases the GIL, catches panics, hears Ctrl-C, maps errors.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use patchcore::Error;
+use patchcore::pool::Interrupt;
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
+use pyo3::prelude::*;
+
+pyo3::import_exception!(patchcore.errors, CorruptFileError);
+pyo3::import_exception!(patchcore.errors, DataError);
+pyo3::import_exception!(patchcore.errors, HeaderError);
+pyo3::import_exception!(patchcore.errors, NonIntegralLabelError);
+pyo3::import_exception!(patchcore.errors, UnsupportedDataError);
+pyo3::import_exception!(patchcore.errors, WindowError);
+
+/// How often a long computation looks whether Ctrl-C was pressed.
+const SIGNAL_POLL: Duration = Duration::from_millis(50);
+
+/// The Python exception for an error of the core.
+pub(crate) fn to_python(error: Error) -> PyErr {
+    match error {
+        Error::Io(io) => io.into(),
+        Error::Header(message) => HeaderError::new_err(message),
+        Error::Corrupt(message) => CorruptFileError::new_err(message),
+        Error::Unsupported(message) => UnsupportedDataError::new_err(message),
+        Error::NonIntegralLabel(message) => NonIntegralLabelError::new_err(message),
+        Error::Window(message) => WindowError::new_err(message),
+        Error::Memory(message) => PyMemoryError::new_err(message),
+        other => DataError::new_err(other.to_string()),
+    }
+}
+
+fn panic_to_python(payload: &(dyn Any + Send)) -> PyErr {
+    let what = payload
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".into());
+    PyRuntimeError::new_err(format!("bug in patchcore's core: {what}; please report it with the input that caused it"))
+}
+
+/// Run short work (milliseconds) with the GIL released, on the calling thread.
+pub(crate) fn run<T: Send>(py: Python<'_>, work: impl FnOnce() -> patchcore::Result<T> + Send) -> PyResult<T> {
+    match py.detach(|| catch_unwind(AssertUnwindSafe(work))) {
+        Ok(result) => result.map_err(to_python),
+        Err(payload) => Err(panic_to_python(payload.as_ref())),
+    }
+}
+
+/// Run long work with the GIL released on a thread of its own, while this one listens for Ctrl-C.
+///
+/// On a signal whose handler raises, the work is asked to stop through its [`Interrupt`], waited for, and the
+/// handler's exception (`KeyboardInterrupt`) is raised.
+pub(crate) fn run_interruptible<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(&Interrupt) -> patchcore::Result<T> + Send,
+) -> PyResult<T> {
+    let interrupt = Interrupt::default();
+    let (outcome, signal) = py.detach(|| {
+        std::thread::scope(|scope| {
+            let (sender, receiver) = sync_channel(1);
+            let flag = &interrupt;
+            scope.spawn(move || {
+                let _ = sender.send(catch_unwind(AssertUnwindSafe(|| work(flag))));
+            });
+            let mut raised = None;
+            loop {
+                match receiver.recv_timeout(SIGNAL_POLL) {
+                    Ok(outcome) => break (Some(outcome), raised),
+                    Err(RecvTimeoutError::Disconnected) => break (None, raised),
+                    Err(RecvTimeoutError::Timeout) if raised.is_none() => {
+                        if let Err(error) = Python::attach(|py| py.check_signals()) {
+                            interrupt.raise();
+                            raised = Some(error);
+                        }
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+            }
+        })
+    });
+    if let Some(error) = signal {
+        return Err(error);
+    }
+    match outcome {
+        Some(Ok(result)) => result.map_err(to_python),
+        Some(Err(payload)) => Err(panic_to_python(payload.as_ref())),
+        None => Err(PyRuntimeError::new_err("a worker thread of patchcore's core ended without an answer")),
+    }
+}

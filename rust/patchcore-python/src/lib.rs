@@ -1,0 +1,14 @@
+//! `patchcore._core`: the thin Python binding. Parse, borrow, pass the gate, call the core.
+
+mod gate;
+mod measure;
+mod windows;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    measure::register(module)?;
+    windows::register(module)
+}

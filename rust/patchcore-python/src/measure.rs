@@ -1,0 +1,243 @@
+//! Lesion measuring for Python: arrays and NIfTI files in, columns out.
+
+use std::path::PathBuf;
+
+use numpy::{
+    Element, PyArray1, PyArray2, PyArray3, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods,
+};
+use patchcore::lesions::{Affine, measure};
+use patchcore::pool::Interrupt;
+use patchcore::{Components, Connectivity, Decoder, Geometry, Kind, LesionTable, Number, SpanTable, View, nifti};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::gate::{UnsupportedDataError, run, run_interruptible, to_python};
+
+/// Below this many voxels a thread that listens for Ctrl-C costs more than the work.
+const QUICK_VOXELS: usize = 1 << 20;
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(measure_array, module)?)?;
+    module.add_function(wrap_pyfunction!(measure_file, module)?)?;
+    module.add_function(wrap_pyfunction!(label_components, module)?)?;
+    module.add_function(wrap_pyfunction!(component_spans, module)?)?;
+    module.add_function(wrap_pyfunction!(read_nifti_header, module)?)
+}
+
+fn kind_of(array: &Bound<'_, PyUntypedArray>) -> PyResult<(Kind, bool)> {
+    let dtype = array.dtype();
+    let kind = match (dtype.kind(), dtype.itemsize()) {
+        (b'b', 1) => Kind::Bool,
+        (b'u', 1) => Kind::U8,
+        (b'i', 1) => Kind::I8,
+        (b'u', 2) => Kind::U16,
+        (b'i', 2) => Kind::I16,
+        (b'u', 4) => Kind::U32,
+        (b'i', 4) => Kind::I32,
+        (b'u', 8) => Kind::U64,
+        (b'i', 8) => Kind::I64,
+        (b'f', 4) => Kind::F32,
+        (b'f', 8) => Kind::F64,
+        _ => {
+            return Err(UnsupportedDataError::new_err(format!(
+                "a label map of dtype {dtype}; expected bool, an integer, float32 or float64 of integral values"
+            )));
+        }
+    };
+    let foreign = if cfg!(target_endian = "little") { b'>' } else { b'<' };
+    Ok((kind, dtype.byteorder() == foreign))
+}
+
+/// Borrow an array's memory. The array must stay alive, which the caller's reference sees to.
+pub(crate) fn view_of<'a>(array: &'a Bound<'_, PyUntypedArray>) -> PyResult<View<'a>> {
+    let (kind, swapped) = kind_of(array)?;
+    let (shape, strides) = (array.shape(), array.strides());
+    let (&[a, b, c], &[sa, sb, sc]) = (shape, strides) else {
+        return Err(UnsupportedDataError::new_err(format!(
+            "an array of shape {shape:?}; expected three axes (i, j, k)"
+        )));
+    };
+    // SAFETY: NumPy guarantees that shape and strides address readable memory while the array lives.
+    let view = unsafe {
+        let data = (*array.as_array_ptr()).fields.data.cast_const().cast();
+        View::from_raw(data, [a, b, c], [sa, sb, sc], kind, swapped)
+    };
+    view.map_err(to_python)
+}
+
+/// Find components with the GIL released, and hand them to `then` there.
+fn with_components<T: Send>(
+    py: Python<'_>,
+    array: &Bound<'_, PyUntypedArray>,
+    labels: Option<&[i64]>,
+    connectivity: u32,
+    threads: Option<usize>,
+    then: impl FnOnce(Components, &Interrupt) -> patchcore::Result<T> + Send,
+) -> PyResult<T> {
+    let view = view_of(array)?;
+    let connectivity = Connectivity::try_from(connectivity).map_err(to_python)?;
+    let decoder = Decoder::new(view.kind(), view.is_swapped(), labels);
+    let work = |interrupt: &Interrupt| {
+        then(Components::of_view(&view, &decoder, connectivity, threads, interrupt)?, interrupt)
+    };
+    if view.shape().iter().product::<usize>() <= QUICK_VOXELS {
+        run(py, || work(&Interrupt::default()))
+    } else {
+        run_interruptible(py, work)
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (array, affine, *, labels, connectivity, min_volume_mm3, axial_axis, threads))]
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
+fn measure_array<'py>(
+    py: Python<'py>,
+    array: &Bound<'py, PyUntypedArray>,
+    affine: Affine,
+    labels: Option<Vec<i64>>,
+    connectivity: u32,
+    min_volume_mm3: f64,
+    axial_axis: Option<usize>,
+    threads: Option<usize>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let mut geometry = Geometry::from_affine(affine);
+    if let Some(axis) = axial_axis {
+        geometry.axial_axis = axis;
+    }
+    let table = with_components(py, array, labels.as_deref(), connectivity, threads, |components, interrupt| {
+        measure(&components, &geometry, min_volume_mm3, threads, interrupt)
+    })?;
+    columns(py, &table)
+}
+
+#[pyfunction]
+#[pyo3(signature = (path, *, labels, connectivity, min_volume_mm3, affine))]
+#[allow(clippy::needless_pass_by_value)]
+fn measure_file<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    labels: Option<Vec<i64>>,
+    connectivity: u32,
+    min_volume_mm3: f64,
+    affine: Option<Affine>,
+) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
+    let connectivity = Connectivity::try_from(connectivity).map_err(to_python)?;
+    let (table, header) = run_interruptible(py, |interrupt| {
+        let (components, header) = nifti::components_of_file(&path, labels.as_deref(), connectivity, interrupt)?;
+        let geometry = affine.map_or_else(|| header.geometry(), Geometry::from_affine);
+        Ok((measure(&components, &geometry, min_volume_mm3, None, interrupt)?, header))
+    })?;
+    Ok((columns(py, &table)?, describe(py, &header)?))
+}
+
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value)]
+fn read_nifti_header(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
+    let header = run(py, || nifti::read_header(&path))?;
+    describe(py, &header)
+}
+
+fn describe<'py>(py: Python<'py>, header: &nifti::Header) -> PyResult<Bound<'py, PyDict>> {
+    let geometry = header.geometry();
+    let described = PyDict::new(py);
+    described.set_item("shape", header.shape)?;
+    described.set_item("affine", header.affine)?;
+    described.set_item("spacing", geometry.spacing())?;
+    described.set_item("axial_axis", geometry.axial_axis)?;
+    described.set_item("scaling", header.scaling)?;
+    described.set_item("data_bytes", header.data_bytes())?;
+    Ok(described)
+}
+
+fn columns<'py>(py: Python<'py>, table: &LesionTable) -> PyResult<Bound<'py, PyDict>> {
+    let lesions = &table.lesions;
+    let columns = PyDict::new(py);
+    macro_rules! column {
+        ($name:ident, $type:ty) => {
+            let values = lesions.iter().map(|lesion| lesion.$name as $type);
+            columns.set_item(stringify!($name), PyArray1::from_iter(py, values))?;
+        };
+    }
+    macro_rules! triples {
+        ($name:ident, $type:ty) => {
+            let values: Vec<$type> =
+                lesions.iter().flat_map(|lesion| lesion.$name).map(|value| value as $type).collect();
+            columns.set_item(stringify!($name), PyArray1::from_vec(py, values).reshape([lesions.len(), 3])?)?;
+        };
+    }
+    column!(label, i64);
+    column!(voxel_count, i64);
+    column!(volume_mm3, f64);
+    triples!(bbox_start, i64);
+    triples!(bbox_stop, i64);
+    triples!(centroid_voxel, f64);
+    triples!(centroid_mm, f64);
+    triples!(extent_mm, f64);
+    column!(equivalent_diameter_mm, f64);
+    column!(longest_axial_diameter_mm, f64);
+    column!(touches_border, bool);
+    columns.set_item("speck_count", table.speck_count)?;
+    columns.set_item("speck_voxel_count", table.speck_voxel_count)?;
+    Ok(columns)
+}
+
+#[pyfunction]
+#[pyo3(signature = (array, *, labels, connectivity, threads))]
+#[allow(clippy::needless_pass_by_value)]
+fn label_components<'py>(
+    py: Python<'py>,
+    array: &Bound<'py, PyUntypedArray>,
+    labels: Option<Vec<i64>>,
+    connectivity: u32,
+    threads: Option<usize>,
+) -> PyResult<(Bound<'py, PyAny>, usize)> {
+    let shape = view_of(array)?.shape();
+    let components = with_components(py, array, labels.as_deref(), connectivity, threads, |found, _| Ok(found))?;
+    let painted = match components.len() {
+        0..=0xFF => paint::<u8>(py, shape, &components, threads)?.into_any(),
+        0x100..=0xFFFF => paint::<u16>(py, shape, &components, threads)?.into_any(),
+        _ => paint::<u32>(py, shape, &components, threads)?.into_any(),
+    };
+    Ok((painted, components.len()))
+}
+
+/// Paint into a new array whose axes lie in memory as the input's do.
+fn paint<'py, N: Number + Element>(
+    py: Python<'py>,
+    shape: [usize; 3],
+    components: &Components,
+    threads: Option<usize>,
+) -> PyResult<Bound<'py, PyArray3<N>>> {
+    let order = components.order();
+    let out = PyArray3::<N>::zeros(py, order.map(|axis| shape[axis]), false);
+    // SAFETY: the array was made here; nobody else knows it yet.
+    let voxels = unsafe { out.as_slice_mut() }?;
+    run_interruptible(py, |interrupt| components.paint(voxels, threads, interrupt))?;
+    let mut axes = [0; 3];
+    for (position, &axis) in order.iter().enumerate() {
+        axes[axis] = position;
+    }
+    out.permute(Some(axes))
+}
+
+#[pyfunction]
+#[pyo3(signature = (array, *, labels, connectivity))]
+#[allow(clippy::needless_pass_by_value)]
+fn component_spans<'py>(
+    py: Python<'py>,
+    array: &Bound<'py, PyUntypedArray>,
+    labels: Option<Vec<i64>>,
+    connectivity: u32,
+) -> PyResult<Bound<'py, PyDict>> {
+    let table =
+        with_components(py, array, labels.as_deref(), connectivity, None, |components, _| SpanTable::new(&components))?;
+    let columns = PyDict::new(py);
+    let rows = table.length.len();
+    columns.set_item("lesion", PyArray1::from_vec(py, table.component))?;
+    let origin: Bound<'py, PyArray2<i32>> = PyArray1::from_vec(py, table.origin).reshape([rows, 3])?;
+    columns.set_item("origin", origin)?;
+    columns.set_item("length", PyArray1::from_vec(py, table.length))?;
+    columns.set_item("axis", table.axis)?;
+    columns.set_item("voxel_count", PyArray1::from_vec(py, table.voxel_count))?;
+    Ok(columns)
+}

@@ -1,0 +1,257 @@
+//! Components of a whole array: slabs found in parallel, joined across their seams.
+
+use rayon::prelude::*;
+
+use crate::decode::Decoder;
+use crate::pool::{self, Interrupt};
+use crate::slab::{Connectivity, Slab, Sums, WalkShape, touching_planes};
+use crate::view::View;
+use crate::{Error, Result};
+
+/// How an array is walked: array axes from slowest to fastest in memory, and the shape.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Walk {
+    pub(crate) order: [usize; 3],
+    /// Array shape.
+    pub(crate) shape: [usize; 3],
+}
+
+impl Walk {
+    pub(crate) fn walk_shape(&self) -> WalkShape {
+        self.order.map(|axis| self.shape[axis])
+    }
+
+    /// C-order strides, in voxels, of the walk axes.
+    pub(crate) fn strides(&self) -> [u64; 3] {
+        let [_, b, c] = self.shape.map(|n| n as u64);
+        self.order.map(|axis| [b * c, c, 1][axis])
+    }
+
+    /// From walk coordinates to array coordinates.
+    pub(crate) fn to_array<T: Copy + Default>(&self, walked: [T; 3]) -> [T; 3] {
+        let mut array = [T::default(); 3];
+        for (position, &axis) in self.order.iter().enumerate() {
+            array[axis] = walked[position];
+        }
+        array
+    }
+}
+
+/// All spans of an array with the component of each.
+#[derive(Debug)]
+pub struct Components {
+    pub(crate) walk: Walk,
+    pub(crate) slabs: Vec<Slab>,
+    /// Per slab and slab component: the number of the component, 0-based, by smallest C-order index.
+    pub(crate) numbers: Vec<Vec<u32>>,
+    pub(crate) sums: Vec<Sums>,
+}
+
+impl Components {
+    /// Number of components.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sums.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sums.is_empty()
+    }
+
+    /// Find the components of a label map in memory.
+    ///
+    /// Memory grows with the number of spans, not of voxels. The result does not depend on `threads` nor on the order
+    /// of the axes in memory.
+    ///
+    /// # Errors
+    /// [`Error::NonIntegralLabel`] for a fractional label, [`Error::Interrupted`] if asked to stop.
+    pub fn of_view(
+        view: &View<'_>,
+        decoder: &Decoder,
+        connectivity: Connectivity,
+        threads: Option<usize>,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let walk = Walk { order: view.walk_order(), shape: view.shape() };
+        let [planes, rows, length] = walk.walk_shape();
+        if planes * rows * length == 0 {
+            return Joiner::new(walk, connectivity).finish();
+        }
+        // Slabs small enough to hear Ctrl-C and to balance the cores, large enough to keep seams rare.
+        let plane_bytes = rows * length * view.kind().size();
+        let slab_planes = (SLAB_BYTES / plane_bytes.max(1)).clamp(1, planes);
+        let starts: Vec<usize> = (0..planes).step_by(slab_planes).collect();
+        let find = |start: usize| -> Result<Slab> {
+            interrupt.check()?;
+            let mut slab = Slab::find(view, walk.order, start..(start + slab_planes).min(planes), decoder)?;
+            slab.join(walk.walk_shape(), walk.strides(), connectivity);
+            Ok(slab)
+        };
+        let small = planes * plane_bytes < SMALL_BYTES;
+        let slabs = if small || threads == Some(1) {
+            starts.into_iter().map(find).collect::<Result<Vec<_>>>()?
+        } else {
+            pool::install(threads, || starts.into_par_iter().map(find).collect::<Result<Vec<_>>>())?
+        };
+        interrupt.check()?;
+        Self::join_seams(walk, slabs, slab_planes, connectivity)
+    }
+
+    fn join_seams(walk: Walk, slabs: Vec<Slab>, slab_planes: usize, connectivity: Connectivity) -> Result<Self> {
+        let mut joiner = Joiner::new(walk, connectivity);
+        for (index, slab) in slabs.into_iter().enumerate() {
+            joiner.push(slab, index * slab_planes);
+        }
+        joiner.finish()
+    }
+}
+
+/// Bytes a slab, about.
+pub(crate) const SLAB_BYTES: usize = 4 << 20;
+/// Arrays below this are not worth a second thread.
+const SMALL_BYTES: usize = 1 << 18;
+
+/// Takes slabs in order and joins each with the one before it.
+pub(crate) struct Joiner {
+    walk: Walk,
+    connectivity: Connectivity,
+    slabs: Vec<Slab>,
+    offsets: Vec<usize>,
+    parent: Vec<usize>,
+}
+
+impl Joiner {
+    pub(crate) fn new(walk: Walk, connectivity: Connectivity) -> Self {
+        Self { walk, connectivity, slabs: Vec::new(), offsets: Vec::new(), parent: Vec::new() }
+    }
+
+    /// Add the joined slab whose first plane is `plane`.
+    pub(crate) fn push(&mut self, slab: Slab, plane: usize) {
+        let offset = self.parent.len();
+        self.parent.extend(offset..offset + slab.sums.len());
+        if let (Some(below), Some(&below_offset)) = (self.slabs.last(), self.offsets.last()) {
+            let parent = &mut self.parent;
+            touching_planes(below, &slab, plane, self.walk.walk_shape(), self.connectivity, |i, j| {
+                union(parent, below_offset + below.component[i] as usize, offset + slab.component[j] as usize);
+            });
+        }
+        self.slabs.push(slab);
+        self.offsets.push(offset);
+    }
+
+    /// Number the components by their smallest C-order index.
+    pub(crate) fn finish(mut self) -> Result<Components> {
+        let total = self.parent.len();
+        if total >= u32::MAX as usize {
+            return Err(Error::Unsupported(format!("{total} separate pieces; at most 2^32 - 2 are numbered")));
+        }
+        let mut merged: Vec<Sums> = Vec::new();
+        let mut at_root = vec![u32::MAX; total];
+        let mut members: Vec<u32> = Vec::with_capacity(total);
+        let all = self.slabs.iter_mut().flat_map(|slab| std::mem::take(&mut slab.sums));
+        for (index, sums) in all.enumerate() {
+            let root = find(&mut self.parent, index);
+            if at_root[root] == u32::MAX {
+                at_root[root] = merged.len() as u32;
+                merged.push(sums);
+            } else {
+                merged[at_root[root] as usize].merge(&sums);
+            }
+            members.push(at_root[root]);
+        }
+        let mut by_first: Vec<u32> = (0..merged.len() as u32).collect();
+        // C-ordered arrays come sorted already.
+        by_first.sort_by_key(|&index| merged[index as usize].first);
+        let mut number = vec![0u32; merged.len()];
+        for (rank, &index) in by_first.iter().enumerate() {
+            number[index as usize] = rank as u32;
+        }
+        let numbers = self
+            .offsets
+            .iter()
+            .enumerate()
+            .map(|(slab, &offset)| {
+                let end = self.offsets.get(slab + 1).copied().unwrap_or(total);
+                members[offset..end].iter().map(|&member| number[member as usize]).collect()
+            })
+            .collect();
+        let sums = by_first.iter().map(|&index| merged[index as usize]).collect();
+        Ok(Components { walk: self.walk, slabs: self.slabs, numbers, sums })
+    }
+}
+
+fn find(parent: &mut [usize], mut node: usize) -> usize {
+    while parent[node] != node {
+        parent[node] = parent[parent[node]];
+        node = parent[node];
+    }
+    node
+}
+
+fn union(parent: &mut [usize], a: usize, b: usize) {
+    let (a, b) = (find(parent, a), find(parent, b));
+    parent[a.max(b)] = a.min(b);
+}
+
+/// A label image is asked for in the smallest of these that holds its largest number.
+pub trait Number: Copy + Send + Sync + Default {
+    /// From a component number.
+    fn from_number(number: u32) -> Self;
+}
+
+macro_rules! numbers {
+    ($($type:ty),*) => { $(impl Number for $type {
+        fn from_number(number: u32) -> Self { number as Self }
+    })* };
+}
+numbers!(u8, u16, u32);
+
+impl Components {
+    /// Axes of the array from slowest to fastest, in which [`Components::paint`] writes.
+    #[must_use]
+    pub fn order(&self) -> [usize; 3] {
+        self.walk.order
+    }
+
+    /// Write component numbers, 1…N, into `out`: zeroed memory of the array's shape, dense with the axes in
+    /// [`Components::order`].
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if `out` has another length, [`Error::Interrupted`] if asked to stop.
+    pub fn paint<N: Number>(&self, out: &mut [N], threads: Option<usize>, interrupt: &Interrupt) -> Result<()> {
+        let [planes, rows, length] = self.walk.walk_shape();
+        if out.len() != planes * rows * length {
+            return Err(Error::Argument(format!("{} voxels of output for shape {:?}", out.len(), self.walk.shape)));
+        }
+        // Slabs own disjoint, ascending parts of the output.
+        let mut rest = out;
+        let mut taken = 0;
+        let mut parts = Vec::with_capacity(self.slabs.len());
+        for (slab, numbers) in self.slabs.iter().zip(&self.numbers) {
+            let Some(last) = slab.lines.last() else { continue };
+            let end = (last.number as usize + 1) * length;
+            let (part, others) = std::mem::take(&mut rest).split_at_mut(end - taken);
+            parts.push((slab, numbers, taken, part));
+            (rest, taken) = (others, end);
+        }
+        let paint = |(slab, numbers, offset, part): (&Slab, &Vec<u32>, usize, &mut [N])| -> Result<()> {
+            interrupt.check()?;
+            for at in 0..slab.lines.len() {
+                let line = slab.lines[at].number as usize * length - offset;
+                for index in slab.line_range(at) {
+                    let span = slab.spans[index];
+                    let number = N::from_number(numbers[slab.component[index] as usize] + 1);
+                    part[line + span.start as usize..line + span.end as usize].fill(number);
+                }
+            }
+            Ok(())
+        };
+        if threads == Some(1) || parts.len() < 2 {
+            parts.into_iter().try_for_each(paint)
+        } else {
+            pool::install(threads, || parts.into_par_iter().try_for_each(paint))
+        }
+    }
+}

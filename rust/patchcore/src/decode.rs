@@ -1,0 +1,100 @@
+//! What the bits of a stretch mean: from a stored word to a label.
+
+use crate::view::Kind;
+use crate::{Error, Result};
+
+/// Integers beyond this are not exact in a float64.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// Turns the bits of one stored element into its label; 0 is background, and so is what was not selected.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    kind: Kind,
+    swapped: bool,
+    scaling: Option<(f64, f64)>,
+    selected: Option<Vec<i64>>,
+}
+
+impl Decoder {
+    /// A decoder for elements of `kind`, byte-swapped or not; `selected` keeps only these labels.
+    #[must_use]
+    pub fn new(kind: Kind, swapped: bool, selected: Option<&[i64]>) -> Self {
+        Self { kind, swapped, scaling: None, selected: selected.map(<[i64]>::to_vec) }
+    }
+
+    /// The same with stored values meaning `slope · stored + intercept`.
+    #[must_use]
+    pub fn scaled(mut self, slope: f64, intercept: f64) -> Self {
+        self.scaling = ((slope, intercept) != (1.0, 0.0)).then_some((slope, intercept));
+        self
+    }
+
+    /// The label of an element with these bits (in its low bytes).
+    ///
+    /// # Errors
+    /// [`Error::NonIntegralLabel`] for NaN, infinities, fractions and integers beyond 2⁵³ (floats) or 2⁶³ (u64).
+    pub fn label(&self, bits: u64) -> Result<i64> {
+        let bits = if self.swapped { bits.swap_bytes() >> (64 - 8 * self.kind.size()) } else { bits };
+        let value = match self.kind {
+            Kind::Bool => i64::from(bits != 0),
+            Kind::U8 | Kind::U16 | Kind::U32 => bits as i64,
+            Kind::I8 => i64::from(bits as i8),
+            Kind::I16 => i64::from(bits as i16),
+            Kind::I32 => i64::from(bits as i32),
+            Kind::I64 => bits as i64,
+            Kind::U64 => {
+                i64::try_from(bits).map_err(|_| Error::NonIntegralLabel(format!("label {bits} is beyond 2^63 - 1")))?
+            }
+            Kind::F32 => return self.float(f64::from(f32::from_bits(bits as u32))),
+            Kind::F64 => return self.float(f64::from_bits(bits)),
+        };
+        if self.scaling.is_some() { self.float(value as f64) } else { Ok(self.select(value)) }
+    }
+
+    fn float(&self, stored: f64) -> Result<i64> {
+        let (slope, intercept) = self.scaling.unwrap_or((1.0, 0.0));
+        let value = stored * slope + intercept;
+        // Scale factors are stored as float32, so a label map written with one comes back a little off.
+        let nearest = value.round();
+        let tolerance = if self.scaling.is_some() { 1e-4 } else { 0.0 };
+        if value.is_finite() && (value - nearest).abs() <= tolerance && nearest.abs() <= EXACT {
+            Ok(self.select(nearest as i64))
+        } else {
+            Err(Error::NonIntegralLabel(format!("label value {value} is not an integer")))
+        }
+    }
+
+    fn select(&self, label: i64) -> i64 {
+        match &self.selected {
+            Some(labels) if !labels.contains(&label) => 0,
+            _ => label,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_become_labels() {
+        assert_eq!(Decoder::new(Kind::Bool, false, None).label(255).unwrap(), 1);
+        assert_eq!(Decoder::new(Kind::I8, false, None).label(0xFF).unwrap(), -1);
+        assert_eq!(Decoder::new(Kind::U16, true, None).label(0x0200).unwrap(), 2);
+        assert_eq!(Decoder::new(Kind::I16, true, None).label(0xFEFF).unwrap(), -2);
+        let two = u64::from(2f32.to_bits());
+        assert_eq!(Decoder::new(Kind::F32, false, None).label(two).unwrap(), 2);
+        assert_eq!(Decoder::new(Kind::F32, false, Some(&[1])).label(two).unwrap(), 0);
+        assert_eq!(Decoder::new(Kind::F64, false, None).label((-0.0f64).to_bits()).unwrap(), 0);
+        assert_eq!(Decoder::new(Kind::U8, false, None).scaled(1.0, -3.0).label(3).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_is_no_integer_is_refused() {
+        for value in [0.5f32, f32::NAN, f32::INFINITY] {
+            let error = Decoder::new(Kind::F32, false, None).label(u64::from(value.to_bits())).unwrap_err();
+            assert!(matches!(error, Error::NonIntegralLabel(_)), "{error}");
+        }
+        assert!(Decoder::new(Kind::U64, false, None).label(u64::MAX).is_err());
+    }
+}

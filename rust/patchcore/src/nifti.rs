@@ -1,0 +1,10 @@
+//! NIfTI-1 and NIfTI-2 label maps, read and measured in a stream.
+//!
+//! Source: the NIfTI-1 (nifti1.h) and NIfTI-2 (nifti2.h) headers. Which affine counts follows nibabel: sform, else
+//! qform, else the voxel size about the middle of the array.
+
+mod header;
+mod stream;
+
+pub use header::{Header, parse_header};
+pub use stream::{components_of_file, read_header};

@@ -1,0 +1,302 @@
+//! The header: parsed, and checked before anything is believed.
+
+use crate::lesions::{Affine, Geometry};
+use crate::view::{Kind, check_shape};
+use crate::{Error, Result};
+
+/// What a NIfTI header says about one 3D volume.
+#[derive(Debug, Clone)]
+pub struct Header {
+    /// Voxels along each axis.
+    pub shape: [usize; 3],
+    /// Stored element type.
+    pub kind: Kind,
+    /// Whether elements are in the other byte order than this machine's.
+    pub swapped: bool,
+    /// Where voxels begin in the data file.
+    pub data_offset: u64,
+    /// `value = slope · stored + intercept`.
+    pub scaling: (f64, f64),
+    /// Voxel index → world mm (RAS+).
+    pub affine: Affine,
+    /// Whether the voxels follow in the same file.
+    pub single_file: bool,
+}
+
+impl Header {
+    /// Bytes of all voxels.
+    #[must_use]
+    pub fn data_bytes(&self) -> u64 {
+        self.shape.iter().map(|&n| n as u64).product::<u64>() * self.kind.size() as u64
+    }
+
+    /// Where the voxels lie.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        Geometry::from_affine(self.affine)
+    }
+}
+
+/// Numbers out of a header of either byte order.
+struct Fields<'a> {
+    bytes: &'a [u8],
+    swapped: bool,
+}
+
+impl Fields<'_> {
+    fn take<const N: usize>(&self, offset: usize) -> [u8; N] {
+        let mut taken = [0; N];
+        taken.copy_from_slice(&self.bytes[offset..offset + N]);
+        if self.swapped {
+            taken.reverse();
+        }
+        taken
+    }
+
+    fn i16(&self, offset: usize) -> i16 {
+        i16::from_ne_bytes(self.take(offset))
+    }
+
+    fn i32(&self, offset: usize) -> i32 {
+        i32::from_ne_bytes(self.take(offset))
+    }
+
+    fn i64(&self, offset: usize) -> i64 {
+        i64::from_ne_bytes(self.take(offset))
+    }
+
+    fn f32(&self, offset: usize) -> f64 {
+        f64::from(f32::from_ne_bytes(self.take(offset)))
+    }
+
+    fn f64(&self, offset: usize) -> f64 {
+        f64::from_ne_bytes(self.take(offset))
+    }
+}
+
+/// The fields of either version, at one width.
+struct Raw {
+    dim: [i64; 8],
+    datatype: i16,
+    pixdim: [f64; 8],
+    vox_offset: f64,
+    scaling: (f64, f64),
+    qform_code: i32,
+    sform_code: i32,
+    quaternion: [f64; 3],
+    qoffset: [f64; 3],
+    srow: [[f64; 4]; 3],
+    units: i32,
+    single_file: bool,
+    /// Rounding of the width in which the quaternion is stored.
+    epsilon: f64,
+}
+
+/// Parse the first bytes of a NIfTI file (348 suffice for version 1, 540 for version 2).
+///
+/// # Errors
+/// [`Error::Header`] for what is no NIfTI header or holds impossible values; [`Error::Unsupported`] for a valid one of
+/// more than three dimensions, of colours or complex numbers, or in metres or micrometres.
+pub fn parse_header(bytes: &[u8]) -> Result<Header> {
+    let raw = parse_raw(bytes)?;
+    let shape = check_dimensions(&raw.dim)?;
+    let voxels = check_shape(shape)?;
+    let swapped = is_swapped(bytes);
+    let kind = kind_of(raw.datatype)?;
+    if voxels.checked_mul(kind.size() as u64).is_none() {
+        return Err(Error::Header(format!("shape {shape:?} is impossibly large")));
+    }
+    // 1 is metre, 3 micrometre; 0 (not said) is taken as mm, as everywhere.
+    if matches!(raw.units & 7, 1 | 3) {
+        let unit = if raw.units & 7 == 1 { "metres" } else { "micrometres" };
+        return Err(Error::Unsupported(format!("the header states lengths in {unit}; save the file in mm")));
+    }
+    if !(raw.vox_offset.is_finite() && (0.0..1e15).contains(&raw.vox_offset)) {
+        return Err(Error::Header(format!("vox_offset {} is impossible", raw.vox_offset)));
+    }
+    let smallest = if !raw.single_file {
+        0
+    } else if is_version_2(bytes) {
+        544
+    } else {
+        352
+    };
+    let header = Header {
+        shape,
+        kind,
+        swapped,
+        data_offset: (raw.vox_offset as u64).max(smallest),
+        scaling: match raw.scaling {
+            (slope, intercept) if slope.is_finite() && intercept.is_finite() && slope != 0.0 => (slope, intercept),
+            _ => (1.0, 0.0),
+        },
+        affine: affine_of(&raw, shape)?,
+        single_file: raw.single_file,
+    };
+    header.geometry().check()?;
+    Ok(header)
+}
+
+fn is_swapped(bytes: &[u8]) -> bool {
+    let size = i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    size != 348 && size != 540
+}
+
+fn is_version_2(bytes: &[u8]) -> bool {
+    let size = i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    size == 540 || size.swap_bytes() == 540
+}
+
+fn parse_raw(bytes: &[u8]) -> Result<Raw> {
+    let no_nifti = |what: &str| Error::Header(format!("not a NIfTI file: {what}"));
+    if bytes.len() < 348 {
+        return Err(no_nifti(&format!("{} bytes, a header has 348 or 540", bytes.len())));
+    }
+    let size = i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    let fields = Fields { bytes, swapped: is_swapped(bytes) };
+    let triple = |from: usize, step: usize, read: &dyn Fn(usize) -> f64| [0, 1, 2].map(|n| read(from + n * step));
+    match if fields.swapped { size.swap_bytes() } else { size } {
+        348 => {
+            let single_file = match &bytes[344..348] {
+                b"n+1\0" => true,
+                b"ni1\0" => false,
+                _ => return Err(no_nifti("the magic string is missing (ANALYZE 7.5 is not read)")),
+            };
+            let f32 = |offset: usize| fields.f32(offset);
+            Ok(Raw {
+                dim: std::array::from_fn(|n| i64::from(fields.i16(40 + 2 * n))),
+                datatype: fields.i16(70),
+                pixdim: std::array::from_fn(|n| fields.f32(76 + 4 * n)),
+                vox_offset: fields.f32(108),
+                scaling: (fields.f32(112), fields.f32(116)),
+                qform_code: fields.i16(252).into(),
+                sform_code: fields.i16(254).into(),
+                quaternion: triple(256, 4, &f32),
+                qoffset: triple(268, 4, &f32),
+                srow: std::array::from_fn(|row| std::array::from_fn(|n| fields.f32(280 + 16 * row + 4 * n))),
+                units: bytes[123].into(),
+                single_file,
+                epsilon: f32::EPSILON.into(),
+            })
+        }
+        540 => {
+            if bytes.len() < 540 {
+                return Err(no_nifti(&format!("{} bytes, a NIfTI-2 header has 540", bytes.len())));
+            }
+            let single_file = match &bytes[4..8] {
+                b"n+2\0" => true,
+                b"ni2\0" => false,
+                _ => return Err(no_nifti("the magic string is missing")),
+            };
+            let f64 = |offset: usize| fields.f64(offset);
+            Ok(Raw {
+                dim: std::array::from_fn(|n| fields.i64(16 + 8 * n)),
+                datatype: fields.i16(12),
+                pixdim: std::array::from_fn(|n| fields.f64(104 + 8 * n)),
+                vox_offset: fields.i64(168) as f64,
+                scaling: (fields.f64(176), fields.f64(184)),
+                qform_code: fields.i32(344),
+                sform_code: fields.i32(348),
+                quaternion: triple(352, 8, &f64),
+                qoffset: triple(376, 8, &f64),
+                srow: std::array::from_fn(|row| std::array::from_fn(|n| fields.f64(400 + 32 * row + 8 * n))),
+                units: fields.i32(500),
+                single_file,
+                epsilon: f64::EPSILON,
+            })
+        }
+        other => Err(no_nifti(&format!("the header size is {other}, not 348 or 540"))),
+    }
+}
+
+fn check_dimensions(dim: &[i64; 8]) -> Result<[usize; 3]> {
+    let count = dim[0];
+    if !(1..=7).contains(&count) {
+        return Err(Error::Header(format!("{count} dimensions; a NIfTI file has 1 to 7")));
+    }
+    let sizes = &dim[1..=count as usize];
+    if let Some(axis) = sizes.iter().position(|&n| n < 1) {
+        return Err(Error::Header(format!("axis {axis} has {} voxels", sizes[axis])));
+    }
+    if count < 3 || sizes[3..].iter().any(|&n| n > 1) {
+        return Err(Error::Unsupported(format!("shape {sizes:?} is not 3D")));
+    }
+    Ok([sizes[0] as usize, sizes[1] as usize, sizes[2] as usize])
+}
+
+fn kind_of(datatype: i16) -> Result<Kind> {
+    Ok(match datatype {
+        2 => Kind::U8,
+        4 => Kind::I16,
+        8 => Kind::I32,
+        16 => Kind::F32,
+        64 => Kind::F64,
+        256 => Kind::I8,
+        512 => Kind::U16,
+        768 => Kind::U32,
+        1024 => Kind::I64,
+        1280 => Kind::U64,
+        32 | 1792 | 2048 => return Err(Error::Unsupported("voxels are complex numbers".into())),
+        128 | 2304 => return Err(Error::Unsupported("voxels are colours".into())),
+        1536 => return Err(Error::Unsupported("voxels are 128-bit floats".into())),
+        other => return Err(Error::Header(format!("datatype {other} does not exist"))),
+    })
+}
+
+fn affine_of(raw: &Raw, shape: [usize; 3]) -> Result<Affine> {
+    let size = [raw.pixdim[1], raw.pixdim[2], raw.pixdim[3]];
+    if size.iter().any(|s| !s.is_finite()) {
+        return Err(Error::Header(format!("spacing {size:?} mm is not finite; each axis needs a positive size")));
+    }
+    let mut affine = [[0.0; 4]; 4];
+    affine[3][3] = 1.0;
+    if raw.sform_code > 0 {
+        affine[..3].copy_from_slice(&raw.srow);
+        return Ok(affine);
+    }
+    if size.iter().any(|s| *s == 0.0) {
+        return Err(Error::Header(format!("spacing {size:?} mm is impossible; each axis needs a positive size")));
+    }
+    let size = size.map(f64::abs);
+    if raw.qform_code > 0 {
+        let rotation = rotation_of(raw.quaternion, raw.epsilon)?;
+        // pixdim[0] is the handedness of the third axis.
+        let flip = if raw.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
+        for row in 0..3 {
+            affine[row] = [
+                rotation[row][0] * size[0],
+                rotation[row][1] * size[1],
+                rotation[row][2] * (size[2] * flip),
+                raw.qoffset[row],
+            ];
+        }
+        return Ok(affine);
+    }
+    for axis in 0..3 {
+        // Without a transform the first axis is taken to run right to left, about the middle, as nibabel does.
+        let step = if axis == 0 { -size[0] } else { size[axis] };
+        affine[axis][axis] = step;
+        affine[axis][3] = -step * (shape[axis] as f64 - 1.0) / 2.0;
+    }
+    Ok(affine)
+}
+
+/// The rotation of a unit quaternion given by its last three components.
+fn rotation_of([b, c, d]: [f64; 3], epsilon: f64) -> Result<[[f64; 3]; 3]> {
+    let square = 1.0 - (b * b + c * c + d * d);
+    // A first component within rounding of 0 is 0, as nibabel has it: its root would be far larger than the rounding.
+    let a = if square.abs() < 3.0 * epsilon {
+        0.0
+    } else if square > 0.0 {
+        square.sqrt()
+    } else {
+        return Err(Error::Header(format!("the qform quaternion ({b}, {c}, {d}) is longer than 1")));
+    };
+    let s = 2.0 / (a * a + b * b + c * c + d * d);
+    let (sb, sc, sd) = (b * s, c * s, d * s);
+    Ok([
+        [1.0 - (c * sc + d * sd), b * sc - a * sd, b * sd + a * sc],
+        [b * sc + a * sd, 1.0 - (b * sb + d * sd), c * sd - a * sb],
+        [b * sd - a * sc, c * sd + a * sb, 1.0 - (b * sb + c * sc)],
+    ])
+}

@@ -1,0 +1,252 @@
+//! Inflating and measuring side by side: one thread reads, one finds spans, and only some megabytes lie between them.
+
+use std::fs::File;
+use std::io::{BufReader, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use flate2::bufread::MultiGzDecoder;
+
+use super::header::{Header, parse_header};
+use crate::components::{Components, Joiner, Walk};
+use crate::decode::Decoder;
+use crate::pool::Interrupt;
+use crate::slab::{Connectivity, Slab};
+use crate::view::View;
+use crate::{Error, Result};
+
+/// Compressed bytes read at once.
+const READ_BYTES: usize = 256 << 10;
+/// Inflated bytes handed over at once, about: a few megabytes in flight keep both threads busy.
+const CHUNK_BYTES: usize = 2 << 20;
+/// Deflate cannot shrink data further than this; a header that promises more voxels is lying.
+const MOST_INFLATION: u64 = 1032;
+/// Bytes after the voxels that are read to reach the gzip checksum.
+const MOST_TRAILING: u64 = 64 << 20;
+
+/// A NIfTI volume whose header was read: voxels follow from `reader`.
+struct Opened {
+    header: Header,
+    reader: Box<dyn Read + Send>,
+}
+
+/// Read and check the header of a `.nii`, `.nii.gz` or `.hdr`/`.img` pair.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read, [`Error::Header`], [`Error::Unsupported`] and [`Error::Corrupt`] as
+/// [`parse_header`], or if the file is shorter than the header says.
+pub fn read_header(path: &Path) -> Result<Header> {
+    open(path).map(|opened| opened.header)
+}
+
+/// Find the components of a label map in a file, without ever holding it whole.
+///
+/// # Errors
+/// As [`read_header`]; [`Error::Corrupt`] if the file ends early or fails its checksum,
+/// [`Error::NonIntegralLabel`] for a fractional label, [`Error::Interrupted`] if asked to stop.
+pub fn components_of_file(
+    path: &Path,
+    selected: Option<&[i64]>,
+    connectivity: Connectivity,
+    interrupt: &Interrupt,
+) -> Result<(Components, Header)> {
+    let Opened { header, mut reader } = open(path)?;
+    let (slope, intercept) = header.scaling;
+    let decoder = Decoder::new(header.kind, header.swapped, selected).scaled(slope, intercept);
+    // Voxels are stored with the first axis fastest.
+    let walk = Walk { order: [2, 1, 0], shape: header.shape };
+    let plane_bytes = header.shape[0] as u64 * header.shape[1] as u64 * header.kind.size() as u64;
+    let planes_a_chunk = (CHUNK_BYTES as u64 / plane_bytes).max(1) as usize;
+    let components = std::thread::scope(|scope| {
+        let (full_sender, full): (SyncSender<Chunk>, Receiver<Chunk>) = sync_channel(2);
+        let (empty_sender, empty) = sync_channel::<Vec<u64>>(4);
+        let header = &header;
+        let measuring = scope.spawn(move || -> Result<Components> {
+            let mut joiner = Joiner::new(walk, connectivity);
+            for chunk in full {
+                let slab = find_in_chunk(&chunk, header, walk, &decoder, connectivity)?;
+                joiner.push(slab, chunk.first_plane);
+                let _ = empty_sender.send(chunk.words);
+            }
+            joiner.finish()
+        });
+        let read = (|| -> Result<()> {
+            for first_plane in (0..header.shape[2]).step_by(planes_a_chunk) {
+                interrupt.check()?;
+                let planes = planes_a_chunk.min(header.shape[2] - first_plane);
+                let bytes = planes as u64 * plane_bytes;
+                let mut words = empty.try_recv().unwrap_or_default();
+                read_words(&mut reader, &mut words, bytes, || {
+                    let before = first_plane as u64 * plane_bytes;
+                    (before, header.data_bytes())
+                })?;
+                // A receiver that is gone has failed; its error is the one to tell.
+                if full_sender.send(Chunk { words, first_plane, planes }).is_err() {
+                    return Ok(());
+                }
+            }
+            read_to_checksum(&mut reader)
+        })();
+        drop(full_sender);
+        let measured = measuring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        read.and(measured)
+    })?;
+    Ok((components, header))
+}
+
+/// Some planes of voxels; words, so that they are aligned for every element type.
+struct Chunk {
+    words: Vec<u64>,
+    first_plane: usize,
+    planes: usize,
+}
+
+fn find_in_chunk(
+    chunk: &Chunk,
+    header: &Header,
+    walk: Walk,
+    decoder: &Decoder,
+    connectivity: Connectivity,
+) -> Result<Slab> {
+    let size = header.kind.size() as isize;
+    let [x, y, _] = header.shape;
+    let strides = [size, size * x as isize, size * (x * y) as isize];
+    let shape = [x, y, chunk.planes];
+    // SAFETY: the chunk holds `planes` planes, first axis fastest, and is aligned to 8 bytes.
+    let view = unsafe { View::from_raw(chunk.words.as_ptr().cast(), shape, strides, header.kind, header.swapped) }?;
+    let mut slab = Slab::find(&view, walk.order, 0..chunk.planes, decoder)?;
+    let first_line = (chunk.first_plane * y) as u64;
+    for line in &mut slab.lines {
+        line.number += first_line;
+    }
+    slab.join(walk.walk_shape(), walk.strides(), connectivity);
+    Ok(slab)
+}
+
+fn read_words(
+    reader: &mut dyn Read,
+    words: &mut Vec<u64>,
+    bytes: u64,
+    progress: impl Fn() -> (u64, u64),
+) -> Result<()> {
+    let bytes = usize::try_from(bytes).map_err(|_| Error::Memory(format!("one plane needs {bytes} bytes")))?;
+    let needed = bytes.div_ceil(8);
+    if words.len() < needed {
+        let more = needed - words.len();
+        words.try_reserve_exact(more).map_err(|_| Error::Memory(format!("no memory for {bytes} bytes of voxels")))?;
+        words.resize(needed, 0);
+    }
+    // SAFETY: the vector holds at least `bytes` initialised bytes, and any byte pattern is a valid u64.
+    let buffer = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), bytes) };
+    let mut filled = 0;
+    while filled < bytes {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => {
+                let (before, total) = progress();
+                let found = before + filled as u64;
+                return Err(Error::Corrupt(format!("ends after {found} of {total} bytes of voxels")));
+            }
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(describe(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Read what follows the voxels, so that a gzip file's checksum is reached and compared.
+fn read_to_checksum(reader: &mut dyn Read) -> Result<()> {
+    let mut rest = reader.take(MOST_TRAILING);
+    let trailing = std::io::copy(&mut rest, &mut std::io::sink()).map_err(describe)?;
+    if trailing == MOST_TRAILING {
+        return Err(Error::Header(format!("at least {trailing} bytes follow the voxels that the header describes")));
+    }
+    Ok(())
+}
+
+/// The inflater reports a damaged stream through I/O errors of these kinds.
+fn describe(error: std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::InvalidInput | ErrorKind::InvalidData => {
+            Error::Corrupt(format!("the gzip data is damaged: {error}"))
+        }
+        ErrorKind::UnexpectedEof => Error::Corrupt("the gzip data ends early".into()),
+        _ => Error::Io(error),
+    }
+}
+
+fn open(path: &Path) -> Result<Opened> {
+    let header_path = sibling(path, "img", "hdr");
+    let (mut reader, length, gzipped) = open_file(&header_path)?;
+    let mut bytes = Vec::new();
+    reader.by_ref().take(540).read_to_end(&mut bytes).map_err(describe)?;
+    let mut header = parse_header(&bytes)?;
+    let (length, gzipped, skip) = if header.single_file {
+        let skip = header.data_offset.checked_sub(bytes.len() as u64);
+        match skip {
+            Some(skip) => (length, gzipped, skip),
+            None => {
+                // A NIfTI-1 header is shorter than what was read: begin again.
+                (reader, ..) = open_file(&header_path)?;
+                (length, gzipped, header.data_offset)
+            }
+        }
+    } else {
+        let data_path = sibling(&header_path, "hdr", "img");
+        if data_path == header_path {
+            return Err(Error::Header("the header says that voxels are in a second file (.img)".into()));
+        }
+        let (data, length, gzipped) = open_file(&data_path)?;
+        reader = data;
+        (length, gzipped, header.data_offset)
+    };
+    let needed = header.data_offset.saturating_add(header.data_bytes());
+    if gzipped && needed > length.saturating_mul(MOST_INFLATION).saturating_add(1024) {
+        return Err(Error::Header(format!(
+            "shape {:?} needs {needed} bytes, more than {length} bytes of gzip can hold; the header or the file is \
+             damaged",
+            header.shape
+        )));
+    }
+    if !gzipped && needed > length {
+        return Err(Error::Corrupt(format!(
+            "shape {:?} needs {needed} bytes, the file has {length}; it ends early, or the header is damaged",
+            header.shape
+        )));
+    }
+    let skipped = std::io::copy(&mut reader.by_ref().take(skip), &mut std::io::sink()).map_err(describe)?;
+    if skipped < skip {
+        return Err(Error::Corrupt("ends before its first voxel".into()));
+    }
+    header.data_offset = header.data_offset.max(skip);
+    Ok(Opened { header, reader })
+}
+
+/// Open a file, inflated where it is gzip, with its length on disk.
+fn open_file(path: &Path) -> Result<(Box<dyn Read + Send>, u64, bool)> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(Error::Io(ErrorKind::IsADirectory.into()));
+    }
+    let mut reader = BufReader::with_capacity(READ_BYTES, file);
+    let magic = std::io::BufRead::fill_buf(&mut reader)?;
+    let gzipped = magic.starts_with(&[0x1F, 0x8B]);
+    let reader: Box<dyn Read + Send> = if gzipped { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) };
+    Ok((reader, metadata.len(), gzipped))
+}
+
+/// `case.img.gz` for `case.hdr.gz` and so on; any other name as it is.
+fn sibling(path: &Path, from: &str, to: &str) -> PathBuf {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return path.to_path_buf() };
+    let lower = name.to_ascii_lowercase();
+    for suffix in ["", ".gz"] {
+        if lower.ends_with(&format!(".{from}{suffix}")) {
+            let stem = &name[..name.len() - from.len() - suffix.len()];
+            let plain = path.with_file_name(format!("{stem}{to}"));
+            let zipped = path.with_file_name(format!("{stem}{to}.gz"));
+            return if !plain.exists() && zipped.exists() { zipped } else { plain };
+        }
+    }
+    path.to_path_buf()
+}
