@@ -1,0 +1,189 @@
+"""What needs no training: the DSC that a result has to be read against. NumPy only.
+
+On crops centred on their lesion a fixed ball in the middle already scores; on lesions brighter or darker than
+their organ so does one HU threshold. Both are chosen with a look at the labels, so they flatter the baseline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from patchcore.errors import ConfigError, ShapeMismatchError
+from patchcore.metrics.dice import VoxelCounts, mean_dsc
+from patchcore.types import AnyArray, BoolArray, Triple
+
+__all__ = ["BallBaseline", "ThresholdBaseline", "best_threshold_dsc", "centre_ball", "dsc_ball_baseline"]
+
+
+@dataclass(frozen=True)
+class BallBaseline:
+    """DSC of one ball at every volume's centre.
+
+    Attributes:
+        volume_mm3: Volume of the ball.
+        dsc: DSC per case, in the order given; NaN where both are empty.
+    """
+
+    volume_mm3: float
+    dsc: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the cases whose DSC is defined."""
+        return mean_dsc(self.dsc)
+
+    @property
+    def n(self) -> int:
+        """Cases in the mean."""
+        return sum(not math.isnan(v) for v in self.dsc)
+
+
+@dataclass(frozen=True)
+class ThresholdBaseline:
+    """DSC of the one HU threshold that does best over a cohort.
+
+    Attributes:
+        threshold: HU.
+        side: Whether voxels above or below it are called lesion.
+        dsc: DSC per case, in the order given; NaN where both are empty.
+    """
+
+    threshold: float
+    side: Literal["above", "below"]
+    dsc: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the cases whose DSC is defined."""
+        return mean_dsc(self.dsc)
+
+    @property
+    def n(self) -> int:
+        """Cases in the mean."""
+        return sum(not math.isnan(v) for v in self.dsc)
+
+
+def centre_ball(shape: Sequence[int], spacing: Triple, volume_mm3: float) -> BoolArray:
+    """Draw a ball at the centre of a volume.
+
+    Args:
+        shape: Voxels per axis.
+        spacing: mm per voxel, in the same axis order.
+        volume_mm3: Volume of the ball.
+
+    Returns:
+        (shape) bool: True where a voxel's centre lies in the ball.
+
+    Raises:
+        ConfigError: The volume is not positive and finite.
+
+    Example:
+        >>> int(centre_ball((9, 9, 9), (1.0, 1.0, 1.0), 36.0).sum())
+        33
+    """
+    if not 0 < volume_mm3 < math.inf:
+        raise ConfigError(f"volume_mm3 {volume_mm3} must be positive and finite", found=volume_mm3)
+    radius_mm = (3 * volume_mm3 / (4 * math.pi)) ** (1 / 3)
+    squares = [((np.arange(n) - (n - 1) / 2) * s) ** 2 for n, s in zip(shape, spacing, strict=True)]
+    a, b, c = np.ix_(*squares)
+    inside: BoolArray = a + b + c <= radius_mm**2
+    return inside
+
+
+def dsc_ball_baseline(
+    masks: Iterable[BoolArray], spacings: Iterable[Triple], *, volume_mm3: float
+) -> BallBaseline:
+    """Return the DSC of a ball at each volume's centre against its lesion mask.
+
+    Args:
+        masks: Lesion mask of each case, 3D.
+        spacings: mm per voxel of each case, in its mask's axis order.
+        volume_mm3: Volume of the ball: the cohort's median lesion volume.
+
+    Raises:
+        ConfigError: The volume is not positive and finite.
+        ValueError: There are more masks than spacings, or fewer.
+    """
+    values = []
+    for mask, spacing in zip(masks, spacings, strict=True):
+        ball, lesion = centre_ball(mask.shape, spacing, volume_mm3), mask != 0
+        values.append(
+            VoxelCounts(
+                int(np.count_nonzero(ball & lesion)),
+                int(np.count_nonzero(ball)),
+                int(np.count_nonzero(lesion)),
+            ).dsc
+        )
+    return BallBaseline(volume_mm3=volume_mm3, dsc=tuple(values))
+
+
+def _threshold_dsc(
+    image: AnyArray, organ: BoolArray, lesion: BoolArray, thresholds: npt.NDArray[np.float64]
+) -> AnyArray:
+    """DSC of one case, (2, thresholds): organ voxels strictly above, and strictly below each threshold."""
+    values, hits = np.sort(image[organ], axis=None), np.sort(image[organ & lesion], axis=None)
+    labelled = np.count_nonzero(lesion)
+
+    def score(predicted: AnyArray, found: AnyArray) -> AnyArray:
+        total = predicted + labelled
+        scores: AnyArray = np.where(total > 0, 2 * found / np.maximum(total, 1), np.nan)
+        return scores
+
+    above = score(
+        values.size - np.searchsorted(values, thresholds, side="right"),
+        hits.size - np.searchsorted(hits, thresholds, side="right"),
+    )
+    below = score(
+        np.searchsorted(values, thresholds, side="left"), np.searchsorted(hits, thresholds, side="left")
+    )
+    return np.stack((above, below))
+
+
+def best_threshold_dsc(
+    images: Iterable[AnyArray],
+    organ_masks: Iterable[BoolArray],
+    lesion_masks: Iterable[BoolArray],
+    thresholds: Sequence[float] | npt.NDArray[np.float64],
+) -> ThresholdBaseline:
+    """Find the one HU threshold that segments a cohort's lesions best within an organ.
+
+    Args:
+        images: CT of each case, HU, 3D. Read one case at a time; a generator does.
+        organ_masks: Organ of each case, same shape; a lesion voxel outside it can only be missed.
+        lesion_masks: Lesions of each case, same shape.
+        thresholds: HU to try, each in both directions: voxels strictly above it, and strictly below.
+
+    Returns:
+        The threshold and direction with the highest mean DSC; the first of equals, above before below.
+
+    Raises:
+        ConfigError: There is no threshold or no case to try.
+        ShapeMismatchError: A case's arrays differ in shape.
+        ValueError: There are more of one kind of array than of another.
+    """
+    tried = np.asarray(thresholds, dtype=np.float64)
+    per_case = []
+    for image, organ, lesion in zip(images, organ_masks, lesion_masks, strict=True):
+        if not image.shape == organ.shape == lesion.shape:
+            raise ShapeMismatchError(
+                f"shapes differ: image {image.shape}, organ mask {organ.shape}, lesion mask {lesion.shape}",
+                remedy="bring all three to one grid first",
+            )
+        per_case.append(_threshold_dsc(image, organ != 0, lesion != 0, tried))
+    if not per_case or not tried.size:
+        raise ConfigError("a threshold baseline needs at least one case and one threshold")
+    table = np.stack(per_case)
+    defined = ~np.isnan(table)
+    means = np.where(defined, table, 0).sum(0) / np.maximum(defined.sum(0), 1)
+    side, index = np.unravel_index(int(means.argmax()), means.shape)
+    return ThresholdBaseline(
+        threshold=float(tried[index]),
+        side="below" if side else "above",
+        dsc=tuple(float(v) for v in table[:, side, index]),
+    )

@@ -1,0 +1,231 @@
+"""The Dice similarity coefficient of whole label maps: per case, mean over cases and global. NumPy only.
+
+DSC = 2·|P ∩ L| / (|P| + |L|) of the voxels P predicted and L labelled as one class. Where a case has neither,
+it is undefined: NaN, left out of every mean and counted beside it.
+
+Source: Dice, "Measures of the Amount of Ecologic Association Between Species", Ecology 26 (1945).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from patchcore.errors import ConfigError, ShapeMismatchError
+from patchcore.types import AnyArray
+
+__all__ = ["ClassDsc", "DscCounts", "DscSummary", "VoxelCounts", "dsc", "mean_dsc"]
+
+
+@dataclass(frozen=True)
+class VoxelCounts:
+    """Voxels of one class in one case or in several.
+
+    Attributes:
+        intersection: Voxels both predicted and labelled.
+        prediction: Voxels predicted.
+        label: Voxels labelled.
+    """
+
+    intersection: int = 0
+    prediction: int = 0
+    label: int = 0
+
+    def __add__(self, other: VoxelCounts) -> VoxelCounts:
+        return VoxelCounts(
+            self.intersection + other.intersection,
+            self.prediction + other.prediction,
+            self.label + other.label,
+        )
+
+    @property
+    def dsc(self) -> float:
+        """DSC in [0, 1]; NaN where the class is neither predicted nor labelled."""
+        total = self.prediction + self.label
+        return 2 * self.intersection / total if total else math.nan
+
+
+@dataclass(frozen=True)
+class ClassDsc:
+    """DSC of one class over a cohort.
+
+    Attributes:
+        mean: Mean of the cases' DSC, NaN where none is defined.
+        n: Cases in the mean.
+        undefined: Cases left out: neither predicted nor labelled.
+        global_dsc: DSC of all cases' voxels taken together.
+    """
+
+    mean: float
+    n: int
+    undefined: int
+    global_dsc: float
+
+
+@dataclass(frozen=True)
+class DscSummary:
+    """DSC of a cohort.
+
+    Attributes:
+        classes: Per class, in the order asked for.
+        cases: Number of cases.
+    """
+
+    classes: Mapping[int, ClassDsc]
+    cases: int
+
+    @property
+    def mean(self) -> float:
+        """Mean over the classes of their mean over the cases; NaN where none is defined."""
+        return mean_dsc(c.mean for c in self.classes.values())
+
+    @property
+    def global_dsc(self) -> float:
+        """Mean over the classes of their global DSC; NaN where none is defined."""
+        return mean_dsc(c.global_dsc for c in self.classes.values())
+
+
+def mean_dsc(values: Iterable[float]) -> float:
+    """Return the mean of the values that are defined, NaN where none is.
+
+    Example:
+        >>> mean_dsc([0.5, float("nan"), 1.0])
+        0.75
+    """
+    defined = [v for v in values if not math.isnan(v)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+def _count(prediction: AnyArray, label: AnyArray, classes: Sequence[int]) -> dict[int, VoxelCounts]:
+    prediction, label = np.asarray(prediction), np.asarray(label)
+    if prediction.shape != label.shape:
+        raise ShapeMismatchError(
+            f"prediction shape {prediction.shape} does not match label shape {label.shape}",
+            found=prediction.shape,
+            expected=label.shape,
+            remedy="bring the prediction to the label's grid first",
+        )
+    counts = {}
+    for value in classes:
+        predicted, labelled = prediction == value, label == value
+        counts[value] = VoxelCounts(
+            int(np.count_nonzero(predicted & labelled)),
+            int(np.count_nonzero(predicted)),
+            int(np.count_nonzero(labelled)),
+        )
+    return counts
+
+
+def dsc(prediction: AnyArray, label: AnyArray, classes: Sequence[int]) -> dict[int, float]:
+    """Return the DSC of each class of one case.
+
+    Args:
+        prediction: Label map, any shape, integer or bool (a mask is class 1).
+        label: Label map of the same shape.
+        classes: The classes asked for.
+
+    Returns:
+        DSC in [0, 1] by class; NaN where both maps lack the class.
+
+    Raises:
+        ShapeMismatchError: The shapes differ.
+
+    Example:
+        >>> dsc(np.array([0, 1, 1]), np.array([1, 1, 1]), (1, 2))
+        {1: 0.8, 2: nan}
+    """
+    return {value: counts.dsc for value, counts in _count(prediction, label, classes).items()}
+
+
+class DscCounts:
+    """Voxel counts per case and class, from which every DSC of a cohort follows.
+
+    A case may be added in parts, slab by slab; the counts of parts add up to those of the whole.
+
+    Args:
+        classes: The classes to count, at least one.
+
+    Raises:
+        ConfigError: ``classes`` is empty or names one twice.
+
+    Example:
+        >>> counts = DscCounts((1,))
+        >>> counts.add("case_0", np.array([0, 1]), np.array([1, 1]))
+        >>> round(counts.summary().mean, 3)
+        0.667
+    """
+
+    def __init__(self, classes: Sequence[int]) -> None:
+        self.classes = tuple(int(c) for c in classes)
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise ConfigError(f"classes {self.classes} must be distinct and at least one")
+        self._cases: dict[str, dict[int, VoxelCounts]] = {}
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def add(self, case_id: str, prediction: AnyArray, label: AnyArray) -> None:
+        """Count a case, or a part of one.
+
+        Args:
+            case_id: The case.
+            prediction: Label map, any shape.
+            label: Label map of the same shape.
+
+        Raises:
+            ShapeMismatchError: The shapes differ; nothing is counted.
+        """
+        try:
+            counts = _count(prediction, label, self.classes)
+        except ShapeMismatchError as error:
+            error.case_id = case_id
+            raise
+        self._add_counts(case_id, counts)
+
+    def _add_counts(self, case_id: str, counts: Mapping[int, VoxelCounts]) -> None:
+        so_far = self._cases.setdefault(case_id, {c: VoxelCounts() for c in self.classes})
+        for value in self.classes:
+            so_far[value] += counts[value]
+
+    def merge(self, other: DscCounts) -> None:
+        """Add all counts of another object, e.g. another rank's.
+
+        Raises:
+            ConfigError: It counts other classes.
+        """
+        if other.classes != self.classes:
+            raise ConfigError(f"counts of classes {other.classes} cannot be added to those of {self.classes}")
+        for case_id, counts in other._cases.items():
+            self._add_counts(case_id, counts)
+
+    def counts(self, case_id: str) -> dict[int, VoxelCounts]:
+        """Return a case's counts by class.
+
+        Raises:
+            KeyError: The case was never added.
+        """
+        return dict(self._cases[case_id])
+
+    def per_case(self) -> dict[str, dict[int, float]]:
+        """Return the DSC by case, in the order added, and class."""
+        return {
+            case_id: {value: counts.dsc for value, counts in by_class.items()}
+            for case_id, by_class in self._cases.items()
+        }
+
+    def summary(self) -> DscSummary:
+        """Return mean over cases, global DSC and numbers of cases for each class."""
+        classes = {}
+        for value in self.classes:
+            counts = [by_class[value] for by_class in self._cases.values()]
+            defined = [c.dsc for c in counts if not math.isnan(c.dsc)]
+            classes[value] = ClassDsc(
+                mean=mean_dsc(defined),
+                n=len(defined),
+                undefined=len(counts) - len(defined),
+                global_dsc=sum(counts, VoxelCounts()).dsc,
+            )
+        return DscSummary(classes=classes, cases=len(self._cases))

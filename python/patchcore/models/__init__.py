@@ -1,0 +1,46 @@
+"""Networks: UNETR at any patch size. The layout's arithmetic needs no torch, the networks load on use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from patchcore.models.layout import (
+    NetworkCost,
+    legal_patch_sizes,
+    network_cost,
+    token_count,
+    upsampling_factors,
+)
+
+if TYPE_CHECKING:
+    from patchcore.models.unetr import UNETR, trainable_parameters
+
+__all__ = [
+    "UNETR",
+    "NetworkCost",
+    "legal_patch_sizes",
+    "network_cost",
+    "token_count",
+    "trainable_parameters",
+    "upsampling_factors",
+]
+
+_NEEDS_TORCH = ("UNETR", "trainable_parameters")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from patchcore.models import unetr
+    except ModuleNotFoundError as error:
+        from patchcore.errors import MissingExtraError
+
+        raise MissingExtraError(
+            f"patchcore.models.{name} needs {error.name}", remedy="pip install 'patchcore[train]'"
+        ) from error
+    return getattr(unetr, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,357 @@
+"""How a UNETR is laid out for a patch size: up-sampling factors, tokens, parameters and FLOP. Needs no torch.
+
+Shape legend:
+    p  patch edge per axis (voxels)         w  window edge per axis (voxels)
+    t  tokens per axis, w / p               h  hidden size, m  hidden width of a transformer MLP
+    f  feature size, the channels at full resolution; decoder stages have 8f, 4f, 2f and f
+
+A FLOP is one multiplication or one addition, so that a product of an (a, b) by a (b, c) matrix costs 2abc.
+Counted are convolutions, matrix products and attention; norms and activations are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from patchcore.errors import ConfigError, PatchSizeError, WindowError
+from patchcore.types import IntTriple
+
+__all__ = [
+    "LAYERS",
+    "STAGES",
+    "NetworkCost",
+    "axis_factors",
+    "check_window",
+    "legal_patch_sizes",
+    "network_cost",
+    "patch_triple",
+    "token_count",
+    "token_grid",
+    "upsampling_factors",
+    "window_triple",
+]
+
+STAGES = 4
+LAYERS = 12
+_LARGEST_FACTOR = 4
+_LARGEST_PATCH = _LARGEST_FACTOR**STAGES
+
+
+def _feasible(edge: int, stages: int) -> bool:
+    """Whether an edge is a product of ``stages`` factors of 1, 2, 3 or 4."""
+    if stages == 0:
+        return edge == 1
+    return any(edge % f == 0 and _feasible(edge // f, stages - 1) for f in range(1, _LARGEST_FACTOR + 1))
+
+
+def legal_patch_sizes(up_to: int = _LARGEST_PATCH) -> tuple[int, ...]:
+    """Return the patch edges that four stages of factors 1 to 4 can undo, ascending.
+
+    Args:
+        up_to: Largest edge to list, voxels.
+
+    Example:
+        >>> legal_patch_sizes(24)
+        (1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 24)
+    """
+    return tuple(p for p in range(1, min(up_to, _LARGEST_PATCH) + 1) if _feasible(p, STAGES))
+
+
+def axis_factors(patch_edge: int) -> tuple[int, ...]:
+    """Return the up-sampling factors of one axis, deepest stage first; their product is the patch edge.
+
+    From the finest stage back, each takes 2 while that leaves the deeper stages a product they can make, else
+    3, else 4; what is left over is 1s at the deepest stages.
+
+    Args:
+        patch_edge: Edge of a patch along this axis, voxels.
+
+    Raises:
+        PatchSizeError: No four factors of 1 to 4 multiply to this edge; the nearest legal ones are named.
+
+    Example:
+        >>> axis_factors(24), axis_factors(12)
+        ((3, 2, 2, 2), (1, 3, 2, 2))
+    """
+    if patch_edge < 1 or not _feasible(patch_edge, STAGES):
+        legal = legal_patch_sizes()
+        below = [p for p in legal if p < patch_edge][-1:]
+        above = [p for p in legal if p > patch_edge][:1]
+        raise PatchSizeError(
+            f"patch size {patch_edge} is no product of four up-sampling factors from 1 to {_LARGEST_FACTOR}",
+            found=patch_edge,
+            expected=tuple(below + above),
+            remedy=f"use {' or '.join(map(str, below + above))}",
+        )
+    factors: list[int] = []
+    rest = patch_edge
+    for deeper in reversed(range(STAGES)):
+        factor = (
+            1
+            if rest == 1
+            else next(
+                f for f in range(2, _LARGEST_FACTOR + 1) if rest % f == 0 and _feasible(rest // f, deeper)
+            )
+        )
+        factors.append(factor)
+        rest //= factor
+    return tuple(reversed(factors))
+
+
+def upsampling_factors(patch_size: int | Sequence[int]) -> tuple[IntTriple, IntTriple, IntTriple, IntTriple]:
+    """Return the factors of the four up-sampling stages per axis, deepest first.
+
+    An axis with a smaller patch than the largest takes its factors at the deepest stages at which the largest
+    axis is up-sampled too, so that voxels of a patch that is isotropic in mm stay near isotropic on the way
+    up.
+
+    Args:
+        patch_size: Edge of a patch, voxels; one number, or one per axis.
+
+    Raises:
+        PatchSizeError: An axis has an edge that four factors of 1 to 4 cannot make.
+
+    Example:
+        >>> upsampling_factors((16, 16, 4))
+        ((2, 2, 2), (2, 2, 2), (2, 2, 1), (2, 2, 1))
+    """
+    patch = patch_triple(patch_size)
+    largest = axis_factors(max(patch))
+    first = next((stage for stage, factor in enumerate(largest) if factor > 1), 0)
+    axes = []
+    for edge in patch:
+        if edge == max(patch):
+            axes.append(largest)
+            continue
+        factors = [f for f in axis_factors(edge) if f > 1]
+        lead = min(first, STAGES - len(factors))
+        axes.append(tuple([1] * lead + factors + [1] * (STAGES - lead - len(factors))))
+    a, b, c, d = ((axes[0][s], axes[1][s], axes[2][s]) for s in range(STAGES))
+    return a, b, c, d
+
+
+def _triple(value: int | Sequence[int], what: str, error: type[WindowError]) -> IntTriple:
+    edges = (value, value, value) if isinstance(value, int) else tuple(value)
+    if len(edges) != 3 or any(int(e) != e or e < 1 for e in edges):
+        raise error(f"{what} {value!r} is neither a positive whole number nor three of them", found=value)
+    return int(edges[0]), int(edges[1]), int(edges[2])
+
+
+def patch_triple(patch_size: int | Sequence[int]) -> IntTriple:
+    """Return a patch size per axis, voxels.
+
+    Raises:
+        PatchSizeError: Not one or three positive whole numbers.
+    """
+    return _triple(patch_size, "patch_size", PatchSizeError)
+
+
+def window_triple(window_size: int | Sequence[int]) -> IntTriple:
+    """Return a window size per axis, voxels.
+
+    Raises:
+        WindowError: Not one or three positive whole numbers.
+    """
+    return _triple(window_size, "window_size", WindowError)
+
+
+def check_window(window_size: int | Sequence[int], patch_size: int | Sequence[int]) -> None:
+    """Check that a window is a whole number of patches along every axis, at least two patches in all.
+
+    Args:
+        window_size: Window edge, voxels; one number, or one per axis.
+        patch_size: Patch edge, voxels; one number, or one per axis.
+
+    Raises:
+        PatchSizeError: It is not, or a patch edge is illegal as such; the message names legal ones.
+    """
+    window, patch = window_triple(window_size), patch_triple(patch_size)
+    upsampling_factors(patch)
+    for axis, (w, p) in enumerate(zip(window, patch, strict=True)):
+        if w % p:
+            legal = [q for q in legal_patch_sizes(w) if w % q == 0 and q > 1]
+            raise PatchSizeError(
+                f"patch_size {p} does not divide window_size {w} along axis {axis}",
+                found=p,
+                expected=tuple(legal),
+                remedy=f"use one of {', '.join(map(str, legal))} or a window that is a multiple of {p}"
+                if legal
+                else f"use a window that is a multiple of {p}",
+            )
+
+
+def token_grid(window_size: int | Sequence[int], patch_size: int | Sequence[int]) -> IntTriple:
+    """Return the number of tokens along each axis of a window.
+
+    Raises:
+        PatchSizeError: The patch size is illegal or does not divide the window.
+
+    Example:
+        >>> token_grid(96, 12)
+        (8, 8, 8)
+    """
+    check_window(window_size, patch_size)
+    a, b, c = (w // p for w, p in zip(window_triple(window_size), patch_triple(patch_size), strict=True))
+    return a, b, c
+
+
+def token_count(window_size: int | Sequence[int], patch_size: int | Sequence[int]) -> int:
+    """Return the number of tokens of a window.
+
+    Raises:
+        PatchSizeError: The patch size is illegal or does not divide the window.
+    """
+    return math.prod(token_grid(window_size, patch_size))
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """What a UNETR of one patch size weighs and costs.
+
+    Attributes:
+        patch_size: Patch edge per axis, voxels.
+        window_size: Window edge per axis, voxels.
+        tokens: Tokens of one window.
+        parameters: All weights, frozen ones included: the size of the state dict.
+        frozen_parameters: Weights that forward never uses, kept for MONAI's state dict.
+        embedding_flop: Patch embedding, one window, forward.
+        linear_flop: Linear layers of the transformer.
+        attention_flop: Products of queries, keys and values.
+        convolution_flop: Convolutional encoder branches, decoder and output.
+    """
+
+    patch_size: IntTriple
+    window_size: IntTriple
+    tokens: int
+    parameters: int
+    frozen_parameters: int
+    embedding_flop: int
+    linear_flop: int
+    attention_flop: int
+    convolution_flop: int
+
+    @property
+    def flop(self) -> int:
+        """FLOP of one window's forward pass."""
+        return self.embedding_flop + self.linear_flop + self.attention_flop + self.convolution_flop
+
+    @property
+    def attention_share(self) -> float:
+        """Share of attention in the FLOP of the transformer's blocks."""
+        return self.attention_flop / (self.attention_flop + self.linear_flop)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    weights: int
+    flop: int
+
+
+def _convolution(channels_in: int, channels_out: int, kernel: int, positions: int) -> _Layer:
+    weights = channels_in * channels_out * kernel
+    return _Layer(weights, 2 * weights * positions)
+
+
+def _residual_block(channels_in: int, channels_out: int, voxels: int) -> Iterator[_Layer]:
+    yield _convolution(channels_in, channels_out, 27, voxels)
+    yield _convolution(channels_out, channels_out, 27, voxels)
+    if channels_in != channels_out:
+        yield _convolution(channels_in, channels_out, 1, voxels)
+
+
+def _convolutions(
+    in_channels: int,
+    out_channels: int,
+    hidden_size: int,
+    feature_size: int,
+    patch: IntTriple,
+    window: IntTriple,
+) -> Iterator[_Layer]:
+    """Every convolution outside the transformer. A transposed one works once per input voxel."""
+    kernels = [math.prod(factors) for factors in upsampling_factors(patch)]
+    voxels = [math.prod(token_grid(window, patch))]
+    for kernel in kernels:
+        voxels.append(voxels[-1] * kernel)
+    widths = [feature_size * 2**s for s in (3, 2, 1, 0)]
+
+    yield from _residual_block(in_channels, feature_size, voxels[4])
+    for stage in (2, 1, 0):
+        width = widths[stage]
+        yield _convolution(hidden_size, width, kernels[0], voxels[0])
+        for step in range(1, stage + 1):
+            yield _convolution(width, width, kernels[step], voxels[step])
+            yield from _residual_block(width, width, voxels[step + 1])
+    width_in = hidden_size
+    for stage, width in enumerate(widths):
+        yield _convolution(width_in, width, kernels[stage], voxels[stage])
+        yield from _residual_block(2 * width, width, voxels[stage + 1])
+        width_in = width
+    output = _convolution(feature_size, out_channels, 1, voxels[4])
+    yield _Layer(output.weights + out_channels, output.flop)
+
+
+def network_cost(
+    window_size: int | Sequence[int],
+    patch_size: int | Sequence[int],
+    *,
+    in_channels: int = 1,
+    out_channels: int = 2,
+    hidden_size: int = 768,
+    mlp_dim: int = 3072,
+    num_heads: int = 12,
+    feature_size: int = 16,
+    qkv_bias: bool = False,
+) -> NetworkCost:
+    """Count weights and FLOP of :class:`patchcore.models.UNETR` without building it.
+
+    Args:
+        window_size: Window edge, voxels; one number, or one per axis.
+        patch_size: Patch edge, voxels; one number, or one per axis.
+        in_channels: Channels of the image.
+        out_channels: Classes, background included.
+        hidden_size: Width of a token.
+        mlp_dim: Hidden width of a transformer MLP.
+        num_heads: Attention heads; changes no count, but has to divide ``hidden_size``.
+        feature_size: Channels at full resolution.
+        qkv_bias: Whether queries, keys and values have a bias.
+
+    Returns:
+        The counts; FLOP are those of one window's forward pass.
+
+    Raises:
+        PatchSizeError: The patch size is illegal or does not divide the window.
+        ConfigError: ``num_heads`` does not divide ``hidden_size``.
+
+    Example:
+        >>> network_cost(96, 16).tokens
+        216
+    """
+    if hidden_size % num_heads:
+        raise ConfigError(f"num_heads {num_heads} does not divide hidden_size {hidden_size}")
+    window, patch = window_triple(window_size), patch_triple(patch_size)
+    tokens = token_count(window, patch)
+    h, m = hidden_size, mlp_dim
+    embedding = _convolution(in_channels, h, math.prod(patch), tokens)
+    matrices = 4 * h * h + 2 * h * m
+    frozen = 2 * h
+    biases = h + (m + h) + (3 * h if qkv_bias else 0)
+    block = matrices + biases + 4 * h + frozen
+    convolutions = list(_convolutions(in_channels, out_channels, h, feature_size, patch, window))
+    return NetworkCost(
+        patch_size=patch,
+        window_size=window,
+        tokens=tokens,
+        parameters=embedding.weights
+        + h
+        + tokens * h
+        + LAYERS * block
+        + 2 * h
+        + sum(c.weights for c in convolutions),
+        frozen_parameters=LAYERS * frozen,
+        embedding_flop=embedding.flop,
+        linear_flop=LAYERS * 2 * matrices * tokens,
+        attention_flop=LAYERS * 4 * tokens * tokens * h,
+        convolution_flop=sum(c.flop for c in convolutions),
+    )

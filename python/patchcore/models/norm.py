@@ -1,0 +1,87 @@
+"""Instance norm that stays in channels-last memory.
+
+torch has no channels-last kernel for it: ``nn.InstanceNorm3d`` copies its input to channels-first and back,
+which takes a tenth of a UNETR training step on a CPU. Here a voxel's channels stay neighbours: (B, C, X, Y,
+Z) is walked as (B, X, Y·Z, C), summed over Y·Z and then over X. Two levels keep the rounding of a sum over
+10⁵ and more voxels as small as that of torch's own kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+__all__ = ["ChannelsLastInstanceNorm", "use_channels_last_norm"]
+
+
+def _rows(x: Tensor) -> Tensor:
+    """View (B, C, X, Y, Z) as (B, X, Y·Z, C); without a copy where ``x`` is channels-last."""
+    b, c, i, j, k = x.shape
+    return x.permute(0, 2, 3, 4, 1).reshape(b, i, j * k, c)
+
+
+def _mean(rows: Tensor) -> Tensor:
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    return rows.mean(2, keepdim=True, dtype=wide).mean(1, keepdim=True)
+
+
+class _InstanceNorm(torch.autograd.Function):
+    # The activation that follows works in place: so the input is saved, not the output, and the output is no
+    # view. Statistics are float32 or wider, and what is computed with them becomes so by promotion.
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        rows = _rows(x)
+        mean = _mean(rows)
+        out = torch.empty_like(x, memory_format=torch.channels_last_3d)
+        centred = torch.sub(rows, mean, out=_rows(out)) if x.dtype == mean.dtype else rows - mean
+        squares = torch.linalg.vector_norm(centred, dim=2, keepdim=True).square_() / rows.shape[2]
+        scale = torch.rsqrt(squares.mean(1, keepdim=True) + eps)
+        torch.mul(centred, scale, out=_rows(out))
+        ctx.save_for_backward(x, mean, scale)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        x, mean, scale = ctx.saved_tensors
+        rows = _rows(gradients[0])
+        normed = (_rows(x) - mean).mul_(scale)
+        gradient = (rows - _mean(rows)).addcmul_(normed, _mean(normed * rows), value=-1)
+        out = torch.empty_like(x, memory_format=torch.channels_last_3d)
+        torch.mul(gradient, scale, out=_rows(out))
+        return out, None
+
+
+class ChannelsLastInstanceNorm(nn.Module):
+    """Instance norm without weights; equal to ``nn.InstanceNorm3d``, fast in channels-last memory.
+
+    Args:
+        eps: Added to the variance.
+    """
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise every channel of every sample to mean 0 and variance 1.
+
+        Args:
+            x: (B, C, X, Y, Z), floating point.
+
+        Returns:
+            Same shape and dtype.
+        """
+        if x.is_cpu and x[0, 0].numel() > 1:
+            return _InstanceNorm.apply(x, self.eps)  # type: ignore[no-any-return]
+        return F.instance_norm(x, eps=self.eps)
+
+
+def use_channels_last_norm(network: nn.Module) -> None:
+    """Replace every ``nn.InstanceNorm3d`` without weights or running statistics in a network."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.InstanceNorm3d) and not child.affine and not child.track_running_stats:
+                setattr(parent, name, ChannelsLastInstanceNorm(child.eps))

@@ -1,0 +1,238 @@
+"""UNETR at any patch size.
+
+Shape legend:
+    B  batch              X, Y, Z  window, voxels    p  patch edge per axis    t  tokens per axis, window / p
+    T  tokens, t₁·t₂·t₃   h  hidden size             f  feature size           s₁ … s₄  up-sampling factors
+
+    image (B, C, X, Y, Z)
+      ├─ encoder1 ──────────────────────────────────► (B,  f, X, Y, Z)      ─► decoder2
+      └─ vit: 12 blocks of (B, T, h)
+           ├─ block  4 ─ encoder2, up by s₁, s₂, s₃ ► (B, 2f, t·s₁·s₂·s₃)   ─► decoder3
+           ├─ block  7 ─ encoder3, up by s₁, s₂ ────► (B, 4f, t·s₁·s₂)      ─► decoder4
+           ├─ block 10 ─ encoder4, up by s₁ ────────► (B, 8f, t·s₁)         ─► decoder5
+           └─ block 12, norm ───────────────────────► (B,  h, t)            ─► decoder5
+
+    A decoder stage up-samples by its own factor (decoder5 by s₁, decoder2 by s₄), joins its skip and ends in
+    a residual block. Per axis s₁·s₂·s₃·s₄ = p; see :mod:`patchcore.models.layout`.
+
+Source: Hatamizadeh et al., "UNETR: Transformers for 3D Medical Image Segmentation", WACV 2022 (arXiv
+2103.10504), built there, and in MONAI, for p = 16 alone. At p = 16 this is MONAI's network: same parameter
+names, same output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai.networks.blocks.dynunet_block import UnetOutBlock, UnetResBlock, get_conv_layer
+from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrUpBlock
+from monai.networks.nets.vit import ViT
+from torch import Tensor, nn
+
+from patchcore.errors import ConfigError, ShapeMismatchError
+from patchcore.models.attention import SelfAttention
+from patchcore.models.layout import (
+    LAYERS,
+    check_window,
+    patch_triple,
+    token_grid,
+    upsampling_factors,
+    window_triple,
+)
+from patchcore.models.norm import use_channels_last_norm
+from patchcore.types import IntTriple
+
+__all__ = ["UNETR", "trainable_parameters"]
+
+_SKIPS = (3, 6, 9)
+"""Transformer blocks, counted from 0, whose outputs feed encoder2, encoder3 and encoder4."""
+
+
+class _ProjectionUp(nn.Module):
+    """MONAI's ``UnetrPrUpBlock`` with kernels of its own at every stage, under the same parameter names."""
+
+    def __init__(self, in_channels: int, out_channels: int, factors: Sequence[IntTriple]) -> None:
+        super().__init__()
+        self.transp_conv_init = _transposed(in_channels, out_channels, factors[0])
+        self.blocks = nn.ModuleList(
+            nn.Sequential(_transposed(out_channels, out_channels, f), _residual(out_channels))
+            for f in factors[1:]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.transp_conv_init(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def _transposed(in_channels: int, out_channels: int, factors: IntTriple) -> nn.Module:
+    layer: nn.Module = get_conv_layer(
+        3, in_channels, out_channels, kernel_size=factors, stride=factors, conv_only=True, is_transposed=True
+    )
+    return layer
+
+
+def _residual(channels: int) -> nn.Module:
+    block: nn.Module = UnetResBlock(3, channels, channels, kernel_size=3, stride=1, norm_name="instance")
+    return block
+
+
+def _decoder(in_channels: int, out_channels: int, factors: IntTriple) -> nn.Module:
+    block: nn.Module = UnetrUpBlock(
+        3,
+        in_channels,
+        out_channels,
+        kernel_size=3,
+        upsample_kernel_size=factors,
+        norm_name="instance",
+        res_block=True,
+    )
+    return block
+
+
+class UNETR(nn.Module):
+    """A vision transformer over patches of any legal size with a convolutional decoder.
+
+    A patch size changes the token grid, and the embedding and up-sampling kernels that follow from it, and
+    nothing else. On the CPU its activations
+    are channels-last in memory whatever its weights are.
+
+    Args:
+        in_channels: Channels of the image.
+        out_channels: Classes, background included.
+        window_size: Edge of the window it sees, voxels; one number, or one per axis.
+        patch_size: Edge of a patch, voxels; one number, or one per axis. Divides ``window_size``.
+        hidden_size: Width of a token.
+        mlp_dim: Hidden width of a transformer MLP.
+        num_heads: Attention heads; divides ``hidden_size``.
+        feature_size: Channels at full resolution.
+        dropout: Share dropped in the transformer while training.
+        qkv_bias: Whether queries, keys and values have a bias.
+
+    Raises:
+        PatchSizeError: The patch size cannot be up-sampled in four stages of 1 to 4, or does not divide the
+            window; the message names legal ones.
+        ConfigError: ``num_heads`` does not divide ``hidden_size``, ``dropout`` lies outside [0, 1), or a
+            width is not positive.
+
+    Example:
+        >>> import torch
+        >>> model = UNETR(1, 2, 48, 12, hidden_size=48, mlp_dim=96, num_heads=4, feature_size=4)
+        >>> model(torch.zeros(1, 1, 48, 48, 48)).shape
+        torch.Size([1, 2, 48, 48, 48])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        window_size: int | Sequence[int],
+        patch_size: int | Sequence[int],
+        *,
+        hidden_size: int = 768,
+        mlp_dim: int = 3072,
+        num_heads: int = 12,
+        feature_size: int = 16,
+        dropout: float = 0.0,
+        qkv_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        check_window(window_size, patch_size)
+        widths = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "hidden_size": hidden_size,
+            "mlp_dim": mlp_dim,
+            "num_heads": num_heads,
+            "feature_size": feature_size,
+        }
+        for name, width in widths.items():
+            if width < 1:
+                raise ConfigError(f"{name} {width} must be at least 1", found=width)
+        if hidden_size % num_heads:
+            raise ConfigError(f"num_heads {num_heads} does not divide hidden_size {hidden_size}")
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout {dropout} must lie in [0, 1)", found=dropout)
+
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.window_size = window_triple(window_size)
+        self.patch_size = patch_triple(patch_size)
+        self.token_grid = token_grid(window_size, patch_size)
+        up = upsampling_factors(patch_size)
+        h, f = hidden_size, feature_size
+
+        self.vit = ViT(
+            in_channels=in_channels,
+            img_size=self.window_size,
+            patch_size=self.patch_size,
+            hidden_size=h,
+            mlp_dim=mlp_dim,
+            num_layers=LAYERS,
+            num_heads=num_heads,
+            proj_type="conv",
+            dropout_rate=dropout,
+            qkv_bias=qkv_bias,
+        )
+        for block in self.vit.blocks:
+            block.attn = SelfAttention(
+                block.attn.qkv, block.attn.out_proj, num_heads=num_heads, dropout=dropout
+            )
+            # Forward never uses these; with a gradient to wait for, distributed training would stop on them.
+            block.norm_cross_attn.requires_grad_(False)
+        self.encoder1 = UnetrBasicBlock(
+            3, in_channels, f, kernel_size=3, stride=1, norm_name="instance", res_block=True
+        )
+        self.encoder2 = _ProjectionUp(h, 2 * f, up[:3])
+        self.encoder3 = _ProjectionUp(h, 4 * f, up[:2])
+        self.encoder4 = _ProjectionUp(h, 8 * f, up[:1])
+        self.decoder5 = _decoder(h, 8 * f, up[0])
+        self.decoder4 = _decoder(8 * f, 4 * f, up[1])
+        self.decoder3 = _decoder(4 * f, 2 * f, up[2])
+        self.decoder2 = _decoder(2 * f, f, up[3])
+        self.out = UnetOutBlock(3, f, out_channels)
+        use_channels_last_norm(self)
+
+    def _grid(self, tokens: Tensor) -> Tensor:
+        """Fold (B, T, h) tokens back to (B, h, t₁, t₂, t₃): a view, channels-last in memory."""
+        return tokens.reshape(tokens.shape[0], *self.token_grid, tokens.shape[2]).permute(0, 4, 1, 2, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Segment windows.
+
+        Args:
+            image: (B, in_channels, X, Y, Z) with X, Y, Z = ``window_size``, floating point, scaled
+                intensities.
+
+        Returns:
+            Logits (B, out_channels, X, Y, Z).
+
+        Raises:
+            ShapeMismatchError: The image has another shape.
+        """
+        expected = (self.in_channels, *self.window_size)
+        if image.ndim != 5 or tuple(image.shape[1:]) != expected:
+            raise ShapeMismatchError(
+                f"image has shape {tuple(image.shape)}, "
+                f"this network takes (batch, {', '.join(map(str, expected))})",
+                found=tuple(image.shape),
+                expected=expected,
+            )
+        last, blocks = self.vit(image)
+        skips = [self._grid(blocks[i]) for i in _SKIPS]
+        x = self.decoder5(self._grid(last), self.encoder4(skips[2]))
+        x = self.decoder4(x, self.encoder3(skips[1]))
+        x = self.decoder3(x, self.encoder2(skips[0]))
+        x = self.decoder2(x, self.encoder1(image))
+        logits: Tensor = self.out(x)
+        return logits
+
+
+def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters an optimiser is to be given: those with a gradient, in the state dict's order.
+
+    Args:
+        network: Any module.
+    """
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]

@@ -1,0 +1,205 @@
+"""UNETR at every patch size: shapes, counts, gradients, errors, and the norm it is built with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from patchcore.errors import ConfigError, PatchSizeError, ShapeMismatchError
+from patchcore.models import UNETR, network_cost, trainable_parameters, upsampling_factors
+from patchcore.models.attention import SelfAttention
+from patchcore.models.norm import ChannelsLastInstanceNorm
+
+TINY: dict[str, Any] = {"hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "feature_size": 4}
+
+SIZES: list[tuple[Any, Any]] = [
+    (48, 8),
+    (48, 12),
+    (48, 16),
+    (48, 24),
+    (36, 6),
+    (36, 9),
+    (64, 32),
+    ((48, 48, 24), (16, 16, 4)),
+    ((32, 16, 16), (8, 8, 4)),
+]
+
+
+def meta_unetr(window: Any, patch: Any, **sizes: Any) -> UNETR:
+    with torch.device("meta"):
+        return UNETR(1, 3, window, patch, **sizes)
+
+
+@pytest.mark.parametrize(("window", "patch"), SIZES)
+def test_output_has_the_window_and_one_channel_a_class(window: Any, patch: Any) -> None:
+    model = UNETR(2, 3, window, patch, **TINY).eval()
+    with torch.no_grad():
+        logits = model(torch.randn(1, 2, *model.window_size))
+    assert logits.shape == (1, 3, *model.window_size)
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(("window", "patch"), SIZES)
+@pytest.mark.parametrize("qkv_bias", [False, True])
+def test_counted_parameters_are_those_of_the_network(window: Any, patch: Any, qkv_bias: bool) -> None:
+    model = meta_unetr(window, patch, **TINY, qkv_bias=qkv_bias)
+    cost = network_cost(window, patch, out_channels=3, qkv_bias=qkv_bias, **TINY)
+    assert cost.parameters == sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in trainable_parameters(model))
+    assert cost.frozen_parameters == cost.parameters - trainable
+
+
+@pytest.mark.parametrize(("window", "patch"), SIZES)
+def test_counted_flop_are_those_of_the_network(window: Any, patch: Any) -> None:
+    model = meta_unetr(window, patch, **TINY)
+    cost = network_cost(window, patch, out_channels=3, **TINY)
+    with FlopCounterMode(display=False) as counter, nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
+        model(torch.zeros(1, 1, *model.window_size, device="meta"))
+    assert counter.get_total_flops() == cost.flop
+
+
+@pytest.mark.parametrize("patch", [8, 12, 24])
+def test_a_patch_size_changes_the_embedding_and_up_sampling_kernels_only(patch: int) -> None:
+    reference = {n: tuple(p.shape) for n, p in meta_unetr(96, 16).named_parameters()}
+    shapes = {n: tuple(p.shape) for n, p in meta_unetr(96, patch).named_parameters()}
+    assert shapes.keys() == reference.keys()
+    changed = {name for name in shapes if shapes[name] != reference[name]}
+    assert changed
+    for name in changed:
+        assert "patch_embedding" in name or shapes[name][:2] == reference[name][:2]
+        assert (
+            "patch_embedding" in name
+            or "transp_conv" in name
+            or ".blocks.0.0" in name
+            or ".blocks.1.0" in name
+        )
+    assert not any(name.startswith("vit.blocks") for name in changed)
+
+
+def test_each_stage_has_its_own_kernel() -> None:
+    model = meta_unetr((48, 48, 24), (24, 24, 4), **TINY)
+    up = upsampling_factors((24, 24, 4))
+    kernels = {n: tuple(m.kernel_size) for n, m in model.named_modules() if isinstance(m, nn.ConvTranspose3d)}
+    expected = {
+        "encoder2": up[:3],
+        "encoder3": up[:2],
+        "encoder4": up[:1],
+        "decoder5": up[0:1],
+        "decoder4": up[1:2],
+        "decoder3": up[2:3],
+        "decoder2": up[3:4],
+    }
+    for branch, factors in expected.items():
+        assert tuple(k for n, k in kernels.items() if n.startswith(branch)) == factors
+    assert len(kernels) == sum(map(len, expected.values()))
+
+
+def test_every_trainable_parameter_gets_a_gradient_and_no_frozen_one_does() -> None:
+    model = UNETR(1, 2, 24, 12, **TINY)
+    model(torch.randn(2, 1, 24, 24, 24)).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == ("norm_cross_attn" not in name), name
+    assert all(parameter.requires_grad for parameter in trainable_parameters(model))
+
+
+def test_samples_of_a_batch_do_not_touch_each_other() -> None:
+    model = UNETR(1, 2, 24, 8, **TINY).eval()
+    x = torch.randn(2, 1, 24, 24, 24)
+    with torch.no_grad():
+        together, alone = model(x), torch.cat([model(x[:1]), model(x[1:])])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_last_changes_nothing() -> None:
+    model = UNETR(1, 2, 24, 12, **TINY).eval()
+    x = torch.randn(2, 1, 24, 24, 24)
+    with torch.no_grad():
+        plain = model(x)
+        last = model.to(memory_format=torch.channels_last_3d)(x.to(memory_format=torch.channels_last_3d))
+    torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_autocast_trains() -> None:
+    model = UNETR(1, 2, 24, 12, **TINY)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(torch.randn(1, 1, 24, 24, 24))
+    assert logits.dtype == torch.bfloat16
+    logits.float().square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in trainable_parameters(model) if p.grad is not None)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    model = UNETR(1, 2, 24, 12, **TINY, dropout=0.5)
+    x = torch.randn(1, 1, 24, 24, 24)
+    with torch.no_grad():
+        assert not torch.equal(model(x), model(x))
+        model.eval()
+        assert torch.equal(model(x), model(x))
+
+
+def test_attention_is_the_textbook_formula() -> None:
+    h, heads = 12, 3
+    qkv, out = nn.Linear(h, 3 * h), nn.Linear(h, h)
+    x = torch.randn(2, 5, h)
+    q, k, v = qkv(x).chunk(3, dim=-1)
+    parts = []
+    for q_, k_, v_ in zip(*(z.chunk(heads, dim=-1) for z in (q, k, v)), strict=True):
+        parts.append(torch.softmax(q_ @ k_.transpose(1, 2) / 2.0, dim=-1) @ v_)
+    expected = out(torch.cat(parts, dim=-1))
+    torch.testing.assert_close(SelfAttention(qkv, out, num_heads=heads, dropout=0.0)(x), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 4, 16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_norm_equals_torchs_forward_and_backward(channels: int, layout: torch.memory_format) -> None:
+    data = (torch.randn(2, channels, 7, 6, 5) * 3 + 5).to(memory_format=layout)
+    weight = torch.randn_like(data)
+    results = []
+    for norm in (nn.InstanceNorm3d(channels), ChannelsLastInstanceNorm()):
+        x = data.clone().requires_grad_()
+        y = norm(x)
+        (y * weight).sum().backward()
+        results.append((y.detach(), x.grad))
+    for ours, theirs in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_norm_gradient_is_its_numerical_derivative() -> None:
+    x = torch.randn(1, 2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(ChannelsLastInstanceNorm(), (x,))
+
+
+def test_the_norm_of_a_large_offset_keeps_its_digits() -> None:
+    x = torch.randn(1, 2, 40, 40, 40) + 100
+    reference = (x.double() - x.double().mean((2, 3, 4), keepdim=True)) / x.double().std(
+        (2, 3, 4), keepdim=True
+    )
+    assert (ChannelsLastInstanceNorm()(x) - reference).abs().max() < 1e-3
+
+
+def test_wrong_input_is_told_with_what_is_right() -> None:
+    model = UNETR(1, 2, 24, 12, **TINY)
+    with pytest.raises(ShapeMismatchError, match=r"takes \(batch, 1, 24, 24, 24\)"):
+        model(torch.zeros(1, 1, 24, 24, 12))
+    with pytest.raises(ShapeMismatchError):
+        model(torch.zeros(1, 24, 24, 24))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"patch_size": 10}, PatchSizeError, "9 or 12"),
+        ({"patch_size": 16}, PatchSizeError, "does not divide"),
+        ({"num_heads": 5}, ConfigError, "num_heads 5"),
+        ({"dropout": 1.0}, ConfigError, "dropout"),
+        ({"feature_size": 0}, ConfigError, "feature_size 0"),
+    ],
+)
+def test_impossible_networks_are_refused(change: dict[str, Any], error: type[Exception], words: str) -> None:
+    arguments = {"in_channels": 1, "out_channels": 2, "window_size": 24, "patch_size": 12, **TINY} | change
+    with pytest.raises(error, match=words):
+        UNETR(**arguments)
