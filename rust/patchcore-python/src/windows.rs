@@ -7,7 +7,7 @@ use numpy::{
 use patchcore::philox;
 use patchcore::sampler::{Case, LesionSpans, Sampler};
 use patchcore::windows::blend::{Layout, accumulate, finish};
-use patchcore::windows::extract::{Intensity, Target, Windows, extract};
+use patchcore::windows::extract::{Intensity, Target, extract};
 use patchcore::windows::grid;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -46,7 +46,7 @@ fn triples<T: numpy::Element + Copy>(array: &PyReadonlyArray2<'_, T>) -> PyResul
 }
 
 #[pyfunction]
-#[pyo3(signature = (volumes, corners, window_size, out, *, hu_range, padding, labels, label_out, threads))]
+#[pyo3(signature = (volumes, corners, window_size, out, *, hu_range, padding, labels, label_corners, label_out, threads))]
 #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
 fn extract_windows(
     py: Python<'_>,
@@ -57,10 +57,12 @@ fn extract_windows(
     hu_range: Option<[f64; 2]>,
     padding: f32,
     labels: Option<Vec<Bound<'_, PyUntypedArray>>>,
+    label_corners: Option<PyReadonlyArray2<'_, i64>>,
     label_out: Option<&Bound<'_, PyArray1<u8>>>,
     threads: Option<usize>,
 ) -> PyResult<()> {
     let corners = triples(&corners)?;
+    let label_corners = label_corners.map(|corners| triples(&corners)).transpose()?.unwrap_or_default();
     let image_views = volumes.iter().map(view_of).collect::<PyResult<Vec<_>>>()?;
     let label_views = labels.as_deref().unwrap_or_default().iter().map(view_of).collect::<PyResult<Vec<_>>>()?;
     let mut out = writable("out", out)?;
@@ -69,9 +71,9 @@ fn extract_windows(
     let label_out = label_out.as_mut().map(|array| array.as_slice_mut()).transpose()?;
     let intensity = hu_range.map_or(Intensity::Raw(padding), Intensity::Scaled);
     run(py, || {
-        let windows = Windows { corners: &corners, size: window_size };
-        let labels = label_out.map(|out| Target { volumes: &label_views, out });
-        extract(Target { volumes: &image_views, out }, intensity, labels, windows, threads)
+        let labels = label_out.map(|out| Target { volumes: &label_views, corners: &label_corners, out });
+        let images = Target { volumes: &image_views, corners: &corners, out };
+        extract(images, intensity, labels, window_size, threads)
     })
 }
 

@@ -5,7 +5,7 @@
 use patchcore::Error;
 use patchcore::view::View;
 use patchcore::windows::blend::{Layout, accumulate, finish};
-use patchcore::windows::extract::{Intensity, Target, Windows, extract};
+use patchcore::windows::extract::{Intensity, Target, extract};
 use patchcore::windows::grid::{gaussian_importance, window_grid};
 use proptest::prelude::*;
 
@@ -14,8 +14,8 @@ fn round_trip(values: &[i16], shape: [usize; 3], window: [usize; 3], overlap: f6
     let corners = window_grid(shape.map(|n| n as i64), window.map(|n| n as i64), [overlap; 3]).unwrap();
     let volumes = vec![View::from_slice(values, shape).unwrap(); corners.len()];
     let mut batch = vec![0.0; corners.len() * window.iter().product::<usize>()];
-    let images = Target { volumes: &volumes, out: &mut batch };
-    extract(images, Intensity::Raw(0.0), None, Windows { corners: &corners, size: window }, None).unwrap();
+    let images = Target { volumes: &volumes, corners: &corners, out: &mut batch };
+    extract(images, Intensity::Raw(0.0), None, window, None).unwrap();
     let (mut sum, mut weight) = (vec![0.0; values.len()], vec![0.0; values.len()]);
     let layout = Layout { channels: 1, shape, window };
     accumulate(layout, &corners, &batch, importance, &mut sum, &mut weight, None).unwrap();

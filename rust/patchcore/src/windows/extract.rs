@@ -22,20 +22,13 @@ pub enum Intensity {
     Raw(f32),
 }
 
-/// Where windows lie: one corner a window, all of one size.
-#[derive(Debug, Clone, Copy)]
-pub struct Windows<'a> {
-    /// Volume index of each window's first voxel; anything, also outside the volume.
-    pub corners: &'a [[i64; 3]],
-    /// Voxels of a window along each axis.
-    pub size: [usize; 3],
-}
-
-/// A batch to be filled: one volume a window, and a C-order buffer (window, i, j, k).
+/// A batch to be filled: a volume and a corner for each window, and a C-order buffer (window, i, j, k).
 #[derive(Debug)]
 pub struct Target<'v, 'o, Out> {
     /// The volume of each window; volumes may repeat.
     pub volumes: &'v [View<'v>],
+    /// Volume index of each window's first voxel; anything, also outside the volume.
+    pub corners: &'v [[i64; 3]],
     /// As long as all windows together.
     pub out: &'o mut [Out],
 }
@@ -45,7 +38,7 @@ enum Job<'a> {
     Label(usize, Slab<'a, u8>),
 }
 
-/// Extract a batch of windows, and of labels where `labels` are given.
+/// Extract a batch of windows of `size`, and of labels where `labels` are given.
 ///
 /// Images may be of kind I8, U8, I16, U16, I32, F32 and F64, labels of any integer kind and Bool, both with any strides and
 /// alignment, in this machine's byte order. Results do not depend on `threads` (default: all cores).
@@ -58,7 +51,7 @@ pub fn extract(
     images: Target<'_, '_, f32>,
     intensity: Intensity,
     labels: Option<Target<'_, '_, u8>>,
-    windows: Windows<'_>,
+    size: [usize; 3],
     threads: Option<usize>,
 ) -> Result<()> {
     if let Intensity::Scaled([low, high]) = intensity
@@ -67,12 +60,12 @@ pub fn extract(
         return Err(Error::Window(format!("HU range ({low}, {high}); expected two finite numbers, the lower first")));
     }
     let threads_used = threads.unwrap_or_else(|| pool::shared().current_num_threads()).max(1);
-    let cuts = if threads_used == 1 { 1 } else { (4 * threads_used).div_ceil(windows.corners.len().max(1)) };
-    let planes = windows.size[0].div_ceil(cuts).max(LEAST_PLANES.min(windows.size[0]));
+    let cuts = if threads_used == 1 { 1 } else { (4 * threads_used).div_ceil(images.corners.len().max(1)) };
+    let planes = size[0].div_ceil(cuts).max(LEAST_PLANES.min(size[0]));
     let mut jobs = Vec::new();
-    cut(images, windows, planes, |_, slab| jobs.push(Job::Image(slab)))?;
+    cut(images, size, planes, |_, slab| jobs.push(Job::Image(slab)))?;
     if let Some(labels) = labels {
-        cut(labels, windows, planes, |window, slab| jobs.push(Job::Label(window, slab)))?;
+        cut(labels, size, planes, |window, slab| jobs.push(Job::Label(window, slab)))?;
     }
     let run = |job: Job<'_>| match job {
         Job::Image(slab) => fill_image(intensity, slab),
@@ -87,34 +80,34 @@ pub fn extract(
 
 /// Cut each window of a batch into slabs of at most `planes` planes.
 fn cut<'a, Out>(
-    Target { volumes, out }: Target<'a, 'a, Out>,
-    windows: Windows<'_>,
+    Target { volumes, corners, out }: Target<'a, 'a, Out>,
+    size: [usize; 3],
     planes: usize,
     mut push: impl FnMut(usize, Slab<'a, Out>),
 ) -> Result<()> {
-    let [_, rows, columns] = windows.size;
-    let voxels = windows.size.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
-    let expected = voxels.and_then(|voxels| voxels.checked_mul(windows.corners.len()));
-    if expected != Some(out.len()) || volumes.len() != windows.corners.len() {
+    let [_, rows, columns] = size;
+    let voxels = size.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+    let expected = voxels.and_then(|voxels| voxels.checked_mul(corners.len()));
+    if expected != Some(out.len()) || volumes.len() != corners.len() {
         return Err(Error::Window(format!(
             "{} windows of {:?}, {} volumes and a buffer of {} elements; expected one volume a window and a buffer that \
              holds them all",
-            windows.corners.len(),
-            windows.size,
+            corners.len(),
+            size,
             volumes.len(),
             out.len()
         )));
     }
     let Some(voxels) = voxels.filter(|&voxels| voxels > 0) else {
-        return Err(Error::Window(format!("window size {:?}; every edge is at least 1 voxel", windows.size)));
+        return Err(Error::Window(format!("window size {:?}; every edge is at least 1 voxel", size)));
     };
-    let batch = volumes.iter().zip(windows.corners).zip(out.chunks_exact_mut(voxels));
+    let batch = volumes.iter().zip(corners).zip(out.chunks_exact_mut(voxels));
     for (window, ((&volume, &corner), window_out)) in batch.enumerate() {
         if volume.is_swapped() {
             return Err(Error::Unsupported("voxels in the other byte order; convert them first".into()));
         }
         for (number, out) in window_out.chunks_mut(planes * rows * columns).enumerate() {
-            push(window, Slab { volume, corner, window: windows.size, first: number * planes, out });
+            push(window, Slab { volume, corner, window: size, first: number * planes, out });
         }
     }
     Ok(())
@@ -162,9 +155,9 @@ fn check_label<P: Pixel<Out = u8, In: Display>>(pixel: P, window: usize, slab: &
         return Ok(());
     }
     // A misfit met by the fast pass is looked up by the slow one; that it may not find it would be a bug.
-    let place = fill_naive(pixel, slab)
-        .map_or_else(String::new, |([i, j, k], value)| format!("label {value} at voxel ({i}, {j}, {k}) "));
-    Err(Error::Unsupported(format!("{place}in window {window} does not fit uint8; expected labels from 0 to 255")))
+    let found = fill_naive(pixel, slab)
+        .map_or_else(String::new, |([i, j, k], value)| format!("label {value} at ({i}, {j}, {k}) of "));
+    Err(Error::Unsupported(format!("{found}window {window} does not fit uint8; expected labels from 0 to 255")))
 }
 
 #[cfg(test)]

@@ -213,8 +213,8 @@ unsafe fn line_of<P: Pixel>(pixel: P, source: *const u8, stride: isize, out: &mu
 
 /// One voxel at a time, written for certainty: what [`fill`] is tested against, and how a misfit is found.
 ///
-/// Returns the first voxel that `pixel` could not convert.
-pub(super) fn fill_naive<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> Option<([i64; 3], P::In)> {
+/// Returns the first voxel that `pixel` could not convert, with its place in the window.
+pub(super) fn fill_naive<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> Option<([usize; 3], P::In)> {
     let [_, rows, columns] = slab.window;
     let mut misfit = None;
     for index in 0..slab.out.len() {
@@ -228,7 +228,7 @@ pub(super) fn fill_naive<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> Opt
             let mut note = P::Note::default();
             P::note(&mut note, value);
             if !P::accepts(note) && misfit.is_none() {
-                misfit = Some((voxel.map(|v| v as i64), value));
+                misfit = Some((offset, value));
             }
             pixel.convert(value)
         } else {

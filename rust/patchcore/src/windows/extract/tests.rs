@@ -130,8 +130,8 @@ fn corners_at_the_ends_of_the_integers_are_all_padding() {
     let volume = View::from_slice(&values, [3, 3, 3]).unwrap();
     let corners = [[i64::MIN; 3], [i64::MAX; 3], [0, i64::MAX, 0]];
     let mut out = vec![9.0; 3 * 8];
-    let images = Target { volumes: &[volume; 3], out: &mut out };
-    extract(images, Intensity::Raw(-5.0), None, Windows { corners: &corners, size: [2, 2, 2] }, None).unwrap();
+    let images = Target { volumes: &[volume; 3], corners: &corners, out: &mut out };
+    extract(images, Intensity::Raw(-5.0), None, [2, 2, 2], None).unwrap();
     assert!(out.iter().all(|&value| value == -5.0));
 }
 
@@ -141,14 +141,21 @@ fn a_label_that_does_not_fit_is_named() {
     let labels = [0i32, 1, 2, 3, 4, 300, 6, 7];
     let (mut out, mut label_out) = ([0.0; 8], [0; 8]);
     let error = extract(
-        Target { volumes: &[View::from_slice(&image, [2, 2, 2]).unwrap()], out: &mut out },
+        Target { volumes: &[View::from_slice(&image, [2, 2, 2]).unwrap()], corners: &[[0; 3]], out: &mut out },
         Intensity::Scaled([0.0, 1.0]),
-        Some(Target { volumes: &[View::from_slice(&labels, [2, 2, 2]).unwrap()], out: &mut label_out }),
-        Windows { corners: &[[0; 3]], size: [2, 2, 2] },
+        Some(Target {
+            volumes: &[View::from_slice(&labels, [2, 2, 2]).unwrap()],
+            corners: &[[0; 3]],
+            out: &mut label_out,
+        }),
+        [2, 2, 2],
         None,
     )
     .unwrap_err();
-    assert!(matches!(&error, Error::Unsupported(text) if text.contains("label 300 at voxel (1, 0, 1)")), "{error}");
+    assert!(
+        matches!(&error, Error::Unsupported(text) if text.contains("label 300 at (1, 0, 1) of window 0")),
+        "{error}"
+    );
 }
 
 #[test]
@@ -158,9 +165,8 @@ fn results_do_not_depend_on_threads() {
     let corners = [[-3, 5, 20], [0, 0, 0]];
     let run = |threads| {
         let mut out = vec![0.0; 2 * 37 * 32 * 33];
-        let images = Target { volumes: &[volume; 2], out: &mut out };
-        let windows = Windows { corners: &corners, size: [37, 32, 33] };
-        extract(images, Intensity::Scaled([0.0, 900.0]), None, windows, threads).unwrap();
+        let images = Target { volumes: &[volume; 2], corners: &corners, out: &mut out };
+        extract(images, Intensity::Scaled([0.0, 900.0]), None, [37, 32, 33], threads).unwrap();
         out
     };
     let one = run(Some(1));

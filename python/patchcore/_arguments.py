@@ -1,0 +1,110 @@
+"""Checks of arguments that the window façades share."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchcore.errors import DataError, WindowError
+from patchcore.types import Int64Array, IntTriple, Triple
+
+__all__ = ["corner_rows", "counter", "float_triple", "positions_column", "size_triple", "thread_count"]
+
+
+def size_triple(name: str, value: Sequence[int]) -> IntTriple:
+    """Return three positive integers, in array-axis order.
+
+    Raises:
+        WindowError: `value` is anything else.
+    """
+    try:
+        i, j, k = (operator.index(edge) for edge in value)
+    except (TypeError, ValueError):
+        raise WindowError(f"{name} is {value!r}", found=value, expected="three integers (i, j, k)") from None
+    if min(i, j, k) < 1:
+        raise WindowError(
+            f"{name} is {(i, j, k)}", found=(i, j, k), expected="at least 1 voxel along each axis"
+        )
+    return i, j, k
+
+
+def float_triple(name: str, value: float | Sequence[float]) -> Triple:
+    """Return three floats; one number stands for all axes.
+
+    Raises:
+        WindowError: `value` is neither a number nor three.
+    """
+    try:
+        i, j, k = np.broadcast_to(np.asarray(value, dtype=np.float64), (3,)).tolist()
+    except (TypeError, ValueError):
+        raise WindowError(
+            f"{name} is {value!r}", found=value, expected="a number or three (i, j, k)"
+        ) from None
+    return i, j, k
+
+
+def corner_rows(corners: npt.ArrayLike) -> Int64Array:
+    """Return corners as a contiguous int64 array (windows, 3); one corner (3,) becomes one row.
+
+    Raises:
+        WindowError: They are no integers, or of another shape.
+    """
+    rows: npt.NDArray[Any] = np.asarray(corners)
+    if rows.size == 0 and rows.ndim <= 2:
+        return np.empty((0, 3), dtype=np.int64)
+    if rows.dtype.kind not in "iu" or rows.ndim not in (1, 2) or rows.shape[-1] != 3:
+        raise WindowError(
+            f"corners are {rows.dtype} of shape {rows.shape}",
+            found=(str(rows.dtype), rows.shape),
+            expected="integers of shape (windows, 3) or (3,)",
+            remedy="pass the first voxel (i, j, k) of each window",
+        )
+    return np.ascontiguousarray(rows.reshape(-1, 3), dtype=np.int64)
+
+
+def counter(name: str, value: int, bits: int) -> int:
+    """Return an integer from 0 to below 2**bits.
+
+    Raises:
+        DataError: `value` is anything else.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 1 << bits:
+        raise DataError(f"{name} is {value!r}", found=value, expected=f"an integer from 0 to below 2**{bits}")
+    return number
+
+
+def positions_column(positions: npt.ArrayLike) -> npt.NDArray[np.uint32]:
+    """Return positions in the global batch as uint32 (positions,); one number becomes one entry.
+
+    Raises:
+        DataError: They are no integers from 0 to below 2**32 on one axis.
+    """
+    column: npt.NDArray[Any] = np.atleast_1d(np.asarray(positions))
+    if column.size == 0:
+        return np.empty(0, dtype=np.uint32)
+    if column.ndim != 1 or column.dtype.kind not in "iu" or column.min() < 0 or column.max() >= 1 << 32:
+        raise DataError(
+            f"positions are {column.dtype} of shape {column.shape}",
+            found=positions,
+            expected="integers from 0 to below 2**32 on one axis",
+        )
+    return np.ascontiguousarray(column, dtype=np.uint32)
+
+
+def thread_count(threads: int | None) -> int | None:
+    """Return `threads`, None for all cores.
+
+    Raises:
+        DataError: It is below 1.
+    """
+    if threads is not None and threads < 1:
+        raise DataError(f"threads is {threads}", found=threads, expected="at least 1, or None for all cores")
+    return threads
