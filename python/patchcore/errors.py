@@ -63,11 +63,7 @@ class PatchcoreError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        where = ": ".join(
-            part
-            for part in (self.case_id, self.path)
-            if part and part not in self.message
-        )
+        where = ": ".join(part for part in (self.case_id, self.path) if part and part not in self.message)
         text = f"{where}: {self.message}" if where else self.message
         return f"{text}; {self.remedy}" if self.remedy else text
 

@@ -96,6 +96,8 @@ def read_json(path: PathLike, *, schema: int | None = None) -> Any:
             raise DataError("has no schema_version", path=path, remedy="it was not written by patchcore")
         if version > schema:
             raise SchemaVersionError(
-                f"schema version {version}, this patchcore reads up to {schema}", path=path, remedy="update patchcore"
+                f"schema version {version}, this patchcore reads up to {schema}",
+                path=path,
+                remedy="update patchcore",
             )
     return value

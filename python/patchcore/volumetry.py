@@ -18,7 +18,15 @@ from patchcore import _core
 from patchcore.errors import DataError, HeaderError, PatchcoreError
 from patchcore.types import Affine, AnyArray, BoolArray, Float64Array, Int64Array, IntTriple, PathLike, Triple
 
-__all__ = ["LesionSpans", "Lesions", "NiftiHeader", "label_components", "lesion_spans", "measure_lesions", "read_header"]
+__all__ = [
+    "LesionSpans",
+    "Lesions",
+    "NiftiHeader",
+    "label_components",
+    "lesion_spans",
+    "measure_lesions",
+    "read_header",
+]
 
 CONNECTIVITIES = (6, 18, 26)
 
@@ -243,7 +251,9 @@ def label_components(
     return image
 
 
-def lesion_spans(array: AnyArray, *, labels: Sequence[int] | None = None, connectivity: int = 26) -> LesionSpans:
+def lesion_spans(
+    array: AnyArray, *, labels: Sequence[int] | None = None, connectivity: int = 26
+) -> LesionSpans:
     """Return every lesion of a label map as spans; lesions are numbered as :func:`label_components` does, from 0.
 
     Args:
@@ -266,7 +276,9 @@ def lesion_spans(array: AnyArray, *, labels: Sequence[int] | None = None, connec
         ([[1, 2, 1]], [2], 2)
     """
     _check_connectivity(connectivity)
-    columns = _core.component_spans(np.asanyarray(array), labels=_labels(None, labels), connectivity=connectivity)
+    columns = _core.component_spans(
+        np.asanyarray(array), labels=_labels(None, labels), connectivity=connectivity
+    )
     return LesionSpans(**columns)
 
 
@@ -331,7 +343,7 @@ def _affine(spacing: Sequence[float] | None, affine: npt.ArrayLike | None) -> Af
         return None
     sizes = np.asarray(spacing, np.float64)
     if sizes.shape != (3,) or not np.all(np.isfinite(sizes) & (sizes > 0)):
-        raise HeaderError(f"spacing {tuple(spacing)}", remedy="give three positive lengths in mm, in array-axis order")
+        raise HeaderError(
+            f"spacing {tuple(spacing)}", remedy="give three positive lengths in mm, in array-axis order"
+        )
     return np.diag([*sizes, 1.0])
-
-

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 import patchcore as pc
 
 DTYPES = ["?", "u1", "i1", "<u2", ">u2", "<i2", ">i2", "<u4", "<i4", ">i4", "<u8", "<i8", ">i8", "<f4", ">f8"]
-STRUCTURES = {connectivity: ndi.generate_binary_structure(3, n) for n, connectivity in ((1, 6), (2, 18), (3, 26))}
+STRUCTURES = {
+    connectivity: ndi.generate_binary_structure(3, n) for n, connectivity in ((1, 6), (2, 18), (3, 26))
+}
 
 
 def arranged(array: np.ndarray, order: str) -> np.ndarray:
@@ -59,7 +61,9 @@ def reference_table(label_map: np.ndarray, connectivity: int) -> list[tuple[int,
         for number, box in enumerate(ndi.find_objects(components), start=1):
             voxels = np.argwhere(components == number)
             first = np.ravel_multi_index(voxels[0], label_map.shape)
-            rows.append((int(first), int(label), len(voxels), tuple((s.start, s.stop) for s in box), voxels.mean(0)))
+            rows.append(
+                (int(first), int(label), len(voxels), tuple((s.start, s.stop) for s in box), voxels.mean(0))
+            )
         assert count == components.max()
     return sorted(rows, key=lambda row: row[0])
 
@@ -98,7 +102,9 @@ def test_label_image_equals_scipys_and_cc3ds(
 
 
 @settings(max_examples=60, deadline=None)
-@given(label_maps(), st.sampled_from([6, 18, 26]), st.permutations([0, 1, 2]), st.tuples(*[st.booleans()] * 3))
+@given(
+    label_maps(), st.sampled_from([6, 18, 26]), st.permutations([0, 1, 2]), st.tuples(*[st.booleans()] * 3)
+)
 def test_moving_the_array_moves_the_lesions(
     values: np.ndarray, connectivity: int, axes: list[int], flips: tuple[bool, bool, bool]
 ) -> None:

@@ -1,0 +1,80 @@
+# The one definition of demo, setup, test, check and bench; CI and README call it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv || echo .uv/bin/uv)
+DEMO ?= demo
+RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
+PYTEST := $(BIN)/python -m pytest
+# Test processes share two cores with each other: more threads each only get in the way.
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: help setup demo test test-all check format bench tmux clean
+
+help:  ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.built  ## Make .venv with everything in it and build the Rust core
+
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+$(BIN)/python: | $(filter .uv/%,$(UV))
+	@test -x $@ || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+
+# uv links packages from its cache: the 5 GB of a torch environment take seconds the second time.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(UV) pip install --quiet --python $(BIN)/python --requirement pyproject.toml --extra dev --constraint constraints.txt
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(RUST)
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet --skip-install
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## Phantom CTs in; patch size, a trained UNETR of that size and its DSC out
+	$(BIN)/python examples/demo.py $(DEMO)
+
+test: setup tmux  ## cargo tests and pytest
+	cargo test --workspace --quiet
+	$(PYTEST)
+
+test-all: setup tmux  ## And what is slow: over-fitting, kill loops, long fuzzing
+	cargo test --workspace --quiet
+	$(PYTEST) -m 'slow or not slow'
+
+check: setup  ## Format, lint, types, import direction
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- --deny warnings
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format:  ## Format everything
+	cargo fmt --all
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --fix --quiet .
+
+bench: setup  ## Peers side by side: answers compared, ratios printed
+	$(BIN)/python -m benchmarks
+
+# The dashboard is tested in a real terminal.
+tmux:
+	@command -v tmux > /dev/null || { \
+	  echo "tmux is missing: installing it (dashboard tests run in a real terminal)"; \
+	  if command -v apt-get > /dev/null && test "$$(id -u)" = 0; then \
+	    apt-get update --quiet=2 && apt-get install --quiet=2 --yes tmux > /dev/null; \
+	  elif command -v sudo > /dev/null && sudo -n true 2> /dev/null; then \
+	    sudo apt-get update --quiet=2 && sudo apt-get install --quiet=2 --yes tmux > /dev/null; \
+	  else echo "install tmux with your package manager and run this again" >&2; exit 2; fi; }
+
+clean:  ## Remove what was built, not the download caches
+	rm -rf $(VENV) .uv target demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
