@@ -58,9 +58,7 @@ def test_factors_of_one_axis(patch: int, factors: tuple[int, ...]) -> None:
         ((9, 9, 8), (1, 2, 2, 2)),
     ],
 )
-def test_a_smaller_axis_takes_its_factors_deep(
-    patch: tuple[int, int, int], last_axis: tuple[int, ...]
-) -> None:
+def test_a_smaller_axis_takes_its_factors_deep(patch: tuple[int, int, int], last_axis: tuple[int, ...]) -> None:
     stages = upsampling_factors(patch)
     assert tuple(stage[2] for stage in stages) == last_axis
     assert tuple(stage[0] for stage in stages) == axis_factors(patch[0])
@@ -98,6 +96,9 @@ def test_a_window_that_the_patch_does_not_divide_names_legal_patches() -> None:
     assert caught.value.expected == (2, 4, 8)
     with pytest.raises(PatchSizeError, match="multiple of 2"):
         check_window(7, 2)
+    with pytest.raises(PatchSizeError, match="is one patch"):
+        check_window(12, 12)
+    check_window(16, 16)
 
 
 def test_sizes_that_are_no_sizes_are_refused() -> None:

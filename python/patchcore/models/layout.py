@@ -91,9 +91,7 @@ def axis_factors(patch_edge: int) -> tuple[int, ...]:
         factor = (
             1
             if rest == 1
-            else next(
-                f for f in range(2, _LARGEST_FACTOR + 1) if rest % f == 0 and _feasible(rest // f, deeper)
-            )
+            else next(f for f in range(2, _LARGEST_FACTOR + 1) if rest % f == 0 and _feasible(rest // f, deeper))
         )
         factors.append(factor)
         rest //= factor
@@ -158,7 +156,7 @@ def window_triple(window_size: int | Sequence[int]) -> IntTriple:
 
 
 def check_window(window_size: int | Sequence[int], patch_size: int | Sequence[int]) -> None:
-    """Check that a window is a whole number of patches along every axis, at least two patches in all.
+    """Check that a window is a whole number of patches along every axis, and more than the norms need.
 
     Args:
         window_size: Window edge, voxels; one number, or one per axis.
@@ -168,7 +166,7 @@ def check_window(window_size: int | Sequence[int], patch_size: int | Sequence[in
         PatchSizeError: It is not, or a patch edge is illegal as such; the message names legal ones.
     """
     window, patch = window_triple(window_size), patch_triple(patch_size)
-    upsampling_factors(patch)
+    deepest = upsampling_factors(patch)[0]
     for axis, (w, p) in enumerate(zip(window, patch, strict=True)):
         if w % p:
             legal = [q for q in legal_patch_sizes(w) if w % q == 0 and q > 1]
@@ -180,6 +178,12 @@ def check_window(window_size: int | Sequence[int], patch_size: int | Sequence[in
                 if legal
                 else f"use a window that is a multiple of {p}",
             )
+    if window == patch and math.prod(deepest) == 1:
+        raise PatchSizeError(
+            f"window_size {window} is one patch, which leaves instance norm a single voxel at the deepest stage",
+            found=patch,
+            remedy="use a window of two patches or more, or a smaller patch",
+        )
 
 
 def token_grid(window_size: int | Sequence[int], patch_size: int | Sequence[int]) -> IntTriple:
@@ -343,12 +347,7 @@ def network_cost(
         patch_size=patch,
         window_size=window,
         tokens=tokens,
-        parameters=embedding.weights
-        + h
-        + tokens * h
-        + LAYERS * block
-        + 2 * h
-        + sum(c.weights for c in convolutions),
+        parameters=embedding.weights + h + tokens * h + LAYERS * block + 2 * h + sum(c.weights for c in convolutions),
         frozen_parameters=LAYERS * frozen,
         embedding_flop=embedding.flop,
         linear_flop=LAYERS * 2 * matrices * tokens,

@@ -55,8 +55,7 @@ class _ProjectionUp(nn.Module):
         super().__init__()
         self.transp_conv_init = _transposed(in_channels, out_channels, factors[0])
         self.blocks = nn.ModuleList(
-            nn.Sequential(_transposed(out_channels, out_channels, f), _residual(out_channels))
-            for f in factors[1:]
+            nn.Sequential(_transposed(out_channels, out_channels, f), _residual(out_channels)) for f in factors[1:]
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -176,9 +175,7 @@ class UNETR(nn.Module):
             qkv_bias=qkv_bias,
         )
         for block in self.vit.blocks:
-            block.attn = SelfAttention(
-                block.attn.qkv, block.attn.out_proj, num_heads=num_heads, dropout=dropout
-            )
+            block.attn = SelfAttention(block.attn.qkv, block.attn.out_proj, num_heads=num_heads, dropout=dropout)
             # Forward never uses these; with a gradient to wait for, distributed training would stop on them.
             block.norm_cross_attn.requires_grad_(False)
         self.encoder1 = UnetrBasicBlock(
@@ -214,8 +211,7 @@ class UNETR(nn.Module):
         expected = (self.in_channels, *self.window_size)
         if image.ndim != 5 or tuple(image.shape[1:]) != expected:
             raise ShapeMismatchError(
-                f"image has shape {tuple(image.shape)}, "
-                f"this network takes (batch, {', '.join(map(str, expected))})",
+                f"image has shape {tuple(image.shape)}, this network takes (batch, {', '.join(map(str, expected))})",
                 found=tuple(image.shape),
                 expected=expected,
             )
