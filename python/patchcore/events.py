@@ -120,10 +120,8 @@ def encode_event(event: Event) -> bytes:
         data = {key: _shorten(value, longest) for key, value in data.items()} | {"truncated": True}
         line = _dump(head | data)
         longest //= 2
-    while len(line) >= MAX_LINE_BYTES and len(data) > 1:
-        largest = max((key for key in data if key != "truncated"), key=lambda key: len(_dump(data[key])))
-        del data[largest]
-        line = _dump(head | data)
+    if len(line) >= MAX_LINE_BYTES:
+        line = _dump(head | _smallest_fields(data, MAX_LINE_BYTES - 1 - len(_dump(head))))
     return line
 
 
@@ -182,6 +180,18 @@ def _dump(value: Any) -> bytes:
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     # Half a surrogate pair (an undecodable file name) has no UTF-8 form.
     return text.encode("utf-8", "replace") + b"\n"
+
+
+def _smallest_fields(data: dict[str, Any], room_bytes: int) -> dict[str, Any]:
+    """The fields that fit, smallest first, in their order; with the mark that some do not."""
+    kept = {"truncated"}
+    room_bytes -= len(_dump({"truncated": True}))
+    for size, key in sorted((len(_dump({key: value})), key) for key, value in data.items()):
+        room_bytes -= size
+        if room_bytes < 0:
+            break
+        kept.add(key)
+    return {key: value for key, value in data.items() if key in kept}
 
 
 def _shorten(value: Any, longest: int) -> Any:

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchcore.runs.control import request, wait_for
+    from patchcore.runs.control import request, terminate_orphan, wait_for
     from patchcore.runs.launch import new_run, start_attempt, supervise_foreground
     from patchcore.runs.listing import list_runs, resolve_run
     from patchcore.runs.reader import RunReader, read_cases
@@ -54,6 +54,7 @@ _HOME = {
     "run_state": "state",
     "start_attempt": "launch",
     "supervise_foreground": "launch",
+    "terminate_orphan": "control",
     "wait_for": "control",
 }
 
@@ -81,6 +82,7 @@ __all__ = [
     "run_state",
     "start_attempt",
     "supervise_foreground",
+    "terminate_orphan",
     "wait_for",
 ]
 

@@ -35,25 +35,14 @@ class Audit:
 
     def requests(self, waiting: Iterable[Request], answered: Iterable[Acknowledgement]) -> None:
         """Write down what was asked and answered since the last call."""
-        for request in waiting:
-            if request.id not in self._asked:
-                self._asked.add(request.id)
-                asked = {
-                    "verb": request.verb,
-                    "args": request.args,
-                    "author": request.author,
-                    "asked": request.t,
-                }
-                self.write("request", id=request.id, **asked)
-        for answer in answered:
-            if answer.id not in self._answered:
-                self._answered.add(answer.id)
-                self.write(
-                    "answer",
-                    id=answer.id,
-                    verb=answer.verb,
-                    author=answer.author,
-                    outcome=answer.outcome,
-                    detail=answer.detail,
-                    by=answer.by,
-                )
+        fresh = [answer for answer in answered if answer.id not in self._answered]
+        # What was answered at once is seen only with its answer.
+        everything: list[Request | Acknowledgement] = [*waiting, *fresh]
+        for asked in everything:
+            if asked.id not in self._asked:
+                self._asked.add(asked.id)
+                self.write("request", id=asked.id, verb=asked.verb, args=asked.args, author=asked.author)
+        for answer in fresh:
+            self._answered.add(answer.id)
+            told = {"outcome": answer.outcome, "detail": answer.detail, "by": answer.by}
+            self.write("answer", id=answer.id, verb=answer.verb, author=answer.author, **told)

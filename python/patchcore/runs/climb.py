@@ -41,9 +41,7 @@ class Climb:
         grace_s = 0.0 if force else _seconds(args.get("grace_s"), self._grace_s)
         term_at = now + grace_s
         self._term_at = term_at if self._term_at is None else min(self._term_at, term_at)
-        kill_grace_s = _seconds(
-            args.get("kill_grace_s"), FORCED_KILL_GRACE_S if force else self._kill_grace_s
-        )
+        kill_grace_s = _seconds(args.get("kill_grace_s"), FORCED_KILL_GRACE_S if force else self._kill_grace_s)
         self._grace_s = min(self._grace_s, grace_s) if not force else self._grace_s
         self._kill_grace_s = min(self._kill_grace_s, kill_grace_s)
         if self._kill_at is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import os
 import secrets
+import signal
 import socket
 import time
 from collections.abc import Mapping
@@ -18,14 +19,16 @@ from typing import Any, Final
 from patchcore.errors import RunError
 from patchcore.events import plain
 from patchcore.files import write_json_atomic
+from patchcore.runs.climb import FORCED_KILL_GRACE_S
 from patchcore.runs.inbox import read_answer
-from patchcore.runs.paths import RunPaths
-from patchcore.runs.process import boot_id
+from patchcore.runs.locks import lock_holder
+from patchcore.runs.paths import RunPaths, read_object
+from patchcore.runs.process import boot_id, process_start, send_signal
 from patchcore.runs.records import Acknowledgement, Verb
 from patchcore.runs.state import run_state
 from patchcore.types import PathLike
 
-__all__ = ["author_name", "request", "wait_for"]
+__all__ = ["author_name", "request", "terminate_orphan", "wait_for"]
 
 _POLL_S: Final = 0.05
 
@@ -101,3 +104,37 @@ def wait_for(run: PathLike, identity: str, *, timeout_s: float = 10.0) -> Acknow
         if answer is not None or time.monotonic() >= deadline:
             return answer
         time.sleep(_POLL_S)
+
+
+def terminate_orphan(run: PathLike, *, kill_grace_s: float = FORCED_KILL_GRACE_S) -> bool:
+    """End a trainer whose supervisor is gone: SIGTERM, then SIGKILL to its group.
+
+    Where a supervisor lives, ask it for a stop instead.
+
+    Args:
+        run: The run folder, on the host of its trainer.
+        kill_grace_s: Seconds between the two.
+
+    Returns:
+        Whether the trainer is gone; False also where there is no orphan, or where its identity cannot be
+        proved.
+    """
+    paths = RunPaths(run)
+    attempt = paths.newest_attempt()
+    pid = lock_holder(paths.trainer_lock)
+    if attempt is None or not pid or lock_holder(paths.supervisor_lock) is not None:
+        return False
+    start = read_object(paths.start(attempt)) or {}
+    named = start.get("trainer")
+    if start.get("boot_id") != boot_id() or not isinstance(named, dict) or named.get("pid") != pid:
+        return False
+    started = named.get("started")
+    if not isinstance(started, int) or not send_signal(pid, started, signal.SIGTERM):
+        return False
+    deadline = time.monotonic() + kill_grace_s
+    while time.monotonic() < deadline and process_start(pid) == started:
+        time.sleep(_POLL_S)
+    if process_start(pid) == started:
+        send_signal(pid, started, signal.SIGKILL, group=True)
+        time.sleep(4 * _POLL_S)
+    return process_start(pid) != started

@@ -122,6 +122,7 @@ def start_attempt(
     Raises:
         LockedError: The run is driven already.
         RunError: This is no run folder, or the supervisor did not come up.
+        OSError: The folder cannot be written.
     """
     paths = RunPaths(run)
     paths.require()
@@ -152,6 +153,8 @@ def start_attempt(
         return attempt
     if answer.get("locked"):
         raise LockedError(str(answer["error"]))
+    if isinstance(answer.get("errno"), int):
+        raise OSError(answer["errno"], str(answer["error"]))
     why = answer.get("error") or said.strip()[-2000:]
     raise RunError(f"the supervisor did not come up: {why}", path=paths.root)
 
@@ -172,7 +175,7 @@ def supervise_foreground(
         run: The run folder.
         overrides: What this attempt changes of the run's configuration.
         env: Environment of the trainer; default: that of this process.
-        on_tick: Called about ten times a second, for output.
+        on_tick: Called about four times a second and once after the end, for output.
 
     Returns:
         The run's exit code: 0 finished, 75 stopped or paused, else 1.

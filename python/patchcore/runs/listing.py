@@ -35,8 +35,8 @@ def summarize(run: PathLike) -> RunSummary:
     try:
         record = paths.require()
         state = StateWatcher(run).look()
-    except RunError as error:
-        state = StateReport(RunState.FAILED, error.message)
+    except (RunError, OSError) as error:
+        state = StateReport(RunState.FAILED, str(error))
         return RunSummary(paths.root.name, paths.root, "unreadable", "", state)
     status = read_object(paths.status) or {}
     best, patch_size = status.get("best"), _patch_size(record.get("plan"))
@@ -72,9 +72,7 @@ def resolve_run(study: PathLike | None, run: PathLike) -> Path:
     if RunPaths(path).run_json.exists():
         return path
     if study is None:
-        raise StudyError(
-            "no run folder (it has no run.json)", path=path, remedy="name the study first, or a folder"
-        )
+        raise StudyError("no run folder (it has no run.json)", path=path, remedy="name the study first, or a folder")
     runs = Path(study) / "runs"
     try:
         ids = sorted(path.name for path in runs.iterdir() if RunPaths(path).run_json.exists())

@@ -38,6 +38,7 @@ __all__ = ["Supervisor", "main"]
 
 _TICK_S: Final = 0.1
 _CONTROL_S: Final = 0.2
+_OUTPUT_S: Final = 0.25
 _EXIT_RECORD_RETRIES: Final = 600
 _CARRIED: Final = ("step", "total_steps", "epoch", "epoch_s", "best")
 
@@ -51,7 +52,7 @@ class Supervisor:
         overrides: What this attempt changes of the run's configuration; the trainer reads it from
             ``start.json``.
         env: Environment of the trainer; default: that of this process.
-        on_tick: Called about ten times a second while the trainer lives.
+        on_tick: Called about four times a second, and once after the end.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Supervisor:
         self._stops: dict[str, bool] = {}  # stop requests seen → whether their answer was followed
         self._signals: list[int] = []
         self._interrupts = 0
-        self._next_control = self._next_beat = 0.0
+        self._next_control = self._next_beat = self._next_output = 0.0
         self._oom_counts = [oom_kill_counts()] * 2
 
     def take(self) -> None:
@@ -141,6 +142,7 @@ class Supervisor:
             self._write_exit(record)
             self._refuse_waiting(f"the trainer has ended: {record['state']}")
             self._beat(RunState(record["state"]), record["reason"])
+            self._output()
             return record
         finally:
             self._lock.release()
@@ -171,8 +173,18 @@ class Supervisor:
                 append_line(self.paths.system(self.attempt), sampler.sample())
             if lock_holder(self.paths.trainer_lock) is None:
                 self._beat(RunState.STARTING, "the trainer is loading")
-        if self._on_tick is not None:
+        if now >= self._next_output:
+            self._next_output = now + _OUTPUT_S
+            self._output()
+
+    def _output(self) -> None:
+        if self._on_tick is None:
+            return
+        try:
             self._on_tick()
+        except Exception as error:  # a closed pipe to whoever watches must not end the training
+            print(f"patchcore: output ended: {error}", file=sys.stderr)
+            self._on_tick = None
 
     def _forward(self, pid: int, number: int, now: float) -> None:
         self._interrupts += number == signal.SIGINT
@@ -294,7 +306,8 @@ def main(argv: list[str] | None = None) -> int:
         supervisor.take()
     except (PatchcoreError, OSError) as error:
         locked = isinstance(error, LockedError)
-        print(json.dumps({"error": str(error), "locked": locked}), flush=True)
+        code = error.errno if isinstance(error, OSError) else None
+        print(json.dumps({"error": str(error), "locked": locked, "errno": code}), flush=True)
         return 1
     print(json.dumps({"attempt": arguments.attempt, "pid": os.getpid()}), flush=True)
     # From here on nobody may be there to read: what this process has to say goes where the trainer prints.

@@ -1,7 +1,7 @@
-"""Lines on their way to files: a bounded queue, and a thread that writes. The training loop waits for neither.
+"""Lines on their way to files: a bounded queue, and a thread that writes.
 
-A full or failing disk never reaches the loop: what can be spared is dropped and counted, what cannot waits,
-and an alert says so once writing works again.
+The training loop waits for neither, and a full disk never reaches it: what can be spared is dropped and
+counted, what cannot waits, and an alert says so once writing works again.
 """
 
 from __future__ import annotations

@@ -172,11 +172,7 @@ class RunWriter:
         """
         name = _checked(validation_id)
         whole = plain({"attempt": self.attempt} | dict(record))
-        brief = {
-            key: value
-            for key, value in whole.items()
-            if not isinstance(value, list | dict) and key != "attempt"
-        }
+        brief = {key: value for key, value in whole.items() if not isinstance(value, list | dict) and key != "attempt"}
         self._sign_of_life()
         self._telemetry.put(name, lambda: _json_line(whole), keep=True)
         self._put(EventKind.CASE, step, epoch, {"validation_id": name} | brief)
@@ -352,9 +348,7 @@ class RunWriter:
         self._case_files.add(name)
         return file
 
-    def _complete_start(
-        self, resumed_from_step: int, versions: Mapping[str, str] | None, threads: int | None
-    ) -> None:
+    def _complete_start(self, resumed_from_step: int, versions: Mapping[str, str] | None, threads: int | None) -> None:
         path = self.paths.start(self.attempt)
         start = read_object(path) or {"schema_version": 1, "attempt": self.attempt}
         start["trainer"] = {"pid": self._pid, "started": process_start(self._pid)}
@@ -367,9 +361,7 @@ class RunWriter:
         """The best validation and the length of an epoch, from the attempt that this one goes on from."""
         previous = read_object(self.paths.status) or {}
         best = previous.get("best")
-        if not (
-            isinstance(best, dict) and isinstance(best.get("step"), int) and best["step"] < resumed_from_step
-        ):
+        if not (isinstance(best, dict) and isinstance(best.get("step"), int) and best["step"] < resumed_from_step):
             best = None
         return {"best": best, "epoch_s": previous.get("epoch_s")}
 

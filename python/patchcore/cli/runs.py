@@ -1,0 +1,248 @@
+"""``patchcore runs …``: the runs of a study, and what can be asked of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from patchcore.errors import RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from patchcore.runs import Acknowledgement, RunSummary, RunView
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="runs", help="List, show, follow, stop, pause and resume the runs of a study.", no_args_is_help=True
+)
+
+StudyOrRun = Annotated[Path, typer.Argument(help="The study; or the run folder itself.", show_default=False)]
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[RUN]", help="Id, a unique part of one, or latest.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Wait = Annotated[float, typer.Option(help="Seconds to wait for an answer.")]
+
+
+@app.command("list")
+def list_command(
+    study: Annotated[Path, typer.Argument(help="The study.", show_default=False)], as_json: AsJson = False
+) -> None:
+    """List the runs of a study, newest first."""
+    from patchcore.runs import list_runs
+
+    summaries = list_runs(study)
+    if as_json:
+        typer.echo(json.dumps([_summary(summary) for summary in summaries], indent=2, ensure_ascii=False))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    from patchcore.cli.viewer import cleaned, duration
+
+    if not summaries:
+        typer.echo(f"{study} has no runs yet; start one with patchcore train {study}")
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", no_wrap=True)  # what one has to copy is never broken
+    for heading in ("kind", "state", "step", "best DSC", "left", "patch size"):
+        table.add_column(heading, overflow="fold")
+    for item in summaries:
+        cells = (
+            item.run_id,
+            item.kind,
+            item.state.state.value,
+            f"{item.step}" + (f"/{item.total_steps}" if item.total_steps else ""),
+            "" if item.best_dsc_mean is None else f"{item.best_dsc_mean:.4f}",
+            "" if item.eta_s is None else duration(item.eta_s),
+            "" if item.patch_size is None else " × ".join(map(str, item.patch_size)),
+        )
+        table.add_row(*(Text(cleaned(cell)) for cell in cells))
+    _console().print(table)
+
+
+@app.command()
+def show(study: StudyOrRun, run: RunArgument = None, as_json: AsJson = False) -> None:
+    """Show one run: state, progress, validations, alerts, and how its attempts ended."""
+    from patchcore.runs import RunReader
+
+    path = _resolve(study, run)
+    reader = RunReader(path)
+    view = reader.poll()
+    while view.behind:
+        view = reader.poll()
+    if as_json:
+        typer.echo(json.dumps(_details(view), indent=2, ensure_ascii=False))
+        return
+    from patchcore.cli.viewer import PlainLines, cleaned
+
+    console = _console()
+    typer.echo(cleaned(f"{view.run_id} ({view.kind}), made {view.created}, attempts: {view.attempts}"))
+    PlainLines(path, console).show(view)
+    best = view.best_validation
+    if best is not None:
+        typer.echo(f"best validation: mean DSC {best.dsc_mean:.4f} at step {best.step}")
+    for attempt in range(1, view.attempts + 1):
+        ended = _ended(path, attempt)
+        if ended:
+            typer.echo(cleaned(f"attempt {attempt}: {ended['state']}: {ended.get('reason') or 'as asked'}"))
+    if view.bad_lines:
+        typer.echo(f"{view.bad_lines} lines of its events could not be read")
+
+
+@app.command()
+def tail(study: StudyOrRun, run: RunArgument = None) -> None:
+    """Follow a run; Ctrl-C leaves it running."""
+    from patchcore.cli.viewer import watch
+
+    raise typer.Exit(watch(_resolve(study, run), console=_console(), stop_on_interrupt=False))
+
+
+@app.command()
+def resume(
+    study: StudyOrRun,
+    run: RunArgument = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not follow it.")] = False,
+) -> None:
+    """Start a new attempt of a run from its last checkpoint, and follow it; Ctrl-C then stops it."""
+    from patchcore.cli.viewer import watch
+    from patchcore.runs import RunState, run_state, start_attempt
+
+    path = _resolve(study, run)
+    state = run_state(path)
+    if state.state is RunState.FINISHED:
+        raise RunError("the run is finished", path=path, remedy="there is nothing to resume")
+    attempt = start_attempt(path)
+    typer.echo(f"attempt {attempt} of {path.name}")
+    if not detach:
+        raise typer.Exit(watch(path, console=_console()))
+
+
+@app.command()
+def stop(
+    study: StudyOrRun,
+    run: RunArgument = None,
+    force: Annotated[bool, typer.Option("--force", help="SIGTERM now, SIGKILL ten seconds later.")] = False,
+    grace_s: Annotated[float | None, typer.Option(help="Seconds until SIGTERM.")] = None,
+    wait_s: Wait = 30.0,
+) -> None:
+    """Stop a run at its next step, with a checkpoint."""
+    from patchcore.runs import RunState, run_state, terminate_orphan
+
+    path = _resolve(study, run)
+    if force and run_state(path).state is RunState.ORPHANED:
+        if not terminate_orphan(path):
+            raise RunError("its trainer could not be terminated from here", path=path)
+        typer.echo("stop: terminated; its supervisor was gone")
+        return
+    args: dict[str, Any] = {"force": True} if force else {}
+    _ask(path, "stop", args | ({} if grace_s is None else {"grace_s": grace_s}), wait_s)
+
+
+@app.command()
+def pause(study: StudyOrRun, run: RunArgument = None, wait_s: Wait = 30.0) -> None:
+    """Write a checkpoint and end the trainer; patchcore runs resume goes on from there."""
+    _ask(_resolve(study, run), "pause", {}, wait_s)
+
+
+@app.command()
+def checkpoint(study: StudyOrRun, run: RunArgument = None, wait_s: Wait = 30.0) -> None:
+    """Have a checkpoint written at the next step."""
+    _ask(_resolve(study, run), "checkpoint", {}, wait_s)
+
+
+@app.command()
+def validate(study: StudyOrRun, run: RunArgument = None, wait_s: Wait = 30.0) -> None:
+    """Have the run validate at the next step."""
+    _ask(_resolve(study, run), "validate", {}, wait_s)
+
+
+def _resolve(study: Path, run: str | None) -> Path:
+    from patchcore.runs import resolve_run
+
+    if run is not None:
+        return resolve_run(study, run)
+    # One argument is a run folder, or a study whose newest run is meant.
+    return study if (study / "run.json").exists() else resolve_run(study, "latest")
+
+
+def _ask(run: Path, verb: str, args: dict[str, Any], wait_s: float) -> None:
+    from patchcore.runs import request, wait_for
+
+    identity = request(run, verb, args)
+    answer = wait_for(run, identity, timeout_s=wait_s)
+    if answer is None:
+        typer.echo(f"{verb}: asked; no answer within {wait_s:.0f} s, it is taken at the next step")
+    else:
+        _tell(run, answer)
+
+
+def _tell(run: Path, answer: Acknowledgement) -> None:
+    from patchcore.cli.viewer import cleaned
+
+    if not answer.ok:
+        raise RunError(f"{answer.verb} was {answer.outcome}: {answer.detail or 'no reason given'}", path=run)
+    typer.echo(cleaned(f"{answer.verb}: {answer.outcome}" + (f" ({answer.detail})" if answer.detail else "")))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # a file or a pipe has no width to fit
+    return console
+
+
+def _ended(run: Path, attempt: int) -> dict[str, Any] | None:
+    from patchcore.runs.paths import RunPaths, read_object
+
+    return read_object(RunPaths(run).exit(attempt))
+
+
+def _summary(item: RunSummary) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from patchcore.events import plain
+
+    record: dict[str, Any] = plain(asdict(item))
+    return record
+
+
+def _details(view: RunView) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from patchcore.events import plain
+
+    last = {name: series.last for name, series in sorted(view.series.items())}
+    best = view.best_validation
+    record: dict[str, Any] = plain(
+        {
+            "run_id": view.run_id,
+            "path": view.path,
+            "kind": view.kind,
+            "created": view.created,
+            "parent": view.parent,
+            "state": asdict(view.state),
+            "step": view.step,
+            "total_steps": view.total_steps,
+            "epoch": view.epoch,
+            "eta_s": view.eta_s,
+            "phase": view.phase,
+            "last": last,
+            "validations": [asdict(validation) for validation in view.validations],
+            "best_validation": None if best is None else asdict(best),
+            "checkpoints": [asdict(item) for item in view.checkpoints],
+            "alerts": [asdict(item) for item in view.alerts],
+            "attempts": [_ended(view.path, attempt) for attempt in range(1, view.attempts + 1)],
+            "bad_lines": view.bad_lines,
+            "config": view.config,
+        }
+    )
+    return record
