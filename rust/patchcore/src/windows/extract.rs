@@ -99,7 +99,7 @@ fn cut<'a, Out>(
         )));
     }
     let Some(voxels) = voxels.filter(|&voxels| voxels > 0) else {
-        return Err(Error::Window(format!("window size {:?}; every edge is at least 1 voxel", size)));
+        return Err(Error::Window(format!("window size {size:?}; every edge is at least 1 voxel")));
     };
     let batch = volumes.iter().zip(corners).zip(out.chunks_exact_mut(voxels));
     for (window, ((&volume, &corner), window_out)) in batch.enumerate() {
