@@ -168,6 +168,7 @@ struct WindowSampler(Sampler);
 impl WindowSampler {
     #[new]
     #[pyo3(signature = (cases, window_size, *, seed, lesion_share, alpha))]
+    #[allow(clippy::needless_pass_by_value)]
     fn new(
         cases: Vec<CaseColumns<'_>>,
         window_size: [i64; 3],
