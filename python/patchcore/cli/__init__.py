@@ -1,0 +1,109 @@
+"""The ``patchcore`` command: which commands there are, and what an error looks like. Each is loaded when it is used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+from patchcore.errors import DataError, PatchcoreError
+from patchcore.types import ExitCode
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["COMMANDS", "build_app", "main"]
+
+COMMANDS: Final = (
+    "analyze",
+    "plan",
+    "train",
+    "evaluate",
+    "predict",
+    "dashboard",
+    "runs",
+    "models",
+    "phantom",
+)
+"""In the order of a project. Each is a module of this package with a function of its name, or a sub-app ``app``."""
+
+
+def build_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
+    """Return the command-line app with some of the commands."""
+    import typer
+
+    app = typer.Typer(
+        name="patchcore",
+        help="Measure every lesion, choose the ViT patch size that fits, train a UNETR of that size.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+
+    def version(value: bool) -> None:
+        if value:
+            _print_version()
+            raise typer.Exit
+
+    @app.callback()
+    def options(
+        version: bool = typer.Option(False, "--version", callback=version, is_eager=True, help="Show the version."),
+    ) -> None:
+        pass
+
+    for name in commands:
+        module = import_module(f"{__name__}.{name}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(getattr(module, name))
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; errors become one paragraph on stderr.
+
+    Args:
+        argv: Arguments without the program's name; default: the process's.
+
+    Returns:
+        An exit code of :class:`patchcore.types.ExitCode`.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:
+        # Without loading a single command.
+        _print_version()
+        return ExitCode.DONE
+    named = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    try:
+        build_app((named,) if named else COMMANDS)(args=arguments, prog_name="patchcore")
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else ExitCode.DONE if ending.code is None else ExitCode.ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    except PatchcoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitCode.USAGE if isinstance(error, DataError) else ExitCode.ERROR
+    except BrokenPipeError:
+        # The reader of our output has seen enough; Python must not complain again at its own exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.ERROR
+    except OSError as error:
+        print(f"error: {_os_error(error)}", file=sys.stderr)
+        return ExitCode.ERROR
+    return ExitCode.DONE
+
+
+def _print_version() -> None:
+    from patchcore import __version__
+
+    print(f"patchcore {__version__}")
+
+
+def _os_error(error: OSError) -> str:
+    what = error.strerror or str(error)
+    return f"{error.filename}: {what}" if error.filename else what

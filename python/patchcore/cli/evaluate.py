@@ -1,0 +1,105 @@
+"""``patchcore evaluate STUDY [RUN]``: DSC of a run, beside what needs no training."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchcore.types import ExitCode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from patchcore.engine.evaluation import Evaluation
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    study: Annotated[Path, typer.Argument(help="The study.")],
+    run: Annotated[str | None, typer.Argument(help="Run folder or id; default: the newest finished.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Fold to evaluate; default: the run's own.")] = None,
+    cases: Annotated[list[str] | None, typer.Option(help="A case to evaluate instead; may be repeated.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="best or last; default: best.")] = None,
+    organ_label: Annotated[
+        int | None, typer.Option(help="Compare with the best fixed HU threshold within this organ.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the run's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json.")] = False,
+) -> None:
+    """Compare a run's predictions with the label maps, each on its own grid; writes a report into the study."""
+    from rich.console import Console
+
+    from patchcore.engine import evaluate as run_evaluation
+
+    def tell(case_id: str, dsc: float, number: int, total: int) -> None:
+        typer.echo(f"[{number}/{total}] {case_id}: DSC {_number(dsc)}", err=True)
+
+    evaluation = run_evaluation(
+        study,
+        run,
+        fold=fold,
+        case_ids=cases,
+        checkpoint=checkpoint,
+        organ_label=organ_label,
+        device=device,
+        on_case=tell,
+    )
+    if as_json:
+        typer.echo((evaluation.folder / "evaluation.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        _show(evaluation, Console(markup=False, highlight=False))
+    if evaluation.failed:
+        raise typer.Exit(ExitCode.QUARANTINED)
+
+
+def _show(evaluation: Evaluation, console: Console) -> None:
+    from rich.table import Table
+
+    threshold = evaluation.threshold
+    table = Table(title=f"{evaluation.run_id}, step {evaluation.checkpoint_step}: cases {evaluation.role}")
+    table.add_column("case", overflow="fold")
+    headings = ["lesions", "mL", "predicted mL", "DSC", "centre ball", *(["threshold"] if threshold else [])]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for case in evaluation.cases:
+        row = [
+            case.case_id,
+            str(case.lesion_count),
+            f"{case.volume_mm3 / 1000:.3f}",
+            f"{case.predicted_mm3 / 1000:.3f}",
+            _number(case.dsc),
+            _number(case.ball_dsc),
+        ]
+        if case.threshold_dsc is not None:
+            row.append(_number(case.threshold_dsc))
+        table.add_row(*row)
+    console.print(table)
+    undefined = f", {evaluation.undefined} without any left out" if evaluation.undefined else ""
+    lines = [
+        f"mean DSC {_number(evaluation.mean_dsc)} (n = {evaluation.n}{undefined}), "
+        f"global {_number(evaluation.global_dsc)}; on each case's own grid",
+        *(
+            f"  largest lesion {size.name}: mean DSC {_number(size.mean_dsc)} (n = {size.n})"
+            for size in evaluation.bins
+            if size.n
+        ),
+        f"centre ball of {evaluation.ball.volume_mm3 / 1000:.3g} mL, untrained: "
+        f"mean DSC {_number(evaluation.ball.mean)} (n = {evaluation.ball.n})",
+    ]
+    if threshold is not None:
+        lines.append(
+            f"best fixed threshold within the organ ({threshold.side} {threshold.threshold:g} HU): "
+            f"mean DSC {_number(threshold.mean)} (n = {threshold.n})"
+        )
+    lines += [f"left out: {case_id}: {why}" for case_id, why in evaluation.failed]
+    lines.append(f"written: {evaluation.folder}")
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,102 @@
+"""Where a training computes: device, precision, threads, and how repeatable its kernels are."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from patchcore.config.run import TrainConfig
+from patchcore.errors import ConfigError
+
+__all__ = ["Placement", "core_count", "place"]
+
+
+def core_count() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how to compute.
+
+    Attributes:
+        device: The torch device.
+        autocast: The reduced precision of autocast, or None for full float32.
+        threads: CPU threads of torch.
+    """
+
+    device: torch.device
+    autocast: torch.dtype | None
+    threads: int
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What must be equal for a resume to repeat an unbroken run bit for bit."""
+        return {
+            "device": self.device.type,
+            "processor": _processor(self.device),
+            "torch": torch.__version__,
+            "threads": self.threads,
+            "precision": "fp32" if self.autocast is None else "bf16",
+        }
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Compute in the chosen precision within the block."""
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            yield
+
+    def network(self, network: nn.Module) -> nn.Module:
+        """Move a network here, in channels-last memory: faster on CPUs, and what tensor cores want."""
+        return network.to(self.device).to(memory_format=torch.channels_last_3d)
+
+
+def place(config: TrainConfig) -> Placement:
+    """Choose device, precision and threads, and set torch up for them.
+
+    Args:
+        config: ``device``, ``precision``, ``threads`` and ``deterministic`` count.
+
+    Raises:
+        ConfigError: CUDA was asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise ConfigError(
+            "train.device is cuda, but torch sees no CUDA device",
+            remedy="set train.device=auto or cpu, or check the driver (nvidia-smi) and that torch is a CUDA build",
+        )
+    device = torch.device("cuda" if available and config.device != "cpu" else "cpu")
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    threads = config.threads or core_count()
+    torch.set_num_threads(threads)
+    if config.deterministic:
+        # cuBLAS reads this when it is first used; without it torch refuses its deterministic mode.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        # Memory-efficient attention has no repeatable backward pass; flash and plain ones have.
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.use_deterministic_algorithms(config.deterministic)
+    return Placement(device=device, autocast=torch.bfloat16 if bf16 else None, threads=threads)
+
+
+def _processor(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

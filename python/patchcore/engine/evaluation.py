@@ -1,0 +1,390 @@
+"""How good a run is: DSC of each case against its own label map on its own grid, beside what needs no training."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchcore.config.plan import TargetPlan
+from patchcore.engine.cache import CachedCase, class_indices, prepare_cases
+from patchcore.engine.geometry import Grid, label_on_grid
+from patchcore.engine.prediction import Predictor
+from patchcore.engine.trainer import read_setup
+from patchcore.engine.validate import size_bin
+from patchcore.errors import DataError, MissingExtraError, RunError
+from patchcore.files import write_atomic, write_json_atomic
+from patchcore.metrics import (
+    BallBaseline,
+    DscCounts,
+    ThresholdBaseline,
+    best_threshold_dsc,
+    dsc_ball_baseline,
+    mean_dsc,
+)
+from patchcore.runs import RunState, list_runs, resolve_run
+from patchcore.study import CaseRecord, Study
+from patchcore.types import AnyArray, BoolArray, PathLike
+from patchcore.volumetry import measure_lesions
+
+__all__ = ["SIZE_BIN_NAMES", "CaseEvaluation", "Evaluation", "SizeBin", "evaluate"]
+
+SIZE_BIN_NAMES = ("< 5 mm", "5–10 mm", "10–20 mm", "≥ 20 mm")
+_PANELS = 6
+
+
+@dataclass(frozen=True)
+class CaseEvaluation:
+    """One case.
+
+    Attributes:
+        case_id: The case.
+        patient: Its patient.
+        dsc: Mean over the classes of DSC on the case's own grid; NaN where neither map has any.
+        dsc_by_class: DSC by label.
+        volume_mm3: Labelled lesion volume.
+        predicted_mm3: Predicted lesion volume.
+        lesion_count: Lesions in the label map.
+        largest_lesion_mm3: Volume of the largest, 0 where there is none.
+        size_bin: Index into :data:`SIZE_BIN_NAMES` of the largest lesion, None where there is none.
+        ball_dsc: DSC of the centre-ball baseline.
+        threshold_dsc: DSC of the best HU threshold, None where it was not asked for.
+    """
+
+    case_id: str
+    patient: str
+    dsc: float
+    dsc_by_class: dict[int, float]
+    volume_mm3: float
+    predicted_mm3: float
+    lesion_count: int
+    largest_lesion_mm3: float
+    size_bin: int | None
+    ball_dsc: float
+    threshold_dsc: float | None = None
+
+
+@dataclass(frozen=True)
+class SizeBin:
+    """Mean DSC of the cases whose largest lesion is of one size; `n` cases have a DSC."""
+
+    name: str
+    mean_dsc: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What :func:`evaluate` found.
+
+    Attributes:
+        run_id: The run.
+        checkpoint_step: Step of its checkpoint.
+        role: What the cases were to the run: ``used for selection``, ``used for training`` or ``named cases``.
+        cases: In case_id order.
+        mean_dsc: Mean over the cases that have a DSC.
+        n: How many those are.
+        undefined: Cases left out of the mean: nothing predicted and nothing labelled.
+        global_dsc: DSC of all voxels taken together.
+        dsc_by_class: Mean DSC by label.
+        bins: By size of the largest lesion.
+        ball: The centre-ball baseline.
+        threshold: The best fixed HU threshold within the organ, where asked for.
+        folder: Where the report was written.
+        failed: Cases that could not be used, with why.
+        figure: The picture of contours, None where it could not be drawn.
+    """
+
+    run_id: str
+    checkpoint_step: int
+    role: str
+    cases: tuple[CaseEvaluation, ...]
+    mean_dsc: float
+    n: int
+    undefined: int
+    global_dsc: float
+    dsc_by_class: dict[int, float]
+    bins: tuple[SizeBin, ...]
+    ball: BallBaseline
+    threshold: ThresholdBaseline | None
+    folder: Path
+    failed: tuple[tuple[str, str], ...]
+    figure: Path | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """A case with the arrays that figure and baselines want, on its own grid in canonical order."""
+
+    case: CachedCase
+    record: CaseRecord
+    volumes_mm3: tuple[float, ...]
+    predicted_voxels: int
+    voxel_mm3: float
+    panel: tuple[AnyArray, AnyArray, AnyArray, str] | None
+
+
+def evaluate(
+    study: Study | PathLike,
+    run: str | PathLike | None = None,
+    *,
+    fold: int | None = None,
+    case_ids: Sequence[str] | None = None,
+    checkpoint: str | None = None,
+    organ_label: int | None = None,
+    device: str | None = None,
+    on_case: Callable[[str, float, int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate a run: DSC per case against its label map on its own grid, and baselines beside it.
+
+    Class probabilities are interpolated to the case's grid slab by slab and only then compared. Written to
+    ``STUDY/reports/<run>/``: ``evaluation.json``, ``dsc.csv`` and ``contours.png``.
+
+    Args:
+        study: The study.
+        run: The run's folder or id; default: the newest finished one.
+        fold: The fold to evaluate; default: the run's validation fold.
+        case_ids: These cases instead.
+        checkpoint: ``best`` or ``last``; default: best.
+        organ_label: Also find the best fixed HU threshold within this organ (its label and the lesions').
+        device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
+        on_case: Called with (case_id, DSC, number, of how many) after each case.
+
+    Raises:
+        RunError: There is no such run, or none has finished.
+        CheckpointError: It has no checkpoint.
+        DataError: A case or fold that is not there; no case could be used.
+
+    Example:
+        >>> import patchcore as pc  # doctest: +SKIP
+        >>> pc.evaluate("study/").mean_dsc  # doctest: +SKIP
+    """
+    study = study if isinstance(study, Study) else Study(study)
+    path = _newest_finished(study) if run is None else resolve_run(study.path, str(run))
+    setup = read_setup(path)
+    target, train = setup.plan.target, setup.config.train
+    predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device)
+    records, role = _choose(study, study.folds(train.folds, setup.config.seed), train.fold, fold, case_ids)
+    prepared = prepare_cases(study, target, records)
+    by_id = {record.case_id: record for record in records}
+
+    counts = DscCounts(target.classes)
+    scored = []
+    for number, case in enumerate(prepared.cases, 1):
+        # A picture wants its arrays: kept for the first few only.
+        scored.append(_score(predictor, case, by_id[case.case_id], counts, keep=number <= _PANELS))
+        if on_case is not None:
+            on_case(case.case_id, mean_dsc(counts.per_case()[case.case_id].values()), number, len(prepared.cases))
+
+    kept = [item.record for item in scored]
+    ball_mm3 = _median_lesion_mm3(study, target)
+    ball = dsc_ball_baseline(*_masks(kept, target), volume_mm3=ball_mm3)
+    threshold = None if organ_label is None else _threshold(kept, target, organ_label)
+    folder = study.reports_dir / path.name
+    folder.mkdir(parents=True, exist_ok=True)
+    cases = _cases(scored, counts, target, ball, threshold)
+    summary = counts.summary()
+    evaluation = Evaluation(
+        run_id=path.name,
+        checkpoint_step=int(found.state.get("step", 0)),
+        role=role,
+        cases=cases,
+        mean_dsc=mean_dsc(case.dsc for case in cases),
+        n=sum(not math.isnan(case.dsc) for case in cases),
+        undefined=sum(math.isnan(case.dsc) for case in cases),
+        global_dsc=summary.global_dsc,
+        dsc_by_class={label: item.mean for label, item in summary.classes.items()},
+        bins=_bins(cases),
+        ball=ball,
+        threshold=threshold,
+        folder=folder,
+        failed=tuple((item.case_id, str(item.error)) for item in prepared.failed),
+        figure=_draw(scored, cases, target, folder / "contours.png"),
+    )
+    _write(evaluation)
+    return evaluation
+
+
+def _newest_finished(study: Study) -> Path:
+    for summary in list_runs(study.path):
+        if summary.state.state is RunState.FINISHED and summary.kind in ("train", "fine-tune"):
+            return summary.path
+    raise RunError(
+        "the study has no finished training", path=study.path, remedy="train with patchcore train STUDY, or name a run"
+    )
+
+
+def _choose(
+    study: Study, folds: list[list[str]], own: int, fold: int | None, case_ids: Sequence[str] | None
+) -> tuple[list[CaseRecord], str]:
+    """Return the cases to evaluate, in case_id order, and what they were to the run."""
+    accepted = {record.case_id: record for record in study.accepted()}
+    if case_ids:
+        unknown = [case_id for case_id in case_ids if case_id not in accepted]
+        if unknown:
+            raise DataError(
+                f"no accepted case {', '.join(unknown)}", path=study.cases_path, remedy="cases.jsonl lists them"
+            )
+        training = any(case_id not in folds[own] for case_id in case_ids)
+        role = "named cases, some used for training" if training else "named cases, used for selection"
+        return [accepted[case_id] for case_id in sorted(set(case_ids))], role
+    chosen = own if fold is None else fold
+    if not 0 <= chosen < len(folds):
+        raise DataError(f"fold {chosen}", expected=f"0 to {len(folds) - 1}", remedy=f"legal: 0 to {len(folds) - 1}")
+    role = "used for selection" if chosen == own else "used for training"
+    return [accepted[case_id] for case_id in sorted(folds[chosen])], role
+
+
+def _score(predictor: Predictor, case: CachedCase, record: CaseRecord, counts: DscCounts, *, keep: bool) -> _Scored:
+    from patchcore.data.reading import read_image, read_label
+
+    target = predictor.target
+    truth = read_label(record.label)
+    assert record.image is not None
+    grid = Grid.of(record.shape, record.affine_array, target.spacing)
+    indices = label_on_grid(predictor.probabilities(case.image()), grid)
+    expected = class_indices(truth.array, target.classes)
+    by_label = np.asarray((0, *target.classes))
+    counts.add(case.case_id, by_label[indices], by_label[expected])
+    lesions = measure_lesions(
+        truth.array,
+        label=target.lesion_label,
+        affine=truth.affine,
+        connectivity=target.connectivity,
+        min_volume_mm3=target.min_volume_mm3,
+    )
+    lesion_class = target.classes.index(target.lesion_label) + 1
+    panel = None
+    if keep:
+        views = (read_image(record.image).array, expected, indices)
+        image, label, prediction = (np.ascontiguousarray(grid.canonical(view)) for view in views)
+        panel = (image, label, prediction, case.case_id)
+    return _Scored(
+        case=case,
+        record=record,
+        volumes_mm3=tuple(float(volume) for volume in lesions.volume_mm3),
+        predicted_voxels=int(np.count_nonzero(indices == lesion_class)),
+        voxel_mm3=abs(float(np.linalg.det(truth.affine[:3, :3]))),
+        panel=panel,
+    )
+
+
+def _cases(
+    scored: Sequence[_Scored],
+    counts: DscCounts,
+    target: TargetPlan,
+    ball: BallBaseline,
+    threshold: ThresholdBaseline | None,
+) -> tuple[CaseEvaluation, ...]:
+    per_case = counts.per_case()
+    rows = []
+    for index, item in enumerate(scored):
+        by_class = per_case[item.case.case_id]
+        largest = max(item.volumes_mm3, default=0.0)
+        rows.append(
+            CaseEvaluation(
+                case_id=item.case.case_id,
+                patient=item.case.patient,
+                dsc=mean_dsc(by_class.values()),
+                dsc_by_class=by_class,
+                volume_mm3=counts.counts(item.case.case_id)[target.lesion_label].label * item.voxel_mm3,
+                predicted_mm3=item.predicted_voxels * item.voxel_mm3,
+                lesion_count=len(item.volumes_mm3),
+                largest_lesion_mm3=largest,
+                size_bin=size_bin(largest) if largest else None,
+                ball_dsc=ball.dsc[index],
+                threshold_dsc=None if threshold is None else threshold.dsc[index],
+            )
+        )
+    return tuple(rows)
+
+
+def _bins(cases: Sequence[CaseEvaluation]) -> tuple[SizeBin, ...]:
+    bins = []
+    for number, name in enumerate(SIZE_BIN_NAMES):
+        values = [case.dsc for case in cases if case.size_bin == number and not math.isnan(case.dsc)]
+        bins.append(SizeBin(name=name, mean_dsc=mean_dsc(values), n=len(values)))
+    return tuple(bins)
+
+
+def _median_lesion_mm3(study: Study, target: TargetPlan) -> float:
+    volumes = [v for case in study.fingerprint().cases for v in case.volumes_mm3(target.lesion_label)]
+    return float(np.median(volumes)) if volumes else target.median_volume_mm3
+
+
+def _masks(records: Sequence[CaseRecord], target: TargetPlan) -> tuple[Any, Any]:
+    """Return generators of lesion masks and of spacings, so that one case is in memory at a time."""
+    from patchcore.data.reading import read_label
+
+    masks = (read_label(record.label).array == target.lesion_label for record in records)
+    return masks, (record.spacing for record in records)
+
+
+def _threshold(records: Sequence[CaseRecord], target: TargetPlan, organ_label: int) -> ThresholdBaseline:
+    from patchcore.data.reading import read_image, read_label
+
+    def image(record: CaseRecord) -> AnyArray:
+        assert record.image is not None
+        return read_image(record.image).array
+
+    def organ(record: CaseRecord) -> BoolArray:
+        label = read_label(record.label).array
+        inside: BoolArray = (label == organ_label) | (label == target.lesion_label)
+        return inside
+
+    if not any(organ_label in record.labels for record in records):
+        raise DataError(
+            f"organ label {organ_label} is in none of the cases",
+            found=sorted({label for record in records for label in record.labels}),
+            remedy="choose one of the labels found",
+        )
+    low, high = target.hu_range
+    masks, _ = _masks(records, target)
+    return best_threshold_dsc(
+        (image(record) for record in records),
+        (organ(record) for record in records),
+        masks,
+        np.arange(math.floor(low), math.ceil(high) + 1, dtype=np.float64),
+    )
+
+
+def _draw(scored: Sequence[_Scored], cases: Sequence[CaseEvaluation], target: TargetPlan, path: Path) -> Path | None:
+    from patchcore.figures import contours_figure
+
+    panels = []
+    for item, case in zip(scored, cases, strict=True):
+        if item.panel is not None:
+            image, label, prediction, title = item.panel
+            panels.append((image, label, prediction, f"{title}  DSC {case.dsc:.2f}"))
+    with suppress(MissingExtraError):
+        return contours_figure(panels, path, hu_range=target.hu_range)
+    return None
+
+
+def _write(evaluation: Evaluation) -> None:
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator="\n")
+    labels = list(evaluation.dsc_by_class)
+    plain = [name for name in CaseEvaluation.__dataclass_fields__ if name != "dsc_by_class"]
+    writer.writerow([*plain, *(f"dsc_{label}" for label in labels)])
+    for case in evaluation.cases:
+        values = [getattr(case, name) for name in plain] + [case.dsc_by_class[label] for label in labels]
+        writer.writerow(["" if value is None or value != value else value for value in values])
+    write_atomic(evaluation.folder / "dsc.csv", rows.getvalue())
+    content = asdict(evaluation) | {
+        "schema_version": 1,
+        "grid": "original",
+        "ball": asdict(evaluation.ball) | {"mean": evaluation.ball.mean},
+        "folder": evaluation.folder.name,
+        "figure": evaluation.figure.name if evaluation.figure else None,
+    }
+    if evaluation.threshold is not None:
+        content["threshold"] = asdict(evaluation.threshold) | {"mean": evaluation.threshold.mean}
+    write_json_atomic(evaluation.folder / "evaluation.json", content)

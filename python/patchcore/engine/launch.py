@@ -1,0 +1,166 @@
+"""Starting a training from a study. Torch-free: the network is first built in the trainer's own process."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from patchcore.config import Plan, RunConfig, resolve_config
+from patchcore.errors import DataError, EmptyClassError, MissingExtraError, RunError
+from patchcore.models.layout import check_window, upsampling_factors
+from patchcore.runs import RunState, new_run, run_state, start_attempt, supervise_foreground
+from patchcore.study import Study
+from patchcore.types import PathLike
+
+__all__ = ["TrainedRun", "create_run", "settings_of", "train"]
+
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run that was started.
+
+    Attributes:
+        path: Its folder.
+        attempt: Number of the attempt.
+        state: Its state when the call returned.
+    """
+
+    path: Path
+    attempt: int
+    state: RunState
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run folder."""
+        return self.path.name
+
+
+def settings_of(values: Mapping[str, Any]) -> list[str]:
+    """Turn ``section.key`` → value into ``section.key=value`` settings, leaving out what is None."""
+    return [f"{key}={value}" for key, value in values.items() if value is not None]
+
+
+def create_run(
+    study: Study | PathLike,
+    *,
+    settings: Sequence[str] = (),
+    toml: PathLike | None = None,
+    name: str | None = None,
+    argv: Sequence[str] | None = None,
+) -> Path:
+    """Check that a study can be trained on, and make the run folder; nothing is started.
+
+    Args:
+        study: The study.
+        settings: ``section.key=value``, over the TOML file's.
+        toml: A TOML file with the sections of :class:`patchcore.config.RunConfig`.
+        name: A few words for the folder's name; default: ``patch<size>``.
+        argv: The command that asked for it.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        StudyError: There is no study, or it has no plan.
+        ConfigError: An unknown key or impossible value.
+        PatchSizeError: The plan's patch size has no UNETR, or does not divide its window.
+        DataError: Too few patients for the folds, a case without an image, no accepted case.
+        EmptyClassError: A class of the plan has no lesion in any case.
+        MissingExtraError: torch or monai is not installed.
+    """
+    study = study if isinstance(study, Study) else Study(study)
+    plan = study.plan()
+    config = resolve_config(toml, settings)
+    _check(study, plan, config)
+    edge = "x".join(map(str, plan.patch_size if len(set(plan.patch_size)) > 1 else plan.patch_size[:1]))
+    return new_run(
+        study.path,
+        kind="train",
+        config=config.model_dump(mode="json"),
+        plan=plan.model_dump(mode="json"),
+        seed=config.seed,
+        slug=name or f"patch{edge}",
+        argv=sys.argv if argv is None else argv,
+        fingerprint_hash=plan.fingerprint_hash,
+    )
+
+
+def train(
+    study: Study | PathLike,
+    *,
+    settings: Sequence[str] = (),
+    toml: PathLike | None = None,
+    name: str | None = None,
+    detach: bool = False,
+    foreground: bool = False,
+) -> TrainedRun:
+    """Train a UNETR of the plan's patch size on a study.
+
+    The run belongs to a supervisor process of its own: ending this one, detached or not, does not end it.
+
+    Args:
+        study: The study; it has a plan.
+        settings: ``section.key=value``, e.g. ``["model.preset=small", "train.steps=2000"]``; they override `toml`.
+        toml: A TOML file with the sections of :class:`patchcore.config.RunConfig`.
+        name: A few words for the run's folder name.
+        detach: Return as soon as the run is under way.
+        foreground: Supervise in this process, for batch systems and containers.
+
+    Returns:
+        The run, and its state: that of its end unless detached.
+
+    Raises:
+        PatchcoreError: As :func:`create_run`; or the run failed, with what it said.
+
+    Example:
+        >>> import patchcore as pc  # doctest: +SKIP
+        >>> run = pc.train("study/", settings=["model.preset=small", "train.steps=500"])  # doctest: +SKIP
+    """
+    run = create_run(study, settings=settings, toml=toml, name=name)
+    if foreground:
+        supervise_foreground(run)
+        attempt = 1
+    else:
+        attempt = start_attempt(run)
+    while not detach and not (report := run_state(run)).state.is_over:
+        time.sleep(_POLL_S)
+    report = run_state(run)
+    if not detach and report.state not in (RunState.FINISHED, RunState.STOPPED, RunState.PAUSED):
+        raise RunError(f"the run is {report.label}", path=run, remedy="attempts/*/stdout.log says more")
+    return TrainedRun(path=run, attempt=attempt, state=report.state)
+
+
+def _check(study: Study, plan: Plan, config: RunConfig) -> None:
+    """Find before anything is started what the trainer would stumble over."""
+    target = plan.target
+    check_window(target.window_size, target.patch_size)
+    upsampling_factors(target.patch_size)
+    records = study.accepted()
+    if not records:
+        raise DataError(
+            "no accepted case", path=study.path, remedy="run patchcore analyze and see what it says of each case"
+        )
+    for record in records:
+        if record.image is None:
+            raise DataError(
+                "has a label map but no image", case_id=record.case_id, remedy="add its CT or exclude the case"
+            )
+    study.folds(config.train.folds, config.seed)
+    for value in target.classes:
+        if not any(value in record.labels for record in records):
+            raise EmptyClassError(
+                f"class {value} has no voxel in any of {len(records)} cases",
+                path=study.plan_path,
+                found=sorted({label for record in records for label in record.labels}),
+                remedy="correct classes in plan.json, or choose another lesion label with patchcore plan",
+            )
+    for module in ("torch", "monai", "einops", "safetensors", "psutil"):
+        if find_spec(module) is None:
+            raise MissingExtraError(f"training needs {module}", remedy="pip install 'patchcore[train]'")

@@ -1,0 +1,73 @@
+"""How far a training has come: what ``state.json`` of a checkpoint keeps, and what is told of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from patchcore.config.run import RunConfig
+
+__all__ = ["Best", "Progress", "case_set_id", "steps_per_epoch"]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far, among those on one identical set of cases."""
+
+    dsc_mean: float
+    step: int
+    case_set: str
+
+
+@dataclass
+class Progress:
+    """Counts that a resume goes on from.
+
+    Attributes:
+        step: Optimiser steps done.
+        validated_step: The last step whose validation is complete; one cut short is redone.
+        seconds: Time spent in the loop over all attempts.
+        best: The best validation.
+    """
+
+    step: int = 0
+    validated_step: int = 0
+    seconds: float = 0.0
+    best: Best | None = None
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Progress:
+        """Return the progress that a checkpoint's state holds."""
+        best = state.get("best")
+        return cls(
+            step=int(state["step"]),
+            validated_step=int(state.get("validated_step", 0)),
+            seconds=float(state.get("seconds", 0.0)),
+            best=Best(**best) if best else None,
+        )
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what a checkpoint's state is to hold."""
+        return asdict(self)
+
+    def improves(self, dsc_mean: float, case_set: str) -> bool:
+        """Whether a validation is better than the best on the same cases; one on other cases starts over.
+
+        An undefined mean counts as the worst, so that even such a run has a best checkpoint.
+        """
+        if self.best is None or self.best.case_set != case_set:
+            return True
+        return (-1.0 if math.isnan(dsc_mean) else dsc_mean) > self.best.dsc_mean
+
+
+def steps_per_epoch(config: RunConfig, case_count: int) -> int:
+    """Return the steps of an epoch: as configured, else as many as show each case once, at least 50."""
+    return config.train.steps_per_epoch or max(50, math.ceil(case_count / config.train.batch_size))
+
+
+def case_set_id(case_ids: Sequence[str]) -> str:
+    """Return a short name of a set of cases: only validations on one identical set compare."""
+    return f"{len(case_ids)}-{hashlib.sha256(chr(10).join(sorted(case_ids)).encode()).hexdigest()[:8]}"

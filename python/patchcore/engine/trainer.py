@@ -1,0 +1,225 @@
+"""The trainer process: ``python -m patchcore.engine.trainer RUN ATTEMPT``, started by the run's supervisor.
+
+It sets a training up from the run folder alone, hands it to :func:`patchcore.engine.loop.run_loop`, and ends with the
+exit code that the run folder contracts: 0 finished, 75 stopped or paused, else failed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from patchcore.config import Plan, RunConfig, resolve_config
+from patchcore.engine.cache import CachedCase, check_classes, prepare_cases
+from patchcore.engine.checkpoint import Checkpoint, find_checkpoint
+from patchcore.engine.control import Control, Interrupted, StopSignal
+from patchcore.engine.dataset import CaseMemory
+from patchcore.engine.device import Placement, place
+from patchcore.engine.loader import BatchSource
+from patchcore.engine.loop import Outcome, Training, run_loop
+from patchcore.engine.network import build_network
+from patchcore.engine.optim import make_optimizer
+from patchcore.engine.progress import Progress, steps_per_epoch
+from patchcore.errors import DataError, PatchcoreError, RunError
+from patchcore.files import read_json
+from patchcore.runs import RunState, RunWriter, Verb
+from patchcore.study import Study
+from patchcore.types import ExitCode
+
+__all__ = ["RunSetup", "main", "read_setup", "run_study", "train_attempt"]
+
+
+@dataclass(frozen=True)
+class RunSetup:
+    """What a run folder says of its training."""
+
+    config: RunConfig
+    plan: Plan
+
+
+def read_setup(run: Path, overrides: Mapping[str, Any] | None = None) -> RunSetup:
+    """Read configuration and plan of a run.
+
+    Args:
+        run: The run folder.
+        overrides: What an attempt changes: a nested mapping, or dotted keys.
+
+    Raises:
+        RunError: This is no run folder.
+        ConfigError: An override is impossible.
+    """
+    try:
+        record = read_json(run / "run.json", schema=1)
+    except FileNotFoundError:
+        raise RunError("no run folder (it has no run.json)", path=run) from None
+    settings = [f"{key}={json.dumps(value)}" for key, value in _dotted(overrides or {}).items()]
+    config = resolve_config(settings=settings, base=record["config"])
+    return RunSetup(config=config, plan=Plan.model_validate_json(json.dumps(record["plan"])))
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _dotted(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def run_study(run: Path) -> Study:
+    """Return the study that a run lies in.
+
+    Raises:
+        StudyError: It lies in none.
+    """
+    return Study(run.absolute().parent.parent)
+
+
+def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None) -> int:
+    """Train until the end, or until told to leave; the exit code says which."""
+    start = read_json(run / "attempts" / str(attempt) / "start.json")
+    setup = read_setup(run, start.get("overrides"))
+    try:
+        placement = place(setup.config.train)
+        checkpoint = find_checkpoint(run / "checkpoints" / "last")
+    except PatchcoreError as error:
+        # Records nothing, so that what earlier attempts recorded stays.
+        with RunWriter(run, attempt, resumed_from_step=setup.config.train.steps + 1) as writer:
+            return _fail(error, setup, writer)
+    done = int(checkpoint.state["step"]) if checkpoint else 0
+    with RunWriter(
+        run,
+        attempt,
+        resumed_from_step=done + 1 if done else 0,
+        versions={key: str(value) for key, value in placement.machine.items()},
+        threads=placement.threads,
+    ) as writer:
+        try:
+            outcome = _train(run, setup, placement, checkpoint, writer, Control(writer, stop_signal))
+        except Exception as error:
+            return _fail(error, setup, writer)
+        states = {"finished": RunState.FINISHED, "stop": RunState.STOPPED, "pause": RunState.PAUSED}
+        writer.state(states[outcome])
+        return ExitCode.DONE if outcome == "finished" else ExitCode.STOPPED
+
+
+def _train(
+    run: Path, setup: RunSetup, placement: Placement, checkpoint: Checkpoint | None, writer: RunWriter, control: Control
+) -> Outcome:
+    config, target = setup.config, setup.plan.target
+    print(f"{placement.machine}", flush=True)
+    writer.progress(phase="prepare", total_steps=config.train.steps, step=0)
+    try:
+        train_cases, validation_cases = _prepare(run_study(run), setup, writer, control)
+    except Interrupted:
+        assert control.leave is not None
+        control.done(Verb.STOP, Verb.PAUSE, detail="nothing was trained yet")
+        return control.leave
+
+    # Weights are drawn on the CPU, so that they are the same wherever the training runs.
+    torch.manual_seed(config.seed)
+    network = placement.network(build_network(target, config.model)).train()
+    optimizer = make_optimizer(network, config.optim)
+    progress = Progress()
+    if checkpoint is not None:
+        checkpoint.restore(network, optimizer)
+        progress = Progress.from_state(checkpoint.state)
+        _compare_machines(checkpoint, placement, writer)
+    memory = CaseMemory(train_cases)
+    training = Training(
+        config=config,
+        target=target,
+        placement=placement,
+        network=network,
+        optimizer=optimizer,
+        source=BatchSource(memory, target.window_size, target.hu_range, config, pin=placement.device.type == "cuda"),
+        validation=CaseMemory(validation_cases),
+        checkpoints=run / "checkpoints",
+        steps_per_epoch=steps_per_epoch(config, len(train_cases)),
+    )
+    writer.state(RunState.RUNNING)
+    outcome = run_loop(training, progress, writer, control)
+    control.done(Verb.STOP, Verb.PAUSE, detail=f"checkpoint of step {progress.step}")
+    return outcome
+
+
+def _prepare(
+    study: Study, setup: RunSetup, writer: RunWriter, control: Control
+) -> tuple[list[CachedCase], list[CachedCase]]:
+    """Bring all cases to the training grid; returns the cases to train on and those to validate on."""
+    config, target = setup.config, setup.plan.target
+    folds = study.folds(config.train.folds, config.seed)
+
+    def tell(done: int, total: int) -> None:
+        control.look_or_leave()
+        writer.progress(phase=f"prepare {done}/{total}")
+
+    prepared = prepare_cases(study, target, study.accepted(), on_progress=tell)
+    for failed in prepared.failed:
+        writer.alert("warning", f"{failed.case_id} is left out: {failed.error}", "run patchcore analyze again")
+    validating = set(folds[config.train.fold])
+    train_cases = [case for case in prepared.cases if case.case_id not in validating]
+    validation_cases = [case for case in prepared.cases if case.case_id in validating]
+    for name, cases in (("train", train_cases), ("validate", validation_cases)):
+        if not cases:
+            raise DataError(f"no case is left to {name} on", path=study.path, remedy="choose another train.fold")
+    check_classes(train_cases, target)
+    return train_cases, validation_cases
+
+
+def _compare_machines(checkpoint: Checkpoint, placement: Placement, writer: RunWriter) -> None:
+    before, now = checkpoint.state.get("machine", {}), placement.machine
+    changed = [f"{key} {before.get(key)} → {value}" for key, value in now.items() if before.get(key) != value]
+    if changed:
+        writer.alert(
+            "warning",
+            f"resumed elsewhere ({', '.join(changed)}): the run goes on, but not bit for bit as it would have",
+        )
+
+
+def _fail(error: Exception, setup: RunSetup, writer: RunWriter) -> int:
+    """Tell why the training failed; unexpected errors also leave their traceback in ``stdout.log``."""
+    if _is_out_of_memory(error):
+        config = setup.config
+        remedy = (
+            f"lower train.batch_size (now {config.train.batch_size}), choose a smaller model.preset "
+            f"(now {config.model.preset}), or a smaller window in plan.json (now {setup.plan.window_size})"
+        )
+        writer.alert("error", "out of memory", remedy)
+        writer.state(RunState.OUT_OF_MEMORY, remedy)
+        return ExitCode.ERROR
+    if isinstance(error, PatchcoreError | OSError):
+        remedy_text = getattr(error, "remedy", None)
+        message = str(error) if not remedy_text else str(error).removesuffix(f"; {remedy_text}")
+        writer.alert("error", message, remedy_text)
+        writer.state(RunState.FAILED, str(error))
+        print(f"failed: {error}", file=sys.stderr, flush=True)
+        return ExitCode.ERROR
+    raise error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # torch's CPU allocator raises a bare RuntimeError.
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one attempt of one run."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if len(arguments) != 2 or not arguments[1].isdigit():
+        print("usage: python -m patchcore.engine.trainer RUN ATTEMPT", file=sys.stderr)
+        return ExitCode.USAGE
+    return train_attempt(Path(arguments[0]), int(arguments[1]), StopSignal())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
