@@ -16,6 +16,7 @@ __all__ = [
     "CorruptFileError",
     "DataError",
     "EmptyClassError",
+    "ExitCode",
     "HeaderError",
     "LockedError",
     "MissingExtraError",
@@ -75,6 +76,17 @@ def _rebuild(kind: type[PatchcoreError], message: str, state: dict[str, Any]) ->
     error = kind(message)
     error.__dict__.update(state)
     return error
+
+
+class ExitCode:
+    """Exit codes of every command."""
+
+    DONE = 0
+    ERROR = 1
+    USAGE = 2
+    QUARANTINED = 3
+    STOPPED = 75
+    INTERRUPTED = 130
 
 
 class DataError(PatchcoreError, ValueError):

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from patchcore.errors import ExitCode
+
 __all__ = [
     "Affine",
     "BoolArray",
@@ -40,14 +42,3 @@ class Rule(StrEnum):
     MEDIAN = "median"
     GEOMETRIC_MEAN = "geometric-mean"
     EXTENT = "extent"
-
-
-class ExitCode:
-    """Exit codes of every command."""
-
-    DONE = 0
-    ERROR = 1
-    USAGE = 2
-    QUARANTINED = 3
-    STOPPED = 75
-    INTERRUPTED = 130

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from patchcore.errors import DataError, PatchcoreError
-from patchcore.types import ExitCode
+from patchcore.errors import DataError, ExitCode, PatchcoreError
 
 if TYPE_CHECKING:
     import typer
