@@ -67,7 +67,7 @@ fn build(threads: usize) -> rayon::ThreadPool {
         .expect("the system starts threads")
 }
 
-/// Run `work` with at most `threads` threads: on the calling thread for 1, in the shared pool for none given.
+/// Run `work`, and what it does in parallel, in a pool of `threads` threads; in the shared one if none are given.
 ///
 /// # Panics
 /// As [`shared`].

@@ -1,0 +1,37 @@
+"""The README's Python runs as it stands, on phantoms."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from patchcore.data.phantoms import make_phantoms
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = make_phantoms(tmp_path / "dataset", cases=3, seed=1, shape=(64, 64, 48), spacing=(3.0, 3.0, 4.0))
+    label_file = sorted((dataset / "labels").iterdir())[0]
+    image = nib.load(dataset / "images" / label_file.name)
+    (tmp_path / "segmentation.nii.gz").write_bytes(label_file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    # The phantoms' window is smaller than the README's; nothing else differs.
+    names = {
+        "mask": np.asanyarray(nib.load(label_file).dataobj) == 2,
+        "volume": np.asanyarray(image.dataobj),
+        "corners": np.array([[0, 0, 0], [-20, 10, 5]]),
+    }
+    exec(compile(snippet, str(README), "exec"), names)
+    lesions, components, plan, windows = (names[n] for n in ("lesions", "components", "plan", "windows"))
+    assert lesions.voxel_count.sum() == names["mask"].sum()
+    assert components.max() == len(lesions)
+    assert windows.image.shape == (2, 96, 96, 96)
+    assert 0 <= windows.image.min() < windows.image.max() <= 1
+    assert plan.patch_size[0] in (8, 12, 16, 24)
+    assert names["model"].patch_size == plan.patch_size
