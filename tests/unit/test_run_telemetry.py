@@ -14,6 +14,7 @@ from patchcore.errors import LockedError, RunError
 from patchcore.events import decode_event
 from patchcore.runs import RunReader, RunWriter, new_run, read_cases
 from patchcore.runs import telemetry as telemetry_module
+from patchcore.runs.paths import read_object
 from patchcore.runs.telemetry import LineFile, Telemetry
 
 
@@ -29,7 +30,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_what_a_writer_tells_a_reader_knows(run: Path) -> None:
-    with RunWriter(run, 1, versions={"torch": "x"}, threads=2) as writer:
+    with RunWriter(run, 1, versions={"torch": "x"}, threads=2, heartbeat_s=0.01) as writer:
         writer.progress(total_steps=20, eta_s=12.5, phase="train")
         writer.state("running")
         writer.metric(1, 0, {"train/loss": 0.5, "lr": float("nan")})
@@ -40,6 +41,8 @@ def test_what_a_writer_tells_a_reader_knows(run: Path) -> None:
         writer.checkpoint(2, "best", run / "checkpoints" / "best")
         writer.alert("warning", "a [bold]message", "do something")
         assert writer.flush()
+        while (read_object(run / "status.json") or {}).get("step") != 2:  # the next beat
+            time.sleep(0.01)
         view = RunReader(run).poll()
     assert view.series["train/loss"].values.tolist() == [0.5, 0.25]
     assert view.series["train/loss"].steps.tolist() == [1, 2]
