@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from patchcore.errors import DataError, ExitCode, PatchcoreError
@@ -78,6 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.DONE
     named = arguments[0] if arguments and arguments[0] in COMMANDS else None
     try:
+        if named == "dashboard" and len(arguments) == 2 and not arguments[1].startswith("-"):
+            # typer loads pydantic to read arguments; the dashboard's first paint does not wait for either.
+            import_module(f"{__name__}.dashboard").dashboard(Path(arguments[1]))
+            return ExitCode.DONE
         build_app((named,) if named else COMMANDS)(args=arguments, prog_name="patchcore")
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else ExitCode.DONE if ending.code is None else ExitCode.ERROR

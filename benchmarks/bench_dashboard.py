@@ -1,0 +1,102 @@
+"""The dashboard's first paint beside that of a bare Textual app with header, table and footer.
+
+Both are started alternately in a pseudo-terminal of 120 × 36. The time runs from the start of the process to
+the moment when the texts of header, body and footer have all come out of the terminal.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import statistics
+import struct
+import sys
+import tempfile
+import termios
+import time
+from pathlib import Path
+from typing import Any
+
+BAR = "first paint ≤ 0.15 s above a bare Textual app"
+ALLOWED_S = 0.15
+ROUNDS = 9
+
+BARE = """
+from textual.app import App
+from textual.widgets import DataTable, Footer, Header
+
+class Bare(App):
+    BINDINGS = [("q", "quit", "Quit")]
+    def compose(self):
+        yield Header()
+        yield DataTable()
+        yield Footer()
+
+Bare().run()
+"""
+
+
+def first_paint_s(command: list[str], wanted: tuple[bytes, ...]) -> float:
+    """Return the seconds from start until every wanted text has come out of the terminal."""
+    began = time.perf_counter()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", COLUMNS="120", LINES="36")
+        os.execv(command[0], command)
+    try:
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 120, 0, 0))
+        output = b""
+        while not all(text in output for text in wanted):
+            if not select.select([terminal], [], [], 30)[0]:
+                raise RuntimeError(f"no first paint within 30 s: {output[-2000:]!r}")
+            try:
+                part = os.read(terminal, 65_536)
+            except OSError:
+                part = b""
+            if not part:
+                raise RuntimeError(f"ended before its first paint: {output[-2000:]!r}")
+            output += part
+        return time.perf_counter() - began
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
+
+
+def run() -> list[dict[str, Any]]:
+    """Measure both, alternately, and compare their medians."""
+    with tempfile.TemporaryDirectory() as folder:
+        study = Path(folder) / "study"
+        (study / "runs").mkdir(parents=True)
+        (study / "study.json").write_text(json.dumps({"schema_version": 1, "dataset_root": ""}), encoding="utf-8")
+        bare = Path(folder) / "bare.py"
+        bare.write_text(BARE, encoding="utf-8")
+        ours_command = [sys.executable, "-m", "patchcore", "dashboard", str(study)]
+        bare_command = [sys.executable, str(bare)]
+        ours, peer = [], []
+        for _ in range(ROUNDS + 1):
+            ours.append(first_paint_s(ours_command, (b"patchcore", b"Runs", b"Quit")))
+            peer.append(first_paint_s(bare_command, (b"Bare", b"Quit")))
+    # The first round of each reads the files from disk and may compile them.
+    ours_s, peer_s = statistics.median(ours[1:]), statistics.median(peer[1:])
+    return [
+        {
+            "bar": BAR,
+            "what": "dashboard on a study",
+            "ours_s": ours_s,
+            "peer": "bare Textual app with header, table and footer",
+            "peer_s": peer_s,
+            "ratio": ours_s / peer_s,
+            "wanted": f"≤ {ALLOWED_S} s above",
+            "ok": ours_s - peer_s <= ALLOWED_S,
+        }
+    ]
+
+
+if __name__ == "__main__":
+    for row in run():
+        print(json.dumps(row, ensure_ascii=False))

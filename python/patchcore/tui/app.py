@@ -1,0 +1,271 @@
+"""The dashboard's app: lays the panes out, hands them snapshots, and turns keys into requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+from textual import work
+from textual.app import App, ComposeResult, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.message import Message
+from textual.screen import Screen
+from textual.widgets import DataTable, Footer, Header, OptionList, Static, TabbedContent, TabPane
+
+from patchcore.tui.run_header import RunHeader
+from patchcore.tui.run_list import RunList
+from patchcore.tui.text import plain
+from patchcore.tui.watcher import Snapshot, Watcher
+
+__all__ = ["DashboardApp"]
+
+# Tab → module and class of its pane, loaded when it is first looked at: the first paint does not wait for them.
+_PANES = {
+    "curves": ("curves", "Curves"),
+    "scores": ("case_scores", "CaseScores"),
+    "plan": ("plan_pane", "PlanPane"),
+    "cases": ("cases_pane", "CasesPane"),
+    "details": ("details", "Details"),
+}
+# Every pane is a widget with ``show(snapshot)``; loaded by name, so their classes are not named here.
+Pane: TypeAlias = Any
+_STUDY_TABS = ("plan", "cases")
+_NO_RUNS = "No runs yet. Press n to start one, or\n\n    patchcore train STUDY"
+_NO_PLAN = "No runs yet: first the plan.\n\n    patchcore analyze DATASET STUDY\n    patchcore plan STUDY"
+
+
+class DashboardApp(App[None]):
+    """Watch and drive the runs of one study.
+
+    Args:
+        study: The study folder.
+    """
+
+    TITLE = "patchcore"
+    CSS_PATH = "dashboard.tcss"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-broad")]  # noqa: RUF012 (as in App)
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (35, "-high")]  # noqa: RUF012 (as in App)
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "new_run", "New run"),
+        Binding("s", "stop_run", "Stop"),
+        Binding("p", "pause_run", "Pause"),
+        Binding("r", "resume_run", "Resume"),
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("q", "quit", "Quit"),
+        Binding("colon", "command_palette", "Palette", key_display=":"),
+        Binding("j", "move('down')", "Down", show=False),
+        Binding("k", "move('up')", "Up", show=False),
+        *(Binding(str(n), f"tab('{tab}')", tab.title(), show=False) for n, tab in enumerate(_PANES, 1)),
+    ]
+
+    class Reported(Message):
+        """The watcher has something new. Snapshots are cumulative: a newer one replaces one that waits.
+
+        Args:
+            snapshot: What to show.
+        """
+
+        def __init__(self, snapshot: Snapshot) -> None:
+            super().__init__()
+            self.snapshot = snapshot
+
+        def can_replace(self, message: Message) -> bool:
+            """Whether this message makes `message` needless."""
+            return isinstance(message, DashboardApp.Reported)
+
+    def __init__(self, study: Path) -> None:
+        super().__init__()
+        self.sub_title = plain(study.resolve().name or study, 60)
+        self._study = study
+        self._watcher = Watcher(study, lambda snapshot: self.post_message(self.Reported(snapshot)))
+        self._snapshot = Snapshot()
+        self._panes: dict[str, Pane] = {}
+
+    def compose(self) -> ComposeResult:
+        """Lay the screen out: runs on the left, the shown run and the study on the right."""
+        yield Header(icon="")
+        with Horizontal(id="body"):
+            yield RunList(id="runs")
+            with Vertical(id="right"):
+                yield RunHeader(id="run")
+                with TabbedContent(id="tabs"):
+                    for number, tab in enumerate(_PANES, 1):
+                        with TabPane(f"{number} {tab.title()}", id=tab):
+                            if tab == "curves":
+                                yield Static("Reading the study …", id="empty", markup=False)
+        yield Static("", id="problem", markup=False)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Paint first, read afterwards."""
+        self.query_one("#runs").focus()
+        self.call_after_refresh(self._watch)
+
+    @work(thread=True, group="watcher", exit_on_error=False)
+    def _watch(self) -> None:
+        self._watcher.watch()
+
+    def on_unmount(self) -> None:
+        """Let the watcher's thread end, or it would hold the process."""
+        self._watcher.stop()
+
+    async def action_quit(self) -> None:
+        """Leave. Runs go on."""
+        self._watcher.stop()
+        self.exit()
+
+    def on_dashboard_app_reported(self, event: Reported) -> None:
+        """Show a snapshot."""
+        self._snapshot = snapshot = event.snapshot
+        try:
+            screen = self.screen_stack[0]
+        except IndexError:
+            return
+        problem = screen.query_one("#problem", Static)
+        problem.display = snapshot.problem is not None
+        problem.update(plain(snapshot.problem or "", 500))
+        screen.query_one(RunList).show(snapshot.runs)
+        self._show_pane()
+
+    def on_tabbed_content_tab_activated(self) -> None:
+        """Bring the pane that is now in sight up to date."""
+        self._show_pane()
+
+    def _show_pane(self) -> None:
+        """Update what is in sight; the other panes wait until they are."""
+        snapshot, screen = self._snapshot, self.screen_stack[0]
+        shown = screen.query_one(TabbedContent).active
+        header = screen.query_one(RunHeader)
+        header.display = snapshot.run is not None and shown not in _STUDY_TABS
+        header.show(snapshot.run)
+        empty = screen.query_one("#empty", Static)
+        empty.display = snapshot.run is None
+        if snapshot.run is None and snapshot.study is not None:
+            empty.update(_NO_RUNS if snapshot.study.plan is not None else _NO_PLAN)
+        pane = self._panes.get(shown)
+        if pane is None:
+            if shown == "curves" and snapshot.run is None:
+                return
+            module, name = _PANES[shown]
+            pane = self._panes[shown] = getattr(import_module(f"patchcore.tui.{module}"), name)()
+            screen.query_one(f"#{shown}", TabPane).mount(pane)
+        pane.display = shown != "curves" or snapshot.run is not None
+        if pane.is_mounted:
+            pane.show(snapshot)
+        else:
+            self.call_after_refresh(self._show_pane)
+
+    def on_run_list_chosen(self, event: RunList.Chosen) -> None:
+        """Show another run."""
+        self._watcher.select(event.run)
+
+    def action_tab(self, tab: str) -> None:
+        """Show a tab."""
+        self.query_one(TabbedContent).active = tab
+
+    def action_move(self, direction: str) -> None:
+        """Move the cursor of the pane that has the focus, or scroll it."""
+        focused = self.focused
+        if isinstance(focused, DataTable | OptionList):
+            move = focused.action_cursor_down if direction == "down" else focused.action_cursor_up
+            move()
+        elif focused is not None:
+            pane = focused if focused.allow_vertical_scroll else self.query_one(TabbedContent).active_pane
+            if pane is not None:
+                move = pane.scroll_down if direction == "down" else pane.scroll_up
+                move()
+
+    def action_help(self) -> None:
+        """Show the help screen."""
+        from patchcore.tui.help import Help
+
+        self.push_screen(Help())
+
+    def action_new_run(self) -> None:
+        """Open the form for a new run."""
+        from patchcore.tui.new_run import NewRun
+
+        study = self._snapshot.study
+        can_start = study is not None and study.plan is not None
+        self.push_screen(NewRun(self._study, can_start=can_start), self._after_start)
+
+    def _after_start(self, run_id: str | None) -> None:
+        if run_id is not None:
+            self.query_one(RunList).choose(run_id)
+            self._watcher.rescan()
+            self.notify(plain(run_id, 100), title="Run started", markup=False)
+
+    def action_stop_run(self) -> None:
+        """Ask the shown run to stop."""
+        self._confirm_request("stop", "It writes a checkpoint at its next step and ends; it can be resumed.")
+
+    def action_pause_run(self) -> None:
+        """Ask the shown run to pause."""
+        self._confirm_request("pause", "It writes a checkpoint at its next step and ends as paused, to be resumed.")
+
+    def action_resume_run(self) -> None:
+        """Start a new attempt of the shown run."""
+        run = self._snapshot.run
+        if run is None:
+            self._refuse("there is no run to resume")
+        elif not run.state.state.is_over:
+            self._refuse(f"the run is {run.state.state.value}: nothing to resume")
+        else:
+            from patchcore.tui.drive import resume
+
+            path = run.path
+            self._confirm("resume", run.run_id, "It goes on from its last checkpoint.", lambda: resume(path))
+
+    def _confirm_request(self, verb: str, consequence: str) -> None:
+        run = self._snapshot.run
+        if run is None:
+            self._refuse(f"there is no run to {verb}")
+        elif not run.state.state.is_live:
+            self._refuse(f"the run is {run.state.state.value}: nothing to {verb}")
+        else:
+            from patchcore.tui.drive import ask
+
+            path = run.path
+            self._confirm(verb, run.run_id, consequence, lambda: ask(path, verb))
+
+    def _refuse(self, why: str) -> None:
+        self.notify(why, severity="warning", markup=False)
+
+    def _confirm(self, verb: str, run_id: str, consequence: str, act: Callable[[], str]) -> None:
+        from patchcore.tui.confirm import Confirm
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._act(verb, act)
+
+        question = f"{verb.capitalize()} {plain(run_id, 100)}?"
+        self.push_screen(Confirm(question, consequence, verb.capitalize()), answered)
+
+    @work(thread=True, group="act", exit_on_error=False)
+    def _act(self, verb: str, act: Callable[[], str]) -> None:
+        try:
+            message, failed = act(), False
+        except Exception as error:  # told to the user; the dashboard goes on
+            message, failed = str(error), True
+        self._watcher.rescan()
+        self.call_from_thread(
+            self.notify,
+            plain(message, 500),
+            title=f"{verb.capitalize()} failed" if failed else "",
+            severity="error" if failed else "information",
+            timeout=10 if failed else 5,
+            markup=False,
+        )
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Offer everything that has a key in the palette too."""
+        yield from super().get_system_commands(screen)
+        yield SystemCommand("New run", "Start a training from a form (n)", self.action_new_run)
+        yield SystemCommand("Stop run", "Stop the shown run with a checkpoint (s)", self.action_stop_run)
+        yield SystemCommand("Pause run", "Pause the shown run (p)", self.action_pause_run)
+        yield SystemCommand("Resume run", "Resume the shown run (r)", self.action_resume_run)
+        for number, tab in enumerate(_PANES, 1):
+            yield SystemCommand(f"Show {tab}", f"Go to this tab ({number})", lambda tab=tab: self.action_tab(tab))

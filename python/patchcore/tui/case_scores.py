@@ -1,0 +1,90 @@
+"""The last validation of the shown run, case by case."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.widgets import Static
+
+from patchcore.tui.tables import TextTable
+from patchcore.tui.text import count, number, plain
+
+if TYPE_CHECKING:
+    from patchcore.tui.watcher import Snapshot
+
+__all__ = ["CaseScores"]
+
+_NOTHING = "No validation yet: DSC per case appears after the first one."
+
+
+class CaseScores(Vertical):
+    """DSC per case on whole volumes, with mean, global and the number of cases they stand on."""
+
+    def compose(self) -> ComposeResult:
+        """Lay the summary and the table out."""
+        yield Static(_NOTHING, id="case-summary", markup=False)
+        yield TextTable(id="case-table")
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show the shown run's last validation."""
+        view, cases = snapshot.run, snapshot.cases
+        validation = view.last_validation if view is not None else None
+        table = self.query_one(TextTable)
+        table.display = bool(cases)
+        if validation is None:
+            self.query_one(Static).update(_NOTHING)
+            table.show((), ())
+            return
+        parts = [f"Validation at step {count(validation.step)}", "whole volumes, training grid"]
+        scored = [value for value in (_dsc(case) for case in cases) if value is not None]
+        empty = len(scored) - sum(map(math.isfinite, scored))
+        cases_of = f"n {validation.n_cases}" if validation.n_cases is not None else "n –"
+        parts.append(f"mean DSC {number(validation.dsc_mean)} · global {number(validation.dsc_global)} · {cases_of}")
+        if empty:
+            parts.append(f"{empty} without lesion, left out of the mean")
+        self.query_one(Static).update(" · ".join(parts))
+        names = _columns(cases)
+        rows = [
+            [str(case.get("case_id", "–")), number(_dsc(case)), *(_cell(case.get(name)) for name in names)]
+            for case in cases
+        ]
+        table.show(("case", "DSC", *(plain(name, 40).replace("_", " ") for name in names)), rows)
+
+
+def _dsc(case: Mapping[str, Any]) -> float | None:
+    """Return the case's DSC, NaN where label and prediction are both empty; None where it is not recorded."""
+    if "dsc" not in case:
+        return None
+    value = case["dsc"]
+    if isinstance(value, Mapping):
+        finite = [float(v) for v in value.values() if isinstance(v, int | float)]
+        return sum(finite) / len(finite) if finite else math.nan
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _columns(cases: tuple[Mapping[str, Any], ...]) -> list[str]:
+    """Return the names of the other numbers and lists of the records, in order of appearance."""
+    names: dict[str, None] = {}
+    for case in cases:
+        for key, value in case.items():
+            if key not in ("case_id", "dsc", "step", "epoch", "attempt") and isinstance(value, int | float | list):
+                names[key] = None
+    return list(names)[:8]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, list):
+        return _lesions(value)
+    return count(value) if isinstance(value, int) else number(value, 1 if abs(value) >= 10 else 3)
+
+
+def _lesions(records: list[Any]) -> str:
+    """Return how many lesions were found, as ``found/all``, or how many there are."""
+    found = [item.get("found") for item in records if isinstance(item, Mapping)]
+    return f"{sum(map(bool, found))}/{len(found)}" if any(f is not None for f in found) else str(len(records))

@@ -1,0 +1,55 @@
+"""A question with two answers."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Button, Static
+
+__all__ = ["Confirm"]
+
+
+class Confirm(ModalScreen[bool]):
+    """Ask before something is done to a run; ``y`` does it, ``n`` and escape do not.
+
+    Args:
+        question: What is asked.
+        consequence: What will happen.
+        verb: The word on the button.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("y", "answer(True)", "Yes"),
+        ("n", "answer(False)", "No"),
+        ("escape", "answer(False)", "No"),
+        ("left,right,h,l", "app.focus_next", "Other button"),
+    ]
+
+    def __init__(self, question: str, consequence: str, verb: str) -> None:
+        super().__init__()
+        self._question, self._consequence, self._verb = question, consequence, verb
+
+    def compose(self) -> ComposeResult:
+        """Lay the question out."""
+        with Vertical(classes="dialog"):
+            yield Static(self._question, classes="dialog-title", markup=False)
+            yield Static(self._consequence, markup=False)
+            with Horizontal(classes="dialog-buttons"):
+                yield Button(f"{self._verb} (y)", variant="warning", id="yes")
+                yield Button("Cancel (n)", id="no")
+
+    def on_mount(self) -> None:
+        """Start on the harmless answer."""
+        self.query_one("#no").focus()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        """Answer by button."""
+        self.dismiss(event.button.id == "yes")
+
+    def action_answer(self, yes: bool) -> None:
+        """Answer by key."""
+        self.dismiss(yes)

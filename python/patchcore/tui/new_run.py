@@ -1,0 +1,195 @@
+"""The form that starts a run: the settings most often changed and a place for all others, checked live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Button, Input, Label, Select, Static, TextArea
+from textual.worker import get_current_worker
+
+from patchcore.tui.launch import launch_training
+from patchcore.tui.text import plain
+
+__all__ = ["NewRun"]
+
+# Field id, its label, and the setting that it becomes.
+_FIELDS = (
+    ("steps", "Steps", "train.steps"),
+    ("batch-size", "Batch size", "train.batch_size"),
+    ("lr", "Learning rate", "optim.lr"),
+    ("fold", "Fold", "train.fold"),
+)
+_PRESETS = ("tiny", "small", "base")
+
+
+class NewRun(ModalScreen[str | None]):
+    """Form for a new training; dismissed with the run's id, or None.
+
+    Args:
+        study: The study folder.
+        can_start: Whether the study has a plan.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "cancel", "Cancel"), ("ctrl+s", "start", "Start")]
+
+    def __init__(self, study: Path, *, can_start: bool) -> None:
+        super().__init__()
+        self._study = study
+        self._can_start = can_start
+        self._starting = False
+        self._hinted = False
+
+    def compose(self) -> ComposeResult:
+        """Lay the form out."""
+        with Vertical(classes="dialog wide", id="form"):
+            yield Static("New run", classes="dialog-title", markup=False)
+            with VerticalScroll(id="fields"):
+                with Horizontal(classes="field"):
+                    yield Label("Name")
+                    yield Input(placeholder="optional: letters, digits, -", id="name", compact=True)
+                with Horizontal(classes="field"):
+                    yield Label("Model")
+                    yield Select.from_values(_PRESETS, value="base", allow_blank=False, id="preset", compact=True)
+                for name, label, _ in _FIELDS:
+                    with Horizontal(classes="field"):
+                        yield Label(label)
+                        yield Input(id=name, compact=True)
+                yield Label("More settings, one section.key=value a line")
+                yield TextArea(id="extra", compact=True, tab_behavior="focus")
+            yield Static("", id="verdict", markup=False)
+            with Horizontal(classes="dialog-buttons"):
+                yield Button("Start (ctrl+s)", variant="success", id="start")
+                yield Button("Cancel (esc)", id="cancel")
+
+    def on_mount(self) -> None:
+        """Start in the first field, with the defaults shown."""
+        self.query_one("#name").focus()
+        self._check()
+
+    def settings(self) -> list[str]:
+        """Return the form as ``section.key=value`` strings; empty fields are left to their defaults."""
+        preset = self.query_one("#preset", Select).value
+        settings = [f"model.preset={preset}"]
+        for name, _, key in _FIELDS:
+            value = self.query_one(f"#{name}", Input).value.strip()
+            if value:
+                settings.append(f"{key}={value}")
+        lines = self.query_one("#extra", TextArea).text.splitlines()
+        return settings + [line.strip() for line in lines if line.strip()]
+
+    def on_input_changed(self) -> None:
+        """Check what was typed."""
+        self._check()
+
+    def on_select_changed(self) -> None:
+        """Check what was chosen."""
+        self._check()
+
+    def on_text_area_changed(self) -> None:
+        """Check what was typed."""
+        self._check()
+
+    def on_input_submitted(self) -> None:
+        """Enter starts the run."""
+        self.action_start()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        """Start or cancel by button."""
+        if event.button.id == "start":
+            self.action_start()
+        else:
+            self.action_cancel()
+
+    def action_cancel(self) -> None:
+        """Close the form; a start that is on its way goes on."""
+        self.dismiss(None)
+
+    def action_start(self) -> None:
+        """Start the run in a thread, so that the form stays alive and can show an error."""
+        if self._starting or self.query_one("#start", Button).disabled:
+            return
+        slug = self.query_one("#name", Input).value.strip() or None
+        self._busy(True)
+        self._say("starting …")
+        self._start(self.settings(), slug)
+
+    def _check(self) -> None:
+        if not self._can_start:
+            self._say("the study has no plan yet: run  patchcore plan STUDY  first", error=True)
+            self._busy(self._starting)
+        elif not self._starting:
+            self._validate(self.settings())
+
+    @work(thread=True, exclusive=True, group="validate", exit_on_error=False)
+    def _validate(self, settings: Sequence[str]) -> None:
+        from patchcore.config.run import config_keys, resolve_config
+
+        worker = get_current_worker()
+        if not self._hinted:
+            self._hinted = True
+            keys = config_keys()
+            hints = {name: f"{keys[key][0]:g}: {keys[key][1]}" for name, _, key in _FIELDS}
+            self.app.call_from_thread(self._hint, hints)
+        try:
+            config = resolve_config(settings=settings)
+        except Exception as error:  # whatever is wrong with the settings is told in the form
+            verdict, wrong = plain(error), True
+        else:
+            train, model = config.train, config.model
+            verdict = (
+                f"{model.preset}, hidden size {model.hidden_size} · "
+                f"{train.steps} steps of {train.batch_size} windows · "
+                f"learning rate {config.optim.lr:g} · fold {train.fold} of {train.folds}"
+            )
+            wrong = False
+        if not worker.is_cancelled:
+            self.app.call_from_thread(self._judge, verdict, wrong)
+
+    @work(thread=True, group="start", exit_on_error=False)
+    def _start(self, settings: Sequence[str], slug: str | None) -> None:
+        app = self.app
+        try:
+            run_id = launch_training(self._study, settings, slug=slug)
+        except Exception as error:  # told in the form, which stays open for a correction
+            app.call_from_thread(self._failed, plain(error))
+        else:
+            app.call_from_thread(self._started, run_id)
+
+    def _started(self, run_id: str) -> None:
+        if self.is_current:
+            self.dismiss(run_id)
+
+    def _failed(self, message: str) -> None:
+        if self.is_current:
+            self._busy(False)
+            self._say(message, error=True)
+        else:
+            self.app.notify(message, title="The run was not started", severity="error", markup=False)
+
+    def _judge(self, verdict: str, wrong: bool) -> None:
+        """Tell what the settings come to; with wrong ones there is no start."""
+        if self.is_mounted and not self._starting:
+            self._say(verdict, error=wrong)
+            self.query_one("#start", Button).disabled = wrong
+
+    def _hint(self, hints: Mapping[str, str]) -> None:
+        """Show each field's default and meaning where nothing is typed; they come with the schemas, late."""
+        for name, hint in hints.items():
+            self.query_one(f"#{name}", Input).placeholder = hint
+
+    def _say(self, text: str, *, error: bool = False) -> None:
+        if self.is_mounted:
+            verdict = self.query_one("#verdict", Static)
+            verdict.update(text)
+            verdict.set_class(error, "error")
+
+    def _busy(self, busy: bool) -> None:
+        self._starting = busy
+        self.query_one("#start", Button).disabled = busy or not self._can_start

@@ -1,0 +1,45 @@
+"""How states look: a glyph of one cell, a word, a colour of the theme. Never the colour alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+
+if TYPE_CHECKING:
+    from patchcore.runs import RunState
+
+__all__ = ["LEVEL_COLOUR", "state_content", "state_parts"]
+
+# Neither emoji nor wide: each of these is one cell in every terminal.
+_LOOK = {
+    "queued": ("·", "$foreground-muted"),
+    "starting": ("○", "$text-accent"),
+    "running": ("●", "$text-success"),
+    "pausing": ("‖", "$text-warning"),
+    "paused": ("‖", "$text-warning"),
+    "stopping": ("□", "$text-warning"),
+    "stopped": ("■", "$text-warning"),
+    "finished": ("✓", "$text-success"),
+    "failed": ("✗", "$text-error"),
+    "killed": ("✗", "$text-error"),
+    "out of memory": ("✗", "$text-error"),
+    "crashed": ("✗", "$text-error"),
+    "orphaned": ("!", "$text-warning"),
+    "stale": ("?", "$text-warning"),
+    "presumed crashed": ("?", "$text-error"),
+    "stalled": ("!", "$text-warning"),
+}
+
+LEVEL_COLOUR = {"info": "$text-accent", "warning": "$text-warning", "error": "$text-error"}
+
+
+def state_parts(state: RunState) -> tuple[Content, Content]:
+    """Return the glyph and the word of a state, both coloured."""
+    glyph, colour = _LOOK.get(state.value, ("?", "$foreground-muted"))
+    return Content.styled(glyph, colour), Content.styled(state.value, colour)
+
+
+def state_content(state: RunState) -> Content:
+    """Return the state as a coloured glyph and its word."""
+    return Content(" ").join(state_parts(state))

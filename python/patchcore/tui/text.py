@@ -1,0 +1,94 @@
+"""Text for the terminal: what comes from files is made harmless, and numbers are made short."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+__all__ = ["clock", "count", "number", "plain", "share", "triple"]
+
+# Control, format (bidirectional overrides), surrogate, private and unassigned characters move the cursor,
+# recolour the terminal, or have no agreed width.
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
+
+
+def plain(value: object, limit: int = 2000) -> str:
+    r"""Return `value` as one line of printable text of at most `limit` characters.
+
+    Example:
+        >>> plain("loss\x1b[31m\n0.5")
+        'loss�[31m 0.5'
+    """
+    text = str(value)
+    cut = text[:limit]
+    if not cut.isprintable():
+        cut = "".join(map(_visible, cut))
+    return cut + "…" if len(text) > limit else cut
+
+
+def _visible(char: str) -> str:
+    if char in "\t\n\r":
+        return " "
+    return "�" if unicodedata.category(char) in _UNSAFE else char
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with `digits` decimals, or as many significant digits where it is tiny or huge.
+
+    Example:
+        >>> number(0.8123), number(2.5e-5), number(None), number(float("nan"))
+        ('0.812', '2.5e-05', '–', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value and (abs(value) < 10 ** (1 - digits) or abs(value) >= 1e6):
+        return f"{value:.{digits}g}"
+    return f"{value:.{digits}f}"
+
+
+def count(value: float) -> str:
+    """Return a count of steps or tokens, shortened from ten thousand on.
+
+    Example:
+        >>> count(1200), count(12_500), count(3_000_000)
+        ('1200', '12.5k', '3M')
+    """
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size and abs(value) >= 10_000:
+            return f"{value / size:.4g}{unit}"
+    return f"{value:.4g}"
+
+
+def share(value: float) -> str:
+    """Return a share as a percentage.
+
+    Example:
+        >>> share(0.256)
+        '26 %'
+    """
+    return f"{100 * value:.0f} %" if math.isfinite(value) else "–"
+
+
+def clock(seconds: float | None) -> str:
+    """Return a duration as ``h:mm:ss`` or ``m:ss``; a dash for none.
+
+    Example:
+        >>> clock(75), clock(3 * 3600 + 61), clock(None)
+        ('1:15', '3:01:01', '–')
+    """
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def triple(values: tuple[float, float, float], digits: int = 4) -> str:
+    """Return three axes as ``a × b × c``, or one number where they are equal.
+
+    Example:
+        >>> triple((16, 16, 16)), triple((1, 1, 2.5))
+        ('16', '1 × 1 × 2.5')
+    """
+    parts = [f"{value:.{digits}g}" for value in values]
+    return parts[0] if len(set(parts)) == 1 else " × ".join(parts)

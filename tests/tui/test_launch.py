@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from patchcore.errors import RunError
+from patchcore.tui.launch import launch_training
+
+
+def command(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_the_run_named_last_is_returned_and_arguments_are_passed(study: Path) -> None:
+    code = "import sys; print(sys.argv[1:], file=open('seen.txt', 'w')); print('hello'); print('/a/b/run-1')"
+    code = code.replace("'seen.txt'", repr(str(study / "seen.txt")))
+    run_id = launch_training(study, ["train.steps=3"], slug="mine", command=command(code))
+    assert run_id == "run-1"
+    expected = ["train", str(study), "--detach", "--name", "mine", "--set", "train.steps=3"]
+    assert (study / "seen.txt").read_text(encoding="utf-8").strip() == str(expected)
+
+
+def test_what_the_command_complains_of_is_told(study: Path) -> None:
+    with pytest.raises(RunError, match=r"train\.fold 9 must be below 5"):
+        launch_training(
+            study,
+            command=command("import sys; print('train.fold 9 must be below 5', file=sys.stderr); sys.exit(2)"),
+        )
+
+
+@pytest.mark.parametrize(("code", "message"), [("raise SystemExit(1)", "exit code 1"), ("", "named no run")])
+def test_silence_is_an_error(study: Path, code: str, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        launch_training(study, command=command(code))
+
+
+def test_a_command_that_hangs_is_given_up(study: Path) -> None:
+    with pytest.raises(RunError, match=r"did not answer within 0\.5 s"):
+        launch_training(study, command=command("import time; time.sleep(60)"), timeout_s=0.5)
+
+
+def test_a_child_that_keeps_the_output_open_is_not_waited_for(study: Path) -> None:
+    code = (
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(5)']); print('run-2')"
+    )
+    # Far below the five seconds that the child holds the output for, if it were waited for.
+    assert launch_training(study, command=command(code), timeout_s=4.0) == "run-2"
