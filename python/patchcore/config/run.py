@@ -181,15 +181,16 @@ def resolve_config(
                 _overlay(data, section, value)
             else:
                 data[section] = value
-    for text in settings:
-        keys, value = _parse_assignment(text)
+    # A preset fills in sizes, so it goes first wherever it was said: a size set beside it stays set.
+    assignments = sorted((_parse_assignment(text) for text in settings), key=lambda a: a[0] != ["model", "preset"])
+    for keys, value in assignments:
         if len(keys) == 1:
             data[keys[0]] = value
         elif len(keys) == 2 and isinstance(data.setdefault(keys[0], {}), dict):
             _overlay(data, keys[0], {keys[1]: value})
         else:
             raise ConfigError(
-                f"{text!r}: unknown key", remedy="patchcore train --list-settings shows them all"
+                f"{'.'.join(keys)}: unknown key", remedy="patchcore train --list-settings shows them all"
             )
     model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("preset"), str):

@@ -1,0 +1,90 @@
+"""The configuration of a run: precedence, presets, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from patchcore.config import RunConfig, config_keys, read_plan, resolve_config
+from patchcore.errors import ConfigError, PlanError, SchemaVersionError
+
+
+def test_defaults_are_unetr_as_published() -> None:
+    config = resolve_config()
+    assert config == RunConfig()
+    assert (config.model.hidden_size, config.model.num_heads, config.model.feature_size) == (768, 12, 16)
+
+
+def test_settings_override_toml_and_toml_overrides_the_base(tmp_path: Path) -> None:
+    toml = tmp_path / "run.toml"
+    toml.write_text("seed = 3\n[train]\nsteps = 20\nbatch_size = 4\n")
+    base = {"train": {"steps": 10, "batch_size": 1, "fold": 2}}
+    config = resolve_config(toml, ["train.steps=30"], base)
+    assert (config.seed, config.train.steps, config.train.batch_size, config.train.fold) == (3, 30, 4, 2)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_size_stays_set_beside_a_preset_in_any_order(order: int) -> None:
+    config = resolve_config(settings=["model.preset=small", "model.feature_size=8"][::order])
+    assert (config.model.hidden_size, config.model.feature_size) == (192, 8)
+
+
+def test_a_preset_takes_back_what_another_filled_in(tmp_path: Path) -> None:
+    toml = tmp_path / "run.toml"
+    toml.write_text('[model]\npreset = "tiny"\ndropout = 0.1\n')
+    config = resolve_config(toml, ["model.preset=small"])
+    assert (config.model.hidden_size, config.model.dropout) == (192, 0.1)
+    again = resolve_config(base=json.loads(config.model_dump_json()))
+    assert again == config
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [
+        ("train.step=3", "train.step: unknown key"),
+        ("trian.steps=3", "trian: unknown key"),
+        ("train.steps.more=3", "unknown key"),
+        ("train.steps=0", "train.steps"),
+        ("train.steps=many", "train.steps"),
+        ("train.steps", "is no setting"),
+        ("=3", "is no setting"),
+        ("model.preset=huge", "model.preset"),
+        ("model.num_heads=7", "does not divide"),
+        ("train.fold=5", "must be below"),
+        ("optim.lr=NaN", "optim.lr"),
+        ("seed=-1", "seed"),
+    ],
+)
+def test_what_is_refused_is_named(setting: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        resolve_config(settings=[setting])
+
+
+def test_broken_toml_names_the_file(tmp_path: Path) -> None:
+    toml = tmp_path / "run.toml"
+    toml.write_text("[train\n")
+    with pytest.raises(ConfigError, match="run"):
+        resolve_config(toml)
+    with pytest.raises(FileNotFoundError):
+        resolve_config(tmp_path / "none.toml")
+
+
+def test_every_key_has_a_description() -> None:
+    keys = config_keys()
+    assert "train.steps" in keys
+    assert all(description for _, description in keys.values())
+
+
+def test_a_broken_plan_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text("{")
+    with pytest.raises(PlanError, match="not JSON"):
+        read_plan(path)
+    path.write_text('{"schema_version": 99}')
+    with pytest.raises(SchemaVersionError, match="99"):
+        read_plan(path)
+    path.write_text('{"schema_version": 1, "fingerprint_hash": "x", "targets": [], "extra": 1}')
+    with pytest.raises(PlanError, match="extra: unknown key"):
+        read_plan(path)
