@@ -1,0 +1,111 @@
+"""kill -9 at any instant: the next attempt goes on, nothing on disk is unreadable, and the losses are those of an
+unbroken run."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import begin_attempt
+
+from patchcore.runs import RunReader
+
+SETTINGS = ("train.steps=40", "train.steps_per_epoch=4", "validation.every_epochs=2")
+
+
+def start(run: Path, attempt: int) -> subprocess.Popen[bytes]:
+    begin_attempt(run, attempt)
+    with (run / "attempts" / str(attempt) / "stdout.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "patchcore.engine.trainer", str(run), str(attempt)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"OMP_WAIT_POLICY": "passive"},
+        )
+
+
+def step_of(run: Path) -> int:
+    return RunReader(run).poll().step
+
+
+def wait_for_step(run: Path, process: subprocess.Popen[bytes], step: int) -> None:
+    deadline = time.monotonic() + 120
+    while step_of(run) < step:
+        assert process.poll() is None, (run / "attempts" / "1" / "stdout.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def check_readable(run: Path) -> None:
+    from patchcore.engine.checkpoint import find_checkpoint
+
+    find_checkpoint(run / "checkpoints" / "last")
+    find_checkpoint(run / "checkpoints" / "best")
+    view = RunReader(run).poll()
+    assert view.bad_lines == 0
+
+
+def finish(run: Path, attempt: int) -> None:
+    process = start(run, attempt)
+    assert process.wait(timeout=240) == 0, (run / "attempts" / str(attempt) / "stdout.log").read_text()
+
+
+def test_killed_and_resumed_equals_unbroken(
+    make_run: Callable[..., Path], losses: Callable[[Path], dict[int, float]]
+) -> None:
+    unbroken, killed = make_run(*SETTINGS), make_run(*SETTINGS)
+    finish(unbroken, 1)
+    for attempt, step in ((1, 7), (2, 21)):
+        process = start(killed, attempt)
+        wait_for_step(killed, process, step)
+        process.kill()
+        process.wait()
+        check_readable(killed)
+    finish(killed, 3)
+    assert losses(killed) == losses(unbroken)
+    assert sorted(losses(killed)) == list(range(1, 41))
+
+
+def test_sigterm_keeps_the_last_step(make_run: Callable[..., Path], losses: Callable[[Path], dict[int, float]]) -> None:
+    run = make_run("train.steps=100000", "train.steps_per_epoch=100000")
+    process = start(run, 1)
+    wait_for_step(run, process, 2)
+    process.terminate()
+    assert process.wait(timeout=60) == 75
+    from patchcore.engine.checkpoint import load_checkpoint
+
+    assert load_checkpoint(run / "checkpoints" / "last").state["step"] == max(losses(run))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_fifty_kills_at_random_instants(
+    make_run: Callable[..., Path], losses: Callable[[Path], dict[int, float]]
+) -> None:
+    # Long enough that no attempt ends by itself; a checkpoint every second step, so that many kills meet one.
+    settings = ("train.steps=1000000", "train.steps_per_epoch=2", "validation.every_epochs=3")
+    killed, unbroken = make_run(*settings), make_run(*settings)
+    generator = random.Random(0)
+    last_step = 0
+    for attempt in range(1, 51):
+        process = start(killed, attempt)
+        wait_for_step(killed, process, last_step + generator.randint(0, 4))
+        time.sleep(generator.uniform(0, 0.3))
+        process.kill()
+        process.wait()
+        check_readable(killed)
+        last_step = step_of(killed)
+    found = losses(killed)
+    process = start(unbroken, 1)
+    wait_for_step(unbroken, process, max(found))
+    process.kill()
+    process.wait()
+    expected = losses(unbroken)
+    assert found == {step: expected[step] for step in found}

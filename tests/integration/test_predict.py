@@ -1,0 +1,170 @@
+"""Prediction comes back to the scan's own grid exactly, and evaluation compares there."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from patchcore.config import Plan
+from patchcore.config.run import TrainConfig
+from patchcore.engine import Predictor, evaluate, predict
+from patchcore.engine.device import place
+from patchcore.engine.geometry import Grid, label_on_grid
+from patchcore.engine.prediction import _predict_file
+from patchcore.errors import CheckpointError, ConfigError, DataError, RunError
+from patchcore.study import Study
+
+MakeRun = Callable[..., Path]
+RunAttempt = Callable[..., int]
+
+LPS = np.diag([-0.8, -0.8, 2.5, 1.0])
+SLICES_FIRST = np.array([[0, 0, -0.7, 60], [0, 0.7, 0, -20], [3.0, 0, 0, 5], [0, 0, 0, 1]], dtype=float)
+OBLIQUE = np.array([[0.9, 0.1, 0, 3], [-0.1, 0.9, 0, 4], [0, 0, -1.7, 90], [0, 0, 0, 1]], dtype=float)
+
+
+class Threshold(nn.Module):
+    """Gives class 1 the probability that is the intensity within the HU range."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.cat([1 - image, image], dim=1).clamp(1e-6, 1).log()
+
+
+@pytest.fixture
+def plan(tiny_study: Path) -> Plan:
+    return Study(tiny_study).plan()
+
+
+def predictor(plan: Plan, spacing: tuple[float, float, float]) -> Predictor:
+    target = plan.target.model_copy(update={"spacing": spacing, "hu_range": (0.0, 200.0), "classes": (3,)})
+    return Predictor(Threshold(), target, place(TrainConfig(device="cpu", threads=1)))
+
+
+def blocks(shape: tuple[int, int, int]) -> Any:
+    mask = np.zeros(shape, dtype=bool)
+    mask[3:9, 5:14, 2:6] = True
+    mask[-4:-1, :3, -3:] = True
+    mask[12, 12, 4] = True
+    return mask
+
+
+@pytest.mark.parametrize("affine", [LPS, SLICES_FIRST, OBLIQUE], ids=["LPS", "slices first", "oblique"])
+@pytest.mark.usefixtures("torch_settings")
+def test_own_spacing_gives_the_mask_back_exactly(affine: Any, plan: Plan, tmp_path: Path) -> None:
+    mask = blocks((31, 27, 19))
+    source = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image((mask * 200).astype(np.int16), affine), source)
+    spacing = Grid.of((31, 27, 19), affine, (1, 1, 1)).canonical_spacing
+    prediction = _predict_file(predictor(plan, spacing), source, tmp_path / "out.nii.gz")
+    result: Any = nibabel.load(tmp_path / "out.nii.gz")
+    assert np.array_equal(np.asanyarray(result.dataobj), mask * 3)
+    assert np.array_equal(result.affine, nibabel.load(source).affine)
+    assert result.get_data_dtype() == np.uint8
+    assert prediction.voxel_count == {3: int(mask.sum())}
+
+
+@pytest.mark.parametrize("affine", [LPS, SLICES_FIRST, OBLIQUE], ids=["LPS", "slices first", "oblique"])
+@pytest.mark.usefixtures("torch_settings")
+def test_another_spacing_keeps_place_and_volume(affine: Any, plan: Plan) -> None:
+    grid = np.stack(np.meshgrid(*map(np.arange, (40, 36, 30)), indexing="ij"), axis=-1)
+    mask = (((grid - (17, 15, 14)) * (1.0, 1.1, 1.3)) ** 2).sum(-1) < 81
+    label = predictor(plan, (1.3, 1.1, 1.6)).label_map((mask * 200).astype(np.int16), affine)
+    found = np.argwhere(label == 3)
+    assert np.abs(found.mean(0) - np.argwhere(mask).mean(0)).max() < 0.15
+    assert abs(len(found) / mask.sum() - 1) < 0.06
+
+
+def test_interpolating_first_keeps_small_lesions() -> None:
+    spacing, training = (0.8, 0.8, 1.0), (2.0, 2.0, 2.0)
+    shape = (40, 40, 30)
+    affine = np.diag([*spacing, 1.0])
+    grid = Grid.of(shape, affine, training)
+    positions = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) * spacing
+    generator = np.random.default_rng(0)
+    scores: dict[str, list[float]] = {"probabilities": [], "labels": []}
+    for _ in range(20):
+        ball = ((positions - generator.uniform(10, 18, size=3)) ** 2).sum(-1) < 2.5**2
+        soft = grid.resample(ball.astype(np.float32))
+        ways = {"probabilities": np.stack([1 - soft, soft]), "labels": np.stack([soft <= 0.5, soft > 0.5])}
+        for name, channels in ways.items():
+            back = label_on_grid(channels.astype(np.float32), grid)
+            scores[name].append(2 * (back & ball).sum() / (back.sum() + ball.sum()))
+    assert np.mean(scores["probabilities"]) > np.mean(scores["labels"])
+
+
+@pytest.fixture
+def trained(make_run: MakeRun, run_attempt: RunAttempt) -> Path:
+    run = make_run("train.steps=100", "train.steps_per_epoch=100", "optim.lr=3e-3", "model.dropout=0")
+    assert run_attempt(run) == 0
+    return run
+
+
+def test_predicts_files_and_folders_and_evaluates(trained: Path, tiny_study: Path, tmp_path: Path) -> None:
+    study = Study(tiny_study)
+    images = study.dataset_root / "images"
+    scan = sorted(images.iterdir())[0]
+    [single] = predict(trained, scan, tmp_path / "one.nii.gz")
+    assert single.path == tmp_path / "one.nii.gz"
+
+    mixed = tmp_path / "scans"
+    mixed.mkdir()
+    (mixed / "good.nii.gz").write_bytes(scan.read_bytes())
+    (mixed / "short.nii.gz").write_bytes(scan.read_bytes()[:-40])
+    results = predict(trained, mixed, tmp_path / "out")
+    assert [result.error is None for result in results] == [True, False]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
+    assert (tmp_path / "out" / "good.nii.gz").stat().st_size > 0
+
+    with pytest.raises(DataError, match="is there already"):
+        predict(trained, scan, tmp_path / "one.nii.gz")
+    with pytest.raises(DataError, match="overwrite the input"):
+        predict(trained, mixed / "good.nii.gz", mixed / "good.nii.gz", overwrite=True)
+    with pytest.raises(ConfigError, match="no NIfTI name"):
+        predict(trained, scan, tmp_path / "one.png")
+    (trained / "checkpoints" / "best" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="has 0 bytes"):
+        predict(trained, scan, tmp_path / "two.nii.gz")
+
+
+def test_evaluates_on_the_cases_own_grid(trained: Path, tiny_study: Path) -> None:
+    evaluation = evaluate(tiny_study, trained)
+    assert evaluation.role == "used for selection"
+    assert evaluation.n == len(evaluation.cases) == 2
+    assert evaluation.mean_dsc > 0.5
+    assert evaluation.mean_dsc == pytest.approx(np.mean([case.dsc for case in evaluation.cases]))
+    assert 0 <= evaluation.ball.mean < 1
+    study = Study(tiny_study)
+    for case in evaluation.cases:
+        label: Any = nibabel.load(study.case(case.case_id).label)
+        voxels = int((np.asanyarray(label.dataobj) == 1).sum())
+        assert case.volume_mm3 == pytest.approx(voxels * 1.5 * 1.5 * 2.0)
+        assert case.lesion_count == 1
+    report = json.loads((evaluation.folder / "evaluation.json").read_text())
+    assert report["mean_dsc"] == evaluation.mean_dsc
+    assert report["ball"]["mean"] == evaluation.ball.mean
+    with (evaluation.folder / "dsc.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["case_id"] for row in rows] == [case.case_id for case in evaluation.cases]
+    assert evaluation.figure is not None
+    assert evaluation.figure.stat().st_size > 1000
+
+    other = evaluate(tiny_study, trained, fold=1)
+    assert other.role == "used for training"
+    with pytest.raises(DataError, match="no accepted case"):
+        evaluate(tiny_study, trained, case_ids=["nobody"])
+
+
+def test_nothing_to_evaluate(tiny_study: Path, make_run: MakeRun, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no finished training"):
+        evaluate(tiny_study)
+    run = make_run()
+    with pytest.raises(CheckpointError, match="no best or last checkpoint"):
+        predict(run, sorted((Study(tiny_study).dataset_root / "images").iterdir())[0], tmp_path / "a.nii.gz")

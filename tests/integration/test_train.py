@@ -1,0 +1,251 @@
+"""The trainer on a tiny study: it ends, stops, pauses, resumes exactly, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from patchcore.engine import create_run
+from patchcore.engine.control import Control
+from patchcore.errors import ConfigError, DataError, EmptyClassError, StudyError
+from patchcore.runs import RunReader, RunState, RunView, read_cases, wait_for
+from patchcore.runs.paths import RunPaths
+from patchcore.study import Study
+
+MakeRun = Callable[..., Path]
+RunAttempt = Callable[..., int]
+Losses = Callable[[Path], dict[int, float]]
+
+
+def view_of(run: Path) -> RunView:
+    return RunReader(run).poll()
+
+
+def ask(run: Path, verb: str) -> str:
+    """Lay down a request before the trainer starts, which the public call refuses to do."""
+    identity = f"20260101T000000-{verb}"
+    record = {
+        "id": identity,
+        "verb": verb,
+        "args": {},
+        "author": "test",
+        "t": time.time(),
+        "expires": time.time() + 600,
+    }
+    (RunPaths(run).requests_new / f"{identity}.json").write_text(json.dumps(record))
+    return identity
+
+
+def test_trains_to_the_end(make_run: MakeRun, run_attempt: RunAttempt, losses: Losses) -> None:
+    run = make_run()
+    assert run_attempt(run) == 0
+    view = view_of(run)
+    assert sorted(losses(run)) == [1, 2, 3, 4, 5, 6]
+    assert [record.step for record in view.validations] == [3, 6]
+    assert view.states[-1].state == "finished"
+    assert {record.which for record in view.checkpoints} == {"last", "best"}
+    cases = read_cases(run, view.validations[-1].validation_id)
+    assert len(cases) == 2
+    assert all(case["grid"] == "training" and case["lesions"] for case in cases)
+    assert np.isfinite(view.series["lr"].values).all()
+
+
+def test_learns_what_is_bright(make_run: MakeRun, run_attempt: RunAttempt) -> None:
+    run = make_run("train.steps=150", "train.steps_per_epoch=150", "optim.lr=3e-3", "model.dropout=0")
+    assert run_attempt(run) == 0
+    assert view_of(run).validations[-1].dsc_mean > 0.6
+
+
+@pytest.mark.parametrize(("verb", "state"), [("stop", "stopped"), ("pause", "paused")])
+def test_left_on_request_and_resumed_bit_for_bit(
+    verb: str,
+    state: str,
+    make_run: MakeRun,
+    run_attempt: RunAttempt,
+    losses: Losses,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unbroken, broken = make_run(), make_run()
+    assert run_attempt(unbroken) == 0
+
+    looks = 0
+
+    def look(control: Control) -> None:
+        nonlocal looks
+        looks += 1
+        # Six cases are prepared first; the fifth look of the loop comes after step 4.
+        if looks == 6 + 5:
+            control.leave = verb  # type: ignore[assignment]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Control, "look", look)
+        assert run_attempt(broken) == 75
+    assert view_of(broken).states[-1].state == state
+    steps_before = max(losses(broken))
+    assert 0 < steps_before < 6
+    assert run_attempt(broken, 2) == 0
+    assert losses(broken) == losses(unbroken)
+    weights = [(run / "checkpoints" / "last" / "model.safetensors").read_bytes() for run in (unbroken, broken)]
+    assert weights[0] == weights[1]
+
+
+def test_validation_cut_short_is_redone(
+    make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    leave_once = [True]
+
+    def look_or_leave(control: Control) -> None:
+        control.look()
+        if control._writer._status["phase"] == "validate" and leave_once:
+            leave_once.clear()
+            control.leave = "pause"
+            from patchcore.engine.control import Interrupted
+
+            raise Interrupted
+
+    monkeypatch.setattr(Control, "look_or_leave", look_or_leave)
+    assert run_attempt(run) == 75
+    assert view_of(run).validations == ()
+    assert run_attempt(run, 2) == 0
+    assert [record.step for record in view_of(run).validations] == [3, 6]
+
+
+def test_requests_are_answered(make_run: MakeRun, run_attempt: RunAttempt) -> None:
+    run = make_run("train.steps_per_epoch=100")
+    asked = [ask(run, verb) for verb in ("checkpoint", "validate")]
+    assert run_attempt(run) == 0
+    for identity in asked:
+        answer = wait_for(run, identity, timeout_s=0)
+        assert answer is not None
+        assert answer.outcome == "done"
+
+
+def test_stop_before_the_first_step(make_run: MakeRun, run_attempt: RunAttempt) -> None:
+    run = make_run()
+    ask(run, "stop")
+    assert run_attempt(run) == 75
+    assert view_of(run).states[-1].state == "stopped"
+
+
+def test_time_limit_ends_with_a_whole_validation(make_run: MakeRun, run_attempt: RunAttempt) -> None:
+    run = make_run("train.steps=100000", "train.max_minutes=0.02", "validation.max_cases=1")
+    assert run_attempt(run) == 0
+    view = view_of(run)
+    assert 0 < view.step < 100000
+    assert view.validations[-1].n_cases == 2
+    assert all(record.n_cases == 1 for record in view.validations[:-1])
+
+
+def test_divergence_fails_with_a_remedy_and_leaves_no_broken_weights(
+    make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from patchcore.engine import loop
+
+    real, calls = loop.DiceCrossEntropyLoss.forward, [0]
+
+    def forward(self: object, logits: object, target: object) -> object:
+        calls[0] += 1
+        value = real(self, logits, target)  # type: ignore[arg-type]
+        return value * float("nan") if calls[0] == 5 else value
+
+    monkeypatch.setattr(loop.DiceCrossEntropyLoss, "forward", forward)
+    run = make_run()
+    assert run_attempt(run) == 1
+    view = view_of(run)
+    assert view.states[-1].state == "failed"
+    assert "optim.lr" in (view.alerts[-1].remedy or "")
+    assert json.loads((run / "checkpoints" / "last" / "state.json").read_text())["step"] == 3
+
+
+def test_full_disk_fails_clearly_and_resumes(
+    make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch, losses: Losses
+) -> None:
+    from patchcore.engine import checkpoint
+
+    real, calls = checkpoint.save_file, [0]
+
+    def save_file(tensors: object, path: Path) -> None:
+        calls[0] += 1
+        if calls[0] > 4:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device", str(path))
+        real(tensors, path)  # type: ignore[arg-type]
+
+    run, unbroken = make_run(), make_run()
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_file", save_file)
+        assert run_attempt(run) == 1
+    assert "No space left" in view_of(run).alerts[-1].message
+    assert not list((run / "checkpoints").glob(".*"))
+    assert run_attempt(run, 2) == 0
+    assert run_attempt(unbroken) == 0
+    assert losses(run) == losses(unbroken)
+
+
+def test_overrides_of_a_resume(make_run: MakeRun, run_attempt: RunAttempt, losses: Losses) -> None:
+    run = make_run()
+    assert run_attempt(run) == 0
+    assert run_attempt(run, 2, train={"steps": 8}) == 0
+    assert max(losses(run)) == 8
+
+
+def test_a_bad_case_is_left_out_with_an_alert(tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt) -> None:
+    study = Study(tiny_study)
+    run = make_run()
+    # The file is gone since it was analysed.
+    records = [
+        record.model_copy(update={"image": record.image.with_name("gone.nii.gz")}) if number == 0 else record
+        for number, record in enumerate(study.accepted())
+        if record.image is not None
+    ]
+    study.write_cases(records)
+    assert run_attempt(run) == 0
+    assert any("case00" in alert.message for alert in view_of(run).alerts)
+
+
+def test_cuda_asked_for_and_absent(make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run = make_run("train.device=cuda")
+    assert run_attempt(run) == 1
+    assert "CUDA" in view_of(run).alerts[-1].message
+
+
+def test_refusals_before_anything_is_started(tiny_study: Path, make_run: MakeRun) -> None:
+    study = Study(tiny_study)
+    with pytest.raises(ConfigError, match="unknown key"):
+        make_run("train.stepz=3")
+    with pytest.raises(DataError, match="fill 99 folds"):
+        make_run("train.folds=99")
+    plan = json.loads(study.plan_path.read_text())
+    plan["targets"][0] |= {"lesion_label": 7, "classes": [7]}
+    study.plan_path.write_text(json.dumps(plan))
+    with pytest.raises(EmptyClassError, match="class 7"):
+        make_run()
+    study.plan_path.unlink()
+    with pytest.raises(StudyError, match="patchcore plan"):
+        make_run()
+    assert list(study.runs_dir.iterdir()) == []
+
+
+def test_two_trainers_on_one_run(make_run: MakeRun, run_attempt: RunAttempt) -> None:
+    from patchcore.errors import LockedError
+    from patchcore.runs import RunWriter
+
+    run = make_run()
+    (run / "attempts" / "1").mkdir()
+    with RunWriter(run, 1) as writer:
+        writer.state(RunState.RUNNING)
+        with pytest.raises(LockedError):
+            run_attempt(run, 2)
+
+
+def test_create_run_names_the_patch(tiny_study: Path) -> None:
+    assert "patch8" in create_run(tiny_study, settings=["train.folds=3"]).name

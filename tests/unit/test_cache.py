@@ -1,0 +1,259 @@
+"""The training grid, and cases brought to it once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import ndimage
+
+from patchcore.config.plan import TargetPlan
+from patchcore.engine.cache import CachedCase, check_classes, class_indices, prepare_cases
+from patchcore.engine.geometry import Grid, interpolate, label_on_grid, resample_labels
+from patchcore.errors import CorruptFileError, DataError, EmptyClassError
+from patchcore.study import CaseRecord, Study
+
+LPS = np.array([[-1, 0, 0, 30], [0, -1, 0, 40], [0, 0, 4, -10], [0, 0, 0, 1]], dtype=float)
+SLICES_FIRST = np.array([[0, 0, -0.7, 60], [0, 0.7, 0, -20], [3.0, 0, 0, 5], [0, 0, 0, 1]])
+
+
+def target(**changes: Any) -> TargetPlan:
+    plan = {
+        "lesion_label": 2,
+        "label_name": "tumour",
+        "classes": (2,),
+        "rule": "mean-volume",
+        "patch_size": (8, 8, 8),
+        "spacing": (1.0, 1.0, 2.0),
+        "window_size": (16, 16, 16),
+        "hu_range": (-100.0, 200.0),
+        "connectivity": 26,
+        "min_volume_mm3": 0.0,
+        "lesion_count": 1,
+        "patient_count": 1,
+        "mean_volume_mm3": 1.0,
+        "median_volume_mm3": 1.0,
+        "ideal_edges": (),
+        "candidates": (),
+        "rules": (),
+        "padding_share": 0.0,
+        "reason": "",
+    }
+    return TargetPlan.model_validate(plan | changes)
+
+
+def write_case(root: Path, case_id: str, image: Any, label: Any, affine: Any) -> CaseRecord:
+    paths = {}
+    for folder, array in (("images", image), ("labels", label)):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        paths[folder] = root / folder / f"{case_id}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(array, affine), paths[folder])
+    return CaseRecord(
+        case_id=case_id,
+        patient=case_id,
+        image=paths["images"],
+        label=paths["labels"],
+        status="accepted",
+        shape=image.shape,
+        spacing=tuple(np.linalg.norm(affine[:3, :3], axis=0)),
+        affine=tuple(map(tuple, affine)),
+        orientation="".join(nibabel.aff2axcodes(affine)),
+        labels=tuple(int(v) for v in np.unique(label) if v),
+    )
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study.create(tmp_path / "study", tmp_path / "data")
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> CaseRecord:
+    generator = np.random.default_rng(0)
+    label = np.zeros((20, 18, 10), dtype=np.uint8)
+    label[2:6, 3:7, 4:6] = 2
+    label[12:15, 10:14, 2:4] = 2
+    label[10:12, :4] = 1
+    image = (generator.normal(0, 20, label.shape) + 100 * label).astype(np.int16)
+    return write_case(tmp_path / "data", "case_1", image, label, LPS)
+
+
+@pytest.mark.parametrize("affine", [LPS, SLICES_FIRST], ids=["LPS", "slices first"])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 2.0), (0.9, 1.3, 3.7)])
+def test_grid_keeps_world_positions(affine: Any, spacing: Any) -> None:
+    shape = (24, 30, 21)
+    grid = Grid.of(shape, affine, spacing)
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    world = index @ affine[:3, :3].T + affine[:3, 3]
+    for axis in range(3):
+        brought = grid.resample(world[..., axis])
+        positions = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), axis=-1)
+        expected = positions @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+        inside = tuple(slice(2, -2) for _ in range(3))
+        np.testing.assert_allclose(brought[inside], expected[..., axis][inside], atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(grid.affine[:3, :3], axis=0), spacing, rtol=1e-6)
+    assert np.all(np.diag(grid.affine)[:3] > 0)
+
+
+def test_low_edges_coincide() -> None:
+    grid = Grid.of((10, 10, 10), np.diag([2.0, 2.0, 2.0, 1.0]), (1.0, 3.0, 2.0))
+    assert grid.affine[:3, 3].tolist() == [-0.5, 0.5, 0.0]
+    assert grid.shape == (20, 7, 10)
+
+
+def test_same_spacing_copies_exactly() -> None:
+    array = np.random.default_rng(0).integers(-1000, 1000, (9, 8, 7)).astype(np.int16)
+    grid = Grid.of((9, 8, 7), LPS, (1.0000001, 1.0, 4.0))
+    assert np.array_equal(grid.resample(array), array[::-1, ::-1])
+    assert np.array_equal(grid.stored(grid.canonical(array)), array)
+
+
+def test_slabs_equal_the_whole() -> None:
+    array = np.random.default_rng(0).normal(size=(11, 9, 7))
+    whole = interpolate(array, (0.7, 1.3, 1.0), (15, 7, 7))
+    part = interpolate(array, (0.7, 1.3, 1.0), (4, 7, 7), start=(6, 0, 0))
+    np.testing.assert_allclose(part, whole[6:10], atol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [0.7, 1.3, 2.5])
+def test_small_lesions_keep_their_volume_better_than_by_nearest(ratio: float) -> None:
+    errors: dict[str, list[float]] = {"linear": [], "nearest": []}
+    shape = (int(40 / ratio),) * 3
+    for ball in balls(2.2, 40):
+        linear = resample_labels(ball, (ratio,) * 3, shape, classes=1)
+        nearest = ndimage.affine_transform(ball, np.full(3, ratio), offset=ratio / 2 - 0.5, output_shape=shape, order=0)
+        for name, found in (("linear", linear), ("nearest", nearest)):
+            errors[name].append(abs(ratio**3 * int(found.sum()) / int(ball.sum()) - 1))
+    assert np.mean(errors["linear"]) <= np.mean(errors["nearest"])
+
+
+def test_ties_do_not_shrink_lesions() -> None:
+    # Half of the neighbours' weight is exactly one half at this ratio.
+    volumes = [
+        8 * int(resample_labels(ball, (2.0,) * 3, (20,) * 3, classes=1).sum()) / int(ball.sum())
+        for ball in balls(2.2, 40)
+    ]
+    assert np.mean(volumes) == pytest.approx(1, abs=0.1)
+
+
+def balls(radius: float, count: int) -> Iterator[npt.NDArray[np.uint8]]:
+    generator = np.random.default_rng(0)
+    positions = np.stack(np.meshgrid(*[np.arange(40)] * 3, indexing="ij"), axis=-1)
+    for _ in range(count):
+        yield (((positions - generator.uniform(12, 28, 3)) ** 2).sum(-1) < radius**2).astype(np.uint8)
+
+
+def test_label_on_grid_inverts_orientation() -> None:
+    indices = np.random.default_rng(0).integers(0, 3, (6, 7, 8)).astype(np.uint8)
+    grid = Grid.of((6, 7, 8), SLICES_FIRST, Grid.of((6, 7, 8), SLICES_FIRST, (1, 1, 1)).canonical_spacing)
+    canonical = grid.canonical(indices)
+    one_hot = np.stack([canonical == value for value in range(3)]).astype(np.float32)
+    assert np.array_equal(label_on_grid(one_hot, grid), indices)
+
+
+def test_other_labels_are_background() -> None:
+    assert class_indices(np.array([0, 1, 2, 5, -3]), (5, 2)).tolist() == [0, 0, 2, 1, 0]
+
+
+def test_a_case_is_brought_once(study: Study, record: CaseRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    [case] = prepare_cases(study, target(), [record]).cases
+    assert case.shape == case.image().shape == case.label().shape == (20, 18, 20)
+    assert case.image().dtype == np.int16
+    assert case.class_voxels == (int((case.label() == 1).sum()),)
+    stored: Any = nibabel.load(record.label)
+    voxels = int((np.asanyarray(stored.dataobj) == 2).sum())
+    assert sum(case.lesion_voxels) * 2 == pytest.approx(voxels * 4, rel=0.2)
+
+    spans = case.spans()
+    assert spans.lesion_count == 2
+    drawn = np.zeros(case.shape, dtype=bool)
+    for origin, length in zip(spans.origin, spans.length, strict=True):
+        stretch = [slice(o, o + 1) for o in origin]
+        stretch[spans.axis] = slice(origin[spans.axis], origin[spans.axis] + length)
+        drawn[tuple(stretch)] = True
+    assert np.array_equal(drawn, case.label() == 1)
+
+    monkeypatch.setattr("patchcore.engine.cache._bring", lambda *_: pytest.fail("was brought again"))
+    assert prepare_cases(study, target(), [record]).cases == (case,)
+
+
+def test_a_changed_source_is_brought_anew(study: Study, record: CaseRecord, tmp_path: Path) -> None:
+    [before] = prepare_cases(study, target(), [record]).cases
+    stored: Any = nibabel.load(record.image)
+    nibabel.save(nibabel.Nifti1Image(np.full(record.shape, 7, np.int16), stored.affine), record.image)
+    [after] = prepare_cases(study, target(), [record]).cases
+    assert before.path == after.path
+    assert (after.image() == 7).all()
+    assert not list(after.path.parent.glob(".*"))
+
+
+def test_another_plan_has_another_cache(study: Study, record: CaseRecord) -> None:
+    paths = {
+        prepare_cases(study, target(**changes), [record]).cases[0].path
+        for changes in ({}, {"spacing": (2.0, 2.0, 2.0)}, {"classes": (2, 1)}, {"min_volume_mm3": 1.0})
+    }
+    assert len(paths) == 4
+
+
+def test_specks_are_not_drawn_from(study: Study, record: CaseRecord) -> None:
+    [case] = prepare_cases(study, target(), [record]).cases
+    limit = (min(case.lesion_voxels) + 1) * case.voxel_mm3
+    [without] = prepare_cases(study, target(min_volume_mm3=limit), [record]).cases
+    assert without.lesion_voxels == (max(case.lesion_voxels),)
+    assert set(without.spans().lesion.tolist()) == {0}
+
+
+def test_one_bad_case_does_not_stop_the_others(study: Study, record: CaseRecord) -> None:
+    assert record.image is not None
+    bad = record.model_copy(update={"case_id": "case_2", "image": record.image.with_name("gone.nii.gz")})
+    progress: list[tuple[int, int]] = []
+    prepared = prepare_cases(study, target(), [bad, record], on_progress=lambda *done: progress.append(done))
+    assert [case.case_id for case in prepared.cases] == ["case_1"]
+    assert [failed.case_id for failed in prepared.failed] == ["case_2"]
+    assert progress == [(1, 2), (2, 2)]
+    with pytest.raises(DataError, match="none of 1 cases"):
+        prepare_cases(study, target(), [bad])
+
+
+def test_a_failed_write_leaves_nothing(study: Study, record: CaseRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match="No space left"):
+            prepare_cases(study, target(), [record])
+    [folder] = (study.path / "cache").iterdir()
+    assert list(folder.iterdir()) == []
+    assert len(prepare_cases(study, target(), [record]).cases) == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"garbage" * 100])
+def test_a_damaged_cache_names_the_case(study: Study, record: CaseRecord, damage: bytes) -> None:
+    [case] = prepare_cases(study, target(), [record]).cases
+    (case.path / "image.npy").write_bytes(damage)
+    with pytest.raises(CorruptFileError, match="case_1"):
+        case.image()
+
+
+def test_a_class_without_voxels(study: Study, record: CaseRecord) -> None:
+    cases = prepare_cases(study, target(classes=(2, 9)), [record]).cases
+    with pytest.raises(EmptyClassError, match="class 9"):
+        check_classes(cases, target(classes=(2, 9)))
+    check_classes(prepare_cases(study, target(), [record]).cases, target())
+
+
+def test_float_images_are_rounded_and_bounded(study: Study, tmp_path: Path) -> None:
+    image = np.full((4, 4, 4), 1.6, dtype=np.float32)
+    image[0, 0, 0], image[1, 0, 0], image[2, 0, 0] = 1e6, -1e6, np.nan
+    label = np.zeros((4, 4, 4), dtype=np.uint8)
+    label[1, 1, 1] = 2
+    made = write_case(tmp_path / "data", "case_9", image, label, np.diag([1.0, 1.0, 2.0, 1.0]))
+    case: CachedCase = prepare_cases(study, target(), [made]).cases[0]
+    assert case.image()[:, 0, 0].tolist() == [32767, -32768, -1024, 2]
