@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from patchcore.engine import evaluate as evaluate
     from patchcore.engine import predict as predict
     from patchcore.engine import train as train
+    from patchcore.experiments import compare as compare
     from patchcore.planning import plan_patch_size as plan_patch_size
     from patchcore.study import Study as Study
     from patchcore.volumetry import Lesions as Lesions
@@ -37,6 +38,7 @@ _HOMES = {
     "Study": "patchcore.study",
     "WindowSampler": "patchcore.windows",
     "analyze": "patchcore.data",
+    "compare": "patchcore.experiments",
     "evaluate": "patchcore.engine",
     "extract_windows": "patchcore.windows",
     "label_components": "patchcore.volumetry",
@@ -53,6 +55,7 @@ __all__ = [
     "WindowSampler",
     "__version__",
     "analyze",
+    "compare",
     "evaluate",
     "extract_windows",
     "label_components",

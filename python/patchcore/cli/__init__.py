@@ -22,6 +22,7 @@ COMMANDS: Final = (
     "train",
     "evaluate",
     "predict",
+    "compare",
     "dashboard",
     "runs",
     "models",

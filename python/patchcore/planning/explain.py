@@ -159,7 +159,7 @@ def _beyond(edges: Triple, candidates: Sequence[int]) -> str:
     )
     wider = wider_candidate(edge, candidates)
     if wider is None:
-        return f"p* {edge:.1f} lies {where}, but no other edge that divides a window of 96 is nearer"
+        return f"p* {edge:.1f} lies {where}; no other common edge is nearer"
     listed = ",".join(map(str, sorted((*candidates, wider))))
     return f"p* {edge:.1f} lies {where}: widen the list with --candidates {listed} to offer {wider}"
 
