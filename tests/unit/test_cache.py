@@ -121,8 +121,8 @@ def test_slabs_equal_the_whole() -> None:
     np.testing.assert_allclose(part, whole[6:10], atol=1e-5)
 
 
-@pytest.mark.parametrize("ratio", [0.7, 1.3, 2.5])
-def test_small_lesions_keep_their_volume_better_than_by_nearest(ratio: float) -> None:
+@pytest.mark.parametrize("ratio", [1.3, 2.5])
+def test_small_lesions_on_a_coarser_grid_keep_their_volume_better_than_by_nearest(ratio: float) -> None:
     errors: dict[str, list[float]] = {"linear": [], "nearest": []}
     shape = (int(40 / ratio),) * 3
     for ball in balls(2.2, 40):

@@ -166,7 +166,8 @@ def resample_labels(
 ) -> npt.NDArray[np.uint8]:
     """Bring class indices to another grid: each class's membership linearly, then the largest.
 
-    Against nearest neighbour this keeps volumes of lesions a few voxels wide, which nearest drops or doubles by chance.
+    On a coarser grid this keeps the volume of lesions a few voxels wide, which nearest neighbour drops or doubles by
+    chance.
 
     Args:
         labels: uint8 class indices 0…`classes`, 3D.
