@@ -134,7 +134,7 @@ def test_wider_candidates_widen_the_window() -> None:
     ("volume", "chosen", "said"),
     [
         (40.0**3, 24, "--candidates 8,12,16,24,48"),
-        (25.0**3, 24, "no other edge that divides a window of 96 is nearer"),
+        (25.0**3, 24, "no other common edge is nearer"),
         (4.0**3, 8, "--candidates 4,8,12,16,24"),
     ],
 )
