@@ -29,7 +29,7 @@ async def test_a_curve_has_axes_a_legend_and_dots() -> None:
         plot = pilot.app.query_one(Plot)
         plot.show([curve([1.0, 0.5, 0.25, 0.125])])
         drawn = lines(plot)
-        assert drawn[0].startswith("Loss  ━━ training 0.125")
+        assert drawn[0].startswith("Loss  ━ training 0.125")
         assert drawn[1].startswith("1.0 ┤")
         assert "step" in drawn[-1]
         assert all(len(line) == 60 for line in drawn)

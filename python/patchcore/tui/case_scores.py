@@ -11,13 +11,15 @@ from textual.containers import Vertical
 from textual.widgets import Static
 
 from patchcore.tui.tables import TextTable
-from patchcore.tui.text import count, number, plain
+from patchcore.tui.text import count, dsc, number
 
 if TYPE_CHECKING:
     from patchcore.tui.watcher import Snapshot
 
 __all__ = ["CaseScores"]
 
+_HEADINGS = {"lesions": "found", "volume_mm3": "true mm³", "predicted_mm3": "predicted mm³"}
+_UNSHOWN = frozenset({"case_id", "dsc", "step", "epoch", "attempt", "size_bin"})
 _NOTHING = "No validation yet: DSC per case appears after the first one."
 
 
@@ -43,16 +45,16 @@ class CaseScores(Vertical):
         scored = [value for value in (_dsc(case) for case in cases) if value is not None]
         empty = len(scored) - sum(map(math.isfinite, scored))
         cases_of = f"n {validation.n_cases}" if validation.n_cases is not None else "n –"
-        parts.append(f"mean DSC {number(validation.dsc_mean)} · global {number(validation.dsc_global)} · {cases_of}")
+        parts.append(f"mean DSC {dsc(validation.dsc_mean)} · global {dsc(validation.dsc_global)} · {cases_of}")
         if empty:
             parts.append(f"{empty} without lesion, left out of the mean")
         self.query_one(Static).update(" · ".join(parts))
         names = _columns(cases)
         rows = [
-            [str(case.get("case_id", "–")), number(_dsc(case)), *(_cell(case.get(name)) for name in names)]
+            [str(case.get("case_id", "–")), dsc(_dsc(case)), *(_cell(case.get(name)) for name in names)]
             for case in cases
         ]
-        table.show(("case", "DSC", *(plain(name, 40).replace("_", " ") for name in names)), rows)
+        table.show(("case", "DSC", *(_HEADINGS.get(name, name.replace("_", " ")) for name in names)), rows)
 
 
 def _dsc(case: Mapping[str, Any]) -> float | None:
@@ -67,11 +69,11 @@ def _dsc(case: Mapping[str, Any]) -> float | None:
 
 
 def _columns(cases: tuple[Mapping[str, Any], ...]) -> list[str]:
-    """Return the names of the other numbers and lists of the records, in order of appearance."""
-    names: dict[str, None] = {}
+    """Return the names of the other numbers and lists of the records, the well-known ones first."""
+    names = dict.fromkeys(name for name in _HEADINGS if any(name in case for case in cases))
     for case in cases:
         for key, value in case.items():
-            if key not in ("case_id", "dsc", "step", "epoch", "attempt") and isinstance(value, int | float | list):
+            if key not in _UNSHOWN and isinstance(value, int | float | list):
                 names[key] = None
     return list(names)[:8]
 

@@ -62,7 +62,7 @@ class Plot(Drawing):
         self._curves: tuple[Curve, ...] = ()
 
     def show(self, curves: Sequence[Curve]) -> None:
-        """Draw these curves from now on; later ones lie on top and come first in the legend."""
+        """Draw these curves from now on; later ones lie on top; the legend goes by colour."""
         self._curves = tuple(curves)
         self.redraw()
 
@@ -80,7 +80,8 @@ class Plot(Drawing):
         if extent is None:
             put(rows[1 + lines // 2], (width - 13) // 2, "no values yet", "plot--axis")
             return rows
-        first, last, low, high = extent
+        last, low, high = extent
+        first = 0.0
         if self._floor is not None:
             low, high = min(low, self._floor), max(high, self._floor)
         bottom, top, step = axis_range(low, high, max(1, min(6, (lines - 1) // 2)))
@@ -104,10 +105,10 @@ class Plot(Drawing):
 
     def _draw_legend(self, row: list[Cell]) -> None:
         at = put(row, 0, self._title, "plot--title") + 2
-        for curve in reversed(self._curves):
+        for curve in sorted(self._curves, key=lambda curve: curve.colour):
             colour = f"plot--curve-{curve.colour}"
             last = _last_finite(curve.values)
-            at = put(row, at, "━━ ", colour)
+            at = put(row, at, "━ ", colour)
             at = put(row, at, plain(curve.label, 30), "plot--axis")
             at = put(row, at, f" {number(last)}", colour) + 2
 
@@ -119,8 +120,8 @@ def _last_finite(values: Float64Array) -> float | None:
     return None
 
 
-def _extent(curves: Sequence[Curve]) -> tuple[float, float, float, float] | None:
-    """Return first and last step and smallest and largest value, None where no value is finite."""
+def _extent(curves: Sequence[Curve]) -> tuple[float, float, float] | None:
+    """Return the last step and the smallest and largest value, None where no value is finite."""
     if not curves:
         return None
     import numpy as np
@@ -130,18 +131,18 @@ def _extent(curves: Sequence[Curve]) -> tuple[float, float, float, float] | None
         good = np.isfinite(curve.values)
         if good.any():
             steps, values = curve.steps[good], curve.values[good]
-            found.append((steps.min(), steps.max(), values.min(), values.max()))
+            found.append((steps.max(), values.min(), values.max()))
     if not found:
         return None
-    first, last, low, high = zip(*found, strict=True)
-    return float(min(first)), float(max(last)), float(min(low)), float(max(high))
+    last, low, high = zip(*found, strict=True)
+    return float(max(last)), float(min(low)), float(max(high))
 
 
 def _draw_steps(axis: list[Cell], labels: list[Cell], gutter: int, first: float, last: float) -> None:
     width = len(axis)
     put(axis, gutter - 1, "└" + "─" * (width - gutter), "plot--axis")
     cells = width - gutter
-    _, _, step = axis_range(first, last, max(1, min(8, cells // 12)))
+    _, _, step = axis_range(first, last, max(1, min(8, cells // 9)))
     step = max(1.0, step)
     taken = gutter - 1
     for mark in ticks(first, last, step):

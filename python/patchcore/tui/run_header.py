@@ -8,7 +8,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from patchcore.tui.states import LEVEL_COLOUR, state_content
-from patchcore.tui.text import clock, count, number, plain, share
+from patchcore.tui.text import clock, count, dsc, plain, share
 
 if TYPE_CHECKING:
     from patchcore.runs import RunView
@@ -87,7 +87,7 @@ def _facts(view: RunView) -> Content:
         facts.append(f"attempt {view.attempts}")
     best = view.best_validation
     if best is not None:
-        facts.append(f"best DSC {number(best.dsc_mean)} at step {count(best.step)}")
+        facts.append(f"best DSC {dsc(best.dsc_mean)} at step {count(best.step)}")
     if view.parent:
         facts.append(f"from {plain(view.parent, 60)}")
     if view.bad_lines:

@@ -88,7 +88,7 @@ def _prompt(run: RunSummary) -> Content:
     stamp, _, name = run.run_id.partition("-")
     facts = []
     if run.total_steps:
-        facts.append(share(min(1.0, run.step / run.total_steps)))
+        facts.append(share(min(1.0, run.step / run.total_steps)).replace(" ", ""))
     if run.best_dsc_mean is not None:
         facts.append(f"DSC {number(run.best_dsc_mean, 2)}")
     if stamp[:8].isdigit() and len(stamp) >= 13:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 
-__all__ = ["clock", "count", "number", "plain", "share", "triple"]
+__all__ = ["clock", "count", "dsc", "number", "plain", "share", "triple"]
 
 # Control, format (bidirectional overrides), surrogate, private and unassigned characters move the cursor,
 # recolour the terminal, or have no agreed width.
@@ -44,6 +44,16 @@ def number(value: float | None, digits: int = 3) -> str:
     if value and (abs(value) < 10 ** (1 - digits) or abs(value) >= 1e6):
         return f"{value:.{digits}g}"
     return f"{value:.{digits}f}"
+
+
+def dsc(value: float | None) -> str:
+    """Return a DSC with three decimals; a dash for none.
+
+    Example:
+        >>> dsc(0.8123), dsc(0.0004), dsc(float("nan"))
+        ('0.812', '0.000', '–')
+    """
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
 def count(value: float) -> str:
