@@ -161,8 +161,8 @@ async def test_a_run_is_stopped_and_resumed_after_a_question(study: Path, monkey
     run = fake_run(study, steps=100_000, step_s=0.01)
     start(run)
     async with dashboard(study) as pilot:
+        await shows(pilot, "● running ·")
         header = pilot.app.query_one(RunHeader)
-        await until(pilot, lambda: "running" in str(header.content), "running")
         await pilot.press("s")
         assert isinstance(pilot.app.screen, Confirm)
         await pilot.press("n")

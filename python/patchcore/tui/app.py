@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar
 
 from textual import work
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Header, OptionList, Static, TabbedContent, TabPane
+from textual.widgets import DataTable, Footer, Header, OptionList, Static
 
-from patchcore.tui.run_header import RunHeader
+from patchcore.tui.panes import TABS, Panes
 from patchcore.tui.run_list import RunList
 from patchcore.tui.text import plain
 from patchcore.tui.watcher import Snapshot, Watcher
 
 __all__ = ["DashboardApp"]
-
-# Tab → module and class of its pane, loaded when it is first looked at: the first paint does not wait for them.
-_PANES = {
-    "curves": ("curves", "Curves"),
-    "scores": ("case_scores", "CaseScores"),
-    "plan": ("plan_pane", "PlanPane"),
-    "cases": ("cases_pane", "CasesPane"),
-    "details": ("details", "Details"),
-}
-# Every pane is a widget with ``show(snapshot)``; loaded by name, so their classes are not named here.
-Pane: TypeAlias = Any
-_STUDY_TABS = ("plan", "cases")
-_NO_RUNS = "No runs yet. Press n to start one, or\n\n    patchcore train STUDY"
-_NO_PLAN = "No runs yet: first the plan.\n\n    patchcore analyze DATASET STUDY\n    patchcore plan STUDY"
 
 
 class DashboardApp(App[None]):
@@ -58,7 +43,7 @@ class DashboardApp(App[None]):
         Binding("colon", "command_palette", "Palette", key_display=":"),
         Binding("j", "move('down')", "Down", show=False),
         Binding("k", "move('up')", "Up", show=False),
-        *(Binding(str(n), f"tab('{tab}')", tab.title(), show=False) for n, tab in enumerate(_PANES, 1)),
+        *(Binding(str(n), f"tab('{tab}')", tab.title(), show=False) for n, tab in enumerate(TABS, 1)),
     ]
 
     class Reported(Message):
@@ -82,27 +67,33 @@ class DashboardApp(App[None]):
         self._study = study
         self._watcher = Watcher(study, lambda snapshot: self.post_message(self.Reported(snapshot)))
         self._snapshot = Snapshot()
-        self._panes: dict[str, Pane] = {}
+        self._tab = TABS[0]
 
     def compose(self) -> ComposeResult:
-        """Lay the screen out: runs on the left, the shown run and the study on the right."""
+        """Lay out what is painted first; the right side follows at once."""
         yield Header(icon="")
         with Horizontal(id="body"):
             yield RunList(id="runs")
-            with Vertical(id="right"):
-                yield RunHeader(id="run")
-                with TabbedContent(id="tabs"):
-                    for number, tab in enumerate(_PANES, 1):
-                        with TabPane(f"{number} {tab.title()}", id=tab):
-                            if tab == "curves":
-                                yield Static("Reading the study …", id="empty", markup=False)
         yield Static("", id="problem", markup=False)
         yield Footer()
 
     def on_mount(self) -> None:
         """Paint first, read afterwards."""
         self.query_one("#runs").focus()
-        self.call_after_refresh(self._watch)
+        self.call_after_refresh(self._fill_when_painted)
+
+    def _fill_when_painted(self) -> None:
+        """Wait for the footer, which fills itself a moment after the rest: work begun now would push it back."""
+        if self.query_one(Footer).children:
+            self.call_after_refresh(self._fill)
+        else:
+            self.set_timer(0.01, self._fill_when_painted)
+
+    async def _fill(self) -> None:
+        panes = Panes(id="right")
+        await self.query_one("#body").mount(panes)
+        panes.open_tab(self._tab)
+        self._watch()
 
     @work(thread=True, group="watcher", exit_on_error=False)
     def _watch(self) -> None:
@@ -128,35 +119,7 @@ class DashboardApp(App[None]):
         problem.display = snapshot.problem is not None
         problem.update(plain(snapshot.problem or "", 500))
         screen.query_one(RunList).show(snapshot.runs)
-        self._show_pane()
-
-    def on_tabbed_content_tab_activated(self) -> None:
-        """Bring the pane that is now in sight up to date."""
-        self._show_pane()
-
-    def _show_pane(self) -> None:
-        """Update what is in sight; the other panes wait until they are."""
-        snapshot, screen = self._snapshot, self.screen_stack[0]
-        shown = screen.query_one(TabbedContent).active
-        header = screen.query_one(RunHeader)
-        header.display = snapshot.run is not None and shown not in _STUDY_TABS
-        header.show(snapshot.run)
-        empty = screen.query_one("#empty", Static)
-        empty.display = snapshot.run is None
-        if snapshot.run is None and snapshot.study is not None:
-            empty.update(_NO_RUNS if snapshot.study.plan is not None else _NO_PLAN)
-        pane = self._panes.get(shown)
-        if pane is None:
-            if shown == "curves" and snapshot.run is None:
-                return
-            module, name = _PANES[shown]
-            pane = self._panes[shown] = getattr(import_module(f"patchcore.tui.{module}"), name)()
-            screen.query_one(f"#{shown}", TabPane).mount(pane)
-        pane.display = shown != "curves" or snapshot.run is not None
-        if pane.is_mounted:
-            pane.show(snapshot)
-        else:
-            self.call_after_refresh(self._show_pane)
+        screen.query_one(Panes).show(snapshot)
 
     def on_run_list_chosen(self, event: RunList.Chosen) -> None:
         """Show another run."""
@@ -164,7 +127,9 @@ class DashboardApp(App[None]):
 
     def action_tab(self, tab: str) -> None:
         """Show a tab."""
-        self.query_one(TabbedContent).active = tab
+        self._tab = tab  # kept for the right side, where it is not there yet
+        for panes in self.query(Panes):
+            panes.open_tab(tab)
 
     def action_move(self, direction: str) -> None:
         """Move the cursor of the pane that has the focus, or scroll it."""
@@ -172,11 +137,9 @@ class DashboardApp(App[None]):
         if isinstance(focused, DataTable | OptionList):
             move = focused.action_cursor_down if direction == "down" else focused.action_cursor_up
             move()
-        elif focused is not None:
-            pane = focused if focused.allow_vertical_scroll else self.query_one(TabbedContent).active_pane
-            if pane is not None:
-                move = pane.scroll_down if direction == "down" else pane.scroll_up
-                move()
+        else:
+            for panes in self.query(Panes):
+                panes.scroll(direction)
 
     def action_help(self) -> None:
         """Show the help screen."""
@@ -267,5 +230,5 @@ class DashboardApp(App[None]):
         yield SystemCommand("Stop run", "Stop the shown run with a checkpoint (s)", self.action_stop_run)
         yield SystemCommand("Pause run", "Pause the shown run (p)", self.action_pause_run)
         yield SystemCommand("Resume run", "Resume the shown run (r)", self.action_resume_run)
-        for number, tab in enumerate(_PANES, 1):
+        for number, tab in enumerate(TABS, 1):
             yield SystemCommand(f"Show {tab}", f"Go to this tab ({number})", lambda tab=tab: self.action_tab(tab))

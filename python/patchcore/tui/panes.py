@@ -1,0 +1,90 @@
+"""The right side: the shown run's header, and tabs whose panes are loaded when they are first looked at."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, TypeAlias
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.widgets import Static, TabbedContent, TabPane
+
+from patchcore.tui.run_header import RunHeader
+from patchcore.tui.watcher import Snapshot
+
+__all__ = ["TABS", "Panes"]
+
+# Tab → module and class of its pane: a widget with ``show(snapshot)``, loaded by name.
+_PANES = {
+    "curves": ("curves", "Curves"),
+    "scores": ("case_scores", "CaseScores"),
+    "plan": ("plan_pane", "PlanPane"),
+    "cases": ("cases_pane", "CasesPane"),
+    "details": ("details", "Details"),
+}
+TABS = tuple(_PANES)
+
+Pane: TypeAlias = Any
+_STUDY_TABS = ("plan", "cases")
+_NO_RUNS = "No runs yet. Press n to start one, or\n\n    patchcore train STUDY"
+_NO_PLAN = "No runs yet: first the plan.\n\n    patchcore analyze DATASET STUDY\n    patchcore plan STUDY"
+
+
+class Panes(Vertical):
+    """Header and tabs; only the tab in sight is brought up to date."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._snapshot = Snapshot()
+        self._panes: dict[str, Pane] = {}
+
+    def compose(self) -> ComposeResult:
+        """Lay the header and the tabs out."""
+        yield RunHeader(id="run")
+        with TabbedContent(id="tabs"):
+            for number, tab in enumerate(TABS, 1):
+                with TabPane(f"{number} {tab.title()}", id=tab):
+                    if tab == "curves":
+                        yield Static("Reading the study …", id="empty", markup=False)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show this from now on."""
+        self._snapshot = snapshot
+        self._update()
+
+    def open_tab(self, tab: str) -> None:
+        """Bring a tab into sight."""
+        self.query_one(TabbedContent).active = tab
+
+    def scroll(self, direction: str) -> None:
+        """Scroll the pane in sight ``up`` or ``down``."""
+        pane = self._panes.get(self.query_one(TabbedContent).active)
+        if pane is not None:
+            (pane.scroll_down if direction == "down" else pane.scroll_up)()
+
+    def on_tabbed_content_tab_activated(self) -> None:
+        """Bring the pane that is now in sight up to date."""
+        self._update()
+
+    def _update(self) -> None:
+        snapshot = self._snapshot
+        shown = self.query_one(TabbedContent).active
+        header = self.query_one(RunHeader)
+        header.display = snapshot.run is not None and shown not in _STUDY_TABS
+        header.show(snapshot.run)
+        empty = self.query_one("#empty", Static)
+        empty.display = snapshot.run is None
+        if snapshot.run is None and snapshot.study is not None:
+            empty.update(_NO_RUNS if snapshot.study.plan is not None else _NO_PLAN)
+        pane = self._panes.get(shown)
+        if pane is None:
+            if shown == "curves" and snapshot.run is None:
+                return
+            module, name = _PANES[shown]
+            pane = self._panes[shown] = getattr(import_module(f"patchcore.tui.{module}"), name)()
+            self.query_one(f"#{shown}", TabPane).mount(pane)
+        pane.display = shown != "curves" or snapshot.run is not None
+        if pane.is_mounted:
+            pane.show(snapshot)
+        else:
+            self.call_after_refresh(self._update)
