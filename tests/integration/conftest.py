@@ -1,42 +1,14 @@
-"""A data set that trains in seconds: bright balls in noise, one a case, and a study and plan made of it."""
+"""A study that trains in seconds, and what starts, runs and reads its runs."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import numpy as np
 import pytest
-
-TINY = (
-    "model.preset=tiny",
-    "train.steps=6",
-    "train.steps_per_epoch=3",
-    "train.batch_size=2",
-    "train.folds=3",
-    "train.threads=1",
-    "optim.warmup_steps=1",
-    "model.dropout=0.1",
-)
-
-
-def write_balls(root: Path, *, cases: int = 6, affine: Any = None) -> Path:
-    generator = np.random.default_rng(0)
-    for folder in ("images", "labels"):
-        (root / folder).mkdir(parents=True)
-    grid = np.stack(np.meshgrid(np.arange(24), np.arange(22), np.arange(18), indexing="ij"), axis=-1)
-    for number in range(cases):
-        centre = generator.uniform(6, 12, size=3)
-        label = (((grid - centre) ** 2).sum(-1) < (3 + number % 2) ** 2).astype(np.uint8)
-        image = (generator.normal(40, 15, size=label.shape) + 120 * label).astype(np.int16)
-        matrix = np.diag([-1.5, -1.5, 2.0, 1.0]) if affine is None else affine
-        for folder, array in (("images", image), ("labels", label)):
-            nibabel.save(nibabel.Nifti1Image(array, matrix), root / folder / f"case{number:02d}.nii.gz")
-    return root
+from tiny_training import TINY, begin_attempt, write_balls
 
 
 @pytest.fixture(scope="session")
@@ -76,13 +48,6 @@ def make_run(tiny_study: Path) -> Callable[..., Path]:
     from patchcore.engine import create_run
 
     return lambda *settings: create_run(tiny_study, settings=[*TINY, *settings])
-
-
-def begin_attempt(run: Path, number: int, **overrides: Any) -> None:
-    """Do what a supervisor does before it starts a trainer."""
-    folder = run / "attempts" / str(number)
-    folder.mkdir(parents=True)
-    (folder / "start.json").write_text(json.dumps({"schema_version": 1, "attempt": number, "overrides": overrides}))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import begin_attempt
+from tiny_training import begin_attempt
 
 from patchcore.runs import RunReader
 

@@ -1,0 +1,92 @@
+"""The command line as a whole: exit codes, one-paragraph errors, and what is loaded when."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from patchcore import cli
+from patchcore.cli import COMMANDS, main
+from patchcore.errors import CheckpointError, DataError
+
+
+def in_fresh_process(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("patchcore 0.")
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert "Usage: patchcore " + command in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nope"], ["train"], ["train", "study", "--nope"], ["train", "study", "--steps", "x"]]
+)
+def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert "Usage: patchcore" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (DataError("bad label", case_id="case_7", remedy="mend it"), 2, "error: case_7: bad label; mend it\n"),
+        (CheckpointError("is missing"), 1, "error: is missing\n"),
+        (OSError(28, "No space left on device", "/there"), 1, "error: /there: No space left on device\n"),
+        (KeyboardInterrupt(), 130, None),
+        (SystemExit(75), 75, ""),
+    ],
+)
+def test_errors_are_one_paragraph(
+    error: BaseException,
+    code: int,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "build_app", lambda commands: fail)
+    assert main(["models"]) == code
+    if said is not None:
+        assert capsys.readouterr().err == said
+
+
+def test_no_study_is_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["train", str(tmp_path / "none")], ["evaluate", str(tmp_path / "none")]):
+        assert main(command) == 2
+        assert "no such study" in capsys.readouterr().err
+
+
+def test_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--list-settings"]) == 0
+    shown = capsys.readouterr().out
+    assert "optim.lr = 0.0004" in shown
+    assert "train.batch_size = 2" in shown
+
+
+def test_starting_a_training_loads_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from patchcore.cli import main;"
+        f"main(['train', {str(tmp_path)!r}]); main(['--version']);"
+        "print(sorted({'torch', 'monai', 'textual', 'scipy', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert in_fresh_process(code).splitlines()[-1] == "[]"
+
+
+def test_version_loads_no_command() -> None:
+    code = "import sys; from patchcore.cli import main; main(['--version']); print('typer' in sys.modules)"
+    assert in_fresh_process(code).splitlines()[-1] == "False"
