@@ -54,9 +54,7 @@ def main() -> int:
     console = Console(width=width)
     console.print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     if data_folder() is None:
-        console.print(
-            "No real data found: set PATCHCORE_DATA to a folder with kits19_labels for bars 1 and 3."
-        )
+        console.print("No real data found: set PATCHCORE_DATA to a folder with kits19_labels for bars 1 and 3.")
     missed = 0
     for name in names:
         found = import_module(f"benchmarks.bench_{name}").run()

@@ -33,9 +33,7 @@ def _equal(lesions: pc.Lesions, peer: dict) -> bool:
         (int(count), *(int(n) for part in box for n in (part.start, part.stop)))
         for count, box in zip(peer["voxel_counts"][1:], peer["bounding_boxes"][1:], strict=True)
     ]
-    ours = np.column_stack(
-        [lesions.voxel_count, np.stack([lesions.bbox_start, lesions.bbox_stop], -1).reshape(-1, 6)]
-    )
+    ours = np.column_stack([lesions.voxel_count, np.stack([lesions.bbox_start, lesions.bbox_stop], -1).reshape(-1, 6)])
     if sorted(boxes) != sorted(map(tuple, ours.tolist())):
         return False
     theirs = np.asarray(peer["centroids"][1:]).reshape(-1, 3)
@@ -59,9 +57,7 @@ def in_memory() -> list[Row]:
         mask = np.asanyarray(image.dataobj) == TUMOUR
         name = f"{path.parent.name}, {mask.size / 1e6:.0f} MVox"
         equal = _equal(pc.measure_lesions(mask), _cc3d_table(mask))
-        ours, count = in_turns(
-            lambda m=mask: pc.measure_lesions(m), lambda m=mask: np.count_nonzero(m), repeats=15
-        )
+        ours, count = in_turns(lambda m=mask: pc.measure_lesions(m), lambda m=mask: np.count_nonzero(m), repeats=15)
         # cc3d is a hundred times slower: two of its runs say enough.
         start = time.perf_counter()
         for _ in range(2):
@@ -88,9 +84,7 @@ def noise_and_blobs() -> list[Row]:
     rows = []
     for name, mask, wanted in cases:
         for connectivity in (26, 18, 6):
-            equal = _equal(
-                pc.measure_lesions(mask, connectivity=connectivity), _cc3d_table(mask, connectivity)
-            )
+            equal = _equal(pc.measure_lesions(mask, connectivity=connectivity), _cc3d_table(mask, connectivity))
             ours, peer = in_turns(
                 lambda m=mask, c=connectivity: pc.measure_lesions(m, connectivity=c),
                 lambda m=mask, c=connectivity: _cc3d_table(m, c),

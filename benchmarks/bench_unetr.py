@@ -37,7 +37,16 @@ def run() -> list[Row]:
         equal = torch.allclose(ours(batch), peer(batch), atol=1e-5)
     mine, theirs = in_turns(lambda: _step(ours, batch), lambda: _step(peer, batch), repeats=5)
     rows = [
-        Row("4", "forward + backward, patch 16, 48³, batch 2", mine, "MONAI UNETR", theirs, None, equal, note="fp32, CPU")
+        Row(
+            "4",
+            "forward + backward, patch 16, 48³, batch 2",
+            mine,
+            "MONAI UNETR",
+            theirs,
+            None,
+            equal,
+            note="fp32, CPU",
+        )
     ]
     for patch in (8, 12, 16):
         found = overfit(patch, max_seconds=MOST_SECONDS)

@@ -130,9 +130,7 @@ def evaluate(net: torch.nn.Module, images: torch.Tensor, masks: BoolArray) -> tu
 
 def main() -> int:
     """Run the benchmark from the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patch-size", type=int, nargs="+", default=[8, 12, 16])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--max-seconds", type=float, default=180.0)
@@ -148,9 +146,7 @@ def main() -> int:
     print(f"best threshold: DSC {threshold.mean:.3f}")
     reached = True
     for patch_size in args.patch_size:
-        result = overfit(
-            patch_size, max_seconds=args.max_seconds, seed=args.seed, lr=args.lr, verbose=args.verbose
-        )
+        result = overfit(patch_size, max_seconds=args.max_seconds, seed=args.seed, lr=args.lr, verbose=args.verbose)
         reached &= result.reached
         print(
             f"patch {patch_size:2d}: DSC {result.dsc:.3f} (global {result.global_dsc:.3f}) "

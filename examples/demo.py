@@ -64,7 +64,9 @@ def main() -> int:
     evaluation = json.loads((report / "evaluation.json").read_text(encoding="utf-8"))
     dsc, threshold = evaluation["mean_dsc"], evaluation["threshold"]["mean"]
     met = dsc is not None and dsc >= LEAST_DSC and dsc >= threshold + LEAST_LEAD
-    print(f"\nmean DSC {dsc:.3f}; best fixed HU threshold within the liver {threshold:.3f}; tables and figures: {report}")
+    print(
+        f"\nmean DSC {dsc:.3f}; best fixed HU threshold within the liver {threshold:.3f}; tables and figures: {report}"
+    )
     if not met:
         print(f"wanted: at least {LEAST_DSC}, and {LEAST_LEAD} above the threshold", file=sys.stderr)
     return 0 if met else 1

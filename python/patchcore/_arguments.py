@@ -26,9 +26,7 @@ def size_triple(name: str, value: Sequence[int]) -> IntTriple:
     except (TypeError, ValueError):
         raise WindowError(f"{name} is {value!r}", found=value, expected="three integers (i, j, k)") from None
     if min(i, j, k) < 1:
-        raise WindowError(
-            f"{name} is {(i, j, k)}", found=(i, j, k), expected="at least 1 voxel along each axis"
-        )
+        raise WindowError(f"{name} is {(i, j, k)}", found=(i, j, k), expected="at least 1 voxel along each axis")
     return i, j, k
 
 
@@ -41,9 +39,7 @@ def float_triple(name: str, value: float | Sequence[float]) -> Triple:
     try:
         i, j, k = np.broadcast_to(np.asarray(value, dtype=np.float64), (3,)).tolist()
     except (TypeError, ValueError):
-        raise WindowError(
-            f"{name} is {value!r}", found=value, expected="a number or three (i, j, k)"
-        ) from None
+        raise WindowError(f"{name} is {value!r}", found=value, expected="a number or three (i, j, k)") from None
     return i, j, k
 
 

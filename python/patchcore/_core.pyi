@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 __version__: str
 
-# --- measuring ---------------------------------------------------------------------------------------------------------
+# --- measuring ---
 
 def measure_array(
     array: npt.NDArray[Any],
@@ -33,11 +33,9 @@ def read_nifti_header(path: Path) -> dict[str, Any]: ...
 def label_components(
     array: npt.NDArray[Any], *, labels: list[int] | None, connectivity: int, threads: int | None
 ) -> tuple[npt.NDArray[Any], int]: ...
-def component_spans(
-    array: npt.NDArray[Any], *, labels: list[int] | None, connectivity: int
-) -> dict[str, Any]: ...
+def component_spans(array: npt.NDArray[Any], *, labels: list[int] | None, connectivity: int) -> dict[str, Any]: ...
 
-# --- windows, blending, sampling ---------------------------------------------------------------------------------------
+# --- windows, blending, sampling ---
 
 def extract_windows(
     volumes: Sequence[npt.NDArray[Any]],
@@ -72,12 +70,11 @@ def blend_windows(
     window_size: tuple[int, int, int],
     threads: int | None,
 ) -> None: ...
-def finish_blend(
-    total: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], *, threads: int | None
-) -> None: ...
+def finish_blend(total: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], *, threads: int | None) -> None: ...
 def uniforms(
     seed: int, step: int, positions: npt.NDArray[np.uint32], purpose: int, count: int
 ) -> npt.NDArray[np.float64]: ...
+
 @final
 class WindowSampler:
     def __new__(

@@ -47,9 +47,7 @@ def window_grid(
     return _core.window_grid(extent, size, float_triple("overlap", overlap))
 
 
-def gaussian_importance(
-    window_size: Sequence[int], *, sigma: float | Sequence[float] = 0.125
-) -> Float32Array:
+def gaussian_importance(window_size: Sequence[int], *, sigma: float | Sequence[float] = 0.125) -> Float32Array:
     """Return the weight of each voxel of a window: a Gaussian around its centre, at least 1e-3.
 
     Args:
@@ -111,9 +109,7 @@ class WindowBlender:
             raise WindowError(f"channels is {channels}", found=channels, expected="at least 1")
         self.channels = int(channels)
         weights = (
-            np.ones(self.window_size, np.float32)
-            if sigma is None
-            else gaussian_importance(window_size, sigma=sigma)
+            np.ones(self.window_size, np.float32) if sigma is None else gaussian_importance(window_size, sigma=sigma)
         )
         self._importance = weights.reshape(-1)
         self._threads = thread_count(threads)
@@ -131,9 +127,7 @@ class WindowBlender:
             WindowError: Shapes do not fit, or the result was taken already.
         """
         if self._weight is None:
-            raise WindowError(
-                "the result was taken already", remedy="use a new WindowBlender for another volume"
-            )
+            raise WindowError("the result was taken already", remedy="use a new WindowBlender for another volume")
         rows = corner_rows(corners)
         batch = np.ascontiguousarray(predictions, dtype=np.float32)
         expected = (len(rows), self.channels, *self.window_size)

@@ -68,9 +68,7 @@ def lesion_volumes_figure(
         raise DataError("lesion volumes to draw must be positive and at least one", found=len(volumes))
     voxel_mm3 = math.prod(spacing)
     patches = [(p, p, p) if isinstance(p, int) else p for p in candidates]
-    marks = [
-        (" × ".join(map(str, p if len(set(p)) > 1 else p[:1])), math.prod(p) * voxel_mm3) for p in patches
-    ]
+    marks = [(" × ".join(map(str, p if len(set(p)) > 1 else p[:1])), math.prod(p) * voxel_mm3) for p in patches]
     ideal_mm3 = None if ideal_edge is None else ideal_edge**3 * voxel_mm3
 
     shown = np.array([*volumes, *(v for _, v in marks), *([ideal_mm3] if ideal_mm3 else [])]) / 1000
@@ -116,9 +114,7 @@ def lesion_volumes_figure(
         fontsize=8,
     )
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(
-        title or f"{len(volumes)} lesions and the candidate patch sizes", color=_INK, x=0.09, ha="left"
-    )
+    figure.suptitle(title or f"{len(volumes)} lesions and the candidate patch sizes", color=_INK, x=0.09, ha="left")
     return _save(figure, path)
 
 
@@ -171,9 +167,7 @@ def contours_figure(
     for image, label, prediction, title in panels:
         shapes = {image.shape, label.shape} | (set() if prediction is None else {prediction.shape})
         if len(shapes) > 1 or image.ndim != 3:
-            raise ShapeMismatchError(
-                f"{title}: arrays of shapes {sorted(shapes)} are not one 3D grid", found=shapes
-            )
+            raise ShapeMismatchError(f"{title}: arrays of shapes {sorted(shapes)} are not one 3D grid", found=shapes)
     spacings = _spacings(spacing, len(panels))
     across = min(columns, len(panels))
     down = math.ceil(len(panels) / across)
@@ -184,9 +178,7 @@ def contours_figure(
     for axes, panel, mm in zip(grid.flat, panels, spacings, strict=False):
         _draw_panel(axes, panel, mm, hu_range)
     height = 3.2 * down + 0.45
-    figure.subplots_adjust(
-        left=0.01, right=0.99, bottom=0.4 / height, top=1 - 0.3 / height, wspace=0.04, hspace=0.16
-    )
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.4 / height, top=1 - 0.3 / height, wspace=0.04, hspace=0.16)
     for x, colour, name in ((0.02, _TRUE, "true"), (0.14, _PREDICTED, "predicted")):
         figure.text(x, 0.12 / height, f"— {name}", color=colour, fontsize=10, fontweight="bold")
     return _save(figure, path)

@@ -157,9 +157,7 @@ class WindowSampler:
         Raises:
             DataError: `step` or a position is out of range.
         """
-        case, corner, lesion, voxel = self._core.draw(
-            counter("step", step, STEP_BITS), positions_column(positions)
-        )
+        case, corner, lesion, voxel = self._core.draw(counter("step", step, STEP_BITS), positions_column(positions))
         return WindowDraws(case=case, corner=corner, lesion=lesion, voxel=voxel)
 
 
@@ -202,9 +200,7 @@ def _columns(index: int, case: SamplerCase) -> _CaseColumns:
     try:
         shape = size_triple("shape", case.shape)
     except WindowError as error:
-        raise DataError(
-            f"case {index}: {error.message}", found=error.found, expected=error.expected
-        ) from None
+        raise DataError(f"case {index}: {error.message}", found=error.found, expected=error.expected) from None
     lesion, origin, length = (
         _int32(f"case {index}: {name}", column)
         for name, column in (("lesion", spans.lesion), ("origin", spans.origin), ("length", spans.length))
@@ -223,10 +219,6 @@ def _columns(index: int, case: SamplerCase) -> _CaseColumns:
 def _int32(name: str, column: npt.NDArray[Any]) -> _Int32Array:
     values: npt.NDArray[Any] = np.asarray(column)
     limits = np.iinfo(np.int32)
-    if values.size and (
-        values.dtype.kind not in "iu" or values.min() < limits.min or values.max() > limits.max
-    ):
-        raise DataError(
-            f"{name} is {values.dtype}", found=str(values.dtype), expected="integers that fit int32"
-        )
+    if values.size and (values.dtype.kind not in "iu" or values.min() < limits.min or values.max() > limits.max):
+        raise DataError(f"{name} is {values.dtype}", found=str(values.dtype), expected="integers that fit int32")
     return np.ascontiguousarray(values, dtype=np.int32)

@@ -251,9 +251,7 @@ def label_components(
     return image
 
 
-def lesion_spans(
-    array: AnyArray, *, labels: Sequence[int] | None = None, connectivity: int = 26
-) -> LesionSpans:
+def lesion_spans(array: AnyArray, *, labels: Sequence[int] | None = None, connectivity: int = 26) -> LesionSpans:
     """Return every lesion of a label map as spans; lesions are numbered as :func:`label_components` does, from 0.
 
     Args:
@@ -276,9 +274,7 @@ def lesion_spans(
         ([[1, 2, 1]], [2], 2)
     """
     _check_connectivity(connectivity)
-    columns = _core.component_spans(
-        np.asanyarray(array), labels=_labels(None, labels), connectivity=connectivity
-    )
+    columns = _core.component_spans(np.asanyarray(array), labels=_labels(None, labels), connectivity=connectivity)
     return LesionSpans(**columns)
 
 
@@ -343,7 +339,5 @@ def _affine(spacing: Sequence[float] | None, affine: npt.ArrayLike | None) -> Af
         return None
     sizes = np.asarray(spacing, np.float64)
     if sizes.shape != (3,) or not np.all(np.isfinite(sizes) & (sizes > 0)):
-        raise HeaderError(
-            f"spacing {tuple(spacing)}", remedy="give three positive lengths in mm, in array-axis order"
-        )
+        raise HeaderError(f"spacing {tuple(spacing)}", remedy="give three positive lengths in mm, in array-axis order")
     return np.diag([*sizes, 1.0])

@@ -121,9 +121,7 @@ def extract_windows(
     rows = corner_rows(corners)
     low_high = _hu_range(hu_range)
     if padding is not None and low_high is not None:
-        raise WindowError(
-            "padding given with hu_range", remedy="leave it out: padding is the lower end of hu_range"
-        )
+        raise WindowError("padding given with hu_range", remedy="leave it out: padding is the lower end of hu_range")
     images = _per_window("volumes", volumes, len(rows))
     maps = None if labels is None else _per_window("labels", labels, len(rows))
     if maps is None and label_out is not None:
@@ -223,17 +221,13 @@ def _check_buffer(name: str, buffer: AnyArray, dtype: np.dtype[Any], count: int,
         if wrong
     ]
     if found:
-        raise WindowError(
-            f"{name}: {', '.join(found)}", found=found, expected=expected, remedy=f"pass {expected}"
-        )
+        raise WindowError(f"{name}: {', '.join(found)}", found=found, expected=expected, remedy=f"pass {expected}")
 
 
 def _check_apart(buffers: Sequence[AnyArray], volumes: Sequence[AnyArray]) -> None:
     """Buffers may share no memory with each other or with what is read (compared by their bounds)."""
     others = [*{id(volume): volume for volume in volumes}.values(), *buffers[1:]]
-    if any(
-        np.may_share_memory(buffer, other) for buffer in buffers for other in others if buffer is not other
-    ):
+    if any(np.may_share_memory(buffer, other) for buffer in buffers for other in others if buffer is not other):
         raise WindowError(
             "a buffer overlaps a volume or the other buffer", remedy="write windows into memory of their own"
         )
@@ -262,9 +256,7 @@ def _readable(
             )
         start = np.clip(corners[number], 0, array.shape)
         # Python's integers: a corner near the ends of int64 must not wrap around.
-        stop = [
-            min(max(int(c) + n, 0), d) for c, n, d in zip(corners[number], size, array.shape, strict=True)
-        ]
+        stop = [min(max(int(c) + n, 0), d) for c, n, d in zip(corners[number], size, array.shape, strict=True)]
         part = array[tuple(slice(a, b) for a, b in zip(start.tolist(), stop, strict=True))]
         arrays[number] = part.astype(np.dtype(conversions.get(kind, kind)))
         if rows is corners:

@@ -100,9 +100,7 @@ def test_a_good_data_set(dataset: Path, tmp_path: Path) -> None:
     assert all(case.image_stamp and case.image_stamp.sha256 for case in study.accepted())
 
 
-def test_bad_cases_are_quarantined_with_reason_and_remedy_and_the_rest_go_on(
-    dataset: Path, tmp_path: Path
-) -> None:
+def test_bad_cases_are_quarantined_with_reason_and_remedy_and_the_rest_go_on(dataset: Path, tmp_path: Path) -> None:
     images, labels = dataset / "images", dataset / "labels"
 
     def pair(name: str, image: np.ndarray[Any, Any], label: np.ndarray[Any, Any], matrix: Any = None) -> None:
@@ -140,9 +138,7 @@ def test_bad_cases_are_quarantined_with_reason_and_remedy_and_the_rest_go_on(
     assert clean.fingerprint().label(1) == analysis.fingerprint.label(1), "a bad case leaves no trace"
 
 
-def test_unchanged_files_are_not_measured_again(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unchanged_files_are_not_measured_again(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = analyze_dataset(dataset, tmp_path / "study")
     assert first.reused_count == 0
     measured = []
@@ -312,9 +308,7 @@ def test_json_for_programs(dataset: Path, tmp_path: Path) -> None:
     ("name", "cases", "patients", "lesions", "edge"),
     [("sts", 8, 8, 8, 25.0), ("lidc_nodules", 371, 200, 379, 10.4)],
 )
-def test_real_cohorts(
-    tmp_path: Path, name: str, cases: int, patients: int, lesions: int, edge: float
-) -> None:
+def test_real_cohorts(tmp_path: Path, name: str, cases: int, patients: int, lesions: int, edge: float) -> None:
     analysis = analyze_dataset(SHARED / name, tmp_path / "study")
     assert analysis.quarantined == ()
     fingerprint = analysis.fingerprint
@@ -325,6 +319,4 @@ def test_real_cohorts(
     assert label.volume is not None
     assert fingerprint.spacing is not None
     assert label.lesion_count == lesions
-    assert np.cbrt(label.volume.mean_mm3 / np.prod(fingerprint.spacing.median)) == pytest.approx(
-        edge, abs=0.05
-    )
+    assert np.cbrt(label.volume.mean_mm3 / np.prod(fingerprint.spacing.median)) == pytest.approx(edge, abs=0.05)

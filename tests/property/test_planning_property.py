@@ -92,9 +92,7 @@ def test_every_plan_holds_together(
     spacing: tuple[float, float, float] | None,
 ) -> None:
     cases, lesions = sample
-    plan = plan_from_samples(
-        cases, lesions, lesion_label=1, rule=rule, spacing=spacing, hu_range="wide", resamples=50
-    )
+    plan = plan_from_samples(cases, lesions, lesion_label=1, rule=rule, spacing=spacing, hu_range="wide", resamples=50)
     target = plan.target
     assert all(w in (48, 96) for w in target.window_size)
     assert all(w % p == 0 for w, p in zip(target.window_size, target.patch_size, strict=True))
@@ -102,9 +100,7 @@ def test_every_plan_holds_together(
     assert target.patch_size == choose_patch_size(target.ideal_edges[0].edge, ((8, 12, 16, 24),) * 3)
     shares = [c.smaller_lesions_share for c in target.candidates[:4]]
     assert shares == sorted(shares)
-    assert [c.tokens for c in target.candidates[:4]] == sorted(
-        (c.tokens for c in target.candidates[:4]), reverse=True
-    )
+    assert [c.tokens for c in target.candidates[:4]] == sorted((c.tokens for c in target.candidates[:4]), reverse=True)
     for ideal in target.ideal_edges:
         assert (ideal.interval is None) == (target.patient_count == 1)
     # The order in which cases and lesions are listed decides nothing but the bootstrap's draws.

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 import patchcore as pc
 
 DTYPES = ["?", "u1", "i1", "<u2", ">u2", "<i2", ">i2", "<u4", "<i4", ">i4", "<u8", "<i8", ">i8", "<f4", ">f8"]
-STRUCTURES = {
-    connectivity: ndi.generate_binary_structure(3, n) for n, connectivity in ((1, 6), (2, 18), (3, 26))
-}
+STRUCTURES = {connectivity: ndi.generate_binary_structure(3, n) for n, connectivity in ((1, 6), (2, 18), (3, 26))}
 
 
 def arranged(array: np.ndarray, order: str) -> np.ndarray:
@@ -61,9 +59,7 @@ def reference_table(label_map: np.ndarray, connectivity: int) -> list[tuple[int,
         for number, box in enumerate(ndi.find_objects(components), start=1):
             voxels = np.argwhere(components == number)
             first = np.ravel_multi_index(voxels[0], label_map.shape)
-            rows.append(
-                (int(first), int(label), len(voxels), tuple((s.start, s.stop) for s in box), voxels.mean(0))
-            )
+            rows.append((int(first), int(label), len(voxels), tuple((s.start, s.stop) for s in box), voxels.mean(0)))
         assert count == components.max()
     return sorted(rows, key=lambda row: row[0])
 
@@ -85,9 +81,7 @@ def test_lesions_equal_scipys(values: np.ndarray, dtype: str, order: str, connec
 
 @settings(max_examples=150, deadline=None)
 @given(label_maps(), st.sampled_from(DTYPES), st.sampled_from(ORDERS), st.sampled_from([6, 18, 26]))
-def test_label_image_equals_scipys_and_cc3ds(
-    values: np.ndarray, dtype: str, order: str, connectivity: int
-) -> None:
+def test_label_image_equals_scipys_and_cc3ds(values: np.ndarray, dtype: str, order: str, connectivity: int) -> None:
     mask = arranged((values > 0).astype(dtype), order)
     image = pc.label_components(mask, connectivity=connectivity)
     expected, count = ndi.label(mask.astype(bool), STRUCTURES[connectivity])
@@ -102,9 +96,7 @@ def test_label_image_equals_scipys_and_cc3ds(
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    label_maps(), st.sampled_from([6, 18, 26]), st.permutations([0, 1, 2]), st.tuples(*[st.booleans()] * 3)
-)
+@given(label_maps(), st.sampled_from([6, 18, 26]), st.permutations([0, 1, 2]), st.tuples(*[st.booleans()] * 3))
 def test_moving_the_array_moves_the_lesions(
     values: np.ndarray, connectivity: int, axes: list[int], flips: tuple[bool, bool, bool]
 ) -> None:
@@ -113,9 +105,7 @@ def test_moving_the_array_moves_the_lesions(
     before = pc.measure_lesions(values, spacing=spacing, connectivity=connectivity, axial_axis=2)
     moved = np.pad(values.transpose(axes), 1)
     moved = np.flip(moved, [axis for axis in range(3) if flips[axis]])
-    after = pc.measure_lesions(
-        moved, spacing=spacing[axes], connectivity=connectivity, axial_axis=axes.index(2)
-    )
+    after = pc.measure_lesions(moved, spacing=spacing[axes], connectivity=connectivity, axial_axis=axes.index(2))
     assert before.voxel_count.sum() == np.count_nonzero(values)
 
     def key(lesions: pc.Lesions, order: list[int]) -> list[tuple]:

@@ -46,9 +46,7 @@ def layouts(draw):
         memory = np.zeros(int(np.prod(size)) * array.itemsize + 1, dtype=np.uint8)
         flat = memory[1:] if unaligned else memory[:-1]
         wide = flat.view(array.dtype).reshape([size[axis] for axis in axes]).transpose(np.argsort(axes))
-        view = wide[
-            tuple(slice(None, None, -s if flip else s) for s, flip in zip(steps, backwards, strict=True))
-        ]
+        view = wide[tuple(slice(None, None, -s if flip else s) for s, flip in zip(steps, backwards, strict=True))]
         view[...] = array
         return view
 
@@ -98,9 +96,7 @@ def test_a_window_is_pad_crop_clip_and_scale(
     label = label if label.dtype == bool else np.abs(label)
     low, high = -50.0, 70.0
     expected = pad_and_crop(image.astype(np.float64), corner, size, low)
-    expected = (np.clip(np.nan_to_num(expected, nan=low, posinf=high, neginf=low), low, high) - low) / (
-        high - low
-    )
+    expected = (np.clip(np.nan_to_num(expected, nan=low, posinf=high, neginf=low), low, high) - low) / (high - low)
     windows = extract_windows(
         lay_out(image), corner, size, hu_range=(low, high), labels=lay_label_out(label), threads=1 + seed % 2
     )
@@ -117,9 +113,7 @@ def test_a_raw_window_is_pad_and_crop(dtype, shape, size, corner, lay_out, seed)
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    triples, st.tuples(*[st.integers(1, 16)] * 3), st.floats(0, 0.8), st.integers(1, 3), st.integers(0, 99)
-)
+@given(triples, st.tuples(*[st.integers(1, 16)] * 3), st.floats(0, 0.8), st.integers(1, 3), st.integers(0, 99))
 def test_extract_then_blend_is_the_identity(shape, size, overlap, batch, seed):
     volume = np.random.default_rng(seed).integers(-1024, 3000, shape).astype(np.int16)
     grid = window_grid(shape, size, overlap=overlap)

@@ -59,9 +59,7 @@ def study(tmp_path: Path) -> Study:
         )
         for label, name in ((1, "liver"), (2, "tumour"))
     )
-    hu = HuSummary(
-        voxel_count=9, mean=50, std=30, min=-80, max=220, percentiles={"0.5": -60.0, "99.5": 180.0}
-    )
+    hu = HuSummary(voxel_count=9, mean=50, std=30, min=-80, max=220, percentiles={"0.5": -60.0, "99.5": 180.0})
     made.write_fingerprint(
         Fingerprint(
             dataset="d",
@@ -108,9 +106,7 @@ def test_another_label_has_no_hu_measured(study: Study) -> None:
 
 
 def test_unknown_lesion_label_is_asked_for(study: Study) -> None:
-    unknown = study.fingerprint().model_copy(
-        update={"lesion_label": None, "lesion_label_reason": "two candidates"}
-    )
+    unknown = study.fingerprint().model_copy(update={"lesion_label": None, "lesion_label_reason": "two candidates"})
     study.write_fingerprint(unknown)
     with pytest.raises(PlanError, match=r"two candidates.*--lesion-label.*1 \(liver\), 2 \(tumour\)"):
         plan_patch_size(study)

@@ -29,9 +29,7 @@ def count(picture: np.ndarray, colour: str) -> int:
 
 def test_lesion_volumes_show_candidates_and_ideal_edge(tmp_path: Path) -> None:
     volumes = np.random.default_rng(0).lognormal(7, 1, 100)
-    path = lesion_volumes_figure(
-        volumes, (8, 12, (16, 16, 8)), SPACING, 9.5, tmp_path / "new" / "a.png", title="T"
-    )
+    path = lesion_volumes_figure(volumes, (8, 12, (16, 16, 8)), SPACING, 9.5, tmp_path / "new" / "a.png", title="T")
     picture = pixels(path)
     assert picture.shape[0] > 300
     assert count(picture, "#c0392b") > 200

@@ -16,9 +16,7 @@ cohorts = st.lists(st.integers(0, 30).map(str), min_size=5, max_size=80)
 
 @settings(deadline=None)
 @given(cohorts, st.integers(2, 5), st.integers(0, 3))
-def test_a_patient_is_in_one_fold_and_every_case_in_exactly_one(
-    patients: list[str], k: int, seed: int
-) -> None:
+def test_a_patient_is_in_one_fold_and_every_case_in_exactly_one(patients: list[str], k: int, seed: int) -> None:
     if len(set(patients)) < k:
         with pytest.raises(DataError):
             make_folds(patients, k, seed)

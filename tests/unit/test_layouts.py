@@ -135,9 +135,7 @@ def test_a_broken_dataset_json_names_nothing(tmp_path: Path) -> None:
         ({1: 8, 3: 8}, {1: "liver", 3: "liver metastases"}, 3),
     ],
 )
-def test_the_lesion_label_is_told_from_the_cohort(
-    counts: dict[int, int], names: dict[int, str], label: int
-) -> None:
+def test_the_lesion_label_is_told_from_the_cohort(counts: dict[int, int], names: dict[int, str], label: int) -> None:
     assert choose_lesion_label(counts, names)[0] == label
 
 

@@ -20,8 +20,7 @@ def by_formula(logits: np.ndarray, target: np.ndarray, epsilon: float = 1e-5) ->
         p /= p.sum(0)
         y = np.stack([t == c for c in range(len(z))]).astype(np.float64)
         dice = [
-            1 - (2 * (a * b).sum() + epsilon) / (a.sum() + b.sum() + epsilon)
-            for a, b in zip(p[1:], y[1:], strict=True)
+            1 - (2 * (a * b).sum() + epsilon) / (a.sum() + b.sum() + epsilon) for a, b in zip(p[1:], y[1:], strict=True)
         ]
         losses.append(np.mean(dice) - np.log((p * y).sum(0)).mean())
     return float(np.mean(losses))
@@ -45,9 +44,9 @@ def test_equals_the_formula_and_monai(classes: int, empty: bool) -> None:
     assert loss.item() == pytest.approx(by_formula(logits.numpy(), target.numpy()), rel=1e-5)
 
     theirs = logits.clone().requires_grad_()
-    monai_loss = DiceCELoss(
-        include_background=False, softmax=True, to_onehot_y=True, smooth_nr=1e-5, smooth_dr=1e-5
-    )(theirs, target[:, None])
+    monai_loss = DiceCELoss(include_background=False, softmax=True, to_onehot_y=True, smooth_nr=1e-5, smooth_dr=1e-5)(
+        theirs, target[:, None]
+    )
     torch.testing.assert_close(loss, monai_loss, rtol=1e-5, atol=1e-6)
     loss.backward()
     monai_loss.backward()
@@ -107,6 +106,4 @@ def test_window_dsc() -> None:
     assert window_dsc(logits, prediction) == 1.0
     nothing = torch.zeros_like(target)
     assert window_dsc(logits, nothing) == 0.0
-    assert math.isnan(
-        window_dsc(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 1, 1, 4), nothing)
-    )
+    assert math.isnan(window_dsc(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 1, 1, 4), nothing))

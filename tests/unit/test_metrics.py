@@ -40,9 +40,7 @@ def one_hot(maps: np.ndarray, classes: int) -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_monai_per_case_and_mean(seed: int) -> None:
     predictions, labels = label_maps(seed)
-    theirs = compute_dice(
-        one_hot(predictions, 3), one_hot(labels, 3), include_background=False, ignore_empty=False
-    )
+    theirs = compute_dice(one_hot(predictions, 3), one_hot(labels, 3), include_background=False, ignore_empty=False)
     both_empty = ~(one_hot(predictions, 3) | one_hot(labels, 3)).flatten(2).any(2)[:, 1:]
     counts = DscCounts((1, 2))
     for i, (prediction, label) in enumerate(zip(predictions, labels, strict=True)):
@@ -108,9 +106,7 @@ def test_no_case_has_no_mean() -> None:
 
 def test_mismatches_name_the_case_and_count_nothing() -> None:
     counts = DscCounts((1,))
-    with pytest.raises(
-        ShapeMismatchError, match=r"case_7: prediction shape \(2,\) does not match label shape \(3,\)"
-    ):
+    with pytest.raises(ShapeMismatchError, match=r"case_7: prediction shape \(2,\) does not match label shape \(3,\)"):
         counts.add("case_7", np.zeros(2), np.zeros(3))
     assert len(counts) == 0
     with pytest.raises(ConfigError, match="distinct"):
@@ -121,9 +117,7 @@ def test_mismatches_name_the_case_and_count_nothing() -> None:
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 1.0, 2.0)])
 @pytest.mark.parametrize("shape", [(40, 41, 42), (61, 40, 31)])
-def test_the_ball_has_its_volume_and_is_centred(
-    shape: tuple[int, ...], spacing: tuple[float, float, float]
-) -> None:
+def test_the_ball_has_its_volume_and_is_centred(shape: tuple[int, ...], spacing: tuple[float, float, float]) -> None:
     ball = centre_ball(shape, spacing, 2000.0)
     assert ball.shape == shape
     assert ball.sum() * math.prod(spacing) == pytest.approx(2000, rel=0.05)
@@ -177,9 +171,7 @@ def test_a_threshold_needs_something_to_try() -> None:
         best_threshold_dsc([volume], [volume[:1]], [volume], [0.0])
 
 
-@pytest.mark.parametrize(
-    ("cohort", "folder", "expected"), [("lidc_nodules", None, 0.50), ("sts", "mask", 0.63)]
-)
+@pytest.mark.parametrize(("cohort", "folder", "expected"), [("lidc_nodules", None, 0.50), ("sts", "mask", 0.63)])
 def test_the_ball_on_real_crops(cohort: str, folder: str | None, expected: float) -> None:
     root = DATA / cohort
     if not root.is_dir():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import pkgutil
 import pickle
+import pkgutil
 import subprocess
 import sys
 from types import ModuleType

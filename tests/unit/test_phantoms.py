@@ -63,9 +63,7 @@ def test_layout_and_headers(dataset: Path) -> None:
         assert label.get_data_dtype() == np.uint8
         assert "".join(nib.aff2axcodes(image.affine)) == codes
         np.testing.assert_array_equal(image.affine, label.affine)
-        np.testing.assert_allclose(
-            image.header.get_zooms(), np.linalg.norm(image.affine[:3, :3], axis=0), rtol=1e-6
-        )
+        np.testing.assert_allclose(image.header.get_zooms(), np.linalg.norm(image.affine[:3, :3], axis=0), rtol=1e-6)
     spacings = {tuple(nib.load(dataset / "images" / n).header.get_zooms()) for n in names}
     assert len(spacings) == 3
 
@@ -100,9 +98,7 @@ def test_volumes_follow_the_stated_distribution() -> None:
     lesions = [x for i in range(14) for x in make_phantom(spec, seed=1, index=i).lesions]
     logs = np.log([x.intended_mm3 for x in lesions])
     assert len(logs) > 30
-    assert logs.mean() == pytest.approx(
-        math.log(spec.median_volume_mm3), abs=4 * spec.volume_sigma / len(logs) ** 0.5
-    )
+    assert logs.mean() == pytest.approx(math.log(spec.median_volume_mm3), abs=4 * spec.volume_sigma / len(logs) ** 0.5)
     low, high = spec.volume_range_mm3
     assert all(low <= x.intended_mm3 <= high for x in lesions)
     assert spec.mean_volume_mm3 > spec.median_volume_mm3

@@ -168,9 +168,7 @@ def test_interval_resamples_patients_not_lesions() -> None:
     cases = [CaseSample("a", "one", (1, 1, 1), (99,) * 3), CaseSample("b", "two", (1, 1, 1), (99,) * 3)]
     few = [LesionSample("b", 1, 8000.0, (20,) * 3)]
     many = [LesionSample("a", 1, 1000.0, (10,) * 3)] * 50
-    interval = (
-        plan_from_samples(cases, many + few, lesion_label=1, hu_range="liver").target.ideal_edges[0].interval
-    )
+    interval = plan_from_samples(cases, many + few, lesion_label=1, hu_range="liver").target.ideal_edges[0].interval
     # With two patients one of four cohorts holds patient two alone; resampling lesions would hardly ever
     # get there.
     assert interval == pytest.approx((10.0, 20.0))
@@ -292,9 +290,7 @@ def test_real_cohorts(name: str, spacing: tuple[float, float, float] | None, edg
     folder = SHARED / "data" / name / "mask"
     if not folder.is_dir():
         pytest.skip("the real data are not here")
-    made = plan_from_samples(
-        *real_cohort(folder), lesion_label=1, spacing=spacing, hu_range="wide", resamples=50
-    )
+    made = plan_from_samples(*real_cohort(folder), lesion_label=1, spacing=spacing, hu_range="wide", resamples=50)
     assert round(made.target.ideal_edge, 1) == edge
     assert made.patch_size == (patch,) * 3
 

@@ -82,13 +82,9 @@ def test_proportions_are_the_declared_ones(share, alpha):
     draws = WindowSampler(CASES, WINDOW, seed=0, lesion_share=share, alpha=alpha).draw(0, range(50_000))
     counts = np.array([2, 4])
     weights = counts**alpha / (counts**alpha).sum()
-    observed = [
-        np.count_nonzero((draws.case == c) & (draws.lesion == n)) for c in (0, 1) for n in range(counts[c])
-    ]
+    observed = [np.count_nonzero((draws.case == c) & (draws.lesion == n)) for c in (0, 1) for n in range(counts[c])]
     observed += [np.count_nonzero((draws.case == c) & (draws.lesion < 0)) for c in range(3)]
-    expected = [share * weights[c] / counts[c] for c in (0, 1) for _ in range(counts[c])] + [
-        (1 - share) / 3
-    ] * 3
+    expected = [share * weights[c] / counts[c] for c in (0, 1) for _ in range(counts[c])] + [(1 - share) / 3] * 3
     assert chisquare(observed, np.multiply(expected, len(draws))).pvalue > 1e-3
 
 
@@ -99,9 +95,7 @@ def test_voxels_of_a_lesion_and_places_in_a_window_are_uniform():
     assert len(counts) == 12
     assert chisquare(counts).pvalue > 1e-3
     for axis in range(3):
-        assert (
-            chisquare(np.bincount(draws.voxel[:, axis] - draws.corner[:, axis], minlength=16)).pvalue > 1e-3
-        )
+        assert chisquare(np.bincount(draws.voxel[:, axis] - draws.corner[:, axis], minlength=16)).pvalue > 1e-3
 
 
 def test_without_lesions_all_windows_are_uniform():
@@ -134,9 +128,7 @@ def test_a_draw_depends_on_seed_and_step_alone():
 def test_unsorted_spans_mean_the_same_case():
     spans = CASES[0].spans
     order = np.array([2, 0, 1])
-    shuffled = replace(
-        spans, lesion=spans.lesion[order], origin=spans.origin[order], length=spans.length[order]
-    )
+    shuffled = replace(spans, lesion=spans.lesion[order], origin=spans.origin[order], length=spans.length[order])
     one = WindowSampler([CASES[0]], WINDOW).draw(0, range(50))
     other = WindowSampler([SamplerCase(CASES[0].shape, shuffled)], WINDOW).draw(0, range(50))
     np.testing.assert_array_equal(columns(one), columns(other))

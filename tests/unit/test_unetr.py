@@ -71,12 +71,7 @@ def test_a_patch_size_changes_the_embedding_and_up_sampling_kernels_only(patch: 
     assert changed
     for name in changed:
         assert "patch_embedding" in name or shapes[name][:2] == reference[name][:2]
-        assert (
-            "patch_embedding" in name
-            or "transp_conv" in name
-            or ".blocks.0.0" in name
-            or ".blocks.1.0" in name
-        )
+        assert "patch_embedding" in name or "transp_conv" in name or ".blocks.0.0" in name or ".blocks.1.0" in name
     assert not any(name.startswith("vit.blocks") for name in changed)
 
 
@@ -175,9 +170,7 @@ def test_norm_gradient_is_its_numerical_derivative() -> None:
 
 def test_the_norm_of_a_large_offset_keeps_its_digits() -> None:
     x = torch.randn(1, 2, 40, 40, 40) + 100
-    reference = (x.double() - x.double().mean((2, 3, 4), keepdim=True)) / x.double().std(
-        (2, 3, 4), keepdim=True
-    )
+    reference = (x.double() - x.double().mean((2, 3, 4), keepdim=True)) / x.double().std((2, 3, 4), keepdim=True)
     assert (ChannelsLastInstanceNorm()(x) - reference).abs().max() < 1e-3
 
 

@@ -158,9 +158,7 @@ def test_the_label_image_lies_in_memory_as_the_input() -> None:
 
 def gzip_of(tmp_path: Path, name: str = "case.nii.gz") -> tuple[Path, bytes]:
     path = tmp_path / name
-    nib.save(
-        nib.Nifti1Image(np.random.default_rng(0).integers(0, 3, (64, 64, 64)).astype(np.uint8), AFFINE), path
-    )
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).integers(0, 3, (64, 64, 64)).astype(np.uint8), AFFINE), path)
     return path, path.read_bytes()
 
 

@@ -40,9 +40,7 @@ def test_windows_are_written_into_the_given_buffers(channel):
     out, label_out = np.full((2, *channel, *SIZE), 9, np.float32), np.full((2, *channel, *SIZE), 9, np.uint8)
     corners = [(0, 0, 0), (9, 9, 9)]
     labels = (VOLUME > 60).astype(np.uint8)
-    windows = extract_windows(
-        VOLUME, corners, SIZE, hu_range=(0, 64), labels=labels, out=out, label_out=label_out
-    )
+    windows = extract_windows(VOLUME, corners, SIZE, hu_range=(0, 64), labels=labels, out=out, label_out=label_out)
     assert windows.image is out
     assert windows.label is label_out
     np.testing.assert_array_equal(out[0].reshape(SIZE), VOLUME[:2, :3, :4] / np.float32(64))
@@ -171,9 +169,7 @@ def test_buffers_that_overlap_are_refused():
     with pytest.raises(WindowError, match="overlaps"):
         extract_windows(out[0], (0, 0, 0), SIZE, out=out)
     with pytest.raises(WindowError, match="overlaps"):
-        extract_windows(
-            VOLUME, (0, 0, 0), SIZE, labels=VOLUME, out=out, label_out=memory[:24].reshape(1, *SIZE)
-        )
+        extract_windows(VOLUME, (0, 0, 0), SIZE, labels=VOLUME, out=out, label_out=memory[:24].reshape(1, *SIZE))
 
 
 def test_threads_below_one_are_refused():

@@ -26,26 +26,18 @@ _PHASES = {"labels": "Measuring lesions", "images": "Reading images"}
 
 def analyze(
     dataset: Annotated[Path, typer.Argument(help="Folder of the data set; only ever read.")],
-    study: Annotated[
-        Path, typer.Argument(help="Folder of the study: new, empty, or made from this data set.")
-    ],
+    study: Annotated[Path, typer.Argument(help="Folder of the study: new, empty, or made from this data set.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images within the data set.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Folder of the label maps within the data set.")] = None,
-    lesion_label: Annotated[
-        int | None, typer.Option(help="The lesions' label, if it cannot be told.")
-    ] = None,
+    lesion_label: Annotated[int | None, typer.Option(help="The lesions' label, if it cannot be told.")] = None,
     connectivity: Annotated[int | None, typer.Option(help="6, 18 or 26; at first 26.")] = None,
-    min_volume_mm3: Annotated[
-        float | None, typer.Option(help="Smaller components are no lesions; at first 0.")
-    ] = None,
+    min_volume_mm3: Annotated[float | None, typer.Option(help="Smaller components are no lesions; at first 0.")] = None,
     patient_regex: Annotated[
         str | None,
         typer.Option(help="Pattern whose first group, or whole match, in a case id is the patient."),
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be repeated.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Cases worked on at once; all cores if not said.")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Cases worked on at once; all cores if not said.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Measure every lesion of a data set: fingerprint.json, lesions.csv, and a figure.

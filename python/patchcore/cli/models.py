@@ -19,9 +19,7 @@ def models(
         list[str] | None,
         typer.Option("--patch-size", help="Patch edge, once per row: one number, or three with commas."),
     ] = None,
-    preset: Annotated[
-        str, typer.Option("--preset", help="Sizes of the network: tiny, small or base.")
-    ] = "base",
+    preset: Annotated[str, typer.Option("--preset", help="Sizes of the network: tiny, small or base.")] = "base",
 ) -> None:
     """Show tokens, parameters and cost of UNETR per patch size. FLOP are of one window's forward pass."""
     from rich.console import Console
@@ -71,9 +69,7 @@ def _edges(text: str, option: str) -> tuple[int, int, int]:
     if len(edges) == 1:
         edges *= 3
     if len(edges) != 3 or min(edges) < 1:
-        raise ConfigError(
-            f"{option} {text!r} is no size", found=text, remedy=f"write {option} 16 or {option} 16,16,4"
-        )
+        raise ConfigError(f"{option} {text!r} is no size", found=text, remedy=f"write {option} 16 or {option} 16,16,4")
     return edges[0], edges[1], edges[2]
 
 

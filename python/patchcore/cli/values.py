@@ -43,9 +43,7 @@ def int_triple(text: str, option: str) -> IntTriple:
     if len(values) == 1:
         values *= 3
     if len(values) != 3:
-        raise ConfigError(
-            f"{option} {text!r} is not three whole numbers", remedy=f"write e.g. {option} 96,96,48"
-        )
+        raise ConfigError(f"{option} {text!r} is not three whole numbers", remedy=f"write e.g. {option} 96,96,48")
     return (values[0], values[1], values[2])
 
 

@@ -26,9 +26,7 @@ class IdealEdge(_Model):
     """p*, the edge in voxels of the cube that has the rule's volume, at one spacing."""
 
     spacing: Triple | None = Field(description="mm per voxel, canonical axes; null: each case's own spacing")
-    edge: tuple[float, float, float] = Field(
-        description="ideal edge per axis, voxels; equal but for rule extent"
-    )
+    edge: tuple[float, float, float] = Field(description="ideal edge per axis, voxels; equal but for rule extent")
     interval: tuple[float, float] | None = Field(
         default=None, description="2.5 and 97.5 percentile of the edge, bootstrap over patients"
     )
@@ -60,9 +58,7 @@ class TargetPlan(_Model):
 
     lesion_label: int
     label_name: str
-    classes: tuple[int, ...] = Field(
-        min_length=1, description="labels the network learns, in channel order from 1"
-    )
+    classes: tuple[int, ...] = Field(min_length=1, description="labels the network learns, in channel order from 1")
     rule: Rule
     patch_size: IntTriple
     spacing: Triple = Field(description="training spacing, mm per voxel")
@@ -74,9 +70,7 @@ class TargetPlan(_Model):
     patient_count: int
     mean_volume_mm3: float
     median_volume_mm3: float
-    ideal_edges: tuple[IdealEdge, ...] = Field(
-        description="at the training spacing, at 1 mm, at each case's own"
-    )
+    ideal_edges: tuple[IdealEdge, ...] = Field(description="at the training spacing, at 1 mm, at each case's own")
     candidates: tuple[CandidatePlan, ...]
     rules: tuple[RuleOutcome, ...]
     padding_share: float = Field(ge=0, le=1, description="share of an average window that is padding")
@@ -178,9 +172,7 @@ def read_plan(path: PathLike) -> Plan:
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PlanError(
-            f"not JSON ({error})", path=path, remedy="write it anew with patchcore plan"
-        ) from None
+        raise PlanError(f"not JSON ({error})", path=path, remedy="write it anew with patchcore plan") from None
     version = data.get("schema_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version > PLAN_SCHEMA:
         raise SchemaVersionError(

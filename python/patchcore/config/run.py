@@ -55,9 +55,7 @@ class OptimConfig(_Section):
 
     lr: float = Field(default=4e-4, gt=0, description="peak learning rate")
     min_lr_share: float = Field(default=0.01, ge=0, le=1, description="last learning rate as a share of lr")
-    weight_decay: float = Field(
-        default=1e-2, ge=0, description="decoupled weight decay of matrices and kernels"
-    )
+    weight_decay: float = Field(default=1e-2, ge=0, description="decoupled weight decay of matrices and kernels")
     warmup_steps: int = Field(default=50, ge=0, description="steps of linear warm-up")
     clip_norm: float = Field(default=1.0, gt=0, description="gradient norm is clipped to this")
 
@@ -65,9 +63,7 @@ class OptimConfig(_Section):
 class SamplingConfig(_Section):
     """How training windows are drawn; see :mod:`patchcore.windows`."""
 
-    lesion_share: float = Field(
-        default=0.5, ge=0, le=1, description="share of windows drawn around a lesion voxel"
-    )
+    lesion_share: float = Field(default=0.5, ge=0, le=1, description="share of windows drawn around a lesion voxel")
     alpha: float = Field(default=0.5, ge=0, description="a case is drawn in proportion to lesions**alpha")
     flips: bool = Field(default=True, description="mirror windows at random along each axis")
     hu_shift: float = Field(default=0.05, ge=0, description="random offset, ± share of hu_range")
@@ -90,21 +86,13 @@ class TrainConfig(_Section):
     """Length, batch, folds and precision."""
 
     steps: int = Field(default=20_000, ge=1, description="optimiser steps")
-    steps_per_epoch: int = Field(
-        default=0, ge=0, description="0: as many as show each case once, at least 50"
-    )
-    max_minutes: float = Field(
-        default=0, ge=0, description="end after this many minutes of training; 0: no limit"
-    )
+    steps_per_epoch: int = Field(default=0, ge=0, description="0: as many as show each case once, at least 50")
+    max_minutes: float = Field(default=0, ge=0, description="end after this many minutes of training; 0: no limit")
     batch_size: int = Field(default=2, ge=1, description="windows a step")
     folds: int = Field(default=5, ge=2, description="number of cross-validation folds, grouped by patient")
     fold: int = Field(default=0, ge=0, description="the fold that validates")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="auto: bf16 on CUDA, else fp32"
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto: CUDA where there is one"
-    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 on CUDA, else fp32")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA where there is one")
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: all cores")
     checkpoint_minutes: float = Field(default=10, gt=0, description="longest time between checkpoints")
     deterministic: bool = Field(default=True, description="repeatable kernels, so that a resume is exact")
@@ -189,9 +177,7 @@ def resolve_config(
         elif len(keys) == 2 and isinstance(data.setdefault(keys[0], {}), dict):
             _overlay(data, keys[0], {keys[1]: value})
         else:
-            raise ConfigError(
-                f"{'.'.join(keys)}: unknown key", remedy="patchcore train --list-settings shows them all"
-            )
+            raise ConfigError(f"{'.'.join(keys)}: unknown key", remedy="patchcore train --list-settings shows them all")
     model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("preset"), str):
         data["model"] = MODEL_PRESETS.get(model["preset"], {}) | model

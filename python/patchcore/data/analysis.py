@@ -142,9 +142,7 @@ def analyze_dataset(
     case_ids = [case.case_id for case in layout.cases]
     excluded = set(decided.get("exclude", ()))
     if unknown := sorted(excluded.difference(case_ids)):
-        raise DataError(
-            f"--exclude names no case: {', '.join(unknown)}", path=root, remedy=f"a case is {case_ids[0]}"
-        )
+        raise DataError(f"--exclude names no case: {', '.join(unknown)}", path=root, remedy=f"a case is {case_ids[0]}")
     grouping = group_patients(case_ids, regex=decided.get("patient_regex"))
 
     made = Study.create(folder, root)
@@ -201,18 +199,14 @@ def _keep_apart(root: Path, study: Path) -> None:
     inner = study.resolve()
     if inner.is_relative_to(root):
         where = "is the data set's" if inner == root else "lies within the data set"
-        raise StudyError(
-            f"the study folder {where}", path=study, remedy="name one outside it: a data set is only read"
-        )
+        raise StudyError(f"the study folder {where}", path=study, remedy="name one outside it: a data set is only read")
 
 
 def _settings(decided: dict[str, Any]) -> Settings:
     connectivity = decided.get("connectivity", 26)
     min_volume_mm3 = float(decided.get("min_volume_mm3", 0.0))
     if connectivity not in (6, 18, 26):
-        raise DataError(
-            f"connectivity {connectivity} does not exist", found=connectivity, remedy="use 6, 18 or 26"
-        )
+        raise DataError(f"connectivity {connectivity} does not exist", found=connectivity, remedy="use 6, 18 or 26")
     if not 0 <= min_volume_mm3 < float("inf"):
         raise DataError(f"min_volume_mm3 {min_volume_mm3:g} is no volume", remedy="use 0 or more")
     return Settings(connectivity, min_volume_mm3)
@@ -263,9 +257,7 @@ class _Pool:
         for record in records:
             if not record.accepted:
                 continue
-            known = self.log.find(
-                record, connectivity=settings.connectivity, min_volume_mm3=settings.min_volume_mm3
-            )
+            known = self.log.find(record, connectivity=settings.connectivity, min_volume_mm3=settings.min_volume_mm3)
             if known is None:
                 rest.append(record)
             else:

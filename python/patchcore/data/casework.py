@@ -40,9 +40,7 @@ def new_record(files: CaseFiles, patient: str, *, excluded: bool = False) -> Cas
 
     A case with a problem is quarantined already; so is one whose files cannot be reached.
     """
-    record = CaseRecord(
-        case_id=files.case_id, patient=patient, image=files.image, label=files.label, status="accepted"
-    )
+    record = CaseRecord(case_id=files.case_id, patient=patient, image=files.image, label=files.label, status="accepted")
     if excluded:
         update = {"status": "excluded", "reason": "excluded by --exclude"}
         return record.model_copy(update=update)
@@ -85,9 +83,7 @@ def measure_label(record: CaseRecord, settings: Settings) -> CaseMeasures:
     Raises:
         KeyboardInterrupt: The user wants to stop.
     """
-    nothing = CaseMeasures(
-        record, settings.connectivity, settings.min_volume_mm3, {name: [] for name in COLUMNS}
-    )
+    nothing = CaseMeasures(record, settings.connectivity, settings.min_volume_mm3, {name: [] for name in COLUMNS})
     try:
         image = None if record.image is None else read_header(record.image)
         if image is not None:

@@ -96,9 +96,7 @@ def summarise_hu(histogram: HuHistogram) -> HuSummary:
     )
 
 
-def dilate_mm(
-    mask: BoolArray, boxes: Iterable[tuple[slice, ...]], spacing: Triple, radius_mm: float
-) -> BoolArray:
+def dilate_mm(mask: BoolArray, boxes: Iterable[tuple[slice, ...]], spacing: Triple, radius_mm: float) -> BoolArray:
     """Dilate a mask by a ball of `radius_mm`.
 
     Args:

@@ -55,9 +55,7 @@ def volume_stem(name: str) -> str | None:
     return None
 
 
-def find_cases(
-    dataset: PathLike, *, images: PathLike | None = None, labels: PathLike | None = None
-) -> Layout:
+def find_cases(dataset: PathLike, *, images: PathLike | None = None, labels: PathLike | None = None) -> Layout:
     """Recognise a data set's layout and pair its files.
 
     Args:
@@ -195,9 +193,7 @@ def _volumes(folder: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _strip_channel(
-    images: dict[str, list[Path]], labels: dict[str, list[Path]]
-) -> tuple[dict[str, list[Path]], bool]:
+def _strip_channel(images: dict[str, list[Path]], labels: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], bool]:
     """Take nnU-Net's channel suffix off image names where the label map's name lacks it."""
     renamed: dict[str, list[Path]] = {}
     stripped = False

@@ -49,9 +49,7 @@ def choose_lesion_label(
             )
         return wanted, "named by --lesion-label"
     if not present:
-        raise EmptyClassError(
-            "no case has a labelled voxel", remedy="check that the label maps are the right files"
-        )
+        raise EmptyClassError("no case has a labelled voxel", remedy="check that the label maps are the right files")
     if len(present) == 1:
         return present[0], "the only label there is"
     named = [label for label in present if _LESION_WORDS.search(names.get(label, ""))]

@@ -40,9 +40,7 @@ def group_patients(case_ids: Sequence[str], *, regex: str | None = None) -> Grou
         patients = tuple(_default_patient(case_id) for case_id in case_ids)
         example = next(((c, p) for c, p in zip(case_ids, patients, strict=True) if c != p), None)
         if example is None:
-            return Grouping(
-                patients, "each case is its own patient: no case id has a number before an underscore"
-            )
+            return Grouping(patients, "each case is its own patient: no case id has a number before an underscore")
         return Grouping(
             patients, f"by the part of the case id before its first underscore ({example[0]} → {example[1]})"
         )

@@ -93,9 +93,7 @@ def draw_abdomen(
     bowel = smooth_field(shape, spacing, 9.0, rng)
     region = inside(ellipsoid((-0.3, 0.1, -0.35), (0.42, 0.42, 0.7)))
     paint(cavity * region * inside((0.2 - bowel) * 12.0), 28.0 + 10.0 * bowel)
-    paint(
-        cavity * inside(ellipsoid((-0.6, -0.2, 0.35), (0.17, 0.24, 0.4), wobble)), float(rng.normal(115, 6))
-    )
+    paint(cavity * inside(ellipsoid((-0.6, -0.2, 0.35), (0.17, 0.24, 0.4), wobble)), float(rng.normal(115, 6)))
 
     dx, dy, dz = rng.uniform(-0.04, 0.04, 3).tolist()
     right = ellipsoid((0.32 + dx, dy, 0.12 + dz), (0.46, 0.5, 0.68), wobble)
@@ -105,18 +103,12 @@ def draw_abdomen(
     vessels = tube_tree(shape, spacing, start=np.array([0.05, -0.05, 0.1]) * canvas.half_mm, rng=rng)
     paint(inside(vessels) * (liver > 0.98), liver_hu + float(rng.uniform(35, 55)))
 
-    vertebra = np.minimum(
-        ellipsoid((0, -0.42, 0), (0.19, 0.17, 9.0)), ellipsoid((0, -0.6, 0), (0.06, 0.2, 9.0))
-    )
+    vertebra = np.minimum(ellipsoid((0, -0.42, 0), (0.19, 0.17, 9.0)), ellipsoid((0, -0.6, 0), (0.06, 0.2, 9.0)))
     # Vertebral bodies and discs take turns every 32 mm.
     z_mm = canvas.axes[2] * canvas.half_mm[2]
-    bone = np.asarray(
-        0.5 + 0.5 * np.cos(2 * np.pi * z_mm / 32.0 + rng.uniform(0, 2 * np.pi)), dtype=np.float32
-    )
+    bone = np.asarray(0.5 + 0.5 * np.cos(2 * np.pi * z_mm / 32.0 + rng.uniform(0, 2 * np.pi)), dtype=np.float32)
     paint(inside(vertebra), 140.0 + 180.0 * bone)
     paint(inside(ellipsoid((0, -0.42, 0), (0.15, 0.13, 9.0))), 90.0 + 110.0 * bone)
     aorta = ellipsoid((-0.1, -0.18, 0), (0.085, 0.085, 9.0))
     paint(inside(aorta), liver_hu + 50.0)
-    return Abdomen(
-        canvas.image, (liver > 0.5) & (np.minimum(vertebra, aorta) > canvas.voxel_mm / 2), liver_hu
-    )
+    return Abdomen(canvas.image, (liver > 0.5) & (np.minimum(vertebra, aorta) > canvas.voxel_mm / 2), liver_hu)

@@ -110,9 +110,7 @@ def _sphere(count: int) -> Float64Array:
     return np.stack([np.cos(azimuth) * np.sin(polar), np.sin(azimuth) * np.sin(polar), np.cos(polar)], axis=1)
 
 
-def smooth_field(
-    shape: IntTriple, spacing: Triple, scale_mm: float, rng: np.random.Generator
-) -> Float32Array:
+def smooth_field(shape: IntTriple, spacing: Triple, scale_mm: float, rng: np.random.Generator) -> Float32Array:
     """Return a smooth random field of mean 0 and standard deviation 1; `scale_mm` is the Gaussian's sigma."""
     # Drawn coarsely and interpolated: a wide Gaussian over the full grid would cost most of the time.
     coarse = tuple(max(4, math.ceil(n * s / scale_mm * 2)) for n, s in zip(shape, spacing, strict=True))
@@ -131,9 +129,7 @@ def correlated_noise(shape: IntTriple, sd: float, rng: np.random.Generator) -> F
     return np.asarray(noise * (sd / float(noise.std())), dtype=np.float32)
 
 
-def tube_tree(
-    shape: IntTriple, spacing: Triple, *, start: Float64Array, rng: np.random.Generator
-) -> Float32Array:
+def tube_tree(shape: IntTriple, spacing: Triple, *, start: Float64Array, rng: np.random.Generator) -> Float32Array:
     """Return the signed distance in mm (negative inside) to a branching tree of vessels.
 
     Args:

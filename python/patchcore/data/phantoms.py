@@ -154,9 +154,7 @@ def make_phantom(spec: PhantomSpec, *, seed: int, index: int = 0) -> PhantomCase
         mask = add_blob(image, blob, abdomen.liver_hu + contrast)
         label[blob.box][mask] = TUMOUR
         count = int(np.count_nonzero(mask))
-        lesions.append(
-            PhantomLesion(volume, count, count * math.prod(spacing), blob.centre_voxel(spacing), contrast)
-        )
+        lesions.append(PhantomLesion(volume, count, count * math.prod(spacing), blob.centre_voxel(spacing), contrast))
     image += correlated_noise(spec.shape, spec.noise_hu, rng)
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -size / 2 + rng.uniform(-20, 20, 3)

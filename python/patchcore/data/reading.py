@@ -273,9 +273,7 @@ def _checked_spacing(path: Path, affine: Affine, pixdim: npt.NDArray[np.float64]
     remedy = "correct the header, or export the file again"
     if not np.isfinite(affine).all() or not np.isfinite(pixdim).all():
         found = tuple(float(p) for p in pixdim)
-        raise HeaderError(
-            f"spacing {found} mm or affine is not finite", path=path, found=found, remedy=remedy
-        )
+        raise HeaderError(f"spacing {found} mm or affine is not finite", path=path, found=found, remedy=remedy)
     spacing = spacing_of(affine)
     if min(spacing) <= 0:
         raise HeaderError(f"spacing {spacing} mm is not positive", path=path, found=spacing, remedy=remedy)

@@ -39,9 +39,7 @@ def summary_json(analysis: Analysis) -> dict[str, Any]:
         ],
         "figure": None if analysis.figure is None else str(analysis.figure),
         "reused": analysis.reused_count,
-        "fingerprint": None
-        if fingerprint is None
-        else fingerprint.model_dump(mode="json", exclude={"cases"}),
+        "fingerprint": None if fingerprint is None else fingerprint.model_dump(mode="json", exclude={"cases"}),
     }
 
 
@@ -152,9 +150,7 @@ def _print_lesions(console: Console, fingerprint: Fingerprint) -> None:
         console.print("Lesions by equivalent diameter", style="bold")
         console.print(Padding(sizes, (0, 0, 0, 2)))
     if fingerprint.speck_count:
-        console.print(
-            f"{fingerprint.speck_count} components below {fingerprint.min_volume_mm3:g} mm³ are not counted"
-        )
+        console.print(f"{fingerprint.speck_count} components below {fingerprint.min_volume_mm3:g} mm³ are not counted")
 
 
 def _label_row(item: LabelFingerprint) -> list[Text]:

@@ -96,9 +96,7 @@ def compare(study: Study | PathLike, runs: Sequence[PathLike] = ()) -> Compariso
     balls = {case["case_id"]: _number(case["ball_dsc"]) for case in reports[0]["cases"]}
     scores = [_score(path, report, common) for path, report in zip(paths, reports, strict=True)]
     reference = np.array(scores[0].dsc)
-    paired = [
-        score if number == 0 else _with_difference(score, reference) for number, score in enumerate(scores)
-    ]
+    paired = [score if number == 0 else _with_difference(score, reference) for number, score in enumerate(scores)]
     return Comparison(
         case_ids=tuple(common),
         left_out=tuple(sorted(set.union(*sets).difference(common))),

@@ -96,9 +96,7 @@ def centre_ball(shape: Sequence[int], spacing: Triple, volume_mm3: float) -> Boo
     return inside
 
 
-def dsc_ball_baseline(
-    masks: Iterable[BoolArray], spacings: Iterable[Triple], *, volume_mm3: float
-) -> BallBaseline:
+def dsc_ball_baseline(masks: Iterable[BoolArray], spacings: Iterable[Triple], *, volume_mm3: float) -> BallBaseline:
     """Return the DSC of a ball at each volume's centre against its lesion mask.
 
     Args:
@@ -139,9 +137,7 @@ def _threshold_dsc(
         values.size - np.searchsorted(values, thresholds, side="right"),
         hits.size - np.searchsorted(hits, thresholds, side="right"),
     )
-    below = score(
-        np.searchsorted(values, thresholds, side="left"), np.searchsorted(hits, thresholds, side="left")
-    )
+    below = score(np.searchsorted(values, thresholds, side="left"), np.searchsorted(hits, thresholds, side="left"))
     return np.stack((above, below))
 
 

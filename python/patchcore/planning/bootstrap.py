@@ -85,7 +85,5 @@ def edge_interval(
     """
     if cohort.patient_count < 2:
         return None
-    low, high = np.percentile(
-        bootstrap_edges(rule, cohort, spacing, resamples=resamples, seed=seed), [2.5, 97.5]
-    )
+    low, high = np.percentile(bootstrap_edges(rule, cohort, spacing, resamples=resamples, seed=seed), [2.5, 97.5])
     return float(low), float(high)

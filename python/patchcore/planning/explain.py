@@ -131,18 +131,14 @@ def plan_warnings(
     return tuple(text for text in found if text)
 
 
-def _padded(
-    cohort: Cohort, spacing: Triple, patch_size: IntTriple, window_size: IntTriple, padding: float
-) -> str:
+def _padded(cohort: Cohort, spacing: Triple, patch_size: IntTriple, window_size: IntTriple, padding: float) -> str:
     """Say that a window is mostly padding, and offer the smallest that the median case fills."""
     extents = np.median(cohort.case_extents(spacing), axis=0)
     fitting = [
         min(window, math.ceil(extent / patch) * patch)
         for extent, patch, window in zip(extents, patch_size, window_size, strict=True)
     ]
-    offer = (
-        "" if tuple(fitting) == window_size else f"; --window {','.join(map(str, fitting))} would hold less"
-    )
+    offer = "" if tuple(fitting) == window_size else f"; --window {','.join(map(str, fitting))} would hold less"
     return f"{padding:.0%} of an average window is padding{offer}"
 
 
@@ -152,11 +148,7 @@ def _beyond(edges: Triple, candidates: Sequence[int]) -> str:
     smallest, largest = min(candidates), max(candidates)
     if smallest <= edge <= largest:
         return ""
-    where = (
-        f"above the largest candidate, {largest}"
-        if edge > largest
-        else f"below the smallest candidate, {smallest}"
-    )
+    where = f"above the largest candidate, {largest}" if edge > largest else f"below the smallest candidate, {smallest}"
     wider = wider_candidate(edge, candidates)
     if wider is None:
         return f"p* {edge:.1f} lies {where}; no other common edge is nearer"
@@ -181,13 +173,10 @@ def _poor_summary(rule: Rule, cohort: Cohort, spacing: Triple, candidates: Seque
     with_all, without = (_choice(values, spacing, candidates) for values in (volumes, rest))
     if len(volumes) > 2 and (share > _GIANT_SHARE or with_all != without):
         moved = (
-            f"would choose {without} instead of {with_all}"
-            if with_all != without
-            else "would not change the choice"
+            f"would choose {without} instead of {with_all}" if with_all != without else "would not change the choice"
         )
         found.append(
-            f"the largest lesion, {format_volume(largest)}, is {share:.0%} of all lesion volume; "
-            f"leaving it out {moved}"
+            f"the largest lesion, {format_volume(largest)}, is {share:.0%} of all lesion volume; leaving it out {moved}"
         )
     return found
 
@@ -208,15 +197,12 @@ def plan_summary(plan: Plan, *, width: int = 80) -> str:
 
 
 def _target_summary(target: TargetPlan, width: int) -> str:
-    padding = (
-        f" ({target.padding_share:.0%} of an average one is padding)" if target.padding_share > 0.005 else ""
-    )
+    padding = f" ({target.padding_share:.0%} of an average one is padding)" if target.padding_share > 0.005 else ""
     lines = [
         f"Patch size   {format_size(target.patch_size)} voxels   rule {target.rule}",
         f"Lesions      {target.lesion_count} of label {target.lesion_label} ({target.label_name}), "
         f"{_count(target.patient_count, 'patient')}",
-        f"Volume       mean {format_volume(target.mean_volume_mm3)}, "
-        f"median {format_volume(target.median_volume_mm3)}",
+        f"Volume       mean {format_volume(target.mean_volume_mm3)}, median {format_volume(target.median_volume_mm3)}",
         f"Spacing      {format_size(target.spacing)} mm",
         f"Window       {format_size(target.window_size)} voxels{padding}",
         f"HU range     {target.hu_range[0]:g} to {target.hu_range[1]:g}",

@@ -86,9 +86,7 @@ def plan_patch_size(
         fingerprint_hash=fingerprint.fingerprint_hash,
         connectivity=fingerprint.connectivity,
         min_volume_mm3=fingerprint.min_volume_mm3,
-        hu_percentiles=(measured.p0_5, measured.p99_5)
-        if measured is not None and measured.label == label
-        else None,
+        hu_percentiles=(measured.p0_5, measured.p99_5) if measured is not None and measured.label == label else None,
         spacing=spacing,
         candidates=candidates,
         rule=rule,
@@ -168,9 +166,7 @@ def plan_from_samples(
     rule = _rule(rule)
     edges_offered = check_candidates(candidates)
     if not cases:
-        raise PlanError(
-            "no accepted case to plan from", remedy="patchcore analyze lists why cases were quarantined"
-        )
+        raise PlanError("no accepted case to plan from", remedy="patchcore analyze lists why cases were quarantined")
     if lesion_label == 0:
         raise PlanError("label 0 is background", found=0, remedy="name a non-zero --lesion-label")
     cohort = cohort_of(cases, lesions, label=lesion_label)
@@ -273,9 +269,7 @@ def _rule(rule: Rule | str) -> Rule:
         return Rule(rule)
     except ValueError:
         legal = ", ".join(Rule)
-        raise PlanError(
-            f"{rule!r} is no rule", found=rule, expected=legal, remedy=f"choose one of {legal}"
-        ) from None
+        raise PlanError(f"{rule!r} is no rule", found=rule, expected=legal, remedy=f"choose one of {legal}") from None
 
 
 def _spacing(asked: Triple | None, cohort: Cohort) -> Triple:
@@ -283,18 +277,14 @@ def _spacing(asked: Triple | None, cohort: Cohort) -> Triple:
         return cohort.median_spacing()
     a, b, c = (float(s) for s in asked)
     if not all(math.isfinite(s) and 0 < s < 1000 for s in (a, b, c)):
-        raise PlanError(
-            f"spacing {asked} is impossible", found=asked, remedy="give three values in mm, e.g. 1,1,2.5"
-        )
+        raise PlanError(f"spacing {asked} is impossible", found=asked, remedy="give three values in mm, e.g. 1,1,2.5")
     return (a, b, c)
 
 
 def _window(asked: IntTriple | int) -> IntTriple:
     a, b, c = (asked, asked, asked) if isinstance(asked, int) else asked
     if min(a, b, c) < 1:
-        raise PlanError(
-            f"window size {asked} is impossible", found=asked, remedy="give positive multiples of 48"
-        )
+        raise PlanError(f"window size {asked} is impossible", found=asked, remedy="give positive multiples of 48")
     return (int(a), int(b), int(c))
 
 

@@ -95,9 +95,7 @@ def nearest_candidate(edge: float, candidates: Sequence[int]) -> int:
     return min(sorted(candidates), key=lambda p: round(abs(math.log(p / edge)), 12))
 
 
-def choose_patch_size(
-    edges: Triple, candidates: tuple[Sequence[int], Sequence[int], Sequence[int]]
-) -> IntTriple:
+def choose_patch_size(edges: Triple, candidates: tuple[Sequence[int], Sequence[int], Sequence[int]]) -> IntTriple:
     """Return the nearest candidate per axis, given each axis's own candidates."""
     a, b, c = (nearest_candidate(edge, axis) for edge, axis in zip(edges, candidates, strict=True))
     return (a, b, c)

@@ -118,9 +118,7 @@ def hu_range_of(
     if choice is not None:
         low, high = float(choice[0]), float(choice[1])
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise PlanError(
-                f"hu_range {low:g}, {high:g} does not rise", found=choice, remedy="give low,high in HU"
-            )
+            raise PlanError(f"hu_range {low:g}, {high:g} does not rise", found=choice, remedy="give low,high in HU")
         return low, high
     if percentiles is None or not all(math.isfinite(p) for p in percentiles):
         raise PlanError(

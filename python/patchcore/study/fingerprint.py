@@ -136,18 +136,14 @@ class Fingerprint(_Model):
     """``fingerprint.json``."""
 
     schema_version: Literal[1] = 1
-    fingerprint_hash: str = Field(
-        default="", description="sha256 of all the rest; the same data, the same hash"
-    )
+    fingerprint_hash: str = Field(default="", description="sha256 of all the rest; the same data, the same hash")
     dataset: str = Field(description="name of the data set's folder")
     layout: str = Field(description="recognised layout")
     layout_reason: str
     grouping: str = Field(description="how cases were grouped into patients")
     connectivity: Literal[6, 18, 26]
     min_volume_mm3: float = Field(ge=0)
-    lesion_label: int | None = Field(
-        description="the label that is planned for; null where it could not be told"
-    )
+    lesion_label: int | None = Field(description="the label that is planned for; null where it could not be told")
     lesion_label_reason: str
     case_count: int = Field(description="accepted cases")
     quarantined_count: int

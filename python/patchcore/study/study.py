@@ -171,9 +171,7 @@ class Study:
                     remedy="run patchcore analyze again",
                 ) from None
             image = None if record.image is None else self.dataset_root / record.image
-            records.append(
-                record.model_copy(update={"image": image, "label": self.dataset_root / record.label})
-            )
+            records.append(record.model_copy(update={"image": image, "label": self.dataset_root / record.label}))
         return sorted(records, key=lambda record: record.case_id)
 
     def accepted(self) -> list[CaseRecord]:
@@ -233,9 +231,7 @@ class Study:
             PlanError: It was edited into something impossible.
         """
         if not self.plan_path.exists():
-            raise StudyError(
-                "the study has no plan yet", path=self.path, remedy="make one with patchcore plan STUDY"
-            )
+            raise StudyError("the study has no plan yet", path=self.path, remedy="make one with patchcore plan STUDY")
         return read_plan(self.plan_path)
 
     def write_plan(self, plan: Plan) -> None:

@@ -73,7 +73,7 @@ pub(crate) fn run_interruptible<T: Send>(
                     Ok(outcome) => break (Some(outcome), raised),
                     Err(RecvTimeoutError::Disconnected) => break (None, raised),
                     Err(RecvTimeoutError::Timeout) if raised.is_none() => {
-                        if let Err(error) = Python::attach(|py| py.check_signals()) {
+                        if let Err(error) = Python::attach(Python::check_signals) {
                             interrupt.raise();
                             raised = Some(error);
                         }

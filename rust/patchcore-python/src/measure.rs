@@ -113,14 +113,14 @@ fn measure_array<'py>(
 #[pyfunction]
 #[pyo3(signature = (path, *, labels, connectivity, min_volume_mm3, affine))]
 #[allow(clippy::needless_pass_by_value)]
-fn measure_file<'py>(
-    py: Python<'py>,
+fn measure_file(
+    py: Python<'_>,
     path: PathBuf,
     labels: Option<Vec<i64>>,
     connectivity: u32,
     min_volume_mm3: f64,
     affine: Option<Affine>,
-) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
+) -> PyResult<(Bound<'_, PyDict>, Bound<'_, PyDict>)> {
     let connectivity = Connectivity::try_from(connectivity).map_err(to_python)?;
     let (table, header) = run_interruptible(py, |interrupt| {
         let (components, header) = nifti::components_of_file(&path, labels.as_deref(), connectivity, interrupt)?;

@@ -28,7 +28,7 @@ impl Walk {
     }
 
     /// From walk coordinates to array coordinates.
-    pub(crate) fn to_array<T: Copy + Default>(&self, walked: [T; 3]) -> [T; 3] {
+    pub(crate) fn to_array<T: Copy + Default>(self, walked: [T; 3]) -> [T; 3] {
         let mut array = [T::default(); 3];
         for (position, &axis) in self.order.iter().enumerate() {
             array[axis] = walked[position];

@@ -37,11 +37,10 @@ impl Decoder {
         let bits = if self.swapped { bits.swap_bytes() >> (64 - 8 * self.kind.size()) } else { bits };
         let value = match self.kind {
             Kind::Bool => i64::from(bits != 0),
-            Kind::U8 | Kind::U16 | Kind::U32 => bits as i64,
+            Kind::U8 | Kind::U16 | Kind::U32 | Kind::I64 => bits as i64,
             Kind::I8 => i64::from(bits as i8),
             Kind::I16 => i64::from(bits as i16),
             Kind::I32 => i64::from(bits as i32),
-            Kind::I64 => bits as i64,
             Kind::U64 => {
                 i64::try_from(bits).map_err(|_| Error::NonIntegralLabel(format!("label {bits} is beyond 2^63 - 1")))?
             }

@@ -33,6 +33,8 @@ macro_rules! words {
 words!(
     u8, 0x0101_0101_0101_0101, {
         #[cfg(target_arch = "x86_64")]
+        // The loads are the unaligned ones.
+        #[allow(clippy::cast_ptr_alignment)]
         #[inline]
         fn change_mask(words: &[Self], at: usize) -> u64 {
             use std::arch::x86_64::{__m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8};
@@ -52,6 +54,8 @@ words!(
     };
     u16, 0x0001_0001_0001_0001, {
         #[cfg(target_arch = "x86_64")]
+        // The loads are the unaligned ones.
+        #[allow(clippy::cast_ptr_alignment)]
         #[inline]
         fn change_mask(words: &[Self], at: usize) -> u64 {
             use std::arch::x86_64::{
@@ -81,6 +85,8 @@ words!(
 /// Bytes compared at once while nothing changes.
 const BLOCK: usize = 256;
 
+// Must end up inside the function that enables AVX2, to be compiled with it.
+#[allow(clippy::inline_always)]
 #[inline(always)]
 fn uniform_bytes_generic(bytes: &[u8], pattern: u64) -> usize {
     let mut uniform = 0;

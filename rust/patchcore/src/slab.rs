@@ -3,6 +3,8 @@
 //! Walk coordinates: a *plane* is an index along the slowest axis of memory, a *row* one along the middle axis, a *line*
 //! is `plane · rows + row`, and spans lie along the fastest axis.
 
+use std::cmp::Ordering;
+
 use crate::scan::{Word, stretches};
 use crate::view::{Kind, View};
 use crate::{Error, Result, decode::Decoder};
@@ -371,13 +373,11 @@ fn touching(a: &[Span], b: &[Span], reach: u32, mut meet: impl FnMut(u32, u32)) 
             meet(i as u32, j as u32);
         }
         // The one that ends first can meet nothing further, unless the other's successor starts within reach of it.
-        if left.end < right.end {
-            i += 1;
-        } else if right.end < left.end {
-            j += 1;
-        } else {
-            // Both end here: either may still reach the other's successor.
-            if reach > 0 {
+        match left.end.cmp(&right.end) {
+            Ordering::Less => i += 1,
+            Ordering::Greater => j += 1,
+            Ordering::Equal => {
+                // Both end here: either may still reach the other's successor.
                 if let Some(next) = b.get(j + 1)
                     && next.start < left.end + reach
                     && next.label == left.label
@@ -390,9 +390,9 @@ fn touching(a: &[Span], b: &[Span], reach: u32, mut meet: impl FnMut(u32, u32)) 
                 {
                     meet(i as u32 + 1, j as u32);
                 }
+                i += 1;
+                j += 1;
             }
-            i += 1;
-            j += 1;
         }
     }
 }
@@ -404,7 +404,9 @@ fn touching_of_one_label(a: &[Span], b: &[Span], reach: u32, mut meet: impl FnMu
     let (mut i, mut j) = (0, 0);
     while i < a.len() && j < b.len() {
         let (left, right) = (a[i], b[j]);
-        if (left.start < right.end + reach) & (right.start < left.end + reach) {
+        #[allow(clippy::needless_bitwise_bool)]
+        let touch = (left.start < right.end + reach) & (right.start < left.end + reach);
+        if touch {
             meet(i as u32, j as u32);
         }
         i += usize::from(left.end <= right.end);
@@ -441,7 +443,7 @@ pub(crate) fn touching_planes(
             let (a, b) = (below.line_range(earlier), above.line_range(later));
             let (offset_a, offset_b) = (a.start, b.start);
             touching(&below.spans[a], &above.spans[b], reach, |i, j| {
-                meet(offset_a + i as usize, offset_b + j as usize)
+                meet(offset_a + i as usize, offset_b + j as usize);
             });
         }
     }

@@ -254,7 +254,7 @@ fn affine_of(raw: &Raw, shape: [usize; 3]) -> Result<Affine> {
         affine[..3].copy_from_slice(&raw.srow);
         return Ok(affine);
     }
-    if size.iter().any(|s| *s == 0.0) {
+    if size.contains(&0.0) {
         return Err(Error::Header(format!("spacing {size:?} mm is impossible; each axis needs a positive size")));
     }
     let size = size.map(f64::abs);

@@ -182,15 +182,9 @@ fn open(path: &Path) -> Result<Opened> {
     reader.by_ref().take(540).read_to_end(&mut bytes).map_err(describe)?;
     let mut header = parse_header(&bytes)?;
     let (length, gzipped, skip) = if header.single_file {
-        let skip = header.data_offset.checked_sub(bytes.len() as u64);
-        match skip {
-            Some(skip) => (length, gzipped, skip),
-            None => {
-                // A NIfTI-1 header is shorter than what was read: begin again.
-                (reader, ..) = open_file(&header_path)?;
-                (length, gzipped, header.data_offset)
-            }
-        }
+        // A NIfTI-1 header can be shorter than what was read: begin again, at the start.
+        (reader, ..) = open_file(&header_path)?;
+        (length, gzipped, header.data_offset)
     } else {
         let data_path = sibling(&header_path, "hdr", "img");
         if data_path == header_path {
