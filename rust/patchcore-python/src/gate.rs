@@ -73,7 +73,10 @@ pub(crate) fn run_interruptible<T: Send>(
                     Ok(outcome) => break (Some(outcome), raised),
                     Err(RecvTimeoutError::Disconnected) => break (None, raised),
                     Err(RecvTimeoutError::Timeout) if raised.is_none() => {
-                        if let Err(error) = Python::attach(Python::check_signals) {
+                        #[allow(clippy::redundant_closure_for_method_calls)]
+                        // the method is less general than a closure
+                        let heard = Python::attach(|py| py.check_signals());
+                        if let Err(error) = heard {
                             interrupt.raise();
                             raised = Some(error);
                         }
