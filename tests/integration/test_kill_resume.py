@@ -3,6 +3,8 @@ unbroken run."""
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.process
 import os
 import random
 import subprocess
@@ -84,28 +86,48 @@ def test_sigterm_keeps_the_last_step(make_run: Callable[..., Path], losses: Call
     assert load_checkpoint(run / "checkpoints" / "last").state["step"] == max(losses(run))
 
 
+def train_forked(run: str, attempt: int) -> None:
+    from patchcore.engine.trainer import train_attempt
+
+    sys.exit(train_attempt(Path(run), attempt))
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1800)
 def test_fifty_kills_at_random_instants(
     make_run: Callable[..., Path], losses: Callable[[Path], dict[int, float]]
 ) -> None:
-    # Long enough that no attempt ends by itself; a checkpoint every second step, so that many kills meet one.
+    # Forked from a server that has loaded torch, so that the time goes into kills and not into imports.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["patchcore.engine.trainer"])
+
+    def start_forked(run: Path, attempt: int) -> multiprocessing.process.BaseProcess:
+        begin_attempt(run, attempt)
+        process = context.Process(target=train_forked, args=(str(run), attempt))
+        process.start()
+        return process
+
+    def kill_at(run: Path, process: multiprocessing.process.BaseProcess, step: int, after_s: float) -> None:
+        deadline = time.monotonic() + 120
+        while step_of(run) < step:
+            assert process.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(after_s)
+        process.kill()
+        process.join()
+
+    # No attempt ends by itself, and a checkpoint every second step is met by many kills.
     settings = ("train.steps=1000000", "train.steps_per_epoch=2", "validation.every_epochs=3")
     killed, unbroken = make_run(*settings), make_run(*settings)
     generator = random.Random(0)
     last_step = 0
     for attempt in range(1, 51):
-        process = start(killed, attempt)
-        wait_for_step(killed, process, last_step + generator.randint(0, 4))
-        time.sleep(generator.uniform(0, 0.3))
-        process.kill()
-        process.wait()
+        process = start_forked(killed, attempt)
+        kill_at(killed, process, last_step + generator.randint(-2, 3), generator.uniform(0, 0.3))
         check_readable(killed)
         last_step = step_of(killed)
     found = losses(killed)
-    process = start(unbroken, 1)
-    wait_for_step(unbroken, process, max(found))
-    process.kill()
-    process.wait()
+    kill_at(unbroken, start_forked(unbroken, 1), max(found), 0.0)
     expected = losses(unbroken)
     assert found == {step: expected[step] for step in found}
