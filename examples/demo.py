@@ -39,8 +39,8 @@ def main() -> int:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default="demo", type=Path)
-    parser.add_argument("--minutes", type=float, default=5.0, help="longest training time")
-    parser.add_argument("--steps", type=int, default=450)
+    parser.add_argument("--minutes", type=float, default=6.0, help="longest training time")
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--cases", type=int, default=15)
     parser.add_argument("--no-dashboard", action="store_true")
     options = parser.parse_args()
@@ -52,8 +52,9 @@ def main() -> int:
     patchcore("plan", str(study), "--window", "48")
 
     steps = ["--steps", str(options.steps), "--max-minutes", str(options.minutes)]
-    settings = ["--preset", "small", "--set", "model.feature_size=8", "--set", "optim.lr=1e-3"]
-    run = patchcore("train", str(study), *settings, *steps, "--name", "demo", "--detach", capture=True)
+    settings = ["model.feature_size=8", "optim.lr=1e-3", "validation.every_epochs=2"]
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    run = patchcore("train", str(study), "--preset", "small", *chosen, *steps, "--name", "demo", "--detach", capture=True)
     run = run.strip().splitlines()[-1]
     if sys.stdout.isatty() and not options.no_dashboard:
         patchcore("dashboard", str(study))
