@@ -45,56 +45,144 @@ pub(crate) struct Placed {
 type Extent = (u32, u32);
 const EMPTY: Extent = (u32::MAX, 0);
 
-/// Working memory, kept from lesion to lesion.
+/// Slice, row, first and last column.
+type Cell = (u32, u32, u32, u32);
+
+/// How a component is laid out.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// Not asked for, or of one voxel: its diameter is 0.
+    Nowhere,
+    /// A table of this many rows a slice, from this index on.
+    Table { start: usize, rows: usize },
+    /// The cells of a thin component that runs obliquely: its table would be far larger than itself.
+    Cells(usize),
+}
+
+/// Every component laid out by slice and row.
+#[derive(Debug)]
+pub(crate) struct Outlines {
+    layout: AxialLayout,
+    metric: PlaneMetric,
+    places: Vec<Place>,
+    tables: Vec<Extent>,
+    cells: Vec<Vec<Cell>>,
+}
+
+/// Working memory, kept from component to component.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    table: Vec<Extent>,
-    cells: Vec<(u32, u32, u32, u32)>,
     rows: Vec<(u32, Extent)>,
     hull: Vec<(i64, i64)>,
     bounds: Vec<(f64, usize)>,
 }
 
-/// The diameter in mm of one lesion from its spans.
-pub(crate) fn longest_axial_diameter_mm(
-    spans: &[Placed],
-    sums: &Sums,
-    layout: AxialLayout,
-    metric: PlaneMetric,
-    scratch: &mut Scratch,
-) -> f64 {
-    if sums.voxels == 1 {
-        return 0.0;
+impl Outlines {
+    /// Lay out the components that are asked for, in one pass over the spans.
+    pub(crate) fn new(
+        components: &Components,
+        layout: AxialLayout,
+        metric: PlaneMetric,
+        wanted: impl Fn(&Sums) -> bool,
+    ) -> Self {
+        let (mut total, mut sparse) = (0, 0);
+        let places: Vec<Place> = components
+            .sums
+            .iter()
+            .map(|sums| {
+                let [slices, rows] =
+                    [layout.slice, layout.row].map(|axis| (sums.high[axis] - sums.low[axis]) as usize + 1);
+                if sums.voxels == 1 || !wanted(sums) {
+                    Place::Nowhere
+                } else if (slices as u64) * (rows as u64) <= 8 * sums.spans + 256 {
+                    total += slices * rows;
+                    Place::Table { start: total - slices * rows, rows }
+                } else {
+                    sparse += 1;
+                    Place::Cells(sparse - 1)
+                }
+            })
+            .collect();
+        let mut outlines = Self { layout, metric, places, tables: vec![EMPTY; total], cells: vec![Vec::new(); sparse] };
+        outlines.fill(components);
+        outlines
     }
-    let slices = (sums.high[layout.slice] - sums.low[layout.slice]) as usize + 1;
-    let rows = (sums.high[layout.row] - sums.low[layout.row]) as usize + 1;
-    let dense = (slices as u64) * (rows as u64) <= 4 * sums.voxels + 1024;
-    let mut best = 0.0;
-    if dense {
-        fill_table(spans, sums, layout, rows, slices, &mut scratch.table);
-        let table = std::mem::take(&mut scratch.table);
-        scratch.bounds.clear();
-        for (slice, extents) in table.chunks_exact(rows).enumerate() {
-            let bound = slice_bound(extents.iter().enumerate().map(|(row, &extent)| (row as u32, extent)), metric);
-            scratch.bounds.push((bound, slice));
+
+    fn fill(&mut self, components: &Components) {
+        let rows = components.walk.walk_shape()[1] as u64;
+        let layout = self.layout;
+        for (slab, numbers) in components.slabs.iter().zip(&components.numbers) {
+            for at in 0..slab.lines.len() {
+                let number = slab.lines[at].number;
+                let (plane, row) = ((number / rows) as u32, (number % rows) as u32);
+                for index in slab.line_range(at) {
+                    let span = slab.spans[index];
+                    let component = numbers[slab.component[index] as usize] as usize;
+                    let corners = [(plane, plane), (row, row), (span.start, span.end - 1)];
+                    let (from, to) = corners[layout.slice];
+                    let own_row = corners[layout.row].0;
+                    let (first, last) = corners[layout.column];
+                    match self.places[component] {
+                        Place::Nowhere => {}
+                        Place::Table { start, rows } => {
+                            let sums = &components.sums[component];
+                            let cell = start
+                                + (from - sums.low[layout.slice]) as usize * rows
+                                + (own_row - sums.low[layout.row]) as usize;
+                            for slice in 0..=(to - from) as usize {
+                                let extent = &mut self.tables[cell + slice * rows];
+                                *extent = (extent.0.min(first), extent.1.max(last));
+                            }
+                        }
+                        Place::Cells(list) => {
+                            self.cells[list].extend((from..=to).map(|slice| (slice, own_row, first, last)));
+                        }
+                    }
+                }
+            }
         }
+        for list in &mut self.cells {
+            list.sort_unstable();
+        }
+    }
+
+    /// The diameter in mm of a component.
+    pub(crate) fn longest_axial_diameter_mm(&self, component: usize, sums: &Sums, scratch: &mut Scratch) -> f64 {
+        let squared = match self.places[component] {
+            Place::Nowhere => 0.0,
+            Place::Table { start, rows } => {
+                let slices = (sums.high[self.layout.slice] - sums.low[self.layout.slice]) as usize + 1;
+                self.of_table(&self.tables[start..start + slices * rows], rows, scratch)
+            }
+            Place::Cells(list) => self.of_cells(&self.cells[list], scratch),
+        };
+        squared.sqrt()
+    }
+
+    fn of_table(&self, table: &[Extent], rows: usize, scratch: &mut Scratch) -> f64 {
+        let filled = |slice: usize| {
+            let extents = table[slice * rows..(slice + 1) * rows].iter().enumerate();
+            extents.filter(|(_, extent)| extent.0 <= extent.1).map(|(row, &extent)| (row as u32, extent))
+        };
+        scratch.bounds.clear();
+        let bounds = (0..table.len() / rows).map(|slice| (slice_bound(filled(slice), self.metric), slice));
+        scratch.bounds.extend(bounds);
         scratch.bounds.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let mut best = 0.0;
         for at in 0..scratch.bounds.len() {
             let (bound, slice) = scratch.bounds[at];
             if bound <= best {
                 break;
             }
             scratch.rows.clear();
-            let extents = &table[slice * rows..(slice + 1) * rows];
-            let filled = extents.iter().enumerate().filter(|(_, extent)| extent.0 <= extent.1);
-            scratch.rows.extend(filled.map(|(row, &extent)| (row as u32, extent)));
-            best = slice_diameter_squared(&scratch.rows, layout, metric, &mut scratch.hull).max(best);
+            scratch.rows.extend(filled(slice));
+            best = self.of_slice(&scratch.rows, &mut scratch.hull).max(best);
         }
-        scratch.table = table;
-    } else {
-        // A thin lesion that runs obliquely: its table would be far larger than itself.
-        collect_cells(spans, layout, &mut scratch.cells);
-        let cells = std::mem::take(&mut scratch.cells);
+        best
+    }
+
+    fn of_cells(&self, cells: &[Cell], scratch: &mut Scratch) -> f64 {
+        let mut best = 0.0;
         for slice in cells.chunk_by(|a, b| a.0 == b.0) {
             scratch.rows.clear();
             for row in slice.chunk_by(|a, b| a.1 == b.1) {
@@ -102,53 +190,48 @@ pub(crate) fn longest_axial_diameter_mm(
                 let last = row.iter().map(|cell| cell.3).max().unwrap_or(0);
                 scratch.rows.push((row[0].1, (first, last)));
             }
-            best = slice_diameter_squared(&scratch.rows, layout, metric, &mut scratch.hull).max(best);
+            best = self.of_slice(&scratch.rows, &mut scratch.hull).max(best);
         }
-        scratch.cells = cells;
+        best
     }
-    best.sqrt()
-}
 
-/// Per span: its walk coordinates as (first, last) along each walk axis.
-fn corners(span: &Placed) -> [(u32, u32); 3] {
-    [(span.plane, span.plane), (span.row, span.row), (span.start, span.end - 1)]
-}
-
-fn fill_table(spans: &[Placed], sums: &Sums, layout: AxialLayout, rows: usize, slices: usize, table: &mut Vec<Extent>) {
-    table.clear();
-    table.resize(slices * rows, EMPTY);
-    let (low_slice, low_row) = (sums.low[layout.slice], sums.low[layout.row]);
-    for span in spans {
-        let corners = corners(span);
-        let (from, to) = corners[layout.slice];
-        let row = (corners[layout.row].0 - low_row) as usize;
-        let (first, last) = corners[layout.column];
-        for slice in from..=to {
-            let cell = &mut table[(slice - low_slice) as usize * rows + row];
-            *cell = (cell.0.min(first), cell.1.max(last));
+    /// The squared diameter of one slice, from the extents of its rows in ascending order.
+    fn of_slice(&self, rows: &[(u32, Extent)], hull: &mut Vec<(i64, i64)>) -> f64 {
+        hull.clear();
+        // Andrew's monotone chain, once along the first voxels of the rows and once along the last.
+        for side in 0..2 {
+            let base = hull.len();
+            for &(row, (first, last)) in rows {
+                let point = (i64::from(row), i64::from(if side == 0 { first } else { last }));
+                while hull.len() >= base + 2 {
+                    let (a, b) = (hull[hull.len() - 2], hull[hull.len() - 1]);
+                    let cross = (b.0 - a.0) * (point.1 - a.1) - (b.1 - a.1) * (point.0 - a.0);
+                    if (side == 0 && cross > 0) || (side == 1 && cross < 0) {
+                        break;
+                    }
+                    hull.pop();
+                }
+                hull.push(point);
+            }
         }
+        let mut best: f64 = 0.0;
+        for (at, a) in hull.iter().enumerate() {
+            for b in &hull[at + 1..] {
+                let (row, column) = (b.0 - a.0, b.1 - a.1);
+                let (u, v) = if self.layout.row_is_u { (row, column) } else { (column, row) };
+                best = best.max(self.metric.squared(u, v));
+            }
+        }
+        best
     }
-}
-
-fn collect_cells(spans: &[Placed], layout: AxialLayout, cells: &mut Vec<(u32, u32, u32, u32)>) {
-    cells.clear();
-    for span in spans {
-        let corners = corners(span);
-        let (first, last) = corners[layout.column];
-        let (from, to) = corners[layout.slice];
-        cells.extend((from..=to).map(|slice| (slice, corners[layout.row].0, first, last)));
-    }
-    cells.sort_unstable();
 }
 
 /// An upper bound of the squared diameter from the slice's bounding box.
 fn slice_bound(rows: impl Iterator<Item = (u32, Extent)>, metric: PlaneMetric) -> f64 {
     let (mut low_row, mut high_row, mut low, mut high) = (u32::MAX, 0, u32::MAX, 0);
     for (row, (first, last)) in rows {
-        if first <= last {
-            (low_row, high_row) = (low_row.min(row), high_row.max(row));
-            (low, high) = (low.min(first), high.max(last));
-        }
+        (low_row, high_row) = (low_row.min(row), high_row.max(row));
+        (low, high) = (low.min(first), high.max(last));
     }
     if low > high {
         return 0.0;
@@ -157,41 +240,6 @@ fn slice_bound(rows: impl Iterator<Item = (u32, Extent)>, metric: PlaneMetric) -
     // Row and column may stand for either in-plane axis: take the worse of both, a bound is all that is needed.
     let bound = |u: f64, v: f64| metric.uu * u * u + metric.uv.abs() * u * v + metric.vv * v * v;
     bound(du, dv).max(bound(dv, du)) * (1.0 + 1e-12)
-}
-
-/// The squared diameter of one slice, from the extents of its rows in ascending order.
-fn slice_diameter_squared(
-    rows: &[(u32, Extent)],
-    layout: AxialLayout,
-    metric: PlaneMetric,
-    hull: &mut Vec<(i64, i64)>,
-) -> f64 {
-    hull.clear();
-    // Andrew's monotone chain, once along the first voxels of the rows and once along the last.
-    for side in 0..2 {
-        let base = hull.len();
-        for &(row, (first, last)) in rows {
-            let point = (i64::from(row), i64::from(if side == 0 { first } else { last }));
-            while hull.len() >= base + 2 {
-                let (a, b) = (hull[hull.len() - 2], hull[hull.len() - 1]);
-                let cross = (b.0 - a.0) * (point.1 - a.1) - (b.1 - a.1) * (point.0 - a.0);
-                if (side == 0 && cross > 0) || (side == 1 && cross < 0) {
-                    break;
-                }
-                hull.pop();
-            }
-            hull.push(point);
-        }
-    }
-    let mut best: f64 = 0.0;
-    for (at, a) in hull.iter().enumerate() {
-        for b in &hull[at + 1..] {
-            let (row, column) = (b.0 - a.0, b.1 - a.1);
-            let squared = if layout.row_is_u { metric.squared(row, column) } else { metric.squared(column, row) };
-            best = best.max(squared);
-        }
-    }
-    best
 }
 
 /// The spans of each component, in walk order: `starts[n]..starts[n + 1]` of `spans`.

@@ -5,7 +5,7 @@ use std::f64::consts::PI;
 use rayon::prelude::*;
 
 use crate::components::Components;
-use crate::diameter::{AxialLayout, Placed, PlaneMetric, Scratch, longest_axial_diameter_mm, spans_by_component};
+use crate::diameter::{AxialLayout, Outlines, PlaneMetric, Scratch};
 use crate::pool::{self, Interrupt};
 use crate::slab::Sums;
 use crate::{Error, Result};
@@ -147,12 +147,10 @@ pub fn measure(
     if min_volume_mm3.is_nan() {
         return Err(Error::Argument("min_volume_mm3 is NaN".into()));
     }
-    let (starts, spans) = spans_by_component(components);
-    let layout = axial_layout(components, geometry);
-    let metric = plane_metric(geometry);
     let voxel_mm3 = geometry.voxel_volume_mm3();
     // Counts times a constant: compared the way volumes are computed, so that equal volumes are never told apart.
     let keep = |sums: &Sums| sums.voxels as f64 * voxel_mm3 >= min_volume_mm3;
+    let outlines = Outlines::new(components, axial_layout(components, geometry), plane_metric(geometry), keep);
     let lesion = |scratch: &mut Scratch, number: usize| -> Result<Option<Lesion>> {
         if number.is_multiple_of(1024) {
             interrupt.check()?;
@@ -161,12 +159,11 @@ pub fn measure(
         if !keep(sums) {
             return Ok(None);
         }
-        let own: &[Placed] = &spans[starts[number]..starts[number + 1]];
-        let diameter = longest_axial_diameter_mm(own, sums, layout, metric, scratch);
+        let diameter = outlines.longest_axial_diameter_mm(number, sums, scratch);
         Ok(Some(describe(components, sums, geometry, voxel_mm3, diameter)))
     };
     let count = components.len();
-    let found: Vec<Option<Lesion>> = if spans.len() < 20_000 || threads == Some(1) {
+    let found: Vec<Option<Lesion>> = if count < 2_000 || threads == Some(1) {
         let mut scratch = Scratch::default();
         (0..count).map(|number| lesion(&mut scratch, number)).collect::<Result<_>>()?
     } else {
