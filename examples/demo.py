@@ -54,7 +54,9 @@ def main() -> int:
     steps = ["--steps", str(options.steps), "--max-minutes", str(options.minutes)]
     settings = ["model.feature_size=8", "optim.lr=1e-3", "validation.every_epochs=2"]
     chosen = [part for setting in settings for part in ("--set", setting)]
-    run = patchcore("train", str(study), "--preset", "small", *chosen, *steps, "--name", "demo", "--detach", capture=True)
+    run = patchcore(
+        "train", str(study), "--preset", "small", *chosen, *steps, "--name", "demo", "--detach", capture=True
+    )
     run = run.strip().splitlines()[-1]
     if sys.stdout.isatty() and not options.no_dashboard:
         patchcore("dashboard", str(study))
