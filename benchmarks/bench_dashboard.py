@@ -19,9 +19,9 @@ import tempfile
 import termios
 import time
 from pathlib import Path
-from typing import Any
 
-BAR = "first paint ≤ 0.15 s above a bare Textual app"
+from benchmarks.rows import Row
+
 ALLOWED_S = 0.15
 ROUNDS = 9
 
@@ -67,7 +67,7 @@ def first_paint_s(command: list[str], wanted: tuple[bytes, ...]) -> float:
         os.close(terminal)
 
 
-def run() -> list[dict[str, Any]]:
+def run() -> list[Row]:
     """Measure both, alternately, and compare their medians."""
     with tempfile.TemporaryDirectory() as folder:
         study = Path(folder) / "study"
@@ -77,26 +77,11 @@ def run() -> list[dict[str, Any]]:
         bare.write_text(BARE, encoding="utf-8")
         ours_command = [sys.executable, "-m", "patchcore", "dashboard", str(study)]
         bare_command = [sys.executable, str(bare)]
-        ours, peer = [], []
+        ours, bare_s = [], []
         for _ in range(ROUNDS + 1):
             ours.append(first_paint_s(ours_command, (b"patchcore", b"Runs", b"Quit")))
-            peer.append(first_paint_s(bare_command, (b"Bare", b"Quit")))
+            bare_s.append(first_paint_s(bare_command, (b"Bare", b"Quit")))
     # The first round of each reads the files from disk and may compile them.
-    ours_s, peer_s = statistics.median(ours[1:]), statistics.median(peer[1:])
-    return [
-        {
-            "bar": BAR,
-            "what": "dashboard on a study",
-            "ours_s": ours_s,
-            "peer": "bare Textual app with header, table and footer",
-            "peer_s": peer_s,
-            "ratio": ours_s / peer_s,
-            "wanted": f"≤ {ALLOWED_S} s above",
-            "ok": ours_s - peer_s <= ALLOWED_S,
-        }
-    ]
-
-
-if __name__ == "__main__":
-    for row in run():
-        print(json.dumps(row, ensure_ascii=False))
+    ours_s, peer_s = statistics.median(ours[1:]), statistics.median(bare_s[1:])
+    peer = "bare Textual app with header, table and footer"
+    return [Row("8", "dashboard on a study: first paint", ours_s, peer, peer_s, equal=None, at_most_s=ALLOWED_S)]
