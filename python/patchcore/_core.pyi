@@ -28,6 +28,7 @@ def measure_file(
     connectivity: int,
     min_volume_mm3: float,
     affine: list[list[float]] | None,
+    axial_axis: int | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]: ...
 def read_nifti_header(path: Path) -> dict[str, Any]: ...
 def label_components(

@@ -6,6 +6,7 @@ at memory bandwidth and joins them by union-find; a file is inflated and measure
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore import _core
-from patchcore.errors import DataError, HeaderError, PatchcoreError
+from patchcore._arguments import thread_count
+from patchcore.errors import DataError, HeaderError, PatchcoreError, UnsupportedDataError
 from patchcore.types import Affine, AnyArray, BoolArray, Float64Array, Int64Array, IntTriple, PathLike, Triple
 
 __all__ = [
@@ -135,10 +137,11 @@ def measure_lesions(
 
     Args:
         source: A label map or mask of shape (i, j, k): bool, any integer dtype or integral floats, in any memory
-            order, strides and byte order; or the path of a NIfTI-1 or -2 file (.nii, .nii.gz, .hdr/.img).
+            order, strides and byte order, left alone during the call; or the path of a NIfTI-1 or -2 file (.nii,
+            .nii.gz, .hdr/.img).
         label: Measure this label only.
         labels: Measure these labels; components never cross labels. Default: all that are not 0.
-        spacing: mm per voxel along each array axis; for an array without `affine`. Default 1 mm.
+        spacing: mm per voxel along each array axis; for an array without `affine`. Default 1 mm. A file has its own.
         affine: Voxel index → world mm, shape (4, 4); a file brings its own, which this replaces.
         connectivity: 6 (faces), 18 (and edges) or 26 (and corners).
         min_volume_mm3: Components below this are specks: dropped and counted.
@@ -166,9 +169,15 @@ def measure_lesions(
     """
     chosen = _labels(label, labels)
     _check_connectivity(connectivity)
+    if axial_axis not in (None, 0, 1, 2):
+        raise DataError(f"axial_axis {axial_axis!r}", found=axial_axis, remedy="legal: 0, 1, 2")
     matrix = _affine(spacing, affine)
     if isinstance(source, str | os.PathLike):
         path = Path(source)
+        if spacing is not None:
+            raise DataError(
+                "spacing given for a file, which has its own", path=path, remedy="pass affine=, or the array"
+            )
         try:
             columns, header = _core.measure_file(
                 path,
@@ -176,21 +185,16 @@ def measure_lesions(
                 connectivity=connectivity,
                 min_volume_mm3=float(min_volume_mm3),
                 affine=None if matrix is None else matrix.tolist(),
+                axial_axis=axial_axis,
             )
         except PatchcoreError as error:
             error.path = str(path)
             raise
         except OSError as error:
             raise _with_filename(error, path) from None
-        if axial_axis is not None and axial_axis != header["axial_axis"]:
-            raise DataError(
-                f"axial_axis={axial_axis} for a file whose affine says {header['axial_axis']}",
-                path=path,
-                remedy="leave axial_axis out, or pass the array",
-            )
         shape, matrix = header["shape"], np.asarray(header["affine"]) if matrix is None else matrix
     else:
-        array = np.asanyarray(source)
+        array = _array(source)
         matrix_or_unit = np.eye(4) if matrix is None else matrix
         if affine is None and axial_axis is None:
             axial_axis = 2
@@ -201,7 +205,7 @@ def measure_lesions(
             connectivity=connectivity,
             min_volume_mm3=float(min_volume_mm3),
             axial_axis=axial_axis,
-            threads=threads,
+            threads=thread_count(threads),
         )
         shape, matrix = array.shape, matrix_or_unit
     i, j, k = np.linalg.norm(matrix[:3, :3], axis=0)
@@ -246,7 +250,7 @@ def label_components(
     """
     _check_connectivity(connectivity)
     image, _count = _core.label_components(
-        np.asanyarray(array), labels=_labels(None, labels), connectivity=connectivity, threads=threads
+        _array(array), labels=_labels(None, labels), connectivity=connectivity, threads=thread_count(threads)
     )
     return image
 
@@ -274,7 +278,7 @@ def lesion_spans(array: AnyArray, *, labels: Sequence[int] | None = None, connec
         ([[1, 2, 1]], [2], 2)
     """
     _check_connectivity(connectivity)
-    columns = _core.component_spans(np.asanyarray(array), labels=_labels(None, labels), connectivity=connectivity)
+    columns = _core.component_spans(_array(array), labels=_labels(None, labels), connectivity=connectivity)
     return LesionSpans(**columns)
 
 
@@ -307,7 +311,16 @@ def read_header(path: PathLike) -> NiftiHeader:
 
 
 def _with_filename(error: OSError, path: Path) -> OSError:
-    return type(error)(error.errno, error.strerror or str(error), str(path))
+    if error.errno is None:
+        return type(error)(f"{path}: {error}")
+    return OSError(error.errno, error.strerror, str(path))
+
+
+def _array(source: AnyArray) -> AnyArray:
+    """Return what the core borrows; a mask of masked elements would be lost on it."""
+    if isinstance(source, np.ma.MaskedArray):
+        raise UnsupportedDataError("a masked array", remedy="pass array.filled(0)")
+    return np.asarray(source)
 
 
 def _labels(label: int | None, labels: Sequence[int] | None) -> list[int] | None:
@@ -316,7 +329,12 @@ def _labels(label: int | None, labels: Sequence[int] | None) -> list[int] | None
     chosen = [label] if label is not None else labels
     if chosen is None:
         return None
-    values = [int(value) for value in chosen]
+    try:
+        values = [operator.index(value) for value in chosen]
+    except TypeError:
+        raise DataError(f"labels {list(chosen)}", expected="integers", remedy="name labels by their numbers") from None
+    if any(not -(2**63) <= value < 2**63 for value in values):
+        raise DataError(f"labels {values}; a label has 64 bits", remedy="name labels that the map can hold")
     if not values or 0 in values:
         raise DataError(f"labels {values}; 0 is background", remedy="name at least one label that is not 0")
     return values

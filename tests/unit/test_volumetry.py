@@ -363,3 +363,75 @@ def test_spans_cover_the_lesions() -> None:
     assert spans.lesion_count == len(pc.measure_lesions(blobs(), label=2))
     assert spans.length.sum() == (blobs() == 2).sum()
     np.testing.assert_array_equal(np.bincount(spans.lesion, spans.length), spans.voxel_count)
+
+
+def test_the_axial_axis_of_a_file_can_be_chosen(tmp_path: Path) -> None:
+    mask = np.zeros((12, 12, 12), np.uint8)
+    mask[5, 5, 1:11] = 1
+    path = tmp_path / "rod.nii"
+    nib.save(nib.Nifti1Image(mask, AFFINE), path)
+    stored = read_header(path)
+    assert stored.axial_axis == 1  # the column that points along world S
+    for axis in (None, 0, 1, 2):
+        from_array = pc.measure_lesions(mask, affine=stored.affine, axial_axis=axis)
+        same(pc.measure_lesions(path, axial_axis=axis), from_array)
+    assert pc.measure_lesions(path, axial_axis=2).longest_axial_diameter_mm.tolist() == [0.0]
+    assert pc.measure_lesions(path, axial_axis=0).longest_axial_diameter_mm.tolist() == [9 * 2.5]
+    with pytest.raises(DataError, match="has its own"):
+        pc.measure_lesions(path, spacing=(1, 1, 1))
+
+
+def test_a_long_solid_lesion_along_the_slices() -> None:
+    mask = np.zeros((20, 16, 3000), bool)
+    mask[4:10, 3:7] = True
+    assert pc.measure_lesions(mask, axial_axis=2).longest_axial_diameter_mm[0] == pytest.approx(np.hypot(5, 3))
+
+
+def test_zero_padding_and_members_of_gzip_are_read(tmp_path: Path) -> None:
+    path, whole = gzip_of(tmp_path)
+    expected = pc.measure_lesions(path)
+    path.write_bytes(whole + bytes(512))
+    same(pc.measure_lesions(path), expected)
+    raw = gzip.decompress(whole)
+    path.write_bytes(gzip.compress(raw[:5000]) + bytes(7) + gzip.compress(raw[5000:]))
+    same(pc.measure_lesions(path), expected)
+    path.write_bytes(whole + b"rubbish that is no gzip")
+    with pytest.raises(CorruptFileError, match="damaged"):
+        pc.measure_lesions(path)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.nii"
+    os.mkfifo(path)
+    with pytest.raises(UnsupportedDataError, match="pipe"):
+        pc.measure_lesions(path)
+
+
+def test_a_slope_with_an_impossible_intercept_is_refused(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(blobs(), AFFINE)
+    path = tmp_path / "case.nii"
+    nib.save(image, path)
+    raw = bytearray(path.read_bytes())
+    raw[112:120] = np.array([2, np.nan], "<f4").tobytes()
+    path.write_bytes(raw)
+    with pytest.raises(HeaderError, match="scl_inter"):
+        pc.measure_lesions(path)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"label": 1.9}, {"label": 2**70}, {"threads": -1}, {"threads": 0}, {"axial_axis": -1}]
+)
+def test_arguments_out_of_range(arguments: dict) -> None:
+    with pytest.raises(DataError):
+        pc.measure_lesions(blobs(), **arguments)
+
+
+def test_masked_arrays_are_refused() -> None:
+    with pytest.raises(UnsupportedDataError, match="masked"):
+        pc.measure_lesions(np.ma.masked_equal(blobs(), 2))
+
+
+def test_missing_files_keep_their_error_number(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        pc.measure_lesions(tmp_path / "none.nii.gz")
+    assert (caught.value.errno, caught.value.filename) == (2, str(tmp_path / "none.nii.gz"))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use patchcore::Error;
 use patchcore::pool::Interrupt;
-use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 
 pyo3::import_exception!(patchcore.errors, CorruptFileError);
@@ -23,7 +23,7 @@ const SIGNAL_POLL: Duration = Duration::from_millis(50);
 /// The Python exception for an error of the core.
 pub(crate) fn to_python(error: Error) -> PyErr {
     match error {
-        Error::Io(io) => io.into(),
+        Error::Io(io) => os_error(&io),
         Error::Header(message) => HeaderError::new_err(message),
         Error::Corrupt(message) => CorruptFileError::new_err(message),
         Error::Unsupported(message) => UnsupportedDataError::new_err(message),
@@ -31,6 +31,16 @@ pub(crate) fn to_python(error: Error) -> PyErr {
         Error::Window(message) => WindowError::new_err(message),
         Error::Memory(message) => PyMemoryError::new_err(message),
         other => DataError::new_err(other.to_string()),
+    }
+}
+
+/// An `OSError` with its number, from which Python picks the subclass.
+fn os_error(error: &std::io::Error) -> PyErr {
+    let text = error.to_string();
+    let what = text.split(" (os error").next().unwrap_or(&text).to_owned();
+    match error.raw_os_error() {
+        Some(code) => PyOSError::new_err((code, what)),
+        None => PyOSError::new_err(text),
     }
 }
 

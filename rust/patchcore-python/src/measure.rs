@@ -111,7 +111,8 @@ fn measure_array<'py>(
 }
 
 #[pyfunction]
-#[pyo3(signature = (path, *, labels, connectivity, min_volume_mm3, affine))]
+#[pyo3(signature = (path, *, labels, connectivity, min_volume_mm3, affine, axial_axis))]
+#[allow(clippy::too_many_arguments)]
 #[allow(clippy::needless_pass_by_value)]
 fn measure_file(
     py: Python<'_>,
@@ -120,11 +121,13 @@ fn measure_file(
     connectivity: u32,
     min_volume_mm3: f64,
     affine: Option<Affine>,
+    axial_axis: Option<usize>,
 ) -> PyResult<(Bound<'_, PyDict>, Bound<'_, PyDict>)> {
     let connectivity = Connectivity::try_from(connectivity).map_err(to_python)?;
     let (table, header) = run_interruptible(py, |interrupt| {
         let (components, header) = nifti::components_of_file(&path, labels.as_deref(), connectivity, interrupt)?;
-        let geometry = affine.map_or_else(|| header.geometry(), Geometry::from_affine);
+        let mut geometry = affine.map_or_else(|| header.geometry(), Geometry::from_affine);
+        geometry.axial_axis = axial_axis.unwrap_or(geometry.axial_axis);
         Ok((measure(&components, &geometry, min_volume_mm3, None, interrupt)?, header))
     })?;
     Ok((columns(py, &table)?, describe(py, &header)?))
@@ -133,7 +136,7 @@ fn measure_file(
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value)]
 fn read_nifti_header(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
-    let header = run(py, || nifti::read_header(&path))?;
+    let header = run_interruptible(py, |_| nifti::read_header(&path))?;
     describe(py, &header)
 }
 
@@ -209,7 +212,9 @@ fn paint<'py, N: Number + Element>(
     threads: Option<usize>,
 ) -> PyResult<Bound<'py, PyArray3<N>>> {
     let order = components.order();
-    let out = PyArray3::<N>::zeros(py, order.map(|axis| shape[axis]), false);
+    // NumPy's own function: where memory is short it raises, the crate's would panic.
+    let zeros = py.import("numpy")?.getattr("zeros")?;
+    let out = zeros.call1((order.map(|axis| shape[axis]), N::get_dtype(py)))?.cast_into::<PyArray3<N>>()?;
     // SAFETY: the array was made here; nobody else knows it yet.
     let voxels = unsafe { out.as_slice_mut() }?;
     run_interruptible(py, |interrupt| components.paint(voxels, threads, interrupt))?;

@@ -144,7 +144,9 @@ fn uniforms<'py>(
 ) -> PyResult<Bound<'py, PyArray2<f64>>> {
     let positions = positions.as_slice()?;
     let values = run(py, || {
-        let mut values = vec![0.0; positions.len() * count];
+        let total = positions.len().checked_mul(count);
+        let mut values = patchcore::error::room(total, "the uniform numbers")?;
+        values.resize(positions.len() * count, 0.0);
         for (&position, row) in positions.iter().zip(values.chunks_exact_mut(count.max(1))) {
             philox::uniforms(seed, step, position, purpose, row);
         }

@@ -85,6 +85,8 @@ impl Outlines {
         metric: PlaneMetric,
         wanted: impl Fn(&Sums) -> bool,
     ) -> Self {
+        // Along the axial axis a span fills a cell a slice, otherwise one.
+        let cells = |sums: &Sums| if layout.slice == 2 { sums.voxels } else { sums.spans };
         let (mut total, mut sparse) = (0, 0);
         let places: Vec<Place> = components
             .sums
@@ -94,7 +96,7 @@ impl Outlines {
                     [layout.slice, layout.row].map(|axis| (sums.high[axis] - sums.low[axis]) as usize + 1);
                 if sums.voxels == 1 || !wanted(sums) {
                     Place::Nowhere
-                } else if (slices as u64) * (rows as u64) <= 8 * sums.spans + 256 {
+                } else if (slices as u64) * (rows as u64) <= 8 * cells(sums) + 256 {
                     total += slices * rows;
                     Place::Table { start: total - slices * rows, rows }
                 } else {

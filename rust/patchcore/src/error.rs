@@ -3,6 +3,18 @@
 /// The result of everything in this crate that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// An empty vector with room for `count` values; sizes that come from outside must not abort the process.
+///
+/// # Errors
+/// [`Error::Memory`] if there is no such room, or `count` has overflowed to `None`.
+pub fn room<T>(count: Option<usize>, what: &str) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    count
+        .and_then(|count| values.try_reserve_exact(count).ok())
+        .ok_or_else(|| Error::Memory(format!("no memory for {what}")))?;
+    Ok(values)
+}
+
 /// Every failure of this crate. Messages say what was found and what was expected; the caller adds where.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -1,7 +1,6 @@
 //! One thread pool of our own, and the flag by which a caller asks long work to stop.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::{Error, Result};
 
@@ -33,30 +32,37 @@ impl Interrupt {
 /// A pool remembers the process it was made in: its threads do not survive a fork.
 struct Pooled {
     pid: u32,
-    pool: Arc<rayon::ThreadPool>,
+    pool: rayon::ThreadPool,
 }
 
-static POOL: Mutex<Option<Pooled>> = Mutex::new(None);
+/// Never freed: an old pool in a forked child cannot be dropped, its threads are the parent's.
+static POOL: AtomicPtr<Pooled> = AtomicPtr::new(std::ptr::null_mut());
+
+/// This process's pool, if there is one yet. No lock is taken: a fork could copy it locked.
+fn existing() -> Option<&'static Pooled> {
+    // SAFETY: what is stored here was leaked and is never written again.
+    unsafe { POOL.load(Ordering::Acquire).as_ref() }.filter(|pooled| pooled.pid == std::process::id())
+}
 
 /// The shared pool with one thread a core, made at first use.
 ///
-/// In a forked child (a `PyTorch` loader worker) the parent's threads do not exist; its pool is leaked, since dropping
-/// it would wait for them, and a new one is made.
+/// In a forked child (a `PyTorch` loader worker) the parent's threads do not exist, and a new one is made.
 ///
 /// # Panics
 /// If the operating system refuses to start any thread.
-pub fn shared() -> Arc<rayon::ThreadPool> {
-    let pid = std::process::id();
-    let mut slot = POOL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(pooled) = slot.as_ref()
-        && pooled.pid == pid
-    {
-        return Arc::clone(&pooled.pool);
+pub fn shared() -> &'static rayon::ThreadPool {
+    if let Some(pooled) = existing() {
+        return &pooled.pool;
     }
-    let pool = Arc::new(build(0));
-    let old = slot.replace(Pooled { pid, pool: Arc::clone(&pool) });
-    std::mem::forget(old);
-    pool
+    let before = POOL.load(Ordering::Acquire);
+    let fresh = Box::into_raw(Box::new(Pooled { pid: std::process::id(), pool: build(0) }));
+    if POOL.compare_exchange(before, fresh, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        // SAFETY: it was leaked a moment ago.
+        return unsafe { &(*fresh).pool };
+    }
+    // SAFETY: another thread was first, and nobody else has seen this one.
+    drop(unsafe { Box::from_raw(fresh) });
+    shared()
 }
 
 fn build(threads: usize) -> rayon::ThreadPool {
@@ -74,9 +80,9 @@ fn build(threads: usize) -> rayon::ThreadPool {
 pub fn install<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Send) -> T {
     match threads {
         None => shared().install(work),
-        Some(count) => {
-            let pool = shared();
-            if pool.current_num_threads() == count { pool.install(work) } else { build(count.max(1)).install(work) }
-        }
+        Some(count) => match existing() {
+            Some(pooled) if pooled.pool.current_num_threads() == count => pooled.pool.install(work),
+            _ => build(count.max(1)).install(work),
+        },
     }
 }

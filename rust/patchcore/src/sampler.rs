@@ -54,7 +54,7 @@ impl Case {
         if spans.axis > 2 {
             return wrong(format!("span axis {}; legal: 0, 1, 2", spans.axis));
         }
-        let mut first_span = Vec::with_capacity(spans.lesion_count + 1);
+        let mut first_span = Vec::with_capacity(spans.lesion_count.min(count) + 1);
         let mut voxels_up_to = Vec::with_capacity(count);
         let mut voxels = 0u64;
         for (index, ((&lesion, origin), &length)) in spans.lesion.iter().zip(spans.origin).zip(spans.length).enumerate()
@@ -73,7 +73,7 @@ impl Case {
                 Ok(lesion) if lesion + 1 == first_span.len() => {}
                 Ok(lesion) if lesion == first_span.len() && lesion < spans.lesion_count => first_span.push(index),
                 _ => {
-                    let last = spans.lesion_count as i64 - 1;
+                    let last = i128::try_from(spans.lesion_count).map_or(0, |count| count - 1);
                     return wrong(format!(
                         "span {index} belongs to lesion {lesion}; spans are sorted by lesion, every lesion from 0 to \
                          {last} has one"

@@ -69,7 +69,7 @@ impl<'a> View<'a> {
     /// (i, j, k) is the `kind.size()` bytes at `data + i·strides[0] + j·strides[1] + k·strides[2]`.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if an axis is longer than 2³² − 1 or the number of voxels overflows.
+    /// [`Error::Unsupported`] if an axis is longer than 2³² − 2 or the number of voxels overflows.
     pub unsafe fn from_raw(
         data: *const u8,
         shape: [usize; 3],

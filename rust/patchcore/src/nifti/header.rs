@@ -127,8 +127,11 @@ pub fn parse_header(bytes: &[u8]) -> Result<Header> {
         swapped,
         data_offset: (raw.vox_offset as u64).max(smallest),
         scaling: match raw.scaling {
-            (slope, intercept) if slope.is_finite() && intercept.is_finite() && slope != 0.0 => (slope, intercept),
-            _ => (1.0, 0.0),
+            (slope, _) if !slope.is_finite() || slope == 0.0 => (1.0, 0.0),
+            (slope, intercept) if intercept.is_finite() => (slope, intercept),
+            (slope, intercept) => {
+                return Err(Error::Header(format!("scl_slope is {slope}, but scl_inter {intercept}")));
+            }
         },
         affine: affine_of(&raw, shape)?,
         single_file: raw.single_file,

@@ -1,11 +1,11 @@
 //! Inflating and measuring side by side: one thread reads, one finds spans, and only some megabytes lie between them.
 
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 
 use super::header::{Header, parse_header};
 use crate::components::{Components, Joiner, Walk};
@@ -23,6 +23,49 @@ const CHUNK_BYTES: usize = 2 << 20;
 const MOST_INFLATION: u64 = 1032;
 /// Bytes after the voxels that are read to reach the gzip checksum.
 const MOST_TRAILING: u64 = 64 << 20;
+
+/// The system's number for "is a directory".
+const EISDIR: i32 = 21;
+/// The buffer of a chunk grows by this while it is filled: a header alone takes no memory.
+const GROWTH_BYTES: usize = 64 << 20;
+
+/// The members of a gzip file one after the other; zeros after the last are padding, as `gzip` has it.
+struct Members<R: BufRead> {
+    /// `None` once the file has ended.
+    member: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Members<R> {
+    fn new(reader: R) -> Self {
+        Self { member: Some(GzDecoder::new(reader)) }
+    }
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let count = member.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            let Some(ended) = self.member.take() else { break };
+            let mut rest = ended.into_inner();
+            loop {
+                let ahead = rest.fill_buf()?;
+                let zeros = ahead.iter().take_while(|&&byte| byte == 0).count();
+                if ahead.is_empty() {
+                    return Ok(0);
+                }
+                if zeros == 0 {
+                    break;
+                }
+                rest.consume(zeros);
+            }
+            self.member = Some(GzDecoder::new(rest));
+        }
+        Ok(0)
+    }
+}
 
 /// A NIfTI volume whose header was read: voxels follow from `reader`.
 struct Opened {
@@ -130,16 +173,17 @@ fn read_words(
     progress: impl Fn() -> (u64, u64),
 ) -> Result<()> {
     let bytes = usize::try_from(bytes).map_err(|_| Error::Memory(format!("one plane needs {bytes} bytes")))?;
-    let needed = bytes.div_ceil(8);
-    if words.len() < needed {
-        let more = needed - words.len();
-        words.try_reserve_exact(more).map_err(|_| Error::Memory(format!("no memory for {bytes} bytes of voxels")))?;
-        words.resize(needed, 0);
-    }
-    // SAFETY: the vector holds at least `bytes` initialised bytes, and any byte pattern is a valid u64.
-    let buffer = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), bytes) };
     let mut filled = 0;
     while filled < bytes {
+        let wanted = bytes.min((filled + GROWTH_BYTES).max(8 * words.len()));
+        if 8 * words.len() < wanted {
+            let more = wanted.div_ceil(8) - words.len();
+            let none = |_| Error::Memory(format!("no memory for {wanted} bytes of voxels"));
+            words.try_reserve_exact(more).map_err(none)?;
+            words.resize(wanted.div_ceil(8), 0);
+        }
+        // SAFETY: the vector holds at least `wanted` initialised bytes, and any byte pattern is a valid u64.
+        let buffer = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), wanted) };
         match reader.read(&mut buffer[filled..]) {
             Ok(0) => {
                 let (before, total) = progress();
@@ -218,15 +262,19 @@ fn open(path: &Path) -> Result<Opened> {
 
 /// Open a file, inflated where it is gzip, with its length on disk.
 fn open_file(path: &Path) -> Result<(Box<dyn Read + Send>, u64, bool)> {
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
+    // Before opening: opening a pipe waits for its other end.
+    let metadata = std::fs::metadata(path)?;
     if metadata.is_dir() {
-        return Err(Error::Io(ErrorKind::IsADirectory.into()));
+        return Err(Error::Io(std::io::Error::from_raw_os_error(EISDIR)));
     }
+    if !metadata.is_file() {
+        return Err(Error::Unsupported("not a regular file, but a pipe or a device".into()));
+    }
+    let file = File::open(path)?;
     let mut reader = BufReader::with_capacity(READ_BYTES, file);
-    let magic = std::io::BufRead::fill_buf(&mut reader)?;
+    let magic = reader.fill_buf()?;
     let gzipped = magic.starts_with(&[0x1F, 0x8B]);
-    let reader: Box<dyn Read + Send> = if gzipped { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) };
+    let reader: Box<dyn Read + Send> = if gzipped { Box::new(Members::new(reader)) } else { Box::new(reader) };
     Ok((reader, metadata.len(), gzipped))
 }
 
@@ -236,7 +284,9 @@ fn sibling(path: &Path, from: &str, to: &str) -> PathBuf {
     let lower = name.to_ascii_lowercase();
     for suffix in ["", ".gz"] {
         if lower.ends_with(&format!(".{from}{suffix}")) {
-            let stem = &name[..name.len() - from.len() - suffix.len()];
+            let (stem, extension) = name.split_at(name.len() - from.len() - suffix.len());
+            let upper = extension.starts_with(char::is_uppercase);
+            let to = if upper { to.to_ascii_uppercase() } else { to.to_owned() };
             let plain = path.with_file_name(format!("{stem}{to}"));
             let zipped = path.with_file_name(format!("{stem}{to}.gz"));
             return if !plain.exists() && zipped.exists() { zipped } else { plain };

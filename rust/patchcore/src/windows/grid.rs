@@ -1,5 +1,6 @@
 //! Overlapping windows that cover a volume, and the weight of a window's voxels when they are blended.
 
+use crate::error::room;
 use crate::{Error, Result};
 
 /// Corners of windows that cover a volume, in C order of their position: consecutive windows start
@@ -14,15 +15,14 @@ use crate::{Error, Result};
 pub fn window_grid(shape: [i64; 3], window: [i64; 3], overlap: [f64; 3]) -> Result<Vec<[i64; 3]>> {
     let mut starts: [Vec<i64>; 3] = Default::default();
     for axis in 0..3 {
-        starts[axis] = axis_starts(shape[axis], window[axis], overlap[axis])
-            .map_err(|what| Error::Window(format!("axis {axis}: {what}")))?;
+        starts[axis] = axis_starts(shape[axis], window[axis], overlap[axis]).map_err(|error| match error {
+            Error::Window(what) => Error::Window(format!("axis {axis}: {what}")),
+            other => other,
+        })?;
     }
     let [xs, ys, zs] = &starts;
     let count = xs.len().checked_mul(ys.len()).and_then(|n| n.checked_mul(zs.len()));
-    let mut corners = Vec::new();
-    count
-        .and_then(|count| corners.try_reserve_exact(count).ok())
-        .ok_or_else(|| Error::Memory(format!("a grid of {} × {} × {} windows", xs.len(), ys.len(), zs.len())))?;
+    let mut corners = room(count, &format!("a grid of {} × {} × {} windows", xs.len(), ys.len(), zs.len()))?;
     for &x in xs {
         for &y in ys {
             corners.extend(zs.iter().map(|&z| [x, y, z]));
@@ -31,19 +31,22 @@ pub fn window_grid(shape: [i64; 3], window: [i64; 3], overlap: [f64; 3]) -> Resu
     Ok(corners)
 }
 
-fn axis_starts(extent: i64, window: i64, overlap: f64) -> std::result::Result<Vec<i64>, String> {
+fn axis_starts(extent: i64, window: i64, overlap: f64) -> Result<Vec<i64>> {
     if extent < 1 || window < 1 {
-        return Err(format!("{extent} voxels and a window edge of {window}; both are at least 1"));
+        return Err(Error::Window(format!("{extent} voxels and a window edge of {window}; both are at least 1")));
     }
     if !(0.0..1.0).contains(&overlap) {
-        return Err(format!("overlap {overlap}; legal: from 0 to below 1"));
+        return Err(Error::Window(format!("overlap {overlap}; legal: from 0 to below 1")));
     }
     if extent <= window {
         return Ok(vec![-((window - extent) / 2)]);
     }
     let interval = ((window as f64 * (1.0 - overlap)) as i64).max(1);
     let last = extent - window;
-    Ok((0..last).step_by(interval as usize).chain([last]).collect())
+    let count = last / interval + 2;
+    let mut starts = room(usize::try_from(count).ok(), &format!("{count} windows along one axis"))?;
+    starts.extend((0..last).step_by(interval as usize).chain([last]));
+    Ok(starts)
 }
 
 /// Weight of each voxel of a window, C order: the product over the axes of a Gaussian around the window's centre with
@@ -58,12 +61,13 @@ pub fn gaussian_importance(window: [usize; 3], sigma: [f64; 3]) -> Result<Vec<f3
     if sigma.iter().any(|&sigma| !sigma.is_finite() || sigma <= 0.0) {
         return Err(Error::Window(format!("sigma {sigma:?}; legal: above 0, in window edges")));
     }
+    let voxels = window.iter().try_fold(1usize, |product, &edge| product.checked_mul(edge));
+    let mut weights = room(voxels, &format!("the weights of a window of {window:?} voxels"))?;
     let profiles: [Vec<f64>; 3] = std::array::from_fn(|axis| {
         let (centre, deviation) = ((window[axis] as f64 - 1.0) / 2.0, sigma[axis] * window[axis] as f64);
         (0..window[axis]).map(|index| (-((index as f64 - centre) / deviation).powi(2) / 2.0).exp()).collect()
     });
     let [xs, ys, zs] = &profiles;
-    let mut weights = Vec::with_capacity(window.iter().product());
     for x in xs {
         for y in ys {
             weights.extend(zs.iter().map(|z| (x * y * z) as f32));
