@@ -39,15 +39,15 @@ def main() -> int:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default="demo", type=Path)
-    parser.add_argument("--minutes", type=float, default=6.0, help="longest training time")
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--cases", type=int, default=15)
+    parser.add_argument("--minutes", type=float, default=7.0, help="longest training time")
+    parser.add_argument("--steps", type=int, default=750)
+    parser.add_argument("--cases", type=int, default=18)
     parser.add_argument("--no-dashboard", action="store_true")
     options = parser.parse_args()
-    phantoms, study = options.folder / f"phantoms-{options.cases}", options.folder / "study"
+    phantoms, study = options.folder / f"phantoms-large-{options.cases}", options.folder / "study"
 
     if not (phantoms / "dataset.json").exists():
-        patchcore("phantom", str(phantoms), "--cases", str(options.cases), "--seed", "0")
+        patchcore("phantom", str(phantoms), "--preset", "large", "--cases", str(options.cases), "--seed", "0")
     patchcore("analyze", str(phantoms), str(study), "--lesion-label", "2")
     patchcore("plan", str(study), "--window", "48")
 
