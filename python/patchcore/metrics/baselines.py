@@ -21,16 +21,9 @@ from patchcore.types import AnyArray, BoolArray, Triple
 __all__ = ["BallBaseline", "ThresholdBaseline", "best_threshold_dsc", "centre_ball", "dsc_ball_baseline"]
 
 
-@dataclass(frozen=True)
-class BallBaseline:
-    """DSC of one ball at every volume's centre.
+class _Scored:
+    """What baselines say of their DSC per case."""
 
-    Attributes:
-        volume_mm3: Volume of the ball.
-        dsc: DSC per case, in the order given; NaN where both are empty.
-    """
-
-    volume_mm3: float
     dsc: tuple[float, ...]
 
     @property
@@ -45,7 +38,20 @@ class BallBaseline:
 
 
 @dataclass(frozen=True)
-class ThresholdBaseline:
+class BallBaseline(_Scored):
+    """DSC of one ball at every volume's centre.
+
+    Attributes:
+        volume_mm3: Volume of the ball.
+        dsc: DSC per case, in the order given; NaN where both are empty.
+    """
+
+    volume_mm3: float
+    dsc: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ThresholdBaseline(_Scored):
     """DSC of the one HU threshold that does best over a cohort.
 
     Attributes:
@@ -57,16 +63,6 @@ class ThresholdBaseline:
     threshold: float
     side: Literal["above", "below"]
     dsc: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Mean over the cases whose DSC is defined."""
-        return mean_dsc(self.dsc)
-
-    @property
-    def n(self) -> int:
-        """Cases in the mean."""
-        return sum(not math.isnan(v) for v in self.dsc)
 
 
 def centre_ball(shape: Sequence[int], spacing: Triple, volume_mm3: float) -> BoolArray:

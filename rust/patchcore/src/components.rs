@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::decode::Decoder;
 use crate::pool::{self, Interrupt};
-use crate::slab::{Connectivity, Slab, Sums, WalkShape, touching_planes};
+use crate::slab::{Connectivity, Slab, Span, Sums, WalkShape, touching_planes};
 use crate::view::View;
 use crate::{Error, Result};
 
@@ -58,6 +58,20 @@ impl Components {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sums.is_empty()
+    }
+
+    /// Call `visit(component, plane, row, span)` for every span, in walk order.
+    #[inline]
+    pub(crate) fn for_each_span(&self, mut visit: impl FnMut(usize, u32, u32, Span)) {
+        let rows = self.walk.walk_shape()[1] as u64;
+        for (slab, numbers) in self.slabs.iter().zip(&self.numbers) {
+            for (at, line) in slab.lines.iter().enumerate() {
+                let (plane, row) = ((line.number / rows) as u32, (line.number % rows) as u32);
+                for index in slab.line_range(at) {
+                    visit(numbers[slab.component[index] as usize] as usize, plane, row, slab.spans[index]);
+                }
+            }
+        }
     }
 
     /// Find the components of a label map in memory.

@@ -32,15 +32,6 @@ pub(crate) struct AxialLayout {
     pub(crate) row_is_u: bool,
 }
 
-/// A span in walk coordinates.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Placed {
-    pub(crate) plane: u32,
-    pub(crate) row: u32,
-    pub(crate) start: u32,
-    pub(crate) end: u32,
-}
-
 /// First and last column of a row; empty while `first > last`.
 type Extent = (u32, u32);
 const EMPTY: Extent = (u32::MAX, 0);
@@ -111,38 +102,29 @@ impl Outlines {
     }
 
     fn fill(&mut self, components: &Components) {
-        let rows = components.walk.walk_shape()[1] as u64;
         let layout = self.layout;
-        for (slab, numbers) in components.slabs.iter().zip(&components.numbers) {
-            for at in 0..slab.lines.len() {
-                let number = slab.lines[at].number;
-                let (plane, row) = ((number / rows) as u32, (number % rows) as u32);
-                for index in slab.line_range(at) {
-                    let span = slab.spans[index];
-                    let component = numbers[slab.component[index] as usize] as usize;
-                    let corners = [(plane, plane), (row, row), (span.start, span.end - 1)];
-                    let (from, to) = corners[layout.slice];
-                    let own_row = corners[layout.row].0;
-                    let (first, last) = corners[layout.column];
-                    match self.places[component] {
-                        Place::Nowhere => {}
-                        Place::Table { start, rows } => {
-                            let sums = &components.sums[component];
-                            let cell = start
-                                + (from - sums.low[layout.slice]) as usize * rows
-                                + (own_row - sums.low[layout.row]) as usize;
-                            for slice in 0..=(to - from) as usize {
-                                let extent = &mut self.tables[cell + slice * rows];
-                                *extent = (extent.0.min(first), extent.1.max(last));
-                            }
-                        }
-                        Place::Cells(list) => {
-                            self.cells[list].extend((from..=to).map(|slice| (slice, own_row, first, last)));
-                        }
+        components.for_each_span(|component, plane, row, span| {
+            let corners = [(plane, plane), (row, row), (span.start, span.end - 1)];
+            let (from, to) = corners[layout.slice];
+            let own_row = corners[layout.row].0;
+            let (first, last) = corners[layout.column];
+            match self.places[component] {
+                Place::Nowhere => {}
+                Place::Table { start, rows } => {
+                    let sums = &components.sums[component];
+                    let cell = start
+                        + (from - sums.low[layout.slice]) as usize * rows
+                        + (own_row - sums.low[layout.row]) as usize;
+                    for slice in 0..=(to - from) as usize {
+                        let extent = &mut self.tables[cell + slice * rows];
+                        *extent = (extent.0.min(first), extent.1.max(last));
                     }
                 }
+                Place::Cells(list) => {
+                    self.cells[list].extend((from..=to).map(|slice| (slice, own_row, first, last)));
+                }
             }
-        }
+        });
         for list in &mut self.cells {
             list.sort_unstable();
         }
@@ -242,31 +224,4 @@ fn slice_bound(rows: impl Iterator<Item = (u32, Extent)>, metric: PlaneMetric) -
     // Row and column may stand for either in-plane axis: take the worse of both, a bound is all that is needed.
     let bound = |u: f64, v: f64| metric.uu * u * u + metric.uv.abs() * u * v + metric.vv * v * v;
     bound(du, dv).max(bound(dv, du)) * (1.0 + 1e-12)
-}
-
-/// The spans of each component, in walk order: `starts[n]..starts[n + 1]` of `spans`.
-pub(crate) fn spans_by_component(components: &Components) -> (Vec<usize>, Vec<Placed>) {
-    let rows = components.walk.walk_shape()[1] as u64;
-    let mut starts = Vec::with_capacity(components.sums.len() + 1);
-    let mut total = 0;
-    for sums in &components.sums {
-        starts.push(total);
-        total += sums.spans as usize;
-    }
-    starts.push(total);
-    let mut next = starts.clone();
-    let mut placed = vec![Placed { plane: 0, row: 0, start: 0, end: 0 }; total];
-    for (slab, numbers) in components.slabs.iter().zip(&components.numbers) {
-        for at in 0..slab.lines.len() {
-            let number = slab.lines[at].number;
-            let (plane, row) = ((number / rows) as u32, (number % rows) as u32);
-            for index in slab.line_range(at) {
-                let slot = &mut next[numbers[slab.component[index] as usize] as usize];
-                let span = slab.spans[index];
-                placed[*slot] = Placed { plane, row, start: span.start, end: span.end };
-                *slot += 1;
-            }
-        }
-    }
-    (starts, placed)
 }

@@ -1,7 +1,6 @@
 //! The spans of components as columns, for sampling lesion voxels without a label array.
 
 use crate::components::Components;
-use crate::diameter::spans_by_component;
 use crate::{Error, Result};
 
 /// One row a span, grouped by component.
@@ -30,16 +29,28 @@ impl SpanTable {
         if walk.shape.iter().any(|&n| n > most) || components.len() > most {
             return Err(Error::Unsupported("the span table holds 31-bit coordinates and component numbers".into()));
         }
-        let (starts, spans) = spans_by_component(components);
-        let mut table = Self { axis: walk.order[2], ..Self::default() };
-        table.voxel_count = components.sums.iter().map(|sums| sums.voxels as i64).collect();
-        for component in 0..components.len() {
-            for span in &spans[starts[component]..starts[component + 1]] {
-                table.component.push(component as i32);
-                table.origin.extend(walk.to_array([span.plane, span.row, span.start]).map(|n| n as i32));
-                table.length.push((span.end - span.start) as i32);
-            }
+        // Where the next span of each component goes: after all spans of the components before it.
+        let mut total = 0;
+        let mut next: Vec<usize> = Vec::with_capacity(components.len());
+        for sums in &components.sums {
+            next.push(total);
+            total += sums.spans as usize;
         }
+        let mut table = Self {
+            component: vec![0; total],
+            origin: vec![0; 3 * total],
+            length: vec![0; total],
+            axis: walk.order[2],
+            voxel_count: components.sums.iter().map(|sums| sums.voxels as i64).collect(),
+        };
+        components.for_each_span(|component, plane, row, span| {
+            let at = next[component];
+            next[component] += 1;
+            table.component[at] = component as i32;
+            table.length[at] = (span.end - span.start) as i32;
+            let origin = walk.to_array([plane, row, span.start]).map(|n| n as i32);
+            table.origin[3 * at..3 * at + 3].copy_from_slice(&origin);
+        });
         Ok(table)
     }
 }
