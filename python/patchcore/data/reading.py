@@ -13,14 +13,16 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from patchcore.errors import CorruptFileError, HeaderError, NonIntegralLabelError, UnsupportedDataError
+from patchcore.data.dicom.sources import is_index
+from patchcore.errors import CorruptFileError, DataError, HeaderError, NonIntegralLabelError, UnsupportedDataError
+from patchcore.study.cases import CaseRecord
 from patchcore.types import Affine, IntTriple, PathLike, Triple
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "VolumeHeader",
     "file_sha256",
     "orientation_code",
+    "read_case_image",
+    "read_case_label",
     "read_header",
     "read_image",
     "read_label",
@@ -79,9 +83,41 @@ class LabelMap:
     spacing: Triple
 
 
+def read_case_image(record: CaseRecord) -> CtImage:
+    """Read a case's CT from wherever it lies, placed by the case's own affine.
+
+    That affine differs from the file's where the user has corrected a spacing.
+
+    Raises:
+        DataError: The case has no image, or as :func:`read_image`.
+        OSError: A file cannot be opened or read.
+    """
+    if record.image is None:
+        raise DataError(
+            "has a label map but no image", case_id=record.case_id, remedy="add its CT, or exclude the case"
+        )
+    image = read_image(record.image)
+    return replace(image, affine=record.affine_array, spacing=record.spacing)
+
+
+def read_case_label(record: CaseRecord) -> LabelMap:
+    """Read a case's label map from wherever it lies, placed by the case's own affine.
+
+    Raises:
+        DataError: As :func:`read_label`.
+        OSError: A file cannot be opened or read.
+    """
+    label = read_label(record.label)
+    return replace(label, affine=record.affine_array, spacing=record.spacing)
+
+
 def volume_files(path: PathLike) -> list[Path]:
     """Return the files that make up one volume: the file, or header and data of an ``.hdr/.img`` pair."""
     path = Path(path)
+    if is_index(path):
+        from patchcore.data.dicom.volumes import dicom_files
+
+        return dicom_files(path)
     if path.suffix == ".hdr":
         data = path.with_suffix(".img")
         return [path, data if data.exists() else data.with_suffix(".img.gz")]
@@ -128,6 +164,10 @@ def read_header(path: PathLike) -> VolumeHeader:
         UnsupportedDataError: Not 3D, or complex or RGB voxels.
         OSError: The file cannot be opened.
     """
+    if is_index(path):
+        from patchcore.data.dicom.volumes import read_dicom_header
+
+        return read_dicom_header(path)
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
@@ -214,6 +254,10 @@ def read_image(path: PathLike) -> CtImage:
         >>> image.array.shape, str(image.array.dtype), image.spacing
         ((4, 3, 2), 'int16', (1.0, 1.0, 5.0))
     """
+    if is_index(path):
+        from patchcore.data.dicom.volumes import read_dicom_image
+
+        return read_dicom_image(path)
     header = read_header(path)
     stored = _read_voxels(header)
     plain = header.slope == 1.0 and header.intercept == 0.0
@@ -243,6 +287,10 @@ def read_label(path: PathLike) -> LabelMap:
         UnsupportedDataError: Not 3D, or complex or RGB voxels.
         OSError: The file cannot be opened or read.
     """
+    if is_index(path):
+        from patchcore.data.dicom.volumes import read_dicom_label
+
+        return read_dicom_label(path)
     header = read_header(path)
     stored = _read_voxels(header)
     if header.slope != 1.0 or header.intercept != 0.0:

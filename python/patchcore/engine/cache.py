@@ -248,10 +248,12 @@ def _stamps(record: CaseRecord) -> list[list[int]]:
 def _prepare_case(root: Path, target: TargetPlan, record: CaseRecord) -> CachedCase:
     folder = root / record.case_id
     stamps = _stamps(record)
+    affine = [list(row) for row in record.affine]
     meta = _read_meta(folder)
-    if meta is None or meta["sources"] != stamps:
+    if meta is None or meta["sources"] != stamps or meta.get("affine") != affine:
         arrays, meta = _bring(record, target)
-        meta["sources"] = stamps
+        # A corrected spacing moves the voxels without touching the files.
+        meta |= {"sources": stamps, "affine": affine}
         try:
             _write(folder, arrays, meta)
         except OSError as error:
@@ -278,15 +280,14 @@ def _read_meta(folder: Path) -> dict[str, Any] | None:
 
 def _bring(record: CaseRecord, target: TargetPlan) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Read one case and bring it to the training grid; returns its arrays and what is known of them."""
-    from patchcore.data.reading import read_image, read_label
+    from patchcore.data.reading import read_case_image, read_case_label
 
-    assert record.image is not None
-    scan = read_image(record.image)
+    scan = read_case_image(record)
     grid = Grid.of(_shape(scan.array), scan.affine, target.spacing)
     resampled = np.nan_to_num(grid.resample(scan.array), copy=False, nan=_AIR_HU)
     image = np.rint(resampled.clip(_INT16.min, _INT16.max, out=resampled), out=resampled).astype(np.int16)
     del scan, resampled
-    stored = read_label(record.label).array
+    stored = read_case_label(record).array
     if stored.shape != grid.stored_shape:
         raise DataError(
             f"label shape {stored.shape} does not match image {grid.stored_shape}",

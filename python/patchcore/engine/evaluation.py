@@ -243,11 +243,10 @@ def _choose(
 
 
 def _score(predictor: Predictor, case: CachedCase, record: CaseRecord, counts: DscCounts, *, keep: bool) -> _Scored:
-    from patchcore.data.reading import read_image, read_label
+    from patchcore.data.reading import read_case_image, read_case_label
 
     target = predictor.target
-    truth = read_label(record.label)
-    assert record.image is not None
+    truth = read_case_label(record)
     grid = Grid.of(record.shape, record.affine_array, target.spacing)
     indices = label_on_grid(predictor.probabilities(case.image()), grid)
     expected = class_indices(truth.array, target.classes)
@@ -263,7 +262,7 @@ def _score(predictor: Predictor, case: CachedCase, record: CaseRecord, counts: D
     lesion_class = target.classes.index(target.lesion_label) + 1
     panel = None
     if keep:
-        views = (read_image(record.image).array, expected, indices)
+        views = (read_case_image(record).array, expected, indices)
         image, label, prediction = (np.ascontiguousarray(grid.canonical(view)) for view in views)
         panel = (image, label, prediction, case.case_id)
     return _Scored(
@@ -321,21 +320,20 @@ def _median_lesion_mm3(study: Study, target: TargetPlan) -> float:
 
 def _masks(records: Sequence[CaseRecord], target: TargetPlan) -> tuple[Any, Any]:
     """Return generators of lesion masks and of spacings, so that one case is in memory at a time."""
-    from patchcore.data.reading import read_label
+    from patchcore.data.reading import read_case_label
 
-    masks = (read_label(record.label).array == target.lesion_label for record in records)
+    masks = (read_case_label(record).array == target.lesion_label for record in records)
     return masks, (record.spacing for record in records)
 
 
 def _threshold(records: Sequence[CaseRecord], target: TargetPlan, organ_label: int) -> ThresholdBaseline:
-    from patchcore.data.reading import read_image, read_label
+    from patchcore.data.reading import read_case_image, read_case_label
 
     def image(record: CaseRecord) -> AnyArray:
-        assert record.image is not None
-        return read_image(record.image).array
+        return read_case_image(record).array
 
     def organ(record: CaseRecord) -> BoolArray:
-        label = read_label(record.label).array
+        label = read_case_label(record).array
         inside: BoolArray = (label == organ_label) | (label == target.lesion_label)
         return inside
 

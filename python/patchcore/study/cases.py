@@ -10,11 +10,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from patchcore.types import Affine, IntTriple, Triple
 
-__all__ = ["NO_AFFINE", "CaseRecord", "CaseStatus", "FileStamp", "canonical_axes", "to_canonical"]
+__all__ = [
+    "NO_AFFINE",
+    "CaseRecord",
+    "CaseStatus",
+    "FileStamp",
+    "Finding",
+    "FindingLevel",
+    "canonical_axes",
+    "to_canonical",
+]
 
 T = TypeVar("T")
-CaseStatus = Literal["accepted", "quarantined", "excluded"]
-"""Fit for use; found faulty; left out on request."""
+CaseStatus = Literal["accepted", "test", "held", "quarantined", "excluded"]
+"""Fit for use; kept for testing; its geometry awaits a decision; found faulty; left out on request."""
+FindingLevel = Literal["error", "geometry", "warning"]
+"""Quarantines the case; holds it until the user has decided; is only told."""
 Row = tuple[float, float, float, float]
 
 NO_AFFINE: tuple[Row, Row, Row, Row] = ((0.0,) * 4, (0.0,) * 4, (0.0,) * 4, (0.0,) * 4)
@@ -33,6 +44,16 @@ class FileStamp(_Model):
     size: int = Field(ge=0, description="bytes")
     mtime_ns: int = Field(description="modification time, ns since 1970")
     sha256: str = Field(default="", description="of the file's bytes; empty where it was not read to the end")
+
+
+class Finding(_Model):
+    """What a check has found in one case."""
+
+    check: str = Field(description="the check's name, as in --accept CASE:CHECK")
+    level: FindingLevel
+    message: str = Field(description="what was found, without a final full stop")
+    remedy: str = Field(default="", description="what can be done about it")
+    decided: bool = Field(default=False, description="the user has accepted it, or corrected what it complains of")
 
 
 class CaseRecord(_Model):
@@ -54,10 +75,16 @@ class CaseRecord(_Model):
     image: Path | None = Field(description="CT in HU; null where there is none")
     label: Path = Field(description="label map; for a case without one, where it was looked for")
     status: CaseStatus
+    split: str = Field(default="", description="train, test, or empty where the data set does not say")
+    columns: dict[str, str] = Field(default_factory=dict, description="other columns of the manifest")
+    findings: tuple[Finding, ...] = Field(default=(), description="of every check, most serious first")
     reason: str | None = Field(default=None, description="why it is not accepted")
     remedy: str | None = Field(default=None, description="what can be done about it")
     shape: IntTriple = (0, 0, 0)
     spacing: Triple = Field(default=(0.0, 0.0, 0.0), description="mm per voxel: column norms of the affine")
+    given_spacing: Triple | None = Field(
+        default=None, description="what --spacing CASE=… put in the place of the header's; the affine is scaled to it"
+    )
     affine: tuple[Row, Row, Row, Row] = Field(default=NO_AFFINE, description="voxel index → world mm (RAS+)")
     orientation: str = Field(default="", description="where each axis points, closest: LPS, RAS …")
     labels: tuple[int, ...] = Field(default=(), description="non-zero labels in the label map, ascending")

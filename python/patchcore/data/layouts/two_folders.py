@@ -4,40 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from patchcore.data.layouts.model import CaseFiles, Layout
 from patchcore.errors import DataError
 from patchcore.types import PathLike
 
-__all__ = ["CaseFiles", "Layout", "find_cases", "label_names", "volume_stem"]
+__all__ = ["find_cases", "label_names", "volume_stem"]
 
 _IMAGE_FOLDERS = ("imagesTr", "images", "image")
 _LABEL_FOLDERS = ("labelsTr", "labels", "label", "masks", "mask")
 _SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img")
 _CHANNEL = "_0000"
-
-
-@dataclass(frozen=True)
-class CaseFiles:
-    """The files of one case, and what is wrong with them as a pair."""
-
-    case_id: str
-    image: Path | None
-    label: Path
-    problem: str | None = None
-    remedy: str | None = None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A recognised data set. `images` is None for label maps without images."""
-
-    name: str
-    reason: str
-    images: Path | None
-    labels: Path
-    cases: tuple[CaseFiles, ...]
 
 
 def volume_stem(name: str) -> str | None:
