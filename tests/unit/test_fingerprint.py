@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from patchcore.data.fingerprint import build_fingerprint, lesions_csv, size_bins, summarise_volumes
+from patchcore.data.fingerprint import build_fingerprint, size_bins, summarise_burden, summarise_volumes
 from patchcore.data.hu import add_histograms, dilate_mm, hu_histogram, summarise_hu
 from patchcore.data.layouts import Layout
+from patchcore.data.lesion_table import lesions_csv, spreadsheet_text, text_of_cell
 from patchcore.data.measures import COLUMNS, CaseHu, CaseMeasures, MeasureLog
 from patchcore.errors import SchemaVersionError, StudyError
 from patchcore.study.cases import CaseRecord, FileStamp
-from patchcore.study.fingerprint import read_fingerprint, write_fingerprint
+from patchcore.study.fingerprint import PERCENTILES, read_fingerprint, write_fingerprint
 
 hu_values = hnp.arrays(np.int16, st.integers(1, 200), elements=st.integers(-1024, 3071))
 
@@ -72,7 +76,7 @@ def test_volumes_are_summarised() -> None:
     assert summary.mean_mm3 == volumes.mean()
     assert summary.median_mm3 == 55.0
     assert summary.geometric_mean_mm3 == pytest.approx(10**1.5)
-    assert summary.percentiles_mm3["25"] == np.percentile(volumes, 25)
+    assert summary.percentiles_mm3 == {str(p): np.percentile(volumes, p) for p in PERCENTILES}
     assert summarise_volumes(np.zeros(0)) is None
     assert size_bins(np.zeros(0)) == (0, 0, 0, 0)
 
@@ -144,21 +148,95 @@ def test_a_fingerprint_reads_back_and_newer_or_broken_ones_are_refused(tmp_path:
     path = tmp_path / "fingerprint.json"
     written = write_fingerprint(path, build(measures()))
     assert read_fingerprint(path) == written
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
-    with pytest.raises(SchemaVersionError):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"schema_version": 3}))
+    with pytest.raises(SchemaVersionError, match="update patchcore"):
         read_fingerprint(path)
-    path.write_text(json.dumps({"schema_version": 1, "dataset": "d"}))
+    path.write_text(json.dumps(content | {"schema_version": 1}))
+    with pytest.raises(SchemaVersionError, match="measure again with patchcore analyze"):
+        read_fingerprint(path)
+    path.write_text(json.dumps({"schema_version": 2, "dataset": "d"}))
     with pytest.raises(StudyError, match="layout"):
         read_fingerprint(path)
 
 
+def test_only_accepted_cases_shape_the_fingerprint() -> None:
+    item = measures()
+    for status in ("test", "held", "quarantined", "excluded"):
+        with pytest.raises(ValueError, match="p1_a"):
+            build(replace(item, record=item.record.model_copy(update={"status": status})))
+
+
+def test_burden_adds_up_lesions_by_case_and_by_patient() -> None:
+    items = [measures("p1_b", volume=8.0), measures("p1_a", volume=1.0), measures("p2_a", volume=3.0)]
+    label = build(*items).label(1)
+    case, patient = label.burden_per_case, label.burden_per_patient
+    assert (case.names, case.volumes_mm3, case.lesion_counts) == (("p1_a", "p1_b", "p2_a"), (1, 8, 3), (1, 1, 1))
+    assert (patient.names, patient.volumes_mm3, patient.lesion_counts) == (("p1", "p2"), (9, 3), (2, 1))
+    assert (patient.volume.mean_mm3, patient.volume.max_mm3, patient.lesions.mean, patient.lesions.max) == (
+        6,
+        9,
+        1.5,
+        2,
+    )
+    assert patient.lesions.percentiles["75"] == np.percentile([1, 2], 75)
+    assert summarise_burden([], np.zeros(0)) is None
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.1, 1e6)), min_size=1, max_size=30))
+def test_burden_loses_no_lesion(lesions: list[tuple[str, float]]) -> None:
+    volumes = np.array([volume for _, volume in lesions])
+    burden = summarise_burden([name for name, _ in lesions], volumes)
+    assert burden is not None
+    assert sum(burden.volumes_mm3) == pytest.approx(volumes.sum())
+    assert sum(burden.lesion_counts) == len(lesions)
+    assert burden.names == tuple(sorted({name for name, _ in lesions}))
+
+
+def test_labels_are_kept_apart_and_one_without_lesions_is_named() -> None:
+    item = measures("p1_a")
+    two = {name: [*column, *column] for name, column in item.lesions.items()}
+    two |= {"label": [1, 3], "volume_mm3": [8.0, 5.0], "touches_border": [True, False]}
+    both = replace(item, record=item.record.model_copy(update={"labels": (1, 2, 3)}), lesions=two)
+    fingerprint = build(both, measures("p2_b"))
+    assert [(x.label, x.name, x.lesion_count, x.case_count) for x in fingerprint.labels] == [
+        (1, "tumour", 2, 2),
+        (2, "label 2", 0, 0),
+        (3, "label 3", 1, 1),
+    ]
+    assert fingerprint.label(3).border_share == 0
+    assert fingerprint.label(3).volume.mean_mm3 == 5
+    assert fingerprint.label(2).volume is fingerprint.label(2).burden_per_case is None
+    assert fingerprint.spacing.percentiles["25"] == fingerprint.spacing.median == (1, 2, 4)
+
+
 def test_the_lesion_table_reads_back_exactly() -> None:
-    header, row = (line.split(",") for line in lesions_csv([measures()]).splitlines())
+    header, row = (line.split(",") for line in lesions_csv([measures()], label_names={1: "tumour"}).splitlines())
     values = dict(zip(header, row, strict=True))
     assert float(values["centroid_z_mm"]) == 1 / 3
     assert (values["case_id"], values["patient"], values["lesion"]) == ("p1_a", "p1", "1")
     assert values["touches_border"] == "true"
     assert float(values["extent_k_mm"]) == 4.0
+    assert (values["label_name"], values["spacing_k_mm"]) == ("tumour", "4.0")
+
+
+@pytest.mark.parametrize(
+    "case_id", ["=cmd|' /C calc'!A0", "+1", "-x_1", "@SUM(A1)", "\t=1", "a,b\n=2", "'=1", "'s", "Müller_1"]
+)
+def test_no_case_id_is_run_as_a_formula_and_each_reads_back(case_id: str) -> None:
+    item = measures()
+    item = replace(item, record=item.record.model_copy(update={"case_id": case_id, "patient": case_id}))
+    text = lesions_csv([item], label_names={1: case_id})
+    (row,) = csv.DictReader(io.StringIO(text, newline=""))
+    for name in ("case_id", "patient", "label_name"):
+        assert row[name][0] not in "=+-@\t\r\n"
+        assert text_of_cell(row[name]) == case_id
+    assert float(row["centroid_x_mm"]) == -1.0, "numbers stay numbers"
+
+
+@given(st.text("'=+-@\ta", max_size=6))
+def test_guarding_text_is_undone_exactly(text: str) -> None:
+    assert text_of_cell(spreadsheet_text(text)) == text
 
 
 def test_the_log_gives_back_what_is_unchanged_and_ignores_a_torn_line(tmp_path: Path) -> None:

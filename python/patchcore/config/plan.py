@@ -153,6 +153,12 @@ class Plan(_Model):
         """Why this patch size, in plain language."""
         return self.target.reason
 
+    def _repr_html_(self) -> str:
+        """Return the view that Jupyter shows."""
+        from patchcore.html_view import plan_html
+
+        return plan_html(self)
+
 
 def read_plan(path: PathLike) -> Plan:
     """Read and validate a ``plan.json``.

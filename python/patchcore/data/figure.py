@@ -1,4 +1,4 @@
-"""The figure of an analysis: lesion volumes on a log axis, with the patches they might get."""
+"""The figures of an analysis: lesion volumes with the patches they might get, burden, spacing."""
 
 from __future__ import annotations
 
@@ -10,41 +10,92 @@ from patchcore.planning.rules import ideal_edge
 from patchcore.study.fingerprint import Fingerprint
 from patchcore.study.study import Study
 
-__all__ = ["draw_lesion_volumes"]
+__all__ = ["FIGURES", "draw_figures", "draw_lesion_volumes", "figure_paths"]
+
+FIGURES = ("lesion_volumes", "burden", "spacing")
+"""Names of the figures; each is a ``.png`` and a ``.svg`` in the study's ``figures/``."""
+
+_SUFFIXES = (".png", ".svg")
 
 
-def draw_lesion_volumes(study: Study, fingerprint: Fingerprint, *, anew: bool = True) -> Path | None:
-    """Draw ``figures/lesion_volumes.png``: volumes, candidates at the median spacing, p* of the mean.
+def draw_figures(study: Study, fingerprint: Fingerprint, *, anew: bool = True) -> tuple[Path, ...]:
+    """Draw the figures of a study; those of lesions are taken away where there is no lesion any more.
 
     Args:
         study: Where to.
         fingerprint: What was measured.
-        anew: Draw also where the figure is there already.
+        anew: Draw also what is there already.
 
     Returns:
-        The figure; None without lesions, or without matplotlib, which the extra ``figures`` brings.
+        Every figure that is there now; nothing without matplotlib, which the extra ``figures`` brings.
+
+    Raises:
+        OSError: A figure cannot be written.
     """
+    wanted = _wanted(fingerprint)
+    for name in FIGURES:
+        files = [study.figures_dir / f"{name}{suffix}" for suffix in _SUFFIXES]
+        if name not in wanted:
+            for file in files:
+                file.unlink(missing_ok=True)
+        elif anew or not all(file.exists() for file in files):
+            try:
+                _draw(name, fingerprint, files[0])
+            except MissingExtraError:
+                # What is there would show other numbers than the fingerprint's.
+                for file in files:
+                    file.unlink(missing_ok=True)
+    return figure_paths(study)
+
+
+def draw_lesion_volumes(study: Study, fingerprint: Fingerprint, *, anew: bool = True) -> Path | None:
+    """Draw all figures as :func:`draw_figures` does, and return ``lesion_volumes.png``, None where it is not there."""
     path = study.figures_dir / "lesion_volumes.png"
-    if path.exists() and not anew:
-        return path
+    return path if path in draw_figures(study, fingerprint, anew=anew) else None
+
+
+def figure_paths(study: Study) -> tuple[Path, ...]:
+    """Return the figures of an analysis that are there."""
+    files = (study.figures_dir / f"{name}{suffix}" for name in FIGURES for suffix in _SUFFIXES)
+    return tuple(file for file in files if file.exists())
+
+
+def _wanted(fingerprint: Fingerprint) -> tuple[str, ...]:
     label = fingerprint.lesion_label
     target = None if label is None else fingerprint.label(label)
-    if label is None or target is None or target.volume is None or fingerprint.spacing is None:
-        path.unlink(missing_ok=True)
-        return None
-    from patchcore.figures import lesion_volumes_figure
+    if fingerprint.spacing is None:
+        return ()
+    return FIGURES if target is not None and target.volume is not None else ("spacing",)
 
-    spacing = fingerprint.spacing.median
-    volumes = [volume for case in fingerprint.cases for volume in case.volumes_mm3(label)]
-    title = f"{fingerprint.dataset}: {len(volumes)} lesions of {target.patient_count} patients"
-    try:
-        return lesion_volumes_figure(
+
+def _draw(name: str, fingerprint: Fingerprint, path: Path) -> None:
+    from patchcore.figures import burden_figure, lesion_volumes_figure, spacing_figure
+
+    count = len(fingerprint.cases)
+    if name == "spacing":
+        title = f"{fingerprint.dataset}: spacing of {count} case{'s' * (count != 1)}"
+        spacing_figure([case.spacing for case in fingerprint.cases], path, title=title)
+        return
+    label = fingerprint.lesion_label
+    assert label is not None
+    target, spacing = fingerprint.label(label), fingerprint.spacing
+    assert target is not None
+    if name == "burden" and target.burden_per_case is not None:
+        who = (
+            f"all {count} cases"
+            if target.case_count == count
+            else f"the {target.case_count} of {count} cases with lesions"
+        )
+        title = f"{fingerprint.dataset}: {target.name}, burden of {who}"
+        burden_figure(target.burden_per_case, target.burden_per_patient, path, title=title)
+    elif name == "lesion_volumes" and target.volume is not None and spacing is not None:
+        volumes = [volume for case in fingerprint.cases for volume in case.volumes_mm3(label)]
+        people = f"{target.patient_count} patient{'s' * (target.patient_count != 1)}"
+        lesion_volumes_figure(
             volumes,
             DEFAULT_CANDIDATES,
-            spacing,
-            ideal_edge(target.volume.mean_mm3, spacing),
+            spacing.median,
+            ideal_edge(target.volume.mean_mm3, spacing.median),
             path,
-            title=title,
+            title=f"{fingerprint.dataset}: {len(volumes)} lesion{'s' * (len(volumes) != 1)} of {people}",
         )
-    except MissingExtraError:
-        return None

@@ -1,22 +1,25 @@
-"""From the measures of every case to the fingerprint of the cohort, and its lesions as a table."""
+"""From the measures of every case to the fingerprint of the cohort."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from patchcore.data.hu import DILATION_MM, add_histograms, summarise_hu
 from patchcore.data.layouts import Layout
+from patchcore.data.lesion_table import lesions_csv
 from patchcore.data.measures import CaseMeasures
 from patchcore.study.cases import to_canonical
 from patchcore.study.fingerprint import (
+    PERCENTILES,
     SIZE_BIN_EDGES_MM,
     AxisSummary,
+    Burden,
     CaseFingerprint,
+    CountSummary,
     Fingerprint,
     HuFingerprint,
     LabelFingerprint,
@@ -25,9 +28,7 @@ from patchcore.study.fingerprint import (
 )
 from patchcore.types import Float64Array, Triple
 
-__all__ = ["build_fingerprint", "lesions_csv", "size_bins", "summarise_volumes"]
-
-_PERCENTILES = (5, 25, 75, 95)
+__all__ = ["build_fingerprint", "lesions_csv", "size_bins", "summarise_burden", "summarise_volumes"]
 
 
 def build_fingerprint(
@@ -42,11 +43,14 @@ def build_fingerprint(
     lesion_label_reason: str,
     label_names: Mapping[int, str],
     quarantined_count: int,
+    test_count: int = 0,
+    held_count: int = 0,
+    segments_note: str = "",
 ) -> Fingerprint:
     """Summarise the accepted cases of a cohort; everything in closest-canonical axis order.
 
     Args:
-        measures: The accepted cases.
+        measures: The accepted cases alone: what is kept for testing must not shape the plan.
         layout: How the data set was recognised.
         dataset: Name of the data set.
         grouping: How patients were told apart.
@@ -56,13 +60,20 @@ def build_fingerprint(
         lesion_label_reason: Why that one.
         label_names: Declared names.
         quarantined_count: Cases that were found faulty.
+        test_count: Cases kept for testing.
+        held_count: Cases whose geometry awaits a decision.
+        segments_note: Where DICOM segments and connected components disagree.
 
     Returns:
         The fingerprint, without its hash.
+
+    Raises:
+        ValueError: A case among `measures` is not accepted.
     """
+    if wrong := [item.record.case_id for item in measures if not item.record.accepted]:
+        raise ValueError(f"only accepted cases are summarised, not {', '.join(wrong)}")
     ordered = sorted(measures, key=lambda item: item.record.case_id)
     cases = tuple(_case(item) for item in ordered)
-    labels = sorted({label for item in ordered for label in (*item.record.labels, *item.lesions["label"])})
     spacings = np.array([case.spacing for case in cases], dtype=np.float64)
     shapes = np.array([case.shape for case in cases], dtype=np.float64)
     return Fingerprint(
@@ -75,20 +86,23 @@ def build_fingerprint(
         lesion_label=lesion_label,
         lesion_label_reason=lesion_label_reason,
         case_count=len(cases),
+        test_count=test_count,
+        held_count=held_count,
         quarantined_count=quarantined_count,
         patient_count=len({case.patient for case in cases}),
         speck_count=sum(item.speck_count for item in ordered),
-        labels=tuple(_label(int(label), ordered, cases, label_names) for label in labels),
+        labels=_labels(ordered, cases, label_names),
         spacing=_axes(spacings),
         shape=_axes(shapes),
         extent_mm=_axes(spacings * shapes) if cases else None,
         hu=_hu(ordered, lesion_label),
+        segments_note=segments_note,
         cases=cases,
     )
 
 
 def summarise_volumes(volumes: Float64Array) -> VolumeSummary | None:
-    """Summarise lesion volumes in mm³, shape (N,); None where there are none.
+    """Summarise volumes in mm³, shape (N,), all positive; None where there are none.
 
     Example:
         >>> summarise_volumes(np.array([1.0, 10.0, 100.0])).geometric_mean_mm3
@@ -96,7 +110,6 @@ def summarise_volumes(volumes: Float64Array) -> VolumeSummary | None:
     """
     if volumes.size == 0:
         return None
-    percentiles = np.percentile(volumes, _PERCENTILES)
     return VolumeSummary(
         mean_mm3=float(volumes.mean()),
         median_mm3=float(np.median(volumes)),
@@ -104,7 +117,42 @@ def summarise_volumes(volumes: Float64Array) -> VolumeSummary | None:
         std_mm3=float(volumes.std()),
         min_mm3=float(volumes.min()),
         max_mm3=float(volumes.max()),
-        percentiles_mm3={str(p): float(v) for p, v in zip(_PERCENTILES, percentiles, strict=True)},
+        percentiles_mm3=_percentiles(volumes),
+    )
+
+
+def summarise_burden(names: Sequence[str], volumes: Float64Array) -> Burden | None:
+    """Add lesions up by case or by patient; None where there is no lesion.
+
+    Args:
+        names: The case or the patient of each lesion.
+        volumes: Volume of each lesion, mm³, shape (N,).
+
+    Example:
+        >>> burden = summarise_burden(["b", "a", "b"], np.array([1.0, 10.0, 2.0]))
+        >>> burden.names, burden.volumes_mm3, burden.lesion_counts
+        (('a', 'b'), (10.0, 3.0), (1, 2))
+    """
+    if not names:
+        return None
+    places = {name: place for place, name in enumerate(sorted(set(names)))}
+    owners = np.array([places[name] for name in names])
+    totals: Float64Array = np.bincount(owners, weights=volumes).astype(np.float64)
+    counts = np.bincount(owners)
+    volume = summarise_volumes(totals)
+    assert volume is not None
+    return Burden(
+        names=tuple(places),
+        volumes_mm3=tuple(totals.tolist()),
+        lesion_counts=tuple(counts.tolist()),
+        volume=volume,
+        lesions=CountSummary(
+            mean=float(counts.mean()),
+            median=float(np.median(counts)),
+            min=int(counts.min()),
+            max=int(counts.max()),
+            percentiles=_percentiles(counts),
+        ),
     )
 
 
@@ -119,36 +167,8 @@ def size_bins(diameters_mm: Float64Array) -> tuple[int, int, int, int]:
     return (int(bins[0]), int(bins[1]), int(bins[2]), int(bins[3]))
 
 
-def lesions_csv(measures: Sequence[CaseMeasures]) -> str:
-    """Return the table of all lesions as CSV text: one row a lesion, numbered within its case from 1.
-
-    Axes i, j, k are the stored array's, x, y, z the world's in mm (RAS+). Numbers read back exactly.
-    """
-    axes = ("i", "j", "k")
-    header = [
-        "case_id", "patient", "label", "lesion", "voxel_count", "volume_mm3", "equivalent_diameter_mm",
-        "longest_axial_diameter_mm", *(f"extent_{axis}_mm" for axis in axes),
-        *(f"centroid_{axis}" for axis in axes), *(f"centroid_{axis}_mm" for axis in ("x", "y", "z")),
-        "touches_border",
-    ]  # fmt: skip
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    for item in sorted(measures, key=lambda entry: entry.record.case_id):
-        columns = item.lesions
-        for index in range(len(item)):
-            values: list[Any] = [item.record.case_id, item.record.patient, columns["label"][index], index + 1]
-            for name in header[4:8]:
-                values.append(columns[name][index])
-            for name in ("extent_mm", "centroid_voxel", "centroid_mm"):
-                values += columns[name][index]
-            values.append("true" if columns["touches_border"][index] else "false")
-            writer.writerow(values)
-    return out.getvalue()
-
-
 def _case(item: CaseMeasures) -> CaseFingerprint:
-    record = item.record
+    record, axes = item.record, item.record.canonical_axes
     rows = zip(item.lesions["label"], item.lesions["volume_mm3"], item.lesions["extent_mm"], strict=True)
     return CaseFingerprint(
         case_id=record.case_id,
@@ -156,36 +176,44 @@ def _case(item: CaseMeasures) -> CaseFingerprint:
         spacing=record.canonical_spacing,
         shape=record.canonical_shape,
         lesions=tuple(
-            LesionFingerprint(
-                label=label, volume_mm3=volume, extent_mm=to_canonical(tuple(extent), record.canonical_axes)
-            )
+            LesionFingerprint(label=label, volume_mm3=volume, extent_mm=to_canonical(tuple(extent), axes))
             for label, volume, extent in rows
         ),
     )
 
 
-def _label(
-    label: int, measures: Sequence[CaseMeasures], cases: Sequence[CaseFingerprint], names: Mapping[int, str]
-) -> LabelFingerprint:
-    volumes, diameters, border, extents, patients = [], [], 0, [], []
-    for item, case in zip(measures, cases, strict=True):
-        rows = [row for row, own in enumerate(item.lesions["label"]) if own == label]
-        volumes += [item.lesions["volume_mm3"][row] for row in rows]
-        diameters += [item.lesions["equivalent_diameter_mm"][row] for row in rows]
-        border += sum(bool(item.lesions["touches_border"][row]) for row in rows)
-        extents += [case.lesions[row].extent_mm for row in rows]
-        patients += [case.patient] if rows else []
-    return LabelFingerprint(
-        label=label,
-        name=names.get(label, f"label {label}"),
-        lesion_count=len(volumes),
-        case_count=len(patients),
-        patient_count=len(set(patients)),
-        volume=summarise_volumes(np.array(volumes, dtype=np.float64)),
-        border_share=border / len(volumes) if volumes else 0.0,
-        size_bins=size_bins(np.array(diameters, dtype=np.float64)),
-        median_extent_mm=_triple(np.median, extents) if extents else (0.0, 0.0, 0.0),
-    )
+def _labels(
+    measures: Sequence[CaseMeasures], cases: Sequence[CaseFingerprint], names: Mapping[int, str]
+) -> tuple[LabelFingerprint, ...]:
+    """Summarise label by label; the lesions are gathered into columns once, in case order."""
+    own = np.array([label for item in measures for label in item.lesions["label"]], dtype=np.int64)
+    volumes = np.array([v for item in measures for v in item.lesions["volume_mm3"]], dtype=np.float64)
+    diameters = np.array([d for item in measures for d in item.lesions["equivalent_diameter_mm"]], dtype=np.float64)
+    border = np.array([bool(b) for item in measures for b in item.lesions["touches_border"]], dtype=np.bool_)
+    extents = np.array([lesion.extent_mm for case in cases for lesion in case.lesions], dtype=np.float64)
+    owner = np.repeat(np.arange(len(cases)), [len(case.lesions) for case in cases])
+    present = {label for item in measures for label in item.record.labels} | set(own.tolist())
+    found = []
+    for label in sorted(int(value) for value in present):
+        rows = np.flatnonzero(own == label)
+        holders = owner[rows].tolist()
+        patients = [cases[holder].patient for holder in holders]
+        found.append(
+            LabelFingerprint(
+                label=label,
+                name=names.get(label, f"label {label}"),
+                lesion_count=len(rows),
+                case_count=len(set(holders)),
+                patient_count=len(set(patients)),
+                volume=summarise_volumes(volumes[rows]),
+                border_share=float(border[rows].mean()) if len(rows) else 0.0,
+                size_bins=size_bins(diameters[rows]),
+                median_extent_mm=_triple(np.median, extents[rows]) if len(rows) else (0.0, 0.0, 0.0),
+                burden_per_case=summarise_burden([cases[holder].case_id for holder in holders], volumes[rows]),
+                burden_per_patient=summarise_burden(patients, volumes[rows]),
+            )
+        )
+    return tuple(found)
 
 
 def _hu(measures: Sequence[CaseMeasures], lesion_label: int | None) -> HuFingerprint | None:
@@ -210,7 +238,16 @@ def _axes(values: Float64Array) -> AxisSummary | None:
         mean=_triple(np.mean, values),
         min=_triple(np.min, values),
         max=_triple(np.max, values),
+        percentiles={
+            str(percentile): (float(row[0]), float(row[1]), float(row[2]))
+            for percentile, row in zip(PERCENTILES, np.percentile(values, PERCENTILES, axis=0), strict=True)
+        },
     )
+
+
+def _percentiles(values: npt.NDArray[Any]) -> dict[str, float]:
+    found = np.percentile(values, PERCENTILES)
+    return {str(percentile): float(value) for percentile, value in zip(PERCENTILES, found, strict=True)}
 
 
 def _triple(function: Callable[..., Any], values: Any) -> Triple:

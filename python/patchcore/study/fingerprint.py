@@ -7,22 +7,24 @@ mm³.
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from patchcore.config.plan import explain
-from patchcore.errors import StudyError
-from patchcore.files import finite, read_json, write_json_atomic
+from patchcore.errors import SchemaVersionError, StudyError
+from patchcore.files import read_json, write_atomic
 from patchcore.types import IntTriple, Triple
 
 __all__ = [
     "FINGERPRINT_SCHEMA",
+    "PERCENTILES",
     "SIZE_BIN_EDGES_MM",
     "AxisSummary",
+    "Burden",
     "CaseFingerprint",
+    "CountSummary",
     "Fingerprint",
     "HuFingerprint",
     "HuSummary",
@@ -33,7 +35,10 @@ __all__ = [
     "write_fingerprint",
 ]
 
-FINGERPRINT_SCHEMA = 1
+FINGERPRINT_SCHEMA = 2
+
+PERCENTILES = (1, 5, 10, 25, 75, 90, 95, 99)
+"""Percentiles of every distribution here but HU; the median has its own name."""
 
 SIZE_BIN_EDGES_MM = (5.0, 10.0, 20.0)
 """Lesion-size bins by equivalent diameter: < 5, 5–10, 10–20, ≥ 20 mm."""
@@ -44,7 +49,7 @@ class _Model(BaseModel):
 
 
 class VolumeSummary(_Model):
-    """A distribution of lesion volumes, mm³."""
+    """A distribution of volumes, mm³: of lesions, or of all lesions of a case or a patient together."""
 
     mean_mm3: float
     median_mm3: float
@@ -52,7 +57,32 @@ class VolumeSummary(_Model):
     std_mm3: float
     min_mm3: float
     max_mm3: float
-    percentiles_mm3: dict[str, float] = Field(description="by percentile: 5, 25, 75, 95")
+    percentiles_mm3: dict[str, float] = Field(description="by percentile: 1, 5, 10, 25, 75, 90, 95, 99")
+
+
+class CountSummary(_Model):
+    """A distribution of lesions counted per case or per patient."""
+
+    mean: float
+    median: float
+    min: int
+    max: int
+    percentiles: dict[str, float] = Field(description="by percentile: 1, 5, 10, 25, 75, 90, 95, 99")
+
+
+class Burden(_Model):
+    """Lesion volume and lesion count of every case, or every patient, that has at least one lesion of a label.
+
+    Cases and patients without one are not in it: a mean burden is one of those affected. How many there are
+    follows from the cohort's ``case_count`` and ``patient_count``. A patient's burden is the sum over his or her
+    cases.
+    """
+
+    names: tuple[str, ...] = Field(description="case ids or patients, ascending")
+    volumes_mm3: tuple[float, ...] = Field(description="total lesion volume of each")
+    lesion_counts: tuple[int, ...] = Field(description="lesions of each")
+    volume: VolumeSummary
+    lesions: CountSummary
 
 
 class LabelFingerprint(_Model):
@@ -69,6 +99,8 @@ class LabelFingerprint(_Model):
         description="lesions of an equivalent diameter < 5, 5–10, 10–20, ≥ 20 mm"
     )
     median_extent_mm: Triple = Field(description="median size of a lesion's bounding box per canonical axis")
+    burden_per_case: Burden | None = Field(default=None, description="null where there is no lesion")
+    burden_per_patient: Burden | None = Field(default=None, description="null where there is no lesion")
 
 
 class LesionFingerprint(_Model):
@@ -100,6 +132,9 @@ class AxisSummary(_Model):
     mean: Triple
     min: Triple
     max: Triple
+    percentiles: dict[str, Triple] = Field(
+        default_factory=dict, description="per axis, by percentile: 1, 5, 10, 25, 75, 90, 95, 99"
+    )
 
 
 class HuSummary(_Model):
@@ -133,9 +168,9 @@ class HuFingerprint(_Model):
 
 
 class Fingerprint(_Model):
-    """``fingerprint.json``."""
+    """``fingerprint.json``: the accepted cases; those kept for testing are only counted."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     fingerprint_hash: str = Field(default="", description="sha256 of all the rest; the same data, the same hash")
     dataset: str = Field(description="name of the data set's folder")
     layout: str = Field(description="recognised layout")
@@ -146,14 +181,19 @@ class Fingerprint(_Model):
     lesion_label: int | None = Field(description="the label that is planned for; null where it could not be told")
     lesion_label_reason: str
     case_count: int = Field(description="accepted cases")
+    test_count: int = Field(default=0, description="cases kept for testing; nothing here is measured on them")
+    held_count: int = Field(default=0, description="cases whose geometry awaits a decision; not measured either")
     quarantined_count: int
-    patient_count: int
+    patient_count: int = Field(description="patients of the accepted cases")
     speck_count: int = Field(description="components below min_volume_mm3, not counted as lesions")
     labels: tuple[LabelFingerprint, ...]
     spacing: AxisSummary | None = Field(description="mm per voxel; null where no case was accepted")
     shape: AxisSummary | None = Field(description="voxels; null where no case was accepted")
     extent_mm: AxisSummary | None = Field(description="shape times spacing; null where no case was accepted")
     hu: HuFingerprint | None = Field(description="null for label-only data sets and where there is no lesion")
+    segments_note: str = Field(
+        default="", description="where segments of a DICOM SEG and connected components disagree; else empty"
+    )
     cases: tuple[CaseFingerprint, ...]
 
     def label(self, label: int) -> LabelFingerprint | None:
@@ -162,9 +202,14 @@ class Fingerprint(_Model):
 
     def with_hash(self) -> Fingerprint:
         """Return the same fingerprint with `fingerprint_hash` filled in."""
-        content = self.model_dump(mode="json", exclude={"fingerprint_hash"})
-        text = json.dumps(finite(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return self.model_copy(update={"fingerprint_hash": hashlib.sha256(text.encode()).hexdigest()})
+        content = self.model_dump_json(exclude={"fingerprint_hash"})
+        return self.model_copy(update={"fingerprint_hash": hashlib.sha256(content.encode()).hexdigest()})
+
+    def _repr_html_(self) -> str:
+        """Return the view that Jupyter shows."""
+        from patchcore.html_view import fingerprint_html
+
+        return fingerprint_html(self)
 
 
 def read_fingerprint(path: Path) -> Fingerprint:
@@ -172,15 +217,24 @@ def read_fingerprint(path: Path) -> Fingerprint:
 
     Raises:
         StudyError: It is missing or not a fingerprint.
-        SchemaVersionError: A newer patchcore wrote it.
+        SchemaVersionError: A newer patchcore wrote it, or an older one that measured less.
     """
     remedy = "measure the data set with patchcore analyze"
     try:
         data: Any = read_json(path, schema=FINGERPRINT_SCHEMA)
     except FileNotFoundError:
         raise StudyError("the study has no fingerprint yet", path=path, remedy=remedy) from None
+    version = data["schema_version"]
+    if version < FINGERPRINT_SCHEMA:
+        raise SchemaVersionError(
+            f"schema version {version} is of an older patchcore; this one needs {FINGERPRINT_SCHEMA}",
+            path=path,
+            found=version,
+            expected=FINGERPRINT_SCHEMA,
+            remedy="measure again with patchcore analyze",
+        )
     try:
-        return Fingerprint.model_validate_json(json.dumps(data))
+        return Fingerprint.model_validate(data)
     except ValidationError as error:
         raise StudyError(f"no fingerprint: {explain(error)}", path=path, remedy=remedy) from None
 
@@ -188,5 +242,6 @@ def read_fingerprint(path: Path) -> Fingerprint:
 def write_fingerprint(path: Path, fingerprint: Fingerprint) -> Fingerprint:
     """Write ``fingerprint.json`` whole or not at all, and return it with its hash."""
     hashed = fingerprint.with_hash()
-    write_json_atomic(path, hashed.model_dump(mode="json"))
+    # Written by pydantic and not by json: many lesions make it large, and this is ten times as fast.
+    write_atomic(path, hashed.model_dump_json(indent=2) + "\n")
     return hashed

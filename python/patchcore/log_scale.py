@@ -1,0 +1,65 @@
+"""Bins and ticks of a logarithmic axis, for figures, notebooks and whatever else draws lesion volumes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from patchcore.types import Float64Array
+
+__all__ = ["log_bins", "log_ticks", "plain_number"]
+
+
+def log_bins(values: Float64Array, marks: Sequence[float] = ()) -> Float64Array:
+    """Return bin edges that are even in log scale and reach a little beyond all values and all marks.
+
+    The bins are as wide as Freedman and Diaconis's rule makes them for the logarithms, but a third of an
+    octave at the least and an octave at the most, so that few values do not look like a distribution and many
+    do not blur.
+
+    Args:
+        values: Shape (N,), N ≥ 1, positive.
+        marks: What else must be in sight, in the same unit.
+
+    Returns:
+        Ascending edges, shape (B + 1,), B ≥ 1.
+
+    Example:
+        >>> log_bins(np.array([3.0, 5.0])).round(2).tolist()
+        [2.0, 4.0, 8.0]
+    """
+    logs = np.log10(values)
+    spread = float(np.subtract(*np.percentile(logs, [75, 25])))
+    width = min(max(2 * spread / len(logs) ** (1 / 3), math.log10(2) / 3), math.log10(2))
+    shown = [float(logs.min()), float(logs.max()), *(math.log10(mark) for mark in marks)]
+    # Edges lie on one grid whatever is shown, so that a value more does not shift every bar.
+    first, last = math.floor((min(shown) - 0.12) / width), math.ceil((max(shown) + 0.12) / width)
+    return np.asarray(10.0 ** (np.arange(first, last + 1) * width), dtype=np.float64)
+
+
+def log_ticks(low: float, high: float) -> tuple[list[float], list[float]]:
+    """Return labelled and unlabelled ticks between two positive numbers: 1, 2, 5 over few decades, else decades.
+
+    Example:
+        >>> log_ticks(0.8, 60)[0]
+        [1.0, 2.0, 5.0, 10.0, 20.0, 50.0]
+    """
+    decades = math.log10(high / low)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    digits = range(1, 10) if decades < 0.7 else (1, 2, 5) if decades < 2.5 else (1,)
+    step = 1 if decades < 9 else 2
+    major = [float(f"{n}e{p}") for p in powers if p % step == 0 for n in digits if low <= float(f"{n}e{p}") <= high]
+    minor = [float(f"{n}e{p}") for p in powers for n in range(1, 10)] if decades < 9 else []
+    return major, [value for value in minor if low <= value <= high and value not in major]
+
+
+def plain_number(value: float) -> str:
+    """Return a tick's label.
+
+    Example:
+        >>> plain_number(0.001), plain_number(20.0), plain_number(10000.0), plain_number(1e-6)
+        ('0.001', '20', '10,000', '1e-06')
+    """
+    return f"{value:,.0f}" if 1 <= value < 1e7 else f"{value:g}"
