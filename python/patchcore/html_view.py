@@ -24,10 +24,10 @@ __all__ = ["fingerprint_html", "plan_html"]
 _BARS, _CANDIDATE, _IDEAL = "#6b9bd2", "#4a86c8", "#d9534f"
 _LISTED = 20
 _STYLE = """<style>
-.patchcore {color: inherit; max-width: 60em; line-height: 1.4}
+.patchcore {color: inherit; max-width: 60em; line-height: 1.4; overflow-x: auto}
 .patchcore table {border-collapse: collapse; margin: .4em 0 1em 0; color: inherit; background: none}
 .patchcore tr, .patchcore tr:nth-child(even) {background: none}
-.patchcore th, .patchcore td {padding: .15em .7em; text-align: right; border: 0; white-space: nowrap; color: inherit}
+.patchcore th, .patchcore td {padding: .15em .55em; text-align: right; border: 0; white-space: nowrap; color: inherit}
 .patchcore th:first-child, .patchcore td:first-child {text-align: left; padding-left: 0}
 .patchcore thead th {border-bottom: 1px solid currentColor; font-weight: 600}
 .patchcore tr.chosen td {font-weight: 700}

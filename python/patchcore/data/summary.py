@@ -2,60 +2,124 @@
 
 from __future__ import annotations
 
+import io
 import shlex
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from patchcore.data.analysis import Analysis
-from patchcore.study.cases import CaseRecord
-from patchcore.study.fingerprint import AxisSummary, Fingerprint, HuSummary, LabelFingerprint
+from patchcore.data.figure import figure_paths
+from patchcore.data.summary_findings import Command, show_findings
+from patchcore.planning.explain import format_volume
+from patchcore.study.cases import CaseStatus
 
-__all__ = ["print_summary", "summary_json"]
+if TYPE_CHECKING:
+    from patchcore.data.analysis import Analysis
+    from patchcore.study.fingerprint import AxisSummary, Fingerprint, HuSummary, LabelFingerprint, VolumeSummary
+
+__all__ = ["print_summary", "summary_json", "summary_text"]
 
 _LISTED = 20
 _BINS = ("< 5 mm", "5–10 mm", "10–20 mm", "≥ 20 mm")
+_STATUSES: dict[CaseStatus, str] = {
+    "accepted": "accepted",
+    "test": "kept for testing",
+    "held": "held",
+    "quarantined": "quarantined",
+    "excluded": "excluded",
+}
 
 
 def summary_json(analysis: Analysis) -> dict[str, Any]:
     """Return what was found as plain data; the fingerprint without its cases, which its file holds."""
     fingerprint = analysis.fingerprint
+    statuses = Counter(record.status for record in analysis.records)
+    figures = [str(path) for path in figure_paths(analysis.study)]
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "study": str(analysis.study.path),
         "dataset": str(analysis.study.dataset_root),
         "layout": {"name": analysis.layout.name, "reason": analysis.layout.reason},
         "grouping": analysis.grouping.description,
-        "accepted": sum(record.accepted for record in analysis.records),
+        **{status: statuses[status] for status in ("accepted", "test")},
         "excluded": [record.case_id for record in analysis.records if record.status == "excluded"],
-        "quarantined": [
-            {"case_id": record.case_id, "reason": record.reason, "remedy": record.remedy}
-            for record in analysis.quarantined
+        **{
+            status: [
+                {"case_id": record.case_id, "reason": record.reason, "remedy": record.remedy}
+                for record in analysis.records
+                if record.status == status
+            ]
+            for status in ("held", "quarantined")
+        },
+        "findings": [
+            {"case_id": record.case_id, **finding.model_dump(mode="json")}
+            for record in analysis.records
+            for finding in record.findings
         ],
-        "figure": None if analysis.figure is None else str(analysis.figure),
+        "figure": figures[0] if figures else None,
+        "figures": figures,
         "reused": analysis.reused_count,
         "fingerprint": None if fingerprint is None else fingerprint.model_dump(mode="json", exclude={"cases"}),
     }
 
 
 def print_summary(analysis: Analysis, console: Console) -> None:
-    """Print what was found: layout, cases with their reasons, lesions, geometry, HU, and what to do next.
+    """Print what was found: layout, cases, lesions, burden, geometry, HU, findings, and what to do next.
 
-    Text that comes from files is shown as it is; no markup in it is interpreted.
+    Text that comes from files is shown as it is; no markup in it is interpreted. Commands are not wrapped, so
+    that they can be copied.
     """
-    counts = dict.fromkeys(("accepted", "quarantined", "excluded"), 0)
-    for record in analysis.records:
-        counts[record.status] += 1
+    for part in _parts(analysis):
+        if isinstance(part, Command):
+            console.print(part.text, soft_wrap=True)
+        else:
+            console.print(part, markup=False, highlight=False)
+
+
+def summary_text(analysis: Analysis, width: int = 80) -> str:
+    """Return what :func:`print_summary` prints, as plain text of `width` columns."""
+    out = io.StringIO()
+    print_summary(
+        analysis, Console(file=out, width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    )
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _parts(analysis: Analysis) -> Iterator[RenderableType | Command]:
+    fingerprint = analysis.fingerprint
+    yield _facts(analysis)
+    if fingerprint is not None:
+        yield from _lesions(fingerprint)
+    yield from show_findings(analysis.records, dataset=analysis.study.dataset_root, study=analysis.study.path)
+    study = analysis.study.path
+    yield Text()
+    if fingerprint is None:
+        yield Text("No case was accepted: there is nothing to plan from.", style="bold")
+        return
+    written = ["fingerprint.json", "lesions.csv", "cases.jsonl"]
+    figures = figure_paths(analysis.study)
+    if not figures:
+        yield Text("No figures: they need matplotlib (pip install 'patchcore[figures]')")
+    else:
+        kinds = sorted({path.suffix[1:] for path in figures})
+        written += [f"figures/{name}.{{{','.join(kinds)}}}" for name in dict.fromkeys(path.stem for path in figures)]
+    yield Text(f"Written to {study}: {', '.join(written)}")
+    yield Command(Text.assemble("Next: ", (f"patchcore plan {shlex.quote(str(study))}", "bold")))
+
+
+def _facts(analysis: Analysis) -> Table:
+    counts = Counter(record.status for record in analysis.records)
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     facts.add_row("Layout", Text(f"{analysis.layout.name}: {analysis.layout.reason}"))
-    parts = [f"{number} {status}" for status, number in counts.items() if number or status == "accepted"]
+    parts = [f"{counts[key]} {word}" for key, word in _STATUSES.items() if counts[key] or key == "accepted"]
     if analysis.reused_count:
         parts.append(f"{analysis.reused_count} unchanged, not measured again")
     facts.add_row("Cases", Text(", ".join(parts)))
@@ -64,36 +128,26 @@ def print_summary(analysis: Analysis, console: Console) -> None:
     kept = _decisions(analysis)
     if kept:
         facts.add_row("Decisions", Text(kept))
-    fingerprint = analysis.fingerprint
-    if fingerprint is not None:
-        _add_cohort(facts, fingerprint)
-    console.print(facts)
-    if fingerprint is not None:
-        _print_lesions(console, fingerprint)
-    if analysis.quarantined:
-        _print_quarantined(console, analysis.quarantined)
-    study = analysis.study.path
-    if fingerprint is None:
-        console.print("\nNo case was accepted: there is nothing to plan from.", style="bold")
-    else:
-        written = ["fingerprint.json", "lesions.csv", "cases.jsonl"]
-        if analysis.figure is None and any(case.lesions for case in fingerprint.cases):
-            console.print("\nNo figure: it needs matplotlib (pip install 'patchcore[figures]')")
-        elif analysis.figure is not None:
-            written.append(str(analysis.figure.relative_to(study)))
-        console.print(Text(f"\nWritten to {study}: {', '.join(written)}"))
-        command = f"patchcore plan {shlex.quote(str(study))}"
-        console.print(Text.assemble("Next: ", (command, "bold")), soft_wrap=True)
+    if analysis.fingerprint is not None:
+        _add_cohort(facts, analysis.fingerprint)
+    return facts
 
 
 def _decisions(analysis: Analysis) -> str:
     """Return what was decided, now or before: it holds until decided otherwise."""
     parts = []
     for name, value in analysis.study.decisions().items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        if isinstance(value, dict):
+            shown = ", ".join(f"{key}={_joined(item)}" for key, item in value.items())
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         if shown:
             parts.append(f"{name.replace('_', '-')} {shown}")
     return "; ".join(parts)
+
+
+def _joined(value: Any) -> str:
+    return ",".join(f"{item:g}" for item in value) if isinstance(value, list | tuple) else str(value)
 
 
 def _add_cohort(facts: Table, fingerprint: Fingerprint) -> None:
@@ -110,6 +164,8 @@ def _add_cohort(facts: Table, fingerprint: Fingerprint) -> None:
         facts.add_row(f"HU within {fingerprint.hu.dilation_mm:g} mm", _hu(fingerprint.hu.around))
     elif any(case.lesions for case in fingerprint.cases):
         facts.add_row("HU", Text("none: there are no images"))
+    if fingerprint.segments_note:
+        facts.add_row("Segments", Text(fingerprint.segments_note))
 
 
 def _axes(axes: AxisSummary, unit: str, digits: int) -> Text:
@@ -119,6 +175,8 @@ def _axes(axes: AxisSummary, unit: str, digits: int) -> Text:
     text = f"median {times(axes.median)} {unit} (x × y × z)"
     if axes.min != axes.max:
         text += f"\nfrom {times(axes.min)} to {times(axes.max)}"
+        if "5" in axes.percentiles and "95" in axes.percentiles:
+            text += f"\n5 to 95 %: {times(axes.percentiles['5'])} to {times(axes.percentiles['95'])}"
     return Text(text)
 
 
@@ -127,30 +185,69 @@ def _hu(hu: HuSummary) -> Text:
     return Text(f"0.5 % {low:.0f}, median {median:.0f}, 99.5 % {high:.0f}; mean {hu.mean:.0f} ± {hu.std:.0f}")
 
 
-def _print_lesions(console: Console, fingerprint: Fingerprint) -> None:
+def _lesions(fingerprint: Fingerprint) -> Iterator[RenderableType]:
     shown = sorted(fingerprint.labels, key=lambda item: (item.label != fingerprint.lesion_label, item.label))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("Label")
-    for heading in ("Lesions", "Cases", "Mean", "Median", "Geo.mean", "Largest", "At border"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = _table("Label", ("Lesions", "Cases", "Mean", "Median", "Geo.mean", "Largest", "At border"))
     for item in shown[:_LISTED]:
         table.add_row(*_label_row(item))
-    console.print(table)
+    yield Text()
+    yield table
     if len(shown) > _LISTED:
-        console.print(f"and {len(shown) - _LISTED} more labels in fingerprint.json")
+        yield Text(f"and {len(shown) - _LISTED} more labels in fingerprint.json")
     target = next((item for item in shown if item.label == fingerprint.lesion_label), None)
-    if target is not None and target.lesion_count:
-        most = max(target.size_bins)
-        sizes = Table.grid(padding=(0, 2))
-        sizes.add_column(justify="right", no_wrap=True)
-        sizes.add_column(justify="right", no_wrap=True)
-        sizes.add_column(no_wrap=True)
-        for name, count in zip(_BINS, target.size_bins, strict=True):
-            sizes.add_row(name, str(count), "█" * round(30 * count / most))
-        console.print("Lesions by equivalent diameter", style="bold")
-        console.print(Padding(sizes, (0, 0, 0, 2)))
+    if target is not None and target.volume is not None:
+        yield Text("\nLesions by equivalent diameter", style="bold")
+        yield Padding(_bars(target), (0, 0, 0, 2))
+        yield Text()
+        yield _percentiles(target)
+        yield Text("Per case and per patient: of those with a lesion", style="dim")
     if fingerprint.speck_count:
-        console.print(f"{fingerprint.speck_count} components below {fingerprint.min_volume_mm3:g} mm³ are not counted")
+        yield Text(f"{fingerprint.speck_count} components below {fingerprint.min_volume_mm3:g} mm³ are not counted")
+
+
+def _bars(target: LabelFingerprint) -> Table:
+    most = max(target.size_bins)
+    sizes = Table.grid(padding=(0, 2))
+    sizes.add_column(justify="right", no_wrap=True)
+    sizes.add_column(justify="right", no_wrap=True)
+    sizes.add_column(no_wrap=True)
+    for name, count in zip(_BINS, target.size_bins, strict=True):
+        sizes.add_row(name, str(count), "█" * round(30 * count / most))
+    return sizes
+
+
+def _percentiles(target: LabelFingerprint) -> Table:
+    """Show how lesions, cases and patients spread; of cases and patients only those with a lesion."""
+    table = _table("Volumes in mL", ("Mean", "5 %", "25 %", "Median", "75 %", "95 %", "Largest"))
+
+    def volumes(name: str, of: VolumeSummary | None) -> None:
+        if of is not None:
+            low, first, third, high = (of.percentiles_mm3[p] for p in ("5", "25", "75", "95"))
+            row = (of.mean_mm3, low, first, of.median_mm3, third, high, of.max_mm3)
+            table.add_row(name, *(_number(value / 1000) for value in row))
+
+    volumes("volume of a lesion", target.volume)
+    for who, burden in (("case", target.burden_per_case), ("patient", target.burden_per_patient)):
+        # Where each case is its own patient, the patients' rows would say the same again.
+        if burden is not None and (who == "case" or len(burden.names) != target.case_count):
+            volumes(f"volume per {who}", burden.volume)
+            of = burden.lesions
+            low, first, third, high = (of.percentiles[p] for p in ("5", "25", "75", "95"))
+            row = (of.mean, low, first, of.median, third, high, of.max)
+            table.add_row(f"lesions per {who}", *(_number(value) for value in row))
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _table(first: str, headings: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    table.add_column(first)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def _label_row(item: LabelFingerprint) -> list[Text]:
@@ -161,22 +258,6 @@ def _label_row(item: LabelFingerprint) -> list[Text]:
     else:
         volume = item.volume
         figures = (volume.mean_mm3, volume.median_mm3, volume.geometric_mean_mm3, volume.max_mm3)
-        cells += [_volume(value) for value in figures]
+        cells += [format_volume(value) for value in figures]
     cells.append(f"{item.border_share:.0%}")
     return [Text(cell) for cell in cells]
-
-
-def _volume(mm3: float) -> str:
-    if mm3 < 1000:
-        return f"{mm3:.3g} mm³"
-    return f"{mm3 / 1000:.3g} mL" if mm3 < 1e6 else f"{mm3 / 1000:.0f} mL"
-
-
-def _print_quarantined(console: Console, quarantined: Sequence[CaseRecord]) -> None:
-    console.print(f"\nQuarantined: {len(quarantined)}", style="bold")
-    for record in quarantined[:_LISTED]:
-        console.print(Text.assemble((record.case_id, "bold"), f": {record.reason or ''}"))
-        if record.remedy:
-            console.print(Padding(Text(f"→ {record.remedy}"), (0, 0, 0, 2)))
-    if len(quarantined) > _LISTED:
-        console.print(f"and {len(quarantined) - _LISTED} more in cases.jsonl")
