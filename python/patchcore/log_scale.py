@@ -28,7 +28,7 @@ def log_bins(values: Float64Array, marks: Sequence[float] = ()) -> Float64Array:
 
     Example:
         >>> log_bins(np.array([3.0, 5.0])).round(2).tolist()
-        [2.0, 4.0, 8.0]
+        [2.25, 3.37, 5.06, 7.59]
     """
     logs = np.log10(values)
     spread = float(np.subtract(*np.percentile(logs, [75, 25])))
@@ -42,13 +42,17 @@ def log_bins(values: Float64Array, marks: Sequence[float] = ()) -> Float64Array:
 def log_ticks(low: float, high: float) -> tuple[list[float], list[float]]:
     """Return labelled and unlabelled ticks between two positive numbers: 1, 2, 5 over few decades, else decades.
 
+    There is at least one label where `high` is half as much again as `low`.
+
     Example:
         >>> log_ticks(0.8, 60)[0]
         [1.0, 2.0, 5.0, 10.0, 20.0, 50.0]
     """
     decades = math.log10(high / low)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    digits = range(1, 10) if decades < 0.7 else (1, 2, 5) if decades < 2.5 else (1,)
+    digits: Sequence[float] = (1, 2, 5) if decades < 2.5 else (1,)
+    if decades < 0.7:
+        digits = [n / 2 for n in range(2, 20)] if decades < 0.35 else range(1, 10)
     step = 1 if decades < 9 else 2
     major = [float(f"{n}e{p}") for p in powers if p % step == 0 for n in digits if low <= float(f"{n}e{p}") <= high]
     minor = [float(f"{n}e{p}") for p in powers for n in range(1, 10)] if decades < 9 else []
@@ -62,4 +66,4 @@ def plain_number(value: float) -> str:
         >>> plain_number(0.001), plain_number(20.0), plain_number(10000.0), plain_number(1e-6)
         ('0.001', '20', '10,000', '1e-06')
     """
-    return f"{value:,.0f}" if 1 <= value < 1e7 else f"{value:g}"
+    return f"{value:,.0f}" if 1 <= value < 1e7 and value == round(value) else f"{value:g}"
