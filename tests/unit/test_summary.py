@@ -70,7 +70,9 @@ def test_cases_that_are_their_own_patients_are_not_listed_twice(tmp_path: Path) 
 def test_held_cases_come_with_commands_that_can_be_typed(tmp_path: Path) -> None:
     odd = finding("unit-spacing", message="1 mm all around", remedy="say the spacing with --spacing")
     held = [record(f"h{i}_a b", "held", odd) for i in range(7)]
-    held.append(record("tilted", "held", finding("shear", remedy="patchcore analyze DATASET STUDY --accept …")))
+    held.append(
+        record("tilted", "held", finding("sheared-affine", remedy="patchcore analyze DATASET STUDY --accept …"))
+    )
     done = analysis(tmp_path, *held)
     shown = summary_text(done)
     assert "8 held" in shown
@@ -80,7 +82,7 @@ def test_held_cases_come_with_commands_that_can_be_typed(tmp_path: Path) -> None
     assert commands(shown) == [
         *expected,
         [*start, "--accept", "all:unit-spacing"],
-        [*start, "--accept", "tilted:shear"],
+        [*start, "--accept", "tilted:sheared-affine"],
     ]
 
 
@@ -91,14 +93,14 @@ def test_quarantined_decided_and_warned_are_told_apart(tmp_path: Path) -> None:
             record("q_1", "quarantined", reason="x.nii: ends early", remedy="replace the file"),
             record("t_1", "test", finding("empty-label", "warning", "has no label")),
             record("w_1", "accepted", finding("empty-label", "warning", "has no label")),
-            record("d_1", "accepted", finding("shear", decided=True)),
+            record("d_1", "accepted", finding("sheared-affine", decided=True)),
             record("e_1", "excluded", finding("empty-label", "warning", "has no label")),
         )
     )
     assert "4 accepted, 1 kept for testing, 1 quarantined, 1 excluded" in shown
     assert "q_1: x.nii: ends early\n  → replace the file" in shown
     assert "Warnings: 2\nempty-label in 2 cases (t_1, w_1); t_1: has no label" in shown
-    assert "Decided: 1\nshear in d_1: is odd" in shown
+    assert "Decided: 1\nsheared-affine in d_1: is odd" in shown
     assert commands(shown) == []
 
 
@@ -128,12 +130,12 @@ def test_without_accepted_cases_nothing_can_be_planned(tmp_path: Path) -> None:
 
 
 def test_json_says_the_same_to_programs(tmp_path: Path) -> None:
-    done = analysis(tmp_path, record("h_1", "held", finding("shear"), reason="tilted", remedy="accept it"))
+    done = analysis(tmp_path, record("h_1", "held", finding("sheared-affine"), reason="tilted", remedy="accept it"))
     found = json.loads(json.dumps(summary_json(done), allow_nan=False))
     assert (found["accepted"], found["test"], found["quarantined"], found["excluded"]) == (2, 0, [], [])
     assert found["held"] == [{"case_id": "h_1", "reason": "tilted", "remedy": "accept it"}]
     assert [(item["case_id"], item["check"], item["level"]) for item in found["findings"]] == [
-        ("h_1", "shear", "geometry")
+        ("h_1", "sheared-affine", "geometry")
     ]
     assert found["fingerprint"]["labels"][0]["burden_per_patient"]["names"] == ["p1"]
     assert "cases" not in found["fingerprint"]

@@ -58,6 +58,8 @@ def _held(records: Sequence[CaseRecord], typed: str) -> Iterator[RenderableType 
     """Show held cases by what holds them, with the commands that correct or accept it."""
     if not records:
         return
+    from patchcore.data.checks.registry import CHECKS
+
     yield Text(f"\nHeld: {len(records)}, not measured until you have decided on their geometry", style="bold")
     for check, holders in _by_check(records, "geometry", decided=False).items():
         yield _group(check, holders)
@@ -66,7 +68,7 @@ def _held(records: Sequence[CaseRecord], typed: str) -> Iterator[RenderableType 
         if remedy and "patchcore analyze" not in remedy:
             yield Padding(Text(f"→ {remedy}"), (0, 0, 0, 2))
         # A spacing is one case's own; accepting is said once where it holds for all of them.
-        if "--spacing" in remedy or "spacing" in check:
+        if check in CHECKS and CHECKS[check].cured_by_spacing:
             for record, _ in holders[:_COMMANDS]:
                 yield _command(f"{typed} --spacing {shlex.quote(f'{record.case_id}=A,B,C')}")
             if len(holders) > _COMMANDS:

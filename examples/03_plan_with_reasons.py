@@ -1,0 +1,48 @@
+"""Choose the ViT patch size for two cohorts, large lesions and small, and see what speaks for it.
+
+    python examples/03_plan_with_reasons.py
+
+Both cohorts are phantoms made on the fly, after the paper's two: pre-train on large lesions, fine-tune on small.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import patchcore as pc
+from patchcore.data.phantoms import make_phantoms
+
+
+def main(folder: Path) -> None:
+    for preset in ("large", "small"):
+        dataset = make_phantoms(
+            folder / preset, preset=preset, cases=6, seed=1, shape=(80, 80, 56), spacing=(3.0, 3.0, 4.0)
+        )
+        study = pc.analyze(dataset, folder / f"{preset} study")
+
+        # The edge of the cube that has the mean lesion's volume, in voxels, and the candidate nearest to it.
+        plan = pc.plan_patch_size(study)
+        print(f"== {preset} lesions: patch size {plan.patch_size}, window {plan.window_size}\n{plan.reason}")
+        for warning in plan.target.warnings:
+            print(f"  be wary: {warning}")
+
+        # What each candidate would cost, and how many lesions it would swallow whole.
+        for candidate in plan.target.candidates:
+            print(
+                f"  {candidate.patch_size}: {candidate.tokens} tokens a window, "
+                f"{candidate.smaller_lesions_share:.0%} of the lesions are smaller than one patch"
+            )
+
+        # The mean is one way to sum lesions up; the others stand beside it.
+        for outcome in plan.target.rules:
+            print(f"  rule {outcome.rule}: p* {max(outcome.edge):.1f} voxels → {outcome.patch_size}")
+
+        # At another spacing the same lesions hold another number of voxels.
+        fine = pc.plan_patch_size(study, spacing=(1.5, 1.5, 2.0))
+        print(f"  at half the spacing: p* {fine.target.ideal_edge:.1f} voxels → {fine.patch_size}\n")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        main(Path(temporary))

@@ -1,0 +1,46 @@
+"""Every numbered example runs as a user would run it, and says what its numbers are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+
+def run(name: str, *arguments: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / name, *arguments],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list(folder.iterdir()) == [], "an example leaves nothing behind"
+    return done.stdout
+
+
+def test_measuring_a_cohort(tmp_path: Path) -> None:
+    shown = run("02_measure_a_cohort.py", folder=tmp_path)
+    assert shown.count(": accepted, ") == 6
+    for words in ("median spacing", "in the median patient", "largest lesion:", "lesion_volumes.svg"):
+        assert words in shown
+
+
+@pytest.mark.skipif(not (SHARED / "sts").is_dir(), reason="needs the shared data")
+def test_measuring_a_real_cohort(tmp_path: Path) -> None:
+    shown = run("02_measure_a_cohort.py", str(SHARED / "sts"), folder=tmp_path)
+    assert "8 lesions, mean 48" in shown
+
+
+def test_planning_with_reasons(tmp_path: Path) -> None:
+    shown = run("03_plan_with_reasons.py", folder=tmp_path)
+    large, small = shown.split("== small")
+    for part in (large, small):
+        assert "patch size (" in part
+        assert part.count("of the lesions are smaller than one patch") == 4
+        assert part.count("  rule ") == 4
+    edge = [float(part.split("at half the spacing: p* ")[1].split()[0]) for part in (large, small)]
+    assert edge[0] > edge[1], "larger lesions, larger patches"
