@@ -1,4 +1,4 @@
-"""What Jupyter shows of a fingerprint and of a plan: self-contained HTML, for light and for dark pages.
+"""What Jupyter shows of a study, a fingerprint and a plan: self-contained HTML, for light and for dark pages.
 
 Every text that may come from a file is escaped. Colours are the page's own (``currentColor``) but for the
 marks of the drawings, which are light and dark enough for either ground.
@@ -7,25 +7,27 @@ marks of the drawings, which are light and dark enough for either ground.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from patchcore.errors import PatchcoreError
 from patchcore.log_scale import log_bins, log_ticks, plain_number
 
 if TYPE_CHECKING:
     from patchcore.config.plan import Plan, TargetPlan
-    from patchcore.study.fingerprint import Burden, Fingerprint, LabelFingerprint
+    from patchcore.study.fingerprint import Fingerprint, LabelFingerprint, VolumeSummary
+    from patchcore.study.study import Study
 
-__all__ = ["fingerprint_html", "plan_html"]
+__all__ = ["fingerprint_html", "plan_html", "study_html"]
 
 _BARS, _CANDIDATE, _IDEAL = "#6b9bd2", "#4a86c8", "#d9534f"
 _LISTED = 20
 _STYLE = """<style>
 .patchcore {color: inherit; max-width: 60em; line-height: 1.4; overflow-x: auto}
-.patchcore table {border-collapse: collapse; margin: .4em 0 1em 0; color: inherit; background: none}
+.patchcore table {border-collapse: collapse; margin: .4em 0 1em 0; font-size: .9em; color: inherit; background: none}
 .patchcore tr, .patchcore tr:nth-child(even) {background: none}
 .patchcore th, .patchcore td {padding: .15em .55em; text-align: right; border: 0; white-space: nowrap; color: inherit}
 .patchcore th:first-child, .patchcore td:first-child {text-align: left; padding-left: 0}
@@ -51,18 +53,7 @@ def fingerprint_html(fingerprint: Fingerprint) -> str:
     ]
     shown = sorted(f.labels, key=lambda item: (item.label != f.lesion_label, item.label))
     if shown:
-        heads = (
-            "Label",
-            "Lesions",
-            "Cases",
-            "Patients",
-            "Mean",
-            "Median",
-            "Geo. mean",
-            "5–95 %",
-            "Largest",
-            "At border",
-        )
+        heads = ("Label", "Lesions", "Cases", "Patients", "Mean", "Median", "Geo. mean", "Largest", "At border")
         parts.append(_table(heads, (_label_row(item) for item in shown[:_LISTED])))
         if len(shown) > _LISTED:
             parts.append(f"<p>and {len(shown) - _LISTED} more labels</p>")
@@ -70,7 +61,7 @@ def fingerprint_html(fingerprint: Fingerprint) -> str:
     if target is not None and target.volume is not None:
         volumes = [volume for case in f.cases for volume in case.volumes_mm3(target.label)]
         parts.append(f"<p>Volumes of {len(volumes)} lesions, {escape(target.name)}</p>{_histogram(volumes)}")
-        parts.append(_burden_table(target))
+        parts.append(_spread_table(target))
     if f.spacing is not None and f.shape is not None:
         rows = []
         for name, axes, digits in (("Spacing (mm)", f.spacing, 3), ("Shape (voxels)", f.shape, 4)):
@@ -100,6 +91,25 @@ def plan_html(plan: Plan) -> str:
     for target in plan.targets:
         parts += _target(target)
     return _wrap(parts)
+
+
+def study_html(study: Study) -> str:
+    """Return where a study lies, and its fingerprint and plan as far as there are any, as one piece of HTML.
+
+    What cannot be read, such as a plan that was edited into something impossible, is told and not raised.
+    """
+    where = f"<p>Study {escape(str(study.path))}<br/>of the data set {escape(str(study.dataset_root))}</p>"
+    parts = [_wrap([where])]
+    views: tuple[Callable[[], str], ...] = (
+        lambda: fingerprint_html(study.fingerprint()),
+        lambda: plan_html(study.plan()),
+    )
+    for view in views:
+        try:
+            parts.append(view())
+        except (PatchcoreError, OSError) as error:
+            parts.append(_wrap([f"<p>{escape(str(error))}</p>"]))
+    return "".join(parts)
 
 
 def _target(target: TargetPlan) -> list[str]:
@@ -146,30 +156,32 @@ def _label_row(item: LabelFingerprint) -> list[str]:
     volume = item.volume
     cells = [name, f"{item.lesion_count:,}", str(item.case_count), str(item.patient_count)]
     if volume is None:
-        cells += ["–"] * 5
+        cells += ["–"] * 4
     else:
-        reach = "–".join(_volume(volume.percentiles_mm3[p]) for p in ("5", "95") if p in volume.percentiles_mm3)
-        averages = (volume.mean_mm3, volume.median_mm3, volume.geometric_mean_mm3)
-        cells += [*(_volume(value) for value in averages), reach, _volume(volume.max_mm3)]
+        figures = (volume.mean_mm3, volume.median_mm3, volume.geometric_mean_mm3, volume.max_mm3)
+        cells += [_volume(value) for value in figures]
     return [*cells, f"{item.border_share:.0%}"]
 
 
-def _burden_table(target: LabelFingerprint) -> str:
+def _spread_table(target: LabelFingerprint) -> str:
+    """Show how lesions, cases and patients spread; of cases and patients only those with a lesion."""
     rows = []
+    if target.volume is not None:
+        rows.append(_spread("volume of a lesion", target.volume))
     for name, burden in (("case", target.burden_per_case), ("patient", target.burden_per_patient)):
         if burden is not None:
-            rows += _burden_rows(name, burden)
-    return _table(("Burden of those with a lesion", "Mean", "Median", "5 %", "95 %", "Largest"), rows) if rows else ""
+            of = burden.lesions
+            counts = (of.mean, *(of.percentiles[p] for p in ("5", "25")), of.median, of.percentiles["75"])
+            rows.append(_spread(f"volume per {name}", burden.volume))
+            rows.append([f"lesions per {name}", *(f"{n:.3g}" for n in (*counts, of.percentiles["95"], of.max))])
+    heads = ("Of those with a lesion", "Mean", "5 %", "25 %", "Median", "75 %", "95 %", "Largest")
+    return _table(heads, rows)
 
 
-def _burden_rows(name: str, burden: Burden) -> list[list[str]]:
-    volume, lesions = burden.volume, burden.lesions
-    volumes = (volume.mean_mm3, volume.median_mm3, volume.percentiles_mm3["5"], volume.percentiles_mm3["95"])
-    counts = (lesions.mean, lesions.median, lesions.percentiles["5"], lesions.percentiles["95"], lesions.max)
-    return [
-        [f"volume per {name}", *(_volume(value) for value in (*volumes, volume.max_mm3))],
-        [f"lesions per {name}", *(f"{value:.3g}" for value in counts)],
-    ]
+def _spread(name: str, of: VolumeSummary) -> list[str]:
+    low, first, third, high = (of.percentiles_mm3.get(p, math.nan) for p in ("5", "25", "75", "95"))
+    values = (of.mean_mm3, low, first, of.median_mm3, third, high, of.max_mm3)
+    return [name, *(_volume(value) for value in values)]
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], chosen: Sequence[bool] = ()) -> str:

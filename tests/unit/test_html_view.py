@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -13,6 +14,7 @@ from test_fingerprint import build, measures
 
 from patchcore.planning import plan_from_samples
 from patchcore.planning.samples import CaseSample, LesionSample
+from patchcore.study import Study
 
 EVIL = "<script>alert('x')</script>&\"</td>"
 
@@ -84,6 +86,30 @@ def test_a_plan_escapes_the_label_name() -> None:
     html = plan(label_name=EVIL)._repr_html_()
     assert "<script" not in html
     assert EVIL in text_of(html)
+
+
+def test_a_study_shows_what_there_is(tmp_path: Path) -> None:
+    study = Study.create(tmp_path / "a <b>", tmp_path / "data")
+    text = text_of(study._repr_html_())
+    assert "a <b>" in text
+    assert "no fingerprint yet" in text
+    assert "no plan yet" in text
+    study.write_fingerprint(build(measures()))
+    study.write_plan(plan())
+    text = text_of(study._repr_html_())
+    assert "1 tumour" in text
+    assert "Patch size" in text
+    study.plan_path.write_text("{}")
+    text = text_of(study._repr_html_())
+    assert "1 tumour" in text
+    assert "plan.json" in text
+
+
+def test_every_row_has_a_cell_for_each_heading() -> None:
+    for html in (build(measures(), measures("p1_b"))._repr_html_(), plan()._repr_html_()):
+        for table in parse(html).iter("table"):
+            lengths = {len(list(row)) for row in table.iter("tr")}
+            assert len(lengths) == 1, "".join(table.itertext())
 
 
 def test_nothing_is_loaded_from_elsewhere_and_ink_is_the_pages() -> None:

@@ -81,6 +81,8 @@ def burden_figure(
         solid = marker == "o"
         right.bar(at, counts, width=width * 0.9, color=colour if solid else "none", edgecolor=colour, linewidth=0.9)
     right.set_xticks(range(len(edges)), _bin_names(edges), fontsize=8 if edges[-1] > 9 else 9)
+    # A single bar as wide as the axes would look like much.
+    right.set_xlim(-0.6, max(len(edges), 6) - 0.4)
     right.locator_params(axis="y", integer=True, nbins=6)
     right.set_xlabel("lesions of one case" if len(groups) == 1 else "lesions of one case or patient")
     right.set_ylabel(" or ".join(name for name, *_ in groups))

@@ -113,6 +113,12 @@ class Study:
     def __repr__(self) -> str:
         return f"Study({str(self.path)!r})"
 
+    def _repr_html_(self) -> str:
+        """Return the view that Jupyter shows."""
+        from patchcore.html_view import study_html
+
+        return study_html(self)
+
     def __fspath__(self) -> str:
         return str(self.path)
 
