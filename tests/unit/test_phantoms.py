@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from patchcore.data.phantom_shapes import correlated_noise, random_blob, smooth_field
+from patchcore.data.phantoms.shapes import correlated_noise, random_blob, smooth_field
 from patchcore.data.phantoms import PHANTOM_PRESETS, PhantomCase, PhantomSpec, make_phantom, make_phantoms
 from patchcore.errors import DataError
 

@@ -2,34 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchcore.cli.values import int_triple, triple
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from patchcore.data.phantoms import PhantomProgress
+
 __all__ = ["phantom"]
 
 
 def phantom(
-    out: Annotated[Path, typer.Argument(help="folder to make; new or empty")],
-    cases: Annotated[int, typer.Option(help="number of cases, each of its own patient")] = 12,
-    seed: Annotated[int, typer.Option(help="the same seed gives the same bytes")] = 0,
-    preset: Annotated[str, typer.Option(help="lesion sizes: small, mixed or large")] = "mixed",
-    shape: Annotated[str | None, typer.Option(help="voxels a,b,c or one number for all axes")] = None,
-    spacing: Annotated[str | None, typer.Option(help="mm per voxel a,b,c or one number")] = None,
+    out: Annotated[Path, typer.Argument(help="Folder to make: new, empty, or left unfinished by the same command.")],
+    cases: Annotated[int, typer.Option(help="Number of cases, each of its own patient.")] = 12,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    preset: Annotated[str, typer.Option(help="Lesion sizes: small, mixed or large; or multi-organ.")] = "mixed",
+    layout: Annotated[
+        str,
+        typer.Option(help="two-folders, nnunet, msd, lits, kits, labels-only, manifest or dicom."),
+    ] = "two-folders",
+    shape: Annotated[str | None, typer.Option(help="Voxels a,b,c or one number for all axes.")] = None,
+    spacing: Annotated[
+        str | None, typer.Option(help="mm per voxel a,b,c or one number; of big volumes 0.75,0.75,1 if not said.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Cases written at once; all cores if not said.")] = None,
 ) -> None:
-    """Write phantom CTs with label maps (1 liver, 2 tumour) and the list of true lesions."""
+    """Write phantom CTs with label maps (1 liver, 2 tumour) and the list of true lesions.
+
+    With --preset multi-organ: 1 liver, 2 spleen, 3 kidney, 4 liver_tumour, 5 kidney_tumour. Volumes too big for
+    memory are written plane by plane. After Ctrl-C the same command goes on with what is missing.
+    """
+    from rich.console import Console
+
     from patchcore.data.phantoms import make_phantoms
 
-    folder = make_phantoms(
-        out,
-        cases=cases,
-        seed=seed,
-        preset=preset,
-        shape=None if shape is None else int_triple(shape, "--shape"),
-        spacing=None if spacing is None else triple(spacing, "--spacing"),
-    )
+    with _progress(Console(stderr=True, markup=False, highlight=False)) as show:
+        folder = make_phantoms(
+            out,
+            cases=cases,
+            seed=seed,
+            preset=preset,
+            layout=layout,
+            shape=None if shape is None else int_triple(shape, "--shape"),
+            spacing=None if spacing is None else triple(spacing, "--spacing"),
+            threads=threads,
+            progress=show,
+        )
+    lesion_label = " --lesion-label 4" if preset == "multi-organ" else ""
     typer.echo(f"{cases} phantoms ({preset}, seed {seed}) in {folder}")
-    typer.echo(f"next: patchcore analyze {folder} STUDY")
+    typer.echo(f"next: patchcore analyze {folder} STUDY{lesion_label}")
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[PhantomProgress], None] | None]:
+    """Yield what shows progress: a bar with ETA on a terminal, nothing elsewhere."""
+    if not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("Making phantoms")
+
+        def show(event: PhantomProgress) -> None:
+            bars.update(
+                task,
+                description=f"Making phantoms, {event.cases_done} of {event.cases}",
+                completed=event.done,
+                total=event.total,
+            )
+
+        yield show

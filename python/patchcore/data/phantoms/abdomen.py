@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from patchcore.data.phantom_shapes import smooth_field, tube_tree
+from patchcore.data.phantoms.shapes import smooth_field, tube_tree
 from patchcore.types import BoolArray, Float32Array, Float64Array, IntTriple, Triple
 
 __all__ = ["Abdomen", "draw_abdomen"]

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
 from patchcore.types import BoolArray, Float32Array, Float64Array, IntTriple, Triple
 
-__all__ = ["Blob", "add_blob", "correlated_noise", "random_blob", "smooth_field", "tube_tree"]
+__all__ = [
+    "Blob",
+    "Body",
+    "add_blob",
+    "correlated_noise",
+    "draw_body",
+    "draw_tree",
+    "random_blob",
+    "smooth_field",
+    "tube_tree",
+]
 
 _HARMONICS = 7
 
@@ -35,6 +45,71 @@ class Blob:
         return (a, b, c)
 
 
+@dataclass(frozen=True, eq=False)
+class Body:
+    """A rotated ellipsoid whose surface is perturbed by smooth waves, of exactly one volume.
+
+    The body is star-shaped: along the unit direction u from its centre it reaches
+    r(u) = 1 + Σ aₖ sin(fₖ·u + φₖ) in a stretched and rotated frame. Its volume in that frame is ∮ r³/3,
+    which fixes the scale.
+
+    Attributes:
+        volume_mm3: Its volume.
+        radius: mm, what r(u) = 1 stands for.
+        stretch: float64 (3,), of the frame's axes, product 1.
+        rotation: float64 (3, 3), of the frame.
+        frequency: float64 (waves, 3).
+        phase: float64 (waves,).
+        amplitude: float64 (waves,).
+        roughness: Root mean square of the perturbation, relative to the radius.
+    """
+
+    volume_mm3: float
+    radius: float
+    stretch: Float64Array
+    rotation: Float64Array
+    frequency: Float64Array
+    phase: Float64Array
+    amplitude: Float64Array
+    roughness: float
+
+    def reach(self, direction: Float64Array) -> Float64Array:
+        """Return r(u) for unit directions (…, 3) of the frame."""
+        waves = np.sin(direction @ self.frequency.T + self.phase) @ self.amplitude
+        return np.asarray(np.maximum(1 + waves, 0.4), dtype=np.float64)
+
+    def distance_mm(self, points: Float64Array) -> Float64Array:
+        """Return the signed distance, negative inside, of points (…, 3) in mm from the centre; first order."""
+        q = points @ (self.rotation / (self.stretch * self.radius))
+        rho = np.linalg.norm(q, axis=-1)
+        surface = self.reach(q / np.maximum(rho, 1e-9)[..., None])
+        return np.asarray((rho - surface) * self.radius, dtype=np.float64)
+
+    def limit_mm(self) -> float:
+        """Return a distance from the centre that surely lies outside."""
+        return float(self.radius * float(self.stretch.max()) * (1 + 3 * self.roughness))
+
+    def surface_mm(self, count: int = 200) -> Float64Array:
+        """Return points of its surface, float64 (count, 3), mm from the centre."""
+        direction = _sphere(count)
+        inner = direction * self.reach(direction)[:, None] * self.radius
+        return np.asarray((inner * self.stretch) @ self.rotation.T, dtype=np.float64)
+
+
+def draw_body(volume_mm3: float, rng: np.random.Generator, *, roughness: float) -> Body:
+    """Draw a body of a volume."""
+    stretch = np.exp(rng.normal(0, 0.18, 3))
+    stretch /= np.cbrt(stretch.prod())
+    rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    frequency = rng.normal(0, 2.2, (_HARMONICS, 3))
+    phase = rng.uniform(0, 2 * np.pi, _HARMONICS)
+    amplitude = rng.normal(0, 1, _HARMONICS)
+    amplitude *= roughness * math.sqrt(2) / max(float(np.linalg.norm(amplitude)), 1e-9)
+    unit = Body(volume_mm3, 1.0, stretch, rotation, frequency, phase, amplitude, roughness)
+    radius = np.cbrt(volume_mm3 / (4 / 3 * np.pi * float(np.mean(unit.reach(_sphere(2000)) ** 3))))
+    return replace(unit, radius=radius)
+
+
 def random_blob(
     volume_mm3: float,
     centre_mm: Float64Array,
@@ -44,11 +119,7 @@ def random_blob(
     *,
     roughness: float,
 ) -> Blob | None:
-    """Draw a rotated ellipsoid whose surface is perturbed by smooth waves, of exactly the volume asked for.
-
-    The body is star-shaped: along the unit direction u from its centre it reaches
-    r(u) = 1 + Σ aₖ sin(fₖ·u + φₖ) in a stretched and rotated frame. Its volume in that frame is ∮ r³/3,
-    which fixes the scale.
+    """Draw a body of exactly the volume asked for, on a grid.
 
     Args:
         volume_mm3: Volume of the body, mm³.
@@ -56,36 +127,19 @@ def random_blob(
         shape: Grid, voxels.
         spacing: mm per voxel.
         rng: Source of chance.
-        roughness: Root mean square of the perturbation, relative to the radius.
+        roughness: Root mean square of the surface's perturbation, relative to the radius.
 
     Returns:
         The blob, or None where it would leave the grid.
     """
-    stretch = np.exp(rng.normal(0, 0.18, 3))
-    stretch /= np.cbrt(stretch.prod())
-    rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
-    frequency = rng.normal(0, 2.2, (_HARMONICS, 3))
-    phase = rng.uniform(0, 2 * np.pi, _HARMONICS)
-    amplitude = rng.normal(0, 1, _HARMONICS)
-    amplitude *= roughness * math.sqrt(2) / max(float(np.linalg.norm(amplitude)), 1e-9)
-
-    def reach(direction: Float64Array) -> Float64Array:
-        waves = np.sin(direction @ frequency.T + phase) @ amplitude
-        return np.asarray(np.maximum(1 + waves, 0.4), dtype=np.float64)
-
-    radius = np.cbrt(volume_mm3 / (4 / 3 * np.pi * float(np.mean(reach(_sphere(2000)) ** 3))))
-    # In the body's own frame a point of the grid lies at q; the surface is |q| = reach(q/|q|).
-    to_frame = (rotation / (stretch * radius)).T
-    limit = radius * float(stretch.max()) * (1 + 3 * roughness) + max(spacing)
+    body = draw_body(volume_mm3, rng, roughness=roughness)
+    limit = body.limit_mm() + max(spacing)
     low = np.floor((centre_mm - limit) / np.asarray(spacing)).astype(int)
     high = np.ceil((centre_mm + limit) / np.asarray(spacing)).astype(int) + 1
     if np.any(low < 0) or np.any(high > np.asarray(shape)):
         return None
     axes = [np.arange(a, b) * s - c for a, b, s, c in zip(low, high, spacing, centre_mm, strict=True)]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) @ to_frame.T
-    rho = np.linalg.norm(points, axis=-1)
-    surface = reach(points / np.maximum(rho, 1e-9)[..., None])
-    distance_mm = (rho - surface) * radius
+    distance_mm = body.distance_mm(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1))
     occupancy = np.clip(0.5 - distance_mm / float(np.mean(spacing)), 0, 1).astype(np.float32)
     box = (
         slice(int(low[0]), int(high[0])),
@@ -129,18 +183,10 @@ def correlated_noise(shape: IntTriple, sd: float, rng: np.random.Generator) -> F
     return np.asarray(noise * (sd / float(noise.std())), dtype=np.float32)
 
 
-def tube_tree(shape: IntTriple, spacing: Triple, *, start: Float64Array, rng: np.random.Generator) -> Float32Array:
-    """Return the signed distance in mm (negative inside) to a branching tree of vessels.
-
-    Args:
-        shape: Grid, voxels.
-        spacing: mm per voxel.
-        start: float64 (3,), root of the tree, mm from the centre of the grid.
-        rng: Source of chance.
-    """
+def draw_tree(start: Float64Array, rng: np.random.Generator) -> tuple[list[Float64Array], list[float]]:
+    """Draw a branching tree of vessels: the centres (mm) and radii (mm) of balls along them."""
     points, radii = [], []
-    middle = (np.asarray(shape) - 1) / 2 * np.asarray(spacing)
-    stack = [(start + middle, _unit(np.array([1.0, 0.1, 0.4])), 4.5)]
+    stack = [(start, _unit(np.array([1.0, 0.1, 0.4])), 4.5)]
     while stack:
         position, direction, radius = stack.pop()
         for _ in range(int(rng.integers(8, 14))):
@@ -157,6 +203,19 @@ def tube_tree(shape: IntTriple, spacing: Triple, *, start: Float64Array, rng: np
                         radius * rng.uniform(0.6, 0.8),
                     )
                 )
+    return points, radii
+
+
+def tube_tree(shape: IntTriple, spacing: Triple, *, start: Float64Array, rng: np.random.Generator) -> Float32Array:
+    """Return the signed distance in mm (negative inside) to a branching tree of vessels.
+
+    Args:
+        shape: Grid, voxels.
+        spacing: mm per voxel.
+        start: float64 (3,), root of the tree, mm from the centre of the grid.
+        rng: Source of chance.
+    """
+    points, radii = draw_tree(start + (np.asarray(shape) - 1) / 2 * np.asarray(spacing), rng)
     distance = np.full(shape, 1e3, dtype=np.float32)
     for position, radius in zip(points, radii, strict=True):
         reach = radius + 2 * max(spacing)
