@@ -1,0 +1,321 @@
+"""Where slices lie: the grid of a volume from the planes of its slices, and frames placed on a grid.
+
+DICOM's world is LPS, ours RAS+. Arrays are in stored order: columns i, rows j, slices k along the normal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchcore.errors import DataError, HeaderError, UnsupportedDataError
+from patchcore.types import Affine, Float64Array, IntTriple, PathLike
+
+__all__ = ["MAX_PIXELS", "Grid", "Placement", "Plane", "grid_of", "place", "where"]
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Slices count as equally spaced within 1 % or 0.01 mm; up to 10 % (rounded positions) the user is told.
+_EVEN, _EVEN_MM, _ROUNDED = 0.01, 0.01, 0.1
+_TILT_DEGREES = 0.1
+_OFF_GRID = 0.1
+MAX_PIXELS = 1 << 26
+"""Pixels of a frame: 8192 × 8192. More is no CT."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One image plane in the patient: pixel centres of a frame, in mm, LPS.
+
+    Attributes:
+        position: Centre of the first pixel.
+        rows_along: Direction of growing column index, then of growing row index: ImageOrientationPatient.
+        pixel_spacing: mm between rows, between columns: PixelSpacing.
+        shape: Rows, columns.
+    """
+
+    position: tuple[float, ...]
+    rows_along: tuple[float, ...]
+    pixel_spacing: tuple[float, ...]
+    shape: tuple[int, int]
+
+    @property
+    def column_step(self) -> Float64Array:
+        """From one column to the next, mm LPS, shape (3,)."""
+        return np.asarray(self.rows_along[:3]) * self.pixel_spacing[1]
+
+    @property
+    def row_step(self) -> Float64Array:
+        """From one row to the next, mm LPS, shape (3,)."""
+        return np.asarray(self.rows_along[3:]) * self.pixel_spacing[0]
+
+    @property
+    def normal(self) -> Float64Array:
+        """Unit normal: column direction × row direction, shape (3,)."""
+        normal = np.cross(self.rows_along[:3], self.rows_along[3:])
+        return np.asarray(normal / np.linalg.norm(normal))
+
+    def check(self, path: PathLike) -> None:
+        """Raise HeaderError where the plane cannot be one."""
+        a, b = np.asarray(self.rows_along[:3]), np.asarray(self.rows_along[3:])
+        lengths = (float(np.linalg.norm(a)), float(np.linalg.norm(b)))
+        remedy = "correct the header, or export the file again"
+        if max(abs(n - 1) for n in lengths) > 1e-2 or abs(float(a @ b)) > 1e-2:
+            raise HeaderError(
+                f"ImageOrientationPatient {self.rows_along} is no pair of orthogonal unit vectors",
+                path=path,
+                remedy=remedy,
+            )
+        if not (0 < min(self.pixel_spacing) and max(self.pixel_spacing) < 1000):
+            raise HeaderError(f"PixelSpacing {self.pixel_spacing} mm is not plausible", path=path, remedy=remedy)
+        if max(abs(value) for value in self.position) > 1e6:
+            raise HeaderError(f"ImagePositionPatient {self.position} mm is not plausible", path=path, remedy=remedy)
+        if min(self.shape) < 1 or math.prod(self.shape) > MAX_PIXELS:
+            raise HeaderError(f"{self.shape[0]} × {self.shape[1]} pixels are not plausible", path=path, remedy=remedy)
+
+    def like(self, other: Plane) -> bool:
+        """Return whether both have one size, spacing and orientation."""
+        return (
+            self.shape == other.shape
+            and np.allclose(self.pixel_spacing, other.pixel_spacing, rtol=1e-3, atol=0)
+            and np.allclose(self.rows_along, other.rows_along, rtol=0, atol=1e-3)
+        )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Shape and affine (voxel index → world mm, RAS+) of a volume, and what there is to say about its slices."""
+
+    shape: IntTriple
+    affine: Affine
+    notes: tuple[str, ...] = ()
+
+    @property
+    def from_lps(self) -> Affine:
+        """World mm LPS → voxel index, shape (4, 4)."""
+        return np.asarray(np.linalg.inv(_LPS_TO_RAS @ self.affine))
+
+
+def grid_of(planes: Sequence[Plane], *, thickness: float | None, sparse: bool = False) -> Grid:
+    """Return the grid of slices that are sorted along their normal.
+
+    Args:
+        planes: One a slice, of one size, spacing and orientation, ascending along the normal.
+        thickness: mm; of a single slice, whose neighbour's distance is unknown; with `sparse`, the slices' distance.
+        sparse: Whether slices may be left out (empty frames of a SEG).
+
+    Returns:
+        The grid; with a gantry tilt above 0.1° its affine is sheared.
+
+    Raises:
+        DataError: A slice is missing, doubled or shifted; the message names its position.
+    """
+    first = planes[0]
+    along = np.asarray([float(np.asarray(plane.position) @ first.normal) for plane in planes])
+    if len(planes) == 1:
+        if thickness is None or not 0 < thickness < 1000:
+            raise DataError("has one slice of unknown thickness", remedy="export the whole series")
+        step, count = first.normal * thickness, 1
+        return Grid((first.shape[1], first.shape[0], count), _affine(first, step))
+    gaps = np.diff(along)
+    index = _indices(planes, gaps, thickness if sparse else None, sparse=sparse)
+    positions = np.asarray([plane.position for plane in planes])
+    # Least squares over all slices: one rounded position does not move the grid.
+    centred = index - index.mean()
+    step = (centred[:, None] * (positions - positions.mean(axis=0))).sum(axis=0) / (centred**2).sum()
+    step_mm = float(step @ first.normal)
+    tilt = math.degrees(math.atan2(float(np.linalg.norm(step - step_mm * first.normal)), step_mm))
+    notes = []
+    if tilt > _TILT_DEGREES:
+        notes.append(f"the gantry was tilted by {tilt:.2f}°: the affine is sheared")
+    else:
+        # Positions are decimal text: what differs in the tenth digit is arithmetic.
+        step = round(step_mm, 9) * first.normal
+    origin = positions.mean(axis=0) - index.mean() * step
+    off = positions - (origin + index[:, None] * step)
+    uneven = np.abs(off @ first.normal)
+    sideways = np.linalg.norm(off - (off @ first.normal)[:, None] * first.normal, axis=1)
+    worst = int(uneven.argmax())
+    if uneven[worst] > max(_ROUNDED * step_mm, _EVEN_MM):
+        raise DataError(
+            f"slices are not equally spaced: the slice at {where(planes[worst])} is {uneven[worst]:.3g} mm off "
+            f"(gaps from {gaps.min():.4g} to {gaps.max():.4g} mm)",
+            remedy="resample the series to equal spacing, or export it again",
+        )
+    if uneven[worst] > max(_EVEN * step_mm, _EVEN_MM):
+        notes.append(f"slice positions stray from equal spacing by up to {uneven[worst]:.3g} mm of {step_mm:.4g} mm")
+    worst = int(sideways.argmax())
+    if sideways[worst] > max(_OFF_GRID * min(first.pixel_spacing), _EVEN_MM):
+        raise DataError(
+            f"the slice at {where(planes[worst])} is shifted sideways by {sideways[worst]:.3g} mm against the others",
+            remedy="export the series again",
+        )
+    shape = (first.shape[1], first.shape[0], int(index[-1]) + 1)
+    exact = np.asarray(first.position)
+    # The header's own position where it fits to the last digit, the fitted one else.
+    origin = exact if np.allclose(origin, exact, rtol=0, atol=1e-4) else origin
+    return Grid(shape, _affine(first, step, origin), tuple(notes))
+
+
+def where(plane: Plane) -> str:
+    """Return a plane's position for a message."""
+    return "(" + ", ".join(f"{value:.6g}" for value in plane.position) + ") mm"
+
+
+def _indices(
+    planes: Sequence[Plane], gaps: Float64Array, distance: float | None, *, sparse: bool
+) -> npt.NDArray[np.float64]:
+    """Return the slice index of each plane; each its rank where none may be missing."""
+    if gaps.min() < 1e-3:
+        at = int(gaps.argmin())
+        raise DataError(f"two slices lie at {where(planes[at])}", remedy="keep one acquisition of the series")
+    if sparse:
+        step = float(gaps.min()) if distance is None or not distance > 0 else distance
+        index = np.concatenate([[0.0], np.cumsum(gaps / step)])
+        rounded: npt.NDArray[np.float64] = np.rint(index)
+        if rounded[-1] > 1e5 or np.abs(index - rounded).max() > _ROUNDED or np.diff(rounded).min() < 1:
+            raise DataError(f"frames lie at no multiple of {step:.4g} mm", remedy="add the CT that it was drawn on")
+        return rounded
+    usual = float(np.median(gaps))
+    missing = np.flatnonzero(gaps > 1.5 * usual)
+    if len(missing):
+        gap = int(missing[0])
+        count = max(1, round(float(gaps[gap]) / usual) - 1)
+        position = np.asarray(planes[gap].position) + planes[gap].normal * usual
+        raise DataError(
+            f"{count} slice{'s are' if count > 1 else ' is'} missing at ({', '.join(f'{v:.6g}' for v in position)}) mm: "
+            f"a gap of {gaps[gap]:.4g} mm where slices lie {usual:.4g} mm apart",
+            remedy="download or export the series again",
+        )
+    return np.arange(len(planes), dtype=np.float64)
+
+
+def _affine(first: Plane, step: Float64Array, origin: Any = None) -> Affine:
+    lps = np.eye(4)
+    lps[:3, 0], lps[:3, 1], lps[:3, 2] = first.column_step, first.row_step, step
+    lps[:3, 3] = first.position if origin is None else origin
+    return np.asarray(_LPS_TO_RAS @ lps + 0.0)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a frame lies on a grid.
+
+    Attributes:
+        origin: Voxel of the frame's first pixel; may lie outside.
+        column_axis: Grid axis along which columns grow, and its sign in `column_sign`.
+        row_axis: Likewise of rows.
+        shape: Rows, columns of the frame.
+    """
+
+    origin: IntTriple
+    column_axis: int
+    column_sign: int
+    row_axis: int
+    row_sign: int
+    shape: tuple[int, int]
+
+    @property
+    def slice_axis(self) -> int:
+        """The grid axis normal to the frame."""
+        return 3 - self.column_axis - self.row_axis
+
+    def paint(self, frame: npt.NDArray[np.bool_], volume: npt.NDArray[Any], value: int, start: IntTriple) -> bool:
+        """Set the frame's true pixels in a part of the grid.
+
+        Args:
+            frame: Shape (rows, columns).
+            volume: Part of the grid, changed in place.
+            value: What is written.
+            start: Voxel of the grid at which `volume` begins.
+
+        Returns:
+            Whether every true pixel lay within `volume`.
+        """
+        at = tuple(o - s for o, s in zip(self.origin, start, strict=True))
+        if not 0 <= at[self.slice_axis] < volume.shape[self.slice_axis]:
+            return not frame.any()
+        picture = frame if self.row_axis < self.column_axis else frame.T
+        # From here on the picture's axes are the volume's two others, in order.
+        axes = (self.row_axis, self.column_axis)
+        signs = (self.row_sign, self.column_sign)
+        if self.row_axis > self.column_axis:
+            axes, signs = axes[::-1], signs[::-1]
+        picture = picture[:: signs[0], :: signs[1]]
+        target, source, whole = [], [], True
+        for axis, sign, size in zip(axes, signs, picture.shape, strict=True):
+            low = at[axis] if sign > 0 else at[axis] - size + 1
+            begin, end = max(low, 0), min(low + size, volume.shape[axis])
+            whole &= begin == low and end == low + size
+            if end <= begin:
+                return not frame.any()
+            target.append(slice(begin, end))
+            source.append(slice(begin - low, end - low))
+        inner = picture[source[0], source[1]]
+        index: list[Any] = [0, 0, 0]
+        index[self.slice_axis] = at[self.slice_axis]
+        index[axes[0]], index[axes[1]] = target
+        volume[tuple(index)][inner] = value
+        return whole or int(np.count_nonzero(inner)) == int(np.count_nonzero(frame))
+
+
+def place(plane: Plane, grid: Grid, *, slice_index: int | None, name: str) -> tuple[Placement, float]:
+    """Place a frame on a grid, by exact flips and permutations only.
+
+    Args:
+        plane: The frame.
+        grid: The grid.
+        slice_index: The slice that the frame refers to, None to go by position alone.
+        name: The frame, for messages.
+
+    Returns:
+        The placement, and how far along the slice axis the frame lies from where it is put, in mm.
+
+    Raises:
+        DataError: It lies off the grid, or between two of its slices; the message names distance and place.
+        UnsupportedDataError: Its pixels have another size or another direction.
+    """
+    inverse = grid.from_lps
+    columns, rows = inverse[:3, :3] @ plane.column_step, inverse[:3, :3] @ plane.row_step
+    axes, signs = [], []
+    # Over a whole frame the steps must not drift by more than the tolerance.
+    drift = _OFF_GRID / max(plane.shape)
+    for step in (columns, rows):
+        axis = int(np.abs(step).argmax())
+        sign = 1 if step[axis] > 0 else -1
+        unit = np.zeros(3)
+        unit[axis] = sign
+        if np.abs(step - unit).max() > max(drift, 1e-4):
+            mm = np.linalg.norm(plane.column_step), np.linalg.norm(plane.row_step)
+            raise UnsupportedDataError(
+                f"{name} has pixels of {mm[0]:.4g} × {mm[1]:.4g} mm that do not fall on the CT's voxels",
+                remedy="export the segmentation on the CT's own grid",
+            )
+        axes.append(axis)
+        signs.append(sign)
+    if axes[0] == axes[1]:
+        raise UnsupportedDataError(f"{name} lies askew to the CT", remedy="export it on the CT's own grid")
+    exact = inverse[:3, :3] @ np.asarray(plane.position) + inverse[:3, 3]
+    at = np.rint(exact)
+    normal = 3 - axes[0] - axes[1]
+    spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
+    if slice_index is not None and normal == 2:
+        at[2] = slice_index
+    off = exact - at
+    limit = np.full(3, _OFF_GRID)
+    if slice_index is not None:
+        limit[normal] = 0.5
+    if np.abs(at).max() > 1e6 or (np.abs(off) > limit).any():
+        mm = float(np.linalg.norm(off * spacing))
+        grid_name = "the slice that it refers to" if slice_index is not None else "the nearest voxels of the CT's grid"
+        raise DataError(
+            f"{name} at {where(plane)} lies {mm:.3g} mm off {grid_name}",
+            remedy="export the segmentation on the CT's own grid",
+        )
+    origin = (int(at[0]), int(at[1]), int(at[2]))
+    placement = Placement(origin, axes[0], signs[0], axes[1], signs[1], plane.shape)
+    return placement, float(abs(off[normal]) * spacing[normal])
