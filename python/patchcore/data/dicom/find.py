@@ -63,8 +63,9 @@ class _Draft:
 def find_dicom(root: PathLike, *, progress: Callable[[int, int | None], None] | None = None) -> Layout:
     """Find the cases of a folder of DICOM files, however they are named and nested.
 
-    A case is a CT series with the SEGs or RTSTRUCTs that refer to it: by series, by SOP instances, by frame of reference,
-    or where none of these is known, by lying on its grid. A SEG whose CT is not there is a case without image.
+    A case is a CT series with the SEGs or RTSTRUCTs that refer to it: by series, by SOP instances, by frame of
+    reference, or where none of these is known, by lying on its grid. A SEG whose CT is not there is a case without
+    image.
 
     Args:
         root: The folder.
@@ -330,7 +331,7 @@ def _broken(scan: Scan, root: Path) -> list[CaseFiles]:
 
 
 def _reason(series: Sequence[_Series], drafts: Sequence[_Draft], scan: Scan, foreign: int) -> str:
-    kinds = Counter(draft.label_kind for draft in drafts if draft.labels)
+    kinds: Counter[str | None] = Counter(draft.label_kind for draft in drafts if draft.labels)
     parts = [f"{len(series)} DICOM CT series"] if series else []
     for kind, name in (("seg", "SEG"), ("rtstruct", "RTSTRUCT")):
         if kinds[kind]:

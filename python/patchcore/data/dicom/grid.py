@@ -70,7 +70,7 @@ class Plane:
                 path=path,
                 remedy=remedy,
             )
-        if not (0 < min(self.pixel_spacing) and max(self.pixel_spacing) < 1000):
+        if min(self.pixel_spacing) <= 0 or max(self.pixel_spacing) >= 1000:
             raise HeaderError(f"PixelSpacing {self.pixel_spacing} mm is not plausible", path=path, remedy=remedy)
         if max(abs(value) for value in self.position) > 1e6:
             raise HeaderError(f"ImagePositionPatient {self.position} mm is not plausible", path=path, remedy=remedy)
@@ -163,7 +163,11 @@ def grid_of(planes: Sequence[Plane], *, thickness: float | None, sparse: bool = 
 
 def where(plane: Plane) -> str:
     """Return a plane's position for a message."""
-    return "(" + ", ".join(f"{value:.6g}" for value in plane.position) + ") mm"
+    return _text(plane.position)
+
+
+def _text(position: Sequence[float] | Float64Array) -> str:
+    return "(" + ", ".join(f"{value:.6g}" for value in position) + ") mm"
 
 
 def _indices(
@@ -187,7 +191,7 @@ def _indices(
         count = max(1, round(float(gaps[gap]) / usual) - 1)
         position = np.asarray(planes[gap].position) + planes[gap].normal * usual
         raise DataError(
-            f"{count} slice{'s are' if count > 1 else ' is'} missing at ({', '.join(f'{v:.6g}' for v in position)}) mm: "
+            f"{count} slice{'s are' if count > 1 else ' is'} missing at {_text(position)}: "
             f"a gap of {gaps[gap]:.4g} mm where slices lie {usual:.4g} mm apart",
             remedy="download or export the series again",
         )
@@ -310,10 +314,10 @@ def place(plane: Plane, grid: Grid, *, slice_index: int | None, name: str) -> tu
     if slice_index is not None:
         limit[normal] = 0.5
     if np.abs(at).max() > 1e6 or (np.abs(off) > limit).any():
-        mm = float(np.linalg.norm(off * spacing))
+        distance = float(np.linalg.norm(off * spacing))
         grid_name = "the slice that it refers to" if slice_index is not None else "the nearest voxels of the CT's grid"
         raise DataError(
-            f"{name} at {where(plane)} lies {mm:.3g} mm off {grid_name}",
+            f"{name} at {where(plane)} lies {distance:.3g} mm off {grid_name}",
             remedy="export the segmentation on the CT's own grid",
         )
     origin = (int(at[0]), int(at[1]), int(at[2]))

@@ -1,4 +1,4 @@
-"""Measuring DICOM segments: each label by the union of its segments, each segment by itself, and where they disagree."""
+"""Measuring DICOM segments: labels as unions of segments, segments by themselves, and where they disagree."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class MeasuredSegments:
     """What the segments of a case measure.
 
     Attributes:
-        lesions: Columns :data:`patchcore.data.measures.COLUMNS`, one row a component of a label's own mask: where labels
-            overlap, none loses voxels. Ordered by label, then by smallest voxel index.
+        lesions: Columns :data:`patchcore.data.measures.COLUMNS`, one row a component of a label's own mask: where
+            labels overlap, none loses voxels. Ordered by label, then by smallest voxel index.
         speck_count: Components below the minimum volume.
         segments: One a segment: ``segment`` (number), ``name``, ``label``, ``label_name``, ``voxel_count``,
             ``volume_mm3``, ``components`` (of the segment alone) and ``lesions`` (rows of `lesions` that it lies in).
@@ -102,7 +102,7 @@ def _measure_label(
         if mask.size:
             segment.paint(mask, 1, low)
             part = components[tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))]
-            inside = np.unique(part[mask != 0])
+            inside = np.unique(part[mask != 0]).astype(np.int64)
             voxel_count = int(np.count_nonzero(mask))
             own = int(label_components(mask, connectivity=connectivity).max())
         result.segments.append(
@@ -114,15 +114,15 @@ def _measure_label(
                 "voxel_count": voxel_count,
                 "volume_mm3": voxel_count * voxel_mm3,
                 "components": own,
-                "lesions": [int(row_of[item]) for item in inside if row_of[item] >= 0],
+                "lesions": [int(row_of[item]) for item in inside.tolist() if row_of[item] >= 0],
             }
         )
         if voxel_count == 0:
             result.disagreements.append(f"{segment.name} is empty")
         elif own > 1:
             result.disagreements.append(f"{segment.name} falls into {own} components")
-        for item in inside:
-            holds.setdefault(int(item), []).append(segment.name)
+        for item in inside.tolist():
+            holds.setdefault(item, []).append(segment.name)
     for item in sorted(holds):
         if len(names := holds[item]) > 1:
             shown = f"{', '.join(names[:-1])} and {names[-1]}"

@@ -172,7 +172,7 @@ def _check_inflated(handle: Any, path: Path) -> None:
 
 
 def text(dataset: Any, keyword: str) -> str:
-    """Return an element as text, without padding; empty where it is missing. Several values are joined by ``\\``."""
+    r"""Return an element as text, without padding; empty where it is missing. Several values are joined by ``\\``."""
     value = dataset.get(keyword)
     if value is None:
         return ""

@@ -134,10 +134,7 @@ class Frames:
             MissingExtraError: No decoder for its compression is installed.
         """
         with guarded(self.path):
-            if self.encapsulated:
-                raw = self._decode(index)
-            else:
-                raw = self._native(index)
+            raw = self._decode(index) if self.encapsulated else self._native(index)
             return raw if self.allocated == 1 else self._values(raw)
 
     def _native(self, index: int) -> npt.NDArray[Any]:
@@ -172,11 +169,11 @@ class Frames:
             self._check_codestream(encoded)
         elif len(encoded) < 64:
             raise CorruptFileError(f"frame {index + 1} ends early", path=self.path)
-        from pydicom.pixels import get_decoder
+        from pydicom.pixels.decoders.base import get_decoder
         from pydicom.uid import UID
 
         try:
-            decoder = get_decoder(UID(self._syntax))
+            decoder: Any = get_decoder(UID(self._syntax))
         except NotImplementedError:
             raise UnsupportedDataError(
                 f"transfer syntax {self._syntax} cannot be read", path=self.path, remedy="export it uncompressed"
@@ -188,12 +185,15 @@ class Frames:
                 remedy="install one with pip install 'patchcore[dicom]'",
             )
         _hush_gdcm()
+        # CharLS answers damage with an exception; GDCM, which would come first, may end the process.
+        plugin = "pyjpegls" if "pyjpegls" in decoder.available_plugins else ""
         if self._syntax == _RLE:
             self._check_rle(encoded, index)
         array, _ = decoder.as_array(
             _one_frame(encoded),
             raw=True,
             index=0,
+            decoding_plugin=plugin,
             rows=self.rows,
             columns=self.columns,
             number_of_frames=1,

@@ -166,7 +166,8 @@ def _labels(path: Path, sop_class: str, common: dict[str, Any]) -> Found:
     dataset = open_dataset(path, tags=_LABEL_TAGS)
     rtstruct = sop_class == RTSTRUCT_CLASS
     names = roi_names(dataset, path) if rtstruct else segment_names(dataset, path)
-    series, instances = set(), set()
+    series: set[str] = set()
+    instances: set[str] = set()
     if rtstruct:
         frames = dataset.get("ReferencedFrameOfReferenceSequence") or ()
         for frame in frames:

@@ -114,7 +114,7 @@ def _frames(dataset: Any, path: Path, uid: str) -> list[Slice]:
         content = frame_group(dataset, index, "FrameContentSequence")
         kind = frame_group(dataset, index, "CTImageFrameTypeSequence")
         kinds = "" if kind is None else text(kind, "FrameType")
-        keys = ("", "", "", kinds, "", "")
+        keys: tuple[str, ...] = ("", "", "", kinds, "", "")
         if content is not None:
             names = ("FrameAcquisitionNumber", "TemporalPositionIndex", "StackID")
             keys = (*(text(content, name) for name in names), kinds, "", "")
