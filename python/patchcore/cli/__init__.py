@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ __all__ = ["COMMANDS", "build_app", "main"]
 
 COMMANDS: Final = (
     "analyze",
+    "check",
     "plan",
     "train",
     "evaluate",
@@ -26,6 +28,7 @@ COMMANDS: Final = (
     "dashboard",
     "runs",
     "models",
+    "import",
     "phantom",
 )
 """In the order of a project. Each is a module of this package with a function of its name, or a sub-app ``app``."""
@@ -56,11 +59,13 @@ def build_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
         pass
 
     for name in commands:
-        module = import_module(f"{__name__}.{name}")
+        # ``import`` is a word of Python's own: its module and function are called ``import_``.
+        spelled = f"{name}_" if iskeyword(name) else name
+        module = import_module(f"{__name__}.{spelled}")
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:
-            app.command(name)(getattr(module, name))
+            app.command(name)(getattr(module, spelled))
     return app
 
 

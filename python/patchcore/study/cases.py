@@ -44,6 +44,9 @@ class FileStamp(_Model):
     size: int = Field(ge=0, description="bytes")
     mtime_ns: int = Field(description="modification time, ns since 1970")
     sha256: str = Field(default="", description="of the file's bytes; empty where it was not read to the end")
+    content_sha256: str = Field(
+        default="", description="of the voxels, whatever the file's compression and header; empty where not known"
+    )
 
 
 class Finding(_Model):

@@ -15,7 +15,7 @@ import numpy as np
 
 from patchcore.data.checks.pair import MAX_CORNER_SHIFT, check_pair, corner_shift
 from patchcore.data.checks.registry import finding, finding_of
-from patchcore.data.dicom.sources import is_index
+from patchcore.data.dicom.sources import is_index, read_source
 from patchcore.data.reading import VolumeHeader, spacing_of
 from patchcore.errors import DataError
 from patchcore.study.cases import Finding
@@ -55,6 +55,7 @@ def header_findings(image: VolumeHeader | None, label: VolumeHeader, *, case_id:
     found += spacing_findings(grid.shape, grid.affine)
     found += _shear(grid.affine)
     found += _raw_findings(grid)
+    found += [finding("dicom-note", note) for header in (image, label) for note in _notes(header)]
     if min(grid.shape) == 1:
         found.append(finding("few-slices", f"shape {grid.shape}: one axis has a single voxel"))
     return found
@@ -120,6 +121,16 @@ def _shear(affine: Affine) -> list[Finding]:
             "lengths and resampled images are not",
         )
     ]
+
+
+def _notes(header: VolumeHeader | None) -> tuple[str, ...]:
+    if header is None or not is_index(header.path):
+        return ()
+    try:
+        return read_source(header.path).notes
+    except (DataError, OSError):
+        # Whoever reads the volume itself says so.
+        return ()
 
 
 def _raw_findings(header: VolumeHeader) -> list[Finding]:

@@ -57,7 +57,7 @@ def _warning(looks_for: str, remedy: str) -> CheckInfo:
 
 
 _EXPORT_HU = "export the CT in Hounsfield units (rescale slope and intercept applied)"
-_GIVE = "give the true spacing"
+_GIVE = "give the true spacing with --spacing CASE=A,B,C"
 
 CHECKS: Final[Mapping[str, CheckInfo]] = MappingProxyType(
     {
@@ -70,6 +70,7 @@ CHECKS: Final[Mapping[str, CheckInfo]] = MappingProxyType(
             "a file that is missing, may not be read, ends early, fails its checksum or does not fit into memory",
             "download or export it again",
         ),
+        "changed": _error("a file that changed while it was read", "check again once nothing writes to it"),
         "header": _error(
             "a header that is malformed, contradicts its file, or has spacing that is not positive and finite",
             "correct the header, or export the file again",
@@ -85,6 +86,9 @@ CHECKS: Final[Mapping[str, CheckInfo]] = MappingProxyType(
         "slices": _error(
             "slices that are missing or not equally spaced",
             "export the series again, or resample it to equal spacing",
+        ),
+        "dicom-note": _warning(
+            "what was decided on the way from DICOM files to a volume", "make sure that it is what you meant"
         ),
         # Image and label map
         "pair-shape": _error("an image and a label map of different shapes", "re-export the pair"),
@@ -109,7 +113,7 @@ CHECKS: Final[Mapping[str, CheckInfo]] = MappingProxyType(
         ),
         "header-spacing": _geometry(
             "sform, qform and pixdim of a NIfTI header whose spacings differ by more than 0.1 %",
-            "give the true spacing, or accept that of the sform",
+            f"{_GIVE}, or accept that of the sform",
         ),
         "sheared-affine": _geometry(
             "axes that are not orthogonal within 0.1° (gantry tilt): volumes are right, lengths and resampling are not",

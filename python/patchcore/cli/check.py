@@ -1,0 +1,183 @@
+"""``patchcore check DATASET``: run the checks of an analysis alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchcore.types import ExitCode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from patchcore.data.checking import CheckProgress, CheckReport
+    from patchcore.study.cases import CaseRecord, Finding
+
+__all__ = ["check"]
+
+_HEADINGS = {
+    "error": "Errors: these cases would be quarantined",
+    "geometry": "Geometry: these cases would not be used until you decide",
+    "warning": "Warnings",
+}
+_NAMED = 8
+
+
+def check(
+    dataset: Annotated[Path | None, typer.Argument(help="Folder of the data set; only ever read.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images within the data set.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Folder of the label maps within the data set.")] = None,
+    layout: Annotated[str | None, typer.Option(help="The layout, if it was recognised wrongly.")] = None,
+    patient_regex: Annotated[
+        str | None,
+        typer.Option(help="Pattern whose first group, or whole match, in a case id is the patient."),
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be repeated.")] = None,
+    spacing: Annotated[
+        list[str] | None, typer.Option(help="CASE=A,B,C: true mm along each stored axis; may be repeated.")
+    ] = None,
+    accept: Annotated[
+        list[str] | None, typer.Option(help="CASE:CHECK or all:CHECK: geometry that is right as it is.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Cases worked on at once; all cores if not said.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    list_checks: Annotated[bool, typer.Option("--list", help="Print what is checked, and stop.")] = False,
+) -> None:
+    """Check every case of a data set, to the last byte of every file, without making a study.
+
+    The exit code is 0 where nothing or only warnings were found, 3 where a case has an error or geometry that
+    awaits a decision.
+    """
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False)
+    if list_checks:
+        _print_checks(console, as_json=as_json)
+        return
+    if dataset is None:
+        raise typer.BadParameter("name the folder of a data set, or use --list", param_hint="DATASET")
+    from patchcore.data.checking import check_dataset
+
+    with _progress(Console(stderr=True, markup=False, highlight=False)) as show:
+        report = check_dataset(
+            dataset,
+            images=images,
+            labels=labels,
+            layout=layout,
+            patient_regex=patient_regex,
+            exclude=exclude or (),
+            spacing=spacing or (),
+            accept=accept or (),
+            threads=threads,
+            progress=show,
+        )
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+    else:
+        _print_report(report, console)
+    if not report.ok:
+        raise typer.Exit(ExitCode.QUARANTINED)
+
+
+def _print_checks(console: Console, *, as_json: bool) -> None:
+    from patchcore.data.checks import CHECKS, LEVELS
+
+    if as_json:
+        rows = [
+            {"check": name, "level": info.level, "looks_for": info.looks_for, "remedy": info.remedy}
+            for name, info in CHECKS.items()
+        ]
+        typer.echo(json.dumps({"schema_version": 1, "checks": rows}, indent=2, ensure_ascii=False))
+        return
+    for level in LEVELS:
+        console.print(f"\n{level}", style="bold")
+        for name, info in CHECKS.items():
+            if info.level == level:
+                console.print(f"  {name:<17} {info.looks_for}", soft_wrap=True)
+                console.print(f"  {'':<17} → {info.remedy}", soft_wrap=True)
+
+
+def _print_report(report: CheckReport, console: Console) -> None:
+    from patchcore.data.checks import LEVELS
+
+    count = len(report.cases)
+    excluded = sum(record.status == "excluded" for record in report.cases)
+    left_out = f", {excluded} excluded" if excluded else ""
+    console.print(f"{report.dataset.name}: {count} case{'' if count == 1 else 's'}{left_out}", soft_wrap=True)
+    console.print(f"Layout: {report.layout.name}: {report.layout.reason}", soft_wrap=True)
+    console.print(f"Patients: {report.grouping}", soft_wrap=True)
+    for level in LEVELS:
+        groups = _grouped(report, level)
+        if groups:
+            console.print(f"\n{_HEADINGS[level]}", style="bold")
+        for name, members in groups.items():
+            _print_group(console, name, members)
+    if report.commands:
+        console.print("\nTo decide, type one of these for each (A,B,C: true mm along each stored axis):", style="bold")
+        for line in report.commands:
+            console.print(f"  {line}", soft_wrap=True)
+    if report.ok:
+        console.print("\nEvery case may be used.")
+
+
+def _grouped(report: CheckReport, level: str) -> dict[str, list[tuple[CaseRecord | None, Finding]]]:
+    """Return the undecided findings of a level by check, in the order of the checks."""
+    from patchcore.data.checks import CHECKS
+
+    members: dict[str, list[tuple[CaseRecord | None, Finding]]] = {name: [] for name in CHECKS}
+    for item in report.findings:
+        if item.level == level:
+            members[item.check].append((None, item))
+    for record in report.cases:
+        for item in record.findings:
+            if item.level == level and not item.decided:
+                members[item.check].append((record, item))
+    return {name: found for name, found in members.items() if found}
+
+
+def _print_group(console: Console, name: str, members: Sequence[tuple[CaseRecord | None, Finding]]) -> None:
+    cases = [record for record, _ in members if record is not None]
+    number = f" in {len(cases)} case{'' if len(cases) == 1 else 's'}" if cases else ""
+    console.print(f"{name}{number}", soft_wrap=True)
+    for record, item in members[:_NAMED]:
+        where = "" if record is None else f"{record.case_id}: "
+        console.print(f"  {where}{item.message}", soft_wrap=True)
+    if len(members) > _NAMED:
+        console.print(f"  and {len(members) - _NAMED} more: --json lists all")
+    remedies = list(dict.fromkeys(item.remedy for _, item in members if item.remedy))
+    if remedies:
+        console.print(f"  → {remedies[0]}", soft_wrap=True)
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[CheckProgress], None]]:
+    """Yield what shows progress: a bar with ETA on a terminal, a line for each tenth elsewhere."""
+    if not console.is_terminal:
+
+        def tell(event: CheckProgress) -> None:
+            if event.done == event.total or event.done * 10 // event.total > (event.done - 1) * 10 // event.total:
+                console.print(f"Checking: {event.done} of {event.total}", soft_wrap=True)
+
+        yield tell
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("Checking"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as bars:
+        task = bars.add_task("check", total=None)
+
+        def show(event: CheckProgress) -> None:
+            bars.update(task, completed=event.done, total=event.total)
+
+        yield show
