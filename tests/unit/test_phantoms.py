@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from patchcore.data.phantoms.shapes import correlated_noise, random_blob, smooth_field
 from patchcore.data.phantoms import PHANTOM_PRESETS, PhantomCase, PhantomSpec, make_phantom, make_phantoms
+from patchcore.data.phantoms.shapes import correlated_noise, random_blob, smooth_field
 from patchcore.errors import DataError
 
 SMALL = PhantomSpec(shape=(56, 56, 40), spacing=(3.4, 3.4, 4.0), spacing_jitter=0.05)

@@ -46,27 +46,31 @@ def phantom(
     from patchcore.data.phantoms import make_phantoms
 
     with _progress(Console(stderr=True, markup=False, highlight=False)) as show:
-        folder = make_phantoms(
-            out,
-            cases=cases,
-            seed=seed,
-            preset=preset,
-            layout=layout,
-            shape=None if shape is None else int_triple(shape, "--shape"),
-            spacing=None if spacing is None else triple(spacing, "--spacing"),
-            threads=threads,
-            progress=show,
-        )
+        try:
+            folder = make_phantoms(
+                out,
+                cases=cases,
+                seed=seed,
+                preset=preset,
+                layout=layout,
+                shape=None if shape is None else int_triple(shape, "--shape"),
+                spacing=None if spacing is None else triple(spacing, "--spacing"),
+                threads=threads,
+                progress=show,
+            )
+        except KeyboardInterrupt:
+            typer.echo(f"{out} is unfinished: the same command goes on with what is missing", err=True)
+            raise
     lesion_label = " --lesion-label 4" if preset == "multi-organ" else ""
     typer.echo(f"{cases} phantoms ({preset}, seed {seed}) in {folder}")
     typer.echo(f"next: patchcore analyze {folder} STUDY{lesion_label}")
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Callable[[PhantomProgress], None] | None]:
-    """Yield what shows progress: a bar with ETA on a terminal, nothing elsewhere."""
+def _progress(console: Console) -> Iterator[Callable[[PhantomProgress], None]]:
+    """Yield what shows progress: a bar with ETA on a terminal, a line for each tenth elsewhere."""
     if not console.is_terminal:
-        yield None
+        yield _plain_lines(console)
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -88,3 +92,16 @@ def _progress(console: Console) -> Iterator[Callable[[PhantomProgress], None] | 
             )
 
         yield show
+
+
+def _plain_lines(console: Console) -> Callable[[PhantomProgress], None]:
+    told = 0
+
+    def show(event: PhantomProgress) -> None:
+        nonlocal told
+        tenth = event.done * 10 // event.total
+        if tenth > told:
+            told = tenth
+            console.print(f"Making phantoms: {tenth * 10} %", soft_wrap=True)
+
+    return show

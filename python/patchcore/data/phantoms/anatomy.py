@@ -69,7 +69,7 @@ def draw_anatomy(size_mm: Float64Array, *, several_organs: bool, seed: tuple[int
     right, left = ((0.38, -0.36, -0.42 + dz), (0.14, 0.15, 0.3)), ((-0.4, -0.36, -0.34 + dz), (0.14, 0.15, 0.31))
     spleen = [((-0.58, -0.14, 0.35), (0.17, 0.24, 0.36))]
     gall = [((0.26 + dx, 0.32, -0.22), (0.08, 0.1, 0.17))]
-    hollow = [(*spine[0], 3.0), (*spine[1], 3.0), (*aorta[0], 2.0), (*cava[0], 1.0), (*right, 2.0), (*gall[0], 0.0)]
+    hollow = [(*spine[0], 3.0), (*spine[1], 3.0), (*aorta[0], 2.0), (*cava[0], -0.8), (*right, 2.0), (*gall[0], -0.8)]
     liver = [((0.36 + dx, dy, 0.14 + dz), (0.42, 0.46, 0.6)), ((-0.06 + dx, 0.22 + dy, 0.36 + dz), (0.4, 0.24, 0.3))]
     anatomy.organs["liver"] = ball.field(liver, 4.0, hollow=hollow)
     named = anatomy.organs if several_organs else anatomy.others

@@ -47,7 +47,7 @@ class PhantomLayout:
 
 def patient_of(index: int) -> str:
     """Return whose case it is, where a layout says so: of every three cases two are of one patient."""
-    return f"P{index - index // 3 - (index % 3 == 1) + 1:03d}"
+    return f"P{2 * (index // 3) + (index % 3 == 2) + 1:03d}"
 
 
 def split_of(index: int, cases: int) -> str:

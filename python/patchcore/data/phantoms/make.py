@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from patchcore.data.phantoms.case import PhantomCase, PhantomLesion, Planes
+from patchcore.data.phantoms.dicom import require_dicom, write_dicom_case
 from patchcore.data.phantoms.layouts import PHANTOM_LAYOUTS, PhantomLayout, choose_layout
 from patchcore.data.phantoms.scene import Scene
 from patchcore.data.phantoms.spec import PhantomSpec, choose_spec
@@ -22,12 +24,14 @@ from patchcore.data.phantoms.volumes import write_volumes
 from patchcore.data.phantoms.whole import draw_whole
 from patchcore.errors import DataError
 from patchcore.files import read_json, write_atomic, write_json_atomic
+from patchcore.study.locks import hold_lock
 from patchcore.types import IntTriple, PathLike, Triple
 
 __all__ = ["PHANTOM_LAYOUTS", "PhantomProgress", "make_phantom", "make_phantoms"]
 
 _SCHEMA = 1
 _OPEN, _CLOSED = "phantoms.unfinished.json", "phantoms.json"
+_LOCK = ".phantoms.lock"
 _COLUMNS = (
     "case_id",
     "lesion",
@@ -102,7 +106,7 @@ def make_phantoms(
         spec: Anything else.
         shape: Overrides the spec's, voxels, canonical axes.
         spacing: Overrides the spec's, mm; of big volumes whose shape is given it is 0.75 × 0.75 × 1 mm.
-        threads: Cases written at once; default: all cores, but not many where volumes are held.
+        threads: Cases written at once, and planes of a single case; default: all cores.
         slab: Planes drawn between two looks at whether to stop; never changes a byte.
         progress: Told how far it is, from several threads one at a time.
 
@@ -112,6 +116,7 @@ def make_phantoms(
     Raises:
         DataError: An unknown preset or layout, no case, a folder that is not empty, or an impossible volume.
         MissingExtraError: DICOM without the ``dicom`` extra.
+        LockedError: Another process is making phantoms there.
         OSError: The folder cannot be written.
     """
     spec = choose_spec(preset, spec=spec, shape=shape, spacing=spacing)
@@ -124,21 +129,37 @@ def make_phantoms(
         raise DataError("threads and slab start at 1", found=(threads, slab), remedy="give at least 1")
     out = Path(out)
     recipe = _recipe(spec, layout=layout, cases=cases, seed=seed)
-    _open_folder(out, recipe)
-    maker = _Maker(out, spec, chosen, seed, cases, slab=slab, progress=progress)
-    rows = [row for rows in maker.run(threads) for row in rows]
+    if chosen.dicom:
+        require_dicom()
+    _begun(out, recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    with hold_lock(out / _LOCK, what="the folder of phantoms"):
+        if _begun(out, recipe):
+            # What a killed process left; nobody else is at work here.
+            for left in out.rglob(".*.tmp"):
+                if left.is_file():
+                    left.unlink()
+        else:
+            write_json_atomic(out / _OPEN, recipe)
+        maker = _Maker(out, spec, chosen, seed, cases, slab=slab, progress=progress)
+        rows = [row for rows in maker.run(threads) for row in rows]
+        _close(out, spec, chosen, cases, rows)
+    return out
+
+
+def _close(out: Path, spec: PhantomSpec, layout: PhantomLayout, cases: int, rows: Sequence[list[object]]) -> None:
+    """Write what lies beside the cases, and say that all of it is there."""
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([_COLUMNS, *rows])
     write_atomic(out / "true_lesions.csv", table.getvalue())
-    if chosen.document is not None and chosen.describe is not None:
-        document = chosen.describe(spec, [chosen.id_of(i) for i in range(cases)])
+    if layout.document is not None and layout.describe is not None:
+        document = layout.describe(spec, [layout.id_of(i) for i in range(cases)])
         if isinstance(document, str):
-            write_atomic(out / chosen.document, document)
+            write_atomic(out / layout.document, document)
         else:
-            write_json_atomic(out / chosen.document, document)
-    # The rename is what says that all of it is there.
+            write_json_atomic(out / layout.document, document)
+    (out / _LOCK).unlink()
     (out / _OPEN).replace(out / _CLOSED)
-    return out
 
 
 def _draw(spec: PhantomSpec, seed: int, index: int) -> Scene | PhantomCase:
@@ -157,10 +178,12 @@ def _recipe(spec: PhantomSpec, *, layout: str, cases: int, seed: int) -> dict[st
     }
 
 
-def _open_folder(out: Path, recipe: dict[str, Any]) -> None:
-    """Make the folder, or take up one that the same recipe left unfinished."""
-    import json
+def _begun(out: Path, recipe: dict[str, Any]) -> bool:
+    """Return whether the same recipe left the folder unfinished; False where it is new or empty.
 
+    Raises:
+        DataError: It holds anything else.
+    """
     if out.exists() and not out.is_dir():
         raise DataError("is not an empty folder but a file", path=out, remedy="name a new folder for the phantoms")
     if (out / _OPEN).exists():
@@ -174,16 +197,15 @@ def _open_folder(out: Path, recipe: dict[str, Any]) -> None:
                 found={key: begun.get(key) for key in ("layout", "cases", "seed")},
                 remedy="repeat the command that began them, or name a new folder",
             )
-        return
-    if out.exists() and any(out.iterdir()):
+        return True
+    if out.exists() and any(item.name != _LOCK for item in out.iterdir()):
         whole = (out / _CLOSED).exists()
         raise DataError(
             "is not an empty folder" + (": it holds finished phantoms" if whole else ""),
             path=out,
             remedy="name a new folder for the phantoms",
         )
-    out.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(out / _OPEN, recipe)
+    return False
 
 
 class _Stopped(Exception):  # noqa: N818
@@ -209,14 +231,13 @@ class _Maker:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._planes = self._cases_done = 0
-        if layout.dicom:
-            from patchcore.data.phantoms.dicom import require_dicom
-
-            require_dicom()
+        self._threads_each = 1
 
     def run(self, threads: int | None) -> list[list[list[object]]]:
         """Write all cases; return the rows of each case's lesions, in the order of the cases."""
-        count = min(threads or self._default_threads(), self._cases)
+        threads = threads or self._default_threads()
+        count = min(threads, self._cases)
+        self._threads_each = threads // count
         results: list[list[list[object]]] = [[] for _ in range(self._cases)]
         with ThreadPoolExecutor(count) as pool:
             try:
@@ -254,8 +275,6 @@ class _Maker:
         case = _draw(self._spec, self._seed, index)
         codes = self._spec.orientations[index % len(self._spec.orientations)]
         if self._layout.dicom:
-            from patchcore.data.phantoms.dicom import write_dicom_case
-
             write_dicom_case(
                 self._out / case_id,
                 case,
@@ -284,7 +303,15 @@ class _Maker:
         if paths == [None, None]:
             self._advance(case.shape[2])
             return
-        write_volumes(case, codes, image=paths[0], label=paths[1], slab=self._slab, advance=self._advance)
+        write_volumes(
+            case,
+            codes,
+            image=paths[0],
+            label=paths[1],
+            slab=self._slab,
+            threads=self._threads_each,
+            advance=self._advance,
+        )
 
     def _advance(self, planes: int) -> None:
         if self._stop.is_set():

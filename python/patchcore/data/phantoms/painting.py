@@ -73,8 +73,8 @@ class Painter:
         self._paint_bowel(image, k)
         for name in ("spleen", "kidney"):
             self._paint_organ(image, name, k, self._hu[name])
-        self._paint_organ(image, "gallbladder", k, 10.0)
         self._paint_liver(image, k)
+        self._paint_organ(image, "gallbladder", k, 10.0)
         bone = 0.5 + 0.5 * np.cos(2 * np.pi * self._z[k] / 32.0 + self._bone_phase)
         self._paint_organ(image, "spine", k, 140.0 + 180.0 * bone)
         self._paint_organ(image, "spine", k, 90.0 + 110.0 * bone, within_mm=3.0)

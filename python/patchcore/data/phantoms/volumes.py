@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -82,6 +84,7 @@ def write_volumes(
     image: Path | None,
     label: Path | None,
     slab: int = 16,
+    threads: int = 1,
     advance: Callable[[int], None] | None = None,
 ) -> None:
     """Write a phantom's image and label map, each whole or not at all; names ending in ``.gz`` are compressed.
@@ -92,6 +95,7 @@ def write_volumes(
         image: Where to write the image; None: nowhere.
         label: Where to write the label map; None: nowhere.
         slab: Planes between two calls of `advance`; never changes a byte.
+        threads: How many draw planes, while this one compresses; never changes a byte.
         advance: Told the planes done since the last call; may raise to give up.
 
     Raises:
@@ -106,13 +110,37 @@ def write_volumes(
         sinks = [stack.enter_context(_sink(path)) for path, _, _ in kinds]
         for sink, (_, dtype, _) in zip(sinks, kinds, strict=True):
             sink.write(_header(turn, dtype))
-        for start in range(0, turn.shape[2], slab):
-            stop = min(start + slab, turn.shape[2])
-            for sink, (_, dtype, plane) in zip(sinks, kinds, strict=True):
-                for k in range(start, stop):
-                    sink.write(np.ascontiguousarray(plane(k), dtype=dtype).data)
+        pool = stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
+
+        def draw(k: int) -> list[npt.NDArray[np.generic]]:
+            return [np.ascontiguousarray(plane(k), dtype=dtype) for _, dtype, plane in kinds]
+
+        for drawn in _slabs(draw, turn.shape[2], slab, pool):
+            for planes in drawn:
+                for sink, plane in zip(sinks, planes, strict=True):
+                    sink.write(plane.data)
             if advance is not None:
-                advance(stop - start)
+                advance(len(drawn))
+
+
+def _slabs(
+    draw: Callable[[int], list[npt.NDArray[np.generic]]], count: int, slab: int, pool: ThreadPoolExecutor | None
+) -> Iterator[list[list[npt.NDArray[np.generic]]]]:
+    """Yield the planes slab by slab; on a pool, the next slab is drawn meanwhile."""
+    parts = [range(start, min(start + slab, count)) for start in range(0, count, slab)]
+    if pool is None:
+        yield from ([draw(k) for k in part] for part in parts)
+        return
+    ahead: deque[list[Future[list[npt.NDArray[np.generic]]]]] = deque()
+    try:
+        for part in parts:
+            ahead.append([pool.submit(draw, k) for k in part])
+            if len(ahead) > 1:
+                yield [future.result() for future in ahead.popleft()]
+        yield [future.result() for future in ahead.popleft()]
+    finally:
+        for future in (future for futures in ahead for future in futures):
+            future.cancel()
 
 
 def _planes(case: Planes, turn: Turn, *, whole_image: bool) -> Callable[[int], npt.NDArray[np.generic]]:

@@ -1,0 +1,105 @@
+"""``patchcore phantom`` as a process: big volumes in little memory, interrupted and refused."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from patchcore.cli import main
+from patchcore.volumetry import measure_lesions
+
+COMMAND = [sys.executable, "-m", "patchcore", "phantom"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_big_volume_is_not_held(tmp_path: Path) -> None:
+    """Four times the planes, no more memory: the volume of 2.9 GiB would be seen."""
+    script = (
+        "import resource, sys\n"
+        "from patchcore.data.phantoms import make_phantoms\n"
+        "make_phantoms(sys.argv[1], cases=1, layout='labels-only', shape=(512, 512, int(sys.argv[2])), threads=1)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    peak = []
+    for planes in ("200", "1600"):
+        out = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / planes), planes], check=True, capture_output=True, text=True
+        )
+        peak.append(int(out.stdout))
+    assert peak[1] < peak[0] + 60 * 1024
+    label = tmp_path / "1600" / "labels" / "phantom-001.nii.gz"
+    rows = (tmp_path / "1600" / "true_lesions.csv").read_text().splitlines()[1:]
+    assert len(measure_lesions(label, labels=[2])) == len(rows) >= 1
+
+
+def test_interrupted_then_gone_on_with(tmp_path: Path) -> None:
+    arguments = ["--cases", "6", "--shape", "72,72,56", "--spacing", "3", "--threads", "2", "--seed", "4"]
+    out = tmp_path / "out"
+    process = subprocess.Popen([*COMMAND, str(out), *arguments], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(out.glob("labels/*.nii.gz")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "the same command goes on" in told
+    assert not list(out.rglob("*.tmp"))
+    assert json.loads((out / "phantoms.unfinished.json").read_text())["cases"] == 6
+    assert not (out / "phantoms.json").exists()
+    subprocess.run([*COMMAND, str(out), *arguments], check=True, capture_output=True)
+    subprocess.run([*COMMAND, str(tmp_path / "again"), *arguments], check=True, capture_output=True)
+    assert contents(out) == contents(tmp_path / "again")
+
+
+def test_a_full_disk_is_named_and_nothing_half_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [*COMMAND, str(out), "--cases", "1", "--shape", "48", "--spacing", "4"]
+
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    failed = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=small_files_only)
+    assert failed.returncode == 1
+    assert "phantom-001.nii.gz" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not list(out.rglob("*.tmp"))
+    assert not list(out.glob("images/*"))
+    subprocess.run(arguments, check=True, capture_output=True)
+    assert (out / "phantoms.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["out", "--shape", "8,8"], "is not three whole numbers"),
+        (["out", "--shape", "8"], "holds no liver"),
+        (["out", "--spacing", "0"], "holds no liver"),
+        (["out", "--spacing", "nan"], "holds no liver"),
+        (["out", "--preset", "tiny"], "choose one of large, mixed, small, multi-organ"),
+        (["out", "--layout", "tiny"], "choose one of two-folders, nnunet, msd, lits, kits"),
+        (["out", "--layout", "lits", "--preset", "multi-organ"], "knows the labels"),
+        (["file"], "but a file"),
+    ],
+)
+def test_bad_arguments_are_refused_in_words(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("x")
+    assert main(["phantom", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not Path("out").exists()
