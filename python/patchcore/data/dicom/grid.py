@@ -16,7 +16,7 @@ import numpy.typing as npt
 from patchcore.errors import DataError, HeaderError, UnsupportedDataError
 from patchcore.types import Affine, Float64Array, IntTriple, PathLike
 
-__all__ = ["MAX_PIXELS", "Grid", "Placement", "Plane", "grid_of", "place", "where"]
+__all__ = ["MAX_PIXELS", "Grid", "Placement", "Plane", "SlicesError", "grid_of", "place", "where"]
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Slices count as equally spaced within 1 % or 0.01 mm; up to 10 % (rounded positions) the user is told.
@@ -100,6 +100,12 @@ class Grid:
         return np.asarray(np.linalg.inv(_LPS_TO_RAS @ self.affine))
 
 
+class SlicesError(DataError):
+    """Slices are missing, doubled, shifted or not equally spaced."""
+
+    check = "slices"
+
+
 def grid_of(planes: Sequence[Plane], *, thickness: float | None, sparse: bool = False) -> Grid:
     """Return the grid of slices that are sorted along their normal.
 
@@ -112,7 +118,8 @@ def grid_of(planes: Sequence[Plane], *, thickness: float | None, sparse: bool = 
         The grid; with a gantry tilt above 0.1° its affine is sheared.
 
     Raises:
-        DataError: A slice is missing, doubled or shifted; the message names its position.
+        SlicesError: A slice is missing, doubled or shifted; the message names its position.
+        DataError: The distance of slices cannot be told.
     """
     first = planes[0]
     along = np.asarray([float(np.asarray(plane.position) @ first.normal) for plane in planes])
@@ -141,7 +148,7 @@ def grid_of(planes: Sequence[Plane], *, thickness: float | None, sparse: bool = 
     sideways = np.linalg.norm(off - (off @ first.normal)[:, None] * first.normal, axis=1)
     worst = int(uneven.argmax())
     if uneven[worst] > max(_ROUNDED * step_mm, _EVEN_MM):
-        raise DataError(
+        raise SlicesError(
             f"slices are not equally spaced: the slice at {where(planes[worst])} is {uneven[worst]:.3g} mm off "
             f"(gaps from {gaps.min():.4g} to {gaps.max():.4g} mm)",
             remedy="resample the series to equal spacing, or export it again",
@@ -150,7 +157,7 @@ def grid_of(planes: Sequence[Plane], *, thickness: float | None, sparse: bool = 
         notes.append(f"slice positions stray from equal spacing by up to {uneven[worst]:.3g} mm of {step_mm:.4g} mm")
     worst = int(sideways.argmax())
     if sideways[worst] > max(_OFF_GRID * min(first.pixel_spacing), _EVEN_MM):
-        raise DataError(
+        raise SlicesError(
             f"the slice at {where(planes[worst])} is shifted sideways by {sideways[worst]:.3g} mm against the others",
             remedy="export the series again",
         )
@@ -176,7 +183,7 @@ def _indices(
     """Return the slice index of each plane; each its rank where none may be missing."""
     if gaps.min() < 1e-3:
         at = int(gaps.argmin())
-        raise DataError(f"two slices lie at {where(planes[at])}", remedy="keep one acquisition of the series")
+        raise SlicesError(f"two slices lie at {where(planes[at])}", remedy="keep one acquisition of the series")
     if sparse:
         step = float(gaps.min()) if distance is None or not distance > 0 else distance
         index = np.concatenate([[0.0], np.cumsum(gaps / step)])
@@ -190,7 +197,7 @@ def _indices(
         gap = int(missing[0])
         count = max(1, round(float(gaps[gap]) / usual) - 1)
         position = np.asarray(planes[gap].position) + planes[gap].normal * usual
-        raise DataError(
+        raise SlicesError(
             f"{count} slice{'s are' if count > 1 else ' is'} missing at {_text(position)}: "
             f"a gap of {gaps[gap]:.4g} mm where slices lie {usual:.4g} mm apart",
             remedy="download or export the series again",
