@@ -92,6 +92,21 @@ impl Geometry {
         }
         Ok(())
     }
+
+    /// Refuse lengths so large that a volume, a distance or a position of a voxel of `shape` overflows.
+    ///
+    /// # Errors
+    /// [`Error::Header`], also as [`Geometry::check`].
+    pub fn check_within(&self, shape: [usize; 3]) -> Result<()> {
+        self.check()?;
+        let spacing = self.spacing();
+        let reach: f64 = (0..3).map(|axis| spacing[axis] * shape[axis] as f64).sum();
+        let far = self.to_world(shape.map(|n| n as f64)).iter().all(|place| place.is_finite());
+        if !(far && reach.powi(3).is_finite()) {
+            return Err(Error::Header(format!("spacing {spacing:?} mm with shape {shape:?} is impossibly large")));
+        }
+        Ok(())
+    }
 }
 
 /// One lesion. Axes are the array's own.
@@ -143,7 +158,7 @@ pub fn measure(
     threads: Option<usize>,
     interrupt: &Interrupt,
 ) -> Result<LesionTable> {
-    geometry.check()?;
+    geometry.check_within(components.walk.shape)?;
     if min_volume_mm3.is_nan() {
         return Err(Error::Argument("min_volume_mm3 is NaN".into()));
     }

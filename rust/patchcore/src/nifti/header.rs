@@ -78,6 +78,7 @@ impl Fields<'_> {
 struct Raw {
     dim: [i64; 8],
     datatype: i16,
+    bitpix: i16,
     pixdim: [f64; 8],
     vox_offset: f64,
     scaling: (f64, f64),
@@ -103,6 +104,15 @@ pub fn parse_header(bytes: &[u8]) -> Result<Header> {
     let voxels = check_shape(shape)?;
     let swapped = is_swapped(bytes);
     let kind = kind_of(raw.datatype)?;
+    // Written twice in every header, so that damage to one shows; 0 is how some writers leave it out.
+    if raw.bitpix != 0 && i64::from(raw.bitpix) != 8 * kind.size() as i64 {
+        return Err(Error::Header(format!(
+            "datatype {} has {} bits a voxel, bitpix says {}; the header is damaged",
+            raw.datatype,
+            8 * kind.size(),
+            raw.bitpix
+        )));
+    }
     if voxels.checked_mul(kind.size() as u64).is_none() {
         return Err(Error::Header(format!("shape {shape:?} is impossibly large")));
     }
@@ -136,7 +146,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<Header> {
         affine: affine_of(&raw, shape)?,
         single_file: raw.single_file,
     };
-    header.geometry().check()?;
+    header.geometry().check_within(shape)?;
     Ok(header)
 }
 
@@ -169,6 +179,7 @@ fn parse_raw(bytes: &[u8]) -> Result<Raw> {
             Ok(Raw {
                 dim: std::array::from_fn(|n| i64::from(fields.i16(40 + 2 * n))),
                 datatype: fields.i16(70),
+                bitpix: fields.i16(72),
                 pixdim: std::array::from_fn(|n| fields.f32(76 + 4 * n)),
                 vox_offset: fields.f32(108),
                 scaling: (fields.f32(112), fields.f32(116)),
@@ -195,6 +206,7 @@ fn parse_raw(bytes: &[u8]) -> Result<Raw> {
             Ok(Raw {
                 dim: std::array::from_fn(|n| fields.i64(16 + 8 * n)),
                 datatype: fields.i16(12),
+                bitpix: fields.i16(14),
                 pixdim: std::array::from_fn(|n| fields.f64(104 + 8 * n)),
                 vox_offset: fields.i64(168) as f64,
                 scaling: (fields.f64(176), fields.f64(184)),

@@ -19,15 +19,19 @@ use crate::{Error, Result};
 const READ_BYTES: usize = 256 << 10;
 /// Inflated bytes handed over at once, about: a few megabytes in flight keep both threads busy.
 const CHUNK_BYTES: usize = 2 << 20;
+/// Room for voxels before any has arrived.
+const FIRST_BYTES: usize = 64 << 10;
 /// Deflate cannot shrink data further than this; a header that promises more voxels is lying.
 const MOST_INFLATION: u64 = 1032;
-/// Bytes after the voxels that are read to reach the gzip checksum.
-const MOST_TRAILING: u64 = 64 << 20;
+/// Zeros after the voxels, up to this many bytes, are padding. Anything else means that the header describes another
+/// volume than the file holds.
+const MOST_PADDING: u64 = 4 << 10;
+
+/// Bytes after the header of a pair that are read, to reach the gzip checksum.
+const MOST_EXTENSIONS: u64 = 64 << 20;
 
 /// The system's number for "is a directory".
 const EISDIR: i32 = 21;
-/// The buffer of a chunk grows by this while it is filled: a header alone takes no memory.
-const GROWTH_BYTES: usize = 64 << 20;
 
 /// The members of a gzip file one after the other; zeros after the last are padding, as `gzip` has it.
 struct Members<R: BufRead> {
@@ -67,10 +71,32 @@ impl<R: BufRead> Read for Members<R> {
     }
 }
 
+/// The first bytes of gzip.
+const GZIP_MAGIC: [u8; 2] = [0x1F, 0x8B];
+
+/// How a file may be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    /// As its first bytes say.
+    Any,
+    /// As gzip.
+    Gzip,
+    /// As it is.
+    None,
+}
+
+/// A file, inflated where it is gzip.
+struct Part<'a> {
+    reader: Box<dyn Read + Send + 'a>,
+    /// Bytes of the file as it is stored.
+    length: u64,
+    gzipped: bool,
+}
+
 /// A NIfTI volume whose header was read: voxels follow from `reader`.
-struct Opened {
+struct Opened<'a> {
     header: Header,
-    reader: Box<dyn Read + Send>,
+    reader: Box<dyn Read + Send + 'a>,
 }
 
 /// Read and check the header of a `.nii`, `.nii.gz` or `.hdr`/`.img` pair.
@@ -93,7 +119,36 @@ pub fn components_of_file(
     connectivity: Connectivity,
     interrupt: &Interrupt,
 ) -> Result<(Components, Header)> {
-    let Opened { header, mut reader } = open(path)?;
+    components_of_opened(open(path)?, selected, connectivity, interrupt)
+}
+
+/// Find the components of a label map in a file that lies in memory; as [`components_of_file`] does.
+///
+/// `header` holds a `.nii` or `.nii.gz` whole, or the `.hdr` of a pair whose `.img` is `data`; both are gzip, or none.
+///
+/// # Errors
+/// As [`components_of_file`].
+pub fn components_of_bytes(
+    header: &[u8],
+    data: Option<&[u8]>,
+    selected: Option<&[i64]>,
+    connectivity: Connectivity,
+    interrupt: &Interrupt,
+) -> Result<(Components, Header)> {
+    let packing = if header.starts_with(&GZIP_MAGIC) { Packing::Gzip } else { Packing::None };
+    let opened = open_parts(
+        || part_of(header, header.len() as u64, Packing::Any),
+        || data.map(|data| part_of(data, data.len() as u64, packing)),
+    )?;
+    components_of_opened(opened, selected, connectivity, interrupt)
+}
+
+fn components_of_opened(
+    Opened { header, mut reader }: Opened<'_>,
+    selected: Option<&[i64]>,
+    connectivity: Connectivity,
+    interrupt: &Interrupt,
+) -> Result<(Components, Header)> {
     let (slope, intercept) = header.scaling;
     let decoder = Decoder::new(header.kind, header.swapped, selected).scaled(slope, intercept);
     // Voxels are stored with the first axis fastest.
@@ -175,7 +230,8 @@ fn read_words(
     let bytes = usize::try_from(bytes).map_err(|_| Error::Memory(format!("one plane needs {bytes} bytes")))?;
     let mut filled = 0;
     while filled < bytes {
-        let wanted = bytes.min((filled + GROWTH_BYTES).max(8 * words.len()));
+        // Doubled as bytes arrive: a header alone takes no memory.
+        let wanted = bytes.min((2 * filled).max(FIRST_BYTES).max(8 * words.len()));
         if 8 * words.len() < wanted {
             let more = wanted.div_ceil(8) - words.len();
             let none = |_| Error::Memory(format!("no memory for {wanted} bytes of voxels"));
@@ -198,12 +254,16 @@ fn read_words(
     Ok(())
 }
 
-/// Read what follows the voxels, so that a gzip file's checksum is reached and compared.
+/// Read what follows the voxels: a gzip file's checksum is reached and compared, and what is no padding is refused.
 fn read_to_checksum(reader: &mut dyn Read) -> Result<()> {
-    let mut rest = reader.take(MOST_TRAILING);
-    let trailing = std::io::copy(&mut rest, &mut std::io::sink()).map_err(describe)?;
-    if trailing == MOST_TRAILING {
-        return Err(Error::Header(format!("at least {trailing} bytes follow the voxels that the header describes")));
+    let mut rest = Vec::new();
+    reader.take(MOST_PADDING + 1).read_to_end(&mut rest).map_err(describe)?;
+    if rest.len() as u64 > MOST_PADDING || rest.iter().any(|&byte| byte != 0) {
+        let more = if rest.len() as u64 > MOST_PADDING { "at least " } else { "" };
+        return Err(Error::Header(format!(
+            "{more}{} bytes follow the voxels that the header describes; the header is wrong, or the file damaged",
+            rest.len()
+        )));
     }
     Ok(())
 }
@@ -219,24 +279,33 @@ fn describe(error: std::io::Error) -> Error {
     }
 }
 
-fn open(path: &Path) -> Result<Opened> {
+fn open(path: &Path) -> Result<Opened<'static>> {
     let header_path = sibling(path, "img", "hdr");
-    let (mut reader, length, gzipped) = open_file(&header_path)?;
+    let data_path = sibling(&header_path, "hdr", "img");
+    // Voxels have no magic number: what begins like gzip may be labels, and what should be gzip must not pass for them.
+    let gzip = data_path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"));
+    let packing = if gzip { Packing::Gzip } else { Packing::None };
+    let data = || (data_path != header_path).then(|| open_file(&data_path, packing));
+    open_parts(|| open_file(&header_path, Packing::Any), data)
+}
+
+/// Read the header from the file that `first` opens, and go to the voxels: in the same, or in the one of `second`.
+fn open_parts<'a>(
+    first: impl Fn() -> Result<Part<'a>>,
+    second: impl FnOnce() -> Option<Result<Part<'a>>>,
+) -> Result<Opened<'a>> {
     let mut bytes = Vec::new();
-    reader.by_ref().take(540).read_to_end(&mut bytes).map_err(describe)?;
-    let mut header = parse_header(&bytes)?;
-    let (length, gzipped, skip) = if header.single_file {
+    let mut opened = first()?.reader;
+    opened.by_ref().take(540).read_to_end(&mut bytes).map_err(describe)?;
+    let header = parse_header(&bytes)?;
+    let Part { mut reader, length, gzipped } = if header.single_file {
         // A NIfTI-1 header can be shorter than what was read: begin again, at the start.
-        (reader, ..) = open_file(&header_path)?;
-        (length, gzipped, header.data_offset)
+        first()?
     } else {
-        let data_path = sibling(&header_path, "hdr", "img");
-        if data_path == header_path {
-            return Err(Error::Header("the header says that voxels are in a second file (.img)".into()));
-        }
-        let (data, length, gzipped) = open_file(&data_path)?;
-        reader = data;
-        (length, gzipped, header.data_offset)
+        // Extensions may follow; at the end is the checksum.
+        std::io::copy(&mut opened.take(MOST_EXTENSIONS), &mut std::io::sink()).map_err(describe)?;
+        let missing = || Error::Header("the header says that voxels are in a second file (.img)".into());
+        second().ok_or_else(missing)??
     };
     let needed = header.data_offset.saturating_add(header.data_bytes());
     if gzipped && needed > length.saturating_mul(MOST_INFLATION).saturating_add(1024) {
@@ -252,16 +321,15 @@ fn open(path: &Path) -> Result<Opened> {
             header.shape
         )));
     }
-    let skipped = std::io::copy(&mut reader.by_ref().take(skip), &mut std::io::sink()).map_err(describe)?;
-    if skipped < skip {
+    let skipped = std::io::copy(&mut reader.by_ref().take(header.data_offset), &mut std::io::sink());
+    if skipped.map_err(describe)? < header.data_offset {
         return Err(Error::Corrupt("ends before its first voxel".into()));
     }
-    header.data_offset = header.data_offset.max(skip);
     Ok(Opened { header, reader })
 }
 
-/// Open a file, inflated where it is gzip, with its length on disk.
-fn open_file(path: &Path) -> Result<(Box<dyn Read + Send>, u64, bool)> {
+/// Open a file that is one, inflated where it is gzip.
+fn open_file(path: &Path, packing: Packing) -> Result<Part<'static>> {
     // Before opening: opening a pipe waits for its other end.
     let metadata = std::fs::metadata(path)?;
     if metadata.is_dir() {
@@ -270,12 +338,16 @@ fn open_file(path: &Path) -> Result<(Box<dyn Read + Send>, u64, bool)> {
     if !metadata.is_file() {
         return Err(Error::Unsupported("not a regular file, but a pipe or a device".into()));
     }
-    let file = File::open(path)?;
-    let mut reader = BufReader::with_capacity(READ_BYTES, file);
-    let magic = reader.fill_buf()?;
-    let gzipped = magic.starts_with(&[0x1F, 0x8B]);
-    let reader: Box<dyn Read + Send> = if gzipped { Box::new(Members::new(reader)) } else { Box::new(reader) };
-    Ok((reader, metadata.len(), gzipped))
+    part_of(BufReader::with_capacity(READ_BYTES, File::open(path)?), metadata.len(), packing)
+}
+
+fn part_of<'a>(mut stored: impl BufRead + Send + 'a, length: u64, packing: Packing) -> Result<Part<'a>> {
+    let gzipped = packing != Packing::None && stored.fill_buf()?.starts_with(&GZIP_MAGIC);
+    if packing == Packing::Gzip && !gzipped {
+        return Err(Error::Corrupt("the file of the voxels is no gzip, as its name says it is".into()));
+    }
+    let reader: Box<dyn Read + Send> = if gzipped { Box::new(Members::new(stored)) } else { Box::new(stored) };
+    Ok(Part { reader, length, gzipped })
 }
 
 /// `case.img.gz` for `case.hdr.gz` and so on; any other name as it is.
