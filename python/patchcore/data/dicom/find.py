@@ -125,10 +125,12 @@ def _link(series: Sequence[_Series], found: Iterable[Found]) -> tuple[list[Found
         if label.kind not in ("seg", "rtstruct") or label.uid in seen:
             continue
         seen.add(label.uid)
-        target, note = _series_of(label, usable)
-        if target is None and (label.referenced_series & other_series or label.referenced & other_uids):
+        on_ct = any(item.uid in label.referenced_series or item.uids & label.referenced for item in usable)
+        if not on_ct and (label.referenced_series & other_series or label.referenced & other_uids):
             foreign += 1
-        elif target is None:
+            continue
+        target, note = _series_of(label, usable)
+        if target is None:
             loose.append(label)
         else:
             target.labels.append(label)
