@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -78,7 +79,7 @@ class CheckReport:
     @property
     def commands(self) -> list[str]:
         """What to type for geometry that awaits a decision."""
-        return commands(self.cases, command=f"patchcore analyze {self.dataset} STUDY")
+        return commands(self.cases, command=_command(self.dataset))
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -160,11 +161,15 @@ def check_dataset(
             record.model_copy(update={"findings": (*record.findings, *among.get(record.case_id, ()))}),
             spacing=spacings,
             accept=accepted,
-            command=f"patchcore analyze {root} STUDY",
+            command=_command(root),
         )
         for record in checked
     ]
     return CheckReport(root, found, grouping.description, tuple(cases), tuple(among.get(COHORT, ())))
+
+
+def _command(dataset: Path) -> str:
+    return f"patchcore analyze {shlex.quote(str(dataset))} STUDY"
 
 
 def _find(root: Path, *, images: PathLike | None, labels: PathLike | None, layout: str | None) -> Layout:
