@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import signal
 import subprocess
@@ -435,3 +436,52 @@ def test_missing_files_keep_their_error_number(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         pc.measure_lesions(tmp_path / "none.nii.gz")
     assert (caught.value.errno, caught.value.filename) == (2, str(tmp_path / "none.nii.gz"))
+
+
+@pytest.mark.slow
+def test_eight_gigavoxels_in_a_memory_map(tmp_path):
+    """Offsets past 2³¹ and 2³² are right, and memory does not grow with voxels."""
+    edge = 2048
+    path = tmp_path / "mask.raw"
+    with path.open("wb") as file:
+        file.truncate(edge**3)
+    mask = np.memmap(path, np.uint8, "r+", shape=(edge,) * 3)
+    mask[:, 1000, 1000] = 1
+    mask[3:7, 10:20, 30:33] = 1
+    mask[600:604, 5:9, 7] = 1
+    mask[1500:1503, 100:105, 2040:] = 2
+    mask[-1, -1, -1] = 1
+    mask.flush()
+    code = """
+import json, re, sys, threading, numpy as np, patchcore.volumetry as v
+def anonymous():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1])
+mask = np.memmap(sys.argv[1], np.uint8, "r", shape=(2048,) * 3)
+v.measure_lesions(np.ones((2, 2, 2), bool))
+before = most = anonymous()
+done = threading.Event()
+def watch():
+    global most
+    while not done.wait(0.01):
+        most = max(most, anonymous())
+watcher = threading.Thread(target=watch, daemon=True)
+watcher.start()
+found = v.measure_lesions(mask, spacing=(0.5, 0.5, 0.5))
+spans = v.lesion_spans(mask)
+done.set()
+watcher.join()
+columns = ("label", "voxel_count", "volume_mm3", "bbox_start", "bbox_stop", "centroid_voxel")
+print(json.dumps({name: getattr(found, name).tolist() for name in columns}
+      | {"kib": max(most, anonymous()) - before, "spans": len(spans.lesion), "last": spans.origin[-1].tolist()}))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert found["label"] == [1, 1, 1, 2, 1]
+    assert found["voxel_count"] == [2048, 120, 16, 120, 1]
+    assert found["volume_mm3"] == [256, 15, 2, 15, 0.125]
+    assert found["bbox_start"] == [[0, 1000, 1000], [3, 10, 30], [600, 5, 7], [1500, 100, 2040], [2047, 2047, 2047]]
+    assert found["bbox_stop"][3:] == [[1503, 105, 2048], [2048, 2048, 2048]]
+    assert found["centroid_voxel"][0] == [1023.5, 1000, 1000]
+    assert found["centroid_voxel"][3] == [1501, 102, 2043.5]
+    assert (found["spans"], found["last"]) == (2048 + 40 + 16 + 15 + 1, [2047, 2047, 2047])
+    assert found["kib"] <= 1 << 20
