@@ -18,6 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from patchcore.data import analyze as analyze
+    from patchcore.data.checking import check_dataset as check_dataset
+    from patchcore.data.dicom.convert import import_dicom as import_dicom
+    from patchcore.data.layouts import find_cases as find_cases
+    from patchcore.data.phantoms import make_phantoms as make_phantoms
     from patchcore.engine import evaluate as evaluate
     from patchcore.engine import predict as predict
     from patchcore.engine import train as train
@@ -38,10 +42,14 @@ _HOMES = {
     "Study": "patchcore.study",
     "WindowSampler": "patchcore.windows",
     "analyze": "patchcore.data",
+    "check_dataset": "patchcore.data.checking",
     "compare": "patchcore.experiments",
     "evaluate": "patchcore.engine",
     "extract_windows": "patchcore.windows",
+    "find_cases": "patchcore.data.layouts",
+    "import_dicom": "patchcore.data.dicom.convert",
     "label_components": "patchcore.volumetry",
+    "make_phantoms": "patchcore.data.phantoms",
     "measure_lesions": "patchcore.volumetry",
     "plan_patch_size": "patchcore.planning",
     "predict": "patchcore.engine",
@@ -55,10 +63,14 @@ __all__ = [
     "WindowSampler",
     "__version__",
     "analyze",
+    "check_dataset",
     "compare",
     "evaluate",
     "extract_windows",
+    "find_cases",
+    "import_dicom",
     "label_components",
+    "make_phantoms",
     "measure_lesions",
     "plan_patch_size",
     "predict",
