@@ -35,7 +35,7 @@ def test_two_folders_are_recognised_by_name(tmp_path: Path, images: str, labels:
 def test_nnunet_image_names_lose_their_channel(tmp_path: Path) -> None:
     fill(tmp_path, "imagesTr/liver_1_0000.nii.gz", "labelsTr/liver_1.nii.gz", "imagesTs/x_0000.nii.gz")
     layout = find_cases(tmp_path)
-    assert layout.name == "nnU-Net"
+    assert layout.name == "nnunet"
     assert [(case.case_id, case.problem) for case in layout.cases] == [("liver_1", None)]
 
 
@@ -76,10 +76,10 @@ def test_cases_without_a_partner_and_with_two_are_told(tmp_path: Path) -> None:
 
 
 def test_folders_can_be_named_and_label_maps_can_stand_alone(tmp_path: Path) -> None:
-    fill(tmp_path, "ct/a.nii.gz", "tumours/a.nii.gz")
-    assert [case.problem for case in find_cases(tmp_path, images="ct", labels="tumours").cases] == [None]
+    fill(tmp_path, "scans/a.nii.gz", "tumours/a.nii.gz")
+    assert [case.problem for case in find_cases(tmp_path, images="scans", labels="tumours").cases] == [None]
     alone = find_cases(tmp_path, labels="tumours")
-    assert (alone.name, alone.images, alone.cases[0].image) == ("label maps only", None, None)
+    assert (alone.name, alone.images, alone.cases[0].image) == ("labels-only", None, None)
     assert alone.cases[0].problem is None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from patchcore.errors import DataError, EmptyClassError
 
-__all__ = ["choose_lesion_label"]
+__all__ = ["choose_lesion_label", "label_number"]
 
 _LISTED = 12
 
@@ -15,21 +15,21 @@ _LESION_WORDS = re.compile(r"tumou?r|lesion|cancer|metasta|nodule", re.IGNORECAS
 
 
 def choose_lesion_label(
-    case_counts: Mapping[int, int], names: Mapping[int, str], *, wanted: int | None = None
+    case_counts: Mapping[int, int], names: Mapping[int, str], *, wanted: int | str | None = None
 ) -> tuple[int, str]:
     """Choose the lesion label of a cohort.
 
     Args:
         case_counts: For each non-zero label the number of cases that hold it.
         names: Declared names of labels.
-        wanted: What the user asked for.
+        wanted: What the user asked for: a number or a declared name, upper and lower case alike.
 
     Returns:
         The label and why it was chosen.
 
     Raises:
         EmptyClassError: No case holds `wanted`, or no case holds any label.
-        DataError: There are several labels and not exactly one is named like a lesion.
+        DataError: No label is called `wanted`; or there are several labels and not exactly one is named like a lesion.
 
     Example:
         >>> choose_lesion_label({1: 20, 2: 20}, {1: "kidney", 2: "tumour"})
@@ -39,6 +39,8 @@ def choose_lesion_label(
     listed = ", ".join(_called(label, names) for label in present[:_LISTED])
     if len(present) > _LISTED:
         listed += f" and {len(present) - _LISTED} more"
+    if isinstance(wanted, str):
+        wanted = label_number(wanted, names)
     if wanted is not None:
         if wanted not in present:
             raise EmptyClassError(
@@ -60,6 +62,31 @@ def choose_lesion_label(
         found=present,
         remedy=f"say it with --lesion-label, e.g. --lesion-label {present[-1]}",
     )
+
+
+def label_number(wanted: str, names: Mapping[int, str]) -> int:
+    """Return the label that a text means: a number, or a declared name in any case, spaces and underscores alike.
+
+    Raises:
+        DataError: No declared name fits, or several do.
+
+    Example:
+        >>> label_number("Liver tumour", {1: "liver", 2: "liver_tumour"}), label_number("2", {})
+        (2, 2)
+    """
+    text = wanted.strip()
+    if text.removeprefix("-").isdecimal() and len(text) < 10:
+        return int(text)
+    fitting = [number for number, name in sorted(names.items()) if _plain(name) == _plain(text)]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = ", ".join(_called(number, names) for number in sorted(names) if number) or "none"
+    what = "no label is called" if not fitting else "several labels are called"
+    raise DataError(f"{what} {text!r}", found=wanted, expected=listed, remedy=f"labels declared: {listed}")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def _called(label: int, names: Mapping[int, str]) -> str:

@@ -17,13 +17,17 @@ class Grouping:
 
     patients: tuple[str, ...]
     description: str
+    known: bool = False
 
 
-def group_patients(case_ids: Sequence[str], *, regex: str | None = None) -> Grouping:
+def group_patients(
+    case_ids: Sequence[str], *, regex: str | None = None, given: Sequence[str | None] | None = None
+) -> Grouping:
     r"""Group cases into patients.
 
     Args:
         case_ids: The cases.
+        given: Whose each case is, where the data set says so; None for a case of which it does not.
         regex: A pattern searched in each case id; its first group, or the whole match, is the patient.
             Without one, the part before the first underscore where that part holds a digit, else the whole.
 
@@ -36,6 +40,11 @@ def group_patients(case_ids: Sequence[str], *, regex: str | None = None) -> Grou
         >>> group_patients(["x-12-a", "x-12-b"], regex=r"x-\d+").patients
         ('x-12', 'x-12')
     """
+    if regex is None and given is not None and any(given):
+        unsaid = sum(patient is None for patient in given)
+        rest = f"; {unsaid} of which it does not stand for themselves" if unsaid else ""
+        told = tuple(patient or case_id for case_id, patient in zip(case_ids, given, strict=True))
+        return Grouping(told, f"as the data set says{rest}", known=True)
     if regex is None:
         patients = tuple(_default_patient(case_id) for case_id in case_ids)
         example = next(((c, p) for c, p in zip(case_ids, patients, strict=True) if c != p), None)
@@ -63,7 +72,7 @@ def group_patients(case_ids: Sequence[str], *, regex: str | None = None) -> Grou
         for case_id, match in zip(case_ids, matches, strict=True)
     )
     rest = f"; {unmatched} without a match stand for themselves" if unmatched else ""
-    return Grouping(patients, f"by --patient-regex {regex}{rest}")
+    return Grouping(patients, f"by --patient-regex {regex}{rest}", known=True)
 
 
 def _default_patient(case_id: str) -> str:
