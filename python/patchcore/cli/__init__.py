@@ -89,6 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             # typer loads pydantic to read arguments; the dashboard's first paint does not wait for either.
             import_module(f"{__name__}.dashboard").dashboard(Path(arguments[1]))
             return ExitCode.DONE
+        if named == "analyze" and (known := _unchanged(arguments[1:])) is not None:
+            print("Nothing has changed since the last analysis.", file=sys.stderr)
+            sys.stdout.write(known[0])
+            return known[1]
         build_app((named,) if named else COMMANDS)(args=arguments, prog_name="patchcore")
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else ExitCode.DONE if ending.code is None else ExitCode.ERROR
@@ -106,6 +110,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {_os_error(error)}", file=sys.stderr)
         return ExitCode.ERROR
     return ExitCode.DONE
+
+
+def _unchanged(arguments: Sequence[str]) -> tuple[str, int] | None:
+    """Return the answer to ``analyze DATASET STUDY [--json]`` where nothing has changed since the last time."""
+    named = [argument for argument in arguments if argument != "--json"]
+    if len(named) != 2 or len(arguments) > 3 or any(argument.startswith("-") for argument in named):
+        return None
+    from patchcore.unchanged import answer
+
+    return answer(named[0], named[1], as_json=len(arguments) == 3)
 
 
 def _print_version() -> None:

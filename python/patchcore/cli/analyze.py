@@ -25,11 +25,16 @@ _PHASES = {"labels": "Measuring lesions", "images": "Reading images"}
 
 
 def analyze(
-    dataset: Annotated[Path, typer.Argument(help="Folder of the data set; only ever read.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="Folder of the data set, or the CSV or JSON file that lists it; only ever read.")
+    ],
     study: Annotated[Path, typer.Argument(help="Folder of the study: new, empty, or made from this data set.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images within the data set.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Folder of the label maps within the data set.")] = None,
-    lesion_label: Annotated[int | None, typer.Option(help="The lesions' label, if it cannot be told.")] = None,
+    layout: Annotated[str | None, typer.Option(help="The layout, if it was recognised wrongly.")] = None,
+    lesion_label: Annotated[
+        str | None, typer.Option(help="The lesions' label, by number or name, if it cannot be told.")
+    ] = None,
     connectivity: Annotated[int | None, typer.Option(help="6, 18 or 26; at first 26.")] = None,
     min_volume_mm3: Annotated[float | None, typer.Option(help="Smaller components are no lesions; at first 0.")] = None,
     patient_regex: Annotated[
@@ -37,12 +42,19 @@ def analyze(
         typer.Option(help="Pattern whose first group, or whole match, in a case id is the patient."),
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be repeated.")] = None,
+    spacing: Annotated[
+        list[str] | None, typer.Option(help="CASE=A,B,C: true mm along each stored axis; may be repeated.")
+    ] = None,
+    accept: Annotated[
+        list[str] | None, typer.Option(help="CASE:CHECK or all:CHECK: geometry that is right as it is.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Cases worked on at once; all cores if not said.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
-    """Measure every lesion of a data set: fingerprint.json, lesions.csv, and a figure.
+    """Measure every lesion of a data set: fingerprint.json, lesions.csv, and figures.
 
-    Faulty cases are quarantined with reason and remedy; the exit code is then 3.
+    Faulty cases are quarantined with reason and remedy; cases whose geometry cannot be believed are held until
+    --spacing or --accept decides. The exit code is then 3.
 
     What options decide is kept in the study and holds until decided otherwise. Unchanged files are not
     measured again.
@@ -58,11 +70,14 @@ def analyze(
             study,
             images=images,
             labels=labels,
+            layout=layout,
             lesion_label=lesion_label,
             connectivity=connectivity,
             min_volume_mm3=min_volume_mm3,
             patient_regex=patient_regex,
             exclude=exclude or None,
+            spacing=spacing or None,
+            accept=accept or None,
             threads=threads,
             progress=show,
         )
@@ -70,7 +85,7 @@ def analyze(
         typer.echo(json.dumps(summary_json(analysis), indent=2, ensure_ascii=False))
     else:
         print_summary(analysis, Console(markup=False, highlight=False))
-    if analysis.quarantined:
+    if analysis.quarantined or analysis.held:
         raise typer.Exit(ExitCode.QUARANTINED)
 
 
@@ -78,7 +93,7 @@ def analyze(
 def _progress(console: Console) -> Iterator[Callable[[AnalyzeProgress], None]]:
     """Yield what shows progress: bars with ETA on a terminal, a line for each tenth elsewhere.
 
-    Quarantined cases are told as they come.
+    Quarantined and held cases are told as they come.
     """
     if not console.is_terminal:
         yield _plain_lines(console)
@@ -113,5 +128,5 @@ def _plain_lines(console: Console) -> Callable[[AnalyzeProgress], None]:
 
 
 def _tell_quarantined(console: Console, event: AnalyzeProgress) -> None:
-    if event.record.status == "quarantined":
-        console.print(f"{event.record.case_id}: quarantined: {event.record.reason}", soft_wrap=True)
+    if event.record.status in ("quarantined", "held"):
+        console.print(f"{event.record.case_id}: {event.record.status}: {event.record.reason}", soft_wrap=True)

@@ -2,144 +2,212 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
-from patchcore.data.checks import check_ct, check_pair
+from patchcore.data.checks import decide, finding, finding_of, header_findings, image_findings, label_findings
+from patchcore.data.checks.content import image_sha256, lesions_sha256
+from patchcore.data.dicom.sources import is_index
 from patchcore.data.hu import DILATION_MM, dilate_mm, hu_histogram
 from patchcore.data.layouts import CaseFiles
 from patchcore.data.measures import COLUMNS, CaseHu, CaseMeasures, stamp_of
 from patchcore.data.reading import (
     VolumeHeader,
     file_sha256,
+    read_case_image,
+    read_case_label,
     read_header,
-    read_image,
-    read_label,
     volume_files,
 )
-from patchcore.errors import DataError
-from patchcore.study.cases import CaseRecord, FileStamp
-from patchcore.types import BoolArray
+from patchcore.study.cases import CaseRecord, FileStamp, Finding
+from patchcore.types import BoolArray, Triple
 from patchcore.volumetry import label_components, measure_lesions
 
-__all__ = ["Settings", "as_quarantined", "measure_image", "measure_label", "new_record"]
+__all__ = ["Settings", "measure_image", "measure_label", "new_record", "with_findings"]
+
+_TRIES = 2
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides how lesions are counted."""
+    """What decides how lesions are counted, and what the user has decided about findings.
+
+    Attributes:
+        connectivity: 6, 18 or 26.
+        min_volume_mm3: Smaller components are no lesions.
+        declared: Names of the labels that the data set declares; empty where it declares none.
+        spacing: Given spacings by case or pattern, mm per stored axis.
+        accept: Accepted findings, ``CASE:CHECK``.
+        command: The command that takes decisions, for remedies.
+    """
 
     connectivity: int = 26
     min_volume_mm3: float = 0.0
+    declared: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    spacing: Mapping[str, Triple] = field(default_factory=lambda: MappingProxyType({}))
+    accept: frozenset[str] = frozenset()
+    command: str = "patchcore analyze DATASET STUDY"
 
 
-def new_record(files: CaseFiles, patient: str, *, excluded: bool = False) -> CaseRecord:
+def new_record(files: CaseFiles, patient: str, settings: Settings, *, excluded: bool = False) -> CaseRecord:
     """Return what is known of a case before any of its files is opened.
 
     A case with a problem is quarantined already; so is one whose files cannot be reached.
     """
-    record = CaseRecord(case_id=files.case_id, patient=patient, image=files.image, label=files.label, status="accepted")
+    record = CaseRecord(
+        case_id=files.case_id,
+        patient=patient,
+        image=files.image,
+        label=files.label,
+        status="accepted",
+        split=files.split,
+        columns=dict(files.columns),
+    )
     if excluded:
-        update = {"status": "excluded", "reason": "excluded by --exclude"}
-        return record.model_copy(update=update)
+        return record.model_copy(update={"status": "excluded", "reason": "excluded by --exclude"})
     if files.problem is not None:
-        update = {"status": "quarantined", "reason": files.problem, "remedy": files.remedy or ""}
-        return record.model_copy(update=update)
+        return with_findings(record, [finding("files", files.problem, remedy=files.remedy)], settings)
     try:
         label_stamp = _stamp(files.label)
         image_stamp = None if files.image is None else _stamp(files.image)
-    except OSError as error:
-        return as_quarantined(record, error)
+    except Exception as error:
+        return with_findings(record, [finding_of(error)], settings)
     return record.model_copy(update={"label_stamp": label_stamp, "image_stamp": image_stamp})
 
 
-def as_quarantined(record: CaseRecord, error: Exception) -> CaseRecord:
-    """Return the record with the reason why the case cannot be used, and what to do about it."""
-    exclude = f"exclude the case with --exclude {record.case_id}"
-    if isinstance(error, DataError):
-        reason, remedy = error.message, error.remedy
-        if error.path is not None:
-            reason = f"{Path(error.path).parent.name}/{Path(error.path).name}: {reason}"
-    elif isinstance(error, MemoryError):
-        reason, remedy = "does not fit into memory", None
-    else:
-        reason, remedy = str(error), "make the file readable"
-    if remedy is None:
-        remedy = f"replace the file, or {exclude}"
-    elif "--exclude" not in remedy:
-        remedy = f"{remedy}, or {exclude}"
-    return record.model_copy(update={"status": "quarantined", "reason": reason, "remedy": remedy})
+def with_findings(record: CaseRecord, found: list[Finding], settings: Settings) -> CaseRecord:
+    """Return the record with more findings, and the status that follows from all of them and the user's decisions."""
+    record = record.model_copy(update={"findings": (*record.findings, *found)})
+    return decide(record, spacing=settings.spacing, accept=settings.accept, command=settings.command)
 
 
 def measure_label(record: CaseRecord, settings: Settings) -> CaseMeasures:
     """Check a case's headers against each other and measure the lesions of every label.
 
     Returns:
-        The measures, without HU. A faulty case comes back quarantined, without lesions, with the geometry of
-        whatever header could be read.
+        The measures, without HU. A faulty case comes back quarantined and one whose geometry awaits a decision held,
+        both without lesions, with the geometry of whatever header could be read.
 
     Raises:
         KeyboardInterrupt: The user wants to stop.
     """
     nothing = CaseMeasures(record, settings.connectivity, settings.min_volume_mm3, {name: [] for name in COLUMNS})
-    try:
-        image = None if record.image is None else read_header(record.image)
-        if image is not None:
-            record = _with_geometry(record, image)
-        label = read_header(record.label)
-        if image is None:
-            record = _with_geometry(record, label)
+    found: list[Finding] = []
+    image = _attempt(found, lambda: None if record.image is None else read_header(record.image))
+    label = _attempt(found, lambda: read_header(record.label))
+    if label is not None and (image is not None or record.image is None):
+        found += header_findings(image, label, case_id=record.case_id)
+    grid = label if image is None else image
+    if grid is not None:
+        record = _with_geometry(record, grid)
+    record = with_findings(record, found, settings)
+    if record.status not in ("accepted", "test"):
+        return replace(nothing, record=record)
+    found = []
+    measured = _attempt(found, lambda: _measure(record, settings, found))
+    if measured is None:
+        return replace(nothing, record=with_findings(record, found, settings))
+    # A finding of the label's values may still quarantine the case; its lesions then do not count.
+    measured = replace(measured, record=with_findings(measured.record, found, settings))
+    return measured if measured.record.status in ("accepted", "test") else replace(nothing, record=measured.record)
+
+
+def _measure(record: CaseRecord, settings: Settings, found: list[Finding]) -> CaseMeasures | None:
+    """Measure the label map of a case between two looks at its file, once more where it changed meanwhile."""
+    for attempt in range(_TRIES):
+        before = _stamp(record.label)
+        notes: list[str] = []
+        segments: list[dict[str, Any]] = []
+        if is_index(record.label):
+            from patchcore.data.dicom.measure import measure_segments
+
+            by_segment = measure_segments(
+                record.label,
+                connectivity=settings.connectivity,
+                min_volume_mm3=settings.min_volume_mm3,
+                affine=record.affine_array,
+            )
+            lesions, speck_count = by_segment.lesions, by_segment.speck_count
+            segments, notes = by_segment.segments, by_segment.disagreements
+            content = ""
         else:
-            check_pair(image, label, case_id=record.case_id)
-        lesions = measure_lesions(
-            label.path, connectivity=settings.connectivity, min_volume_mm3=settings.min_volume_mm3
-        )
-        stamp = _stamp(record.label, sha256=file_sha256(record.label))
-    except (DataError, OSError, MemoryError) as error:
-        return replace(nothing, record=as_quarantined(record, error))
-    labels = tuple(int(value) for value in np.unique(lesions.label))
-    return replace(
-        nothing,
+            table = measure_lesions(
+                record.label,
+                connectivity=settings.connectivity,
+                min_volume_mm3=settings.min_volume_mm3,
+                affine=record.affine_array,
+            )
+            lesions = {name: np.asarray(getattr(table, name)).tolist() for name in COLUMNS}
+            speck_count, content = int(table.speck_count), lesions_sha256(table)
+        sha256 = file_sha256(record.label)
+        if _stamp(record.label) == before:
+            break
+        if attempt + 1 == _TRIES:
+            found.append(_changed(record.label))
+            return None
+    labels = tuple(sorted({int(value) for value in lesions["label"]}))
+    # Where all components are specks, labels are there though no lesion is.
+    if labels or not speck_count:
+        found += label_findings(labels, settings.declared, case_id=record.case_id)
+    found += [finding("dicom-note", note) for note in notes]
+    stamp = before.model_copy(update={"sha256": sha256, "content_sha256": content})
+    return CaseMeasures(
         record=record.model_copy(update={"labels": labels, "label_stamp": stamp}),
-        lesions={name: np.asarray(getattr(lesions, name)).tolist() for name in COLUMNS},
-        speck_count=int(lesions.speck_count),
+        connectivity=settings.connectivity,
+        min_volume_mm3=settings.min_volume_mm3,
+        lesions=lesions,
+        speck_count=speck_count,
+        segments=segments,
     )
 
 
-def measure_image(measures: CaseMeasures, lesion_label: int) -> CaseMeasures:
+def measure_image(measures: CaseMeasures, lesion_label: int, settings: Settings) -> CaseMeasures:
     """Read a case's image to its last byte, check that it is a CT, and count HU in and around its lesions.
 
     Returns:
         The measures with HU; quarantined where the image turns out faulty.
     """
+    found: list[Finding] = []
+    done: CaseMeasures = _attempt(found, lambda: _count_hu(measures, lesion_label, found)) or measures
+    return replace(done, record=with_findings(done.record, found, settings)) if found else done
+
+
+def _count_hu(measures: CaseMeasures, lesion_label: int, found: list[Finding]) -> CaseMeasures | None:
     record = measures.record
     assert record.image is not None
-    try:
-        image = read_image(record.image)
-        check_ct(image.array, case_id=record.case_id, stored_dtype=image.stored_dtype)
-        rows = [row for row, label in enumerate(measures.lesions["label"]) if label == lesion_label]
-        boxes = []
-        for row in rows:
-            start, stop = measures.lesions["bbox_start"][row], measures.lesions["bbox_stop"][row]
-            boxes.append(tuple(slice(a, b) for a, b in zip(start, stop, strict=True)))
-        if boxes:
-            mask = _lesion_mask(measures, lesion_label)
-            around = dilate_mm(mask, boxes, image.spacing, DILATION_MM)
-            hu = CaseHu(lesion_label, hu_histogram(image.array[around]), hu_histogram(image.array[mask]))
-        else:
-            empty = hu_histogram(image.array[:0])
-            hu = CaseHu(lesion_label, empty, empty)
-        stamp = _stamp(record.image, sha256=file_sha256(record.image))
-    except (DataError, OSError, MemoryError) as error:
-        return replace(measures, record=as_quarantined(record, error))
+    before = _stamp(record.image)
+    image = read_case_image(record)
+    sha256 = file_sha256(record.image)
+    if _stamp(record.image) != before:
+        found.append(_changed(record.image))
+        return None
+    found += image_findings(image.array, case_id=record.case_id, stored_dtype=image.stored_dtype)
+    if any(item.level == "error" for item in found):
+        return None
+    rows = [row for row, label in enumerate(measures.lesions["label"]) if label == lesion_label]
+    boxes = []
+    for row in rows:
+        start, stop = measures.lesions["bbox_start"][row], measures.lesions["bbox_stop"][row]
+        boxes.append(tuple(slice(a, b) for a, b in zip(start, stop, strict=True)))
+    if boxes:
+        mask = _lesion_mask(measures, lesion_label)
+        around = dilate_mm(mask, boxes, image.spacing, DILATION_MM)
+        hu = CaseHu(lesion_label, hu_histogram(image.array[around]), hu_histogram(image.array[mask]))
+    else:
+        empty = hu_histogram(image.array[:0])
+        hu = CaseHu(lesion_label, empty, empty)
+    stamp = before.model_copy(update={"sha256": sha256, "content_sha256": image_sha256(image.array)})
     return replace(measures, record=record.model_copy(update={"image_stamp": stamp}), hu=hu)
 
 
 def _lesion_mask(measures: CaseMeasures, lesion_label: int) -> BoolArray:
     """Return where the lesions are; specks, which do not count as lesions, are left out."""
-    label_map = read_label(measures.record.label)
+    label_map = read_case_label(measures.record)
     mask: BoolArray = label_map.array == lesion_label
     if measures.speck_count:
         components = label_components(mask, connectivity=measures.connectivity)
@@ -150,15 +218,29 @@ def _lesion_mask(measures: CaseMeasures, lesion_label: int) -> BoolArray:
     return mask
 
 
+def _attempt(found: list[Finding], work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except Exception as error:
+        # Whatever a file makes a reader do, it is a finding of this case and leaves the others alone.
+        found.append(finding_of(error))
+        return None
+
+
+def _changed(path: Path) -> Finding:
+    return finding("changed", f"{path.parent.name}/{path.name} changed while it was read")
+
+
 def _with_geometry(record: CaseRecord, header: VolumeHeader) -> CaseRecord:
     update = {
         "shape": header.shape,
         "spacing": header.spacing,
+        "given_spacing": None,
         "affine": tuple(tuple(float(value) for value in row) for row in header.affine),
         "orientation": header.orientation,
     }
     return record.model_copy(update=update)
 
 
-def _stamp(path: Path, *, sha256: str = "") -> FileStamp:
-    return stamp_of(volume_files(path), sha256=sha256)
+def _stamp(path: Path) -> FileStamp:
+    return stamp_of(volume_files(path))

@@ -9,7 +9,7 @@ from typing import Any
 
 from patchcore.data.measures import CaseMeasures
 
-__all__ = ["lesions_csv", "spreadsheet_text", "text_of_cell"]
+__all__ = ["lesions_csv", "segments_csv", "spreadsheet_text", "text_of_cell"]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -49,6 +49,25 @@ def lesions_csv(measures: Sequence[CaseMeasures], *, label_names: Mapping[int, s
                 values += columns[name][index]
             values += ["true" if columns["touches_border"][index] else "false", names.get(label, ""), *record.spacing]
             writer.writerow(values)
+    return out.getvalue()
+
+
+def segments_csv(measures: Sequence[CaseMeasures]) -> str:
+    """Return the table of all DICOM segments as CSV text: who they are, and which lesions of ``lesions.csv`` hold them.
+
+    ``components`` counts the connected parts of the segment by itself; ``lesions`` are numbers within the case,
+    separated by spaces: where several segments name one lesion, they touch.
+    """
+    header = ["case_id", "patient", "segment", "name", "label", "voxel_count", "volume_mm3", "components", "lesions"]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    for item in sorted(measures, key=lambda entry: entry.record.case_id):
+        case = [spreadsheet_text(item.record.case_id), spreadsheet_text(item.record.patient)]
+        for segment in item.segments:
+            values = [segment[name] for name in ("segment", "name", "label", "voxel_count", "volume_mm3", "components")]
+            values[1] = spreadsheet_text(str(values[1]))
+            writer.writerow([*case, *values, " ".join(str(row + 1) for row in segment["lesions"])])
     return out.getvalue()
 
 

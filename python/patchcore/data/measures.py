@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ import numpy as np
 from patchcore.data.hu import HuHistogram
 from patchcore.files import write_atomic
 from patchcore.study.cases import CaseRecord, FileStamp
-from patchcore.types import Float64Array
+from patchcore.types import Float64Array, Triple
 
 __all__ = ["COLUMNS", "CaseHu", "CaseMeasures", "MeasureLog", "stamp_of"]
 
 # Raised when measuring changes, so that what an older patchcore measured is measured again.
-_VERSION = 1
+_VERSION = 2
 
 COLUMNS = (
     "label", "voxel_count", "volume_mm3", "equivalent_diameter_mm", "longest_axial_diameter_mm", "extent_mm",
@@ -40,7 +40,7 @@ class CaseHu:
 
 @dataclass(frozen=True)
 class CaseMeasures:
-    """A case and its lesions of every label; `hu` once its image was read to the end."""
+    """A case and its lesions of every label; `hu` once its image was read to the end, `segments` of DICOM only."""
 
     record: CaseRecord
     connectivity: int
@@ -48,6 +48,7 @@ class CaseMeasures:
     lesions: dict[str, list[Any]]
     speck_count: int = 0
     hu: CaseHu | None = None
+    segments: list[dict[str, Any]] = field(default_factory=list)
 
     def column(self, name: str) -> Float64Array:
         """Return one column as float64, shape (N,) or (N, 3)."""
@@ -55,6 +56,10 @@ class CaseMeasures:
 
     def __len__(self) -> int:
         return len(self.lesions["label"])
+
+    def with_record(self, record: CaseRecord) -> CaseMeasures:
+        """Return the same measures of the case as it now stands."""
+        return replace(self, record=record)
 
     def to_json(self) -> str:
         """Return one line of the log."""
@@ -71,6 +76,7 @@ class CaseMeasures:
             "lesions": self.lesions,
             "speck_count": self.speck_count,
             "hu": hu,
+            "segments": self.segments,
         }
         return json.dumps(value, separators=(",", ":"))
 
@@ -101,6 +107,7 @@ class CaseMeasures:
             lesions={name: list(lesions[name]) for name in COLUMNS},
             speck_count=int(value["speck_count"]),
             hu=hu,
+            segments=[dict(segment) for segment in value["segments"]],
         )
 
 
@@ -137,20 +144,23 @@ class MeasureLog:
                 entry = CaseMeasures.from_json(line)
                 self._entries[entry.record.case_id] = entry
 
-    def find(self, record: CaseRecord, *, connectivity: int, min_volume_mm3: float) -> CaseMeasures | None:
+    def find(
+        self, record: CaseRecord, *, connectivity: int, min_volume_mm3: float, given_spacing: Triple | None = None
+    ) -> CaseMeasures | None:
         """Return what was measured of a case with these files and settings, None where anything changed."""
         entry = self._entries.get(record.case_id)
         if entry is None or (entry.connectivity, entry.min_volume_mm3) != (connectivity, min_volume_mm3):
             return None
         known = entry.record
-        if (known.image, known.label) != (record.image, record.label):
+        if (known.image, known.label, known.given_spacing) != (record.image, record.label, given_spacing):
             return None
         for old, new in ((known.image_stamp, record.image_stamp), (known.label_stamp, record.label_stamp)):
             if (old is None) != (new is None):
                 return None
             if old is not None and new is not None and (old.size, old.mtime_ns) != (new.size, new.mtime_ns):
                 return None
-        return replace(entry, record=known.model_copy(update={"patient": record.patient}))
+        update = {"patient": record.patient, "split": record.split, "columns": record.columns}
+        return replace(entry, record=known.model_copy(update=update))
 
     def append(self, entry: CaseMeasures) -> None:
         """Add a case, in one write."""

@@ -30,6 +30,7 @@ __all__ = ["STUDY_SCHEMA", "Study"]
 
 STUDY_SCHEMA = 1
 DECISIONS_SCHEMA = 1
+_IN_STUDY = "study:"
 FOLDS_SCHEMA = 1
 
 
@@ -176,8 +177,8 @@ class Study:
                     path=self.cases_path,
                     remedy="run patchcore analyze again",
                 ) from None
-            image = None if record.image is None else self.dataset_root / record.image
-            records.append(record.model_copy(update={"image": image, "label": self.dataset_root / record.label}))
+            image = None if record.image is None else self._placed(record.image)
+            records.append(record.model_copy(update={"image": image, "label": self._placed(record.label)}))
         return sorted(records, key=lambda record: record.case_id)
 
     def accepted(self) -> list[CaseRecord]:
@@ -280,7 +281,16 @@ class Study:
 
     def _relative(self, path: Path) -> Path:
         path = path.absolute()
+        if path.is_relative_to(self.path):
+            # Indices of DICOM volumes move with the study.
+            return Path(_IN_STUDY, path.relative_to(self.path))
         return path.relative_to(self.dataset_root) if path.is_relative_to(self.dataset_root) else path
+
+    def _placed(self, path: Path) -> Path:
+        """Return the path that :meth:`_relative` made a stored one of."""
+        if path.parts[:1] == (_IN_STUDY,):
+            return self.path.joinpath(*path.parts[1:])
+        return self.dataset_root / path
 
     def _check_writable(self) -> None:
         if not os.access(self.path, os.W_OK | os.X_OK):

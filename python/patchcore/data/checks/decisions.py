@@ -16,7 +16,7 @@ from patchcore.errors import DataError
 from patchcore.study.cases import CaseRecord, Finding
 from patchcore.types import Triple
 
-__all__ = ["COMMAND", "check_decisions", "commands", "decide", "parse_accept", "parse_spacing"]
+__all__ = ["COMMAND", "check_decisions", "commands", "decide", "given_spacing", "parse_accept", "parse_spacing"]
 
 COMMAND: Final = "patchcore analyze DATASET STUDY"
 """What decisions are given to, where the names of data set and study are not known."""
@@ -145,7 +145,7 @@ def decide(
         ('accepted', (0.7, 0.7, 5.0))
     """
     findings = [item.model_copy(update={"decided": False}) for item in record.findings]
-    given = _given(record.case_id, spacing)
+    given = given_spacing(record.case_id, spacing)
     if given is not None and min(record.spacing) > 0:
         record, findings = _with_spacing(record, given, findings)
     findings = [
@@ -217,7 +217,8 @@ def _with_spacing(record: CaseRecord, given: Triple, findings: list[Finding]) ->
     return record.model_copy(update=update), kept
 
 
-def _given(case_id: str, spacing: Mapping[str, Triple]) -> Triple | None:
+def given_spacing(case_id: str, spacing: Mapping[str, Triple]) -> Triple | None:
+    """Return the spacing that the user gave for a case, None where none was: an exact name before a pattern."""
     if case_id in spacing:
         return spacing[case_id]
     return next((value for key, value in reversed(list(spacing.items())) if _matches(key, case_id)), None)

@@ -1,0 +1,132 @@
+"""Is everything as the last analysis left it? Answered from file stamps, with nothing but the standard library.
+
+An analysis that finds nothing new has to answer at once: importing NumPy alone takes longer than looking at the files.
+Whatever is in doubt counts as changed, and the full analysis runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from stat import S_ISDIR
+from typing import Any
+
+__all__ = ["answer", "forget", "remember", "signatures"]
+
+_SCHEMA = 1
+_FILE = "unchanged.json"
+_OUTPUTS = (
+    "study.json", "decisions.json", "cases.jsonl", "measures.jsonl", "fingerprint.json", "lesions.csv",
+    "segments.csv", "summary.txt", "summary.json",
+)  # fmt: skip
+
+
+def signatures(paths: Iterable[Path]) -> dict[str, Any]:
+    """Return what tells a changed folder (its entries) or file from an unchanged one."""
+    return {str(path): _signature(str(path)) for path in paths}
+
+
+def forget(study: Path) -> None:
+    """Forget the last analysis: another begins."""
+    (study / _FILE).unlink(missing_ok=True)
+
+
+def remember(
+    study: Path,
+    *,
+    source: Path,
+    listed: Mapping[str, Any],
+    stamps: Mapping[str, tuple[int, int] | None],
+    exit_code: int,
+) -> None:
+    """Keep how everything stands now that an analysis is done.
+
+    Nothing is kept where a file has changed since it was read.
+
+    Args:
+        study: The study's folder.
+        source: The data set as it was named, resolved.
+        listed: :func:`signatures` of what decided the list of cases, taken when it was made.
+        stamps: Size and time of each file of a case when it was read, None where only its being the same counts.
+        exit_code: Of the analysis.
+    """
+    files: dict[str, Any] = {}
+    for file, stamp in stamps.items():
+        now = _signature(file)
+        if stamp is not None and (now is None or tuple(now[:2]) != stamp):
+            return
+        files[file] = now
+    if any(_signature(place) != known for place, known in listed.items()):
+        return
+    value = {
+        "schema_version": _SCHEMA,
+        "patchcore_version": _version(),
+        "source": str(source),
+        "exit_code": exit_code,
+        "listed": dict(listed),
+        "files": files,
+        "outputs": _outputs(study),
+    }
+    path = study / _FILE
+    temporary = path.with_name(f".{_FILE}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_text(json.dumps(value), encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        # Only speed is lost.
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def answer(dataset: str, study: str, *, as_json: bool) -> tuple[str, int] | None:
+    """Return what the last analysis printed and its exit code, None where anything may have changed."""
+    folder = Path(study).absolute()
+    try:
+        value = json.loads((folder / _FILE).read_bytes())
+        same = (
+            value["schema_version"] == _SCHEMA
+            and value["patchcore_version"] == _version()
+            and value["source"] == os.path.realpath(dataset)
+            and all(_signature(path) == known for path, known in value["listed"].items())
+            and all(_signature(path) == known for path, known in value["files"].items())
+            and value["outputs"] == _outputs(folder)
+        )
+        if not same:
+            return None
+        text = (folder / ("summary.json" if as_json else "summary.txt")).read_text(encoding="utf-8")
+        return text, int(value["exit_code"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _outputs(study: Path) -> dict[str, Any]:
+    names = list(_OUTPUTS)
+    with suppress(OSError):
+        names += sorted(f"figures/{file.name}" for file in (study / "figures").iterdir())
+    return {name: _signature(str(study / name)) for name in names}
+
+
+def _signature(path: str) -> Any:
+    """Return a JSON value that changes with the file, or with the entries of the folder; None without either."""
+    place = Path(path)
+    try:
+        stat = place.stat()
+        if not S_ISDIR(stat.st_mode):
+            return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        names = sorted(item.name for item in place.iterdir())
+    except OSError:
+        return None
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
+
+
+def _version() -> str:
+    try:
+        return metadata.version("patchcore")
+    except metadata.PackageNotFoundError:
+        return "unknown"
