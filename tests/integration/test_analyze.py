@@ -123,7 +123,7 @@ def test_bad_cases_are_quarantined_with_reason_and_remedy_and_the_rest_go_on(dat
     analysis = analyze_dataset(dataset, tmp_path / "study")
     reasons = {record.case_id: str(record.reason) for record in analysis.quarantined}
     expected = {
-        "shape": "does not match", "affine": "voxels apart", "four": "4D", "picture": "not CT-like",
+        "shape": "does not match", "affine": "voxels apart", "four": "4D", "picture": "8-bit picture",
         "half": "0.5", "cut_image": "images/cut_image.nii.gz", "cut_label": "labels/cut_label.nii.gz",
         "lonely": "image without label", "gone": "No such file",
     }  # fmt: skip
@@ -138,6 +138,12 @@ def test_bad_cases_are_quarantined_with_reason_and_remedy_and_the_rest_go_on(dat
     assert clean.fingerprint().label(1) == analysis.fingerprint.label(1), "a bad case leaves no trace"
 
 
+def results(study: Path) -> dict[str, bytes]:
+    """All that was found; not what was printed, which says how much of it was known before."""
+    names = ("cases.jsonl", "measures.jsonl", "lesions.csv", "fingerprint.json", "decisions.json")
+    return {name: (study / name).read_bytes() for name in names}
+
+
 def test_unchanged_files_are_not_measured_again(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = analyze_dataset(dataset, tmp_path / "study")
     assert first.reused_count == 0
@@ -149,10 +155,10 @@ def test_unchanged_files_are_not_measured_again(dataset: Path, tmp_path: Path, m
         return real(record, settings)
 
     monkeypatch.setattr(patchcore.data.analysis, "measure_label", spy)
-    written = {path.name: path.read_bytes() for path in (tmp_path / "study").glob("*.*")}
+    written = results(tmp_path / "study")
     second = analyze_dataset(dataset, tmp_path / "study")
     assert (measured, second.reused_count) == ([], 4)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "study").glob("*.*")} == written
+    assert results(tmp_path / "study") == written
 
     save(dataset / "labels" / "P0_1.nii.gz", mask(5))
     third = analyze_dataset(dataset, tmp_path / "study")
@@ -230,7 +236,7 @@ def test_label_maps_alone(dataset: Path, tmp_path: Path) -> None:
     fingerprint = analyze(dataset, tmp_path / "study").fingerprint()
     assert fingerprint.hu is None
     assert fingerprint.case_count == 4
-    assert fingerprint.layout == "label maps only"
+    assert fingerprint.layout == "labels-only"
 
 
 def test_where_a_study_may_not_be(dataset: Path, tmp_path: Path) -> None:
@@ -289,7 +295,7 @@ def test_the_command_fits_80_columns_and_interprets_no_markup(dataset: Path, tmp
     result = CliRunner().invoke(app, [str(dataset), str(tmp_path / "study")], env={"COLUMNS": "80"})
     assert result.exit_code == 3, result.output
     shown = result.stdout
-    for words in ("two folders", "4 accepted, 1 quarantined", "[red]x", "≥ 20 mm", "patchcore plan"):
+    for words in ("two-folders", "4 accepted, 1 quarantined", "[red]x", "≥ 20 mm", "patchcore plan"):
         assert words in shown
     assert max(len(line) for line in shown.splitlines() if "patchcore plan" not in line) <= 80
     assert "Measuring lesions: 4 of 4" in result.stderr
