@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,7 +33,16 @@ def plan(
     hu_range: Annotated[
         str | None, typer.Option(help="intensity clip --hu-range=LOW,HIGH, or a preset such as liver or lung")
     ] = None,
-    lesion_label: Annotated[int | None, typer.Option(help="label to plan for")] = None,
+    lesion_label: Annotated[
+        list[str] | None, typer.Option(help="label to plan for, by number or name; may be repeated: one plan each")
+    ] = None,
+    joint: Annotated[bool, typer.Option("--joint", help="with several labels: train one patch size for all")] = False,
+    like: Annotated[
+        Path | None, typer.Option(help="study whose patch size, spacing, window and HU range are taken over")
+    ] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="how the choice moves with spacing, connectivity, left-out cases …")
+    ] = False,
     seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print the plan as JSON")] = False,
 ) -> None:
@@ -48,9 +58,15 @@ def plan(
         rule=rule,
         window_size=None if window is None else int_triple(window, "--window"),
         hu_range=None if hu_range is None else read_hu_range(hu_range),
-        lesion_label=lesion_label,
+        lesion_label=lesion_label or None,
+        joint=joint,
+        like=like,
         seed=seed,
     )
+    if sensitivity:
+        from patchcore.data.sensitivity import plan_sensitivity
+
+        made = plan_sensitivity(opened, progress=_measuring)
     figure = _figure(opened, made)
     if as_json:
         typer.echo(made.model_dump_json(indent=2))
@@ -58,6 +74,11 @@ def plan(
     typer.echo(plan_summary(made))
     typer.echo(f"\nWritten: {opened.plan_path}")
     typer.echo(f"         {figure}" if figure else "No figure: it needs pip install 'patchcore[figures]'")
+
+
+def _measuring(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\rMeasuring again: {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
 def _figure(study: Study, plan: Plan) -> Path | None:

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from patchcore.config.patches import legal_patch_sizes
 from patchcore.errors import PlanError, SchemaVersionError
 from patchcore.types import IntTriple, PathLike, Rule, Triple
 
-__all__ = ["PLAN_SCHEMA", "CandidatePlan", "IdealEdge", "Plan", "RuleOutcome", "TargetPlan", "read_plan"]
+__all__ = [
+    "PLAN_SCHEMA",
+    "CandidatePlan",
+    "IdealEdge",
+    "JointPlan",
+    "JointTarget",
+    "LikePlan",
+    "Plan",
+    "RuleOutcome",
+    "Sensitivity",
+    "TargetPlan",
+    "Variation",
+    "WindowCost",
+    "read_plan",
+]
 
-PLAN_SCHEMA = 1
+PLAN_SCHEMA = 2
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -41,6 +58,17 @@ class RuleOutcome(_Model):
     patch_size: IntTriple
 
 
+class WindowCost(_Model):
+    """What a patch size costs in one window: UNETR as published (12 layers, 768 wide, 16 features)."""
+
+    window_size: IntTriple
+    tokens: int = Field(description="patches in the window")
+    attention_gflop: float = Field(description="self-attention of one forward pass, whole encoder, 1e9 FLOP")
+    training_memory_gib: float = Field(
+        description="estimated memory of one training step, batch of 1, float32: weights, Adam, activations"
+    )
+
+
 class CandidatePlan(_Model):
     """One candidate patch size with what it costs."""
 
@@ -51,6 +79,24 @@ class CandidatePlan(_Model):
     attention_share: float = Field(description="share of self-attention in the encoder's FLOP")
     smaller_lesions_share: float = Field(description="share of lesions smaller than one patch")
     chosen: bool
+    windows: tuple[WindowCost, ...] = Field(default=(), description="cost in the plan's window and in others")
+
+
+class Variation(_Model):
+    """What one changed condition makes of the same data."""
+
+    kind: Literal["spacing", "connectivity", "min-volume", "case", "patient"]
+    value: str = Field(description="the condition: mm, connectivity, mm³, or what was left out")
+    lesion_count: int
+    edge: float = Field(description="p*, voxels (geometric mean over the axes)")
+    patch_size: IntTriple
+
+
+class Sensitivity(_Model):
+    """How p* and the choice move when what was taken for granted changes."""
+
+    variations: tuple[Variation, ...]
+    conclusion: str
 
 
 class TargetPlan(_Model):
@@ -76,6 +122,18 @@ class TargetPlan(_Model):
     padding_share: float = Field(ge=0, le=1, description="share of an average window that is padding")
     reason: str
     warnings: tuple[str, ...] = ()
+    sensitivity: Sensitivity | None = Field(default=None, description="with --sensitivity")
+
+    @field_validator("patch_size")
+    @classmethod
+    def _patch_is_legal(cls, value: IntTriple) -> IntTriple:
+        legal = legal_patch_sizes()
+        for edge in value:
+            if edge >= 1 and edge not in legal:
+                below, above = [p for p in legal if p < edge][-1:], [p for p in legal if p > edge][:1]
+                near = " and ".join(map(str, below + above))
+                raise ValueError(f"{value}: no network has a patch edge of {edge}; the nearest legal: {near}")
+        return value
 
     @field_validator("patch_size", "window_size")
     @classmethod
@@ -116,12 +174,45 @@ class TargetPlan(_Model):
         return float((a * b * c) ** (1 / 3))
 
 
+class JointTarget(_Model):
+    """How one label fares with the patch size that serves all."""
+
+    lesion_label: int
+    label_name: str
+    ideal_edge: float = Field(description="its own p*, voxels")
+    own_patch_size: IntTriple
+    ratio: float = Field(description="joint patch edge over its own p*")
+
+
+class JointPlan(_Model):
+    """One patch size for several labels: the candidate whose worst distance from any p*, in log scale, is least."""
+
+    patch_size: IntTriple
+    spacing: Triple
+    window_size: IntTriple
+    hu_range: tuple[float, float]
+    classes: tuple[int, ...]
+    targets: tuple[JointTarget, ...]
+    reason: str
+
+
+class LikePlan(_Model):
+    """The study whose patch size, spacing, window and HU range were taken over."""
+
+    study: str = Field(description="name of its folder")
+    fingerprint_hash: str = Field(description="of what it was planned from")
+    lesion_label: int
+    own_patch_size: IntTriple = Field(description="what this study's own lesions would have had")
+
+
 class Plan(_Model):
     """``plan.json``: one target for each lesion label. The first target's fields are offered directly."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     fingerprint_hash: str
     targets: tuple[TargetPlan, ...] = Field(min_length=1)
+    joint: JointPlan | None = Field(default=None, description="with several labels: one patch size for all")
+    like: LikePlan | None = Field(default=None, description="with --like: where the protocol comes from")
 
     @property
     def target(self) -> TargetPlan:
@@ -199,6 +290,18 @@ def explain(error: ValidationError) -> str:
     parts = []
     for item in error.errors(include_url=False):
         where = ".".join(str(p) for p in item["loc"])
-        what = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
+        what = _unknown(str(item["loc"][-1])) if item["type"] == "extra_forbidden" else item["msg"]
         parts.append(f"{where}: {what}" if where else what)
     return "; ".join(parts)
+
+
+def _unknown(key: str) -> str:
+    near = get_close_matches(key, sorted(set(_keys(_Model))), n=1)
+    return f"unknown key, perhaps {near[0]}" if near else "unknown key"
+
+
+def _keys(model: type[BaseModel]) -> Iterator[str]:
+    """Return the keys of every part of a plan."""
+    yield from model.model_fields
+    for part in model.__subclasses__():
+        yield from _keys(part)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from patchcore.config.plan import Plan, RuleOutcome, TargetPlan
+from patchcore.config.plan import JointPlan, Plan, RuleOutcome, TargetPlan, Variation
 from patchcore.planning.candidates import wider_candidate
 from patchcore.planning.rules import average_volume, geometric_edge, nearest_candidate
 from patchcore.planning.samples import Cohort
@@ -19,6 +19,8 @@ __all__ = ["format_size", "format_volume", "plan_reason", "plan_summary", "plan_
 _FEW_LESIONS = 20
 _SKEW = 3.0
 _GIANT_SHARE = 1 / 3
+_SPECK_MM3 = 5.0
+_SPECK_SHARE = 0.05
 
 _AVERAGES = {
     Rule.MEAN_VOLUME: "mean volume",
@@ -178,7 +180,24 @@ def _poor_summary(rule: Rule, cohort: Cohort, spacing: Triple, candidates: Seque
         found.append(
             f"the largest lesion, {format_volume(largest)}, is {share:.0%} of all lesion volume; leaving it out {moved}"
         )
+    found += _specks(volumes, spacing, candidates)
     return found
+
+
+def _specks(volumes: Float64Array, spacing: Triple, candidates: Sequence[int]) -> list[str]:
+    """Say how much a few voxels of annotation noise, counted as lesions, pull the mean down."""
+    large = volumes[volumes >= _SPECK_MM3]
+    count = len(volumes) - len(large)
+    if count < _SPECK_SHARE * len(volumes) or not len(large) or not count:
+        return []
+    mean, without = float(volumes.mean()), float(large.mean())
+    choices = _choice(volumes, spacing, candidates), _choice(large, spacing, candidates)
+    moved = "" if choices[0] == choices[1] else f", and the choice from {choices[0]} to {choices[1]}"
+    return [
+        f"{count} of {len(volumes)} lesions are specks below {_SPECK_MM3:g} mm³; without them the mean would move from "
+        f"{format_volume(mean)} to {format_volume(without)}{moved}: patchcore analyze --min-volume-mm3 {_SPECK_MM3:g} "
+        "leaves them out"
+    ]
 
 
 def _choice(volumes: Float64Array, spacing: Triple, candidates: Sequence[int]) -> int:
@@ -193,7 +212,68 @@ def plan_summary(plan: Plan, *, width: int = 80) -> str:
         plan: The plan; every target is shown.
         width: Columns, at least 72.
     """
-    return "\n\n".join(_target_summary(target, max(72, width)) for target in plan.targets)
+    width = max(72, width)
+    parts = [_target_summary(target, width) for target in plan.targets]
+    if plan.joint is not None:
+        parts.append(_joint_summary(plan.joint, width))
+    return "\n\n".join(parts)
+
+
+def _joint_summary(joint: JointPlan, width: int) -> str:
+    lines = [
+        f"Joint        {format_size(joint.patch_size)} voxels for labels {', '.join(map(str, joint.classes))}",
+        "",
+        "Label                     own p*   own patch   joint / p*",
+    ]
+    for item in joint.targets:
+        name = f"{item.lesion_label} {item.label_name}"
+        lines.append(
+            f"  {name[:22]:<22} {item.ideal_edge:>7.1f} {format_size(item.own_patch_size):>11} {item.ratio:>12.2f}"
+        )
+    lines += ["", *textwrap.wrap(joint.reason, width), "To train it, all labels at once: patchcore plan … --joint"]
+    return "\n".join(lines)
+
+
+def _sensitivity_lines(target: TargetPlan, width: int) -> list[str]:
+    found = target.sensitivity
+    if found is None:
+        return []
+    lines = ["", "Changed                                  lesions      p*   patch size"]
+    left_out = [item for item in found.variations if item.kind in ("case", "patient")]
+    for item in found.variations:
+        if item not in left_out:
+            lines.append(_variation(f"{item.kind} {item.value}", item))
+    for kind in ("case", "patient"):
+        same = [item for item in left_out if item.kind == kind]
+        if same:
+            for name, item in (
+                ("lowest p*", min(same, key=lambda item: item.edge)),
+                ("highest p*", max(same, key=lambda item: item.edge)),
+            ):
+                lines.append(_variation(f"without {kind} {item.value} ({name})", item))
+    return [*lines, "", *textwrap.wrap(f"Sensitivity: {found.conclusion}.", width)]
+
+
+def _variation(name: str, item: Variation) -> str:
+    return f"  {name[:38]:<38} {item.lesion_count:>7} {item.edge:>7.1f}   {format_size(item.patch_size)}"
+
+
+def _window_lines(target: TargetPlan) -> list[str]:
+    """Show tokens and memory of every candidate in several windows."""
+    windows = list(dict.fromkeys(cost.window_size for item in target.candidates for cost in item.windows))
+    if not windows:
+        return []
+    head = "".join(f"{_times(window):>15}" for window in windows)
+    lines = ["", "Tokens, training memory at batch 1", f"  window     {head}"]
+    for item in target.candidates:
+        cells = {cost.window_size: f"{cost.tokens:,} {cost.training_memory_gib:.1f} GiB" for cost in item.windows}
+        row = "".join(f"{cells.get(window, '–'):>15}" for window in windows)
+        lines.append(f"{'→' if item.chosen else ' '} {format_size(item.patch_size):<11}{row}")
+    return lines
+
+
+def _times(size: IntTriple) -> str:
+    return "×".join(map(str, size[:1] if len(set(size)) == 1 else size))
 
 
 def _target_summary(target: TargetPlan, width: int) -> str:
@@ -221,6 +301,7 @@ def _target_summary(target: TargetPlan, width: int) -> str:
             f"{c.tokens:>8,} {_gflop(c.attention_gflop):>11} {c.attention_share:>11.1%} "
             f"{c.smaller_lesions_share:>15.0%}"
         )
+    lines += _window_lines(target)
     lines += ["", "Rule                       volume   p* (voxels)          patch size"]
     for outcome in target.rules:
         volume = "—" if outcome.volume_mm3 is None else format_volume(outcome.volume_mm3)
@@ -232,6 +313,7 @@ def _target_summary(target: TargetPlan, width: int) -> str:
     lines += ["", *textwrap.wrap(target.reason, width)]
     for warning in target.warnings:
         lines += textwrap.wrap(f"Warning: {warning}.", width, subsequent_indent="  ")
+    lines += _sensitivity_lines(target, width)
     return "\n".join(lines)
 
 

@@ -1,0 +1,87 @@
+"""One patch size for lesions of several labels.
+
+A network has one patch size. A patch twice as large as a label's p* suits it as badly as one half as large, so
+distances are taken in log scale, as for one label; and no label is to pay for the others, so the candidate is chosen
+whose worst distance is least (minimax). An average would let a label with an easy p* outweigh one that is far off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from patchcore.config.plan import JointPlan, JointTarget, TargetPlan
+from patchcore.errors import PlanError
+
+__all__ = ["as_target", "joint_edge", "joint_plan"]
+
+
+def joint_edge(ideal_edges: Sequence[float], candidates: Sequence[int]) -> int:
+    """Return the candidate whose largest |log(candidate / p*)| over all p* is least; of equals the smaller.
+
+    Args:
+        ideal_edges: p* of each label, voxels, positive; at least one.
+        candidates: Patch edges; at least one.
+
+    Example:
+        >>> joint_edge([9.0, 26.0], (8, 12, 16, 24))
+        16
+    """
+    return min(sorted(candidates), key=lambda p: max(abs(math.log(p / edge)) for edge in ideal_edges))
+
+
+def joint_plan(targets: Sequence[TargetPlan], candidates: Sequence[int]) -> JointPlan:
+    """Propose one patch size for all targets.
+
+    Args:
+        targets: Two or more, of one study: they share spacing and window.
+        candidates: Patch edges that divide the window.
+
+    Raises:
+        PlanError: Fewer than two targets, or their spacings or windows differ.
+    """
+    if len(targets) < 2:
+        raise PlanError("one lesion label needs no joint plan", remedy="name several with --lesion-label")
+    first = targets[0]
+    if any((item.spacing, item.window_size) != (first.spacing, first.window_size) for item in targets):
+        raise PlanError("targets of different spacing or window have no joint plan", remedy="plan them together")
+    edge = joint_edge([item.ideal_edge for item in targets], candidates)
+    fits = tuple(
+        JointTarget(
+            lesion_label=item.lesion_label,
+            label_name=item.label_name,
+            ideal_edge=item.ideal_edge,
+            own_patch_size=item.patch_size,
+            ratio=edge / item.ideal_edge,
+        )
+        for item in targets
+    )
+    parts = [f"{fit.label_name}: p* {fit.ideal_edge:.1f}, the patch is {fit.ratio:.2f} times that" for fit in fits]
+    listed = ", ".join(map(str, candidates))
+    return JointPlan(
+        patch_size=(edge, edge, edge),
+        spacing=first.spacing,
+        window_size=first.window_size,
+        hu_range=(min(item.hu_range[0] for item in targets), max(item.hu_range[1] for item in targets)),
+        classes=tuple(item.lesion_label for item in targets),
+        targets=fits,
+        reason=f"Of {listed}, {edge} keeps the worst of all distances least in log scale: {'; '.join(parts)}.",
+    )
+
+
+def as_target(joint: JointPlan, targets: Sequence[TargetPlan]) -> TargetPlan:
+    """Return the joint plan as a target to train: it learns all labels, and is validated by the first one's lesions."""
+    first = targets[0]
+    candidates = tuple(
+        item.model_copy(update={"chosen": item.patch_size == joint.patch_size}) for item in first.candidates
+    )
+    return first.model_copy(
+        update={
+            "label_name": " + ".join(item.label_name for item in targets),
+            "classes": joint.classes,
+            "patch_size": joint.patch_size,
+            "hu_range": joint.hu_range,
+            "candidates": candidates,
+            "reason": joint.reason,
+        }
+    )
