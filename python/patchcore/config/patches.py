@@ -1,0 +1,140 @@
+"""Which patch sizes a UNETR can have, and the up-sampling factors that follow from one. Needs neither torch nor NumPy.
+
+Four stages up-sample by 1, 2, 3 or 4 each, so a patch edge has to be a product of four such factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from patchcore.errors import PatchSizeError, WindowError
+from patchcore.types import IntTriple
+
+__all__ = [
+    "STAGES",
+    "axis_factors",
+    "legal_patch_sizes",
+    "patch_triple",
+    "upsampling_factors",
+    "window_triple",
+]
+
+STAGES = 4
+_LARGEST_FACTOR = 4
+_LARGEST_PATCH = _LARGEST_FACTOR**STAGES
+
+
+def _feasible(edge: int, stages: int) -> bool:
+    """Whether an edge is a product of ``stages`` factors of 1, 2, 3 or 4."""
+    if stages == 0:
+        return edge == 1
+    return any(edge % f == 0 and _feasible(edge // f, stages - 1) for f in range(1, _LARGEST_FACTOR + 1))
+
+
+def legal_patch_sizes(up_to: int = _LARGEST_PATCH) -> tuple[int, ...]:
+    """Return the patch edges that four stages of factors 1 to 4 can undo, ascending.
+
+    Args:
+        up_to: Largest edge to list, voxels.
+
+    Example:
+        >>> legal_patch_sizes(24)
+        (1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 24)
+    """
+    return tuple(p for p in range(1, min(up_to, _LARGEST_PATCH) + 1) if _feasible(p, STAGES))
+
+
+def axis_factors(patch_edge: int) -> tuple[int, ...]:
+    """Return the up-sampling factors of one axis, deepest stage first; their product is the patch edge.
+
+    From the finest stage back, each takes 2 while that leaves the deeper stages a product they can make, else
+    3, else 4; what is left over is 1s at the deepest stages.
+
+    Args:
+        patch_edge: Edge of a patch along this axis, voxels.
+
+    Raises:
+        PatchSizeError: No four factors of 1 to 4 multiply to this edge; the nearest legal ones are named.
+
+    Example:
+        >>> axis_factors(24), axis_factors(12)
+        ((3, 2, 2, 2), (1, 3, 2, 2))
+    """
+    if patch_edge < 1 or not _feasible(patch_edge, STAGES):
+        legal = legal_patch_sizes()
+        below = [p for p in legal if p < patch_edge][-1:]
+        above = [p for p in legal if p > patch_edge][:1]
+        raise PatchSizeError(
+            f"patch size {patch_edge} is no product of four up-sampling factors from 1 to {_LARGEST_FACTOR}",
+            found=patch_edge,
+            expected=tuple(below + above),
+            remedy=f"use {' or '.join(map(str, below + above))}",
+        )
+    factors: list[int] = []
+    rest = patch_edge
+    for deeper in reversed(range(STAGES)):
+        factor = (
+            1
+            if rest == 1
+            else next(f for f in range(2, _LARGEST_FACTOR + 1) if rest % f == 0 and _feasible(rest // f, deeper))
+        )
+        factors.append(factor)
+        rest //= factor
+    return tuple(reversed(factors))
+
+
+def upsampling_factors(patch_size: int | Sequence[int]) -> tuple[IntTriple, IntTriple, IntTriple, IntTriple]:
+    """Return the factors of the four up-sampling stages per axis, deepest first.
+
+    An axis with a smaller patch than the largest takes its factors at the deepest stages at which the largest
+    axis is up-sampled too, so that voxels of a patch that is isotropic in mm stay near isotropic on the way
+    up.
+
+    Args:
+        patch_size: Edge of a patch, voxels; one number, or one per axis.
+
+    Raises:
+        PatchSizeError: An axis has an edge that four factors of 1 to 4 cannot make.
+
+    Example:
+        >>> upsampling_factors((16, 16, 4))
+        ((2, 2, 2), (2, 2, 2), (2, 2, 1), (2, 2, 1))
+    """
+    patch = patch_triple(patch_size)
+    largest = axis_factors(max(patch))
+    first = next((stage for stage, factor in enumerate(largest) if factor > 1), 0)
+    axes = []
+    for edge in patch:
+        if edge == max(patch):
+            axes.append(largest)
+            continue
+        factors = [f for f in axis_factors(edge) if f > 1]
+        lead = min(first, STAGES - len(factors))
+        axes.append(tuple([1] * lead + factors + [1] * (STAGES - lead - len(factors))))
+    a, b, c, d = ((axes[0][s], axes[1][s], axes[2][s]) for s in range(STAGES))
+    return a, b, c, d
+
+
+def _triple(value: int | Sequence[int], what: str, error: type[WindowError]) -> IntTriple:
+    edges = (value, value, value) if isinstance(value, int) else tuple(value)
+    if len(edges) != 3 or any(int(e) != e or e < 1 for e in edges):
+        raise error(f"{what} {value!r} is neither a positive whole number nor three of them", found=value)
+    return int(edges[0]), int(edges[1]), int(edges[2])
+
+
+def patch_triple(patch_size: int | Sequence[int]) -> IntTriple:
+    """Return a patch size per axis, voxels.
+
+    Raises:
+        PatchSizeError: Not one or three positive whole numbers.
+    """
+    return _triple(patch_size, "patch_size", PatchSizeError)
+
+
+def window_triple(window_size: int | Sequence[int]) -> IntTriple:
+    """Return a window size per axis, voxels.
+
+    Raises:
+        WindowError: Not one or three positive whole numbers.
+    """
+    return _triple(window_size, "window_size", WindowError)
