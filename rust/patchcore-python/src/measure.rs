@@ -21,6 +21,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(measure_file, module)?)?;
     module.add_function(wrap_pyfunction!(label_components, module)?)?;
     module.add_function(wrap_pyfunction!(component_spans, module)?)?;
+    module.add_function(wrap_pyfunction!(inflated_bytes, module)?)?;
     module.add_function(wrap_pyfunction!(read_nifti_header, module)?)
 }
 
@@ -135,6 +136,12 @@ fn measure_file(
 
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value)]
+fn inflated_bytes(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
+    run_interruptible(py, |interrupt| nifti::inflated_bytes(&path, interrupt))
+}
+
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value)]
 fn read_nifti_header(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
     let header = run_interruptible(py, |_| nifti::read_header(&path))?;
     describe(py, &header)
@@ -148,8 +155,22 @@ fn describe<'py>(py: Python<'py>, header: &nifti::Header) -> PyResult<Bound<'py,
     described.set_item("spacing", geometry.spacing())?;
     described.set_item("axial_axis", geometry.axial_axis)?;
     described.set_item("scaling", header.scaling)?;
+    described.set_item("dtype", dtype_of(header))?;
+    described.set_item("data_offset", header.data_offset)?;
     described.set_item("data_bytes", header.data_bytes())?;
     Ok(described)
+}
+
+/// NumPy's name of the stored element type.
+fn dtype_of(header: &nifti::Header) -> String {
+    let order = if header.swapped == cfg!(target_endian = "little") { '>' } else { '<' };
+    let letter = match header.kind {
+        Kind::Bool => 'b',
+        Kind::U8 | Kind::U16 | Kind::U32 | Kind::U64 => 'u',
+        Kind::I8 | Kind::I16 | Kind::I32 | Kind::I64 => 'i',
+        Kind::F32 | Kind::F64 => 'f',
+    };
+    format!("{order}{letter}{}", header.kind.size())
 }
 
 fn columns<'py>(py: Python<'py>, table: &LesionTable) -> PyResult<Bound<'py, PyDict>> {

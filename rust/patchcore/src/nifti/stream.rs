@@ -254,6 +254,23 @@ fn read_words(
     Ok(())
 }
 
+/// Inflate a file and forget what it holds: the least that anything which reads it has to do, to compare with.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it is damaged, [`Error::Interrupted`] if asked to stop.
+pub fn inflated_bytes(path: &Path, interrupt: &Interrupt) -> Result<u64> {
+    let mut reader = open_file(path, Packing::Any)?.reader;
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let mut total = 0;
+    loop {
+        interrupt.check()?;
+        match reader.read(&mut buffer).map_err(describe)? {
+            0 => return Ok(total),
+            count => total += count as u64,
+        }
+    }
+}
+
 /// Read what follows the voxels: a gzip file's checksum is reached and compared, and what is no padding is refused.
 fn read_to_checksum(reader: &mut dyn Read) -> Result<()> {
     let mut rest = Vec::new();
