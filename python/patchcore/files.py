@@ -88,7 +88,7 @@ def read_json(path: PathLike, *, schema: int | None = None) -> Any:
     path = Path(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON ({error})", path=path) from None
     if schema is not None:
         version = value.get("schema_version") if isinstance(value, dict) else None

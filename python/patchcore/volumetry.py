@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -118,6 +119,8 @@ class NiftiHeader:
     affine: Affine
     axial_axis: int
     scaling: tuple[float, float]
+    dtype: np.dtype[Any]
+    data_offset: int
     data_bytes: int
 
 
@@ -305,7 +308,7 @@ def read_header(path: PathLike) -> NiftiHeader:
         raise
     except OSError as error:
         raise _with_filename(error, path) from None
-    fields["affine"] = np.asarray(fields["affine"])
+    fields["affine"], fields["dtype"] = np.asarray(fields["affine"]), np.dtype(fields["dtype"])
     fields |= {name: tuple(fields[name]) for name in ("shape", "spacing", "scaling")}
     return NiftiHeader(**fields)
 

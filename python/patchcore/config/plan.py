@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from patchcore.config.patches import legal_patch_sizes
-from patchcore.errors import PlanError, SchemaVersionError
+from patchcore.errors import DataError, PlanError, SchemaVersionError
+from patchcore.files import read_json
 from patchcore.types import IntTriple, PathLike, Rule, Triple
 
 __all__ = [
@@ -267,9 +268,9 @@ def read_plan(path: PathLike) -> Plan:
     """
     path = Path(path)
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PlanError(f"not JSON ({error})", path=path, remedy="write it anew with patchcore plan") from None
+        data: Any = read_json(path)
+    except DataError as error:
+        raise PlanError(error.message, path=path, remedy="write it anew with patchcore plan") from None
     version = data.get("schema_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version > PLAN_SCHEMA:
         raise SchemaVersionError(

@@ -234,9 +234,12 @@ def read_fingerprint(path: Path) -> Fingerprint:
             remedy="measure again with patchcore analyze",
         )
     try:
-        return Fingerprint.model_validate(data)
+        fingerprint = Fingerprint.model_validate(data)
     except ValidationError as error:
         raise StudyError(f"no fingerprint: {explain(error)}", path=path, remedy=remedy) from None
+    if fingerprint.with_hash().fingerprint_hash != fingerprint.fingerprint_hash:
+        raise StudyError("was changed since it was measured: its hash is another", path=path, remedy=remedy)
+    return fingerprint
 
 
 def write_fingerprint(path: Path, fingerprint: Fingerprint) -> Fingerprint:

@@ -167,8 +167,8 @@ class Study:
         if not self.cases_path.exists():
             return []
         records = []
-        lines = self.cases_path.read_text(encoding="utf-8").splitlines()
-        for number, line in enumerate(lines, 1):
+        # Bytes are split, not text: names may hold what Unicode takes for line ends.
+        for number, line in enumerate(self.cases_path.read_bytes().splitlines(), 1):
             try:
                 record = CaseRecord.model_validate_json(line)
             except ValidationError as error:

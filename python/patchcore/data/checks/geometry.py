@@ -30,8 +30,6 @@ _SHORTEST_MM, _LONGEST_MM = 10.0, 2500.0
 _CT_SIZED = 256
 _MAX_SHEAR_DEGREES = 0.1
 _MAX_SPACING_DIFFERENCE = 1e-3
-# The unit of lengths within xyzt_units.
-_UNITS = {1: "metres", 3: "micrometres"}
 
 
 def header_findings(image: VolumeHeader | None, label: VolumeHeader, *, case_id: str) -> list[Finding]:
@@ -141,9 +139,6 @@ def _raw_findings(header: VolumeHeader) -> list[Finding]:
     if raw is None:
         return []
     found = []
-    unit = int(raw["xyzt_units"]) & 7
-    if unit in _UNITS:
-        found.append(finding("units", f"the header gives lengths in {_UNITS[unit]}, spacing {_mm(header.spacing)}"))
     sform, qform = _forms(raw)
     if sform is None and qform is None:
         if not bool(np.allclose(np.abs(header.affine), np.eye(4), rtol=0, atol=1e-6)):

@@ -76,12 +76,8 @@ CHECKS: Final[Mapping[str, CheckInfo]] = MappingProxyType(
             "correct the header, or export the file again",
         ),
         "unsupported": _error(
-            "a volume that is not 3D, or whose voxels are complex or coloured",
-            "export each 3D volume as one file of int16 or float32",
-        ),
-        "units": _error(
-            "lengths that the header gives in metres or micrometres",
-            "correct the header: spacing in mm, and its unit too (xyzt_units 2)",
+            "a volume that is not 3D, has complex or coloured voxels, or lengths in metres or micrometres",
+            "export each 3D volume as one file of int16 or float32, with lengths in mm",
         ),
         "slices": _error(
             "slices that are missing or not equally spaced",
