@@ -123,7 +123,7 @@ def test_bad_cases_are_quarantined_with_reason_and_remedy_and_the_rest_go_on(dat
     analysis = analyze_dataset(dataset, tmp_path / "study")
     reasons = {record.case_id: str(record.reason) for record in analysis.quarantined}
     expected = {
-        "shape": "does not match", "affine": "voxels apart", "four": "4D", "picture": "8-bit picture",
+        "shape": "does not match", "affine": "voxels apart", "four": "not 3D", "picture": "8-bit picture",
         "half": "0.5", "cut_image": "images/cut_image.nii.gz", "cut_label": "labels/cut_label.nii.gz",
         "lonely": "image without label", "gone": "No such file",
     }  # fmt: skip

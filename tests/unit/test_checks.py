@@ -16,6 +16,7 @@ from patchcore.data.reading import file_sha256, read_header, read_image, read_la
 from patchcore.errors import (
     AffineMismatchError,
     CorruptFileError,
+    DataError,
     HeaderError,
     NonIntegralLabelError,
     ShapeMismatchError,
@@ -73,9 +74,9 @@ def test_nifti2_and_scaling(tmp_path: Path) -> None:
 
 def test_a_fourth_axis_of_one_is_dropped_and_a_longer_one_refused(tmp_path: Path) -> None:
     assert read_image(save(tmp_path / "a.nii", volume((4, 3, 2, 1)))).array.shape == (4, 3, 2)
-    with pytest.raises(UnsupportedDataError, match="4D"):
+    with pytest.raises(UnsupportedDataError, match="not 3D"):
         read_image(save(tmp_path / "b.nii", volume((4, 3, 2, 2))))
-    with pytest.raises(UnsupportedDataError, match="2D"):
+    with pytest.raises(UnsupportedDataError, match="not 3D"):
         read_image(save(tmp_path / "c.nii", volume((4, 3))))
 
 
@@ -103,14 +104,14 @@ def test_the_checksum_counts(tmp_path: Path) -> None:
 def test_a_plain_file_cut_short_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii", volume((30, 30, 30)))
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(HeaderError, match="cannot hold"):
+    with pytest.raises(CorruptFileError, match="ends early"):
         read_image(path)
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_dimensions_beyond_the_file_take_no_memory(tmp_path: Path, name: str) -> None:
     path = patch(save(tmp_path / name, volume()), DIM0, struct.pack("<4h", 3, 32767, 32767, 32767))
-    with pytest.raises(HeaderError, match="promises"):
+    with pytest.raises(DataError, match="the file"):
         read_image(path)
 
 
@@ -133,10 +134,10 @@ def test_spacing_that_is_not_finite(tmp_path: Path, value: float) -> None:
 
 def test_an_affine_without_extent(tmp_path: Path) -> None:
     path = patch(save(tmp_path / "a.nii", volume()), SFORM0, struct.pack("<12f", *([0.0] * 12)))
-    with pytest.raises(HeaderError, match="not positive"):
+    with pytest.raises(HeaderError, match="must be positive"):
         read_image(path)
     flat = struct.pack("<12f", 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0)
-    with pytest.raises(HeaderError, match="one plane"):
+    with pytest.raises(HeaderError, match="axes independent"):
         read_image(patch(save(tmp_path / "b.nii", volume()), SFORM0, flat))
 
 

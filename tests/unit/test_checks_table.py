@@ -24,7 +24,6 @@ from patchcore.errors import HeaderError, UnsupportedDataError
 AFFINE = np.diag([-0.8, -0.8, 2.5, 1.0])
 AFFINE[:3, 3] = 100, 80, -40
 SHAPE = (24, 20, 12)
-XYZT_UNITS = 123
 Array = np.ndarray[Any, Any]
 
 
@@ -143,7 +142,6 @@ TRIPS: dict[str, Callable[[Cohort], Any]] = {
     "unreadable": cut,
     "header": lambda cohort: patch(cohort.image(), 80, struct.pack("<3f", *[float("nan")] * 3)),
     "unsupported": lambda cohort: save(cohort.image(), np.zeros((*SHAPE, 2), np.int16)),
-    "units": lambda cohort: patch(cohort.image(), XYZT_UNITS, b"\x01"),
     "pair-shape": lambda cohort: save(cohort.label(), mask(2, (24, 20, 11))),
     "pair-affine": lambda cohort: save(cohort.label(), mask(2), moved(0.2)),
     "identity-affine": large(np.eye(4)),

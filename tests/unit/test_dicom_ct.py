@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pydicom
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import dicom_files as files
 from patchcore.data.dicom.find import find_dicom
 from patchcore.data.dicom.sources import write_sources

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import dicom_files as files
 from patchcore.cli import main
 from patchcore.data.dicom.convert import import_dicom

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import dicom_files as files
 from patchcore.data.dicom.find import find_dicom
 from patchcore.data.dicom.measure import measure_segments

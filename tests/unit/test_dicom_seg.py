@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 from scipy import ndimage
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import dicom_files as files
 from patchcore.data.dicom.find import find_dicom
 from patchcore.data.dicom.measure import measure_segments

@@ -1,0 +1,216 @@
+"""Mutated DICOM archives: every answer is a volume or an error in our own words, in bounded time and memory.
+
+    python tests/fuzz_dicom.py --count 10000 --seed 0
+
+Each mutant is a whole archive of which one file was changed (bits, bytes, lengths, cuts, values of tags), and is
+searched, read and measured. Mutants run in child processes with a limit on their address space and processor time; a
+child that dies is reported with the mutant that it died of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import numpy as np
+
+MEMORY = 3 << 30
+"""Bytes of address space of a child: the interpreter, its libraries and their threads; the files have 100 KiB."""
+BATCH = 250
+SECONDS = 20
+"""Of processor time for a single mutant."""
+
+
+def seeds(folder: Path) -> list[Path]:
+    """Write one archive per kind of file; return their folders."""
+    from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
+
+    import dicom_files as files
+
+    masks = np.zeros((5, 34, 40, 2), bool)
+    masks[1:4, 4:20, 3:15, 0] = masks[2:4, 8:12, 8:12, 1] = True
+    disjoint = masks.copy()
+    disjoint[..., 0] &= ~disjoint[..., 1]
+    names = ["Liver", "Tumor_1"]
+    made = []
+    for kind, syntax in (
+        ("BINARY", ExplicitVRLittleEndian),
+        ("FRACTIONAL", RLELossless),
+        ("LABELMAP", JPEGLSLossless),
+        ("LABELMAP", ExplicitVRLittleEndian),
+    ):
+        series = files.ct_series()
+        seg = files.segmentation(series, disjoint if kind == "LABELMAP" else masks, names, kind=kind, syntax=syntax)
+        made.append([*series, seg])
+    for syntax in (JPEGLSLossless, RLELossless, DeflatedExplicitVRLittleEndian):
+        series = files.ct_series()
+        seg = files.segmentation(series, masks, names)
+        for item in series:
+            if syntax.is_encapsulated:
+                plugin = "pydicom" if syntax == RLELossless else ""
+                item.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)
+            else:
+                item.file_meta.TransferSyntaxUID = syntax
+        made.append([*series, seg])
+    series = files.ct_series()
+    corners = np.array([[-8, -15, 32.5], [0, -15, 32.5], [0, -5, 32.5], [-8, -5, 32.5]])
+    made.append([*series, files.rtstruct(series, {"Tumor": [corners]})])
+    whole = files.enhanced(files.ct_series())
+    made.append([whole])
+    made.append([made[0][-1]])
+    folders = []
+    for order, items in enumerate(made):
+        files.save(items, folder / str(order))
+        folders.append(folder / str(order))
+    return folders
+
+
+def mutate(content: bytes, random: np.random.Generator) -> bytes:
+    """Return the content with something wrong."""
+    data = bytearray(content)
+    # Headers are where lengths and sizes are: most changes go there.
+    end = min(len(data), 4000) if random.random() < 0.8 else len(data)
+    for _ in range(int(random.integers(1, 5))):
+        at = int(random.integers(0, max(end, 1)))
+        kind = int(random.integers(0, 7))
+        if kind == 0:
+            data[at % len(data)] ^= 1 << int(random.integers(0, 8))
+        elif kind == 1:
+            data[at % len(data)] = int(random.integers(0, 256))
+        elif kind == 2:
+            extreme = (b"\xff\xff\xff\xff", b"\x00\x00\x00\x00", b"\xff\xff\xff\x7f", b"\xfe\xff\xdd\xe0", b"\x01\x00")
+            piece = extreme[int(random.integers(0, len(extreme)))]
+            data[at : at + len(piece)] = piece
+        elif kind == 3:
+            del data[at : at + int(random.integers(1, 64))]
+        elif kind == 4:
+            data[at:at] = data[at : at + int(random.integers(1, 200))]
+        elif kind == 5:
+            digits = [n for n in range(max(0, at - 200), min(len(data), at + 200)) if 48 <= data[n] < 58]
+            for n in digits[: int(random.integers(1, 6))]:
+                data[n] = b"0123456789-.eNI"[int(random.integers(0, 15))]
+        elif random.random() < 0.3:
+            del data[at:]
+        if not data:
+            return b"\0"
+        end = min(end, len(data))
+    return bytes(data)
+
+
+def try_archive(folder: Path, work: Path) -> str:
+    """Search, read and measure an archive; return how it ended."""
+    from patchcore.data.dicom.find import find_dicom
+    from patchcore.data.dicom.measure import measure_segments
+    from patchcore.data.dicom.sources import write_sources
+    from patchcore.data.reading import read_header, read_image, read_label
+    from patchcore.errors import DataError
+
+    ends = []
+    try:
+        layout = write_sources(find_dicom(folder), work)
+    except (DataError, OSError) as error:
+        return type(error).__name__
+    for case in layout.cases:
+        if case.problem is not None:
+            ends.append("problem")
+            continue
+        steps = [(read_header, case.image), (read_image, case.image)] if case.image_source is not None else []
+        for step, path in (*steps, (read_header, case.label), (read_label, case.label), (measure_segments, case.label)):
+            try:
+                step(path)
+                ends.append("fine")
+            except (DataError, OSError) as error:
+                ends.append(type(error).__name__)
+                str(error).encode("utf-8", "surrogateescape")
+    return max(set(ends), key=ends.count) if ends else "nothing"
+
+
+def child(start: int, stop: int, seed: int, kept: Path) -> int:
+    """Run mutants `start` to `stop` and print how each ended; the last line names the one at work."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        archives = seeds(root / "seeds")
+        contents = [{file.name: file.read_bytes() for file in archive.iterdir()} for archive in archives]
+        try_archive(archives[0], root / "warm")
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        for number in range(start, stop):
+            random = np.random.default_rng([seed, number])
+            which = int(random.integers(0, len(archives)))
+            files = contents[which]
+            # The last file, SEG or RTSTRUCT, as often as all slices together.
+            order = sorted(files)
+            victim = order[-1] if random.random() < 0.5 else order[int(random.integers(0, len(order)))]
+            folder = root / "now"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            for name_of, content in files.items():
+                (folder / name_of).write_bytes(mutate(content, random) if name_of == victim else content)
+            print(f"at {number}", flush=True)
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            limit = int(used.ru_utime + used.ru_stime) + SECONDS
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+            try:
+                print(f"end {try_archive(folder, root / 'index')}", flush=True)
+            except BaseException:
+                traceback.print_exc()
+                shutil.copytree(folder, kept / str(number), dirs_exist_ok=True)
+                print(f"bad {number}", flush=True)
+            shutil.rmtree(root / "index", ignore_errors=True)
+    return 0
+
+
+def run(count: int, seed: int, kept: Path, *, verbose: bool = False) -> tuple[dict[str, int], list[str]]:
+    """Run mutants in batches; return how many ended how, and what went wrong."""
+    ends: dict[str, int] = {}
+    failures = []
+    start = 0
+    while start < count:
+        stop = min(start + BATCH, count)
+        command = [sys.executable, __file__, "--child", str(start), str(stop), "--seed", str(seed), "--kept", str(kept)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60 + 30 * BATCH, check=False
+        )
+        last = start
+        for line in done.stdout.splitlines():
+            word, _, rest = line.partition(" ")
+            if word == "at":
+                last = int(rest)
+            elif word == "end":
+                ends[rest] = ends.get(rest, 0) + 1
+            elif word == "bad":
+                failures.append(f"mutant {rest}: {done.stderr[-1500:]}")
+        if done.returncode != 0:
+            failures.append(f"mutant {last} ended the process with {done.returncode}: {done.stderr[-1500:]}")
+            stop = last + 1
+        start = stop
+        if verbose:
+            print(f"{start} of {count}, {len(failures)} failures: {ends}", flush=True)
+    return ends, failures
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--child", type=int, nargs=2)
+    parser.add_argument("--kept", type=Path, default=Path(tempfile.gettempdir()) / "patchcore-fuzz-dicom")
+    given = parser.parse_args()
+    if given.child:
+        return child(*given.child, given.seed, given.kept)
+    ends, failures = run(given.count, given.seed, given.kept, verbose=True)
+    for failure in failures[:20]:
+        print(failure)
+    print(f"{sum(ends.values())} of {given.count} mutants ended well: {ends}; {len(failures)} failures")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
