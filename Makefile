@@ -29,9 +29,11 @@ setup: $(VENV)/.built  ## Make .venv with everything in it and build the Rust co
 $(BIN)/python: | $(filter .uv/%,$(UV))
 	@test -x $@ || $(UV) venv --quiet --python $(PYTHON) $(VENV)
 
-# uv links packages from its cache: the 5 GB of a torch environment take seconds the second time.
+# uv links packages from its cache: the 5 GB of a torch environment take seconds the second time. It leaves compiling to
+# the first import, which hosts that write no bytecode then do at each start: 6 s of `import torch, monai`.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(UV) pip install --quiet --python $(BIN)/python --requirement pyproject.toml --extra dev --constraint constraints.txt
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1 || true
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(RUST)

@@ -119,6 +119,9 @@ class NiftiHeader:
     affine: Affine
     axial_axis: int
     scaling: tuple[float, float]
+    pixdim: Triple
+    sform: Affine | None
+    qform: Affine | None
     dtype: np.dtype[Any]
     data_offset: int
     data_bytes: int
@@ -308,8 +311,10 @@ def read_header(path: PathLike) -> NiftiHeader:
         raise
     except OSError as error:
         raise _with_filename(error, path) from None
-    fields["affine"], fields["dtype"] = np.asarray(fields["affine"]), np.dtype(fields["dtype"])
-    fields |= {name: tuple(fields[name]) for name in ("shape", "spacing", "scaling")}
+    forms = {name: fields[name] for name in ("affine", "sform", "qform")}
+    fields |= {name: None if form is None else np.asarray(form) for name, form in forms.items()}
+    fields |= {name: tuple(fields[name]) for name in ("shape", "spacing", "scaling", "pixdim")}
+    fields["dtype"] = np.dtype(fields["dtype"])
     return NiftiHeader(**fields)
 
 

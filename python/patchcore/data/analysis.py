@@ -15,7 +15,7 @@ from patchcore.data.casework import Settings, measure_image, measure_label, new_
 from patchcore.data.checks import COHORT, check_decisions, cohort_findings, parse_accept, parse_spacing
 from patchcore.data.checks.decisions import given_spacing
 from patchcore.data.dicom.sources import write_sources
-from patchcore.data.figure import draw_figures
+from patchcore.data.figure import draw_figures, warm_up
 from patchcore.data.fingerprint import build_fingerprint
 from patchcore.data.layouts import Layout, find_cases
 from patchcore.data.lesion_label import choose_lesion_label
@@ -433,6 +433,9 @@ class _Pool:
         executor = ThreadPoolExecutor(self.threads, thread_name_prefix="analyze")
         try:
             futures = [executor.submit(function, *task) for task in tasks]
+            if len(tasks) > self.threads:
+                # The figures come last, when nothing else is left to do; their library loads while the cases are worked on.
+                warm_up()
             for future in as_completed(futures):
                 item = future.result()
                 results[item.record.case_id] = item

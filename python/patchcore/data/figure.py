@@ -48,6 +48,16 @@ def draw_figures(study: Study, fingerprint: Fingerprint, *, anew: bool = True) -
     return figure_paths(study)
 
 
+def warm_up() -> None:
+    """Load what :func:`draw_figures` draws with, where it is installed."""
+    from contextlib import suppress
+
+    with suppress(ImportError):
+        import matplotlib.backends.backend_agg
+        import matplotlib.backends.backend_svg
+        import matplotlib.figure  # noqa: F401
+
+
 def draw_lesion_volumes(study: Study, fingerprint: Fingerprint, *, anew: bool = True) -> Path | None:
     """Draw all figures as :func:`draw_figures` does, and return ``lesion_volumes.png``, None where it is not there."""
     path = study.figures_dir / "lesion_volumes.png"

@@ -45,7 +45,10 @@ _CHUNK = 1 << 24
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """What a file's header says, checked for what can be checked without reading voxels."""
+    """What a file's header says, checked for what can be checked without reading voxels.
+
+    `pixdim`, `sform` and `qform` are NIfTI's three ways to say where voxels lie, as they stand in the file.
+    """
 
     path: Path
     data_path: Path
@@ -57,6 +60,9 @@ class VolumeHeader:
     offset: int
     slope: float
     intercept: float
+    pixdim: Triple | None = None
+    sform: Affine | None = None
+    qform: Affine | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,9 @@ def read_header(path: PathLike) -> VolumeHeader:
         offset=header.data_offset,
         slope=slope,
         intercept=intercept,
+        pixdim=header.pixdim,
+        sform=header.sform,
+        qform=header.qform,
     )
 
 

@@ -155,6 +155,9 @@ fn describe<'py>(py: Python<'py>, header: &nifti::Header) -> PyResult<Bound<'py,
     described.set_item("spacing", geometry.spacing())?;
     described.set_item("axial_axis", geometry.axial_axis)?;
     described.set_item("scaling", header.scaling)?;
+    described.set_item("pixdim", header.forms.pixdim)?;
+    described.set_item("sform", header.forms.sform)?;
+    described.set_item("qform", header.forms.qform)?;
     described.set_item("dtype", dtype_of(header))?;
     described.set_item("data_offset", header.data_offset)?;
     described.set_item("data_bytes", header.data_bytes())?;

@@ -10,6 +10,7 @@ mod components;
 mod decode;
 mod diameter;
 pub mod error;
+mod gzip;
 pub mod lesions;
 pub mod nifti;
 pub mod philox;

@@ -6,5 +6,5 @@
 mod header;
 mod stream;
 
-pub use header::{Header, parse_header};
+pub use header::{Forms, Header, parse_header};
 pub use stream::{components_of_bytes, components_of_file, inflated_bytes, read_header};

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from patchcore.data.dicom.sources import is_index, read_source
 from patchcore.data.reading import VolumeHeader, spacing_of
 from patchcore.errors import DataError
 from patchcore.study.cases import Finding
-from patchcore.types import Affine, Float64Array, IntTriple, Triple
+from patchcore.types import Affine, IntTriple, Triple
 
 __all__ = ["header_findings", "spacing_findings"]
 
@@ -133,19 +131,15 @@ def _notes(header: VolumeHeader | None) -> tuple[str, ...]:
 
 def _raw_findings(header: VolumeHeader) -> list[Finding]:
     """Check what a NIfTI header says twice: spacing and place, by sform, qform and pixdim."""
-    if is_index(header.path):
-        return []
-    raw = _raw_header(header.path)
-    if raw is None:
+    if header.pixdim is None:
         return []
     found = []
-    sform, qform = _forms(raw)
+    sform, qform = header.sform, header.qform
     if sform is None and qform is None:
         if not bool(np.allclose(np.abs(header.affine), np.eye(4), rtol=0, atol=1e-6)):
             found.append(finding("unplaced", "neither sform nor qform is set: place and orientation are unknown"))
         return found
-    pixdim = np.abs(np.asarray(raw["pixdim"][1:4], dtype=np.float64))
-    spacings = {"pixdim": (float(pixdim[0]), float(pixdim[1]), float(pixdim[2]))}
+    spacings = {"pixdim": header.pixdim}
     if sform is not None:
         # A qform has no spacing of its own: it takes that of pixdim.
         spacings["sform"] = spacing_of(sform)
@@ -158,30 +152,6 @@ def _raw_findings(header: VolumeHeader) -> list[Finding]:
         if shift > MAX_CORNER_SHIFT:
             found.append(finding("header-place", f"sform and qform lie {shift:.3g} voxels apart; the sform is used"))
     return found
-
-
-def _raw_header(path: Path) -> Any:
-    """Return the NIfTI header as its numbers stand in the file; None where nibabel cannot read it after all."""
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-
-    try:
-        image: Any = nibabel.load(path)
-    except (OSError, ValueError, EOFError, ImageFileError):
-        return None
-    return image.header
-
-
-def _forms(raw: Any) -> tuple[Float64Array | None, Float64Array | None]:
-    sform = raw.get_sform() if int(raw["sform_code"]) > 0 else None
-    qform = None
-    if int(raw["qform_code"]) > 0:
-        try:
-            qform = raw.get_qform()
-        except ValueError:
-            # A quaternion longer than 1 turns nothing; where a sform is there, it alone counts.
-            qform = None
-    return sform, qform
 
 
 def _apart(spacing: Sequence[float], other: Sequence[float]) -> float:

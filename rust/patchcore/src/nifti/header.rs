@@ -19,8 +19,21 @@ pub struct Header {
     pub scaling: (f64, f64),
     /// Voxel index → world mm (RAS+).
     pub affine: Affine,
+    /// What the affine was chosen from, as it stands in the header.
+    pub forms: Forms,
     /// Whether the voxels follow in the same file.
     pub single_file: bool,
+}
+
+/// The two transforms that a header may hold, and the voxel size beside them.
+#[derive(Debug, Clone, Copy)]
+pub struct Forms {
+    /// Size of a voxel, mm, without sign.
+    pub pixdim: [f64; 3],
+    /// The sform, where its code says that it counts.
+    pub sform: Option<Affine>,
+    /// The qform, likewise, and where its quaternion is one.
+    pub qform: Option<Affine>,
 }
 
 impl Header {
@@ -131,6 +144,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<Header> {
     } else {
         352
     };
+    let (affine, forms) = affine_of(&raw, shape)?;
     let header = Header {
         shape,
         kind,
@@ -143,7 +157,8 @@ pub fn parse_header(bytes: &[u8]) -> Result<Header> {
                 return Err(Error::Header(format!("scl_slope is {slope}, but scl_inter {intercept}")));
             }
         },
-        affine: affine_of(&raw, shape)?,
+        affine,
+        forms,
         single_file: raw.single_file,
     };
     header.geometry().check_within(shape)?;
@@ -155,8 +170,8 @@ fn is_swapped(bytes: &[u8]) -> bool {
     size != 348 && size != 540
 }
 
-fn is_version_2(bytes: &[u8]) -> bool {
-    let size = i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+pub(super) fn is_version_2(bytes: &[u8]) -> bool {
+    let size = bytes.first_chunk().map_or(0, |&size| i32::from_ne_bytes(size));
     size == 540 || size.swap_bytes() == 540
 }
 
@@ -258,40 +273,42 @@ fn kind_of(datatype: i16) -> Result<Kind> {
     })
 }
 
-fn affine_of(raw: &Raw, shape: [usize; 3]) -> Result<Affine> {
+fn affine_of(raw: &Raw, shape: [usize; 3]) -> Result<(Affine, Forms)> {
     let size = [raw.pixdim[1], raw.pixdim[2], raw.pixdim[3]];
     if size.iter().any(|s| !s.is_finite()) {
         return Err(Error::Header(format!("spacing {size:?} mm is not finite; each axis needs a positive size")));
     }
+    let pixdim = size.map(f64::abs);
+    let qform = (raw.qform_code > 0).then(|| qform_of(raw, pixdim));
     let mut affine = [[0.0; 4]; 4];
     affine[3][3] = 1.0;
     if raw.sform_code > 0 {
         affine[..3].copy_from_slice(&raw.srow);
-        return Ok(affine);
+        // A quaternion that turns nothing is no matter where a sform is there.
+        return Ok((affine, Forms { pixdim, sform: Some(affine), qform: qform.and_then(Result::ok) }));
     }
     if size.contains(&0.0) {
         return Err(Error::Header(format!("spacing {size:?} mm is impossible; each axis needs a positive size")));
     }
-    let size = size.map(f64::abs);
-    if raw.qform_code > 0 {
-        let rotation = rotation_of(raw.quaternion, raw.epsilon)?;
-        // pixdim[0] is the handedness of the third axis.
-        let flip = if raw.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
-        for row in 0..3 {
-            affine[row] = [
-                rotation[row][0] * size[0],
-                rotation[row][1] * size[1],
-                rotation[row][2] * (size[2] * flip),
-                raw.qoffset[row],
-            ];
-        }
-        return Ok(affine);
+    if let Some(qform) = qform.transpose()? {
+        return Ok((qform, Forms { pixdim, sform: None, qform: Some(qform) }));
     }
     for axis in 0..3 {
         // Without a transform the first axis is taken to run right to left, about the middle, as nibabel does.
-        let step = if axis == 0 { -size[0] } else { size[axis] };
+        let step = if axis == 0 { -pixdim[axis] } else { pixdim[axis] };
         affine[axis][axis] = step;
         affine[axis][3] = -step * (shape[axis] as f64 - 1.0) / 2.0;
+    }
+    Ok((affine, Forms { pixdim, sform: None, qform: None }))
+}
+
+fn qform_of(raw: &Raw, size: [f64; 3]) -> Result<Affine> {
+    let rotation = rotation_of(raw.quaternion, raw.epsilon)?;
+    // pixdim[0] is the handedness of the third axis.
+    let flip = if raw.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
+    let mut affine = [[0.0, 0.0, 0.0, 1.0]; 4];
+    for (row, turned) in rotation.iter().enumerate() {
+        affine[row] = [turned[0] * size[0], turned[1] * size[1], turned[2] * (size[2] * flip), raw.qoffset[row]];
     }
     Ok(affine)
 }

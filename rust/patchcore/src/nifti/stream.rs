@@ -1,24 +1,28 @@
-//! Inflating and measuring side by side: one thread reads, one finds spans, and only some megabytes lie between them.
+//! Inflating and measuring in turns, some planes at a time: what was just inflated is still in the core's own cache when
+//! its spans are looked for. A second thread for that was slower: it took every byte through another core's cache.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use flate2::bufread::GzDecoder;
+use flate2::bufread::MultiGzDecoder;
 
-use super::header::{Header, parse_header};
+use super::header::{Header, is_version_2, parse_header};
 use crate::components::{Components, Joiner, Walk};
 use crate::decode::Decoder;
+use crate::gzip::{Gunzip, MAGIC};
 use crate::pool::Interrupt;
 use crate::slab::{Connectivity, Slab};
 use crate::view::View;
 use crate::{Error, Result};
 
+/// A header of each version.
+const VERSION_1_BYTES: u64 = 348;
+const VERSION_2_BYTES: u64 = 540;
 /// Compressed bytes read at once.
 const READ_BYTES: usize = 256 << 10;
-/// Inflated bytes handed over at once, about: a few megabytes in flight keep both threads busy.
-const CHUNK_BYTES: usize = 2 << 20;
+/// Inflated bytes that are looked at at once, about: they fit a core's cache.
+const CHUNK_BYTES: usize = 768 << 10;
 /// Room for voxels before any has arrived.
 const FIRST_BYTES: usize = 64 << 10;
 /// Deflate cannot shrink data further than this; a header that promises more voxels is lying.
@@ -32,47 +36,6 @@ const MOST_EXTENSIONS: u64 = 64 << 20;
 
 /// The system's number for "is a directory".
 const EISDIR: i32 = 21;
-
-/// The members of a gzip file one after the other; zeros after the last are padding, as `gzip` has it.
-struct Members<R: BufRead> {
-    /// `None` once the file has ended.
-    member: Option<GzDecoder<R>>,
-}
-
-impl<R: BufRead> Members<R> {
-    fn new(reader: R) -> Self {
-        Self { member: Some(GzDecoder::new(reader)) }
-    }
-}
-
-impl<R: BufRead> Read for Members<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while let Some(member) = &mut self.member {
-            let count = member.read(buffer)?;
-            if count > 0 || buffer.is_empty() {
-                return Ok(count);
-            }
-            let Some(ended) = self.member.take() else { break };
-            let mut rest = ended.into_inner();
-            loop {
-                let ahead = rest.fill_buf()?;
-                let zeros = ahead.iter().take_while(|&&byte| byte == 0).count();
-                if ahead.is_empty() {
-                    return Ok(0);
-                }
-                if zeros == 0 {
-                    break;
-                }
-                rest.consume(zeros);
-            }
-            self.member = Some(GzDecoder::new(rest));
-        }
-        Ok(0)
-    }
-}
-
-/// The first bytes of gzip.
-const GZIP_MAGIC: [u8; 2] = [0x1F, 0x8B];
 
 /// How a file may be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +98,7 @@ pub fn components_of_bytes(
     connectivity: Connectivity,
     interrupt: &Interrupt,
 ) -> Result<(Components, Header)> {
-    let packing = if header.starts_with(&GZIP_MAGIC) { Packing::Gzip } else { Packing::None };
+    let packing = if header.starts_with(&MAGIC) { Packing::Gzip } else { Packing::None };
     let opened = open_parts(
         || part_of(header, header.len() as u64, Packing::Any),
         || data.map(|data| part_of(data, data.len() as u64, packing)),
@@ -155,44 +118,23 @@ fn components_of_opened(
     let walk = Walk { order: [2, 1, 0], shape: header.shape };
     let plane_bytes = header.shape[0] as u64 * header.shape[1] as u64 * header.kind.size() as u64;
     let planes_a_chunk = (CHUNK_BYTES as u64 / plane_bytes).max(1) as usize;
-    let components = std::thread::scope(|scope| {
-        let (full_sender, full): (SyncSender<Chunk>, Receiver<Chunk>) = sync_channel(2);
-        let (empty_sender, empty) = sync_channel::<Vec<u64>>(4);
-        let header = &header;
-        let measuring = scope.spawn(move || -> Result<Components> {
-            let mut joiner = Joiner::new(walk, connectivity);
-            for chunk in full {
-                let slab = find_in_chunk(&chunk, header, walk, &decoder, connectivity)?;
-                joiner.push(slab, chunk.first_plane);
-                let _ = empty_sender.send(chunk.words);
-            }
-            joiner.finish()
-        });
-        let read = (|| -> Result<()> {
-            for first_plane in (0..header.shape[2]).step_by(planes_a_chunk) {
-                interrupt.check()?;
-                let planes = planes_a_chunk.min(header.shape[2] - first_plane);
-                let bytes = planes as u64 * plane_bytes;
-                let mut words = empty.try_recv().unwrap_or_default();
-                read_words(&mut reader, &mut words, bytes, || {
-                    let before = first_plane as u64 * plane_bytes;
-                    (before, header.data_bytes())
-                })?;
-                // A receiver that is gone has failed; its error is the one to tell.
-                if full_sender.send(Chunk { words, first_plane, planes }).is_err() {
-                    return Ok(());
-                }
-            }
-            read_to_checksum(&mut reader)
-        })();
-        drop(full_sender);
-        let measured = measuring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        read.and(measured)
-    })?;
-    Ok((components, header))
+    let mut joiner = Joiner::new(walk, connectivity);
+    let mut chunk = Chunk::default();
+    for first_plane in (0..header.shape[2]).step_by(planes_a_chunk) {
+        interrupt.check()?;
+        chunk.first_plane = first_plane;
+        chunk.planes = planes_a_chunk.min(header.shape[2] - first_plane);
+        read_words(&mut reader, &mut chunk.words, chunk.planes as u64 * plane_bytes, || {
+            (first_plane as u64 * plane_bytes, header.data_bytes())
+        })?;
+        joiner.push(find_in_chunk(&chunk, &header, walk, &decoder, connectivity)?, first_plane);
+    }
+    read_to_checksum(&mut reader)?;
+    Ok((joiner.finish()?, header))
 }
 
 /// Some planes of voxels; words, so that they are aligned for every element type.
+#[derive(Default)]
 struct Chunk {
     words: Vec<u64>,
     first_plane: usize,
@@ -254,12 +196,12 @@ fn read_words(
     Ok(())
 }
 
-/// Inflate a file and forget what it holds: the least that anything which reads it has to do, to compare with.
+/// Inflate a gzip file with zlib-rs and forget what it holds: the peer of everything that reads one.
 ///
 /// # Errors
 /// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it is damaged, [`Error::Interrupted`] if asked to stop.
 pub fn inflated_bytes(path: &Path, interrupt: &Interrupt) -> Result<u64> {
-    let mut reader = open_file(path, Packing::Any)?.reader;
+    let mut reader = MultiGzDecoder::new(BufReader::with_capacity(READ_BYTES, File::open(path)?));
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut total = 0;
     loop {
@@ -308,19 +250,23 @@ fn open(path: &Path) -> Result<Opened<'static>> {
 
 /// Read the header from the file that `first` opens, and go to the voxels: in the same, or in the one of `second`.
 fn open_parts<'a>(
-    first: impl Fn() -> Result<Part<'a>>,
+    first: impl FnOnce() -> Result<Part<'a>>,
     second: impl FnOnce() -> Option<Result<Part<'a>>>,
 ) -> Result<Opened<'a>> {
     let mut bytes = Vec::new();
-    let mut opened = first()?.reader;
-    opened.by_ref().take(540).read_to_end(&mut bytes).map_err(describe)?;
+    let mut opened = first()?;
+    opened.reader.by_ref().take(VERSION_1_BYTES).read_to_end(&mut bytes).map_err(describe)?;
+    if is_version_2(&bytes) {
+        opened.reader.by_ref().take(VERSION_2_BYTES - VERSION_1_BYTES).read_to_end(&mut bytes).map_err(describe)?;
+    }
     let header = parse_header(&bytes)?;
+    let mut ahead = bytes.len() as u64;
     let Part { mut reader, length, gzipped } = if header.single_file {
-        // A NIfTI-1 header can be shorter than what was read: begin again, at the start.
-        first()?
+        opened
     } else {
+        ahead = 0;
         // Extensions may follow; at the end is the checksum.
-        std::io::copy(&mut opened.take(MOST_EXTENSIONS), &mut std::io::sink()).map_err(describe)?;
+        std::io::copy(&mut opened.reader.take(MOST_EXTENSIONS), &mut std::io::sink()).map_err(describe)?;
         let missing = || Error::Header("the header says that voxels are in a second file (.img)".into());
         second().ok_or_else(missing)??
     };
@@ -338,8 +284,9 @@ fn open_parts<'a>(
             header.shape
         )));
     }
-    let skipped = std::io::copy(&mut reader.by_ref().take(header.data_offset), &mut std::io::sink());
-    if skipped.map_err(describe)? < header.data_offset {
+    // The voxels of a single file begin behind its header: parse_header sees to that.
+    let gap = header.data_offset - ahead;
+    if std::io::copy(&mut reader.by_ref().take(gap), &mut std::io::sink()).map_err(describe)? < gap {
         return Err(Error::Corrupt("ends before its first voxel".into()));
     }
     Ok(Opened { header, reader })
@@ -359,11 +306,11 @@ fn open_file(path: &Path, packing: Packing) -> Result<Part<'static>> {
 }
 
 fn part_of<'a>(mut stored: impl BufRead + Send + 'a, length: u64, packing: Packing) -> Result<Part<'a>> {
-    let gzipped = packing != Packing::None && stored.fill_buf()?.starts_with(&GZIP_MAGIC);
+    let gzipped = packing != Packing::None && stored.fill_buf()?.starts_with(&MAGIC);
     if packing == Packing::Gzip && !gzipped {
         return Err(Error::Corrupt("the file of the voxels is no gzip, as its name says it is".into()));
     }
-    let reader: Box<dyn Read + Send> = if gzipped { Box::new(Members::new(stored)) } else { Box::new(stored) };
+    let reader: Box<dyn Read + Send> = if gzipped { Box::new(Gunzip::new(stored)) } else { Box::new(stored) };
     Ok(Part { reader, length, gzipped })
 }
 
