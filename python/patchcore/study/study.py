@@ -92,8 +92,8 @@ class Study:
                 "the folder is not empty and is no study", path=path, remedy="name a new or an empty folder"
             )
         try:
-            for name in ("", "runs", "reports", "locks"):
-                (path / name).mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
+            # Before the folders: what another process meets meanwhile is an empty folder or a study.
             write_json_atomic(
                 path / "study.json",
                 {
@@ -103,6 +103,8 @@ class Study:
                     "dataset_root": str(root),
                 },
             )
+            for name in ("runs", "reports", "locks"):
+                (path / name).mkdir(exist_ok=True)
         except OSError as error:
             raise StudyError(
                 f"the study folder cannot be written ({error.strerror or error})",

@@ -7,6 +7,9 @@ import math
 __all__ = ["axis_range", "tick_labels", "ticks"]
 
 
+_LEAST_SPAN = 1e-300
+
+
 def _round_step(span: float, intervals: int) -> float:
     raw = span / max(1, intervals)
     magnitude = 10.0 ** math.floor(math.log10(raw))
@@ -33,8 +36,9 @@ def axis_range(low: float, high: float, intervals: int) -> tuple[float, float, f
         >>> axis_range(2.0, 2.0, 4)
         (1.0, 3.0, 0.5)
     """
-    if not high > low or not math.isfinite(high - low):
-        pad = abs(low) / 2 or 0.5
+    # Closer together than floats can be divided is constant data.
+    if not high - low > _LEAST_SPAN or not math.isfinite(high - low):
+        pad = abs(low) / 2 if abs(low) > _LEAST_SPAN else 0.5
         low, high = low - pad, low + pad
     step = _round_step(high - low, intervals)
     bottom, top = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
