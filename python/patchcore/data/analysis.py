@@ -434,7 +434,7 @@ class _Pool:
         try:
             futures = [executor.submit(function, *task) for task in tasks]
             if len(tasks) > self.threads:
-                # The figures come last, when nothing else is left to do; their library loads while the cases are worked on.
+                # Figures come last, when nothing else is left to do: their library loads while cases are worked on.
                 warm_up()
             for future in as_completed(futures):
                 item = future.result()
