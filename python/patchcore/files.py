@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,9 @@ from patchcore.errors import DataError, SchemaVersionError
 from patchcore.types import PathLike
 
 __all__ = ["finite", "read_json", "replace_atomically", "write_atomic", "write_json_atomic"]
+
+
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextmanager
@@ -87,7 +91,11 @@ def read_json(path: PathLike, *, schema: int | None = None) -> Any:
     """
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
+        if _HALF_CHARACTER.search(text):
+            # Half a character, which no file can hold again, is a ValueError here.
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON ({error})", path=path) from None
     if schema is not None:

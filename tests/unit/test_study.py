@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,6 +121,24 @@ def test_decisions_are_kept(study: Study) -> None:
     assert study.decisions() == {}
     study.write_decisions({"lesion_label": 2, "exclude": ["a"]})
     assert study.decisions() == {"lesion_label": 2, "exclude": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("edited", "words"),
+    [
+        ({"connectivity": 8}, "6, 18 or 26"),
+        ({"spacing": {"a": [1, 2]}}, "spacing.a"),
+        ({"spacing": {"a": [1, 2, -3]}}, "greater than 0"),
+        ({"exclude": 5}, "exclude"),
+        ({"accept": [{}]}, "accept.0"),
+        ({"min_volume_mm3": -1}, "min_volume_mm3"),
+        ({"lesion_lable": 2}, "unknown key"),
+    ],
+)
+def test_edited_decisions_are_checked(study: Study, edited: dict[str, Any], words: str) -> None:
+    study.write_decisions(edited)
+    with pytest.raises(StudyError, match=words):
+        study.decisions()
 
 
 def test_folds_are_kept_until_the_cohort_changes(study: Study) -> None:

@@ -268,9 +268,12 @@ def read_label(path: PathLike) -> LabelMap:
 
 def _integral(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
     low, high = float(values.min()), float(values.max())
-    integral = math.isfinite(low) and math.isfinite(high) and bool((values == np.rint(values)).all())
-    if not integral:
-        bad = np.argwhere(~(np.isfinite(values) & (values == np.rint(values))))[0]
+    # A signalling NaN raises a flag at every touch.
+    with np.errstate(invalid="ignore"):
+        integral = math.isfinite(low) and math.isfinite(high) and bool((values == np.rint(values)).all())
+        fractions = None if integral else ~(np.isfinite(values) & (values == np.rint(values)))
+    if fractions is not None:
+        bad = np.argwhere(fractions)[0]
         where = tuple(int(n) for n in bad)
         raise NonIntegralLabelError(
             f"label {values[where]:g} at voxel {where} is no integer",

@@ -21,6 +21,7 @@ from patchcore.config.plan import Plan, explain, read_plan
 from patchcore.errors import StudyError
 from patchcore.files import read_json, write_atomic, write_json_atomic
 from patchcore.study.cases import CaseRecord
+from patchcore.study.decisions import checked_decisions
 from patchcore.study.fingerprint import Fingerprint, read_fingerprint, write_fingerprint
 from patchcore.study.folds import make_folds
 from patchcore.study.locks import hold_lock
@@ -208,13 +209,17 @@ class Study:
         write_atomic(self.cases_path, "".join(line + "\n" for line in lines))
 
     def decisions(self) -> dict[str, Any]:
-        """Return what the user decided at earlier analyses (lesion label, exclusions …); empty at first."""
+        """Return what the user decided at earlier analyses (lesion label, exclusions …); empty at first.
+
+        Raises:
+            StudyError: ``decisions.json`` was edited into something impossible.
+        """
         path = self.path / "decisions.json"
         if not path.exists():
             return {}
         data = dict(read_json(path, schema=DECISIONS_SCHEMA))
         del data["schema_version"]
-        return data
+        return checked_decisions(path, data)
 
     def write_decisions(self, decisions: Mapping[str, Any]) -> None:
         """Write ``decisions.json``, whole or not at all."""

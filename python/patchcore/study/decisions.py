@@ -1,0 +1,55 @@
+"""What the user has decided at earlier analyses: ``decisions.json``, checked at every read, for it may be edited."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from patchcore.config.plan import explain
+from patchcore.errors import StudyError
+
+__all__ = ["Decisions", "checked_decisions"]
+
+_Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Decisions(BaseModel):
+    """Decisions that hold at every later analysis; what was not decided is None.
+
+    Example:
+        >>> Decisions(connectivity=18).model_dump(exclude_none=True)
+        {'connectivity': 18}
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    images: str | None = Field(default=None, description="folder of the images within the data set")
+    labels: str | None = Field(default=None, description="folder of the label maps")
+    layout: str | None = None
+    lesion_label: int | str | None = None
+    connectivity: Literal[6, 18, 26] | None = None
+    min_volume_mm3: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    patient_regex: str | None = None
+    exclude: list[str] | None = Field(default=None, description="cases left out")
+    spacing: dict[str, Annotated[list[_Length], Field(min_length=3, max_length=3)]] | None = Field(
+        default=None, description="true mm along each stored axis, by case or pattern, the last given last"
+    )
+    accept: list[str] | None = Field(default=None, description="accepted findings, CASE:CHECK")
+
+
+def checked_decisions(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return decisions as they were read, once they are sound.
+
+    Raises:
+        StudyError: A key is unknown or a value impossible.
+    """
+    try:
+        Decisions.model_validate(values)
+    except ValidationError as error:
+        raise StudyError(
+            explain(error), path=path, remedy="correct the file, or delete it and give the decisions again"
+        ) from None
+    return dict(values)
