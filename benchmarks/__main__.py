@@ -1,4 +1,4 @@
-"""Run the peers side by side: ``python -m benchmarks [measure labels analyze windows import dashboard unetr]``.
+"""Run the peers side by side: ``python -m benchmarks [measure labels analyze resample windows import dashboard unetr]``.
 
 Answers are compared before anything is timed; losses are shown like wins. Exits 1 if a bar is missed.
 """
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.rows import Row, data_folder
 
-SUITES = ("measure", "labels", "analyze", "windows", "import", "dashboard", "unetr")
+SUITES = ("measure", "labels", "analyze", "resample", "windows", "import", "dashboard", "unetr")
 
 
 def _seconds(seconds: float) -> str:

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from patchcore.data.dicom.convert import import_dicom as import_dicom
     from patchcore.data.layouts import find_cases as find_cases
     from patchcore.data.phantoms import make_phantoms as make_phantoms
+    from patchcore.data.sensitivity import plan_sensitivity as plan_sensitivity
     from patchcore.engine import evaluate as evaluate
     from patchcore.engine import predict as predict
     from patchcore.engine import train as train
     from patchcore.experiments import compare as compare
     from patchcore.planning import plan_patch_size as plan_patch_size
+    from patchcore.resampling import resample_image as resample_image
     from patchcore.study import Study as Study
     from patchcore.volumetry import Lesions as Lesions
     from patchcore.volumetry import label_components as label_components
@@ -54,6 +56,7 @@ _HOMES = {
     "plan_patch_size": "patchcore.planning",
     "plan_sensitivity": "patchcore.data.sensitivity",
     "predict": "patchcore.engine",
+    "resample_image": "patchcore.resampling",
     "train": "patchcore.engine",
     "window_grid": "patchcore.windows",
 }
@@ -76,6 +79,7 @@ __all__ = [
     "plan_patch_size",
     "plan_sensitivity",
     "predict",
+    "resample_image",
     "train",
     "window_grid",
 ]

@@ -30,6 +30,24 @@ def measure_file(
     affine: list[list[float]] | None,
     axial_axis: int | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]: ...
+def resample_array(
+    array: npt.NDArray[Any],
+    *,
+    ratio: tuple[float, float, float],
+    shape: tuple[int, int, int],
+    cubic: tuple[bool, bool, bool],
+    antialias: bool,
+    nan: float,
+    threads: int | None,
+) -> tuple[npt.NDArray[np.int16], list[int]]: ...
+def resample_class_indices(
+    array: npt.NDArray[Any],
+    *,
+    ratio: tuple[float, float, float],
+    shape: tuple[int, int, int],
+    classes: int,
+    threads: int | None,
+) -> tuple[npt.NDArray[np.uint8], list[int]]: ...
 def inflated_bytes(path: Path) -> int: ...
 def read_nifti_header(path: Path) -> dict[str, Any]: ...
 def label_components(

@@ -2,6 +2,7 @@
 
 mod gate;
 mod measure;
+mod resample;
 mod windows;
 
 use pyo3::prelude::*;
@@ -10,5 +11,6 @@ use pyo3::prelude::*;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     measure::register(module)?;
+    resample::register(module)?;
     windows::register(module)
 }

@@ -1,0 +1,101 @@
+//! Volumes in memory as planes, in the order in which their memory is walked.
+
+use super::{LabelPlanes, Planes};
+use crate::view::{Kind, View};
+use crate::{Error, Result};
+
+/// An array of intensities or class indices, of any kind, byte order and strides.
+#[derive(Debug)]
+pub struct ArrayPlanes<'a> {
+    view: View<'a>,
+    order: [usize; 3],
+    /// What NaN is taken for.
+    nan: f32,
+    next_plane: usize,
+}
+
+impl<'a> ArrayPlanes<'a> {
+    /// Walk an array along its axes `order`, slowest first.
+    #[must_use]
+    pub fn new(view: View<'a>, order: [usize; 3], nan: f32) -> Self {
+        Self { view, order, nan, next_plane: 0 }
+    }
+
+    /// Call `take(row, values)` for each row of a plane; `values` gives its elements one by one.
+    fn rows<T>(&self, plane: usize, out: &mut [T], convert: impl Fn(Element<'_, '_>) -> T + Copy) {
+        let [slow, mid, fast] = self.order;
+        let length = self.view.shape()[fast];
+        for (row, out) in out.chunks_exact_mut(length).enumerate() {
+            let mut index = [0; 3];
+            (index[slow], index[mid]) = (plane, row);
+            let start = self.view.at(index);
+            let stride = self.view.stride(fast);
+            for (at, out) in out.iter_mut().enumerate() {
+                *out = convert(Element { view: &self.view, address: start.wrapping_offset(at as isize * stride) });
+            }
+        }
+    }
+}
+
+/// One element of a view.
+#[derive(Clone, Copy)]
+struct Element<'v, 'a> {
+    view: &'v View<'a>,
+    address: *const u8,
+}
+
+impl Element<'_, '_> {
+    /// Its bytes in this machine's order.
+    #[inline]
+    fn bytes<const N: usize>(self) -> [u8; N] {
+        // SAFETY: the address is that of an element of the view, which has N bytes and may be unaligned.
+        let mut bytes = unsafe { self.address.cast::<[u8; N]>().read_unaligned() };
+        if self.view.is_swapped() {
+            bytes.reverse();
+        }
+        bytes
+    }
+}
+
+macro_rules! by_kind {
+    ($kind:expr, $convert:ident, $($name:ident: $type:ty),*) => {
+        match $kind {
+            Kind::Bool => $convert!(u8, |value: u8| u8::from(value != 0)),
+            $(Kind::$name => $convert!($type, |value: $type| value),)*
+        }
+    };
+}
+
+impl Planes for ArrayPlanes<'_> {
+    fn load(&mut self, _planes: std::ops::Range<usize>) -> Result<()> {
+        Ok(())
+    }
+
+    #[allow(clippy::cast_lossless, clippy::redundant_closure_call)]
+    fn write(&self, plane: usize, out: &mut [f32]) {
+        let nan = self.nan;
+        macro_rules! convert {
+            ($type:ty, $value:expr) => {
+                self.rows(plane, out, move |element| {
+                    let value = $value(<$type>::from_ne_bytes(element.bytes())) as f32;
+                    if value.is_nan() { nan } else { value }
+                })
+            };
+        }
+        by_kind!(self.view.kind(), convert, U8: u8, I8: i8, U16: u16, I16: i16, U32: u32, I32: i32, U64: u64, I64: i64, F32: f32, F64: f64);
+    }
+}
+
+impl LabelPlanes for ArrayPlanes<'_> {
+    #[allow(clippy::redundant_closure_call)]
+    fn next(&mut self, out: &mut [u8]) -> Result<()> {
+        let plane = self.next_plane;
+        self.next_plane += 1;
+        match self.view.kind() {
+            Kind::U8 => self.rows(plane, out, |element| element.bytes::<1>()[0]),
+            Kind::Bool => self.rows(plane, out, |element| u8::from(element.bytes::<1>()[0] != 0)),
+            other => return Err(Error::Unsupported(format!("class indices of kind {other:?}; expected uint8"))),
+        }
+        Ok(())
+    }
+}
