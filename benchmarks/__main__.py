@@ -1,4 +1,4 @@
-"""Run the peers side by side: ``python -m benchmarks [measure labels analyze resample windows import dashboard unetr]``.
+"""Run the peers side by side: ``python -m benchmarks [SUITE …]``; all of :data:`SUITES` by default.
 
 Answers are compared before anything is timed; losses are shown like wins. Exits 1 if a bar is missed.
 """
