@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.rows import Row, data_folder
 
-SUITES = ("measure", "labels", "analyze", "resample", "windows", "import", "dashboard", "unetr")
+SUITES = ("measure", "labels", "analyze", "resample", "store", "windows", "import", "dashboard", "unetr")
 
 
 def _seconds(seconds: float) -> str:

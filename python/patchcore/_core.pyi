@@ -30,6 +30,44 @@ def measure_file(
     affine: list[list[float]] | None,
     axial_axis: int | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]: ...
+
+CHUNK: list[int]
+
+@final
+class StoredArray:
+    def __new__(
+        cls, folder: Path, *, shape: tuple[int, int, int], shard: tuple[int, int, int], dtype: str, fill: int
+    ) -> StoredArray: ...
+    def verify(self) -> tuple[int, int, int]: ...
+
+def write_store_region(
+    folder: Path,
+    region: npt.NDArray[Any],
+    *,
+    shape: tuple[int, int, int],
+    shard: tuple[int, int, int],
+    start: tuple[int, int, int],
+    fill: int,
+    threads: int | None,
+) -> int: ...
+def read_store_windows(
+    arrays: Sequence[StoredArray],
+    corners: npt.NDArray[np.int64],
+    window_size: tuple[int, int, int],
+    out: npt.NDArray[np.float32],
+    *,
+    hu_range: tuple[float, float] | None,
+    padding: float,
+    threads: int | None,
+) -> None: ...
+def read_store_label_windows(
+    arrays: Sequence[StoredArray],
+    corners: npt.NDArray[np.int64],
+    window_size: tuple[int, int, int],
+    out: npt.NDArray[np.uint8],
+    *,
+    threads: int | None,
+) -> None: ...
 def resample_array(
     array: npt.NDArray[Any],
     *,

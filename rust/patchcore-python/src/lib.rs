@@ -3,6 +3,7 @@
 mod gate;
 mod measure;
 mod resample;
+mod store;
 mod windows;
 
 use pyo3::prelude::*;
@@ -12,5 +13,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     measure::register(module)?;
     resample::register(module)?;
+    store::register(module)?;
     windows::register(module)
 }

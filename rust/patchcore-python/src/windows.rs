@@ -25,7 +25,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<WindowSampler>()
 }
 
-fn writable<'py, T: numpy::Element>(
+pub(crate) fn writable<'py, T: numpy::Element>(
     name: &str,
     array: &Bound<'py, PyArray1<T>>,
 ) -> PyResult<PyReadwriteArray1<'py, T>> {
@@ -37,7 +37,7 @@ fn writable<'py, T: numpy::Element>(
     })
 }
 
-fn triples<T: numpy::Element + Copy>(array: &PyReadonlyArray2<'_, T>) -> PyResult<Vec<[T; 3]>> {
+pub(crate) fn triples<T: numpy::Element + Copy>(array: &PyReadonlyArray2<'_, T>) -> PyResult<Vec<[T; 3]>> {
     let (triples, rest) = array.as_slice()?.as_chunks::<3>();
     if !rest.is_empty() {
         return Err(PyValueError::new_err("expected rows of three"));

@@ -19,6 +19,7 @@ pub mod resample;
 pub mod sampler;
 mod scan;
 mod slab;
+pub mod store;
 mod table;
 pub mod view;
 pub mod windows;

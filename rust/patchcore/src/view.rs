@@ -104,6 +104,18 @@ impl<'a> View<'a> {
         self
     }
 
+    /// A part of the view: `size` elements along each axis from `start` on.
+    ///
+    /// # Panics
+    /// If the part does not lie within the view.
+    #[must_use]
+    pub fn part(mut self, start: [usize; 3], size: [usize; 3]) -> Self {
+        assert!((0..3).all(|axis| start[axis] + size[axis] <= self.shape[axis]), "the part lies within the view");
+        self.data = self.at(start);
+        self.shape = size;
+        self
+    }
+
     /// Voxels along each axis.
     #[must_use]
     pub fn shape(&self) -> [usize; 3] {

@@ -9,6 +9,6 @@ pub mod extract;
 pub mod grid;
 // Inlining is what lets one loop be compiled for several vector widths: see `walk::fill`.
 #[allow(clippy::inline_always)]
-mod pixel;
+pub(crate) mod pixel;
 #[allow(clippy::inline_always)]
 mod walk;

@@ -33,6 +33,14 @@ pub struct Target<'v, 'o, Out> {
     pub out: &'o mut [Out],
 }
 
+/// Refuse a range that is none.
+pub(crate) fn check_range([low, high]: [f64; 2]) -> Result<()> {
+    if low.is_finite() && high.is_finite() && low < high {
+        return Ok(());
+    }
+    Err(Error::Window(format!("HU range ({low}, {high}); expected two finite numbers, the lower first")))
+}
+
 enum Job<'a> {
     Image(Slab<'a, f32>),
     Label(usize, Slab<'a, u8>),
@@ -54,10 +62,8 @@ pub fn extract(
     size: [usize; 3],
     threads: Option<usize>,
 ) -> Result<()> {
-    if let Intensity::Scaled([low, high]) = intensity
-        && !(low.is_finite() && high.is_finite() && low < high)
-    {
-        return Err(Error::Window(format!("HU range ({low}, {high}); expected two finite numbers, the lower first")));
+    if let Intensity::Scaled(range) = intensity {
+        check_range(range)?;
     }
     let threads_used = threads.unwrap_or_else(|| pool::shared().current_num_threads()).max(1);
     let cuts = if threads_used == 1 { 1 } else { (4 * threads_used).div_ceil(images.corners.len().max(1)) };

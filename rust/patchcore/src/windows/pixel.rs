@@ -1,7 +1,7 @@
 //! What happens to one voxel on its way into a window: scaled to [0, 1], taken as it is, or checked as a label.
 
 /// How voxels of type `In` become elements of a window.
-pub(super) trait Pixel: Copy + Sync {
+pub(crate) trait Pixel: Copy + Sync {
     type In: Copy;
     type Out: Copy + Default + Send;
     /// What a job remembers of all voxels it met; starts at its default.
@@ -18,7 +18,7 @@ pub(super) trait Pixel: Copy + Sync {
 
 /// Clip to a range and scale it to [0, 1]. NaN, like padding, becomes the lower end.
 #[derive(Clone, Copy)]
-pub(super) struct Scale<T, W> {
+pub(crate) struct Scale<T, W> {
     low: W,
     factor: W,
     voxel: std::marker::PhantomData<fn() -> T>,
@@ -26,15 +26,15 @@ pub(super) struct Scale<T, W> {
 
 /// Take values as they are, as the nearest float32.
 #[derive(Clone, Copy)]
-pub(super) struct Raw<T> {
-    pub(super) padding: f32,
-    pub(super) voxel: std::marker::PhantomData<fn() -> T>,
+pub(crate) struct Raw<T> {
+    pub(crate) padding: f32,
+    pub(crate) voxel: std::marker::PhantomData<fn() -> T>,
 }
 
 macro_rules! scale {
     ($work:ty: $($type:ty),*) => { $(
         impl Scale<$type, $work> {
-            pub(super) fn new([low, high]: [f64; 2]) -> Self {
+            pub(crate) fn new([low, high]: [f64; 2]) -> Self {
                 Self { low: low as $work, factor: (1.0 / (high - low)) as $work, voxel: std::marker::PhantomData }
             }
         }
@@ -77,7 +77,7 @@ scale!(f64: i32, f64);
 
 /// A label of an integer type, as uint8.
 #[derive(Clone, Copy)]
-pub(super) struct Label<T>(pub(super) std::marker::PhantomData<fn() -> T>);
+pub(crate) struct Label<T>(pub(crate) std::marker::PhantomData<fn() -> T>);
 
 macro_rules! label {
     ($($type:ty),*) => { $(impl Pixel for Label<$type> {
@@ -106,7 +106,7 @@ label!(u8, i8, u16, i16, u32, i32, u64, i64);
 
 /// A boolean stored as a byte of any value, as 0 or 1.
 #[derive(Clone, Copy)]
-pub(super) struct Truth;
+pub(crate) struct Truth;
 
 impl Pixel for Truth {
     type In = u8;

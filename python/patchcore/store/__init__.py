@@ -1,0 +1,8 @@
+"""The store: volumes on the training grid as sharded, compressed, checksummed Zarr v3, and windows out of them."""
+
+from __future__ import annotations
+
+from patchcore.store.array import StoredArray, read_windows, write_array
+from patchcore.store.layout import shard_shape
+
+__all__ = ["StoredArray", "read_windows", "shard_shape", "write_array"]

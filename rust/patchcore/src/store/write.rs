@@ -1,0 +1,117 @@
+//! Writing a shard: its chunks encoded in parallel, then one file.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::blosc;
+use super::layout::{CHUNK, CHUNK_VOXELS, Element, Layout, MISSING};
+use crate::pool::Interrupt;
+use crate::view::View;
+use crate::{Error, Result};
+
+/// Write one shard of an array, whole and synced; chunks of nothing but `fill` are left out.
+///
+/// `region` is the part of the array that the shard covers, in array order, any strides. Returns the bytes written; no
+/// file is made where all chunks are left out.
+///
+/// # Errors
+/// [`Error::Argument`] if the region is not the shard's, [`Error::Io`] if it cannot be written, [`Error::Memory`],
+/// [`Error::Interrupted`].
+pub fn write_shard<T: Element>(
+    folder: &Path,
+    layout: &Layout,
+    shard: [usize; 3],
+    region: &View<'_>,
+    fill: T,
+    interrupt: &Interrupt,
+) -> Result<u64> {
+    let shards = layout.shards();
+    let expected: [usize; 3] = std::array::from_fn(|axis| {
+        layout.shard[axis].min(layout.shape[axis].saturating_sub(shard[axis] * layout.shard[axis]))
+    });
+    if (0..3).any(|axis| shard[axis] >= shards[axis])
+        || region.shape() != expected
+        || region.kind().size() != size_of::<T>()
+        || region.is_swapped()
+    {
+        return Err(Error::Argument(format!(
+            "a region of {:?} for shard {shard:?} of {shards:?}; expected {expected:?}, native",
+            region.shape()
+        )));
+    }
+    let counts = layout.chunks_a_shard();
+    let chunks: Vec<Vec<u8>> = (0..layout.chunk_count())
+        .into_par_iter()
+        .map_init(
+            || vec![fill; CHUNK_VOXELS],
+            |buffer, number| {
+                interrupt.check()?;
+                let at = [number / (counts[1] * counts[2]), number / counts[2] % counts[1], number % counts[2]];
+                let mut out = Vec::new();
+                if gather(region, std::array::from_fn(|axis| at[axis] * CHUNK[axis]), fill, buffer) {
+                    blosc::compress(T::bytes_of(buffer), size_of::<T>(), &mut out)?;
+                    let checksum = crc32c::crc32c(&out);
+                    out.extend_from_slice(&checksum.to_le_bytes());
+                    out.shrink_to_fit();
+                }
+                Ok(out)
+            },
+        )
+        .collect::<Result<_>>()?;
+    if chunks.iter().all(Vec::is_empty) {
+        return Ok(0);
+    }
+    let mut index = Vec::with_capacity(layout.index_bytes());
+    let mut offset = 0;
+    for chunk in &chunks {
+        let length = chunk.len() as u64;
+        let (at, length) = if length == 0 { (MISSING, MISSING) } else { (offset, length) };
+        index.extend_from_slice(&at.to_le_bytes());
+        index.extend_from_slice(&length.to_le_bytes());
+        offset += chunk.len() as u64;
+    }
+    let checksum = crc32c::crc32c(&index);
+    index.extend_from_slice(&checksum.to_le_bytes());
+    let path = folder.join(layout.file(shard));
+    std::fs::create_dir_all(path.parent().unwrap_or(folder))?;
+    let mut file = File::create(&path)?;
+    for chunk in &chunks {
+        file.write_all(chunk)?;
+    }
+    file.write_all(&index)?;
+    file.sync_all()?;
+    Ok(offset + index.len() as u64)
+}
+
+/// Copy a chunk out of a region, filled up where it ends. Returns whether it holds anything but `fill`.
+fn gather<T: Element>(region: &View<'_>, corner: [usize; 3], fill: T, chunk: &mut [T]) -> bool {
+    let shape = region.shape();
+    let size: [usize; 3] = std::array::from_fn(|axis| CHUNK[axis].min(shape[axis].saturating_sub(corner[axis])));
+    if size.contains(&0) {
+        return false;
+    }
+    if size != CHUNK {
+        chunk.fill(fill);
+    }
+    let strides: [isize; 3] = std::array::from_fn(|axis| region.stride(axis));
+    let start = region.at(corner);
+    // Along the axis whose voxels lie closest, so that memory is read a cache line at a time.
+    let fast = if strides[0].unsigned_abs() < strides[2].unsigned_abs() { 0 } else { 2 };
+    let slow = 2 - fast;
+    let steps = [CHUNK[1] * CHUNK[2], CHUNK[2], 1];
+    for a in 0..size[slow] {
+        for b in 0..size[1] {
+            let line = start.wrapping_offset(a as isize * strides[slow] + b as isize * strides[1]);
+            let to = a * steps[slow] + b * steps[1];
+            for n in 0..size[fast] {
+                let address = line.wrapping_offset(n as isize * strides[fast]);
+                // SAFETY: the index lies in the region, whose elements are of T's size; they may be unaligned.
+                chunk[to + n * steps[fast]] = unsafe { address.cast::<T>().read_unaligned() };
+            }
+        }
+    }
+    chunk.iter().any(|&value| value != fill)
+}

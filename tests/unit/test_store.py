@@ -1,0 +1,216 @@
+"""Arrays of a store: what others read of them, windows anywhere, and every kind of damage."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tensorstore
+import zarr
+
+from patchcore.errors import CorruptFileError, PatchcoreError, SchemaVersionError, UnsupportedDataError, WindowError
+from patchcore.store import StoredArray, read_windows, write_array
+from patchcore.store.array import read_label_windows
+
+Array = npt.NDArray[Any]
+
+
+def volume(shape: tuple[int, int, int] = (50, 61, 70), seed: int = 0) -> Array:
+    return np.random.default_rng(seed).integers(-1000, 2000, shape).astype(np.int16)
+
+
+def stored(folder: Path, array: Array, **options: Any) -> StoredArray:
+    write_array(folder, array, **options)
+    return StoredArray(folder)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        volume(),
+        np.asfortranarray(volume()),
+        volume().transpose(2, 0, 1)[::-1, :, ::-1],
+        volume((1, 1, 1)),
+        volume((24, 48, 24)),
+        (volume() > 1900).astype(np.uint8),
+        np.zeros((30, 30, 30), np.int16),
+    ],
+    ids=["C", "Fortran", "flipped view", "one voxel", "whole chunks", "labels", "nothing"],
+)
+def test_everybody_reads_what_is_written(tmp_path: Path, array: Array) -> None:
+    ours = stored(tmp_path / "a", array, attributes={"source": ["x", 1]})
+    np.testing.assert_array_equal(ours.read(), array)
+    assert ours.attributes == {"source": ["x", 1]}
+    ours.verify()
+    theirs = zarr.open_array(tmp_path / "a", mode="r")
+    np.testing.assert_array_equal(theirs[:], array)
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(tmp_path / "a")}}
+    np.testing.assert_array_equal(tensorstore.open(spec).result().read().result(), array)
+
+
+def test_several_shards(tmp_path: Path) -> None:
+    array = volume((600, 30, 40))
+    ours = stored(tmp_path / "a", array)
+    assert ours.verify().shards == 2
+    np.testing.assert_array_equal(ours.read(), array)
+    corners = [[500, 0, 3], [520, -5, 20], [-10, 0, 0]]
+    windows = read_windows([ours] * 3, corners, (40, 20, 30), hu_range=None, padding=-7)
+    padded = np.pad(array, 40, constant_values=-7)
+    for window, corner in zip(windows, corners, strict=True):
+        part = tuple(slice(c + 40, c + 40 + w) for c, w in zip(corner, (40, 20, 30), strict=True))
+        np.testing.assert_array_equal(window, padded[part])
+
+
+def test_chunks_of_the_fill_value_take_no_room(tmp_path: Path) -> None:
+    array = np.full((100, 100, 100), -1024, np.int16)
+    array[50, 50, 50] = 7
+    ours = stored(tmp_path / "a", array, fill=-1024)
+    assert ours.verify().chunks == 1
+    np.testing.assert_array_equal(ours.read(), array)
+    scaled = read_windows([ours], [[40, 40, -5]], (20, 20, 20), hu_range=(-2000, 0))
+    assert scaled[0, 0, 0, 0] == 0  # padding is the lower end
+    assert scaled[0, 0, 0, 6] == pytest.approx(976 / 2000)
+
+
+def test_scaled_windows_are_numpys(tmp_path: Path) -> None:
+    array = volume()
+    ours = stored(tmp_path / "a", array)
+    out = np.empty((2, 33, 20, 41), np.float32)
+    again = read_windows([ours, ours], [[3, 5, 7], [17, 41, 29]], (33, 20, 41), hu_range=(-200, 300), out=out)
+    assert again is out
+    for window, (i, j, k) in zip(out, [(3, 5, 7), (17, 41, 29)], strict=True):
+        part = array[i : i + 33, j : j + 20, k : k + 41]
+        np.testing.assert_allclose(window, (np.clip(part, -200, 300) + 200.0) / 500, rtol=0, atol=2e-7)
+
+
+def test_threads_change_nothing(tmp_path: Path) -> None:
+    ours = stored(tmp_path / "a", volume())
+    corners = np.random.default_rng(1).integers(-20, 60, (9, 3))
+    one = read_windows([ours] * 9, corners, (32, 32, 32), hu_range=(-100, 900), threads=1)
+    np.testing.assert_array_equal(one, read_windows([ours] * 9, corners, (32, 32, 32), hu_range=(-100, 900)))
+
+
+def _shard(folder: Path) -> Path:
+    return folder / "c" / "0" / "0" / "0"
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "index", "checksum"])
+def test_a_flipped_bit_is_found_and_its_file_named(tmp_path: Path, place: str) -> None:
+    write_array(tmp_path / "a", volume())
+    data = bytearray(_shard(tmp_path / "a").read_bytes())
+    at = {"first": 40, "middle": len(data) // 2, "index": len(data) - 100, "checksum": len(data) - 1}[place]
+    data[at] ^= 4
+    _shard(tmp_path / "a").write_bytes(data)
+    for look in (StoredArray.verify, StoredArray.read):
+        with pytest.raises(CorruptFileError, match=r"a/c/0/0/0.*checksum"):
+            look(StoredArray(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("length", [0, 3, 500, -1])
+def test_a_shard_cut_short_is_refused(tmp_path: Path, length: int) -> None:
+    write_array(tmp_path / "a", volume())
+    path = _shard(tmp_path / "a")
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(CorruptFileError, match=r"a/c/0/0/0"):
+        StoredArray(tmp_path / "a").read()
+
+
+def test_a_shard_cut_while_it_is_open_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    ours = stored(tmp_path / "a", volume())
+    read_windows([ours], [[0, 0, 0]], (24, 24, 24), hu_range=None)
+    path = _shard(tmp_path / "a")
+    with path.open("r+b") as handle:
+        handle.truncate(1000)
+    with pytest.raises(CorruptFileError, match="ends early"):
+        ours.read()
+
+
+def test_seeded_damage_never_gives_other_voxels(tmp_path: Path) -> None:
+    array = volume((30, 40, 50))
+    write_array(tmp_path / "a", array)
+    intact = _shard(tmp_path / "a").read_bytes()
+    rng = np.random.default_rng(3)
+    refused = 0
+    for _ in range(300):
+        data = bytearray(intact)
+        for at in rng.integers(0, len(data), rng.integers(1, 4)):
+            data[at] = rng.integers(0, 256)
+        if rng.random() < 0.2:
+            del data[rng.integers(0, len(data)) :]
+        _shard(tmp_path / "a").write_bytes(data)
+        try:
+            found = StoredArray(tmp_path / "a").read()
+        except PatchcoreError:
+            refused += 1
+        else:
+            np.testing.assert_array_equal(found, array)
+    assert refused > 250
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"zarr_format": 2}, SchemaVersionError, "Zarr format 2"),
+        ({"node_type": "group"}, CorruptFileError, "no metadata"),
+        ({"shape": [1, 2]}, CorruptFileError, "no metadata"),
+        ({"shape": [0, 2, 3]}, CorruptFileError, "no metadata"),
+        ({"data_type": "float32"}, UnsupportedDataError, "zarr-python"),
+        ({"codecs": [{"name": "bytes"}]}, UnsupportedDataError, "codecs differs"),
+    ],
+)
+def test_other_metadata_is_refused(tmp_path: Path, change: dict[str, Any], error: type[Exception], words: str) -> None:
+    write_array(tmp_path / "a", volume((5, 5, 5)))
+    path = tmp_path / "a" / "zarr.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(error, match=words):
+        StoredArray(tmp_path / "a")
+
+
+def test_wrong_calls_are_refused(tmp_path: Path) -> None:
+    ours = stored(tmp_path / "a", volume((5, 5, 5)))
+    labels = stored(tmp_path / "b", np.ones((5, 5, 5), np.uint8))
+    with pytest.raises(WindowError, match="2 corners"):
+        read_windows([ours], [[0, 0, 0], [1, 1, 1]], (2, 2, 2), hu_range=None)
+    with pytest.raises(WindowError, match="lower first"):
+        read_windows([ours], [[0, 0, 0]], (2, 2, 2), hu_range=(5, 5))
+    with pytest.raises(WindowError, match="out is"):
+        read_windows([ours], [[0, 0, 0]], (2, 2, 2), hu_range=None, out=np.empty((1, 2, 2, 3), np.float32))
+    with pytest.raises(UnsupportedDataError, match="images are int16"):
+        read_windows([labels], [[0, 0, 0]], (2, 2, 2), hu_range=None)
+    with pytest.raises(UnsupportedDataError, match="labels uint8"):
+        read_label_windows([ours], [[0, 0, 0]], (2, 2, 2))
+    with pytest.raises(UnsupportedDataError, match="int16"):
+        write_array(tmp_path / "c", np.zeros((2, 2, 2)))
+    with pytest.raises(FileExistsError):
+        write_array(tmp_path / "a", volume((5, 5, 5)))
+
+
+def test_a_missing_shard_has_the_fill_value(tmp_path: Path) -> None:
+    """As Zarr has it; the caller knows which shards there should be."""
+    write_array(tmp_path / "a", volume((5, 5, 5)), fill=3)
+    shutil.rmtree(tmp_path / "a" / "c")
+    assert (StoredArray(tmp_path / "a").read() == 3).all()
+
+
+def _sum(array: StoredArray, queue: Any) -> None:
+    queue.put(float(read_windows([array] * 3, [[0, 0, 0]] * 3, (40, 40, 40), hu_range=None).sum()))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_read_after_fork_and_spawn(tmp_path: Path, method: str) -> None:
+    ours = stored(tmp_path / "a", volume())
+    expected = float(read_windows([ours] * 3, [[0, 0, 0]] * 3, (40, 40, 40), hu_range=None).sum())
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    worker = context.Process(target=_sum, args=(pickle.loads(pickle.dumps(ours)) if method == "spawn" else ours, queue))
+    worker.start()
+    assert queue.get(timeout=60) == expected
+    worker.join(timeout=60)
+    assert worker.exitcode == 0
