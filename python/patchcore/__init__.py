@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from patchcore.data.dicom.convert import import_dicom as import_dicom
     from patchcore.data.layouts import find_cases as find_cases
     from patchcore.data.phantoms import make_phantoms as make_phantoms
+    from patchcore.data.prepare import prepare as prepare
     from patchcore.data.sensitivity import plan_sensitivity as plan_sensitivity
     from patchcore.engine import evaluate as evaluate
     from patchcore.engine import predict as predict
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from patchcore.experiments import compare as compare
     from patchcore.planning import plan_patch_size as plan_patch_size
     from patchcore.resampling import resample_image as resample_image
+    from patchcore.store import StoredArray as StoredArray
     from patchcore.study import Study as Study
     from patchcore.volumetry import Lesions as Lesions
     from patchcore.volumetry import label_components as label_components
@@ -41,6 +43,7 @@ __version__: str
 
 _HOMES = {
     "Lesions": "patchcore.volumetry",
+    "StoredArray": "patchcore.store",
     "Study": "patchcore.study",
     "WindowSampler": "patchcore.windows",
     "analyze": "patchcore.data",
@@ -56,6 +59,7 @@ _HOMES = {
     "plan_patch_size": "patchcore.planning",
     "plan_sensitivity": "patchcore.data.sensitivity",
     "predict": "patchcore.engine",
+    "prepare": "patchcore.data.prepare",
     "resample_image": "patchcore.resampling",
     "train": "patchcore.engine",
     "window_grid": "patchcore.windows",
@@ -63,6 +67,7 @@ _HOMES = {
 
 __all__ = [
     "Lesions",
+    "StoredArray",
     "Study",
     "WindowSampler",
     "__version__",
@@ -79,6 +84,7 @@ __all__ = [
     "plan_patch_size",
     "plan_sensitivity",
     "predict",
+    "prepare",
     "resample_image",
     "train",
     "window_grid",

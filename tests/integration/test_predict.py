@@ -18,9 +18,10 @@ from patchcore.config import Plan
 from patchcore.config.run import TrainConfig
 from patchcore.engine import Predictor, evaluate, predict
 from patchcore.engine.device import place
-from patchcore.engine.geometry import Grid, label_on_grid
+from patchcore.engine.geometry import interpolate, label_on_grid
 from patchcore.engine.prediction import _predict_file
 from patchcore.errors import CheckpointError, ConfigError, DataError, RunError
+from patchcore.grid import Grid
 from patchcore.study import Study
 
 MakeRun = Callable[..., Path]
@@ -92,7 +93,7 @@ def test_interpolating_first_keeps_small_lesions() -> None:
     scores: dict[str, list[float]] = {"probabilities": [], "labels": []}
     for _ in range(20):
         ball = ((positions - generator.uniform(10, 18, size=3)) ** 2).sum(-1) < 2.5**2
-        soft = grid.resample(ball.astype(np.float32))
+        soft = interpolate(grid.canonical(ball), grid.ratio, grid.shape)
         ways = {"probabilities": np.stack([1 - soft, soft]), "labels": np.stack([soft <= 0.5, soft > 0.5])}
         for name, channels in ways.items():
             back = label_on_grid(channels.astype(np.float32), grid)

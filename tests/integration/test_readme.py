@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -20,14 +21,16 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     image = nib.load(dataset / "images" / label_file.name)
     (tmp_path / "segmentation.nii.gz").write_bytes(label_file.read_bytes())
     monkeypatch.chdir(tmp_path)
-    (snippet,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    snippets = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     # The phantoms' window is smaller than the README's; nothing else differs.
-    names = {
+    names: dict[str, Any] = {
         "mask": np.asanyarray(nib.load(label_file).dataobj) == 2,
         "volume": np.asanyarray(image.dataobj),
         "corners": np.array([[0, 0, 0], [-20, 10, 5]]),
+        "spacing": (3.0, 3.0, 4.0),
     }
-    exec(compile(snippet, str(README), "exec"), names)
+    for snippet in snippets:
+        exec(compile(snippet, str(README), "exec"), names)
     lesions, components, plan, windows = (names[n] for n in ("lesions", "components", "plan", "windows"))
     assert lesions.voxel_count.sum() == names["mask"].sum()
     assert components.max() == len(lesions)
@@ -35,3 +38,5 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert 0 <= windows.image.min() < windows.image.max() <= 1
     assert plan.patch_size[0] in (8, 12, 16, 24)
     assert names["model"].patch_size == plan.patch_size
+    assert names["case"].image_array.shape == names["case"].shape
+    assert names["fine"].shape == (128, 128, 96)

@@ -13,18 +13,18 @@ import torch
 
 from patchcore.config import resolve_config
 from patchcore.config.run import SamplingConfig
+from patchcore.data.prepare import PreparedCase
 from patchcore.engine.augment import draw_augmentation, flip_windows, shifted_range
-from patchcore.engine.cache import CachedCase
-from patchcore.engine.dataset import CaseMemory
 from patchcore.engine.loader import BatchLoader, BatchSource
 from patchcore.engine.optim import learning_rate, make_optimizer
 from patchcore.engine.progress import Progress, case_set_id
 from patchcore.errors import CorruptFileError
+from patchcore.store import write_array
 from patchcore.volumetry import lesion_spans
 from patchcore.windows import extract_windows
 
 
-def make_case(folder: Path, number: int) -> CachedCase:
+def make_case(folder: Path, number: int) -> PreparedCase:
     generator = np.random.default_rng(number)
     shape = (20 + number, 14, 9)
     label = np.zeros(shape, dtype=np.uint8)
@@ -34,10 +34,10 @@ def make_case(folder: Path, number: int) -> CachedCase:
     spans = lesion_spans(label, labels=[1])
     path = folder / f"case_{number}"
     path.mkdir()
-    np.save(path / "image.npy", image)
-    np.save(path / "label.npy", label)
+    write_array(path / "image", image)
+    write_array(path / "label", label)
     np.save(path / "spans.npy", np.column_stack([spans.lesion, spans.origin, spans.length]).astype(np.int32))
-    return CachedCase(
+    return PreparedCase(
         case_id=path.name,
         patient=path.name,
         path=path,
@@ -50,16 +50,16 @@ def make_case(folder: Path, number: int) -> CachedCase:
 
 
 @pytest.fixture
-def cases(tmp_path: Path) -> list[CachedCase]:
+def cases(tmp_path: Path) -> list[PreparedCase]:
     return [make_case(tmp_path, number) for number in range(3)]
 
 
-def source_of(cases: list[CachedCase], *settings: str) -> BatchSource:
+def source_of(cases: list[PreparedCase], *settings: str) -> BatchSource:
     config = resolve_config(settings=["train.batch_size=3", "seed=7", *settings])
-    return BatchSource(CaseMemory(cases), (8, 8, 8), (-100.0, 200.0), config)
+    return BatchSource(cases, (8, 8, 8), (-100.0, 200.0), config)
 
 
-def test_a_later_start_gives_the_same_batches(cases: list[CachedCase]) -> None:
+def test_a_later_start_gives_the_same_batches(cases: list[PreparedCase]) -> None:
     source = source_of(cases)
     with BatchLoader(source, 0, 6) as loader:
         whole = [loader.next() for _ in range(6)]
@@ -72,26 +72,26 @@ def test_a_later_start_gives_the_same_batches(cases: list[CachedCase]) -> None:
         assert np.array_equal(a.augmentation, b.augmentation)
 
 
-def test_no_batch_equals_another(cases: list[CachedCase]) -> None:
+def test_no_batch_equals_another(cases: list[PreparedCase]) -> None:
     source = source_of(cases)
     images = [source.batch(step).image for step in range(4)]
     assert not any(torch.equal(a, b) for n, a in enumerate(images) for b in images[:n])
 
 
-def test_leaving_early_ends_the_thread(cases: list[CachedCase]) -> None:
+def test_leaving_early_ends_the_thread(cases: list[PreparedCase]) -> None:
     with BatchLoader(source_of(cases), 0, 10**9) as loader:
         loader.next()
     assert not loader._thread.is_alive()
 
 
-def test_a_damaged_case_is_told_where_the_batch_is_asked_for(cases: list[CachedCase]) -> None:
+def test_a_damaged_case_is_told_where_the_batch_is_asked_for(cases: list[PreparedCase]) -> None:
     for case in cases:
-        (case.path / "image.npy").write_bytes(b"")
+        (case.path / "image" / "c" / "0" / "0" / "0").write_bytes(b"")
     with BatchLoader(source_of(cases), 0, 5) as loader, pytest.raises(CorruptFileError, match="case_"):
         loader.next()
 
 
-def test_lesions_are_counted_the_same_after_a_resume(cases: list[CachedCase]) -> None:
+def test_lesions_are_counted_the_same_after_a_resume(cases: list[PreparedCase]) -> None:
     source = source_of(cases, "sampling.lesion_share=0.5")
     drawn, seen = set(), set()
     for step in range(20):
@@ -103,18 +103,6 @@ def test_lesions_are_counted_the_same_after_a_resume(cases: list[CachedCase]) ->
             assert not window.any() or batch.lesions_seen
     assert source.lesions_until(20) == (drawn, seen)
     assert len(drawn) == 6
-
-
-def test_memory_keeps_to_its_budget(cases: list[CachedCase]) -> None:
-    size = max(case.image_bytes for case in cases)
-    memory = CaseMemory(cases, budget=2 * size)
-    for index in (0, 1, 2, 1, 0):
-        image, label = memory[index]
-        assert image.shape == label.shape == cases[index].shape
-        assert memory._bytes <= 2 * size
-    assert memory[0][0] is memory[0][0]
-    tiny = CaseMemory(cases, budget=1)
-    assert tiny[0][0] is not tiny[0][0]
 
 
 def test_moving_the_range_is_shifting_and_scaling_hu() -> None:

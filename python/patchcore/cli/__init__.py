@@ -21,6 +21,8 @@ COMMANDS: Final = (
     "analyze",
     "check",
     "plan",
+    "prepare",
+    "inspect",
     "train",
     "evaluate",
     "predict",

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchcore.cli.counted import counted
 from patchcore.types import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from patchcore.data.checking import CheckProgress, CheckReport
+    from patchcore.data.checking import CheckReport
     from patchcore.study.cases import CaseRecord, Finding
 
 __all__ = ["check"]
@@ -63,7 +63,7 @@ def check(
         raise typer.BadParameter("name the folder of a data set, or use --list", param_hint="DATASET")
     from patchcore.data.checking import check_dataset
 
-    with _progress(Console(stderr=True, markup=False, highlight=False)) as show:
+    with counted("Checking") as show:
         report = check_dataset(
             dataset,
             images=images,
@@ -74,7 +74,7 @@ def check(
             spacing=spacing or (),
             accept=accept or (),
             threads=threads,
-            progress=show,
+            progress=lambda event: show(event.done, event.total),
         )
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
@@ -152,32 +152,3 @@ def _print_group(console: Console, name: str, members: Sequence[tuple[CaseRecord
     remedies = list(dict.fromkeys(item.remedy for _, item in members if item.remedy))
     if remedies:
         console.print(f"  → {remedies[0]}", soft_wrap=True)
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[CheckProgress], None]]:
-    """Yield what shows progress: a bar with ETA on a terminal, a line for each tenth elsewhere."""
-    if not console.is_terminal:
-
-        def tell(event: CheckProgress) -> None:
-            if event.done == event.total or event.done * 10 // event.total > (event.done - 1) * 10 // event.total:
-                console.print(f"Checking: {event.done} of {event.total}", soft_wrap=True)
-
-        yield tell
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn("Checking"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as bars:
-        task = bars.add_task("check", total=None)
-
-        def show(event: CheckProgress) -> None:
-            bars.update(task, completed=event.done, total=event.total)
-
-        yield show

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from patchcore.config.plan import TargetPlan
-from patchcore.engine.cache import CachedCase, class_indices, prepare_cases
-from patchcore.engine.geometry import Grid, label_on_grid
+from patchcore.data.prepare import PreparedCase, class_indices, prepare_cases
+from patchcore.engine.geometry import label_on_grid
 from patchcore.engine.prediction import Predictor
 from patchcore.engine.trainer import read_setup
 from patchcore.engine.validate import size_bin
 from patchcore.errors import DataError, MissingExtraError, RunError
 from patchcore.files import write_atomic, write_json_atomic
+from patchcore.grid import Grid
 from patchcore.metrics import (
     BallBaseline,
     DscCounts,
@@ -123,7 +124,7 @@ class Evaluation:
 class _Scored:
     """A case with the arrays that figure and baselines want, on its own grid in canonical order."""
 
-    case: CachedCase
+    case: PreparedCase
     record: CaseRecord
     volumes_mm3: tuple[float, ...]
     predicted_voxels: int
@@ -242,7 +243,7 @@ def _choose(
     return [accepted[case_id] for case_id in sorted(folds[chosen])], role
 
 
-def _score(predictor: Predictor, case: CachedCase, record: CaseRecord, counts: DscCounts, *, keep: bool) -> _Scored:
+def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts: DscCounts, *, keep: bool) -> _Scored:
     from patchcore.data.reading import read_case_image, read_case_label
 
     target = predictor.target

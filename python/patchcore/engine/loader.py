@@ -1,6 +1,6 @@
-"""Batches of training windows: drawn by step alone, extracted by Rust, made ready one step ahead by a thread.
+"""Batches of training windows: drawn by step alone, read from the store by Rust, made ready ahead by a thread.
 
-A thread is enough: extraction releases the GIL and takes about a millisecond a window. And since a batch depends on
+A thread is enough: reading releases the GIL and takes about two milliseconds a window. And since a batch depends on
 its step and nothing else, a resume at step n goes on with the batch that an unbroken run would have had.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeAlias
@@ -17,11 +18,11 @@ import torch
 from torch import Tensor
 
 from patchcore.config.run import RunConfig
+from patchcore.data.prepare import PreparedCase
 from patchcore.engine.augment import draw_augmentation, shifted_range
-from patchcore.engine.dataset import CaseMemory
 from patchcore.types import Float64Array, IntTriple
 from patchcore.volumetry import LesionSpans
-from patchcore.windows import SamplerCase, WindowDraws, WindowSampler, extract_windows
+from patchcore.windows import SamplerCase, WindowDraws, WindowSampler
 
 __all__ = ["Batch", "BatchLoader", "BatchSource"]
 
@@ -56,7 +57,7 @@ class BatchSource:
     """Makes the batch of any step.
 
     Args:
-        memory: The training cases.
+        cases: The training cases.
         window_size: Voxels per axis.
         hu_range: Clip of the plan, HU.
         config: Seed, sampling and batch size count.
@@ -65,21 +66,21 @@ class BatchSource:
 
     def __init__(
         self,
-        memory: CaseMemory,
+        cases: Sequence[PreparedCase],
         window_size: IntTriple,
         hu_range: tuple[float, float],
         config: RunConfig,
         *,
         pin: bool = False,
     ) -> None:
-        self._memory = memory
+        self._cases = tuple(cases)
         self._window = window_size
         self._hu_range = hu_range
         self._config = config
         self._pin = pin
-        self._spans: list[LesionSpans] = [case.spans() for case in memory.cases]
+        self._spans: list[LesionSpans] = [case.spans() for case in self._cases]
         self._sampler = WindowSampler(
-            [SamplerCase(case.shape, spans) for case, spans in zip(memory.cases, self._spans, strict=True)],
+            [SamplerCase(case.shape, spans) for case, spans in zip(self._cases, self._spans, strict=True)],
             window_size,
             seed=config.seed,
             lesion_share=config.sampling.lesion_share,
@@ -91,7 +92,7 @@ class BatchSource:
         """Return the windows of a step.
 
         Raises:
-            CorruptFileError: A case's cache is damaged.
+            CorruptFileError: A case's store is damaged.
         """
         draws = self._sampler.draw(step, self._positions)
         augmentation = draw_augmentation(self._config.seed, step, self._positions)
@@ -100,17 +101,13 @@ class BatchSource:
         label = torch.empty((count, *self._window), dtype=torch.uint8, pin_memory=self._pin)
         image_out, label_out = image.numpy()[:, 0], label.numpy()
         for window in range(count):
-            volume, classes = self._memory[int(draws.case[window])]
             one = slice(window, window + 1)
-            extract_windows(
-                volume,
+            self._cases[int(draws.case[window])].read_window(
                 draws.corner[one],
                 self._window,
                 hu_range=shifted_range(augmentation[window], self._hu_range, self._config.sampling),
-                labels=classes,
-                out=image_out[one],
+                image_out=image_out[one],
                 label_out=label_out[one],
-                threads=1,
             )
         return Batch(step, image, label, augmentation, _drawn(draws), self._seen(draws))
 
@@ -170,7 +167,7 @@ class BatchLoader:
         """Return the next batch, waiting for it where it is not ready.
 
         Raises:
-            CorruptFileError: A case's cache is damaged.
+            CorruptFileError: A case's store is damaged.
         """
         item = self._ready.get()
         if isinstance(item, BaseException):

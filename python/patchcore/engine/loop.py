@@ -18,10 +18,10 @@ from torch import nn
 
 from patchcore.config.plan import TargetPlan
 from patchcore.config.run import RunConfig
+from patchcore.data.prepare import PreparedCase
 from patchcore.engine.augment import flip_windows
 from patchcore.engine.checkpoint import save_checkpoint
 from patchcore.engine.control import Control, Interrupted
-from patchcore.engine.dataset import CaseMemory
 from patchcore.engine.device import Placement
 from patchcore.engine.loader import BatchLoader, BatchSource
 from patchcore.engine.loss import DiceCrossEntropyLoss, window_dsc
@@ -68,7 +68,7 @@ class Training:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     source: BatchSource
-    validation: CaseMemory
+    validation: Sequence[PreparedCase]
     checkpoints: Path
     steps_per_epoch: int
 
@@ -230,7 +230,7 @@ def _keep_best(
     training: Training, progress: Progress, writer: RunWriter, result: ValidationResult, subset: Sequence[int]
 ) -> None:
     # Also after a validation of all cases the subset decides: scores of different cases do not compare.
-    case_ids = [training.validation.cases[index].case_id for index in subset]
+    case_ids = [training.validation[index].case_id for index in subset]
     mean, case_set = result.mean(case_ids), case_set_id(case_ids)
     if progress.improves(mean, case_set):
         progress.best = Best(-1.0 if math.isnan(mean) else mean, progress.step, case_set)

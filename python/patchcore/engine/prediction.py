@@ -15,12 +15,13 @@ from torch import nn
 from patchcore.config.plan import TargetPlan
 from patchcore.engine.checkpoint import Checkpoint, find_checkpoint
 from patchcore.engine.device import Placement, place
-from patchcore.engine.geometry import Grid, label_on_grid
+from patchcore.engine.geometry import label_on_grid
 from patchcore.engine.network import build_network
 from patchcore.engine.trainer import read_setup
 from patchcore.engine.validate import predict_volume
 from patchcore.errors import CheckpointError, ConfigError, DataError, PatchcoreError
 from patchcore.files import replace_atomically
+from patchcore.grid import Grid
 from patchcore.types import Affine, AnyArray, Float32Array, PathLike
 
 __all__ = ["Prediction", "Predictor", "predict"]

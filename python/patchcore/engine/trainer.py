@@ -16,10 +16,9 @@ from typing import Any
 import torch
 
 from patchcore.config import Plan, RunConfig, resolve_config
-from patchcore.engine.cache import CachedCase, check_classes, prepare_cases
+from patchcore.data.prepare import PreparedCase, check_classes, prepare_cases
 from patchcore.engine.checkpoint import Checkpoint, find_checkpoint
 from patchcore.engine.control import Control, Interrupted, StopSignal
-from patchcore.engine.dataset import CaseMemory
 from patchcore.engine.device import Placement, place
 from patchcore.engine.loader import BatchSource
 from patchcore.engine.loop import Outcome, Training, run_loop
@@ -132,15 +131,16 @@ def _train(
         checkpoint.restore(network, optimizer)
         progress = Progress.from_state(checkpoint.state)
         _compare_machines(checkpoint, placement, writer)
-    memory = CaseMemory(train_cases)
     training = Training(
         config=config,
         target=target,
         placement=placement,
         network=network,
         optimizer=optimizer,
-        source=BatchSource(memory, target.window_size, target.hu_range, config, pin=placement.device.type == "cuda"),
-        validation=CaseMemory(validation_cases),
+        source=BatchSource(
+            train_cases, target.window_size, target.hu_range, config, pin=placement.device.type == "cuda"
+        ),
+        validation=validation_cases,
         checkpoints=run / "checkpoints",
         steps_per_epoch=steps_per_epoch(config, len(train_cases)),
     )
@@ -152,7 +152,7 @@ def _train(
 
 def _prepare(
     study: Study, setup: RunSetup, writer: RunWriter, control: Control
-) -> tuple[list[CachedCase], list[CachedCase]]:
+) -> tuple[list[PreparedCase], list[PreparedCase]]:
     """Bring all cases to the training grid; returns the cases to train on and those to validate on."""
     config, target = setup.config, setup.plan.target
     folds = study.folds(config.train.folds, config.seed)

@@ -17,8 +17,7 @@ import torch
 from torch import nn
 
 from patchcore.config.plan import TargetPlan
-from patchcore.engine.cache import CachedCase
-from patchcore.engine.dataset import CaseMemory
+from patchcore.data.prepare import PreparedCase
 from patchcore.engine.device import Placement
 from patchcore.events import VAL_DSC_GLOBAL, VAL_DSC_MEAN, val_dsc_bin, val_dsc_class
 from patchcore.metrics import DscCounts, mean_dsc
@@ -134,7 +133,7 @@ class ValidationResult:
 
 def validate_cases(
     network: nn.Module,
-    memory: CaseMemory,
+    cases: Sequence[PreparedCase],
     target: TargetPlan,
     placement: Placement,
     *,
@@ -147,7 +146,7 @@ def validate_cases(
 
     Args:
         network: The network; its mode is restored.
-        memory: The cases.
+        cases: The cases; each is read whole, one after the other.
         target: The plan's target.
         placement: Where to compute.
         indices: Which of the cases; default: all.
@@ -163,12 +162,11 @@ def validate_cases(
     training = network.training
     network.eval()
     try:
-        for index in range(len(memory)) if indices is None else indices:
-            case = memory.cases[index]
-            image, label = memory[index]
-            probabilities = predict_volume(network, image, target, placement, overlap=overlap, look=look)
+        for index in range(len(cases)) if indices is None else indices:
+            case = cases[index]
+            probabilities = predict_volume(network, case.image(), target, placement, overlap=overlap, look=look)
             prediction = class_map(probabilities)
-            result.counts.add(case.case_id, prediction, label)
+            result.counts.add(case.case_id, prediction, case.label())
             largest = max(case.lesion_voxels, default=0) * case.voxel_mm3
             result.bins[case.case_id] = size_bin(largest) if largest else None
             if on_case is not None:
@@ -178,7 +176,7 @@ def validate_cases(
     return result
 
 
-def _record(case: CachedCase, predicted: AnyArray, result: ValidationResult) -> dict[str, Any]:
+def _record(case: PreparedCase, predicted: AnyArray, result: ValidationResult) -> dict[str, Any]:
     counts = result.counts.counts(case.case_id)
     by_class = {str(label): counts[index].dsc for index, label in enumerate(result.classes, 1)}
     totals = [counts[index] for index in counts]
@@ -195,7 +193,7 @@ def _record(case: CachedCase, predicted: AnyArray, result: ValidationResult) -> 
     }
 
 
-def _lesions(case: CachedCase, predicted: AnyArray) -> Iterator[dict[str, Any]]:
+def _lesions(case: PreparedCase, predicted: AnyArray) -> Iterator[dict[str, Any]]:
     """Tell of each lesion how much of it was predicted; found: at least one voxel."""
     spans = case.spans()
     lengths = spans.length.astype(np.int64)

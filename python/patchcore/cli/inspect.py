@@ -1,0 +1,42 @@
+"""``patchcore inspect``: what a study's store holds, and whether every byte of it is sound."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchcore.cli.counted import counted
+from patchcore.types import ExitCode
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    study: Annotated[Path, typer.Argument(help="study whose store is looked at")],
+    verify: Annotated[bool, typer.Option(help="read every chunk and compare its checksum")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
+) -> None:
+    """Show what is in STUDY/store.zarr and verify its checksums; the exit code is 1 where a case is damaged."""
+    from patchcore.store.inspection import inspect_store
+
+    with counted("Verifying" if verify else "Reading") as show:
+        groups = inspect_store(Path(study), verify=verify, on_progress=show)
+    damaged = sum(case.problem is not None for group in groups for case in group.cases)
+    if as_json:
+        typer.echo(json.dumps([group.to_json() for group in groups], indent=2, ensure_ascii=False))
+    else:
+        for group in groups:
+            spacing = " × ".join(f"{mm:.4g}" for mm in group.spacing)
+            typer.echo(f"{group.path.name}: {spacing} mm, {len(group.cases)} cases, {group.bytes / 1e6:,.1f} MB")
+            for case in group.cases:
+                shape = " × ".join(map(str, case.shape))
+                told = f"{shape} voxels, {case.lesions} lesions, {case.bytes / 1e6:,.1f} MB"
+                typer.echo(f"  {case.case_id}: " + (told if case.problem is None else f"DAMAGED: {case.problem}"))
+        state = "all checksums match" if verify else "not verified"
+        remedy = "delete their folders, and patchcore prepare makes them anew"
+        typer.echo(f"{damaged} damaged: {remedy}" if damaged else state)
+    if damaged:
+        raise typer.Exit(ExitCode.ERROR)

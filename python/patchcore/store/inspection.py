@@ -1,0 +1,106 @@
+"""What a store holds, case by case, and whether it is sound."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from patchcore.errors import PatchcoreError, StudyError
+from patchcore.store.array import StoredArray
+from patchcore.types import PathLike
+
+__all__ = ["InspectedCase", "InspectedGroup", "inspect_store"]
+
+
+@dataclass(frozen=True)
+class InspectedCase:
+    """One case of a store; `problem` says what is damaged, None where nothing is."""
+
+    case_id: str
+    shape: tuple[int, ...]
+    lesions: int
+    bytes: int
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class InspectedGroup:
+    """The cases that were prepared for one plan; spacing in mm, canonical axes."""
+
+    path: Path
+    spacing: tuple[float, ...]
+    cases: tuple[InspectedCase, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on disk."""
+        return sum(case.bytes for case in self.cases)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what JSON can hold of it."""
+        return asdict(self) | {"path": str(self.path)}
+
+
+def inspect_store(
+    study: PathLike, *, verify: bool = True, on_progress: Callable[[int, int], None] | None = None
+) -> tuple[InspectedGroup, ...]:
+    """Look at every case of a study's store.
+
+    Args:
+        study: The study.
+        verify: Read every chunk and compare its checksum.
+        on_progress: Called with (done, of how many) after each case.
+
+    Returns:
+        One group for each plan that cases were prepared for.
+
+    Raises:
+        StudyError: The study has no store.
+    """
+    root = Path(study) / "store.zarr"
+    if not root.is_dir():
+        raise StudyError("the study has no store yet", path=root.parent, remedy="make it with patchcore prepare STUDY")
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    cases = {path: [case for case in sorted(path.iterdir()) if _is_case(case)] for path in folders}
+    total, done = sum(map(len, cases.values())), 0
+    groups = []
+    for path in folders:
+        found = []
+        for case in cases[path]:
+            found.append(_inspect_case(case, verify=verify))
+            done += 1
+            if on_progress is not None:
+                on_progress(done, total)
+        spacing = _attributes(path).get("spacing", ())
+        groups.append(InspectedGroup(path, tuple(spacing), tuple(found)))
+    return tuple(groups)
+
+
+def _is_case(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
+
+
+def _attributes(folder: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / "zarr.json").read_bytes())["attributes"]["patchcore"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _inspect_case(folder: Path, *, verify: bool) -> InspectedCase:
+    meta = _attributes(folder)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    problem = None if meta else f"{folder / 'zarr.json'} does not describe a case"
+    try:
+        for name in ("image", "label"):
+            array = StoredArray(folder / name)
+            if verify:
+                array.verify()
+    except (PatchcoreError, OSError) as error:
+        problem = str(error)
+    lesions = meta.get("lesion_voxels", ())
+    return InspectedCase(folder.name, tuple(meta.get("shape", ())), len(lesions), size, problem)

@@ -1,0 +1,163 @@
+"""``patchcore prepare`` and ``inspect`` as a user meets them: whole, again, killed, damaged, twice at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import patchcore as pc
+from patchcore.data.phantoms import make_phantoms
+from patchcore.errors import LockedError, StudyError
+from patchcore.study import Study
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "patchcore", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    make_phantoms(tmp_path / "data", cases=4, preset="large", shape=(72, 72, 40), spacing=(2.0, 2.0, 4.0))
+    pc.analyze(tmp_path / "data", tmp_path / "study")
+    pc.plan_patch_size(tmp_path / "study", spacing=(3.0, 3.0, 4.0))
+    return tmp_path / "study"
+
+
+def test_cases_are_prepared_inspected_and_found_again(study: Path) -> None:
+    done = command("prepare", study)
+    assert done.returncode == 0, done.stderr
+    assert "4 cases in" in done.stdout
+    assert "4 of 4" in done.stderr
+    before = {path: path.stat().st_mtime_ns for path in (study / "store.zarr").rglob("*") if path.is_file()}
+    assert command("prepare", study).returncode == 0
+    assert before == {path: path.stat().st_mtime_ns for path in (study / "store.zarr").rglob("*") if path.is_file()}
+    looked = command("inspect", study, "--json")
+    assert looked.returncode == 0, looked.stderr
+    [group] = json.loads(looked.stdout)
+    assert group["spacing"] == [3.0, 3.0, 4.0]
+    assert [case["problem"] for case in group["cases"]] == [None] * 4
+    assert all(len(case["shape"]) == 3 and min(case["shape"]) > 20 for case in group["cases"])
+
+
+def test_damage_is_told_and_mended(study: Path) -> None:
+    case = pc.prepare(study).cases[1]
+    shard = case.path / "image" / "c" / "0" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    looked = command("inspect", study)
+    assert looked.returncode == 1
+    assert f"{case.case_id}: DAMAGED" in looked.stdout
+    assert "1 damaged" in looked.stdout
+    subprocess.run(["rm", "-r", str(case.path)], check=True)
+    assert command("prepare", study).returncode == 0
+    assert command("inspect", study).returncode == 0
+
+
+def test_a_case_that_fails_is_left_out_and_told(study: Path) -> None:
+    record = Study(study).accepted()[2]
+    assert record.image is not None
+    record.image.write_bytes(record.image.read_bytes()[:2000])
+    done = command("prepare", study)
+    assert done.returncode == 3
+    assert f"left out: {record.case_id}" in done.stdout
+    assert "3 cases in" in done.stdout
+
+
+def test_what_cannot_be_prepared_is_refused(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no such study"):
+        pc.prepare(tmp_path / "nothing")
+    looked = command("inspect", study)
+    assert (looked.returncode, looked.stdout) == (2, "")
+    assert "patchcore prepare" in looked.stderr
+    with Study(study).lock("prepare"), pytest.raises(LockedError):
+        pc.prepare(study)
+    (study / "plan.json").unlink()
+    with pytest.raises(StudyError, match="no plan"):
+        pc.prepare(study)
+
+
+def _interrupted(study: Path, after_s: float, how: int) -> int:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "patchcore", "prepare", str(study)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+    )
+    time.sleep(after_s)
+    process.send_signal(how)
+    return process.wait(timeout=60)
+
+
+def _check_whole(study: Path) -> dict[str, Any]:
+    """Every case that stands under its name is sound; return what is known of each."""
+    found: dict[str, Any] = {}
+    for root in (study / "store.zarr").glob("*/"):
+        for case in root.glob("[!.]*/"):
+            for name in ("image", "label"):
+                pc.StoredArray(case / name).verify()
+            found[case.name] = json.loads((case / "zarr.json").read_bytes())["attributes"]["patchcore"]
+            assert np.load(case / "spans.npy").shape[1] == 5
+    return found
+
+
+def _kill_often(study: Path, count: int) -> None:
+    rng = random.Random(5)
+    finished: dict[str, Any] = {}
+    for number in range(count):
+        if number % 10 == 9:
+            # From the start again, so that kills meet every stage.
+            subprocess.run(["rm", "-r", str(study / "store.zarr")], check=True)
+            finished = {}
+        _interrupted(study, rng.uniform(0.3, 1.6), signal.SIGKILL)
+        if not (study / "store.zarr").exists():
+            continue
+        now = _check_whole(study)
+        assert finished.keys() <= now.keys()
+        finished = now
+    assert command("prepare", study).returncode == 0
+    assert len(_check_whole(study)) == 4
+
+
+def test_kills_lose_no_finished_case_and_leave_nothing_half_written(study: Path) -> None:
+    _kill_often(study, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_fifty_kills(study: Path) -> None:
+    _kill_often(study, 50)
+
+
+def test_ctrl_c_ends_with_its_exit_code(study: Path) -> None:
+    codes = {_interrupted(study, after_s, signal.SIGINT) for after_s in (0.5, 0.8)}
+    assert codes <= {0, 130, -signal.SIGINT}
+    _check_whole(study) if (study / "store.zarr").exists() else None
+    assert command("prepare", study).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_study_is_told(study: Path) -> None:
+    study.chmod(0o500)
+    try:
+        done = command("prepare", study)
+    finally:
+        study.chmod(0o700)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
