@@ -80,9 +80,14 @@ fn build(threads: usize) -> rayon::ThreadPool {
 pub fn install<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Send) -> T {
     match threads {
         None => shared().install(work),
-        Some(count) => match existing() {
-            Some(pooled) if pooled.pool.current_num_threads() == count => pooled.pool.install(work),
-            _ => build(count.max(1)).install(work),
-        },
+        Some(count) => {
+            // Starting threads takes longer than reading a window: as many as there are cores are the shared ones.
+            let usual = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            match existing() {
+                Some(pooled) if pooled.pool.current_num_threads() == count => pooled.pool.install(work),
+                None if count == usual => shared().install(work),
+                _ => build(count.max(1)).install(work),
+            }
+        }
     }
 }
