@@ -97,7 +97,9 @@ def read_json(path: PathLike, *, schema: int | None = None) -> Any:
             # Half a character, which no file can hold again, is a ValueError here.
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON ({error})", path=path) from None
+        raise DataError(
+            f"not JSON ({error})", path=path, remedy="correct it, or delete it and run the command that wrote it again"
+        ) from None
     if schema is not None:
         version = value.get("schema_version") if isinstance(value, dict) else None
         if not isinstance(version, int):

@@ -105,6 +105,22 @@ def test_another_label_has_no_hu_measured(study: Study) -> None:
     assert plan_patch_size(study, lesion_label=1, hu_range="liver").patch_size == (24, 24, 24)
 
 
+def test_label_maps_alone_are_planned_for_and_the_range_is_told_to_be_none(study: Study) -> None:
+    study.write_fingerprint(study.fingerprint().model_copy(update={"hu": None}))
+    made = plan_patch_size(study)
+    assert made.patch_size == (12, 12, 12)
+    assert made.hu_range == (-1000.0, 1000.0)
+    assert any("no images" in warning for warning in made.target.warnings)
+
+
+def test_impossible_wishes_are_refused(study: Study) -> None:
+    plan_patch_size(study)
+    with pytest.raises(PlanError, match="names the study itself"):
+        plan_patch_size(study, like=study.path)
+    with pytest.raises(PlanError, match="seed -1"):
+        plan_patch_size(study, seed=-1)
+
+
 def test_unknown_lesion_label_is_asked_for(study: Study) -> None:
     unknown = study.fingerprint().model_copy(update={"lesion_label": None, "lesion_label_reason": "two candidates"})
     study.write_fingerprint(unknown)

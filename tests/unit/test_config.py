@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, Field, ValidationError
 
 from patchcore.config import RunConfig, config_keys, read_plan, resolve_config
+from patchcore.config.plan import explain
 from patchcore.errors import ConfigError, PlanError, SchemaVersionError
 
 
@@ -75,6 +77,22 @@ def test_every_key_has_a_description() -> None:
     keys = config_keys()
     assert "train.steps" in keys
     assert all(description for _, description in keys.values())
+
+
+def test_one_fault_of_a_plan_is_told_once_and_plainly() -> None:
+    class Part(BaseModel):
+        size: int
+
+    class Whole(BaseModel):
+        parts: tuple[Part, ...] = Field(min_length=1)
+
+    with pytest.raises(ValidationError) as caught:
+        Whole.model_validate_json('{"parts": [{"size": "x"}]}')
+    assert explain(caught.value).startswith("parts.0.size: ")
+    assert ";" not in explain(caught.value)
+    with pytest.raises(ValidationError) as caught:
+        Whole.model_validate_json('{"parts": []}')
+    assert explain(caught.value).startswith("parts: ")
 
 
 def test_a_broken_plan_is_refused(tmp_path: Path) -> None:

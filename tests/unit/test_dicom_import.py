@@ -43,6 +43,18 @@ def test_nifti_holds_the_same_lesions(archive: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(found.volume_mm3, volumes, rtol=1e-6)
 
 
+def test_overlapping_segments_are_told_with_what_the_label_map_lacks(archive: Path, tmp_path: Path) -> None:
+    done = import_dicom(archive, tmp_path / "out")
+    with (tmp_path / "out" / "segments.csv").open() as handle:
+        liver = sum(
+            int(r["voxel_count"]) for r in csv.DictReader(handle) if (r["case_id"], r["name"]) == ("P1", "Liver")
+        )
+    held = int((np.asarray(nibabel.load(tmp_path / "out" / "labels" / "P1.nii.gz").dataobj) == 1).sum())
+    assert held < liver
+    told = f"Liver has {held} voxels in the label map, its segments have {liver}"
+    assert any(told in note for note in done.written[0].notes)
+
+
 def test_files_that_go_with_the_volumes(archive: Path, tmp_path: Path) -> None:
     import_dicom(archive, tmp_path / "out")
     declared = json.loads((tmp_path / "out" / "dataset.json").read_text())

@@ -34,6 +34,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def test_a_phantom_larger_than_any_ct_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="larger than any CT"):
+        make_phantoms(tmp_path / "x", cases=1, shape=(10_000, 10_000, 10_000))
+
+
 def test_same_seed_same_bytes(dataset: Path, tmp_path: Path) -> None:
     again = make_phantoms(tmp_path / "again", cases=3, seed=5, spec=SMALL)
     assert contents(again) == contents(dataset)

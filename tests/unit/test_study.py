@@ -71,8 +71,14 @@ def test_canonical_axes(code: str, axes: tuple[int, int, int]) -> None:
 
 def test_a_study_is_opened_again_for_its_own_data_set_only(study: Study, tmp_path: Path) -> None:
     assert Study.create(study.path, tmp_path / "data").path == study.path
+    study.write_cases([])
     with pytest.raises(StudyError, match="made from"):
         Study.create(study.path, tmp_path / "other")
+
+
+def test_a_study_whose_first_analysis_failed_is_free_for_another_data_set(study: Study, tmp_path: Path) -> None:
+    again = Study.create(study.path, tmp_path / "other")
+    assert again.dataset_root == (tmp_path / "other").resolve()
 
 
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:

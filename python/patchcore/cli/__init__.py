@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from patchcore.errors import DataError, ExitCode, PatchcoreError
+from patchcore.interrupts import second_interrupt_kills
 
 if TYPE_CHECKING:
     import typer
@@ -34,6 +36,10 @@ COMMANDS: Final = (
     "phantom",
 )
 """In the order of a project. Each is a module of this package with a function of its name, or a sub-app ``app``."""
+
+
+_GOES_ON = ("analyze", "prepare", "import", "phantom")
+"""Commands of long work on cases: after Ctrl-C the next call goes on with those that are missing."""
 
 
 def build_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
@@ -95,11 +101,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("Nothing has changed since the last analysis.", file=sys.stderr)
             sys.stdout.write(known[0])
             return known[1]
-        build_app((named,) if named else COMMANDS)(args=arguments, prog_name="patchcore")
+        with second_interrupt_kills() if named in _GOES_ON else nullcontext():
+            build_app((named,) if named else COMMANDS)(args=arguments, prog_name="patchcore")
     except SystemExit as ending:
+        if ending.code == ExitCode.INTERRUPTED:
+            _tell_interrupted(named)
         return ending.code if isinstance(ending.code, int) else ExitCode.DONE if ending.code is None else ExitCode.ERROR
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _tell_interrupted(named)
         return ExitCode.INTERRUPTED
     except PatchcoreError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -112,6 +121,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {_os_error(error)}", file=sys.stderr)
         return ExitCode.ERROR
     return ExitCode.DONE
+
+
+def _tell_interrupted(command: str | None) -> None:
+    goes_on = ": what is done is kept, and the same command goes on" if command in _GOES_ON else ""
+    print(f"interrupted{goes_on}", file=sys.stderr)
 
 
 def _unchanged(arguments: Sequence[str]) -> tuple[str, int] | None:

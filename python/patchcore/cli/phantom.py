@@ -61,7 +61,9 @@ def phantom(
         except KeyboardInterrupt:
             typer.echo(f"{out} is unfinished: the same command goes on with what is missing", err=True)
             raise
-    lesion_label = " --lesion-label 4" if preset == "multi-organ" else ""
+    # A list of cases names no labels: what is a lesion must be said.
+    named = 4 if preset == "multi-organ" else 2 if layout == "manifest" else None
+    lesion_label = "" if named is None else f" --lesion-label {named}"
     typer.echo(f"{cases} phantoms ({preset}, seed {seed}) in {folder}")
     typer.echo(f"next: patchcore analyze {folder} STUDY{lesion_label}")
 

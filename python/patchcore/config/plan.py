@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 PLAN_SCHEMA = 2
+_LONGEST_WINDOW = 4096
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -113,8 +114,8 @@ class TargetPlan(_Model):
     hu_range: tuple[float, float]
     connectivity: Literal[6, 18, 26]
     min_volume_mm3: float = Field(ge=0)
-    lesion_count: int
-    patient_count: int
+    lesion_count: int = Field(ge=0)
+    patient_count: int = Field(ge=0)
     mean_volume_mm3: float
     median_volume_mm3: float
     ideal_edges: tuple[IdealEdge, ...] = Field(description="at the training spacing, at 1 mm, at each case's own")
@@ -136,11 +137,19 @@ class TargetPlan(_Model):
                 raise ValueError(f"{value}: no network has a patch edge of {edge}; the nearest legal: {near}")
         return value
 
+    @field_validator("patch_size", "window_size", mode="before")
+    @classmethod
+    def _sizes_are_numbers(cls, value: Any) -> Any:
+        # true would count as 1.
+        if isinstance(value, list | tuple) and any(isinstance(edge, bool) for edge in value):
+            raise ValueError(f"{value} holds no three whole numbers")
+        return value
+
     @field_validator("patch_size", "window_size")
     @classmethod
     def _sizes_are_positive(cls, value: IntTriple) -> IntTriple:
-        if min(value) < 1:
-            raise ValueError(f"{value} has an axis below 1")
+        if min(value) < 1 or max(value) > _LONGEST_WINDOW:
+            raise ValueError(f"{value} has an axis below 1 or above {_LONGEST_WINDOW}")
         return value
 
     @field_validator("spacing")
@@ -289,9 +298,18 @@ def read_plan(path: PathLike) -> Plan:
 def explain(error: ValidationError) -> str:
     """Turn pydantic's findings into one line a person can act on."""
     parts = []
-    for item in error.errors(include_url=False):
+    found = error.errors(include_url=False)
+    # A list whose entry is faulty counts as too short, too: that is no fault of its own.
+    inner = {item["loc"][: len(item["loc"]) - depth] for item in found for depth in range(1, len(item["loc"]) + 1)}
+    for item in found:
+        if item["type"] == "too_short" and item["loc"] in inner:
+            continue
         where = ".".join(str(p) for p in item["loc"])
-        what = _unknown(str(item["loc"][-1])) if item["type"] == "extra_forbidden" else item["msg"]
+        what = (
+            _unknown(str(item["loc"][-1]))
+            if item["type"] == "extra_forbidden"
+            else item["msg"].removeprefix("Value error, ")
+        )
         parts.append(f"{where}: {what}" if where else what)
     return "; ".join(parts)
 

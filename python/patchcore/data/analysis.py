@@ -14,7 +14,7 @@ from patchcore import unchanged
 from patchcore.data.casework import Settings, measure_image, measure_label, new_record, with_findings
 from patchcore.data.checks import COHORT, check_decisions, cohort_findings, parse_accept, parse_spacing
 from patchcore.data.checks.decisions import given_spacing
-from patchcore.data.dicom.sources import write_sources
+from patchcore.data.dicom.sources import is_index, write_sources
 from patchcore.data.figure import draw_figures, warm_up
 from patchcore.data.fingerprint import build_fingerprint
 from patchcore.data.layouts import Layout, find_cases
@@ -22,8 +22,10 @@ from patchcore.data.lesion_label import choose_lesion_label
 from patchcore.data.lesion_table import lesions_csv, segments_csv
 from patchcore.data.measures import CaseMeasures, MeasureLog
 from patchcore.data.patients import Grouping, group_patients
+from patchcore.data.preload import load_readers
 from patchcore.errors import DataError, StudyError
 from patchcore.files import read_json, write_atomic, write_json_atomic
+from patchcore.interrupts import interrupts_wait
 from patchcore.study.cases import CaseRecord, Finding
 from patchcore.study.fingerprint import Fingerprint
 from patchcore.study.study import Study
@@ -152,7 +154,7 @@ def analyze_dataset(
     """Do as :func:`analyze` does, and return all that was found, refused cases included."""
     source, folder = Path(dataset).resolve(), Path(study).absolute()
     root = source.parent if source.is_file() else source
-    _keep_apart(root, folder)
+    _keep_apart(root, folder, listed=source.is_file())
     kept = Study(folder).decisions() if (folder / "study.json").exists() else {}
     given = {
         "images": None if images is None else str(images),
@@ -188,6 +190,10 @@ def analyze_dataset(
             new_record(case, patient, settings, excluded=case.case_id in excluded)
             for case, patient in zip(placed.cases, grouping.patients, strict=True)
         ]
+        load_readers(
+            images=any(record.image is not None for record in records),
+            dicom=any(is_index(record.label) for record in records),
+        )
         log = MeasureLog(made.path / "measures.jsonl")
         pool = _Pool(threads, log, settings, progress)
         try:
@@ -242,12 +248,13 @@ def _command(source: Path, study: Path) -> str:
     return f"patchcore analyze {shlex.quote(str(source))} {shlex.quote(str(study))}"
 
 
-def _keep_apart(root: Path, study: Path) -> None:
-    """Refuse a study that would be written into the data set."""
+def _keep_apart(root: Path, study: Path, *, listed: bool) -> None:
+    """Refuse a study that would be written into the data set; `listed`: a file names its cases."""
     if not root.exists():
         raise DataError("no such data set", path=root, remedy="check the path")
     inner = study.resolve()
-    if inner.is_relative_to(root):
+    # Beside a list of cases there may be anything; only what it names is the data set's.
+    if inner == root or (inner.is_relative_to(root) and not listed):
         where = "is the data set's" if inner == root else "lies within the data set"
         raise StudyError(f"the study folder {where}", path=study, remedy="name one outside it: a data set is only read")
 
@@ -435,7 +442,8 @@ class _Pool:
             futures = [executor.submit(function, *task) for task in tasks]
             if len(tasks) > self.threads:
                 # Figures come last, when nothing else is left to do: their library loads while cases are worked on.
-                warm_up()
+                with interrupts_wait():
+                    warm_up()
             for future in as_completed(futures):
                 item = future.result()
                 results[item.record.case_id] = item

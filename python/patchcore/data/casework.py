@@ -82,7 +82,8 @@ def new_record(files: CaseFiles, patient: str, settings: Settings, *, excluded: 
 
 def with_findings(record: CaseRecord, found: list[Finding], settings: Settings) -> CaseRecord:
     """Return the record with more findings, and the status that follows from all of them and the user's decisions."""
-    record = record.model_copy(update={"findings": (*record.findings, *found)})
+    fresh = [item for item in found if item not in record.findings]
+    record = record.model_copy(update={"findings": (*record.findings, *fresh)})
     return decide(record, spacing=settings.spacing, accept=settings.accept, command=settings.command)
 
 

@@ -146,7 +146,7 @@ def check_dataset(
         remedy = f"a case is {case_ids[0]}" if case_ids else "the data set has no case"
         raise DataError(f"--exclude names no case: {', '.join(unknown)}", path=root, remedy=remedy)
     check_decisions(case_ids, spacing=spacings, accept=accepted)
-    grouping = group_patients(case_ids, regex=patient_regex)
+    grouping = group_patients(case_ids, regex=patient_regex, given=[case.patient for case in found.cases])
     with tempfile.TemporaryDirectory(prefix="patchcore-check-") as folder:
         placed = write_sources(found, folder)
         records = [

@@ -31,7 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore.config.plan import TargetPlan
+from patchcore.data.dicom.sources import is_index
 from patchcore.data.lost_lesions import keep_lost_lesions
+from patchcore.data.preload import load_readers
 from patchcore.errors import CorruptFileError, DataError, EmptyClassError, PatchcoreError
 from patchcore.files import write_json_atomic
 from patchcore.grid import Grid
@@ -280,6 +282,7 @@ def prepare_cases(
         DataError: Not one case could be prepared; the first one's error is told.
         OSError: The store cannot be written.
     """
+    load_readers(images=True, dicom=any(is_index(record.label) for record in records))
     root = store_folder(study, target)
     root.mkdir(parents=True, exist_ok=True)
     _write_groups(root, target)

@@ -17,7 +17,7 @@ from patchcore.planning.joint import as_target, joint_plan
 from patchcore.planning.like import taken_from
 from patchcore.planning.rules import average_volume, choose_patch_size, ideal_edges
 from patchcore.planning.samples import CaseSample, Cohort, LesionSample, cohort_of
-from patchcore.planning.window import choose_window, divisible_candidates, hu_range_of, padding_share
+from patchcore.planning.window import WIDE_HU_RANGE, choose_window, divisible_candidates, hu_range_of, padding_share
 from patchcore.types import IntTriple, PathLike, Rule, Triple
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def plan_patch_size(
     """
     from patchcore.study import Study as StudyFolder
 
+    if seed < 0:
+        raise PlanError(f"seed {seed}", found=seed, remedy="use 0 or more")
     study = source if isinstance(source, StudyFolder) else StudyFolder(source)
     fingerprint = study.fingerprint()
     labels = _lesion_labels(fingerprint, lesion_label)
@@ -86,6 +88,8 @@ def plan_patch_size(
     model = None
     if like is not None:
         other = like if isinstance(like, StudyFolder) else StudyFolder(like)
+        if other.path.resolve() == study.path.resolve():
+            raise PlanError("--like names the study itself", path=study.path, remedy="name another study")
         model = (other.path.name, other.plan())
         if spacing is not None or window_size is not None or hu_range is not None or joint:
             raise PlanError(
@@ -95,6 +99,10 @@ def plan_patch_size(
         wanted = model[1].target
         spacing, window_size, hu_range = wanted.spacing, wanted.window_size, wanted.hu_range
     cases, lesions = samples_of(fingerprint)
+    # Label maps alone are planned for, too: nothing will be trained on them.
+    placeholder = hu_range is None and fingerprint.hu is None
+    if placeholder:
+        hu_range = WIDE_HU_RANGE
     plans = [
         plan_from_samples(
             cases,
@@ -117,6 +125,9 @@ def plan_patch_size(
     targets = tuple(item.target for item in plans)
     if fingerprint.held_count:
         told = f"{_count(fingerprint.held_count, 'case')} with doubtful geometry left out: patchcore analyze says which"
+        targets = tuple(item.model_copy(update={"warnings": (*item.warnings, told)}) for item in targets)
+    if placeholder:
+        told = "there are no images: hu_range is air to bone, and p* does not depend on it"
         targets = tuple(item.model_copy(update={"warnings": (*item.warnings, told)}) for item in targets)
     proposal = taken = None
     if len(targets) > 1:

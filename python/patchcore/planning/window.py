@@ -11,7 +11,7 @@ from patchcore.errors import PlanError
 from patchcore.planning.samples import Cohort
 from patchcore.types import IntTriple, Triple
 
-__all__ = ["HU_PRESETS", "choose_window", "divisible_candidates", "hu_range_of", "padding_share"]
+__all__ = ["HU_PRESETS", "WIDE_HU_RANGE", "choose_window", "divisible_candidates", "hu_range_of", "padding_share"]
 
 HU_PRESETS: dict[str, tuple[float, float]] = {
     "abdomen": (-200.0, 300.0),
@@ -89,6 +89,10 @@ def padding_share(cohort: Cohort, spacing: Triple, window_size: IntTriple) -> fl
     extents = np.maximum(np.rint(cohort.case_extents(spacing)), 1)
     filled = np.minimum(extents, window_size) / np.asarray(window_size)
     return float(1 - filled.prod(axis=1).mean())
+
+
+WIDE_HU_RANGE = (-1000.0, 1000.0)
+"""Air to bone: the range of a plan for label maps without images, on which nothing is trained."""
 
 
 def hu_range_of(

@@ -78,6 +78,11 @@ class Study:
         path, root = Path(path).absolute(), Path(dataset_root).resolve()
         if (path / "study.json").exists():
             study = cls(path)
+            if study.dataset_root != root and not study.cases_path.exists():
+                # A first analysis that failed has left nothing but the name of its data set.
+                study._check_writable()
+                _describe(path, root)
+                return cls(path)
             if study.dataset_root != root:
                 raise StudyError(
                     f"the study was made from {study.dataset_root}, not from {root}",
@@ -95,15 +100,7 @@ class Study:
         try:
             path.mkdir(parents=True, exist_ok=True)
             # Before the folders: what another process meets meanwhile is an empty folder or a study.
-            write_json_atomic(
-                path / "study.json",
-                {
-                    "schema_version": STUDY_SCHEMA,
-                    "patchcore_version": _version(),
-                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "dataset_root": str(root),
-                },
-            )
+            _describe(path, root)
             for name in ("runs", "reports", "locks"):
                 (path / name).mkdir(exist_ok=True)
         except OSError as error:
@@ -306,6 +303,19 @@ class Study:
                 path=self.path,
                 remedy="name a folder that you may write to",
             )
+
+
+def _describe(path: Path, root: Path) -> None:
+    """Write ``study.json``: whose study this is."""
+    write_json_atomic(
+        path / "study.json",
+        {
+            "schema_version": STUDY_SCHEMA,
+            "patchcore_version": _version(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "dataset_root": str(root),
+        },
+    )
 
 
 def _version() -> str:

@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from patchcore.data.dicom.sources import write_sources
 from patchcore.data.dicom.volumes import dicom_notes
 from patchcore.data.layouts.model import CaseFiles, Layout
 from patchcore.data.measures import stamp_of
+from patchcore.data.preload import load_readers
 from patchcore.data.reading import read_image, read_label, volume_files
 from patchcore.errors import DataError
 from patchcore.files import read_json, replace_atomically, write_atomic, write_json_atomic
@@ -132,6 +133,7 @@ def import_dicom(
         (folder / name).mkdir(parents=True, exist_ok=True)
     log = _Log.open(folder)
     indexed = write_sources(layout, folder / ".sources")
+    load_readers(images=True, dicom=True)
     results: dict[str, ImportedCase] = {}
     executor = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="import")
     try:
@@ -188,14 +190,16 @@ def _convert(
             image.unlink(missing_ok=True)
         painted = read_label(case.label)
         _write_nifti(label, painted.array, painted.affine)
+        held = dict(zip(*np.unique(painted.array, return_counts=True), strict=True))
         del painted
         measured = measure_segments(case.label)
+        lost = _lost(measured.segments, held)
     except (DataError, OSError, MemoryError) as error:
         text = error.message if isinstance(error, DataError) else str(error) or "does not fit into memory"
         if isinstance(error, DataError) and error.path is not None:
             text = f"{Path(error.path).name}: {text}"
         return ImportedCase(case.case_id, patient, text, getattr(error, "remedy", None)), None
-    told = (*notes, *measured.disagreements)
+    told = (*notes, *measured.disagreements, *lost)
     entry = {
         "patient": patient,
         "made_from": made_from,
@@ -204,6 +208,22 @@ def _convert(
         "notes": list(told),
     }
     return ImportedCase(case.case_id, patient, notes=told), entry
+
+
+def _lost(segments: Sequence[Mapping[str, Any]], held: Mapping[int, int]) -> list[str]:
+    """Say which labels have fewer voxels in the label map than their segments have together: others lie over them."""
+    whole: dict[int, int] = {}
+    names: dict[int, str] = {}
+    for segment in segments:
+        label = int(segment["label"])
+        whole[label] = whole.get(label, 0) + int(segment["voxel_count"])
+        names[label] = str(segment["label_name"])
+    return [
+        f"segments overlap: {names[label]} has {int(held.get(label, 0))} voxels in the label map, its segments have "
+        f"{count}; segments.csv has each, and patchcore analyze of the DICOM folder measures each"
+        for label, count in sorted(whole.items())
+        if int(held.get(label, 0)) < count
+    ]
 
 
 def _digest(case: CaseFiles) -> str:

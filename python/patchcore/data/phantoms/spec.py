@@ -13,6 +13,7 @@ from patchcore.types import IntTriple, Triple
 __all__ = ["CT_SPACING", "PHANTOM_PRESETS", "STREAMED_VOXELS", "LesionSpec", "PhantomSpec", "choose_spec"]
 
 STREAMED_VOXELS = 1 << 22
+_MOST_VOXELS = 1 << 30
 """Volumes above this are drawn plane by plane (:mod:`.scene`), smaller ones at once (:mod:`.whole`)."""
 
 CT_SPACING: Triple = (0.75, 0.75, 1.0)
@@ -157,6 +158,13 @@ class PhantomSpec:
                 f"a phantom of {self.shape} voxels at {self.spacing} mm holds no liver",
                 found=(self.shape, self.spacing),
                 remedy="give at least 16 voxels and 80 mm along each axis",
+            )
+        if math.prod(self.shape) > _MOST_VOXELS:
+            raise DataError(
+                f"a phantom of {self.shape} voxels is larger than any CT",
+                found=self.shape,
+                expected=f"at most {_MOST_VOXELS} voxels, as 512 × 512 × 4096",
+                remedy="name a smaller --shape",
             )
         if max(self.shape) > 32_767:
             raise DataError(
