@@ -157,6 +157,27 @@ def test_a_faulty_case_is_no_original_but_a_duplicate_stays_one() -> None:
     assert "b" in cohort_findings([record("a", image_stamp=stamp("x")), second])
 
 
+def test_an_identity_affine_like_no_other_case_is_held_and_one_among_its_like_is_not() -> None:
+    def placed(name: str, *spacing: float, **fields: Any) -> CaseRecord:
+        matrix = np.diag([*spacing, 1.0])
+        rows = tuple(tuple(row) for row in matrix.tolist())
+        return record(name, spacing=spacing, affine=rows, orientation="RAS", shape=(96, 96, 96), **fields)
+
+    others = [placed("a", 2, 2, 2.5), placed("b", 2, 2, 2.5), placed("c", 1.9, 2, 2.5)]
+    lost = placed("d", 1, 1, 1)
+    [found] = cohort_findings([*others, lost])["d"]
+    assert (found.check, found.level) == ("identity-affine", "geometry")
+    assert "2 × 2 × 2.5 mm" in found.message
+    # Where voxels of 1 mm are usual, the user has said what they are, or too few others speak, nothing is doubted.
+    for cases in (
+        [placed("a", 1, 1, 1), placed("b", 1, 1, 1), others[0], lost],
+        [*others, placed("d", 1, 1, 1, given_spacing=(1.0, 1.0, 1.0))],
+        [others[0], lost],
+        [placed("a", 1.1, 1, 1), placed("b", 1.1, 1, 1), placed("c", 1.1, 1, 1), lost],
+    ):
+        assert "d" not in cohort_findings(cases)
+
+
 @pytest.mark.parametrize(
     ("patients", "check"),
     [(["p", "p", "q"], None), (["p", "q", "r"], "patients-untold"), (["p", "p", "p"], "one-patient"), (["p"], None)],

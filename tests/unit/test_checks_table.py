@@ -24,6 +24,7 @@ from patchcore.errors import HeaderError, UnsupportedDataError
 AFFINE = np.diag([-0.8, -0.8, 2.5, 1.0])
 AFFINE[:3, 3] = 100, 80, -40
 SHAPE = (24, 20, 12)
+FORM_CODES = 252
 Array = np.ndarray[Any, Any]
 
 
@@ -151,7 +152,7 @@ TRIPS: dict[str, Callable[[Cohort], Any]] = {
     "header-spacing": lambda cohort: both_forms(cohort, pixdim=0.9),
     "header-place": lambda cohort: both_forms(cohort, qform=moved(5)),
     "sheared-affine": lambda cohort: cohort.put("P2_a", ct(2), mask(2), sheared()),
-    "unplaced": lambda cohort: cohort.put("P2_a", ct(2), mask(2), np.eye(4)),
+    "unplaced": lambda cohort: [patch(path, FORM_CODES, bytes(4)) for path in (cohort.image(), cohort.label())],
     "few-slices": lambda cohort: cohort.put("P2_a", ct(2, (24, 20, 1)), mask(2)[:, :, 4:5]),
     "hu-not-finite": image(with_nan),
     "hu-constant": image(np.zeros_like),

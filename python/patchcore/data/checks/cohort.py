@@ -1,8 +1,11 @@
-"""Checks that need all cases at once: the same scan twice, and patients that cannot be told apart."""
+"""Checks that need all cases at once: the same scan twice, patients not told apart, a header like no other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+import numpy as np
 
 from patchcore.data.checks.registry import finding
 from patchcore.study.cases import CaseRecord, FileStamp, Finding
@@ -11,6 +14,9 @@ __all__ = ["COHORT", "cohort_findings"]
 
 COHORT = ""
 """The key of findings that concern the data set as a whole."""
+
+_OTHER_SPACING = 1.25
+"""Spacings this many times apart along some axis are not the same."""
 
 _DUPLICATES = frozenset({"duplicate-image", "duplicate-label"})
 
@@ -46,6 +52,8 @@ def cohort_findings(records: Sequence[CaseRecord], *, patients_known: bool = Fal
         if record.labels:
             for key in _hashes(record.label_stamp):
                 labels.setdefault(key, []).append(record)
+    for record, result in _lost_headers(records):
+        found.setdefault(record.case_id, []).append(result)
     cases = [record for record in records if record.status != "excluded"]
     if len(cases) > 1 and not patients_known:
         patients = {record.patient for record in cases}
@@ -56,6 +64,34 @@ def cohort_findings(records: Sequence[CaseRecord], *, patients_known: bool = Fal
             message = f"each of the {len(cases)} cases counts as a patient of its own; nothing says so"
             found[COHORT] = [finding("patients-untold", message)]
     return found
+
+
+def _lost_headers(records: Sequence[CaseRecord]) -> Iterator[tuple[CaseRecord, Finding]]:
+    """Find identity affines in a cohort whose other cases say something else.
+
+    On a matrix as large as a CT slice one is caught by itself; a small crop may truly have voxels of 1 mm, unless most
+    of the others do not.
+    """
+    usable = [record for record in records if record.status in ("accepted", "test") and min(record.spacing) > 0]
+    others = [record for record in usable if not _is_unit(record)]
+    if len(others) < 2 or 2 * len(others) <= len(usable):
+        return
+    spacing = [median(record.canonical_spacing[axis] for record in others) for axis in range(3)]
+    if max(max(mm, 1 / mm) for mm in spacing) < _OTHER_SPACING:
+        return
+    theirs = " × ".join(f"{mm:.4g}" for mm in spacing)
+    for record in usable:
+        if _is_unit(record) and record.given_spacing is None and not _found(record, "identity-affine"):
+            message = f"identity affine and spacing 1 × 1 × 1 mm, where the other cases' median is {theirs} mm"
+            yield record, finding("identity-affine", message)
+
+
+def _is_unit(record: CaseRecord) -> bool:
+    return bool(np.allclose(np.abs(record.affine_array), np.eye(4), rtol=0, atol=1e-6))
+
+
+def _found(record: CaseRecord, check: str) -> bool:
+    return any(item.check == check for item in record.findings)
 
 
 def _duplicate_image(record: CaseRecord, images: dict[tuple[str, str], CaseRecord]) -> Finding | None:

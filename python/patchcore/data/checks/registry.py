@@ -94,7 +94,7 @@ CHECKS: Final[Mapping[str, CheckInfo]] = MappingProxyType(
         ),
         # Geometry
         "identity-affine": _geometry(
-            "an identity affine (spacing 1 × 1 × 1 mm, no place) on a matrix as large as a CT slice: a lost header",
+            "an identity affine (1 × 1 × 1 mm) on a matrix as large as a CT slice, or unlike the others: a lost header",
             _GIVE,
         ),
         "unit-spacing": _geometry(
