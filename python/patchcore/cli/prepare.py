@@ -25,10 +25,11 @@ def prepare(
     3 where a case could not be brought there.
     """
     from patchcore.data.prepare import prepare as prepare_study
+    from patchcore.store.inspection import stored_bytes
 
     with counted("Preparing") as show:
         done = prepare_study(study, workers=workers, on_progress=show)
-    size = sum(file.stat().st_size for case in done.cases for file in case.path.rglob("*") if file.is_file())
+    size = sum(stored_bytes(case.path) for case in done.cases)
     raw = sum(case.image_bytes for case in done.cases)
     where = done.cases[0].path.parent
     typer.echo(f"{len(done.cases)} cases in {where}: {size / 1e6:,.1f} MB, raw {raw / 1e6:,.1f} MB")

@@ -19,9 +19,9 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -127,21 +127,19 @@ class PreparedCase:
         Raises:
             CorruptFileError: A chunk is damaged; the case is named.
         """
-        try:
+        with self._case_named():
             read_windows([self.image_array], corner, window_size, hu_range=hu_range, out=image_out, threads=1)
             read_label_windows([self.label_array], corner, window_size, out=label_out, threads=1)
-        except CorruptFileError as error:
-            raise self._damaged(self.path, error.message) from None
 
     def image(self) -> npt.NDArray[np.int16]:
         """Read the CT: int16 HU of shape `shape`."""
-        image: npt.NDArray[np.int16] = self._told(self.image_array.read)
-        return image
+        with self._case_named():
+            return self.image_array.read()
 
     def label(self) -> npt.NDArray[np.uint8]:
         """Read the class indices: uint8 of shape `shape`."""
-        label: npt.NDArray[np.uint8] = self._told(self.label_array.read)
-        return label
+        with self._case_named():
+            return self.label_array.read()
 
     def spans(self) -> LesionSpans:
         """Read the lesions as spans on the training grid."""
@@ -169,10 +167,13 @@ class PreparedCase:
             raise self._damaged(self.path / name, f"{array.dtype} {array.shape}")
         return array
 
-    def _told(self, read: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    @contextmanager
+    def _case_named(self) -> Iterator[None]:
         try:
-            return read()
+            yield
         except CorruptFileError as error:
+            if error.case_id is not None:
+                raise
             raise self._damaged(self.path, error.message) from None
 
     def _damaged(self, path: Path, found: object) -> CorruptFileError:

@@ -12,7 +12,7 @@ from patchcore.errors import PatchcoreError, StudyError
 from patchcore.store.array import StoredArray
 from patchcore.types import PathLike
 
-__all__ = ["InspectedCase", "InspectedGroup", "inspect_store"]
+__all__ = ["InspectedCase", "InspectedGroup", "inspect_store", "stored_bytes"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ def inspect_store(
     return tuple(groups)
 
 
+def stored_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def _is_case(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 
@@ -93,7 +98,7 @@ def _attributes(folder: Path) -> dict[str, Any]:
 
 def _inspect_case(folder: Path, *, verify: bool) -> InspectedCase:
     meta = _attributes(folder)
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    size = stored_bytes(folder)
     problem = None if meta else f"{folder / 'zarr.json'} does not describe a case"
     try:
         for name in ("image", "label"):

@@ -1,8 +1,8 @@
 """How arrays of a store are cut, and what their ``zarr.json`` says.
 
 A shard is one file of 24³ chunks; each chunk is Blosc (byte shuffle where an element has several bytes, lz4hc level 3)
-and then a crc32c. Measured on real CT, one core: lz4hc 3 compresses 1.8-fold at 150 MB/s and decodes at 5 GB/s; zstd
-1 compresses 2.2-fold and decodes at 1.0 GB/s, which would make decoding the price of a window.
+and then a crc32c. On real CT that is 1.77 times smaller than raw, and a window of 96³ takes one core 1.05 ms; chunks of
+32³ are 1.79 times smaller and take it 1.26 ms.
 """
 
 from __future__ import annotations

@@ -45,15 +45,6 @@ pub struct Bands {
 }
 
 impl Bands {
-    /// Bytes that a resampling holds at once, beside what its source does, with `threads` threads.
-    #[must_use]
-    pub fn memory_bytes(&self, threads: usize) -> u64 {
-        let (rows, columns) = (self.rows.output() as u64, self.columns.output() as u64);
-        let held = (self.planes.taps + 2 * self.batch(threads)) as u64 * rows * columns * 4;
-        let scratch = threads as u64 * (self.rows.input * self.columns.input + self.columns.input) as u64 * 4;
-        held + scratch + self.batch(threads) as u64 * rows * columns * 2
-    }
-
     /// New planes made at once.
     fn batch(&self, threads: usize) -> usize {
         (4 * threads).min(self.planes.output())

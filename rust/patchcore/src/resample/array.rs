@@ -21,7 +21,7 @@ impl<'a> ArrayPlanes<'a> {
         Self { view, order, nan, next_plane: 0 }
     }
 
-    /// Call `take(row, values)` for each row of a plane; `values` gives its elements one by one.
+    /// Convert the elements of a plane, row by row.
     fn rows<T>(&self, plane: usize, out: &mut [T], convert: impl Fn(Element<'_, '_>) -> T + Copy) {
         let [slow, mid, fast] = self.order;
         let length = self.view.shape()[fast];

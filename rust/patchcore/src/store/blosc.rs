@@ -9,7 +9,7 @@ use blosc_src::{
 
 use crate::{Error, Result};
 
-/// lz4hc at this level decodes 5 GB/s and compresses CT by 1.9; higher levels take longer and gain 1 %.
+/// Makes real CT 1.77 times smaller; level 5 1.81 times in 1.6 times the time, level 9 1.84 times in 4 times.
 const LEVEL: c_int = 3;
 
 /// Append `bytes`, compressed, to `out`.

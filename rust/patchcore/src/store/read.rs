@@ -318,7 +318,8 @@ fn plan_shard<'a, P: Pixel<In: Element>>(
                 } else {
                     // The fill value is a voxel like any other.
                     let value = pixel.convert(window.array.fill);
-                    each_row(window.corner, size, layout.shape, corner, |to, _, length| {
+                    let meeting = Meeting { window: window.corner, size, shape: layout.shape, chunk: corner };
+                    meeting.each_row(|to, _, length| {
                         out[to..to + length].fill(value);
                     });
                 }
@@ -382,33 +383,41 @@ pub fn read_label_windows(
     fill_windows(windows, size, Label::<u8>(PhantomData), out, threads)
 }
 
-/// Call `row(to, from, length)` for each row of a chunk that lies in a window and in the array: where it begins in the
-/// window, where in the chunk, and its voxels.
-#[inline(always)]
-#[allow(clippy::inline_always)]
-fn each_row(
+/// A window and a chunk of one array.
+struct Meeting {
+    /// Array index of the window's first voxel, and the window's size.
     window: [i64; 3],
     size: [usize; 3],
+    /// The array's.
     shape: [usize; 3],
+    /// Array index of the chunk's first voxel.
     chunk: [usize; 3],
-    mut row: impl FnMut(usize, usize, usize),
-) {
-    let common: [Range<i64>; 3] = std::array::from_fn(|axis| {
-        let first = chunk[axis] as i64;
-        let end = (first + CHUNK[axis] as i64).min(shape[axis] as i64);
-        first.max(window[axis])..end.min(window[axis].saturating_add(size[axis] as i64))
-    });
-    if common.iter().any(Range::is_empty) {
-        return;
-    }
-    let length = (common[2].end - common[2].start) as usize;
-    let inner = |axis: usize, at: i64| (at - chunk[axis] as i64) as usize;
-    let outer = |axis: usize, at: i64| (at - window[axis]) as usize;
-    for i in common[0].clone() {
-        for j in common[1].clone() {
-            let to = (outer(0, i) * size[1] + outer(1, j)) * size[2] + outer(2, common[2].start);
-            let from = (inner(0, i) * CHUNK[1] + inner(1, j)) * CHUNK[2] + inner(2, common[2].start);
-            row(to, from, length);
+}
+
+impl Meeting {
+    /// Call `row(to, from, length)` for each row of the chunk that lies in the window and in the array: where it begins
+    /// in the window, where in the chunk, and its voxels.
+    #[inline(always)]
+    #[allow(clippy::inline_always)]
+    fn each_row(&self, mut row: impl FnMut(usize, usize, usize)) {
+        let &Self { window, size, shape, chunk } = self;
+        let common: [Range<i64>; 3] = std::array::from_fn(|axis| {
+            let first = chunk[axis] as i64;
+            let end = (first + CHUNK[axis] as i64).min(shape[axis] as i64);
+            first.max(window[axis])..end.min(window[axis].saturating_add(size[axis] as i64))
+        });
+        if common.iter().any(Range::is_empty) {
+            return;
+        }
+        let length = (common[2].end - common[2].start) as usize;
+        let inner = |axis: usize, at: i64| (at - chunk[axis] as i64) as usize;
+        let outer = |axis: usize, at: i64| (at - window[axis]) as usize;
+        for i in common[0].clone() {
+            for j in common[1].clone() {
+                let to = (outer(0, i) * size[1] + outer(1, j)) * size[2] + outer(2, common[2].start);
+                let from = (inner(0, i) * CHUNK[1] + inner(1, j)) * CHUNK[2] + inner(2, common[2].start);
+                row(to, from, length);
+            }
         }
     }
 }
@@ -450,54 +459,31 @@ impl<T: Element> Scratch<T> {
             let (offset, length) = job.shard.index[number];
             let from = (offset - start) as usize;
             job.shard.decode(number, &bytes[from..from + length as usize], &mut self.chunk).map_err(tell)?;
-            place(pixel, &self.chunk, window.corner, size, window.array.layout.shape, corner, out);
+            let meeting = Meeting { window: window.corner, size, shape: window.array.layout.shape, chunk: corner };
+            place(pixel, &self.chunk, &meeting, out);
         }
         Ok(())
     }
 }
 
 /// Convert what of a chunk lies in a window.
-fn place<P: Pixel>(
-    pixel: P,
-    chunk: &[P::In],
-    window: [i64; 3],
-    size: [usize; 3],
-    shape: [usize; 3],
-    corner: [usize; 3],
-    out: Out<P::Out>,
-) {
+fn place<P: Pixel>(pixel: P, chunk: &[P::In], meeting: &Meeting, out: Out<P::Out>) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         #[target_feature(enable = "avx2")]
-        fn fast<P: Pixel>(
-            pixel: P,
-            chunk: &[P::In],
-            window: [i64; 3],
-            size: [usize; 3],
-            shape: [usize; 3],
-            corner: [usize; 3],
-            out: Out<P::Out>,
-        ) {
-            place_any(pixel, chunk, window, size, shape, corner, out);
+        fn fast<P: Pixel>(pixel: P, chunk: &[P::In], meeting: &Meeting, out: Out<P::Out>) {
+            place_any(pixel, chunk, meeting, out);
         }
         // SAFETY: the processor has AVX2.
-        return unsafe { fast(pixel, chunk, window, size, shape, corner, out) };
+        return unsafe { fast(pixel, chunk, meeting, out) };
     }
-    place_any(pixel, chunk, window, size, shape, corner, out);
+    place_any(pixel, chunk, meeting, out);
 }
 
 #[inline(always)]
 #[allow(clippy::inline_always)]
-fn place_any<P: Pixel>(
-    pixel: P,
-    chunk: &[P::In],
-    window: [i64; 3],
-    size: [usize; 3],
-    shape: [usize; 3],
-    corner: [usize; 3],
-    out: Out<P::Out>,
-) {
-    each_row(window, size, shape, corner, |to, from, length| {
+fn place_any<P: Pixel>(pixel: P, chunk: &[P::In], meeting: &Meeting, out: Out<P::Out>) {
+    meeting.each_row(|to, from, length| {
         debug_assert!(to + length <= out.length);
         // SAFETY: the row lies in the window, and no other chunk has voxels in it.
         let row = unsafe { std::slice::from_raw_parts_mut(out.start.add(to), length) };
