@@ -31,6 +31,37 @@ def measure_file(
     axial_axis: int | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]: ...
 
+# --- preparing ---
+
+def prepare_case_bytes(
+    source: Path | npt.NDArray[Any],
+    placement: Any,
+    *,
+    shards: tuple[tuple[int, int, int], tuple[int, int, int]],
+    classes: int,
+    threads: int,
+) -> int: ...
+def prepare_case_image(
+    source: Path | npt.NDArray[Any],
+    placement: Any,
+    folder: Path,
+    *,
+    shard: tuple[int, int, int],
+    nan: int,
+    threads: int | None,
+) -> int: ...
+def prepare_case_labels(
+    source: Path | npt.NDArray[Any],
+    placement: Any,
+    folder: Path,
+    *,
+    shard: tuple[int, int, int],
+    classes: list[int],
+    lesion_label: int,
+    connectivity: int,
+    threads: int | None,
+) -> dict[str, Any]: ...
+
 CHUNK: list[int]
 
 @final

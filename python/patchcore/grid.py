@@ -8,8 +8,10 @@ that a voxel of index j covers the same millimetres on both grids' own scale: al
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +101,28 @@ class Grid:
         )
         return (first, second, third)
 
+    def box(self, start: Sequence[int], stop: Sequence[int], margin_mm: float) -> tuple[IntTriple, IntTriple]:
+        """Return the part of the training grid that holds a box of stored voxels and a margin around it.
+
+        Args:
+            start: First stored voxel, stored axis order.
+            stop: Stored voxel after the last one.
+            margin_mm: How far around, mm.
+
+        Returns:
+            First training voxel and the one after the last, canonical order, within the grid; at least one voxel.
+        """
+        low, high = [], []
+        for axis, (stored, flip) in enumerate(zip(self.axes, self.flipped, strict=True)):
+            first, last = int(start[stored]), int(stop[stored])
+            if flip:
+                first, last = self.stored_shape[stored] - last, self.stored_shape[stored] - first
+            margin = margin_mm / self.canonical_spacing[axis]
+            begin = math.floor((first - margin) / self.ratio[axis])
+            low.append(min(max(begin, 0), self.shape[axis] - 1))
+            high.append(max(min(math.ceil((last + margin) / self.ratio[axis]), self.shape[axis]), low[-1] + 1))
+        return (low[0], low[1], low[2]), (high[0], high[1], high[2])
+
     def canonical(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a view of a stored-order array, shape `stored_shape`, in canonical order."""
         view = np.transpose(array, self.axes)
@@ -109,13 +133,26 @@ class Grid:
         view = array[tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)]
         return np.transpose(view, np.argsort(self.axes))
 
-    def resample(self, array: npt.NDArray[Any], *, threads: int | None = None) -> npt.NDArray[np.int16]:
-        """Bring a stored-order image to the training grid: cubic B-spline, anti-aliased, int16 HU of shape `shape`.
+    def resample(
+        self,
+        array: npt.NDArray[Any],
+        *,
+        kernel: Literal["cubic", "linear"] = "cubic",
+        antialias: bool = True,
+        threads: int | None = None,
+    ) -> npt.NDArray[np.int16]:
+        """Bring a stored-order image to the training grid: int16 HU of shape `shape`.
 
         See :func:`patchcore.resampling.resample_image`; NaN becomes air.
         """
         return resample_image(
-            self.canonical(array), self.canonical_spacing, self._new_spacing(), shape=self.shape, threads=threads
+            self.canonical(array),
+            self.canonical_spacing,
+            self._new_spacing(),
+            kernel=kernel,
+            antialias=antialias,
+            shape=self.shape,
+            threads=threads,
         )
 
     def resample_labels(self, indices: npt.NDArray[np.uint8], *, threads: int | None = None) -> npt.NDArray[np.uint8]:

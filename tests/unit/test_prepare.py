@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,6 @@ import zarr
 from scipy import ndimage
 
 from patchcore.config.plan import TargetPlan
-from patchcore.data.lost_lesions import keep_lost_lesions
 from patchcore.data.prepare import PreparedCase, check_classes, class_indices, prepare_cases, store_folder
 from patchcore.engine.geometry import interpolate, label_on_grid
 from patchcore.errors import CorruptFileError, DataError, EmptyClassError
@@ -184,7 +184,7 @@ def test_a_case_is_brought_once(study: Study, record: CaseRecord, monkeypatch: p
         drawn[tuple(stretch)] = True
     assert np.array_equal(drawn, case.label() == 1)
 
-    monkeypatch.setattr("patchcore.data.prepare._bring", lambda *_: pytest.fail("was brought again"))
+    monkeypatch.setattr("patchcore.data.prepare._fill", lambda *_: pytest.fail("was brought again"))
     assert prepare_cases(study, target(), [record]).cases == (case,)
 
 
@@ -273,18 +273,63 @@ def test_windows_are_parts_of_the_whole(study: Study, record: CaseRecord) -> Non
     np.testing.assert_array_equal(label[0], case.label()[part])
 
 
-def test_lesions_that_would_vanish_are_kept_as_one_voxel() -> None:
+def test_lesions_that_would_vanish_are_kept_as_one_voxel(study: Study, tmp_path: Path) -> None:
     old = np.zeros((40, 40, 40), np.uint8)
     for corner in ((3, 3, 3), (20, 21, 22), (37, 5, 39)):
-        old[corner] = 1
-    old[8:20, 8:20, 8:20] = 1
-    old[30, 30, 30] = 2  # another class is none of its business
-    label = resample_class_indices(old, (1, 1, 1), (4, 4, 4))
-    before = label.copy()
-    assert keep_lost_lesions(label, old, 1, (4, 4, 4)) == 3
-    assert np.argwhere(label != before).tolist() == [[0, 0, 0], [5, 5, 5], [9, 1, 9]]
-    assert keep_lost_lesions(label, old, 1, (4, 4, 4)) == 0
-    assert keep_lost_lesions(label.copy(), old, 1, (1, 1, 1)) == 0
+        old[corner] = 2
+    old[8:20, 8:20, 8:20] = 2
+    old[30, 30, 30] = 1  # another class is none of its business
+    record = write_case(tmp_path / "data", "small", old.astype(np.int16), old, np.eye(4))
+    [case] = prepare_cases(study, target(classes=(2, 1), spacing=(4.0, 4.0, 4.0)), [record]).cases
+    alone = resample_class_indices((old == 2).astype(np.uint8), (1, 1, 1), (4, 4, 4))
+    assert case.kept_lesions == 3
+    assert np.argwhere((case.label() == 1) != alone).tolist() == [[0, 0, 0], [5, 5, 5], [9, 1, 9]]
+    # One of them now touches the large lesion.
+    assert sorted(case.lesion_voxels) == [1, 1, 28]
+    assert case.class_voxels[1] == 0
+
+
+def test_a_crop_keeps_the_organ_and_tells_what_it_cuts(study: Study, record: CaseRecord, tmp_path: Path) -> None:
+    plan = target(store={"crop_to": 1, "crop_margin_mm": 3.0})
+    label = np.zeros((20, 18, 10), np.uint8)
+    label[3:5, 3:5, 3:5] = 2
+    whole = write_case(tmp_path / "data", "whole", label.astype(np.int16), label, LPS)
+    cropped, kept = prepare_cases(study, plan, [record, whole]).cases
+    [full] = prepare_cases(study, target(), [record]).cases
+    # The organ is x 10–11, y 0–3, all z; both axes run against the canonical ones.
+    assert cropped.crop_start == (5, 11, 0)
+    assert cropped.shape == (8, 7, 20)
+    assert cropped.cropped
+    assert not kept.cropped
+    assert kept.shape == full.shape
+    part = (slice(5, 13), slice(11, 18), slice(0, 20))
+    np.testing.assert_array_equal(cropped.image(), full.image()[part])
+    np.testing.assert_array_equal(cropped.label(), full.label()[part])
+    assert cropped.cut_lesions == 2
+    meta: Any = zarr.open_group(cropped.path, mode="r").attrs["patchcore"]
+    expected = Grid.of(record.shape, record.affine_array, plan.spacing).affine @ np.array([5, 11, 0, 1])
+    np.testing.assert_allclose(np.asarray(meta["grid_affine"])[:3, 3], expected[:3])
+
+
+def test_memory_that_is_too_little_is_told(study: Study, record: CaseRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"MiB.*allow at least 256 MiB"):
+        prepare_cases(study, target(), [record], max_memory_bytes=1 << 20)
+    monkeypatch.setattr("patchcore.data.prepare.Placed.needed_bytes", lambda *_: 1 << 40)
+    with pytest.raises(DataError, match=r"case_1 needs about.*raise --max-memory"):
+        prepare_cases(study, target(), [record])
+
+
+def test_lesions_are_listed_beside_the_arrays(study: Study, record: CaseRecord) -> None:
+    [case] = prepare_cases(study, target(), [record]).cases
+    with (case.path / "lesions.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert [int(row["voxel_count"]) for row in rows] == list(case.lesion_voxels)
+    for number, row in enumerate(rows):
+        start, stop = ([int(row[f"bbox_{end}_{axis}"]) for axis in "xyz"] for end in ("start", "stop"))
+        part = case.label()[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+        assert int(part.sum()) == case.lesion_voxels[number]
+        centre = np.argwhere(part).mean(axis=0) + start
+        np.testing.assert_allclose([float(row[f"centroid_voxel_{axis}"]) for axis in "xyz"], centre, atol=1e-3)
 
 
 def test_a_class_without_voxels(study: Study, record: CaseRecord) -> None:

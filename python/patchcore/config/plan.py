@@ -25,6 +25,7 @@ __all__ = [
     "Plan",
     "RuleOutcome",
     "Sensitivity",
+    "StorePlan",
     "TargetPlan",
     "Variation",
     "WindowCost",
@@ -101,6 +102,15 @@ class Sensitivity(_Model):
     conclusion: str
 
 
+class StorePlan(_Model):
+    """How scans are brought to the training grid."""
+
+    kernel: Literal["cubic", "linear"] = Field(default="cubic", description="of the image; B-spline or straight lines")
+    antialias: bool = Field(default=True, description="blur an axis that becomes coarser before it is sampled")
+    crop_to: int | None = Field(default=None, ge=1, description="keep only what surrounds this label; null: all")
+    crop_margin_mm: float = Field(default=20.0, ge=0, le=1000, description="how far around it")
+
+
 class TargetPlan(_Model):
     """The plan for one lesion label. All axes are closest-canonical (RAS+)."""
 
@@ -125,6 +135,7 @@ class TargetPlan(_Model):
     reason: str
     warnings: tuple[str, ...] = ()
     sensitivity: Sensitivity | None = Field(default=None, description="with --sensitivity")
+    store: StorePlan = Field(default=StorePlan(), description="how scans are brought to the training grid")
 
     @field_validator("patch_size")
     @classmethod

@@ -3,45 +3,49 @@
     STUDY/store.zarr/<key>/<case_id>/   image/      int16 HU, canonical axes, the plan's spacing
                                         label/      uint8 class indices: 0 background, i the plan's classes[i - 1]
                                         spans.npy   int32 (spans, 5): lesion, origin x y z, length
+                                        lesions.csv each lesion's size and place on this grid
                                         zarr.json   geometry, counts, size, time and hash of the sources, as attributes
 
 ``image`` and ``label`` are Zarr v3 arrays that zarr-python and tensorstore open. The key names what the plan decides
-(spacing, classes, lesions); a source that has changed since is brought anew. A case is written under a temporary
-name, synced and renamed when whole, so a killed preparation is continued by the next and two at a time do not meet.
-Everything here can be deleted at any time.
+(spacing, classes, lesions, how to resample and crop). NIfTI files are read plane by plane and written shard by shard,
+so that memory does not grow with the volume; a DICOM series is held. A source that has changed since is brought anew.
+A case is written under a temporary name, synced and renamed when whole, so a killed preparation is continued by the
+next and two at a time do not meet. Everything here can be deleted at any time.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from patchcore.config.plan import TargetPlan
+from patchcore.config.plan import StorePlan, TargetPlan
 from patchcore.data.dicom.sources import is_index
-from patchcore.data.lost_lesions import keep_lost_lesions
 from patchcore.data.preload import load_readers
-from patchcore.errors import CorruptFileError, DataError, EmptyClassError, PatchcoreError
+from patchcore.data.prepared_case import PreparedCase
+from patchcore.errors import DataError, EmptyClassError, PatchcoreError
 from patchcore.files import write_json_atomic
 from patchcore.grid import Grid
-from patchcore.store import StoredArray, read_label_windows, read_windows, write_array
+from patchcore.memory import MemoryBudget, anonymous_bytes, available_bytes
+from patchcore.store.case import Placed, Source, write_spans
 from patchcore.store.layout import group_metadata
 from patchcore.study import CaseRecord, Study
-from patchcore.types import IntTriple, PathLike, Triple
-from patchcore.volumetry import LesionSpans, lesion_spans
+from patchcore.types import IntTriple, PathLike
+from patchcore.volumetry import measure_lesions
 
 __all__ = [
     "FailedCase",
@@ -54,135 +58,13 @@ __all__ = [
     "store_folder",
 ]
 
-STORE_SCHEMA = 1
-_AIR_HU = -1024
+STORE_SCHEMA = 2
+# What only the folder that is written to can raise; anything else is the matter of a source.
+_STORE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+# What a case always takes beside its planes and slabs, and what is left to Python.
+_BASE_BYTES = 48 << 20
 # No case takes as long to write.
 _LEFT_S = 24 * 3600
-
-
-@dataclass(frozen=True)
-class PreparedCase:
-    """A case on the training grid.
-
-    Attributes:
-        case_id: The case.
-        patient: Its patient.
-        path: Its folder in the store.
-        shape: Voxels, canonical axes.
-        spacing: mm per voxel, canonical axes.
-        class_voxels: Voxels of each class, background left out.
-        lesion_voxels: Voxels of each lesion, in the order of the spans.
-        span_axis: The axis that the spans lie along.
-        kept_lesions: Lesions that would have vanished on the training grid and were kept as one voxel.
-    """
-
-    case_id: str
-    patient: str
-    path: Path
-    shape: IntTriple
-    spacing: Triple
-    class_voxels: tuple[int, ...]
-    lesion_voxels: tuple[int, ...]
-    span_axis: int
-    kept_lesions: int = 0
-
-    @property
-    def voxel_mm3(self) -> float:
-        """Volume of a training voxel."""
-        return self.spacing[0] * self.spacing[1] * self.spacing[2]
-
-    @property
-    def image_bytes(self) -> int:
-        """Memory of image and label together."""
-        return 3 * self.shape[0] * self.shape[1] * self.shape[2]
-
-    @cached_property
-    def image_array(self) -> StoredArray:
-        """The CT, open for windows: int16 HU of shape `shape`."""
-        return self._open("image", np.int16)
-
-    @cached_property
-    def label_array(self) -> StoredArray:
-        """The class indices, open for windows: uint8 of shape `shape`."""
-        return self._open("label", np.uint8)
-
-    def read_window(
-        self,
-        corner: npt.NDArray[np.int64],
-        window_size: IntTriple,
-        *,
-        hu_range: tuple[float, float],
-        image_out: npt.NDArray[np.float32],
-        label_out: npt.NDArray[np.uint8],
-    ) -> None:
-        """Read one window, on the calling thread.
-
-        Args:
-            corner: Its first voxel on the training grid, (1, 3); may lie outside.
-            window_size: Voxels per axis.
-            hu_range: Clipped to and scaled to [0, 1]; what lies outside is 0, and label 0.
-            image_out: float32 (1, x, y, z), C order, to be filled.
-            label_out: uint8 of the same shape.
-
-        Raises:
-            CorruptFileError: A chunk is damaged; the case is named.
-        """
-        with self._case_named():
-            read_windows([self.image_array], corner, window_size, hu_range=hu_range, out=image_out, threads=1)
-            read_label_windows([self.label_array], corner, window_size, out=label_out, threads=1)
-
-    def image(self) -> npt.NDArray[np.int16]:
-        """Read the CT: int16 HU of shape `shape`."""
-        with self._case_named():
-            return self.image_array.read()
-
-    def label(self) -> npt.NDArray[np.uint8]:
-        """Read the class indices: uint8 of shape `shape`."""
-        with self._case_named():
-            return self.label_array.read()
-
-    def spans(self) -> LesionSpans:
-        """Read the lesions as spans on the training grid."""
-        path = self.path / "spans.npy"
-        try:
-            table: npt.NDArray[np.int32] = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, FileNotFoundError) as error:
-            raise self._damaged(path, error) from None
-        if table.dtype != np.int32 or table.ndim != 2 or table.shape[1] != 5:
-            raise self._damaged(path, f"{table.dtype} {table.shape}")
-        return LesionSpans(
-            lesion=table[:, 0],
-            origin=table[:, 1:4],
-            length=table[:, 4],
-            axis=self.span_axis,
-            voxel_count=np.asarray(self.lesion_voxels, dtype=np.int64),
-        )
-
-    def _open(self, name: str, dtype: Any) -> StoredArray:
-        try:
-            array = StoredArray(self.path / name)
-        except (DataError, FileNotFoundError) as error:
-            raise self._damaged(self.path / name, error) from None
-        if array.dtype != dtype or array.shape != self.shape:
-            raise self._damaged(self.path / name, f"{array.dtype} {array.shape}")
-        return array
-
-    @contextmanager
-    def _case_named(self) -> Iterator[None]:
-        try:
-            yield
-        except CorruptFileError as error:
-            if error.case_id is not None:
-                raise
-            raise self._damaged(self.path, error.message) from None
-
-    def _damaged(self, path: Path, found: object) -> CorruptFileError:
-        return CorruptFileError(
-            f"damaged store ({found})",
-            case_id=self.case_id,
-            path=path,
-            remedy=f"delete {self.path}; it is made anew when it is missing",
-        )
 
 
 @dataclass(frozen=True)
@@ -217,17 +99,28 @@ def class_indices(label: npt.NDArray[Any], classes: Sequence[int]) -> npt.NDArra
 def prepare(
     source: Study | PathLike,
     *,
+    crop_to: int | None = None,
+    crop_margin_mm: float | None = None,
+    kernel: Literal["cubic", "linear"] | None = None,
+    antialias: bool | None = None,
+    max_memory_bytes: int | None = None,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Preparation:
     """Bring every accepted case of a study to its plan's training grid, into ``STUDY/store.zarr``.
 
     Unchanged cases are kept as they are. Interrupted or killed at any instant, it leaves whole cases only, and the next
-    call goes on with the others.
+    call goes on with the others. How to resample and crop is written into ``plan.json``, for training and evaluation
+    read the same store.
 
     Args:
         source: The study, or its path.
-        workers: Cases worked on at once; default: the machine's cores, at most 8. Each holds one scan in memory.
+        crop_to: Keep only what surrounds this label (an organ's); a case without it is kept whole. 0: keep all again.
+        crop_margin_mm: How far around it, mm.
+        kernel: Of the image: ``cubic`` B-spline or ``linear``.
+        antialias: Whether axes that become coarser are blurred first.
+        max_memory_bytes: Memory that this process may take; default: half of what is available.
+        workers: Cases worked on at once; default: the machine's cores, at most 8, and as memory allows.
         on_progress: Called with (done, of how many) after each case, in the calling thread.
 
     Returns:
@@ -236,7 +129,7 @@ def prepare(
     Raises:
         StudyError: There is no study, or it has no plan.
         LockedError: Another preparation of this study is at work.
-        DataError: Not one case could be prepared; the first one's error is told.
+        DataError: Not one case could be prepared; the first one's error is told. Or nobody has the organ's label.
         OSError: The store cannot be written.
 
     Example:
@@ -245,10 +138,41 @@ def prepare(
         (341, 341, 160)
     """
     study = source if isinstance(source, Study) else Study(source)
-    target = study.plan().target
+    wanted = {"crop_to": crop_to, "crop_margin_mm": crop_margin_mm, "kernel": kernel, "antialias": antialias}
     with study.lock("prepare"):
+        target = _with_store_plan(study, {key: value for key, value in wanted.items() if value is not None})
         _sweep(store_folder(study, target))
-        return prepare_cases(study, target, study.accepted(), workers=workers, on_progress=on_progress)
+        return prepare_cases(
+            study,
+            target,
+            study.accepted(),
+            max_memory_bytes=max_memory_bytes,
+            workers=workers,
+            on_progress=on_progress,
+        )
+
+
+def _with_store_plan(study: Study, changes: dict[str, Any]) -> TargetPlan:
+    """Return the plan's target, with what the user wants otherwise written into the plan."""
+    plan = study.plan()
+    if not changes:
+        return plan.target
+    if changes.get("crop_to") == 0:
+        changes["crop_to"] = None
+    organ = changes.get("crop_to")
+    labels = sorted({label for record in study.accepted() for label in record.labels})
+    if organ is not None and organ not in labels:
+        raise DataError(
+            f"label {organ} is in none of the accepted cases", found=labels, remedy="crop to one of the labels found"
+        )
+    targets = []
+    for target in plan.targets:
+        store = StorePlan.model_validate(target.store.model_dump() | changes)
+        targets.append(target.model_copy(update={"store": store}))
+    changed = plan.model_copy(update={"targets": tuple(targets)})
+    if changed != plan:
+        study.write_plan(changed)
+    return changed.target
 
 
 def _sweep(root: Path) -> None:
@@ -264,6 +188,7 @@ def prepare_cases(
     target: TargetPlan,
     records: Sequence[CaseRecord],
     *,
+    max_memory_bytes: int | None = None,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Preparation:
@@ -273,7 +198,8 @@ def prepare_cases(
         study: The study.
         target: The plan's target: spacing, classes and what counts as a lesion.
         records: The cases.
-        workers: Threads; default: the machine's cores, at most 8. Each holds one scan in memory.
+        max_memory_bytes: Memory that this process may take; default: half of what is available.
+        workers: Threads; default: the machine's cores, at most 8. Cases wait while there is no memory for them.
         on_progress: Called with (done, all) after each case, in the calling thread; what it raises ends the work.
 
     Returns:
@@ -289,9 +215,10 @@ def prepare_cases(
     _write_groups(root, target)
     found: dict[str, PreparedCase] = {}
     failed: dict[str, Exception] = {}
+    budget = _budget(max_memory_bytes)
     pool = ThreadPoolExecutor(workers or min(8, len(os.sched_getaffinity(0))), thread_name_prefix="prepare")
     try:
-        futures = {pool.submit(_prepare_case, root, target, record): record.case_id for record in records}
+        futures = {pool.submit(_prepare_case, root, target, record, budget): record.case_id for record in records}
         for done, future in enumerate(as_completed(futures), 1):
             case_id = futures[future]
             try:
@@ -315,6 +242,18 @@ def prepare_cases(
         cases=tuple(found[record.case_id] for record in records if record.case_id in found),
         failed=tuple(FailedCase(case_id, failed[case_id]) for case_id in sorted(failed)),
     )
+
+
+def _budget(max_memory_bytes: int | None) -> MemoryBudget:
+    taken = anonymous_bytes()
+    allowed = taken + available_bytes() // 2 if max_memory_bytes is None else max_memory_bytes
+    if allowed - taken <= _BASE_BYTES:
+        raise DataError(
+            f"{allowed / 2**20:,.0f} MiB of memory are too little: {taken / 2**20:,.0f} MiB are taken already",
+            found=allowed,
+            remedy="allow at least 256 MiB",
+        )
+    return MemoryBudget(allowed - taken)
 
 
 def store_folder(study: Study, target: TargetPlan) -> Path:
@@ -353,6 +292,7 @@ def _decided(target: TargetPlan) -> dict[str, Any]:
         "lesion_label": target.lesion_label,
         "connectivity": target.connectivity,
         "min_volume_mm3": target.min_volume_mm3,
+        "store": target.store.model_dump(mode="json"),
     }
 
 
@@ -378,19 +318,14 @@ def _stamps(record: CaseRecord) -> list[list[int]]:
     return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
 
 
-def _prepare_case(root: Path, target: TargetPlan, record: CaseRecord) -> PreparedCase:
+def _prepare_case(root: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBudget) -> PreparedCase:
     folder = root / record.case_id
     stamps = _stamps(record)
     affine = [list(row) for row in record.affine]
     meta = _read_meta(folder)
+    # A corrected spacing moves the voxels without touching the files.
     if meta is None or meta["sources"] != stamps or meta.get("affine") != affine:
-        brought = _bring(record, target)
-        # A corrected spacing moves the voxels without touching the files.
-        meta = brought.meta | {"sources": stamps, "affine": affine, "sha256": _hashes(record)}
-        try:
-            _write(folder, brought, meta)
-        except OSError as error:
-            raise _StoreWriteError(error) from error
+        meta = _write(folder, target, record, {"sources": stamps, "affine": affine}, budget)
     return PreparedCase(
         case_id=record.case_id,
         patient=record.patient,
@@ -401,12 +336,170 @@ def _prepare_case(root: Path, target: TargetPlan, record: CaseRecord) -> Prepare
         lesion_voxels=tuple(meta["lesion_voxels"]),
         span_axis=meta["span_axis"],
         kept_lesions=meta["kept_lesions"],
+        crop_start=tuple(meta["crop_start"]),
+        cropped=meta["cropped"],
+        cut_lesions=meta["cut_lesions"],
     )
 
 
-def _hashes(record: CaseRecord) -> list[str]:
-    stamps = (record.image_stamp, record.label_stamp)
-    return ["" if stamp is None else stamp.sha256 for stamp in stamps]
+def _write(
+    folder: Path, target: TargetPlan, record: CaseRecord, known: dict[str, Any], budget: MemoryBudget
+) -> dict[str, Any]:
+    """Write a case under a temporary name, and give it its own when it is whole. Returns its attributes."""
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            temporary.mkdir()
+        except OSError as error:
+            raise _StoreWriteError(error) from error
+        meta = _fill(temporary, target, record, budget) | known | {"sha256": _hashes(record, known["sources"])}
+        try:
+            write_json_atomic(temporary / "zarr.json", group_metadata({"patchcore": meta}))
+            _give_name(temporary, folder)
+        except OSError as error:
+            raise _StoreWriteError(error) from error
+        return meta
+    except OSError as error:
+        if error.errno in _STORE_ERRORS:
+            raise _StoreWriteError(error) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _give_name(temporary: Path, folder: Path) -> None:
+    if folder.exists():
+        outdated = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old.tmp")
+        folder.rename(outdated)
+        shutil.rmtree(outdated, ignore_errors=True)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        # Somebody else may have brought the same case meanwhile: theirs is as good.
+        if not (folder / "zarr.json").exists():
+            raise
+
+
+def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBudget) -> dict[str, Any]:
+    """Write a case's arrays and lesions into a folder, and return what is to be said of them."""
+    from patchcore.data.reading import read_case_image, read_case_label, read_header
+
+    assert record.image is not None
+    shape = read_header(record.image).shape
+    label_shape = read_header(record.label).shape
+    if label_shape != shape:
+        raise DataError(
+            f"label shape {label_shape} does not match image {shape}",
+            case_id=record.case_id,
+            remedy=f"re-export the pair or exclude the case with --exclude {record.case_id}",
+        )
+    grid = Grid.of(shape, record.affine_array, target.spacing)
+    crop = _crop(record, target.store, grid)
+    placed = Placed(grid, *crop.box, kernel=target.store.kernel, antialias=target.store.antialias)
+    # Compressed data that is not DICOM's is streamed; a DICOM series is read whole, with room to convert it.
+    held = [0 if not is_index(path) else 8 * math.prod(shape) for path in (record.image, record.label)]
+    plain: Source = np.empty((0, 0, 0)) if is_index(record.image) else record.image
+    threads = len(os.sched_getaffinity(0))
+    needed = max(held) + _BASE_BYTES
+    if isinstance(plain, Path):
+        with _named(record, record.image):
+            while (planes := placed.needed_bytes(plain, len(target.classes), threads)) + needed > budget.total:
+                if threads == 1:
+                    break
+                threads //= 2
+        needed += planes
+    else:
+        needed += 16 * threads * (shape[0] * shape[1] + math.prod(placed.shape[:2])) + (192 << 20)
+    with budget.hold(needed, record.case_id, remedy="raise --max-memory, or convert DICOM with patchcore import first"):
+        with _named(record, record.image):
+            source: Source = read_case_image(record).array if is_index(record.image) else record.image
+            placed.write_image(source, folder / "image", threads=threads)
+        with _named(record, record.label):
+            source = read_case_label(record).array if is_index(record.label) else record.label
+            labels = placed.write_labels(
+                source,
+                folder / "label",
+                classes=target.classes,
+                lesion_label=target.lesion_label,
+                connectivity=target.connectivity,
+                threads=threads,
+            )
+    spans = labels.spans
+    table = np.column_stack([spans.lesion, spans.origin, spans.length]).astype(np.int32)
+    table, voxels = _without_specks(table, spans.voxel_count, target)
+    write_spans(folder, table, voxels, spans.axis, target.spacing)
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ np.asarray(placed.start)
+    return {
+        "schema_version": STORE_SCHEMA,
+        "patient": record.patient,
+        "shape": list(placed.shape),
+        "spacing": list(grid.spacing),
+        "grid_affine": affine.tolist(),
+        "crop_start": list(placed.start),
+        "whole_shape": list(grid.shape),
+        "cropped": placed.shape != grid.shape,
+        "cut_lesions": crop.cut_lesions,
+        "stored_shape": list(grid.stored_shape),
+        "class_voxels": list(labels.class_voxels),
+        "lesion_voxels": voxels.tolist(),
+        "span_axis": int(spans.axis),
+        "kept_lesions": labels.kept_lesions,
+    }
+
+
+@contextmanager
+def _named(record: CaseRecord, path: Path) -> Iterator[None]:
+    """Say of an error which case and file it was met in."""
+    try:
+        yield
+    except PatchcoreError as error:
+        error.case_id = error.case_id or record.case_id
+        error.path = error.path or str(path)
+        raise
+    except OSError as error:
+        if error.errno in _STORE_ERRORS or error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """The part of a training grid that is kept: first voxel, voxel after the last; and how many lesions that cuts."""
+
+    box: tuple[IntTriple, IntTriple]
+    cut_lesions: int = 0
+
+
+def _crop(record: CaseRecord, store: StorePlan, grid: Grid) -> _Crop:
+    whole = _Crop(((0, 0, 0), grid.shape))
+    if store.crop_to is None:
+        return whole
+    source = _label_source(record)
+    organ = measure_lesions(source, label=store.crop_to)
+    if not len(organ):
+        return whole
+    low, high = grid.box(organ.bbox_start.min(axis=0), organ.bbox_stop.max(axis=0), store.crop_margin_mm)
+    lesions = measure_lesions(source, labels=[label for label in record.labels if label != store.crop_to] or None)
+    cut = 0
+    for start, stop in zip(lesions.bbox_start, lesions.bbox_stop, strict=True):
+        first, last = grid.box(start, stop, 0.0)
+        cut += not all(a <= b and c <= d for a, b, c, d in zip(low, first, last, high, strict=True))
+    return _Crop((low, high), cut)
+
+
+def _label_source(record: CaseRecord) -> Path | npt.NDArray[Any]:
+    from patchcore.data.reading import read_case_label
+
+    return read_case_label(record).array if is_index(record.label) else record.label
+
+
+def _hashes(record: CaseRecord, stamps: list[list[int]]) -> list[str]:
+    """Return the hashes of image and label map as analyze has read them; empty where the files have changed since."""
+    known = (record.image_stamp, record.label_stamp)
+    sizes = sum(stamp.size for stamp in known if stamp is not None)
+    unchanged = sizes == sum(size for size, _ in stamps)
+    return ["" if stamp is None or not unchanged else stamp.sha256 for stamp in known]
 
 
 def _read_meta(folder: Path) -> dict[str, Any] | None:
@@ -417,92 +510,12 @@ def _read_meta(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-@dataclass(frozen=True)
-class _Brought:
-    """A case on the training grid, before it is written."""
-
-    image: npt.NDArray[np.int16]
-    label: npt.NDArray[np.uint8]
-    spans: npt.NDArray[np.int32]
-    meta: dict[str, Any]
-
-
-def _bring(record: CaseRecord, target: TargetPlan) -> _Brought:
-    """Read one case and bring it to the training grid."""
-    from patchcore.data.reading import read_case_image, read_case_label
-
-    scan = read_case_image(record)
-    grid = Grid.of(_shape(scan.array), scan.affine, target.spacing)
-    image = grid.resample(scan.array)
-    del scan
-    stored = read_case_label(record).array
-    if stored.shape != grid.stored_shape:
-        raise DataError(
-            f"label shape {stored.shape} does not match image {grid.stored_shape}",
-            case_id=record.case_id,
-            remedy=f"re-export the pair or exclude the case with --exclude {record.case_id}",
-        )
-    indices = class_indices(stored, target.classes)
-    label = grid.resample_labels(indices)
-    lesion_class = target.classes.index(target.lesion_label) + 1
-    kept = keep_lost_lesions(label, grid.canonical(indices), lesion_class, grid.ratio, connectivity=target.connectivity)
-    spans = lesion_spans(label, labels=[lesion_class], connectivity=target.connectivity)
-    table = np.column_stack([spans.lesion, spans.origin, spans.length]).astype(np.int32)
-    table, voxels = _without_specks(table, spans.voxel_count, target)
-    counts = np.bincount(label.ravel("K"), minlength=len(target.classes) + 1)[1:]
-    meta = {
-        "schema_version": STORE_SCHEMA,
-        "patient": record.patient,
-        "shape": list(grid.shape),
-        "spacing": list(grid.spacing),
-        "grid_affine": grid.affine.tolist(),
-        "stored_shape": list(grid.stored_shape),
-        "class_voxels": counts.tolist(),
-        "lesion_voxels": voxels,
-        "span_axis": int(spans.axis),
-        "kept_lesions": kept,
-    }
-    return _Brought(image, label, table, meta)
-
-
 def _without_specks(
     table: npt.NDArray[np.int32], voxels: npt.NDArray[np.int64], target: TargetPlan
-) -> tuple[npt.NDArray[np.int32], list[int]]:
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Leave out components below the plan's smallest lesion, and number the rest from 0."""
-    a, b, c = target.spacing
-    kept = np.asarray(voxels) * (a * b * c) >= target.min_volume_mm3
+    kept = np.asarray(voxels) * math.prod(target.spacing) >= target.min_volume_mm3
     number = np.cumsum(kept) - 1
     table = table[kept[table[:, 0]]] if len(table) else table
     table[:, 0] = number[table[:, 0]]
-    return np.ascontiguousarray(table), np.asarray(voxels)[kept].tolist()
-
-
-def _shape(array: npt.NDArray[Any]) -> IntTriple:
-    return (int(array.shape[0]), int(array.shape[1]), int(array.shape[2]))
-
-
-def _write(folder: Path, brought: _Brought, meta: Mapping[str, Any]) -> None:
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.mkdir()
-        write_array(temporary / "image", brought.image, fill=_AIR_HU)
-        write_array(temporary / "label", brought.label)
-        with (temporary / "spans.npy").open("wb") as handle:
-            np.save(handle, brought.spans, allow_pickle=False)
-            handle.flush()
-            os.fsync(handle.fileno())
-        write_json_atomic(temporary / "zarr.json", group_metadata({"patchcore": dict(meta)}))
-        if folder.exists():
-            outdated = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old.tmp")
-            folder.rename(outdated)
-            shutil.rmtree(outdated, ignore_errors=True)
-        # Somebody else may have brought the same case meanwhile: theirs is as good.
-        with suppress(FileExistsError):
-            try:
-                temporary.rename(folder)
-            except OSError as error:
-                if not (folder / "zarr.json").exists():
-                    raise
-                raise FileExistsError from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    return np.ascontiguousarray(table), np.asarray(voxels)[kept]

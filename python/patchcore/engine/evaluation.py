@@ -15,7 +15,7 @@ import numpy as np
 
 from patchcore.config.plan import TargetPlan
 from patchcore.data.prepare import PreparedCase, class_indices, prepare_cases
-from patchcore.engine.geometry import label_on_grid
+from patchcore.engine.geometry import label_on_grid, uncropped
 from patchcore.engine.prediction import Predictor
 from patchcore.engine.trainer import read_setup
 from patchcore.engine.validate import size_bin
@@ -249,7 +249,7 @@ def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts:
     target = predictor.target
     truth = read_case_label(record)
     grid = Grid.of(record.shape, record.affine_array, target.spacing)
-    indices = label_on_grid(predictor.probabilities(case.image()), grid)
+    indices = label_on_grid(uncropped(predictor.probabilities(case.image()), grid.shape, case.crop_start), grid)
     expected = class_indices(truth.array, target.classes)
     by_label = np.asarray((0, *target.classes))
     counts.add(case.case_id, by_label[indices], by_label[expected])

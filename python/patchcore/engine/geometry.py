@@ -14,7 +14,7 @@ import numpy.typing as npt
 from patchcore.grid import Grid
 from patchcore.types import Float32Array, IntTriple, Triple
 
-__all__ = ["interpolate", "label_on_grid"]
+__all__ = ["interpolate", "label_on_grid", "uncropped"]
 
 # Probabilities come back to the stored grid in slabs of at most this many voxels, to bound memory.
 _SLAB_VOXELS = 16 * 2**20
@@ -85,3 +85,20 @@ def label_on_grid(probabilities: Float32Array, grid: Grid) -> npt.NDArray[np.uin
             slab[share > best] = index
             np.maximum(best, share, out=best)
     return np.ascontiguousarray(grid.stored(out))
+
+
+def uncropped(probabilities: Float32Array, shape: IntTriple, start: IntTriple) -> Float32Array:
+    """Put class probabilities of a part of a grid on the whole of it; everywhere else is background.
+
+    Args:
+        probabilities: float32 (1 + classes, x, y, z), background first.
+        shape: Voxels of the whole grid.
+        start: Where the part begins.
+    """
+    if probabilities.shape[1:] == shape:
+        return probabilities
+    whole = np.zeros((len(probabilities), *shape), dtype=np.float32)
+    whole[0] = 1.0
+    part = tuple(slice(a, a + n) for a, n in zip(start, probabilities.shape[1:], strict=True))
+    whole[(slice(None), *part)] = probabilities
+    return whole

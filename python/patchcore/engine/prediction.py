@@ -119,7 +119,9 @@ class Predictor:
         """
         shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))
         grid = Grid.of(shape, affine, self.target.spacing)
-        indices = label_on_grid(self.probabilities(grid.resample(image), look=look), grid)
+        store = self.target.store
+        resampled = grid.resample(image, kernel=store.kernel, antialias=store.antialias)
+        indices = label_on_grid(self.probabilities(resampled, look=look), grid)
         return original_labels(indices, self.target.classes)
 
 

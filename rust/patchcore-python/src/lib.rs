@@ -2,6 +2,7 @@
 
 mod gate;
 mod measure;
+mod prepare;
 mod resample;
 mod store;
 mod windows;
@@ -12,6 +13,7 @@ use pyo3::prelude::*;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     measure::register(module)?;
+    prepare::register(module)?;
     resample::register(module)?;
     store::register(module)?;
     windows::register(module)

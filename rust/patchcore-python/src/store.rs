@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use numpy::{PyArray1, PyReadonlyArray2, PyUntypedArray};
 use patchcore::pool;
 use patchcore::store::{
-    self, Element, Layout, StoredArray as Core, Wanted, read_label_windows, read_windows, write_shard,
+    self, Element, Layout, StoredArray as Core, Wanted, read_label_windows, read_windows, write_region,
 };
 use patchcore::windows::extract::Intensity;
-use patchcore::{Error, Kind, View};
+use patchcore::{Error, Kind};
 use pyo3::prelude::*;
 
 use crate::gate::{UnsupportedDataError, run, run_interruptible, to_python};
@@ -90,35 +90,6 @@ fn write_store_region(
             }
         })
     })
-}
-
-fn write_region<T: Element>(
-    folder: &std::path::Path,
-    layout: &Layout,
-    view: &View<'_>,
-    start: [usize; 3],
-    fill: T,
-    interrupt: &patchcore::pool::Interrupt,
-) -> patchcore::Result<u64> {
-    let shard = layout.shard();
-    if (0..3).any(|axis| !start[axis].is_multiple_of(shard[axis])) {
-        return Err(Error::Argument(format!("a region at {start:?}; shards of {shard:?} begin elsewhere")));
-    }
-    let first: [usize; 3] = std::array::from_fn(|axis| start[axis] / shard[axis]);
-    let counts: [usize; 3] = std::array::from_fn(|axis| view.shape()[axis].div_ceil(shard[axis]));
-    let mut written = 0;
-    for i in 0..counts[0] {
-        for j in 0..counts[1] {
-            for k in 0..counts[2] {
-                let local = [i, j, k];
-                let from: [usize; 3] = std::array::from_fn(|axis| local[axis] * shard[axis]);
-                let size = std::array::from_fn(|axis| shard[axis].min(view.shape()[axis] - from[axis]));
-                let at = std::array::from_fn(|axis| first[axis] + local[axis]);
-                written += write_shard(folder, layout, at, &view.part(from, size), fill, interrupt)?;
-            }
-        }
-    }
-    Ok(written)
 }
 
 #[pyfunction]

@@ -15,6 +15,7 @@ pub mod lesions;
 pub mod nifti;
 pub mod philox;
 pub mod pool;
+pub mod prepare;
 pub mod resample;
 pub mod sampler;
 mod scan;

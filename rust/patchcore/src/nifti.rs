@@ -4,7 +4,9 @@
 //! qform, else the voxel size about the middle of the array.
 
 mod header;
+mod planes;
 mod stream;
 
 pub use header::{Forms, Header, parse_header};
+pub(crate) use planes::FilePlanes;
 pub use stream::{components_of_bytes, components_of_file, inflated_bytes, read_header};

@@ -23,11 +23,20 @@ use sums::{along, weighted, weighted_rounded};
 
 /// A volume that gives its planes one after the other.
 pub trait Planes: Sync {
-    /// Make planes ready; called once for every plane, in ascending order.
+    /// Make planes ready. Every plane before the last one needed is loaded or skipped once, in ascending order.
     ///
     /// # Errors
     /// Whatever reading them fails with.
     fn load(&mut self, planes: std::ops::Range<usize>) -> Result<()>;
+
+    /// Pass over planes that nobody needs.
+    ///
+    /// # Errors
+    /// Whatever reading them fails with.
+    fn skip(&mut self, planes: std::ops::Range<usize>) -> Result<()> {
+        let _ = planes;
+        Ok(())
+    }
 
     /// Write a plane that was made ready by the last call of `load`, as float32, rows one behind the other.
     fn write(&self, plane: usize, out: &mut [f32]);
@@ -46,8 +55,17 @@ pub struct Bands {
 
 impl Bands {
     /// New planes made at once.
-    fn batch(&self, threads: usize) -> usize {
+    pub(crate) fn batch(&self, threads: usize) -> usize {
         (4 * threads).min(self.planes.output())
+    }
+
+    /// Bytes that [`resample`] takes for its planes on so many threads, at most, beside what `source` and `emit` keep.
+    #[must_use]
+    pub fn bytes(&self, threads: usize) -> usize {
+        let new = self.rows.output() * self.columns.output();
+        let batch = self.batch(threads);
+        let kept = self.planes.taps + 2 * batch;
+        4 * kept * new + 2 * batch * new + 4 * threads * self.rows.input * self.columns.input
     }
 
     /// Bring one plane to the new rows and columns.
@@ -140,7 +158,7 @@ fn advance(
             kept.first += 1;
         } else {
             // A plane that no new plane is made of still has to be read past.
-            source.load(kept.first..needed.start)?;
+            source.skip(kept.first..needed.start)?;
             kept.first = needed.start;
         }
     }

@@ -11,4 +11,4 @@ mod write;
 
 pub use layout::{CHUNK, Element, Layout};
 pub use read::{StoredArray, Verified, Wanted, read_label_windows, read_windows};
-pub use write::write_shard;
+pub use write::{write_region, write_shard};

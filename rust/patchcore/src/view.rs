@@ -116,6 +116,15 @@ impl<'a> View<'a> {
         self
     }
 
+    /// The same memory with one axis running the other way.
+    #[must_use]
+    pub fn flipped(mut self, axis: usize) -> Self {
+        let last = self.shape[axis].saturating_sub(1) as isize;
+        self.data = self.data.wrapping_offset(last * self.strides[axis]);
+        self.strides[axis] = -self.strides[axis];
+        self
+    }
+
     /// Voxels along each axis.
     #[must_use]
     pub fn shape(&self) -> [usize; 3] {

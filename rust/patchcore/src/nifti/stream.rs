@@ -57,9 +57,9 @@ struct Part<'a> {
 }
 
 /// A NIfTI volume whose header was read: voxels follow from `reader`.
-struct Opened<'a> {
-    header: Header,
-    reader: Box<dyn Read + Send + 'a>,
+pub(super) struct Opened<'a> {
+    pub(super) header: Header,
+    pub(super) reader: Box<dyn Read + Send + 'a>,
 }
 
 /// Read and check the header of a `.nii`, `.nii.gz` or `.hdr`/`.img` pair.
@@ -163,7 +163,7 @@ fn find_in_chunk(
     Ok(slab)
 }
 
-fn read_words(
+pub(super) fn read_words(
     reader: &mut dyn Read,
     words: &mut Vec<u64>,
     bytes: u64,
@@ -214,7 +214,7 @@ pub fn inflated_bytes(path: &Path, interrupt: &Interrupt) -> Result<u64> {
 }
 
 /// Read what follows the voxels: a gzip file's checksum is reached and compared, and what is no padding is refused.
-fn read_to_checksum(reader: &mut dyn Read) -> Result<()> {
+pub(super) fn read_to_checksum(reader: &mut dyn Read) -> Result<()> {
     let mut rest = Vec::new();
     reader.take(MOST_PADDING + 1).read_to_end(&mut rest).map_err(describe)?;
     if rest.len() as u64 > MOST_PADDING || rest.iter().any(|&byte| byte != 0) {
@@ -238,7 +238,7 @@ fn describe(error: std::io::Error) -> Error {
     }
 }
 
-fn open(path: &Path) -> Result<Opened<'static>> {
+pub(super) fn open(path: &Path) -> Result<Opened<'static>> {
     let header_path = sibling(path, "img", "hdr");
     let data_path = sibling(&header_path, "hdr", "img");
     // Voxels have no magic number: what begins like gzip may be labels, and what should be gzip must not pass for them.

@@ -80,6 +80,18 @@ impl Band {
         Ok(Self { input, starts, weights, taps, identity: false })
     }
 
+    /// Old voxels.
+    #[must_use]
+    pub fn input(&self) -> usize {
+        self.input
+    }
+
+    /// Old voxels that a new one is made of, at most.
+    #[must_use]
+    pub fn taps(&self) -> usize {
+        self.taps
+    }
+
     /// New voxels.
     #[must_use]
     pub fn output(&self) -> usize {
@@ -90,6 +102,40 @@ impl Band {
     #[must_use]
     pub fn needs(&self, at: usize) -> std::ops::Range<usize> {
         self.starts[at]..(self.starts[at] + self.taps).min(self.input)
+    }
+
+    /// The new voxels `range` alone.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it is empty or leaves the axis.
+    pub fn part(mut self, range: std::ops::Range<usize>) -> Result<Self> {
+        if range.is_empty() || range.end > self.output() {
+            return Err(Error::Argument(format!("new voxels {range:?} of {}", self.output())));
+        }
+        self.identity &= range.len() == self.output();
+        self.weights.truncate(range.end * self.taps);
+        self.weights.drain(..range.start * self.taps);
+        self.starts.truncate(range.end);
+        self.starts.drain(..range.start);
+        Ok(self)
+    }
+
+    /// The same sums for old and new voxels that both come in the opposite order.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        if self.identity {
+            return self;
+        }
+        let mut starts = Vec::with_capacity(self.starts.len());
+        let mut weights = Vec::with_capacity(self.weights.len());
+        for at in (0..self.output()).rev() {
+            let needed = self.needs(at);
+            starts.push(self.input - needed.end);
+            // Weights beyond the axis are 0, and stay at the end.
+            weights.extend(self.row(at).1[..needed.len()].iter().rev());
+            weights.resize(starts.len() * self.taps, 0.0);
+        }
+        Self { starts, weights, ..self }
     }
 
     pub(super) fn row(&self, at: usize) -> (usize, &[f32]) {
@@ -202,6 +248,27 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_part_is_a_part_and_the_reverse_is_the_reverse(
+            input in 1usize..90, ratio in 0.2f64..6.0, cubic: bool, antialias: bool, from in 0.0f64..1.0, to in 0.0f64..1.0,
+        ) {
+            let kernel = if cubic { Kernel::Cubic } else { Kernel::Linear };
+            let output = ((input as f64 / ratio + 0.5).floor() as usize).max(1);
+            let band = Band::new(input, output, ratio, kernel, antialias).unwrap();
+            let values: Vec<f64> = (0..input).map(|n| ((n * 37) % 101) as f64).collect();
+            let whole = apply(&band, &values);
+            let start = (from * output as f64) as usize;
+            let end = (start + 1 + (to * (output - start) as f64) as usize).min(output);
+            let part = band.clone().part(start..end).unwrap();
+            prop_assert_eq!(&apply(&part, &values), &whole[start..end]);
+            let mirrored: Vec<f64> = values.iter().rev().copied().collect();
+            let mut back = apply(&part.reversed(), &mirrored);
+            back.reverse();
+            for (a, b) in back.iter().zip(&whole[start..end]) {
+                prop_assert!((a - b).abs() < 1e-3, "{} {}", a, b);
+            }
+        }
+
         #[test]
         fn constants_stay_and_straight_lines_too_away_from_the_edges(
             input in 1usize..90, ratio in 0.2f64..6.0, cubic: bool, antialias: bool,

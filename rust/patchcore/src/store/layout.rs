@@ -59,6 +59,12 @@ impl Layout {
         Ok(Self { shape, shard })
     }
 
+    /// Voxels of the array along each axis.
+    #[must_use]
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
     /// Voxels of a shard along each axis.
     #[must_use]
     pub fn shard(&self) -> [usize; 3] {

@@ -86,6 +86,39 @@ pub fn write_shard<T: Element>(
     Ok(offset + index.len() as u64)
 }
 
+/// Write the shards that a part of an array covers; it begins at a shard's edge on each axis, and ends at one or with the
+/// array. Returns the bytes written.
+///
+/// # Errors
+/// As [`write_shard`].
+pub fn write_region<T: Element>(
+    folder: &Path,
+    layout: &Layout,
+    view: &View<'_>,
+    start: [usize; 3],
+    fill: T,
+    interrupt: &Interrupt,
+) -> Result<u64> {
+    let shard = layout.shard();
+    if (0..3).any(|axis| !start[axis].is_multiple_of(shard[axis])) {
+        return Err(Error::Argument(format!("a region at {start:?}; shards of {shard:?} begin elsewhere")));
+    }
+    let counts: [usize; 3] = std::array::from_fn(|axis| view.shape()[axis].div_ceil(shard[axis]));
+    let mut written = 0;
+    for i in 0..counts[0] {
+        for j in 0..counts[1] {
+            for k in 0..counts[2] {
+                let local = [i, j, k];
+                let from: [usize; 3] = std::array::from_fn(|axis| local[axis] * shard[axis]);
+                let size = std::array::from_fn(|axis| shard[axis].min(view.shape()[axis] - from[axis]));
+                let at = std::array::from_fn(|axis| start[axis] / shard[axis] + local[axis]);
+                written += write_shard(folder, layout, at, &view.part(from, size), fill, interrupt)?;
+            }
+        }
+    }
+    Ok(written)
+}
+
 /// Copy a chunk out of a region, filled up where it ends. Returns whether it holds anything but `fill`.
 fn gather<T: Element>(region: &View<'_>, corner: [usize; 3], fill: T, chunk: &mut [T]) -> bool {
     let shape = region.shape();

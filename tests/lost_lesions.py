@@ -1,4 +1,4 @@
-"""Lesions that would vanish on a coarser grid are kept as one voxel each.
+"""The reference: lesions that would vanish on a coarser grid are kept as one voxel each, on whole arrays.
 
 A lesion smaller than about half a training voxel has no voxel in which its share is the largest. Left out, it would be
 counted by nobody: neither trained on, nor missed in validation.

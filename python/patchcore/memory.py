@@ -1,0 +1,107 @@
+"""How much memory this process has and may have, and work that is let in while there is room for it."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from patchcore.errors import ConfigError, DataError
+
+__all__ = ["MemoryBudget", "anonymous_bytes", "available_bytes", "byte_count"]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def byte_count(text: str, option: str) -> int:
+    """Read a size: ``1GiB``, ``800MB``, ``2g``, or a number of bytes.
+
+    Raises:
+        ConfigError: Anything else; `option` is named.
+
+    Example:
+        >>> byte_count("1GiB", "--max-memory"), byte_count("800MB", "--max-memory")
+        (1073741824, 800000000)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
+    size = 0 if match is None else int(float(match[1]) * _UNITS[match[2] or ""])
+    if size <= 0:
+        raise ConfigError(f"{option} {text!r} is no size", remedy=f"write e.g. {option} 4GiB or {option} 800MB")
+    return size
+
+
+def anonymous_bytes() -> int:
+    """Return the memory of this process that no file backs; 0 where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
+
+
+def available_bytes() -> int:
+    """Return the memory that can still be taken: of the machine or, where smaller, of the control group (Slurm)."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    available = 1024 * int(found[1]) if found else 4 << 30
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        return available if limit == "max" else max(0, min(available, int(limit) - used))
+    except (OSError, ValueError):
+        return available
+
+
+class MemoryBudget:
+    """Memory that several threads share: each waits until what it needs is free. Who came first goes first.
+
+    Args:
+        total: Bytes.
+
+    Example:
+        >>> budget = MemoryBudget(100)
+        >>> with budget.hold(60, "a case"):
+        ...     budget.free
+        40
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.free = total
+        self._changed = threading.Condition()
+        self._queue: list[object] = []
+
+    @contextmanager
+    def hold(self, needed: int, what: str, *, remedy: str = "allow more memory") -> Iterator[None]:
+        """Hold `needed` bytes.
+
+        Raises:
+            DataError: That is more than there is in all.
+        """
+        if needed > self.total:
+            raise DataError(
+                f"{what} needs about {needed / 2**20:,.0f} MiB, more than the {self.total / 2**20:,.0f} MiB allowed",
+                found=needed,
+                expected=self.total,
+                remedy=remedy,
+            )
+        ticket = object()
+        with self._changed:
+            self._queue.append(ticket)
+            try:
+                self._changed.wait_for(lambda: self._queue[0] is ticket and self.free >= needed)
+                self.free -= needed
+            finally:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.free += needed
+                self._changed.notify_all()

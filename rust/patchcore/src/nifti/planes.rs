@@ -1,0 +1,107 @@
+//! A volume in a file, plane after plane: never more of it in memory than is asked for.
+
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Mutex;
+
+use super::header::Header;
+use super::stream::{Opened, open, read_to_checksum, read_words};
+use crate::decode::Decoder;
+use crate::resample::{ArrayPlanes, Planes};
+use crate::slab::Slab;
+use crate::view::View;
+use crate::{Error, Result};
+
+/// The planes of a file along its last axis, which is the slowest there. Axes are walked 2, 1, 0.
+pub(crate) struct FilePlanes {
+    pub(crate) header: Header,
+    reader: Mutex<Box<dyn Read + Send>>,
+    /// The plane that the reader stands before.
+    next: usize,
+    loaded: Range<usize>,
+    words: Vec<u64>,
+    flipped: [bool; 3],
+    nan: f32,
+}
+
+impl FilePlanes {
+    /// Open a file. Rows and voxels of axes that are `flipped` come in the opposite order; planes come as they are.
+    pub(crate) fn open(path: &Path, flipped: [bool; 3], nan: f32) -> Result<Self> {
+        let Opened { header, reader } = open(path)?;
+        Ok(Self { header, reader: Mutex::new(reader), next: 0, loaded: 0..0, words: Vec::new(), flipped, nan })
+    }
+
+    fn plane_bytes(&self) -> u64 {
+        self.header.shape[0] as u64 * self.header.shape[1] as u64 * self.header.kind.size() as u64
+    }
+
+    fn reader(&mut self) -> &mut (dyn Read + Send) {
+        self.reader.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn read(&mut self, planes: Range<usize>) -> Result<()> {
+        let plane_bytes = self.plane_bytes();
+        if planes.start != self.next || planes.end > self.header.shape[2] {
+            return Err(Error::Argument(format!("planes {planes:?} of {:?}", self.header.shape)));
+        }
+        let (before, total) = (planes.start as u64 * plane_bytes, self.header.data_bytes());
+        let mut words = std::mem::take(&mut self.words);
+        read_words(self.reader(), &mut words, planes.len() as u64 * plane_bytes, || (before, total))?;
+        self.words = words;
+        self.next = planes.end;
+        self.loaded = planes;
+        Ok(())
+    }
+
+    /// The planes that are loaded.
+    fn view(&self) -> Result<View<'_>> {
+        let [x, y, _] = self.header.shape;
+        let size = self.header.kind.size() as isize;
+        let strides = [size, size * x as isize, size * (x * y) as isize];
+        let shape = [x, y, self.loaded.len()];
+        // SAFETY: `words` hold the loaded planes, first axis fastest, and are aligned to 8 bytes.
+        unsafe { View::from_raw(self.words.as_ptr().cast(), shape, strides, self.header.kind, self.header.swapped) }
+    }
+
+    /// Read the next plane and find its spans; lines are numbered within it, unflipped.
+    pub(crate) fn next_spans(&mut self, decoder: &Decoder) -> Result<Slab> {
+        self.read(self.next..self.next + 1)?;
+        Slab::find(&self.view()?, [2, 1, 0], 0..1, decoder)
+    }
+
+    /// Read the file to its end: what it holds is believed only then.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.skip(self.next..self.header.shape[2])?;
+        read_to_checksum(self.reader())
+    }
+}
+
+impl Planes for FilePlanes {
+    fn load(&mut self, planes: Range<usize>) -> Result<()> {
+        self.read(planes)
+    }
+
+    fn skip(&mut self, planes: Range<usize>) -> Result<()> {
+        planes.into_iter().try_for_each(|plane| self.read(plane..plane + 1))
+    }
+
+    fn write(&self, plane: usize, out: &mut [f32]) {
+        let Ok(mut view) = self.view() else { return out.fill(self.nan) };
+        for axis in 0..2 {
+            if self.flipped[axis] {
+                view = view.flipped(axis);
+            }
+        }
+        // What is no number stays so until it was scaled.
+        ArrayPlanes::new(view, [2, 1, 0], f32::NAN).write(plane - self.loaded.start, out);
+        let (slope, intercept) = self.header.scaling;
+        #[allow(clippy::float_cmp)]
+        let plain = slope == 1.0 && intercept == 0.0;
+        let (slope, intercept) = (slope as f32, intercept as f32);
+        for value in out {
+            let scaled = if plain { *value } else { *value * slope + intercept };
+            *value = if scaled.is_nan() { self.nan } else { scaled };
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! One case from its own grid to the training grid, straight into a store: read plane by plane, resampled, and written
+//! shard by shard, so that memory does not grow with the volume.
+//!
+//! Old planes come in the order of the source's memory. Where the canonical axis runs against it, new planes are made, and
+//! shards written, from the far end.
+
+mod image;
+mod labels;
+mod slabs;
+
+use std::ops::Range;
+use std::path::Path;
+
+pub use image::prepare_image;
+pub use labels::{LabelPlan, PreparedLabels, prepare_labels};
+
+use crate::nifti::read_header;
+use crate::resample::{Band, Bands, Kernel};
+use crate::store::{Element, Layout};
+use crate::view::View;
+use crate::{Error, Result};
+
+/// Where a volume is read from, in its stored axis order.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// A NIfTI file.
+    File(&'a Path),
+    /// Memory.
+    Array(View<'a>),
+}
+
+impl Source<'_> {
+    /// Shape and the order in which axes are walked, slowest first.
+    fn walk(&self) -> Result<([usize; 3], [usize; 3])> {
+        match self {
+            Source::File(path) => Ok((read_header(path)?.shape, [2, 1, 0])),
+            Source::Array(view) => Ok((view.shape(), view.walk_order())),
+        }
+    }
+}
+
+/// How a stored volume lies on the training grid. Triples are in canonical axis order.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    /// The stored axis along each canonical one.
+    pub axes: [usize; 3],
+    /// Whether the stored axis runs against it.
+    pub flipped: [bool; 3],
+    /// New spacing over old.
+    pub ratio: [f64; 3],
+    /// Voxels of the whole training grid.
+    pub shape: [usize; 3],
+    /// The part of it that is kept.
+    pub part: [Range<usize>; 3],
+    /// The spline, or straight lines.
+    pub kernel: [Kernel; 3],
+    /// Whether axes that become coarser are blurred first.
+    pub antialias: bool,
+}
+
+/// A placement worked out for a source: what is walked how.
+struct Walked {
+    /// The canonical axis at each place of the walk, slowest first.
+    canonical: [usize; 3],
+    /// Whether canonical axes run against the walk, by place.
+    flipped: [bool; 3],
+    /// By stored axis.
+    stored_flipped: [bool; 3],
+    stored_shape: [usize; 3],
+    bands: Bands,
+    /// Voxels kept, canonical.
+    shape: [usize; 3],
+}
+
+impl Placement {
+    fn walk(&self, source: &Source<'_>, kernel: [Kernel; 3], antialias: bool) -> Result<Walked> {
+        let (stored_shape, order) = source.walk()?;
+        let mut canonical = [usize::MAX; 3];
+        for (place, stored) in order.into_iter().enumerate() {
+            let axis = (0..3).find(|&axis| self.axes[axis] == stored);
+            canonical[place] =
+                axis.ok_or_else(|| Error::Argument(format!("axes {:?} are no permutation", self.axes)))?;
+        }
+        let flipped = canonical.map(|axis| self.flipped[axis]);
+        let band = |place: usize| {
+            let (axis, stored) = (canonical[place], order[place]);
+            Band::new(stored_shape[stored], self.shape[axis], self.ratio[axis], kernel[axis], antialias)?
+                .part(self.part[axis].clone())
+        };
+        let planes = band(0)?;
+        let planes = if flipped[0] { planes.reversed() } else { planes };
+        let mut stored_flipped = [false; 3];
+        for axis in 0..3 {
+            stored_flipped[self.axes[axis]] = self.flipped[axis];
+        }
+        Ok(Walked {
+            canonical,
+            flipped,
+            stored_flipped,
+            stored_shape,
+            bands: Bands { planes, rows: band(1)?, columns: band(2)? },
+            shape: std::array::from_fn(|axis| self.part[axis].len()),
+        })
+    }
+}
+
+/// Bytes that preparing an image and then its labels takes at most, on so many threads; spans, which are few, left out.
+///
+/// # Errors
+/// As [`prepare_image`], of a source that cannot be read or a placement that is none.
+pub fn prepare_bytes(
+    source: &Source<'_>,
+    placement: &Placement,
+    layouts: [&Layout; 2],
+    classes: usize,
+    threads: usize,
+) -> Result<u64> {
+    let walked = placement.walk(source, placement.kernel, placement.antialias)?;
+    let element = match source {
+        Source::File(path) => read_header(path)?.kind.size(),
+        Source::Array(_) => 0,
+    };
+    let old = walked.bands.rows.input() * walked.bands.columns.input();
+    let new = walked.bands.rows.output() * walked.bands.columns.output();
+    let slab = |layout: &Layout, bytes: usize| -> usize {
+        let thickness = layout.shard()[walked.canonical[0]].min(walked.shape[walked.canonical[0]]);
+        let widest = layout.shard().iter().product::<usize>() * bytes;
+        // The slab, and the compressed chunks of one shard.
+        thickness * new * bytes + widest
+    };
+    let image = walked.bands.bytes(threads) + walked.bands.batch(threads) * old * element + slab(layouts[0], 2);
+    let linear = placement.walk(source, [Kernel::Linear; 3], false)?.bands;
+    let labels = (linear.planes.taps() * classes + 5 + threads) * 4 * (new + old) + slab(layouts[1], 1);
+    Ok(image.max(labels) as u64)
+}
+
+/// The view of walked planes in canonical axis order; `n` planes of the walk's rows and columns, the first plane lowest
+/// unless the walk runs against the axis.
+fn canonical_view<'a, T: crate::view::Element + Element>(
+    values: &'a [T],
+    planes: usize,
+    walked: &Walked,
+    flipped: bool,
+) -> Result<View<'a>> {
+    let [_, rows, columns] = walked.canonical.map(|axis| walked.shape[axis]);
+    let mut view = View::from_slice(values, [planes, rows, columns])?;
+    if flipped {
+        view = view.flipped(0);
+    }
+    let place = |axis: usize| (0..3).find(|&place| walked.canonical[place] == axis).unwrap_or(0);
+    Ok(view.permuted([place(0), place(1), place(2)]))
+}

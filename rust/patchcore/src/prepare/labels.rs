@@ -1,0 +1,305 @@
+//! The label map of a case. Resampled planes are kept as spans, in which a lesion that would have vanished is put back; only
+//! then are they painted, slab by slab, and written.
+
+use std::path::Path;
+
+use super::slabs::Slabs;
+use super::{Placement, Source, Walked};
+use crate::components::{Joiner, Walk};
+use crate::decode::Decoder;
+use crate::nifti::{FilePlanes, components_of_file};
+use crate::pool::{self, Interrupt};
+use crate::resample::{Kernel, LabelPlanes, resample_labels};
+use crate::slab::{Connectivity, Line, Slab, Span, Sums};
+use crate::store::Layout;
+use crate::{Components, Error, Result, SpanTable};
+
+/// A lesion of more new voxels than this cannot vanish: some voxel lies wholly within it, or nearly.
+const SMALL_VOXELS: f64 = 8.0;
+
+/// What is learned, and what a lesion is.
+#[derive(Debug, Clone, Copy)]
+pub struct LabelPlan<'a> {
+    /// Stored labels; the class index of the first is 1. Every other label is background.
+    pub classes: &'a [i64],
+    /// The one whose components are lesions.
+    pub lesion_label: i64,
+    /// Which voxels touch.
+    pub connectivity: Connectivity,
+}
+
+/// What was written.
+#[derive(Debug)]
+pub struct PreparedLabels {
+    /// Lesions as spans, canonical axes.
+    pub spans: SpanTable,
+    /// Voxels of each class.
+    pub class_voxels: Vec<u64>,
+    /// Lesions without a voxel on the new grid that were given the one at their centre.
+    pub kept_lesions: usize,
+}
+
+/// Spans of the new grid: of each plane along the walk's slowest axis, counted in canonical direction.
+struct NewSpans {
+    planes: Vec<Vec<NewSpan>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct NewSpan {
+    row: u32,
+    start: u32,
+    end: u32,
+    class: u8,
+}
+
+/// Bring a label map to the training grid and write it to an array of a store.
+///
+/// # Errors
+/// What reading `source` fails with, [`Error::NonIntegralLabel`], [`Error::Argument`] where `layout` is not that of the
+/// part kept or there are no or too many classes, [`Error::Io`] if the store cannot be written, [`Error::Memory`],
+/// [`Error::Interrupted`].
+pub fn prepare_labels(
+    source: &Source<'_>,
+    placement: &Placement,
+    plan: LabelPlan<'_>,
+    folder: &Path,
+    layout: &Layout,
+    threads: Option<usize>,
+    interrupt: &Interrupt,
+) -> Result<PreparedLabels> {
+    let lesion = plan.classes.iter().position(|&label| label == plan.lesion_label);
+    let (Some(lesion), Ok(_)) = (lesion, u8::try_from(plan.classes.len())) else {
+        let what = format!("classes {:?} with lesion label {}", plan.classes, plan.lesion_label);
+        return Err(Error::Argument(format!("{what}; expected at most 255, the lesion label among them")));
+    };
+    let lesion = lesion as u8 + 1;
+    let walked = placement.walk(source, [Kernel::Linear; 3], false)?;
+    pool::install(threads, || {
+        let mut spans = NewSpans::resampled(source, &walked, plan.classes, interrupt)?;
+        let small = small_lesions(source, placement, &walked, plan, interrupt)?;
+        let kept_lesions = small.iter().filter(|small| spans.keep(small, lesion, &walked)).count();
+        spans.write(&walked, folder, layout, interrupt)?;
+        let mut class_voxels = vec![0; plan.classes.len()];
+        for span in spans.planes.iter().flatten() {
+            class_voxels[usize::from(span.class) - 1] += u64::from(span.end - span.start);
+        }
+        let components = spans.components(lesion, &walked, plan.connectivity)?;
+        Ok(PreparedLabels { spans: SpanTable::new(&components)?, class_voxels, kept_lesions })
+    })
+}
+
+/// Old planes as class indices, painted from their spans.
+struct ClassPlanes<'a, F> {
+    walked: &'a Walked,
+    classes: &'a [i64],
+    next: F,
+}
+
+impl<F: FnMut() -> Result<Slab>> LabelPlanes for ClassPlanes<'_, F> {
+    fn next(&mut self, out: &mut [u8]) -> Result<()> {
+        out.fill(0);
+        let [_, rows, length] = self.walked.canonical.map(|axis| self.walked.stored_of(axis));
+        let slab = (self.next)()?;
+        for (at, line) in slab.lines.iter().enumerate() {
+            let row = line.number as usize % rows;
+            let row = if self.walked.flipped[1] { rows - 1 - row } else { row };
+            let out = &mut out[row * length..][..length];
+            for span in &slab.spans[slab.line_range(at)] {
+                let Some(class) = self.classes.iter().position(|&label| label == span.label) else { continue };
+                let (mut start, mut end) = (span.start as usize, span.end as usize);
+                if self.walked.flipped[2] {
+                    (start, end) = (length - end, length - start);
+                }
+                out[start..end].fill(class as u8 + 1);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Walked {
+    /// Old voxels along a canonical axis.
+    fn stored_of(&self, canonical: usize) -> usize {
+        let place = (0..3).find(|&place| self.canonical[place] == canonical).unwrap_or(0);
+        [&self.bands.planes, &self.bands.rows, &self.bands.columns][place].input()
+    }
+}
+
+impl NewSpans {
+    fn resampled(source: &Source<'_>, walked: &Walked, classes: &[i64], interrupt: &Interrupt) -> Result<Self> {
+        match *source {
+            Source::File(path) => {
+                let mut file = FilePlanes::open(path, walked.stored_flipped, 0.0)?;
+                let (slope, intercept) = file.header.scaling;
+                let decoder =
+                    Decoder::new(file.header.kind, file.header.swapped, Some(classes)).scaled(slope, intercept);
+                let spans = Self::collected(walked, classes, interrupt, || file.next_spans(&decoder))?;
+                file.finish()?;
+                Ok(spans)
+            }
+            Source::Array(view) => {
+                let order = view.walk_order();
+                let decoder = Decoder::new(view.kind(), view.is_swapped(), Some(classes));
+                let mut plane = 0;
+                Self::collected(walked, classes, interrupt, || {
+                    plane += 1;
+                    Slab::find(&view, order, plane - 1..plane, &decoder)
+                })
+            }
+        }
+    }
+
+    fn collected(
+        walked: &Walked,
+        classes: &[i64],
+        interrupt: &Interrupt,
+        next: impl FnMut() -> Result<Slab>,
+    ) -> Result<Self> {
+        let [count, _, length] = walked.canonical.map(|axis| walked.shape[axis]);
+        let mut planes: Vec<Vec<NewSpan>> = Vec::with_capacity(count);
+        let mut source = ClassPlanes { walked, classes, next };
+        resample_labels(&mut source, &walked.bands, classes.len() as u8, interrupt, |_, plane| {
+            let mut spans = Vec::new();
+            for (row, line) in plane.chunks_exact(length).enumerate() {
+                let mut end = 0;
+                for stretch in line.chunk_by(|a, b| a == b) {
+                    let start = end;
+                    end += stretch.len();
+                    if stretch[0] != 0 {
+                        let (row, start, end) = (row as u32, start as u32, end as u32);
+                        spans.push(NewSpan { row, start, end, class: stretch[0] });
+                    }
+                }
+            }
+            planes.push(spans);
+            Ok(())
+        })?;
+        if walked.flipped[0] {
+            planes.reverse();
+        }
+        Ok(Self { planes })
+    }
+
+    /// Give a lesion that has no voxel where it lies the one at its centre; whether that was needed.
+    fn keep(&mut self, small: &Small, lesion: u8, walked: &Walked) -> bool {
+        let [low, high, centre] = [small.low, small.high, small.centre].map(|at| walked.canonical.map(|axis| at[axis]));
+        let seen = self.planes[low[0]..high[0]].iter().flatten().any(|span| {
+            let (row, start, end) = (span.row as usize, span.start as usize, span.end as usize);
+            span.class == lesion && (low[1]..high[1]).contains(&row) && start < high[2] && end > low[2]
+        });
+        if seen {
+            return false;
+        }
+        let (row, at) = (centre[1] as u32, centre[2] as u32);
+        let plane = &mut self.planes[centre[0]];
+        let mut parts = vec![NewSpan { row, start: at, end: at + 1, class: lesion }];
+        plane.retain(|&span| {
+            let over = span.row == row && span.start <= at && at < span.end;
+            if over {
+                parts.extend([NewSpan { end: at, ..span }, NewSpan { start: at + 1, ..span }]);
+            }
+            !over
+        });
+        plane.extend(parts.into_iter().filter(|part| part.start < part.end));
+        plane.sort_unstable();
+        true
+    }
+
+    fn write(&self, walked: &Walked, folder: &Path, layout: &Layout, interrupt: &Interrupt) -> Result<()> {
+        let [_, rows, columns] = walked.canonical.map(|axis| walked.shape[axis]);
+        let mut slabs = Slabs::new(folder, layout, walked, 0u8, false)?;
+        let mut plane = crate::error::room(rows.checked_mul(columns), "a plane of labels")?;
+        for spans in &self.planes {
+            plane.clear();
+            plane.resize(rows * columns, 0);
+            for span in spans {
+                let start = span.row as usize * columns;
+                plane[start + span.start as usize..start + span.end as usize].fill(span.class);
+            }
+            slabs.push(&plane, interrupt)?;
+        }
+        Ok(())
+    }
+
+    fn components(&self, lesion: u8, walked: &Walked, connectivity: Connectivity) -> Result<Components> {
+        let walk = Walk { order: walked.canonical, shape: walked.shape };
+        let rows = walk.walk_shape()[1] as u64;
+        let mut slab = Slab::default();
+        for (number, spans) in self.planes.iter().enumerate() {
+            for span in spans.iter().filter(|span| span.class == lesion) {
+                let line = number as u64 * rows + u64::from(span.row);
+                let continued = slab.lines.last().is_some_and(|last| last.number == line);
+                if !continued {
+                    slab.lines.push(Line { number: line, first: slab.spans.len() as u32 });
+                }
+                match slab.spans.last_mut() {
+                    // One that was put back beside another is no span of its own.
+                    Some(last) if continued && last.end == span.start => last.end = span.end,
+                    _ => slab.spans.push(Span { start: span.start, end: span.end, label: i64::from(lesion) }),
+                }
+            }
+        }
+        if slab.spans.len() >= u32::MAX as usize {
+            return Err(Error::Unsupported("a label map has more than 2^32 spans".into()));
+        }
+        slab.join(walk.walk_shape(), walk.strides(), connectivity);
+        let mut joiner = Joiner::new(walk, connectivity);
+        joiner.push(slab, 0);
+        joiner.finish()
+    }
+}
+
+/// A lesion that may vanish: where it lies on the part of the new grid that is kept, canonical axes.
+struct Small {
+    low: [usize; 3],
+    high: [usize; 3],
+    centre: [usize; 3],
+}
+
+fn small_lesions(
+    source: &Source<'_>,
+    placement: &Placement,
+    walked: &Walked,
+    plan: LabelPlan<'_>,
+    interrupt: &Interrupt,
+) -> Result<Vec<Small>> {
+    if placement.ratio.iter().all(|&ratio| ratio <= 1.0) {
+        return Ok(Vec::new());
+    }
+    let selected = [plan.lesion_label];
+    let components = match source {
+        Source::File(path) => components_of_file(path, Some(&selected), plan.connectivity, interrupt)?.0,
+        Source::Array(view) => {
+            let decoder = Decoder::new(view.kind(), view.is_swapped(), Some(&selected));
+            Components::of_view(view, &decoder, plan.connectivity, None, interrupt)?
+        }
+    };
+    let most = SMALL_VOXELS.max(SMALL_VOXELS * placement.ratio.iter().product::<f64>());
+    let walk = components.walk;
+    let small = components.sums.iter().filter(|sums| (sums.voxels as f64) < most);
+    Ok(small.filter_map(|sums| small_of(sums, walk, placement, walked)).collect())
+}
+
+/// None where its centre lies outside of the part that is kept.
+fn small_of(sums: &Sums, walk: Walk, placement: &Placement, walked: &Walked) -> Option<Small> {
+    let [low, high] = [sums.low, sums.high].map(|at| walk.to_array(at));
+    let centre = walk.to_array(sums.coordinates.map(|sum| sum as f64 / sums.voxels as f64));
+    let mut small = Small { low: [0; 3], high: [0; 3], centre: [0; 3] };
+    for axis in 0..3 {
+        let stored = placement.axes[axis];
+        let last = walked.stored_shape[stored] as f64 - 1.0;
+        let turned = |at: f64| if placement.flipped[axis] { last - at } else { at };
+        let new = |at: f64| ((turned(at) + 0.5) / placement.ratio[axis]).floor() as usize;
+        let ends = [new(f64::from(low[stored])), new(f64::from(high[stored]))];
+        let part = &placement.part[axis];
+        let most = placement.shape[axis] - 1;
+        let at = new(centre[stored]).min(most);
+        if !part.contains(&at) {
+            return None;
+        }
+        small.low[axis] = ends[0].min(ends[1]).min(most).max(part.start) - part.start;
+        small.high[axis] = (ends[0].max(ends[1]) + 1).min(part.end) - part.start;
+        small.centre[axis] = at - part.start;
+    }
+    Some(small)
+}

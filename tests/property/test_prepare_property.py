@@ -1,0 +1,98 @@
+"""What is streamed into a store is what whole arrays, held in memory, become: in every orientation, dtype and crop."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lost_lesions import keep_lost_lesions
+from patchcore.grid import Grid
+from patchcore.store import StoredArray
+from patchcore.store.case import Placed
+from patchcore.volumetry import lesion_spans
+
+PERMUTATIONS = list(itertools.permutations(range(3)))
+
+
+def affine_of(permutation: tuple[int, ...], signs: tuple[int, ...], spacing: tuple[float, ...]) -> Any:
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for stored, world in enumerate(permutation):
+        affine[world, stored] = signs[stored] * spacing[stored]
+    return affine
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 40)] * 3),
+    permutation=st.sampled_from(PERMUTATIONS),
+    signs=st.tuples(*[st.sampled_from((-1, 1))] * 3),
+    spacing=st.tuples(*[st.sampled_from((0.7, 1.0, 4.0))] * 3),
+    new=st.tuples(*[st.sampled_from((0.8, 1.0, 2.5))] * 3),
+    kernel=st.sampled_from(("cubic", "linear")),
+    antialias=st.booleans(),
+    dtype=st.sampled_from(("<i2", ">i2", "<f4", "u1")),
+    source=st.sampled_from(("file", "gzip", "array", "c-order array")),
+    crop=st.tuples(*[st.floats(0, 1)] * 6),
+    seed=st.integers(0, 999),
+)
+def test_streamed_is_whole(
+    shape: Any, permutation: Any, signs: Any, spacing: Any, new: Any, kernel: Any, antialias: bool, dtype: str,
+    source: str, crop: Any, seed: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 200, shape).astype(dtype)
+    label = (rng.random(shape) < 0.02).astype(np.uint8) * rng.integers(1, 4, shape).astype(np.uint8)
+    label[: shape[0] // 2, : shape[1] // 2, : shape[2] // 2] = 2
+    affine = affine_of(permutation, signs, spacing)
+    grid = Grid.of(shape, affine, new)
+    start = tuple(int(crop[n] * grid.shape[n]) if crop[n] < 1 else grid.shape[n] - 1 for n in range(3))
+    stop = tuple(max(a + 1, n - int(c * (n - a))) for a, n, c in zip(start, grid.shape, crop[3:], strict=True))
+    part = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+
+    whole = grid.resample(image, kernel=kernel, antialias=antialias)
+    indices = np.select([label == 2, label == 3], [1, 2], 0).astype(np.uint8)
+    expected = grid.resample_labels(indices)
+    kept = keep_lost_lesions(expected, grid.canonical(indices), 1, grid.ratio)
+
+    placed = Placed(grid, start, stop, kernel, antialias)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        given: list[Any] = [image, label]
+        if source == "array":
+            given = [np.asfortranarray(array) for array in given]
+        elif source != "c-order array":
+            suffix = ".nii.gz" if source == "gzip" else ".nii"
+            for number, array in enumerate(given):
+                nifti = nibabel.Nifti1Image(array, affine)
+                if array.dtype.byteorder == ">":
+                    nifti = nibabel.Nifti1Image(array, affine, nibabel.Nifti1Header(endianness=">"))
+                    nifti.set_data_dtype(array.dtype)
+                nibabel.save(nifti, folder / f"{number}{suffix}")
+            given = [folder / f"{number}{suffix}" for number in range(2)]
+        placed.write_image(given[0], folder / "image")
+        found = placed.write_labels(given[1], folder / "label", classes=(2, 3), lesion_label=2, connectivity=26)
+        # Sums in another order: a half may round the other way.
+        difference = np.abs(StoredArray(folder / "image").read().astype(int) - whole[part])
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 0.02
+        written = StoredArray(folder / "label").read()
+        np.testing.assert_array_equal(written, expected[part])
+        if part == tuple(slice(0, n) for n in grid.shape):
+            assert found.kept_lesions == kept
+        assert found.class_voxels == tuple(int((written == n).sum()) for n in (1, 2))
+        spans = lesion_spans(written, labels=[1])
+        np.testing.assert_array_equal(found.spans.voxel_count, spans.voxel_count)
+        painted = np.zeros(written.shape, np.uint8)
+        for origin, length in zip(found.spans.origin, found.spans.length, strict=True):
+            stretch = [slice(at, at + 1) for at in origin]
+            stretch[found.spans.axis] = slice(origin[found.spans.axis], origin[found.spans.axis] + length)
+            painted[tuple(stretch)] += 1
+        np.testing.assert_array_equal(painted, written == 1)
