@@ -81,14 +81,23 @@ def write_store_region(
     fill: int,
     threads: int | None,
 ) -> int: ...
+@final
+class ChunkCache:
+    def __new__(cls, most_bytes: int) -> ChunkCache: ...
+    def counts(self) -> tuple[int, int, int]: ...
+
 def read_store_windows(
     arrays: Sequence[StoredArray],
     corners: npt.NDArray[np.int64],
     window_size: tuple[int, int, int],
-    out: npt.NDArray[np.float32],
+    out: npt.NDArray[Any],
     *,
+    format: str,
     hu_range: tuple[float, float] | None,
     padding: float,
+    labels: Sequence[StoredArray] | None,
+    label_out: npt.NDArray[np.uint8] | None,
+    cache: ChunkCache | None,
     threads: int | None,
 ) -> None: ...
 def read_store_label_windows(
@@ -130,8 +139,9 @@ def extract_windows(
     volumes: Sequence[npt.NDArray[Any]],
     corners: npt.NDArray[np.int64],
     window_size: tuple[int, int, int],
-    out: npt.NDArray[np.float32],
+    out: npt.NDArray[Any],
     *,
+    format: str,
     hu_range: tuple[float, float] | None,
     padding: float,
     labels: Sequence[npt.NDArray[Any]] | None,

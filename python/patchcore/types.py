@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ __all__ = [
     "PathLike",
     "Rule",
     "Triple",
+    "WindowDtype",
 ]
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -33,6 +34,7 @@ Int64Array: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Affine: TypeAlias = npt.NDArray[np.float64]
 AnyArray: TypeAlias = npt.NDArray[Any]
+WindowDtype: TypeAlias = Literal["float32", "float16", "bfloat16", "int16"]
 
 
 class Rule(StrEnum):

@@ -20,7 +20,8 @@ from patchcore._arguments import corner_rows, size_triple, thread_count
 from patchcore.blending import WindowBlender, gaussian_importance, window_grid
 from patchcore.errors import UnsupportedDataError, WindowError
 from patchcore.sampling import LesionSpansLike, Purpose, SamplerCase, WindowDraws, WindowSampler, uniforms
-from patchcore.types import AnyArray, Float32Array, Int64Array, IntTriple
+from patchcore.store.array import window_dtype
+from patchcore.types import AnyArray, Int64Array, IntTriple, WindowDtype
 
 __all__ = [
     "LesionSpansLike",
@@ -56,12 +57,12 @@ class Windows:
     """A batch of windows.
 
     Attributes:
-        image: float32 (windows, *window_size), or (windows, 1, *window_size) where the given `out` was so.
+        image: (windows, *window_size) of the dtype asked for, or (windows, 1, *window_size) where the given `out` was so.
         label: uint8 of the same shape, or of `label_out`'s; None where no labels were given.
         corners: int64 (windows, 3), the volume index of each window's first voxel.
     """
 
-    image: Float32Array
+    image: AnyArray
     label: npt.NDArray[np.uint8] | None
     corners: Int64Array
 
@@ -73,7 +74,8 @@ def extract_windows(
     *,
     hu_range: tuple[float, float] | None = None,
     labels: Volumes | None = None,
-    out: Float32Array | None = None,
+    dtype: WindowDtype = "float32",
+    out: AnyArray | None = None,
     label_out: npt.NDArray[np.uint8] | None = None,
     padding: float | None = None,
     threads: int | None = None,
@@ -96,7 +98,8 @@ def extract_windows(
         window_size: Voxels along each axis.
         hu_range: Intensity range in HU.
         labels: Label maps, given as `volumes` are; each of its image's shape.
-        out: Where to write images: float32, C-contiguous, (windows, *window_size) or (windows, 1,
+        dtype: ``float32``, ``float16``, ``bfloat16`` (its bits, as uint16) or ``int16`` (rounded; no `hu_range`).
+        out: Where to write images: of `dtype`, C-contiguous, (windows, *window_size) or (windows, 1,
             *window_size).
         label_out: Where to write labels: uint8, of such a shape too.
         padding: Value outside the volume where there is no `hu_range`; 0 unless told otherwise. Labels are
@@ -133,15 +136,17 @@ def extract_windows(
                 found=label.shape,
                 expected=image.shape,
             )
-    image_out = np.empty((len(rows), *size), dtype=np.float32) if out is None else out
-    _check_buffer("out", image_out, np.dtype(np.float32), len(rows), size)
+    stored = window_dtype(dtype, low_high)
+    image_out = np.empty((len(rows), *size), dtype=stored) if out is None else out
+    _check_buffer("out", image_out, stored, len(rows), size)
     buffers: list[AnyArray] = [image_out]
     if maps is not None:
         label_out = np.empty((len(rows), *size), dtype=np.uint8) if label_out is None else label_out
         _check_buffer("label_out", label_out, np.dtype(np.uint8), len(rows), size)
         buffers.append(label_out)
     _check_apart(buffers, [*images, *(maps or ())])
-    flat_out, flat_label_out = image_out.reshape(-1), None if label_out is None else label_out.reshape(-1)
+    bits = image_out.view(np.uint16) if dtype == "float16" else image_out
+    flat_out, flat_label_out = bits.reshape(-1), None if label_out is None else label_out.reshape(-1)
     readable, image_corners = _readable(images, rows, size, _IMAGE_KINDS, _IMAGE_CONVERSIONS, "an image")
     readable_maps, label_corners = None, None
     if maps is not None:
@@ -151,6 +156,7 @@ def extract_windows(
         image_corners,
         size,
         flat_out,
+        format=dtype,
         hu_range=low_high,
         padding=0.0 if padding is None else float(padding),
         labels=readable_maps,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore.errors import CorruptFileError, DataError
-from patchcore.store import StoredArray, read_label_windows, read_windows
+from patchcore.store import ChunkCache, StoredArray, read_windows
 from patchcore.types import IntTriple, Triple
 from patchcore.volumetry import LesionSpans
 
@@ -80,6 +80,7 @@ class PreparedCase:
         hu_range: tuple[float, float],
         image_out: npt.NDArray[np.float32],
         label_out: npt.NDArray[np.uint8],
+        cache: ChunkCache | None = None,
     ) -> None:
         """Read one window, on the calling thread.
 
@@ -89,13 +90,23 @@ class PreparedCase:
             hu_range: Clipped to and scaled to [0, 1]; what lies outside is 0, and label 0.
             image_out: float32 (1, x, y, z), C order, to be filled.
             label_out: uint8 of the same shape.
+            cache: Where decoded chunks are looked for first, and kept.
 
         Raises:
             CorruptFileError: A chunk is damaged; the case is named.
         """
         with self._case_named():
-            read_windows([self.image_array], corner, window_size, hu_range=hu_range, out=image_out, threads=1)
-            read_label_windows([self.label_array], corner, window_size, out=label_out, threads=1)
+            read_windows(
+                [self.image_array],
+                corner,
+                window_size,
+                hu_range=hu_range,
+                labels=[self.label_array],
+                out=image_out,
+                label_out=label_out,
+                cache=cache,
+                threads=1,
+            )
 
     def image(self) -> npt.NDArray[np.int16]:
         """Read the CT: int16 HU of shape `shape`."""

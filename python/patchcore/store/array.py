@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,18 @@ from patchcore._arguments import corner_rows, size_triple, thread_count
 from patchcore.errors import UnsupportedDataError, WindowError
 from patchcore.files import write_json_atomic
 from patchcore.store.layout import array_metadata, read_layout, shard_shape
-from patchcore.types import Float32Array, IntTriple, PathLike
+from patchcore.types import AnyArray, IntTriple, PathLike, WindowDtype
 
-__all__ = ["StoredArray", "Verified", "read_label_windows", "read_windows", "write_array"]
+__all__ = [
+    "CacheCounts",
+    "ChunkCache",
+    "StoredArray",
+    "Verified",
+    "read_label_windows",
+    "read_windows",
+    "window_dtype",
+    "write_array",
+]
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,7 @@ class StoredArray:
         if self._layout.dtype == "uint8":
             whole = read_label_windows([self], corner, self.shape)[0]
         else:
-            whole = read_windows([self], corner, self.shape, hu_range=None)[0].astype(np.int16)
+            whole = read_windows([self], corner, self.shape, hu_range=None, dtype="int16")[0]
         return whole
 
     def verify(self) -> Verified:
@@ -148,16 +157,59 @@ class StoredArray:
         return Verified(*self._core.verify())
 
 
+class ChunkCache:
+    """Decoded chunks of all arrays that are read with it, up to a number of bytes; what is asked for stays longest.
+
+    Threads share it. In a forked child it is empty and stays so.
+
+    Args:
+        most_bytes: Bytes it may hold; a chunk of a CT has 27 KiB.
+
+    Raises:
+        WindowError: Less than nothing.
+
+    Example:
+        >>> ChunkCache(1 << 20).counts
+        CacheCounts(bytes=0, hits=0, misses=0)
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        if most_bytes < 0:
+            raise WindowError(f"a cache of {most_bytes} bytes", expected="0 or more", remedy="leave it out for none")
+        self.most_bytes = int(most_bytes)
+        self._core = _core.ChunkCache(self.most_bytes)
+
+    def __reduce__(self) -> tuple[type[ChunkCache], tuple[int]]:
+        return (ChunkCache, (self.most_bytes,))
+
+    @property
+    def counts(self) -> CacheCounts:
+        """What it holds, and how often a chunk was found in it."""
+        return CacheCounts(*self._core.counts())
+
+
+class CacheCounts(NamedTuple):
+    """Bytes held; chunks found, and not found, so far."""
+
+    bytes: int
+    hits: int
+    misses: int
+
+
 def read_windows(
     arrays: Sequence[StoredArray],
     corners: npt.ArrayLike,
     window_size: Sequence[int],
     *,
     hu_range: tuple[float, float] | None,
+    dtype: WindowDtype = "float32",
     padding: float = 0.0,
-    out: Float32Array | None = None,
+    labels: Sequence[StoredArray] | None = None,
+    out: AnyArray | None = None,
+    label_out: npt.NDArray[np.uint8] | None = None,
+    cache: ChunkCache | None = None,
     threads: int | None = None,
-) -> Float32Array:
+) -> AnyArray:
     """Read a batch of windows of HU: decoded, clipped, scaled and placed in one pass, the GIL released.
 
     Args:
@@ -165,29 +217,70 @@ def read_windows(
         corners: Integers (windows, 3): array index of each window's first voxel; anything, also outside the array.
         window_size: Voxels of a window along x, y, z.
         hu_range: Clipped to and scaled to [0, 1]; what lies outside the array is 0. None: HU as they are.
+        dtype: ``float32``, ``float16``, ``bfloat16`` (its bits, as uint16) or ``int16`` (HU as they are).
         padding: Value outside the array where `hu_range` is None.
-        out: float32 (windows, x, y, z), C order, to be filled; a new array by default.
+        labels: The label array of each window, read into `label_out` in the same call.
+        out: Of `dtype`, (windows, x, y, z), C order, to be filled; a new array by default.
+        label_out: uint8 of that shape.
+        cache: Where decoded chunks are looked for first, and kept.
         threads: Threads; all cores by default.
 
     Returns:
         `out`.
 
     Raises:
-        WindowError: Numbers of arrays and corners differ, or `out` does not fit.
+        WindowError: Numbers of arrays and corners differ, or a buffer does not fit.
         CorruptFileError: A chunk is damaged; its file is named.
         OSError: A file cannot be read.
     """
-    rows, size, flat = _prepared(arrays, corners, window_size, out, np.dtype(np.float32))
+    rows, size, flat = _prepared(arrays, corners, window_size, out, window_dtype(dtype, hu_range))
+    if (labels is None) != (label_out is None):
+        raise WindowError("labels and label_out belong together", remedy="pass both, or neither")
+    flat_label = None
+    if labels is not None:
+        _, _, label_out = _prepared(labels, rows, size, label_out, np.dtype(np.uint8), "label_out")
+        flat_label = label_out.reshape(-1)
     _core.read_store_windows(
         [array._core for array in arrays],
         rows,
         size,
-        flat.reshape(-1),
+        _bits(flat).reshape(-1),
+        format=dtype,
         hu_range=hu_range,
         padding=padding,
+        labels=None if labels is None else [array._core for array in labels],
+        label_out=flat_label,
+        cache=None if cache is None or not cache.most_bytes else cache._core,
         threads=thread_count(threads),
     )
     return flat
+
+
+def window_dtype(dtype: str, hu_range: tuple[float, float] | None) -> np.dtype[Any]:
+    """Return the NumPy dtype that windows of a format have.
+
+    Raises:
+        WindowError: There is no such format, or it cannot hold what is wanted.
+
+    Example:
+        >>> window_dtype("bfloat16", (-100, 300))
+        dtype('uint16')
+    """
+    found = _DTYPES.get(dtype)
+    if found is None:
+        raise WindowError(f"dtype {dtype!r}", expected=list(_DTYPES), remedy="use float32")
+    if dtype == "int16" and hu_range is not None:
+        raise WindowError(
+            "int16 cannot hold what is scaled to [0, 1]", remedy="leave hu_range out: int16 windows are HU as they are"
+        )
+    return np.dtype(found)
+
+
+_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int16": np.int16}
+
+
+def _bits(array: AnyArray) -> AnyArray:
+    return array.view(np.uint16) if array.dtype == np.float16 else array
 
 
 def read_label_windows(
@@ -212,6 +305,7 @@ def _prepared(
     window_size: Sequence[int],
     out: npt.NDArray[Any] | None,
     dtype: np.dtype[Any],
+    name: str = "out",
 ) -> tuple[npt.NDArray[np.int64], IntTriple, npt.NDArray[Any]]:
     rows, size = corner_rows(corners), size_triple("window_size", window_size)
     if len(arrays) != len(rows):
@@ -221,7 +315,7 @@ def _prepared(
         return rows, size, np.empty(shape, dtype)
     if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
         raise WindowError(
-            f"out is {out.dtype} {out.shape}", expected=f"{dtype} {shape}, C order, writable", remedy="leave it out"
+            f"{name} is {out.dtype} {out.shape}", expected=f"{dtype} {shape}, C order, writable", remedy="leave it out"
         )
     return rows, size, out
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use numpy::{PyArray1, PyReadonlyArray2, PyUntypedArray};
 use patchcore::pool;
 use patchcore::store::{
-    self, Element, Layout, StoredArray as Core, Wanted, read_label_windows, read_windows, write_region,
+    self, Element, Labels, Layout, Reading, StoredArray as Core, Wanted, read_windows, write_region,
 };
 use patchcore::windows::extract::Intensity;
 use patchcore::{Error, Kind};
@@ -13,11 +13,12 @@ use pyo3::prelude::*;
 
 use crate::gate::{UnsupportedDataError, run, run_interruptible, to_python};
 use crate::measure::view_of;
-use crate::windows::{triples, writable};
+use crate::windows::{Buffer, triples, with_intensities, writable};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CHUNK", store::CHUNK)?;
     module.add_class::<StoredArray>()?;
+    module.add_class::<ChunkCache>()?;
     module.add_function(wrap_pyfunction!(write_store_region, module)?)?;
     module.add_function(wrap_pyfunction!(read_store_windows, module)?)?;
     module.add_function(wrap_pyfunction!(read_store_label_windows, module)?)
@@ -92,32 +93,52 @@ fn write_store_region(
     })
 }
 
+/// Read a batch of windows of images and, where label arrays are given, of labels.
 #[pyfunction]
-#[pyo3(signature = (arrays, corners, window_size, out, *, hu_range, padding, threads))]
+#[pyo3(signature = (arrays, corners, window_size, out, *, format, hu_range, padding, labels, label_out, cache, threads))]
 #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
 fn read_store_windows(
     py: Python<'_>,
     arrays: Vec<Py<StoredArray>>,
     corners: PyReadonlyArray2<'_, i64>,
     window_size: [usize; 3],
-    out: &Bound<'_, PyArray1<f32>>,
+    out: &Bound<'_, PyAny>,
+    format: &str,
     hu_range: Option<[f64; 2]>,
     padding: f32,
+    labels: Option<Vec<Py<StoredArray>>>,
+    label_out: Option<&Bound<'_, PyArray1<u8>>>,
+    cache: Option<Py<ChunkCache>>,
     threads: Option<usize>,
 ) -> PyResult<()> {
     let corners = triples(&corners)?;
-    let mut out = writable("out", out)?;
-    let out = out.as_slice_mut()?;
     let intensity = hu_range.map_or(Intensity::Raw(padding), Intensity::Scaled);
-    run(py, || {
-        let wanted = wanted(&arrays, &corners, |stored| match stored {
-            Stored::Image(array) => Some(array),
-            Stored::Label(_) => None,
-        })?;
-        read_windows(&wanted, window_size, intensity, out, threads)
+    let mut label_out = label_out.map(|array| writable("label_out", array)).transpose()?;
+    let label_out = label_out.as_mut().map(|array| array.as_slice_mut()).transpose()?;
+    let reading = Reading { size: window_size, threads, cache: cache.as_ref().map(|cache| &cache.get().0) };
+    with_intensities(out, format, |out| {
+        run(py, || {
+            let images = wanted(&arrays, &corners, |stored| match stored {
+                Stored::Image(array) => Some(array),
+                Stored::Label(_) => None,
+            })?;
+            let label_windows = wanted(labels.as_deref().unwrap_or_default(), &corners, |stored| match stored {
+                Stored::Label(array) => Some(array),
+                Stored::Image(_) => None,
+            });
+            let label_windows = if labels.is_some() { label_windows? } else { Vec::new() };
+            let labels = label_out.map(|out| Labels { windows: &label_windows, out });
+            match out {
+                Buffer::F32(out) => read_windows(&images, intensity, out, labels, reading),
+                Buffer::Half(out) => read_windows(&images, intensity, out, labels, reading),
+                Buffer::Brain(out) => read_windows(&images, intensity, out, labels, reading),
+                Buffer::I16(out) => read_windows(&images, intensity, out, labels, reading),
+            }
+        })
     })
 }
 
+/// Read a batch of windows of labels alone.
 #[pyfunction]
 #[pyo3(signature = (arrays, corners, window_size, out, *, threads))]
 #[allow(clippy::needless_pass_by_value)]
@@ -132,13 +153,32 @@ fn read_store_label_windows(
     let corners = triples(&corners)?;
     let mut out = writable("out", out)?;
     let out = out.as_slice_mut()?;
+    let reading = Reading { size: window_size, threads, cache: None };
     run(py, || {
-        let wanted = wanted(&arrays, &corners, |stored| match stored {
+        let windows = wanted(&arrays, &corners, |stored| match stored {
             Stored::Label(array) => Some(array),
             Stored::Image(_) => None,
         })?;
-        read_label_windows(&wanted, window_size, out, threads)
+        read_windows::<f32>(&[], Intensity::Raw(0.0), &mut [], Some(Labels { windows: &windows, out }), reading)
     })
+}
+
+/// Decoded chunks of all arrays that are read with it.
+#[pyclass(frozen, module = "patchcore._core")]
+struct ChunkCache(store::ChunkCache);
+
+#[pymethods]
+impl ChunkCache {
+    #[new]
+    fn new(most_bytes: usize) -> Self {
+        Self(store::ChunkCache::new(most_bytes))
+    }
+
+    /// Bytes held, chunks found in it, and not found.
+    fn counts(&self) -> (usize, u64, u64) {
+        let (hits, misses) = self.0.counts();
+        (self.0.bytes(), hits, misses)
+    }
 }
 
 fn wanted<'a, T: Element>(

@@ -8,11 +8,11 @@ use patchcore::philox;
 use patchcore::sampler::{Case, LesionSpans, Sampler};
 use patchcore::windows::blend::{Layout, accumulate, finish};
 use patchcore::windows::extract::{Intensity, Target, extract};
-use patchcore::windows::grid;
+use patchcore::windows::{Brain, Half, grid};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::gate::{WindowError, run, to_python};
+use crate::gate::{UnsupportedDataError, WindowError, run, to_python};
 use crate::measure::view_of;
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -37,6 +37,33 @@ pub(crate) fn writable<'py, T: numpy::Element>(
     })
 }
 
+/// Where intensities go.
+pub(crate) enum Buffer<'a> {
+    F32(&'a mut [f32]),
+    Half(&'a mut [Half]),
+    Brain(&'a mut [Brain]),
+    I16(&'a mut [i16]),
+}
+
+/// Borrow a flat buffer of intensities: float32, int16, or the bits of 16-bit floats as uint16.
+pub(crate) fn with_intensities<T>(
+    out: &Bound<'_, PyAny>,
+    format: &str,
+    work: impl FnOnce(Buffer<'_>) -> PyResult<T>,
+) -> PyResult<T> {
+    match format {
+        "float32" => work(Buffer::F32(writable("out", out.cast::<PyArray1<f32>>()?)?.as_slice_mut()?)),
+        "int16" => work(Buffer::I16(writable("out", out.cast::<PyArray1<i16>>()?)?.as_slice_mut()?)),
+        "float16" => work(Buffer::Half(Half::of_bits(writable("out", out.cast::<PyArray1<u16>>()?)?.as_slice_mut()?))),
+        "bfloat16" => {
+            work(Buffer::Brain(Brain::of_bits(writable("out", out.cast::<PyArray1<u16>>()?)?.as_slice_mut()?)))
+        }
+        other => Err(UnsupportedDataError::new_err(format!(
+            "windows of {other}; expected float32, float16, bfloat16 or int16"
+        ))),
+    }
+}
+
 pub(crate) fn triples<T: numpy::Element + Copy>(array: &PyReadonlyArray2<'_, T>) -> PyResult<Vec<[T; 3]>> {
     let (triples, rest) = array.as_slice()?.as_chunks::<3>();
     if !rest.is_empty() {
@@ -46,14 +73,15 @@ pub(crate) fn triples<T: numpy::Element + Copy>(array: &PyReadonlyArray2<'_, T>)
 }
 
 #[pyfunction]
-#[pyo3(signature = (volumes, corners, window_size, out, *, hu_range, padding, labels, label_corners, label_out, threads))]
+#[pyo3(signature = (volumes, corners, window_size, out, *, format, hu_range, padding, labels, label_corners, label_out, threads))]
 #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
 fn extract_windows(
     py: Python<'_>,
     volumes: Vec<Bound<'_, PyUntypedArray>>,
     corners: PyReadonlyArray2<'_, i64>,
     window_size: [usize; 3],
-    out: &Bound<'_, PyArray1<f32>>,
+    out: &Bound<'_, PyAny>,
+    format: &str,
     hu_range: Option<[f64; 2]>,
     padding: f32,
     labels: Option<Vec<Bound<'_, PyUntypedArray>>>,
@@ -65,15 +93,22 @@ fn extract_windows(
     let label_corners = label_corners.map(|corners| triples(&corners)).transpose()?.unwrap_or_default();
     let image_views = volumes.iter().map(view_of).collect::<PyResult<Vec<_>>>()?;
     let label_views = labels.as_deref().unwrap_or_default().iter().map(view_of).collect::<PyResult<Vec<_>>>()?;
-    let mut out = writable("out", out)?;
-    let out = out.as_slice_mut()?;
     let mut label_out = label_out.map(|array| writable("label_out", array)).transpose()?;
     let label_out = label_out.as_mut().map(|array| array.as_slice_mut()).transpose()?;
     let intensity = hu_range.map_or(Intensity::Raw(padding), Intensity::Scaled);
-    run(py, || {
-        let labels = label_out.map(|out| Target { volumes: &label_views, corners: &label_corners, out });
-        let images = Target { volumes: &image_views, corners: &corners, out };
-        extract(images, intensity, labels, window_size, threads)
+    with_intensities(out, format, |out| {
+        run(py, || {
+            let labels = label_out.map(|out| Target { volumes: &label_views, corners: &label_corners, out });
+            let (volumes, corners) = (&image_views[..], &corners[..]);
+            match out {
+                Buffer::F32(out) => extract(Target { volumes, corners, out }, intensity, labels, window_size, threads),
+                Buffer::Half(out) => extract(Target { volumes, corners, out }, intensity, labels, window_size, threads),
+                Buffer::Brain(out) => {
+                    extract(Target { volumes, corners, out }, intensity, labels, window_size, threads)
+                }
+                Buffer::I16(out) => extract(Target { volumes, corners, out }, intensity, labels, window_size, threads),
+            }
+        })
     })
 }
 

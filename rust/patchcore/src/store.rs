@@ -4,11 +4,16 @@
 //! lz4hc) and then crc32c, an index with a crc32c of its own at the end of each shard, little-endian. Metadata
 //! (`zarr.json`) is the caller's; here are the shard files. One file is one shard, written whole, and read by position.
 
+mod array;
 mod blosc;
+mod cache;
+mod decode;
 mod layout;
 mod read;
 mod write;
 
+pub use array::{StoredArray, Verified};
+pub use cache::ChunkCache;
 pub use layout::{CHUNK, Element, Layout};
-pub use read::{StoredArray, Verified, Wanted, read_label_windows, read_windows};
+pub use read::{Labels, Reading, Wanted, read_windows};
 pub use write::{write_region, write_shard};

@@ -12,3 +12,5 @@ pub mod grid;
 pub(crate) mod pixel;
 #[allow(clippy::inline_always)]
 mod walk;
+
+pub use pixel::{Brain, Half, Intensities};

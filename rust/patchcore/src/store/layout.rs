@@ -12,8 +12,8 @@ pub(super) const CHUNK_VOXELS: usize = CHUNK[0] * CHUNK[1] * CHUNK[2];
 pub trait Element: Copy + Default + PartialEq + Send + Sync + 'static {
     /// As little-endian bytes.
     fn bytes_of(values: &[Self]) -> &[u8];
-    /// The same, to be filled.
-    fn bytes_of_mut(values: &mut [Self]) -> &mut [u8];
+    /// From its bytes, the lowest first; one of a single byte has no `high`.
+    fn join(low: u8, high: u8) -> Self;
 }
 
 macro_rules! element {
@@ -23,13 +23,14 @@ macro_rules! element {
             // SAFETY: an integer has no padding, and any of its bytes may be read.
             unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
         }
-        fn bytes_of_mut(values: &mut [Self]) -> &mut [u8] {
-            // SAFETY: as above, and any bytes are an integer.
-            unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
+        #[inline(always)]
+        #[allow(clippy::inline_always)] // it has to become part of loops that are compiled for several vector widths
+        fn join(low: u8, high: u8) -> Self {
+            (u16::from(high) << 8 | u16::from(low)) as $type
         }
     })* };
 }
-element!(u8, u16, i16);
+element!(u8, i16);
 
 /// Shape of an array and of its shards, voxels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +76,12 @@ impl Layout {
     #[must_use]
     pub fn shards(&self) -> [usize; 3] {
         std::array::from_fn(|axis| self.shape[axis].div_ceil(self.shard[axis]))
+    }
+
+    /// Number of a shard, C order.
+    pub(super) fn shard_number(&self, [i, j, k]: [usize; 3]) -> u32 {
+        let [_, b, c] = self.shards();
+        ((i * b + j) * c + k) as u32
     }
 
     /// Chunks of a shard along each axis.

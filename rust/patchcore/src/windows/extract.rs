@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use rayon::prelude::*;
 
-use super::pixel::{Label, Pixel, Raw, Scale, Truth};
+use super::pixel::{As, Intensities, Label, Pixel, Raw, Scale, Truth};
 use super::walk::{Slab, fill, fill_naive};
 use crate::view::{Kind, View};
 use crate::{Error, Result, pool};
@@ -18,7 +18,7 @@ const LEAST_PLANES: usize = 16;
 pub enum Intensity {
     /// Clipped to `[low, high]` and scaled to [0, 1]. Padding, and NaN, become the lower end: 0.
     Scaled([f64; 2]),
-    /// As they are, as the nearest float32; the given value outside the volume.
+    /// As they are, as the nearest there is; the given value outside the volume.
     Raw(f32),
 }
 
@@ -41,8 +41,8 @@ pub(crate) fn check_range([low, high]: [f64; 2]) -> Result<()> {
     Err(Error::Window(format!("HU range ({low}, {high}); expected two finite numbers, the lower first")))
 }
 
-enum Job<'a> {
-    Image(Slab<'a, f32>),
+enum Job<'a, O> {
+    Image(Slab<'a, O>),
     Label(usize, Slab<'a, u8>),
 }
 
@@ -55,8 +55,8 @@ enum Job<'a> {
 /// [`Error::Window`] if a buffer or the number of volumes does not fit the windows or the range is empty;
 /// [`Error::Unsupported`] for other kinds of voxels, and for a label value that does not fit uint8. The buffers then
 /// hold unspecified values.
-pub fn extract(
-    images: Target<'_, '_, f32>,
+pub fn extract<O: Intensities>(
+    images: Target<'_, '_, O>,
     intensity: Intensity,
     labels: Option<Target<'_, '_, u8>>,
     size: [usize; 3],
@@ -73,7 +73,7 @@ pub fn extract(
     if let Some(labels) = labels {
         cut(labels, size, planes, |window, slab| jobs.push(Job::Label(window, slab)))?;
     }
-    let run = |job: Job<'_>| match job {
+    let run = |job: Job<'_, O>| match job {
         Job::Image(slab) => fill_image(intensity, slab),
         Job::Label(window, slab) => fill_label(window, slab),
     };
@@ -119,14 +119,16 @@ fn cut<'a, Out>(
     Ok(())
 }
 
-fn fill_image(intensity: Intensity, mut slab: Slab<'_, f32>) -> Result<()> {
+fn fill_image<O: Intensities>(intensity: Intensity, mut slab: Slab<'_, O>) -> Result<()> {
     macro_rules! by_kind {
         ($($kind:ident: $type:ty, $work:ty);*) => {
             match (slab.volume.kind(), intensity) {
                 $(
-                    (Kind::$kind, Intensity::Scaled(range)) => fill(Scale::<$type, $work>::new(range), &mut slab),
+                    (Kind::$kind, Intensity::Scaled(range)) => {
+                        fill(As::<_, O>(Scale::<$type, $work>::new(range), PhantomData), &mut slab)
+                    }
                     (Kind::$kind, Intensity::Raw(padding)) => {
-                        fill(Raw::<$type> { padding, voxel: PhantomData }, &mut slab)
+                        fill(As::<_, O>(Raw::<$type> { padding, voxel: PhantomData }, PhantomData), &mut slab)
                     }
                 )*
                 (kind, _) => {

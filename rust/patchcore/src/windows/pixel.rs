@@ -1,9 +1,99 @@
 //! What happens to one voxel on its way into a window: scaled to [0, 1], taken as it is, or checked as a label.
 
+/// What an intensity is written as.
+pub trait Intensities: Copy + Default + PartialEq + Send + Sync + 'static {
+    /// The nearest there is.
+    fn of(value: f32) -> Self;
+}
+
+impl Intensities for f32 {
+    #[inline(always)]
+    fn of(value: f32) -> Self {
+        value
+    }
+}
+
+impl Intensities for i16 {
+    #[inline(always)]
+    fn of(value: f32) -> Self {
+        value.round_ties_even() as i16
+    }
+}
+
+/// The bits of an IEEE half.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Half(pub u16);
+
+impl Half {
+    /// See bits as what they are the bits of.
+    pub fn of_bits(bits: &mut [u16]) -> &mut [Self] {
+        // SAFETY: the type is nothing but its bits.
+        unsafe { std::slice::from_raw_parts_mut(bits.as_mut_ptr().cast(), bits.len()) }
+    }
+}
+
+impl Intensities for Half {
+    /// Rounds to even; without branches, so that it becomes vectors.
+    #[inline(always)]
+    fn of(value: f32) -> Self {
+        let bits = value.to_bits();
+        let (sign, bits) = ((bits >> 16) & 0x8000, bits & 0x7FFF_FFFF);
+        // The addition rounds to a multiple of 2⁻²⁴, which is what a subnormal half counts.
+        let small = (f32::from_bits(bits) + 0.5).to_bits() - 0.5f32.to_bits();
+        let normal = (bits.wrapping_add(0xFFF + ((bits >> 13) & 1)) >> 13).wrapping_sub(112 << 10);
+        let infinite = if bits > 0x7F80_0000 { 0x7E00 } else { 0x7C00 };
+        // 65520 and more is nearer to what would follow the largest half.
+        let normal = if bits >= 0x477F_F000 { infinite } else { normal };
+        Self((sign | if bits < 0x3880_0000 { small } else { normal }) as u16)
+    }
+}
+
+/// The bits of a bfloat16.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Brain(pub u16);
+
+impl Brain {
+    /// See bits as what they are the bits of.
+    pub fn of_bits(bits: &mut [u16]) -> &mut [Self] {
+        // SAFETY: the type is nothing but its bits.
+        unsafe { std::slice::from_raw_parts_mut(bits.as_mut_ptr().cast(), bits.len()) }
+    }
+}
+
+impl Intensities for Brain {
+    #[inline(always)]
+    fn of(value: f32) -> Self {
+        let bits = value.to_bits();
+        let rounded = (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16;
+        // Rounding must not make infinity of what is no number.
+        Self(if bits & 0x7FFF_FFFF > 0x7F80_0000 { 0x7FC0 } else { rounded })
+    }
+}
+
+/// What `P` makes of a voxel, written as `O`.
+#[derive(Clone, Copy)]
+pub(crate) struct As<P, O>(pub(crate) P, pub(crate) std::marker::PhantomData<fn() -> O>);
+
+impl<P: Pixel<Out = f32>, O: Intensities> Pixel for As<P, O> {
+    type In = P::In;
+    type Out = O;
+    type Note = P::Note;
+    #[inline(always)]
+    fn padding(self) -> O {
+        O::of(self.0.padding())
+    }
+    #[inline(always)]
+    fn convert(self, voxel: P::In) -> O {
+        O::of(self.0.convert(voxel))
+    }
+}
+
 /// How voxels of type `In` become elements of a window.
 pub(crate) trait Pixel: Copy + Sync {
     type In: Copy;
-    type Out: Copy + Default + Send;
+    type Out: Copy + Default + PartialEq + Send;
     /// What a job remembers of all voxels it met; starts at its default.
     type Note: Copy + Default;
 
@@ -119,5 +209,52 @@ impl Pixel for Truth {
     #[inline(always)]
     fn convert(self, voxel: u8) -> u8 {
         u8::from(voxel != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// By search among all halves: the nearest, and of two as near the even one.
+    fn half_of(value: f32) -> u16 {
+        let of = |bits: u16| {
+            let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 0x3FF));
+            if exponent == 0 { fraction * 2f64.powi(-24) } else { (1.0 + fraction / 1024.0) * 2f64.powi(exponent - 15) }
+        };
+        let size = f64::from(value.abs());
+        let (mut low, mut high) = (0u16, 0x7C00u16);
+        while high - low > 1 {
+            let middle = low.midpoint(high);
+            if of(middle) <= size { low = middle } else { high = middle }
+        }
+        let (below, above) = (size - of(low), of(high) - size);
+        let nearest = if below < above || (below == above && low % 2 == 0) { low } else { high };
+        nearest | if value.is_sign_negative() { 0x8000 } else { 0 }
+    }
+
+    proptest! {
+        #[test]
+        fn halves_are_the_nearest(value in prop_oneof![0f32..1.0, -7e4f32..7e4, -1e-4f32..1e-4, any::<f32>()]) {
+            prop_assume!(!value.is_nan());
+            prop_assert_eq!(Half::of(value).0, half_of(value), "{}", value);
+        }
+
+        #[test]
+        fn brain_floats_are_the_nearest(value in prop_oneof![0f32..1.0, any::<f32>()]) {
+            prop_assume!(!value.is_nan() && value.abs() < 3e38);
+            let found = f64::from(f32::from_bits(u32::from(Brain::of(value).0) << 16));
+            let step = f64::from(f32::from_bits((value.to_bits() & 0xFFFF_0000) + 0x1_0000)) - f64::from(f32::from_bits(value.to_bits() & 0xFFFF_0000));
+            prop_assert!((found - f64::from(value)).abs() <= step.abs() / 2.0);
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_so() {
+        assert_eq!((Half::of(f32::NAN).0 & 0x7C00, Brain::of(f32::NAN).0 & 0x7F80), (0x7C00, 0x7F80));
+        assert_ne!((Half::of(f32::NAN).0 & 0x3FF, Brain::of(f32::NAN).0 & 0x7F), (0, 0));
+        assert_eq!((i16::of(1e9), i16::of(-1e9), i16::of(f32::NAN), i16::of(2.5)), (i16::MAX, i16::MIN, 0, 2));
     }
 }
