@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from patchcore.data.phantoms import make_phantoms as make_phantoms
     from patchcore.data.prepare import prepare as prepare
     from patchcore.data.sensitivity import plan_sensitivity as plan_sensitivity
+    from patchcore.data.window_reader import WindowReader as WindowReader
     from patchcore.engine import evaluate as evaluate
     from patchcore.engine import predict as predict
     from patchcore.engine import train as train
@@ -45,6 +46,7 @@ _HOMES = {
     "Lesions": "patchcore.volumetry",
     "StoredArray": "patchcore.store",
     "Study": "patchcore.study",
+    "WindowReader": "patchcore.data.window_reader",
     "WindowSampler": "patchcore.windows",
     "analyze": "patchcore.data",
     "check_dataset": "patchcore.data.checking",
@@ -69,6 +71,7 @@ __all__ = [
     "Lesions",
     "StoredArray",
     "Study",
+    "WindowReader",
     "WindowSampler",
     "__version__",
     "analyze",

@@ -81,6 +81,7 @@ def write_store_region(
     fill: int,
     threads: int | None,
 ) -> int: ...
+
 @final
 class ChunkCache:
     def __new__(cls, most_bytes: int) -> ChunkCache: ...

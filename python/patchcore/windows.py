@@ -57,7 +57,7 @@ class Windows:
     """A batch of windows.
 
     Attributes:
-        image: (windows, *window_size) of the dtype asked for, or (windows, 1, *window_size) where the given `out` was so.
+        image: (windows, *window_size) of the dtype asked for, or (windows, 1, *window_size) where `out` was so.
         label: uint8 of the same shape, or of `label_out`'s; None where no labels were given.
         corners: int64 (windows, 3), the volume index of each window's first voxel.
     """
@@ -145,26 +145,67 @@ def extract_windows(
         _check_buffer("label_out", label_out, np.dtype(np.uint8), len(rows), size)
         buffers.append(label_out)
     _check_apart(buffers, [*images, *(maps or ())])
-    bits = image_out.view(np.uint16) if dtype == "float16" else image_out
-    flat_out, flat_label_out = bits.reshape(-1), None if label_out is None else label_out.reshape(-1)
-    readable, image_corners = _readable(images, rows, size, _IMAGE_KINDS, _IMAGE_CONVERSIONS, "an image")
-    readable_maps, label_corners = None, None
-    if maps is not None:
-        readable_maps, label_corners = _readable(maps, rows, size, _LABEL_KINDS, {}, "a label map")
+    extract_parts(
+        images,
+        rows,
+        size,
+        hu_range=low_high,
+        dtype=dtype,
+        out=image_out,
+        labels=None if maps is None or label_out is None else (maps, rows, label_out),
+        padding=0.0 if padding is None else float(padding),
+        threads=threads,
+    )
+    return Windows(image=image_out, label=label_out, corners=rows)
+
+
+def extract_parts(
+    images: Sequence[AnyArray],
+    corners: Int64Array,
+    size: IntTriple,
+    *,
+    hu_range: tuple[float, float] | None,
+    dtype: WindowDtype,
+    out: AnyArray,
+    labels: tuple[Sequence[AnyArray], Int64Array, npt.NDArray[np.uint8]] | None,
+    padding: float,
+    threads: int | None,
+) -> None:
+    """Extract windows of parts of volumes, where images and labels may be cut differently; for readers of files.
+
+    Args:
+        images: One array a window.
+        corners: The window's first voxel in each.
+        size: Voxels of a window.
+        hu_range: As in :func:`extract_windows`.
+        dtype: As there.
+        out: Filled; checked by the caller.
+        labels: Arrays, corners in them, and the buffer that they go to.
+        padding: Value outside where there is no `hu_range`.
+        threads: As there.
+
+    Raises:
+        UnsupportedDataError: As there.
+    """
+    readable, image_corners = _readable(images, corners, size, _IMAGE_KINDS, _IMAGE_CONVERSIONS, "an image")
+    readable_maps, label_corners, flat_label_out = None, None, None
+    if labels is not None:
+        maps, map_corners, label_out = labels
+        readable_maps, label_corners = _readable(maps, map_corners, size, _LABEL_KINDS, {}, "a label map")
+        flat_label_out = label_out.reshape(-1)
     _core.extract_windows(
         readable,
         image_corners,
         size,
-        flat_out,
+        (out.view(np.uint16) if dtype == "float16" else out).reshape(-1),
         format=dtype,
-        hu_range=low_high,
-        padding=0.0 if padding is None else float(padding),
+        hu_range=hu_range,
+        padding=padding,
         labels=readable_maps,
         label_corners=label_corners,
         label_out=flat_label_out,
         threads=thread_count(threads),
     )
-    return Windows(image=image_out, label=label_out, corners=rows)
 
 
 def _hu_range(hu_range: tuple[float, float] | None) -> tuple[float, float] | None:

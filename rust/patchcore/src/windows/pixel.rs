@@ -219,6 +219,7 @@ mod tests {
     use super::*;
 
     /// By search among all halves: the nearest, and of two as near the even one.
+    #[allow(clippy::float_cmp)] // halves are exact in float64
     fn half_of(value: f32) -> u16 {
         let of = |bits: u16| {
             let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 0x3FF));
