@@ -138,11 +138,11 @@ def extract_windows(
             )
     stored = window_dtype(dtype, low_high)
     image_out = np.empty((len(rows), *size), dtype=stored) if out is None else out
-    _check_buffer("out", image_out, stored, len(rows), size)
+    check_buffer("out", image_out, stored, len(rows), size)
     buffers: list[AnyArray] = [image_out]
     if maps is not None:
         label_out = np.empty((len(rows), *size), dtype=np.uint8) if label_out is None else label_out
-        _check_buffer("label_out", label_out, np.dtype(np.uint8), len(rows), size)
+        check_buffer("label_out", label_out, np.dtype(np.uint8), len(rows), size)
         buffers.append(label_out)
     _check_apart(buffers, [*images, *(maps or ())])
     extract_parts(
@@ -246,7 +246,12 @@ def _per_window(name: str, volumes: Volumes, count: int) -> list[AnyArray]:
     return arrays
 
 
-def _check_buffer(name: str, buffer: AnyArray, dtype: np.dtype[Any], count: int, size: IntTriple) -> None:
+def check_buffer(name: str, buffer: AnyArray, dtype: np.dtype[Any], count: int, size: IntTriple) -> None:
+    """Refuse a buffer that windows cannot be written into.
+
+    Raises:
+        WindowError: It says what is wrong with it.
+    """
     shapes = ((count, *size), (count, 1, *size))
     expected = f"a writable, aligned, C-contiguous {dtype} array of shape {shapes[0]} or {shapes[1]}"
     if not isinstance(buffer, np.ndarray):

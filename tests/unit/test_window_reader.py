@@ -90,8 +90,8 @@ def test_plain_files_are_read_in_part_only(plain: Path, monkeypatch: pytest.Monk
         ({"dtype": "int16", "hu_range": (0, 1)}, WindowError, "int16"),
         ({"hu_range": (1, 0)}, WindowError, "range"),
         ({"window_size": (0, 1, 1)}, WindowError, "window_size"),
-        ({"out": np.empty((1, 2, 2, 2), np.float32)}, WindowError, "out is float32"),
-        ({"out": np.empty((2, 4, 4, 4), np.float32)[:, ::2, ::2, ::2]}, WindowError, "C order"),
+        ({"out": np.empty((1, 2, 2, 2), np.float32)}, WindowError, "out: shape"),
+        ({"out": np.empty((2, 4, 4, 4), np.float32)[:, ::2, ::2, ::2]}, WindowError, "not C-contiguous"),
         ({"label_out": np.empty((2, 2, 2, 2), np.int8)}, WindowError, "label_out"),
     ],
 )

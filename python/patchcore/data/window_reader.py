@@ -17,7 +17,7 @@ from patchcore.store import ChunkCache, StoredArray, read_windows
 from patchcore.store.array import CacheCounts, window_dtype
 from patchcore.store.case import AIR_HU
 from patchcore.types import AnyArray, Int64Array, IntTriple, PathLike, WindowDtype
-from patchcore.windows import Windows, extract_parts, window_grid
+from patchcore.windows import Windows, check_buffer, extract_parts, window_grid
 
 __all__ = ["WindowCase", "WindowReader"]
 
@@ -121,8 +121,8 @@ class WindowReader:
             )
         shape = (len(rows), *size)
         stored = window_dtype(dtype, hu_range)
-        out = _buffer("out", out, shape, stored)
-        label_out = _buffer("label_out", label_out, shape, np.dtype(np.uint8)) if with_labels else None
+        out = _buffer("out", out, len(rows), size, stored)
+        label_out = _buffer("label_out", label_out, len(rows), size, np.dtype(np.uint8)) if with_labels else None
         flat, flat_label = out.reshape(shape), None if label_out is None else label_out.reshape(shape)
         kinds = [isinstance(self._images[case], StoredArray) for case in chosen]
         # One call for all where they lie alike, as they do in a training.
@@ -248,15 +248,8 @@ def _parts(volumes: Sequence[Volume], rows: Int64Array, size: IntTriple) -> tupl
     return arrays, corners
 
 
-def _buffer(name: str, buffer: AnyArray | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
+def _buffer(name: str, buffer: AnyArray | None, count: int, size: IntTriple, dtype: np.dtype[Any]) -> AnyArray:
     if buffer is None:
-        return np.empty(shape, dtype)
-    shapes = (shape, (shape[0], 1, *shape[1:]))
-    flags = buffer.flags
-    if buffer.shape not in shapes or buffer.dtype != dtype or not (flags.c_contiguous and flags.writeable):
-        raise WindowError(
-            f"{name} is {buffer.dtype} {buffer.shape}",
-            expected=f"{dtype} {shapes[0]} or {shapes[1]}, C order, writable",
-            remedy="leave it out",
-        )
+        return np.empty((count, *size), dtype)
+    check_buffer(name, buffer, dtype, count, size)
     return buffer
