@@ -17,6 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from patchcore.config import AugmentConfig as AugmentConfig
+    from patchcore.config import SamplingConfig as SamplingConfig
     from patchcore.data import analyze as analyze
     from patchcore.data.checking import check_dataset as check_dataset
     from patchcore.data.dicom.convert import import_dicom as import_dicom
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from patchcore.data.prepare import prepare as prepare
     from patchcore.data.sensitivity import plan_sensitivity as plan_sensitivity
     from patchcore.data.window_reader import WindowReader as WindowReader
+    from patchcore.engine import Augmenter as Augmenter
+    from patchcore.engine import WindowDataset as WindowDataset
+    from patchcore.engine import WindowLoader as WindowLoader
     from patchcore.engine import evaluate as evaluate
     from patchcore.engine import predict as predict
     from patchcore.engine import train as train
@@ -43,9 +48,14 @@ if TYPE_CHECKING:
 __version__: str
 
 _HOMES = {
+    "AugmentConfig": "patchcore.config",
+    "Augmenter": "patchcore.engine",
     "Lesions": "patchcore.volumetry",
     "StoredArray": "patchcore.store",
+    "SamplingConfig": "patchcore.config",
     "Study": "patchcore.study",
+    "WindowDataset": "patchcore.engine",
+    "WindowLoader": "patchcore.engine",
     "WindowReader": "patchcore.data.window_reader",
     "WindowSampler": "patchcore.windows",
     "analyze": "patchcore.data",
@@ -68,9 +78,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "AugmentConfig",
+    "Augmenter",
     "Lesions",
+    "SamplingConfig",
     "StoredArray",
     "Study",
+    "WindowDataset",
+    "WindowLoader",
     "WindowReader",
     "WindowSampler",
     "__version__",

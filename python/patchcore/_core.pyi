@@ -94,7 +94,7 @@ def read_store_windows(
     out: npt.NDArray[Any],
     *,
     format: str,
-    hu_range: tuple[float, float] | None,
+    hu_range: Sequence[tuple[float, float]] | None,
     padding: float,
     labels: Sequence[StoredArray] | None,
     label_out: npt.NDArray[np.uint8] | None,
@@ -179,22 +179,23 @@ def uniforms(
 class WindowSampler:
     def __new__(
         cls,
-        cases: Sequence[
-            tuple[
-                tuple[int, int, int],
-                npt.NDArray[np.int32],
-                npt.NDArray[np.int32],
-                npt.NDArray[np.int32],
-                int,
-                int,
-            ]
-        ],
+        cases: Sequence[Any],
         window_size: tuple[int, int, int],
         *,
         seed: int,
-        lesion_share: float,
+        shares: tuple[float, float, float, float],
         alpha: float,
+        hard_case: Sequence[int],
+        hard_voxel: npt.NDArray[np.int64],
+        hard_weight: npt.NDArray[np.float64],
     ) -> WindowSampler: ...
     def draw(
         self, step: int, positions: npt.NDArray[np.uint32]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
+    ) -> tuple[
+        npt.NDArray[np.int64],
+        npt.NDArray[np.int64],
+        npt.NDArray[np.uint8],
+        npt.NDArray[np.int64],
+        npt.NDArray[np.int64],
+    ]: ...
+    def lesions_in(self, cases: Sequence[int], corners: npt.NDArray[np.int64]) -> list[tuple[int, int]]: ...

@@ -19,11 +19,22 @@ from patchcore import _core
 from patchcore._arguments import corner_rows, size_triple, thread_count
 from patchcore.blending import WindowBlender, gaussian_importance, window_grid
 from patchcore.errors import UnsupportedDataError, WindowError
-from patchcore.sampling import LesionSpansLike, Purpose, SamplerCase, WindowDraws, WindowSampler, uniforms
+from patchcore.sampling import (
+    DrawKind,
+    HardPoints,
+    LesionSpansLike,
+    Purpose,
+    SamplerCase,
+    WindowDraws,
+    WindowSampler,
+    uniforms,
+)
 from patchcore.store.array import window_dtype
 from patchcore.types import AnyArray, Int64Array, IntTriple, WindowDtype
 
 __all__ = [
+    "DrawKind",
+    "HardPoints",
     "LesionSpansLike",
     "Purpose",
     "SamplerCase",

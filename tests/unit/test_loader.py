@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,16 +14,16 @@ import pytest
 import torch
 
 from patchcore.config import resolve_config
-from patchcore.config.run import SamplingConfig
+from patchcore.config.run import AugmentConfig
 from patchcore.data.prepare import PreparedCase
-from patchcore.engine.augment import draw_augmentation, flip_windows, shifted_range
-from patchcore.engine.loader import BatchLoader, BatchSource
+from patchcore.engine.augment import draw_augmentation, shifted_range
+from patchcore.engine.loader import Batch, BatchLoader, BatchSource, read_hard_points
 from patchcore.engine.optim import learning_rate, make_optimizer
 from patchcore.engine.progress import Progress, case_set_id
-from patchcore.errors import CorruptFileError
+from patchcore.errors import ConfigError, CorruptFileError, DataError
 from patchcore.store import write_array
 from patchcore.volumetry import lesion_spans
-from patchcore.windows import extract_windows
+from patchcore.windows import DrawKind, extract_windows
 
 
 def make_case(folder: Path, number: int) -> PreparedCase:
@@ -55,8 +57,11 @@ def cases(tmp_path: Path) -> list[PreparedCase]:
 
 
 def source_of(cases: list[PreparedCase], *settings: str) -> BatchSource:
-    config = resolve_config(settings=["train.batch_size=3", "seed=7", *settings])
-    return BatchSource(cases, (8, 8, 8), (-100.0, 200.0), config)
+    config = resolve_config(settings=settings)
+    return BatchSource(
+        cases, (8, 8, 8), (-100.0, 200.0), classes=(2, 1), seed=7, batch_size=3, sampling=config.sampling,
+        augment=config.augment,
+    )  # fmt: skip
 
 
 def test_a_later_start_gives_the_same_batches(cases: list[PreparedCase]) -> None:
@@ -81,7 +86,7 @@ def test_no_batch_equals_another(cases: list[PreparedCase]) -> None:
 def test_leaving_early_ends_the_thread(cases: list[PreparedCase]) -> None:
     with BatchLoader(source_of(cases), 0, 10**9) as loader:
         loader.next()
-    assert not loader._thread.is_alive()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("windows")]
 
 
 def test_a_damaged_case_is_told_where_the_batch_is_asked_for(cases: list[PreparedCase]) -> None:
@@ -91,43 +96,115 @@ def test_a_damaged_case_is_told_where_the_batch_is_asked_for(cases: list[Prepare
         loader.next()
 
 
-def test_lesions_are_counted_the_same_after_a_resume(cases: list[PreparedCase]) -> None:
+def test_lesions_seen_are_those_in_the_windows(cases: list[PreparedCase]) -> None:
     source = source_of(cases, "sampling.lesion_share=0.5")
-    drawn, seen = set(), set()
+    drawn = set()
     for step in range(20):
         batch = source.batch(step)
         drawn |= batch.lesions_drawn
-        seen |= batch.lesions_seen
         assert batch.lesions_drawn <= batch.lesions_seen
-        for window in batch.label:
-            assert not window.any() or batch.lesions_seen
-    assert source.lesions_until(20) == (drawn, seen)
+        shown = {int(batch.draws.case[n]) for n, window in enumerate(batch.label) if window.any()}
+        assert shown == {case for case, _ in batch.lesions_seen}
     assert len(drawn) == 6
+
+
+def test_ranks_share_the_windows_of_one(cases: list[PreparedCase]) -> None:
+    whole = source_of(cases).batch(5)
+    for rank in range(3):
+        part = BatchSource(
+            cases, (8, 8, 8), (-100.0, 200.0), classes=(2, 1), seed=7, batch_size=3, augment=AugmentConfig(),
+            rank=rank, world_size=3,
+        )  # fmt: skip
+        assert torch.equal(part.batch(5).image[0], whole.image[rank])
+    with pytest.raises(ConfigError, match="rank 2 of 2"):
+        BatchSource(cases, (8, 8, 8), (-100.0, 200.0), classes=(2, 1), rank=2, world_size=2)
+
+
+def test_the_time_that_is_waited_is_known(cases: list[PreparedCase], monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_of(cases)
+    make = source.batch
+    with BatchLoader(source, 0, 20) as loader:
+        loader.next()
+        time.sleep(0.3)
+        loader.next()
+        assert loader.waited_share < 0.5
+
+    def slow(step: int) -> Batch:
+        time.sleep(0.05)
+        return make(step)
+
+    monkeypatch.setattr(source, "batch", slow)
+    with BatchLoader(source, 0, 6) as loader:
+        for _ in range(6):
+            loader.next()
+        assert loader.waited_share > 0.5
+        with pytest.raises(StopIteration):
+            loader.next()
+
+
+def test_several_threads_give_the_same_batches_in_order(cases: list[PreparedCase]) -> None:
+    with BatchLoader(source_of(cases), 0, 30, threads=4) as many, BatchLoader(source_of(cases), 0, 30) as one:
+        for step in range(30):
+            a, b = many.next(), one.next()
+            assert a.step == b.step == step
+            assert torch.equal(a.image, b.image)
+
+
+def test_organs_hard_points_and_cases_without_lesions(cases: list[PreparedCase], tmp_path: Path) -> None:
+    np.save(cases[1].path / "class_spans.npy", np.array([[2, 0, 0, 0, 3]], np.int32))
+    for number in (0, 2):
+        np.save(cases[number].path / "class_spans.npy", np.empty((0, 5), np.int32))
+    hard = tmp_path / "hard.csv"
+    hard.write_text("case_id,x_mm,y_mm,z_mm,weight\ncase_2,19,1,1,1\nanother,0,0,0,9\n")
+    source = source_of(
+        cases, "sampling.organ_label=1", "sampling.organ_share=0.3", f"sampling.hard_points={hard}",
+        "sampling.hard_share=0.2",
+    )  # fmt: skip
+    draws = [source.batch(step).draws for step in range(100)]
+    kind = np.concatenate([draw.kind for draw in draws])
+    case = np.concatenate([draw.case for draw in draws])
+    voxel = np.concatenate([draw.voxel for draw in draws])
+    assert set(case[kind == DrawKind.ORGAN]) == {1}
+    assert (voxel[kind == DrawKind.ORGAN] <= [2, 0, 0]).all() or (voxel[kind == DrawKind.ORGAN] <= [0, 0, 2]).all()
+    assert (voxel[kind == DrawKind.HARD] == [19, 1, 1]).all()
+    for wanted, share in ((DrawKind.ORGAN, 0.3), (DrawKind.HARD, 0.2), (DrawKind.LESION, 0.5)):
+        assert abs((kind == wanted).mean() - share) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("case_id,x_mm\n", "lacks the columns y_mm"),
+        ("case_id,x_mm,y_mm,z_mm,weight\ncase_0,1,1,x,1\n", "line 2 holds no numbers"),
+        ("case_id,x_mm,y_mm,z_mm,weight\ncase_0,1,1,400,1\n", "outside of its case"),
+        ("case_id,x_mm,y_mm,z_mm,weight\nother,1,1,1,1\n", "none of the training cases"),
+    ],
+)
+def test_hard_points_that_are_none(cases: list[PreparedCase], tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "hard.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_hard_points(tmp_path / "hard.csv", cases)
+
+
+def test_shares_that_cannot_be(cases: list[PreparedCase]) -> None:
+    with pytest.raises(ConfigError, match="none of the plan's classes"):
+        source_of(cases, "sampling.organ_label=7")
+    with pytest.raises(ConfigError, match=r"without sampling\.organ_label"):
+        source_of(cases, "sampling.organ_share=0.1")
+    with pytest.raises(DataError, match="every case has a lesion"):
+        source_of(cases, "sampling.lesion_free_share=0.1")
 
 
 def test_moving_the_range_is_shifting_and_scaling_hu() -> None:
     hu: npt.NDArray[np.float32] = np.linspace(-300, 500, 8**3, dtype=np.float32).reshape(8, 8, 8)
     low, high = -100.0, 200.0
-    config = SamplingConfig(hu_shift=0.2, hu_scale=0.3)
+    config = AugmentConfig(hu_shift=0.2, hu_scale=0.3)
     for draw in draw_augmentation(3, 11, np.arange(5, dtype=np.uint32)):
         shift, scale = (2 * draw[3] - 1) * 0.2 * 300, 1 + (2 * draw[4] - 1) * 0.3
         expected = (((hu - 50) * scale + 50 + shift).clip(low, high) - low) / (high - low)
         moved = shifted_range(draw, (low, high), config)
         found = extract_windows(hu, (0, 0, 0), (8, 8, 8), hu_range=moved).image[0]
         np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_flips_take_image_and_label_along() -> None:
-    image = torch.rand(8, 1, 4, 5, 6)
-    label = (image[:, 0] > 0.5).to(torch.uint8)
-    before = image.clone()
-    draws = draw_augmentation(0, 0, np.arange(8, dtype=np.uint32))
-    flip_windows(image, label, draws)
-    assert torch.equal(label, (image[:, 0] > 0.5).to(torch.uint8))
-    for window in range(8):
-        axes = [axis for axis in range(3) if draws[window, axis] < 0.5]
-        assert torch.equal(image[window, 0], before[window, 0].flip(axes))
-    assert not torch.equal(image, before)
 
 
 def test_weight_decay_is_for_matrices_and_frozen_weights_stay_outside() -> None:

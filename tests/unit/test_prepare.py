@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from patchcore.config.plan import TargetPlan
 from patchcore.data.prepare import PreparedCase, check_classes, class_indices, prepare_cases, store_folder
+from patchcore.data.window_reader import WindowReader
 from patchcore.engine.geometry import interpolate, label_on_grid
 from patchcore.errors import CorruptFileError, DataError, EmptyClassError
 from patchcore.grid import Grid
@@ -265,12 +266,23 @@ def test_the_store_opens_as_one_zarr_hierarchy(study: Study, record: CaseRecord)
 
 def test_windows_are_parts_of_the_whole(study: Study, record: CaseRecord) -> None:
     [case] = prepare_cases(study, target(), [record]).cases
-    image, label = np.empty((1, 8, 9, 10), np.float32), np.empty((1, 8, 9, 10), np.uint8)
-    corner = np.array([[3, 4, 5]])
-    case.read_window(corner, (8, 9, 10), hu_range=(-50, 150), image_out=image, label_out=label)
+    windows = WindowReader([case]).read(0, (3, 4, 5), (8, 9, 10), hu_range=(-50, 150))
     part = (slice(3, 11), slice(4, 13), slice(5, 15))
-    np.testing.assert_allclose(image[0], (case.image()[part].clip(-50, 150) + 50.0) / 200, atol=1e-6)
-    np.testing.assert_array_equal(label[0], case.label()[part])
+    np.testing.assert_allclose(windows.image[0], (case.image()[part].clip(-50, 150) + 50.0) / 200, atol=1e-6)
+    np.testing.assert_array_equal(windows.label[0], case.label()[part])
+
+
+def test_other_classes_are_kept_as_spans(study: Study, record: CaseRecord) -> None:
+    [case] = prepare_cases(study, target(classes=(2, 1)), [record]).cases
+    organ = case.class_spans(2)
+    painted = np.zeros(case.shape, np.uint8)
+    for origin, length in zip(organ.origin, organ.length, strict=True):
+        stretch = [slice(at, at + 1) for at in origin]
+        stretch[organ.axis] = slice(origin[organ.axis], origin[organ.axis] + length)
+        painted[tuple(stretch)] += 1
+    np.testing.assert_array_equal(painted, case.label() == 2)
+    assert organ.voxel_count.tolist() == [case.class_voxels[1]]
+    assert case.class_spans(3).lesion_count == 0
 
 
 def test_lesions_that_would_vanish_are_kept_as_one_voxel(study: Study, tmp_path: Path) -> None:

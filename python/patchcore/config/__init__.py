@@ -1,14 +1,16 @@
 """Typed, documented, torch-free schemas of plan and run."""
 
 from patchcore.config.plan import CandidatePlan, IdealEdge, Plan, RuleOutcome, TargetPlan, read_plan
-from patchcore.config.run import RunConfig, config_keys, resolve_config
+from patchcore.config.run import AugmentConfig, RunConfig, SamplingConfig, config_keys, resolve_config
 
 __all__ = [
+    "AugmentConfig",
     "CandidatePlan",
     "IdealEdge",
     "Plan",
     "RuleOutcome",
     "RunConfig",
+    "SamplingConfig",
     "TargetPlan",
     "config_keys",
     "read_plan",

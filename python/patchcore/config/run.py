@@ -16,6 +16,7 @@ from patchcore.types import PathLike
 
 __all__ = [
     "MODEL_PRESETS",
+    "AugmentConfig",
     "ModelConfig",
     "OptimConfig",
     "RunConfig",
@@ -65,7 +66,34 @@ class SamplingConfig(_Section):
 
     lesion_share: float = Field(default=0.5, ge=0, le=1, description="share of windows drawn around a lesion voxel")
     alpha: float = Field(default=0.5, ge=0, description="a case is drawn in proportion to lesions**alpha")
+    organ_label: int = Field(default=0, ge=0, description="label, one of the plan's classes, of an organ; 0: none")
+    organ_share: float = Field(default=0.0, ge=0, le=1, description="share of windows drawn around an organ voxel")
+    lesion_free_share: float = Field(default=0.0, ge=0, le=1, description="share drawn in cases without lesions")
+    hard_points: str = Field(
+        default="", description="CSV of case_id,x_mm,y_mm,z_mm,weight: places to look at more often (world, RAS+)"
+    )
+    hard_share: float = Field(default=0.0, ge=0, le=1, description="share of windows drawn around those")
+    cache_mib: int = Field(default=256, ge=0, description="decoded chunks kept in memory, MiB; 0: none")
+
+
+class AugmentConfig(_Section):
+    """How training windows are varied, on the batch's device. Shares are of the windows that something is done to."""
+
     flips: bool = Field(default=True, description="mirror windows at random along each axis")
+    quarter_turns: bool = Field(
+        default=True, description="turn by quarters between axes of equal spacing and window edge"
+    )
+    affine_share: float = Field(default=0.2, ge=0, le=1, description="share of windows rotated and scaled")
+    rotate_degrees: float = Field(default=15.0, ge=0, le=180, description="± about each axis")
+    zoom: float = Field(default=0.15, ge=0, lt=1, description="size, 1 ± this")
+    noise_share: float = Field(default=0.1, ge=0, le=1, description="share of windows with Gaussian noise")
+    noise: float = Field(default=0.05, ge=0, description="its largest deviation, share of hu_range")
+    blur_share: float = Field(default=0.1, ge=0, le=1, description="share of windows blurred")
+    blur: float = Field(default=1.0, ge=0, description="largest deviation of the Gaussian, finest voxels")
+    low_resolution_share: float = Field(default=0.1, ge=0, le=1, description="share of windows made coarser and back")
+    low_resolution: float = Field(default=0.5, gt=0, le=1, description="coarsest, share of the voxels along an axis")
+    gamma_share: float = Field(default=0.2, ge=0, le=1, description="share of windows with another gamma")
+    gamma: float = Field(default=0.3, ge=0, lt=1, description="exponent, between 1 / (1 + this) and 1 + this")
     hu_shift: float = Field(default=0.05, ge=0, description="random offset, ± share of hu_range")
     hu_scale: float = Field(default=0.1, ge=0, lt=1, description="random contrast, 1 ± this")
 
@@ -105,6 +133,7 @@ class RunConfig(_Section):
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     sampling: SamplingConfig = SamplingConfig()
+    augment: AugmentConfig = AugmentConfig()
     validation: ValidationConfig = ValidationConfig()
     train: TrainConfig = TrainConfig()
 

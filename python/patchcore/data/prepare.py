@@ -3,6 +3,7 @@
     STUDY/store.zarr/<key>/<case_id>/   image/      int16 HU, canonical axes, the plan's spacing
                                         label/      uint8 class indices: 0 background, i the plan's classes[i - 1]
                                         spans.npy   int32 (spans, 5): lesion, origin x y z, length
+                                        class_spans.npy  likewise, of the other classes: class index, origin, length
                                         lesions.csv each lesion's size and place on this grid
                                         zarr.json   geometry, counts, size, time and hash of the sources, as attributes
 
@@ -41,7 +42,7 @@ from patchcore.errors import DataError, EmptyClassError, PatchcoreError
 from patchcore.files import write_json_atomic
 from patchcore.grid import Grid
 from patchcore.memory import MemoryBudget, anonymous_bytes, available_bytes
-from patchcore.store.case import Placed, Source, write_spans
+from patchcore.store.case import Placed, Source, write_spans, write_table
 from patchcore.store.layout import group_metadata
 from patchcore.study import CaseRecord, Study
 from patchcore.types import IntTriple, PathLike
@@ -338,6 +339,7 @@ def _prepare_case(root: Path, target: TargetPlan, record: CaseRecord, budget: Me
         kept_lesions=meta["kept_lesions"],
         crop_start=tuple(meta["crop_start"]),
         cropped=meta["cropped"],
+        affine=np.asarray(meta["grid_affine"], dtype=np.float64),
         cut_lesions=meta["cut_lesions"],
     )
 
@@ -428,6 +430,7 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
     table = np.column_stack([spans.lesion, spans.origin, spans.length]).astype(np.int32)
     table, voxels = _without_specks(table, spans.voxel_count, target)
     write_spans(folder, table, voxels, spans.axis, target.spacing)
+    write_table(folder / "class_spans.npy", labels.other_classes)
     affine = grid.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ np.asarray(placed.start)
     return {

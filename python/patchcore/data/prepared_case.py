@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore.errors import CorruptFileError, DataError
-from patchcore.store import ChunkCache, StoredArray, read_windows
-from patchcore.types import IntTriple, Triple
+from patchcore.store import StoredArray
+from patchcore.types import Affine, IntTriple, Triple
 from patchcore.volumetry import LesionSpans
 
 __all__ = ["PreparedCase"]
@@ -37,6 +37,7 @@ class PreparedCase:
         crop_start: First voxel kept of the whole training grid.
         cropped: Whether only a part of that grid was kept.
         cut_lesions: Lesions that do not lie wholly within that part.
+        affine: Voxel index → world mm (RAS+), float64 (4, 4).
     """
 
     case_id: str
@@ -51,6 +52,7 @@ class PreparedCase:
     crop_start: IntTriple = (0, 0, 0)
     cropped: bool = False
     cut_lesions: int = 0
+    affine: Affine = field(default_factory=lambda: np.eye(4), compare=False)
 
     @property
     def voxel_mm3(self) -> float:
@@ -72,42 +74,6 @@ class PreparedCase:
         """The class indices, open for windows: uint8 of shape `shape`."""
         return self._open("label", np.uint8)
 
-    def read_window(
-        self,
-        corner: npt.NDArray[np.int64],
-        window_size: IntTriple,
-        *,
-        hu_range: tuple[float, float],
-        image_out: npt.NDArray[np.float32],
-        label_out: npt.NDArray[np.uint8],
-        cache: ChunkCache | None = None,
-    ) -> None:
-        """Read one window, on the calling thread.
-
-        Args:
-            corner: Its first voxel on the training grid, (1, 3); may lie outside.
-            window_size: Voxels per axis.
-            hu_range: Clipped to and scaled to [0, 1]; what lies outside is 0, and label 0.
-            image_out: float32 (1, x, y, z), C order, to be filled.
-            label_out: uint8 of the same shape.
-            cache: Where decoded chunks are looked for first, and kept.
-
-        Raises:
-            CorruptFileError: A chunk is damaged; the case is named.
-        """
-        with self._case_named():
-            read_windows(
-                [self.image_array],
-                corner,
-                window_size,
-                hu_range=hu_range,
-                labels=[self.label_array],
-                out=image_out,
-                label_out=label_out,
-                cache=cache,
-                threads=1,
-            )
-
     def image(self) -> npt.NDArray[np.int16]:
         """Read the CT: int16 HU of shape `shape`."""
         with self._case_named():
@@ -120,13 +86,7 @@ class PreparedCase:
 
     def spans(self) -> LesionSpans:
         """Read the lesions as spans on the training grid."""
-        path = self.path / "spans.npy"
-        try:
-            table: npt.NDArray[np.int32] = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, FileNotFoundError) as error:
-            raise self._damaged(path, error) from None
-        if table.dtype != np.int32 or table.ndim != 2 or table.shape[1] != 5:
-            raise self._damaged(path, f"{table.dtype} {table.shape}")
+        table = self._table("spans.npy")
         return LesionSpans(
             lesion=table[:, 0],
             origin=table[:, 1:4],
@@ -135,13 +95,35 @@ class PreparedCase:
             voxel_count=np.asarray(self.lesion_voxels, dtype=np.int64),
         )
 
+    def class_spans(self, class_index: int) -> LesionSpans:
+        """Read all voxels of a class that is not the lesions', an organ's, as the spans of one number 0."""
+        table = self._table("class_spans.npy")
+        table = table[table[:, 0] == class_index]
+        return LesionSpans(
+            lesion=np.zeros(len(table), np.int32),
+            origin=table[:, 1:4],
+            length=table[:, 4],
+            axis=self.span_axis,
+            voxel_count=np.asarray([int(table[:, 4].sum())] if len(table) else [], dtype=np.int64),
+        )
+
+    def _table(self, name: str) -> npt.NDArray[np.int32]:
+        path = self.path / name
+        try:
+            table: npt.NDArray[np.int32] = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError, FileNotFoundError) as error:
+            raise self.damaged(path, error) from None
+        if table.dtype != np.int32 or table.ndim != 2 or table.shape[1] != 5:
+            raise self.damaged(path, f"{table.dtype} {table.shape}")
+        return table
+
     def _open(self, name: str, dtype: Any) -> StoredArray:
         try:
             array = StoredArray(self.path / name)
         except (DataError, FileNotFoundError) as error:
-            raise self._damaged(self.path / name, error) from None
+            raise self.damaged(self.path / name, error) from None
         if array.dtype != dtype or array.shape != self.shape:
-            raise self._damaged(self.path / name, f"{array.dtype} {array.shape}")
+            raise self.damaged(self.path / name, f"{array.dtype} {array.shape}")
         return array
 
     @contextmanager
@@ -151,9 +133,10 @@ class PreparedCase:
         except CorruptFileError as error:
             if error.case_id is not None:
                 raise
-            raise self._damaged(self.path, error.message) from None
+            raise self.damaged(self.path, error.message) from None
 
-    def _damaged(self, path: Path, found: object) -> CorruptFileError:
+    def damaged(self, path: Path, found: object) -> CorruptFileError:
+        """Return the error that says that a file of this case is damaged, and what to do."""
         return CorruptFileError(
             f"damaged store ({found})",
             case_id=self.case_id,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
+    from patchcore.engine.augment import Augmenter as Augmenter
     from patchcore.engine.evaluation import CaseEvaluation as CaseEvaluation
     from patchcore.engine.evaluation import Evaluation as Evaluation
     from patchcore.engine.evaluation import evaluate as evaluate
@@ -20,13 +21,18 @@ if TYPE_CHECKING:
     from patchcore.engine.prediction import Prediction as Prediction
     from patchcore.engine.prediction import Predictor as Predictor
     from patchcore.engine.prediction import predict as predict
+    from patchcore.engine.torch_data import WindowDataset as WindowDataset
+    from patchcore.engine.torch_data import WindowLoader as WindowLoader
 
 _HOMES = {
+    "Augmenter": "augment",
     "CaseEvaluation": "evaluation",
     "Evaluation": "evaluation",
     "Prediction": "prediction",
     "Predictor": "prediction",
     "TrainedRun": "launch",
+    "WindowDataset": "torch_data",
+    "WindowLoader": "torch_data",
     "create_run": "launch",
     "evaluate": "evaluation",
     "predict": "prediction",
@@ -34,11 +40,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "Augmenter",
     "CaseEvaluation",
     "Evaluation",
     "Prediction",
     "Predictor",
     "TrainedRun",
+    "WindowDataset",
+    "WindowLoader",
     "create_run",
     "evaluate",
     "predict",

@@ -1,15 +1,19 @@
-"""Batches of training windows: drawn by step alone, read from the store by Rust, made ready ahead by a thread.
+"""Batches of training windows: drawn by step alone, read from the store by Rust, made ready ahead by threads.
 
-A thread is enough: reading releases the GIL and takes about two milliseconds a window. And since a batch depends on
-its step and nothing else, a resume at step n goes on with the batch that an unbroken run would have had.
+Threads are enough: reading releases the GIL and takes about a millisecond a window. And since a batch depends on its
+step and nothing else, a resume at step n goes on with the batch that an unbroken run would have had.
 """
 
 from __future__ import annotations
 
-import queue
+import csv
 import threading
+import time
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
 
@@ -17,16 +21,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchcore.config.run import RunConfig
+from patchcore.config.run import AugmentConfig, SamplingConfig
 from patchcore.data.prepare import PreparedCase
-from patchcore.engine.augment import draw_augmentation, shifted_range
-from patchcore.types import Float64Array, IntTriple
-from patchcore.volumetry import LesionSpans
-from patchcore.windows import SamplerCase, WindowDraws, WindowSampler
+from patchcore.engine.augment import draw_augmentation, ranges_of
+from patchcore.errors import ConfigError, CorruptFileError, DataError
+from patchcore.store import ChunkCache, read_windows
+from patchcore.types import Float64Array, IntTriple, PathLike, WindowDtype
+from patchcore.windows import HardPoints, SamplerCase, WindowDraws, WindowSampler
 
-__all__ = ["Batch", "BatchLoader", "BatchSource"]
+__all__ = ["Batch", "BatchLoader", "BatchSource", "Lesion", "read_hard_points"]
 
 _AHEAD = 2
+_HARD_COLUMNS = ("case_id", "x_mm", "y_mm", "z_mm", "weight")
+_BITS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int16": torch.int16}
 
 Lesion: TypeAlias = tuple[int, int]
 """Index of a case and of a lesion within it."""
@@ -38,9 +45,10 @@ class Batch:
 
     Attributes:
         step: The step, from 0.
-        image: (B, 1, X, Y, Z) float32, `hu_range` scaled to [0, 1].
+        image: (B, 1, X, Y, Z), `hu_range` scaled to [0, 1].
         label: (B, X, Y, Z) uint8 class indices.
-        augmentation: (B, 5), for :func:`patchcore.engine.augment.flip_windows`.
+        augmentation: (B, draws), for :class:`patchcore.engine.augment.Augmenter`.
+        draws: Where the windows lie, and what they were drawn for.
         lesions_drawn: The lesions that windows were drawn for, as (case, lesion).
         lesions_seen: The lesions with a voxel in one of the windows.
     """
@@ -49,6 +57,7 @@ class Batch:
     image: Tensor
     label: Tensor
     augmentation: Float64Array
+    draws: WindowDraws
     lesions_drawn: set[Lesion]
     lesions_seen: set[Lesion]
 
@@ -60,8 +69,20 @@ class BatchSource:
         cases: The training cases.
         window_size: Voxels per axis.
         hu_range: Clip of the plan, HU.
-        config: Seed, sampling and batch size count.
+        classes: The plan's, for the organ's class index.
+        seed: Of all draws.
+        batch_size: Windows of a step, over all ranks together.
+        sampling: How windows are drawn.
+        augment: How HU are shifted and scaled; None: not at all.
+        dtype: Of images.
+        rank: Takes positions rank, rank + world_size, … of the batch.
+        world_size: Number of ranks.
         pin: Whether batches go to a GPU.
+
+    Raises:
+        ConfigError: The organ is none of the classes, or the batch has less windows than there are ranks.
+        DataError: A share is for what no case has; the hard points are none.
+        CorruptFileError: A case's store is damaged.
     """
 
     def __init__(
@@ -69,24 +90,48 @@ class BatchSource:
         cases: Sequence[PreparedCase],
         window_size: IntTriple,
         hu_range: tuple[float, float],
-        config: RunConfig,
         *,
+        classes: Sequence[int],
+        seed: int = 0,
+        batch_size: int = 2,
+        sampling: SamplingConfig | None = None,
+        augment: AugmentConfig | None = None,
+        dtype: WindowDtype = "float32",
+        rank: int = 0,
+        world_size: int = 1,
         pin: bool = False,
     ) -> None:
-        self._cases = tuple(cases)
+        sampling = SamplingConfig() if sampling is None else sampling
+        if not 0 <= rank < world_size or batch_size < world_size:
+            raise ConfigError(
+                f"rank {rank} of {world_size} and a batch of {batch_size}",
+                expected="a window for every rank",
+                remedy="enlarge the batch, or use less ranks",
+            )
+        self.cases = tuple(cases)
+        self.seed = seed
         self._window = window_size
         self._hu_range = hu_range
-        self._config = config
+        self._augment = augment
+        self._dtype: WindowDtype = dtype
         self._pin = pin
-        self._spans: list[LesionSpans] = [case.spans() for case in self._cases]
+        self._cache = ChunkCache(sampling.cache_mib << 20)
+        organ = _organ_class(sampling, classes)
+        spans = [case.spans() for case in self.cases]
+        organs = [None if organ is None else case.class_spans(organ) for case in self.cases]
+        triples = zip(self.cases, spans, organs, strict=True)
         self._sampler = WindowSampler(
-            [SamplerCase(case.shape, spans) for case, spans in zip(self._cases, self._spans, strict=True)],
+            [SamplerCase(case.shape, lesions, its_organ) for case, lesions, its_organ in triples],
             window_size,
-            seed=config.seed,
-            lesion_share=config.sampling.lesion_share,
-            alpha=config.sampling.alpha,
+            seed=seed,
+            lesion_share=sampling.lesion_share,
+            alpha=sampling.alpha,
+            organ_share=sampling.organ_share,
+            hard_share=sampling.hard_share,
+            lesion_free_share=sampling.lesion_free_share,
+            hard_points=read_hard_points(sampling.hard_points, self.cases) if sampling.hard_points else None,
         )
-        self._positions = np.arange(config.train.batch_size, dtype=np.uint32)
+        self.positions = np.arange(rank, batch_size, world_size, dtype=np.uint32)
 
     def batch(self, step: int) -> Batch:
         """Return the windows of a step.
@@ -94,85 +139,175 @@ class BatchSource:
         Raises:
             CorruptFileError: A case's store is damaged.
         """
-        draws = self._sampler.draw(step, self._positions)
-        augmentation = draw_augmentation(self._config.seed, step, self._positions)
-        count = len(self._positions)
-        image = torch.empty((count, 1, *self._window), pin_memory=self._pin)
-        label = torch.empty((count, *self._window), dtype=torch.uint8, pin_memory=self._pin)
-        image_out, label_out = image.numpy()[:, 0], label.numpy()
-        for window in range(count):
-            one = slice(window, window + 1)
-            self._cases[int(draws.case[window])].read_window(
-                draws.corner[one],
+        return self.windows(step, self.positions)
+
+    def windows(self, step: int, positions: np.ndarray) -> Batch:
+        """Return the windows at some positions of a step's batch.
+
+        Raises:
+            CorruptFileError: A case's store is damaged.
+        """
+        draws = self._sampler.draw(step, positions)
+        augmentation = draw_augmentation(self.seed, step, positions)
+        ranges: Sequence[tuple[float, float]] = [self._hu_range] * len(positions)
+        if self._augment is not None:
+            ranges = ranges_of(augmentation, self._hu_range, self._augment)
+        image = torch.empty((len(positions), 1, *self._window), dtype=_BITS[self._dtype], pin_memory=self._pin)
+        label = torch.empty((len(positions), *self._window), dtype=torch.uint8, pin_memory=self._pin)
+        chosen = [self.cases[case] for case in draws.case.tolist()]
+        out = image.view(torch.uint16) if self._dtype == "bfloat16" else image
+        try:
+            read_windows(
+                [case.image_array for case in chosen],
+                draws.corner,
                 self._window,
-                hu_range=shifted_range(augmentation[window], self._hu_range, self._config.sampling),
-                image_out=image_out[one],
-                label_out=label_out[one],
+                hu_range=None if self._dtype == "int16" else ranges,
+                dtype=self._dtype,
+                padding=-1024.0,
+                labels=[case.label_array for case in chosen],
+                out=out.numpy()[:, 0],
+                label_out=label.numpy(),
+                cache=self._cache,
+                threads=1,
             )
-        return Batch(step, image, label, augmentation, _drawn(draws), self._seen(draws))
+        except CorruptFileError as error:
+            raise _named(error, chosen) from None
+        seen = self._sampler.lesions_in(draws)
+        return Batch(step, image, label, augmentation, draws, _drawn(draws), seen)
 
-    def lesions_until(self, steps: int) -> tuple[set[Lesion], set[Lesion]]:
-        """Return the lesions that the first `steps` steps drew, and those they showed: known without being kept."""
-        drawn: set[Lesion] = set()
-        seen: set[Lesion] = set()
-        for step in range(steps):
-            draws = self._sampler.draw(step, self._positions)
-            drawn |= _drawn(draws)
-            seen |= self._seen(draws)
-        return drawn, seen
 
-    def _seen(self, draws: WindowDraws) -> set[Lesion]:
-        """Lesions with a voxel in one of the windows."""
-        seen: set[Lesion] = set()
-        for case, corner in zip(draws.case, draws.corner, strict=True):
-            spans = self._spans[case]
-            last = spans.origin.copy()
-            last[:, spans.axis] += spans.length - 1
-            inside = ((last >= corner) & (spans.origin < corner + self._window)).all(axis=1)
-            seen.update((int(case), int(lesion)) for lesion in np.unique(spans.lesion[inside]))
-        return seen
+def _organ_class(sampling: SamplingConfig, classes: Sequence[int]) -> int | None:
+    if not sampling.organ_label:
+        if sampling.organ_share:
+            raise ConfigError("sampling.organ_share without sampling.organ_label", remedy="name the organ's label")
+        return None
+    if sampling.organ_label not in classes:
+        raise ConfigError(
+            f"sampling.organ_label {sampling.organ_label} is none of the plan's classes {tuple(classes)}",
+            remedy="add it to classes in plan.json: only labels that are learned are in the store",
+        )
+    return list(classes).index(sampling.organ_label) + 1
+
+
+def read_hard_points(path: PathLike, cases: Sequence[PreparedCase]) -> HardPoints:
+    """Read places to look at more often: a CSV of case_id, x_mm, y_mm, z_mm (world, RAS+) and weight.
+
+    Rows of other cases are passed over, as those of the validation fold are.
+
+    Args:
+        path: The file.
+        cases: The sampler's cases.
+
+    Raises:
+        DataError: A column is missing, a value is no number, a place lies outside of its case, or no row is left.
+        OSError: It cannot be read.
+    """
+    path = Path(path)
+    by_id = {case.case_id: number for number, case in enumerate(cases)}
+    rows: list[tuple[int, list[int], float]] = []
+    with path.open(newline="", encoding="utf-8-sig") as handle:
+        reader = csv.DictReader(handle)
+        missing = [name for name in _HARD_COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise DataError(f"lacks the columns {', '.join(missing)}", path=path, expected=_HARD_COLUMNS)
+        for line, row in enumerate(reader, 2):
+            number = by_id.get(row["case_id"])
+            if number is None:
+                continue
+            try:
+                place = np.asarray([float(row[name]) for name in _HARD_COLUMNS[1:4]])
+                weight = float(row["weight"])
+            except (TypeError, ValueError):
+                raise DataError(f"line {line} holds no numbers", path=path, found=row) from None
+            case = cases[number]
+            voxel = np.rint(np.linalg.solve(case.affine[:3, :3], place - case.affine[:3, 3]))
+            if not (np.isfinite(voxel).all() and (voxel >= 0).all() and (voxel < case.shape).all()):
+                raise DataError(
+                    f"line {line}: {tuple(place)} mm lies outside of its case",
+                    case_id=case.case_id,
+                    path=path,
+                    remedy="give world coordinates in mm, RAS+ as in NIfTI",
+                )
+            rows.append((number, [int(n) for n in voxel], weight))
+    if not rows:
+        raise DataError("names none of the training cases", path=path, remedy="check its case_id column")
+    return HardPoints(
+        case=np.asarray([number for number, _, _ in rows]),
+        voxel=np.asarray([voxel for _, voxel, _ in rows]),
+        weight=np.asarray([weight for _, _, weight in rows]),
+    )
+
+
+def _named(error: CorruptFileError, cases: Sequence[PreparedCase]) -> CorruptFileError:
+    """Say which of the cases is damaged."""
+    case = next((case for case in cases if str(case.path) in error.message), None)
+    return error if case is None else case.damaged(case.path, error.message)
 
 
 def _drawn(draws: WindowDraws) -> set[Lesion]:
-    pairs = zip(draws.case, draws.lesion, strict=True)
-    return {(int(case), int(lesion)) for case, lesion in pairs if lesion >= 0}
+    pairs = zip(draws.case.tolist(), draws.lesion.tolist(), strict=True)
+    return {(case, lesion) for case, lesion in pairs if lesion >= 0}
 
 
 class BatchLoader:
-    """Yields the batches of steps `start` … `stop` − 1, each made while the one before is used. A context manager."""
+    """Yields the batches of steps `start` … `stop` − 1, made ahead while the one before is used. A context manager.
 
-    def __init__(self, source: BatchSource, start: int, stop: int) -> None:
-        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(_AHEAD)
+    Args:
+        source: Makes them.
+        start: First step.
+        stop: Step after the last.
+        threads: Batches that are made at once.
+    """
+
+    def __init__(self, source: BatchSource, start: int, stop: int, *, threads: int = 1) -> None:
+        self._source = source
+        self._next, self._stop = start, stop
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(source, start, stop), name="windows", daemon=True)
-        self._thread.start()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="windows")
+        self._ready: deque[Future[Batch]] = deque()
+        self._began: float | None = None
+        self.waited_s = 0.0
+        self._fill(threads + _AHEAD - 1)
 
-    def _work(self, source: BatchSource, start: int, stop: int) -> None:
-        for step in range(start, stop):
-            item: Batch | BaseException
-            try:
-                item = source.batch(step)
-            except BaseException as error:  # raised again where the batch is asked for
-                item = error
-            while not self._ended.is_set():
-                try:
-                    self._ready.put(item, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
-            if self._ended.is_set() or isinstance(item, BaseException):
-                return
+    def _fill(self, count: int) -> None:
+        while len(self._ready) < count and self._next < self._stop:
+            self._ready.append(self._pool.submit(self._make, self._next))
+            self._next += 1
+
+    def _make(self, step: int) -> Batch:
+        if self._ended.is_set():
+            raise RuntimeError("the loader has ended")
+        return self._source.batch(step)
 
     def next(self) -> Batch:
         """Return the next batch, waiting for it where it is not ready.
 
         Raises:
             CorruptFileError: A case's store is damaged.
+            StopIteration: There is none.
         """
-        item = self._ready.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
+        if not self._ready:
+            raise StopIteration
+        began = time.monotonic()
+        if self._began is None:
+            self._began = began
+        count = len(self._ready)
+        batch = self._ready.popleft().result()
+        self._fill(count)
+        self.waited_s += time.monotonic() - began
+        return batch
+
+    @property
+    def waited_share(self) -> float:
+        """The share of the time since the first batch was asked for that was spent waiting for one."""
+        if self._began is None:
+            return 0.0
+        return self.waited_s / max(time.monotonic() - self._began, 1e-9)
+
+    def close(self) -> None:
+        """End the threads; what they make meanwhile is dropped."""
+        self._ended.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> BatchLoader:
         return self
@@ -180,5 +315,4 @@ class BatchLoader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ended.set()
-        self._thread.join()
+        self.close()

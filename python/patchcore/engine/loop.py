@@ -19,7 +19,7 @@ from torch import nn
 from patchcore.config.plan import TargetPlan
 from patchcore.config.run import RunConfig
 from patchcore.data.prepare import PreparedCase
-from patchcore.engine.augment import flip_windows
+from patchcore.engine.augment import Augmenter
 from patchcore.engine.checkpoint import save_checkpoint
 from patchcore.engine.control import Control, Interrupted
 from patchcore.engine.device import Placement
@@ -112,7 +112,8 @@ def run_loop(training: Training, progress: Progress, writer: RunWriter, control:
     validate_every = epoch_steps * config.validation.every_epochs
     compute_loss = DiceCrossEntropyLoss()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    drawn, seen = training.source.lesions_until(progress.step)
+    augment = Augmenter(config.augment, training.target.spacing, training.target.window_size)
+    drawn, seen = progress.lesions_drawn, progress.lesions_seen
     clock = _Clock(progress.seconds)
     saved_step = progress.step
 
@@ -158,8 +159,7 @@ def run_loop(training: Training, progress: Progress, writer: RunWriter, control:
             waited = time.monotonic() - began
             image = batch.image.to(placement.device, non_blocking=True)
             label = batch.label.to(placement.device, non_blocking=True)
-            if config.sampling.flips:
-                flip_windows(image, label, batch.augmentation)
+            image, label = augment(image, label, batch.augmentation)
             rate = learning_rate(step, total, config.optim)
             for group in optimizer.param_groups:
                 group["lr"] = rate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from patchcore.config.run import RunConfig
@@ -31,12 +31,16 @@ class Progress:
         validated_step: The last step whose validation is complete; one cut short is redone.
         seconds: Time spent in the loop over all attempts.
         best: The best validation.
+        lesions_drawn: Lesions, as (case, lesion), that a window was drawn for so far.
+        lesions_seen: Those that a window showed.
     """
 
     step: int = 0
     validated_step: int = 0
     seconds: float = 0.0
     best: Best | None = None
+    lesions_drawn: set[tuple[int, int]] = field(default_factory=set)
+    lesions_seen: set[tuple[int, int]] = field(default_factory=set)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Progress:
@@ -47,11 +51,14 @@ class Progress:
             validated_step=int(state.get("validated_step", 0)),
             seconds=float(state.get("seconds", 0.0)),
             best=Best(**best) if best else None,
+            lesions_drawn={(case, lesion) for case, lesion in state.get("lesions_drawn", ())},
+            lesions_seen={(case, lesion) for case, lesion in state.get("lesions_seen", ())},
         )
 
     def to_state(self) -> dict[str, Any]:
         """Return what a checkpoint's state is to hold."""
-        return asdict(self)
+        lesions = {"lesions_drawn": sorted(self.lesions_drawn), "lesions_seen": sorted(self.lesions_seen)}
+        return asdict(self) | lesions
 
     def improves(self, dsc_mean: float, case_set: str) -> bool:
         """Whether a validation is better than the best on the same cases; one on other cases starts over.

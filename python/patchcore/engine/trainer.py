@@ -138,7 +138,15 @@ def _train(
         network=network,
         optimizer=optimizer,
         source=BatchSource(
-            train_cases, target.window_size, target.hu_range, config, pin=placement.device.type == "cuda"
+            train_cases,
+            target.window_size,
+            target.hu_range,
+            classes=target.classes,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            sampling=config.sampling,
+            augment=config.augment,
+            pin=placement.device.type == "cuda",
         ),
         validation=validation_cases,
         checkpoints=run / "checkpoints",

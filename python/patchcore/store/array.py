@@ -201,7 +201,7 @@ def read_windows(
     corners: npt.ArrayLike,
     window_size: Sequence[int],
     *,
-    hu_range: tuple[float, float] | None,
+    hu_range: tuple[float, float] | Sequence[tuple[float, float]] | None,
     dtype: WindowDtype = "float32",
     padding: float = 0.0,
     labels: Sequence[StoredArray] | None = None,
@@ -216,7 +216,8 @@ def read_windows(
         arrays: The array of each window; they may repeat.
         corners: Integers (windows, 3): array index of each window's first voxel; anything, also outside the array.
         window_size: Voxels of a window along x, y, z.
-        hu_range: Clipped to and scaled to [0, 1]; what lies outside the array is 0. None: HU as they are.
+        hu_range: Clipped to and scaled to [0, 1]; what lies outside the array is 0. One for all windows, or one for
+            each. None: HU as they are.
         dtype: ``float32``, ``float16``, ``bfloat16`` (its bits, as uint16) or ``int16`` (HU as they are).
         padding: Value outside the array where `hu_range` is None.
         labels: The label array of each window, read into `label_out` in the same call.
@@ -246,7 +247,7 @@ def read_windows(
         size,
         _bits(flat).reshape(-1),
         format=dtype,
-        hu_range=hu_range,
+        hu_range=_ranges(hu_range),
         padding=padding,
         labels=None if labels is None else [array._core for array in labels],
         label_out=flat_label,
@@ -256,7 +257,18 @@ def read_windows(
     return flat
 
 
-def window_dtype(dtype: str, hu_range: tuple[float, float] | None) -> np.dtype[Any]:
+def _ranges(
+    hu_range: tuple[float, float] | Sequence[tuple[float, float]] | None,
+) -> list[tuple[float, float]] | None:
+    if hu_range is None:
+        return None
+    ranges = np.asarray(hu_range, dtype=np.float64)
+    if ranges.size % 2 or ranges.ndim not in (1, 2) or ranges.shape[-1] != 2:
+        raise WindowError(f"hu_range of shape {ranges.shape}", expected="two numbers, or two a window")
+    return [(low, high) for low, high in ranges.reshape(-1, 2).tolist()]
+
+
+def window_dtype(dtype: str, hu_range: object) -> np.dtype[Any]:
     """Return the NumPy dtype that windows of a format have.
 
     Raises:

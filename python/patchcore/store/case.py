@@ -22,7 +22,7 @@ from patchcore.store.layout import array_metadata, shard_shape
 from patchcore.types import IntTriple, Triple
 from patchcore.volumetry import LesionSpans
 
-__all__ = ["AIR_HU", "Placed", "Source", "WrittenLabels", "write_spans"]
+__all__ = ["AIR_HU", "Placed", "Source", "WrittenLabels", "write_spans", "write_table"]
 
 AIR_HU = -1024
 """What NaN and everything outside a scan is taken for."""
@@ -55,9 +55,11 @@ class WrittenLabels:
         spans: The lesions, on the part kept of the training grid.
         class_voxels: Voxels of each class.
         kept_lesions: Lesions that were given one voxel, for they would have vanished.
+        other_classes: Spans of every class but the lesions', int32 (spans, 5): class index, origin x y z, length.
     """
 
     spans: LesionSpans
+    other_classes: npt.NDArray[np.int32]
     class_voxels: tuple[int, ...]
     kept_lesions: int
 
@@ -143,7 +145,8 @@ class Placed:
         )
         write_json_atomic(folder / "zarr.json", array_metadata(self.shape, shard, "uint8"))
         class_voxels, kept = found.pop("class_voxels"), found.pop("kept_lesions")
-        return WrittenLabels(LesionSpans(**found), tuple(class_voxels), kept)
+        other = np.column_stack(found.pop("class_spans")).astype(np.int32)
+        return WrittenLabels(LesionSpans(**found), other, tuple(class_voxels), kept)
 
     def _arguments(self) -> _Arguments:
         grid = self.grid
@@ -171,6 +174,14 @@ class Placed:
         return shard_shape(self.shape, element_bytes, thin_axis=self.grid.axes.index(slowest))
 
 
+def write_table(path: Path, table: npt.NDArray[np.int32]) -> None:
+    """Write spans, int32 (spans, 5), synced."""
+    with path.open("wb") as handle:
+        np.save(handle, table, allow_pickle=False)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
 def write_spans(
     folder: Path, table: npt.NDArray[np.int32], voxels: npt.NDArray[np.int64], axis: int, mm: Triple
 ) -> None:
@@ -183,10 +194,7 @@ def write_spans(
         axis: The axis that spans lie along.
         mm: Spacing.
     """
-    with (folder / "spans.npy").open("wb") as handle:
-        np.save(handle, table, allow_pickle=False)
-        handle.flush()
-        os.fsync(handle.fileno())
+    write_table(folder / "spans.npy", table)
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")
     names = [f"{name}_{letter}" for name in ("bbox_start", "bbox_stop", "centroid_voxel") for letter in "xyz"]

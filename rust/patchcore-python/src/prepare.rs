@@ -144,6 +144,13 @@ fn prepare_case_labels<'py>(
     columns.set_item("length", PyArray1::from_vec(py, table.length))?;
     columns.set_item("axis", table.axis)?;
     columns.set_item("voxel_count", PyArray1::from_vec(py, table.voxel_count))?;
+    let other = done.class_spans;
+    let rows = other.length.len();
+    let origin: Bound<'py, PyArray2<i32>> = PyArray1::from_vec(py, other.origin).reshape([rows, 3])?;
+    columns.set_item(
+        "class_spans",
+        (PyArray1::from_vec(py, other.component), origin, PyArray1::from_vec(py, other.length)),
+    )?;
     columns.set_item("class_voxels", done.class_voxels)?;
     columns.set_item("kept_lesions", kept)?;
     Ok(columns)

@@ -104,7 +104,7 @@ fn read_store_windows(
     window_size: [usize; 3],
     out: &Bound<'_, PyAny>,
     format: &str,
-    hu_range: Option<[f64; 2]>,
+    hu_range: Option<Vec<[f64; 2]>>,
     padding: f32,
     labels: Option<Vec<Py<StoredArray>>>,
     label_out: Option<&Bound<'_, PyArray1<u8>>>,
@@ -112,7 +112,10 @@ fn read_store_windows(
     threads: Option<usize>,
 ) -> PyResult<()> {
     let corners = triples(&corners)?;
-    let intensity = hu_range.map_or(Intensity::Raw(padding), Intensity::Scaled);
+    let intensity: Vec<Intensity> = match hu_range {
+        Some(ranges) => ranges.into_iter().map(Intensity::Scaled).collect(),
+        None => vec![Intensity::Raw(padding)],
+    };
     let mut label_out = label_out.map(|array| writable("label_out", array)).transpose()?;
     let label_out = label_out.as_mut().map(|array| array.as_slice_mut()).transpose()?;
     let reading = Reading { size: window_size, threads, cache: cache.as_ref().map(|cache| &cache.get().0) };
@@ -129,10 +132,10 @@ fn read_store_windows(
             let label_windows = if labels.is_some() { label_windows? } else { Vec::new() };
             let labels = label_out.map(|out| Labels { windows: &label_windows, out });
             match out {
-                Buffer::F32(out) => read_windows(&images, intensity, out, labels, reading),
-                Buffer::Half(out) => read_windows(&images, intensity, out, labels, reading),
-                Buffer::Brain(out) => read_windows(&images, intensity, out, labels, reading),
-                Buffer::I16(out) => read_windows(&images, intensity, out, labels, reading),
+                Buffer::F32(out) => read_windows(&images, &intensity, out, labels, reading),
+                Buffer::Half(out) => read_windows(&images, &intensity, out, labels, reading),
+                Buffer::Brain(out) => read_windows(&images, &intensity, out, labels, reading),
+                Buffer::I16(out) => read_windows(&images, &intensity, out, labels, reading),
             }
         })
     })
@@ -159,7 +162,7 @@ fn read_store_label_windows(
             Stored::Label(array) => Some(array),
             Stored::Image(_) => None,
         })?;
-        read_windows::<f32>(&[], Intensity::Raw(0.0), &mut [], Some(Labels { windows: &windows, out }), reading)
+        read_windows::<f32>(&[], &[Intensity::Raw(0.0)], &mut [], Some(Labels { windows: &windows, out }), reading)
     })
 }
 

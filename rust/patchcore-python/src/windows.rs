@@ -5,7 +5,7 @@ use numpy::{
     PyUntypedArray,
 };
 use patchcore::philox;
-use patchcore::sampler::{Case, LesionSpans, Sampler};
+use patchcore::sampler::{Case, HardPoint, LesionSpans, Sampler, Shares};
 use patchcore::windows::blend::{Layout, accumulate, finish};
 use patchcore::windows::extract::{Intensity, Target, extract};
 use patchcore::windows::{Brain, Half, grid};
@@ -190,45 +190,74 @@ fn uniforms<'py>(
     PyArray1::from_vec(py, values).reshape([positions.len(), count])
 }
 
-/// A case as the façade hands it over: shape, then the columns of its spans, their axis and the number of lesions.
-type CaseColumns<'py> =
-    ([i64; 3], PyReadonlyArray1<'py, i32>, PyReadonlyArray2<'py, i32>, PyReadonlyArray1<'py, i32>, usize, usize);
+/// Spans as the façade hands them over: lesion, origin and length of each, their axis, and the number of lesions.
+type SpanColumns<'py> =
+    (PyReadonlyArray1<'py, i32>, PyReadonlyArray2<'py, i32>, PyReadonlyArray1<'py, i32>, usize, usize);
 
-/// Columns of draws: case, corner, lesion, voxel.
-type DrawColumns<'py> =
-    (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray2<i64>>, Bound<'py, PyArray1<i64>>, Bound<'py, PyArray2<i64>>);
+/// Shape, lesions, and an organ.
+type CaseColumns<'py> = ([i64; 3], SpanColumns<'py>, Option<SpanColumns<'py>>);
+
+/// Columns of draws: case, corner, kind, lesion, voxel.
+type DrawColumns<'py> = (
+    Bound<'py, PyArray1<i64>>,
+    Bound<'py, PyArray2<i64>>,
+    Bound<'py, PyArray1<u8>>,
+    Bound<'py, PyArray1<i64>>,
+    Bound<'py, PyArray2<i64>>,
+);
+
+/// Hand the spans to `then`, borrowed.
+fn with_spans<T>(
+    columns: &SpanColumns<'_>,
+    then: impl FnOnce(LesionSpans<'_>) -> patchcore::Result<T>,
+) -> PyResult<patchcore::Result<T>> {
+    let (lesion, origin, length, axis, lesion_count) = columns;
+    Ok(then(LesionSpans {
+        lesion: lesion.as_slice()?,
+        origin: &triples(origin)?,
+        length: length.as_slice()?,
+        axis: *axis,
+        lesion_count: *lesion_count,
+    }))
+}
 
 #[pyclass(frozen, module = "patchcore._core")]
 struct WindowSampler(Sampler);
 
 #[pymethods]
 impl WindowSampler {
+    /// `shares` are of lesion, organ, hard and lesion-free windows; hard points are cases, voxels and weights.
     #[new]
-    #[pyo3(signature = (cases, window_size, *, seed, lesion_share, alpha))]
-    #[allow(clippy::needless_pass_by_value)]
+    #[pyo3(signature = (cases, window_size, *, seed, shares, alpha, hard_case, hard_voxel, hard_weight))]
+    #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
     fn new(
         cases: Vec<CaseColumns<'_>>,
         window_size: [i64; 3],
         seed: u64,
-        lesion_share: f64,
+        shares: [f64; 4],
         alpha: f64,
+        hard_case: Vec<usize>,
+        hard_voxel: PyReadonlyArray2<'_, i64>,
+        hard_weight: PyReadonlyArray1<'_, f64>,
     ) -> PyResult<Self> {
         let cases = cases
             .iter()
             .enumerate()
-            .map(|(index, (shape, lesion, origin, length, axis, lesion_count))| {
-                let spans = LesionSpans {
-                    lesion: lesion.as_slice()?,
-                    origin: &triples(origin)?,
-                    length: length.as_slice()?,
-                    axis: *axis,
-                    lesion_count: *lesion_count,
-                };
-                Case::new(*shape, spans)
-                    .map_err(|error| to_python(patchcore::Error::Argument(format!("case {index}: {error}"))))
+            .map(|(index, (shape, lesions, organ))| {
+                let named = |error| to_python(patchcore::Error::Argument(format!("case {index}: {error}")));
+                let case = with_spans(lesions, |spans| Case::new(*shape, spans))?.map_err(named)?;
+                match organ {
+                    Some(organ) => with_spans(organ, |spans| case.with_organ(spans))?.map_err(named),
+                    None => Ok(case),
+                }
             })
             .collect::<PyResult<Vec<_>>>()?;
-        Sampler::new(cases, window_size, seed, lesion_share, alpha).map(Self).map_err(to_python)
+        let voxels = triples(&hard_voxel)?;
+        let points = hard_case.iter().zip(voxels).zip(hard_weight.as_slice()?);
+        let hard = points.map(|((&case, voxel), &weight)| HardPoint { case, voxel, weight }).collect();
+        let [lesion, organ, hard_share, lesion_free] = shares;
+        let shares = Shares { lesion, organ, hard: hard_share, lesion_free };
+        Sampler::new(cases, window_size, seed, shares, alpha, hard).map(Self).map_err(to_python)
     }
 
     #[allow(clippy::needless_pass_by_value)]
@@ -243,12 +272,31 @@ impl WindowSampler {
             run(py, || positions.iter().map(|&position| self.0.draw(step, position)).collect::<Result<Vec<_>, _>>())?;
         let rows = draws.len();
         let corners = draws.iter().flat_map(|draw| draw.corner);
-        let voxels = draws.iter().flat_map(|draw| draw.target.map_or([-1; 3], |(_, voxel)| voxel));
+        let voxels = draws.iter().flat_map(|draw| draw.voxel.unwrap_or([-1; 3]));
         Ok((
             PyArray1::from_iter(py, draws.iter().map(|draw| draw.case as i64)),
             PyArray1::from_iter(py, corners).reshape([rows, 3])?,
-            PyArray1::from_iter(py, draws.iter().map(|draw| draw.target.map_or(-1, |(lesion, _)| lesion as i64))),
+            PyArray1::from_iter(py, draws.iter().map(|draw| draw.kind as u8)),
+            PyArray1::from_iter(py, draws.iter().map(|draw| draw.lesion.map_or(-1, |lesion| lesion as i64))),
             PyArray1::from_iter(py, voxels).reshape([rows, 3])?,
         ))
+    }
+
+    /// The lesions that have a voxel in each window: window and lesion of each.
+    #[allow(clippy::needless_pass_by_value)]
+    fn lesions_in<'py>(
+        &self,
+        py: Python<'py>,
+        cases: Vec<usize>,
+        corners: PyReadonlyArray2<'py, i64>,
+    ) -> PyResult<Vec<(usize, usize)>> {
+        let corners = triples(&corners)?;
+        run(py, || {
+            let mut seen = Vec::new();
+            for (window, (&case, &corner)) in cases.iter().zip(&corners).enumerate() {
+                seen.extend(self.0.lesions_in(case, corner)?.into_iter().map(|lesion| (window, lesion)));
+            }
+            Ok(seen)
+        })
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! A draw picks a case (∝ lesions^α, so that one patient with 80 metastases does not rule), one of its lesions, one of
 //! that lesion's voxels, and a window that contains the voxel anywhere: a small lesion is as likely as a large one, and
-//! it is not always in the middle. The other draws are uniform over the volume. Voxels are found in the lesions' spans
-//! by binary search; no volume is read.
+//! it is not always in the middle. Shares of the draws can be for an organ's voxels, for given points (hard negatives, by
+//! their weights) and for cases without lesions; the rest are uniform over the volume. Voxels are found in spans by binary
+//! search; no volume is read.
 
 use crate::philox::{MAX_STEP, Purpose, Stream};
 use crate::{Error, Result};
@@ -23,25 +24,21 @@ pub struct LesionSpans<'a> {
     pub lesion_count: usize,
 }
 
-/// One case, checked and indexed for drawing.
+/// Spans, checked and indexed for drawing.
 #[derive(Debug)]
-pub struct Case {
-    shape: [i64; 3],
+struct Index {
     axis: usize,
     origin: Vec<[i32; 3]>,
     /// Voxels of all spans up to and including each one.
     voxels_up_to: Vec<u64>,
     /// Where each lesion's spans begin, and a last entry where they end.
     first_span: Vec<usize>,
+    /// The first voxel of each lesion's box, and the one after its last.
+    boxes: Vec<[[i64; 3]; 2]>,
 }
 
-impl Case {
-    /// Check and index the spans of a case.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] if columns differ in length, spans are unsorted, empty or leave the volume, or a lesion has
-    /// no span.
-    pub fn new(shape: [i64; 3], spans: LesionSpans<'_>) -> Result<Self> {
+impl Index {
+    fn new(shape: [i64; 3], spans: LesionSpans<'_>) -> Result<Self> {
         let count = spans.lesion.len();
         let wrong = |what: String| Err(Error::Argument(what));
         if shape.iter().any(|&n| n < 1) {
@@ -87,13 +84,35 @@ impl Case {
             return wrong(format!("lesion {} of {} has no span", first_span.len(), spans.lesion_count));
         }
         first_span.push(count);
-        Ok(Self { shape, axis: spans.axis, origin: spans.origin.to_vec(), voxels_up_to, first_span })
+        let mut boxes = vec![[[i64::MAX; 3], [0; 3]]; spans.lesion_count];
+        for ((&lesion, origin), &length) in spans.lesion.iter().zip(spans.origin).zip(spans.length) {
+            let [low, high] = &mut boxes[lesion as usize];
+            for axis in 0..3 {
+                let (start, length) = (i64::from(origin[axis]), if axis == spans.axis { i64::from(length) } else { 1 });
+                (low[axis], high[axis]) = (low[axis].min(start), high[axis].max(start + length));
+            }
+        }
+        Ok(Self { axis: spans.axis, origin: spans.origin.to_vec(), voxels_up_to, first_span, boxes })
     }
 
-    /// Number of lesions.
-    #[must_use]
-    pub fn lesion_count(&self) -> usize {
+    fn lesion_count(&self) -> usize {
         self.first_span.len() - 1
+    }
+
+    /// Whether a lesion has a voxel between two corners.
+    fn meets(&self, lesion: usize, low: [i64; 3], high: [i64; 3]) -> bool {
+        let [first, last] = self.boxes[lesion];
+        if (0..3).any(|axis| first[axis] >= high[axis] || last[axis] <= low[axis]) {
+            return false;
+        }
+        (self.first_span[lesion]..self.first_span[lesion + 1]).any(|span| {
+            let before = span.checked_sub(1).map_or(0, |previous| self.voxels_up_to[previous]);
+            let length = (self.voxels_up_to[span] - before) as i64;
+            (0..3).all(|axis| {
+                let start = i64::from(self.origin[span][axis]);
+                start < high[axis] && start + (if axis == self.axis { length } else { 1 }) > low[axis]
+            })
+        })
     }
 
     /// A uniformly drawn voxel of a lesion, in O(log spans).
@@ -110,6 +129,81 @@ impl Case {
     }
 }
 
+/// One case, checked and indexed for drawing.
+#[derive(Debug)]
+pub struct Case {
+    shape: [i64; 3],
+    lesions: Index,
+    organ: Option<Index>,
+}
+
+impl Case {
+    /// Check and index the spans of a case.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if columns differ in length, spans are unsorted, empty or leave the volume, or a lesion has
+    /// no span.
+    pub fn new(shape: [i64; 3], spans: LesionSpans<'_>) -> Result<Self> {
+        Ok(Self { shape, lesions: Index::new(shape, spans)?, organ: None })
+    }
+
+    /// The same case with the spans of an organ, all numbered 0.
+    ///
+    /// # Errors
+    /// As [`Case::new`].
+    pub fn with_organ(mut self, spans: LesionSpans<'_>) -> Result<Self> {
+        let organ = Index::new(self.shape, spans).map_err(|error| Error::Argument(format!("organ: {error}")))?;
+        self.organ = (organ.lesion_count() > 0).then_some(organ);
+        Ok(self)
+    }
+
+    /// Number of lesions.
+    #[must_use]
+    pub fn lesion_count(&self) -> usize {
+        self.lesions.lesion_count()
+    }
+}
+
+/// What share of the windows is drawn for what; the rest are drawn anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Shares {
+    /// For a lesion.
+    pub lesion: f64,
+    /// For a voxel of an organ, of a case that has it.
+    pub organ: f64,
+    /// For one of the given points.
+    pub hard: f64,
+    /// Anywhere in a case without lesions.
+    pub lesion_free: f64,
+}
+
+/// A place that windows are to be drawn around, and how much more often than one of weight 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HardPoint {
+    /// Index of the case.
+    pub case: usize,
+    /// The voxel.
+    pub voxel: [i64; 3],
+    /// Not negative.
+    pub weight: f64,
+}
+
+/// What a window was drawn for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Nothing: anywhere.
+    Anywhere = 0,
+    /// A lesion.
+    Lesion = 1,
+    /// A voxel of the organ.
+    Organ = 2,
+    /// A given point.
+    Hard = 3,
+    /// A case without lesions.
+    LesionFree = 4,
+}
+
 /// One drawn window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Draw {
@@ -117,8 +211,12 @@ pub struct Draw {
     pub case: usize,
     /// First voxel of the window; negative where the case is smaller than the window.
     pub corner: [i64; 3],
-    /// The lesion and the voxel of it that the window was drawn for; none where it was drawn uniformly.
-    pub target: Option<(usize, [i64; 3])>,
+    /// What it was drawn for.
+    pub kind: Kind,
+    /// The lesion that it was drawn for.
+    pub lesion: Option<usize>,
+    /// The voxel that it was drawn to contain.
+    pub voxel: Option<[i64; 3]>,
 }
 
 /// Draws windows of a set of cases.
@@ -127,39 +225,99 @@ pub struct Sampler {
     cases: Vec<Case>,
     window: [i64; 3],
     seed: u64,
-    lesion_share: f64,
+    shares: Shares,
     /// Sum of lesions^α over all cases up to and including each one.
     weight_up_to: Vec<f64>,
+    with_organ: Vec<usize>,
+    lesion_free: Vec<usize>,
+    hard: Vec<HardPoint>,
+    hard_up_to: Vec<f64>,
 }
 
 impl Sampler {
-    /// A sampler over `cases`: `lesion_share` of the windows are drawn for a lesion, in cases chosen ∝ lesions^α.
+    /// A sampler over `cases`: windows for a lesion are drawn in cases chosen ∝ lesions^α.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there is no case, a window edge is not positive, `lesion_share` is outside [0, 1] or
-    /// `alpha` is negative or not finite.
-    pub fn new(cases: Vec<Case>, window: [i64; 3], seed: u64, lesion_share: f64, alpha: f64) -> Result<Self> {
+    /// [`Error::Argument`] if there is no case, a share is outside [0, 1] or all are more than 1, `alpha` is negative or
+    /// not finite, a hard point lies outside of its case, or a share is for what no case has.
+    pub fn new(
+        cases: Vec<Case>,
+        window: [i64; 3],
+        seed: u64,
+        shares: Shares,
+        alpha: f64,
+        hard: Vec<HardPoint>,
+    ) -> Result<Self> {
+        let wrong = |what: String| Err(Error::Argument(what));
         if cases.is_empty() {
-            return Err(Error::Argument("no cases to draw windows from".into()));
+            return wrong("no cases to draw windows from".into());
         }
         if window.iter().any(|&n| n < 1) {
             return Err(Error::Window(format!("window size {window:?}; every edge is at least 1 voxel")));
         }
-        if !(0.0..=1.0).contains(&lesion_share) {
-            return Err(Error::Argument(format!("lesion_share {lesion_share}; legal: 0 to 1")));
+        let Shares { lesion, organ, hard: hard_share, lesion_free: free_share } = shares;
+        let named = [
+            ("lesion_share", lesion),
+            ("organ_share", organ),
+            ("hard_share", hard_share),
+            ("lesion_free_share", free_share),
+        ];
+        for (name, share) in named {
+            if !(0.0..=1.0).contains(&share) {
+                return wrong(format!("{name} {share}; legal: 0 to 1"));
+            }
+        }
+        let sum = lesion + organ + hard_share + free_share;
+        if sum > 1.0 + 1e-9 {
+            return wrong(format!("shares of {sum} in all; legal: at most 1"));
         }
         if !alpha.is_finite() || alpha < 0.0 {
-            return Err(Error::Argument(format!("alpha {alpha}; legal: any finite number from 0")));
+            return wrong(format!("alpha {alpha}; legal: any finite number from 0"));
         }
-        let weight_up_to = cases
-            .iter()
-            .scan(0.0, |sum, case| {
-                // A case without lesions has no share whatever α is; 0⁰ would give it one.
-                *sum += if case.lesion_count() == 0 { 0.0 } else { (case.lesion_count() as f64).powf(alpha) };
-                Some(*sum)
-            })
-            .collect();
-        Ok(Self { cases, window, seed, lesion_share, weight_up_to })
+        for (number, point) in hard.iter().enumerate() {
+            let inside = cases
+                .get(point.case)
+                .is_some_and(|case| (0..3).all(|axis| (0..case.shape[axis]).contains(&point.voxel[axis])));
+            if !inside || !point.weight.is_finite() || point.weight < 0.0 {
+                return wrong(format!(
+                    "hard point {number} (case {}, voxel {:?}, weight {}); expected a voxel within a case and a weight \
+                     from 0",
+                    point.case, point.voxel, point.weight
+                ));
+            }
+        }
+        let running = |weights: &mut dyn Iterator<Item = f64>| {
+            let mut total = 0.0;
+            weights
+                .map(|weight| {
+                    total += weight;
+                    total
+                })
+                .collect::<Vec<f64>>()
+        };
+        let weight_up_to = running(&mut cases.iter().map(|case| match case.lesion_count() {
+            0 => 0.0,
+            count => (count as f64).powf(alpha),
+        }));
+        let hard_up_to = running(&mut hard.iter().map(|point| point.weight));
+        let of = |wanted: &dyn Fn(&Case) -> bool| (0..cases.len()).filter(|&n| wanted(&cases[n])).collect::<Vec<_>>();
+        let (with_organ, lesion_free) = (of(&|case| case.organ.is_some()), of(&|case| case.lesion_count() == 0));
+        let nothing = [
+            (organ, with_organ.is_empty(), "organ_share", "no case has the organ"),
+            (
+                hard_share,
+                hard_up_to.last().is_none_or(|&total| total <= 0.0),
+                "hard_share",
+                "no hard point has a weight",
+            ),
+            (free_share, lesion_free.is_empty(), "lesion_free_share", "every case has a lesion"),
+        ];
+        for (share, empty, name, why) in nothing {
+            if share > 0.0 && empty {
+                return wrong(format!("{name} is {share}, but {why}"));
+            }
+        }
+        Ok(Self { cases, window, seed, shares, weight_up_to, with_organ, lesion_free, hard, hard_up_to })
     }
 
     /// The window of a step and a position in the global batch: a pure function of these and the seed.
@@ -174,32 +332,83 @@ impl Sampler {
         }
         let mut stream = Stream::new(self.seed, step, position, Purpose::Window as u8);
         let total = self.weight_up_to[self.cases.len() - 1];
-        let for_lesion = stream.uniform() < self.lesion_share && total > 0.0;
-        Ok(if for_lesion { self.draw_lesion(&mut stream, total) } else { self.draw_anywhere(&mut stream) })
+        let at = stream.uniform();
+        let Shares { lesion, organ, hard, lesion_free } = self.shares;
+        let within = |from: f64, share: f64| share > 0.0 && at >= from && at < from + share;
+        let stream = &mut stream;
+        Ok(if at < lesion && total > 0.0 {
+            self.draw_lesion(stream, total)
+        } else if within(lesion, organ) {
+            self.draw_organ(stream)
+        } else if within(lesion + organ, hard) {
+            self.draw_hard(stream)
+        } else if within(lesion + organ + hard, lesion_free) {
+            let case = self.lesion_free[stream.below(self.lesion_free.len() as u64) as usize];
+            self.draw_anywhere(case, Kind::LesionFree, stream)
+        } else {
+            let case = stream.below(self.cases.len() as u64) as usize;
+            self.draw_anywhere(case, Kind::Anywhere, stream)
+        })
+    }
+
+    /// The lesions of a case that have a voxel in a window.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is no such case.
+    pub fn lesions_in(&self, case: usize, corner: [i64; 3]) -> Result<Vec<usize>> {
+        let number = self.cases.len();
+        let index = self.cases.get(case).ok_or_else(|| Error::Argument(format!("case {case} of {number}")))?;
+        let high = std::array::from_fn(|axis| corner[axis].saturating_add(self.window[axis]));
+        Ok((0..index.lesion_count()).filter(|&lesion| index.lesions.meets(lesion, corner, high)).collect())
     }
 
     fn draw_lesion(&self, stream: &mut Stream, total: f64) -> Draw {
-        let share = stream.uniform() * total;
-        // Rounding of the product up to the total itself would point behind the last case.
-        let case_index = self.weight_up_to.partition_point(|&up_to| up_to <= share.min(total.next_down()));
-        let case = &self.cases[case_index];
-        let lesion = stream.below(case.lesion_count() as u64) as usize;
-        let voxel = case.draw_voxel(lesion, stream);
-        let corner = std::array::from_fn(|axis| {
-            let (low, high) = corner_range(case.shape[axis], self.window[axis]);
-            stream.between(voxel[axis] - self.window[axis] + 1, voxel[axis]).clamp(low, high)
-        });
-        Draw { case: case_index, corner, target: Some((lesion, voxel)) }
+        let case = chosen(&self.weight_up_to, total, stream);
+        let lesion = stream.below(self.cases[case].lesion_count() as u64) as usize;
+        let voxel = self.cases[case].lesions.draw_voxel(lesion, stream);
+        Draw { lesion: Some(lesion), ..self.around(case, voxel, Kind::Lesion, stream) }
     }
 
-    fn draw_anywhere(&self, stream: &mut Stream) -> Draw {
-        let case = stream.below(self.cases.len() as u64) as usize;
+    fn draw_organ(&self, stream: &mut Stream) -> Draw {
+        let case = self.with_organ[stream.below(self.with_organ.len() as u64) as usize];
+        match &self.cases[case].organ {
+            Some(organ) => {
+                let voxel = organ.draw_voxel(0, stream);
+                self.around(case, voxel, Kind::Organ, stream)
+            }
+            None => self.draw_anywhere(case, Kind::Organ, stream),
+        }
+    }
+
+    fn draw_hard(&self, stream: &mut Stream) -> Draw {
+        let total = self.hard_up_to[self.hard_up_to.len() - 1];
+        let point = self.hard[chosen(&self.hard_up_to, total, stream)];
+        self.around(point.case, point.voxel, Kind::Hard, stream)
+    }
+
+    /// A window that contains a voxel, uniformly among all that do, moved into the volume where it leaves it.
+    fn around(&self, case: usize, voxel: [i64; 3], kind: Kind, stream: &mut Stream) -> Draw {
+        let corner = std::array::from_fn(|axis| {
+            let (low, high) = corner_range(self.cases[case].shape[axis], self.window[axis]);
+            stream.between(voxel[axis] - self.window[axis] + 1, voxel[axis]).clamp(low, high)
+        });
+        Draw { case, corner, kind, lesion: None, voxel: Some(voxel) }
+    }
+
+    fn draw_anywhere(&self, case: usize, kind: Kind, stream: &mut Stream) -> Draw {
         let corner = std::array::from_fn(|axis| {
             let (low, high) = corner_range(self.cases[case].shape[axis], self.window[axis]);
             stream.between(low, high)
         });
-        Draw { case, corner, target: None }
+        Draw { case, corner, kind, lesion: None, voxel: None }
     }
+}
+
+/// An entry drawn in proportion to its weight, given as running sums.
+fn chosen(up_to: &[f64], total: f64, stream: &mut Stream) -> usize {
+    let share = stream.uniform() * total;
+    // Rounding of the product up to the total itself would point behind the last entry.
+    up_to.partition_point(|&up_to| up_to <= share.min(total.next_down()))
 }
 
 /// Corners along one axis whose window lies in the volume or, where the volume is smaller, holds all of it.

@@ -33,6 +33,8 @@ pub struct LabelPlan<'a> {
 pub struct PreparedLabels {
     /// Lesions as spans, canonical axes.
     pub spans: SpanTable,
+    /// Spans of the other classes, with the class index for the component.
+    pub class_spans: SpanTable,
     /// Voxels of each class.
     pub class_voxels: Vec<u64>,
     /// Lesions without a voxel on the new grid that were given the one at their centre.
@@ -84,7 +86,8 @@ pub fn prepare_labels(
             class_voxels[usize::from(span.class) - 1] += u64::from(span.end - span.start);
         }
         let components = spans.components(lesion, &walked, plan.connectivity)?;
-        Ok(PreparedLabels { spans: SpanTable::new(&components)?, class_voxels, kept_lesions })
+        let class_spans = spans.of_classes(lesion, &walked, plan.classes.len());
+        Ok(PreparedLabels { spans: SpanTable::new(&components)?, class_spans, class_voxels, kept_lesions })
     })
 }
 
@@ -219,6 +222,25 @@ impl NewSpans {
             slabs.push(&plane, interrupt)?;
         }
         Ok(())
+    }
+
+    /// The spans of every class but the lesions', ascending.
+    fn of_classes(&self, lesion: u8, walked: &Walked, classes: usize) -> SpanTable {
+        let walk = Walk { order: walked.canonical, shape: walked.shape };
+        let mut table = SpanTable { axis: walked.canonical[2], ..SpanTable::default() };
+        for class in (1..=classes as u8).filter(|&class| class != lesion) {
+            let mut voxels = 0;
+            for (plane, spans) in self.planes.iter().enumerate() {
+                for span in spans.iter().filter(|span| span.class == class) {
+                    table.component.push(i32::from(class));
+                    table.origin.extend(walk.to_array([plane as u32, span.row, span.start]).map(|n| n as i32));
+                    table.length.push((span.end - span.start) as i32);
+                    voxels += i64::from(span.end - span.start);
+                }
+            }
+            table.voxel_count.push(voxels);
+        }
+        table
     }
 
     fn components(&self, lesion: u8, walked: &Walked, connectivity: Connectivity) -> Result<Components> {

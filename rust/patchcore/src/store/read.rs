@@ -53,32 +53,50 @@ pub struct Labels<'w, 'a, 'o> {
     pub out: &'o mut [u8],
 }
 
-/// Read a batch of windows of HU, clipped and scaled as [`Intensity`] says, into `out`, which holds them one behind the
-/// other, C order; and, where wanted, of class indices. Labels outside their array are 0.
+/// Read a batch of windows of HU, clipped and scaled as their [`Intensity`] says, into `out`, which holds them one behind
+/// the other, C order; and, where wanted, of class indices. Labels outside their array are 0.
+///
+/// There is one intensity for all windows, or one for each; all scale, or none does.
 ///
 /// # Errors
-/// [`Error::Window`] if a buffer does not fit or the range is empty, [`Error::Corrupt`] for a damaged chunk, naming its
+/// [`Error::Window`] if a buffer does not fit or a range is empty, [`Error::Corrupt`] for a damaged chunk, naming its
 /// file, [`Error::Io`].
 pub fn read_windows<O: Intensities>(
     windows: &[Wanted<'_, i16>],
-    intensity: Intensity,
+    intensity: &[Intensity],
     out: &mut [O],
     labels: Option<Labels<'_, '_, '_>>,
     reading: Reading<'_>,
 ) -> Result<()> {
-    if let Intensity::Scaled(range) = intensity {
-        check_range(range)?;
-    }
-    let mut images = || match intensity {
-        Intensity::Scaled(range) => {
-            fill_windows(windows, As::<_, O>(Scale::<i16, f32>::new(range), PhantomData), out, reading)
+    let (mut ranges, mut paddings) = (Vec::new(), Vec::new());
+    for one in intensity {
+        match *one {
+            Intensity::Scaled(range) => {
+                check_range(range)?;
+                ranges.push(As::<_, O>(Scale::<i16, f32>::new(range), PhantomData));
+            }
+            Intensity::Raw(padding) => {
+                paddings.push(As::<_, O>(Raw::<i16> { padding, voxel: PhantomData }, PhantomData));
+            }
         }
-        Intensity::Raw(padding) => {
-            fill_windows(windows, As::<_, O>(Raw::<i16> { padding, voxel: PhantomData }, PhantomData), out, reading)
+    }
+    let count = intensity.len();
+    if (count != 1 && count != windows.len()) || !(ranges.is_empty() || paddings.is_empty()) {
+        return Err(Error::Window(format!(
+            "{count} intensities for {} windows; expected one, or one each, of one kind",
+            windows.len()
+        )));
+    }
+    let mut images = || {
+        if ranges.is_empty() {
+            fill_windows(windows, |n| paddings[if count == 1 { 0 } else { n }], out, reading)
+        } else {
+            fill_windows(windows, |n| ranges[if count == 1 { 0 } else { n }], out, reading)
         }
     };
-    let labels =
-        || labels.map_or(Ok(()), |labels| fill_windows(labels.windows, Label::<u8>(PhantomData), labels.out, reading));
+    let labels = || {
+        labels.map_or(Ok(()), |labels| fill_windows(labels.windows, |_| Label::<u8>(PhantomData), labels.out, reading))
+    };
     if reading.threads == Some(1) {
         return images().and_then(|()| labels());
     }
@@ -120,7 +138,7 @@ impl<T> Out<T> {
 /// Fill a batch of windows. Runs in the pool that it is called in.
 fn fill_windows<P: Pixel<In: Element>>(
     windows: &[Wanted<'_, P::In>],
-    pixel: P,
+    pixel: impl Fn(usize) -> P + Sync,
     out: &mut [P::Out],
     reading: Reading<'_>,
 ) -> Result<()> {
@@ -137,19 +155,22 @@ fn fill_windows<P: Pixel<In: Element>>(
     let mut outs: Vec<&mut [P::Out]> = out.chunks_exact_mut(voxels).collect();
     if reading.threads == Some(1) {
         return windows.iter().zip(outs).enumerate().try_for_each(|(number, (window, out))| {
+            let pixel = pixel(number);
             let jobs = Plan { number, window, reading, pixel, out }.jobs()?;
             let out = Out::new(out);
             jobs.iter().try_for_each(|job| run(window, pixel, job, out, reading))
         });
     }
     let planned: Vec<Result<Vec<Job<'_>>>> = (windows.par_iter().zip(&mut outs).enumerate())
-        .map(|(number, (window, out))| Plan { number, window, reading, pixel, out }.jobs())
+        .map(|(number, (window, out))| Plan { number, window, reading, pixel: pixel(number), out }.jobs())
         .collect();
     let jobs: Vec<Job<'_>> = planned.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     let outs: Vec<Out<P::Out>> = outs.into_iter().map(Out::new).collect();
     // All results are gathered first, so that the error told is the first one whatever thread met it.
-    let done: Vec<Result<()>> =
-        jobs.par_iter().map(|job| run(&windows[job.window], pixel, job, outs[job.window], reading)).collect();
+    let done: Vec<Result<()>> = jobs
+        .par_iter()
+        .map(|job| run(&windows[job.window], pixel(job.window), job, outs[job.window], reading))
+        .collect();
     done.into_iter().collect()
 }
 
