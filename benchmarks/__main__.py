@@ -16,7 +16,23 @@ from rich.table import Table
 
 from benchmarks.rows import Row, data_folder
 
-SUITES = ("measure", "labels", "analyze", "resample", "store", "windows", "import", "dashboard", "unetr")
+SUITES = (
+    "measure",
+    "labels",
+    "analyze",
+    "resample",
+    "prepare",
+    "store",
+    "windows",
+    "loader",
+    "import",
+    "dashboard",
+    "unetr",
+)
+
+
+def _amount(amount: float, unit: str = "s") -> str:
+    return _seconds(amount) if unit == "s" else f"{amount:,.0f} {unit}"
 
 
 def _seconds(seconds: float) -> str:
@@ -39,7 +55,7 @@ def _show(console: Console, suite: str, rows: list[Row]) -> None:
     verdicts = {True: "yes", False: "NO", None: ""}
     for row in rows:
         table.add_row(
-            row.bar, row.what, _seconds(row.ours_s), row.peer, _seconds(row.peer_s), f"{row.ratio:.3g}×",
+            row.bar, row.what, _amount(row.ours_s, row.unit), row.peer, _amount(row.peer_s, row.unit), f"{row.ratio:.3g}×",
             _wanted(row), words[row.equal], row.note, verdicts[row.passed],
         )  # fmt: skip
     console.print(table)

@@ -14,9 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore.windows import (
-    SamplerCase,
     WindowBlender,
-    WindowSampler,
     extract_windows,
     gaussian_importance,
     window_grid,
@@ -180,23 +178,6 @@ def _sliding_window() -> list[dict[str, Any]]:
     return [_row(what, "windows: blend", ours_s, "MONAI sliding_window_inference", peer_s, None, same)]
 
 
-def _sampler() -> dict[str, Any]:
-    class Spans:
-        lesion = np.repeat(np.arange(100, dtype=np.int32), 50)
-        origin = np.random.default_rng(2).integers(0, 400, (5000, 3)).astype(np.int32)
-        length = np.full(5000, 10, dtype=np.int32)
-        axis = 2
-        lesion_count = 100
-
-    sampler = WindowSampler([SamplerCase((512, 512, 512), Spans())] * 10, WINDOW)
-    positions = np.arange(100_000)
-    (ours_s,) = _medians(lambda step: sampler.draw(step, positions), repeats=3)
-    draws = sampler.draw(0, positions)
-    held = (draws.corner <= draws.voxel) & (draws.voxel < draws.corner + 96)
-    equal = bool(held[draws.lesion >= 0].all())
-    return _row("10^5 draws from 1000 lesions", "sampler: draws", ours_s, "one second", 1.0, 1.0, equal)
-
-
 def run() -> list[dict[str, Any]]:
     """Return one row a measurement: `equal` answers on both sides, `ratio` of the peer's time to ours."""
     rng = np.random.default_rng(0)
@@ -211,5 +192,4 @@ def run() -> list[dict[str, Any]]:
         _labels(volume, labels),
         _threads(volume),
         *_sliding_window(),
-        _sampler(),
     ]

@@ -28,6 +28,7 @@ class Row:
         equal: Whether the answers were compared and equal; None where there is nothing to compare.
         at_most_s: Instead of a ratio: the most that ours may take above the peer, in seconds.
         note: Anything else worth a column.
+        unit: What both sides are counted in, where it is not seconds.
     """
 
     bar: str
@@ -39,6 +40,7 @@ class Row:
     equal: bool | None = True
     at_most_s: float | None = None
     note: str = ""
+    unit: str = "s"
 
     @property
     def ratio(self) -> float:

@@ -71,6 +71,13 @@ class StoredArray:
     ) -> StoredArray: ...
     def verify(self) -> tuple[int, int, int]: ...
 
+@final
+class ForeignArray:
+    def __new__(cls, folder: Path) -> ForeignArray: ...
+    def read(
+        self, start: tuple[int, int, int], stop: tuple[int, int, int], dtype: str, *, threads: int | None
+    ) -> npt.NDArray[Any]: ...
+
 def write_store_region(
     folder: Path,
     region: npt.NDArray[Any],

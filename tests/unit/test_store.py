@@ -159,10 +159,16 @@ def test_seeded_damage_never_gives_other_voxels(tmp_path: Path) -> None:
     [
         ({"zarr_format": 2}, SchemaVersionError, "Zarr format 2"),
         ({"node_type": "group"}, CorruptFileError, "no metadata"),
-        ({"shape": [1, 2]}, CorruptFileError, "no metadata"),
+        ({"shape": [1, 2]}, UnsupportedDataError, "three axes"),
+        ({"shape": "many"}, CorruptFileError, "no metadata"),
         ({"shape": [0, 2, 3]}, CorruptFileError, "no metadata"),
-        ({"data_type": "float32"}, UnsupportedDataError, "zarr-python"),
-        ({"codecs": [{"name": "bytes"}]}, UnsupportedDataError, "codecs differs"),
+        ({"data_type": "complex64"}, UnsupportedDataError, "complex64"),
+        ({"codecs": [{"name": "unheard"}]}, UnsupportedDataError, "no Zarr array that can be read"),
+        (
+            {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [4096] * 3}}},
+            UnsupportedDataError,
+            "chunks of",
+        ),
     ],
 )
 def test_other_metadata_is_refused(tmp_path: Path, change: dict[str, Any], error: type[Exception], words: str) -> None:
@@ -214,3 +220,57 @@ def test_workers_read_after_fork_and_spawn(tmp_path: Path, method: str) -> None:
     assert queue.get(timeout=60) == expected
     worker.join(timeout=60)
     assert worker.exitcode == 0
+
+
+CHAINS: dict[str, dict[str, Any]] = {
+    "raw": {"compressors": None, "chunks": (16, 20, 24)},
+    "zstd": {"compressors": zarr.codecs.ZstdCodec(level=3), "chunks": (32, 32, 32)},
+    "gzip": {"compressors": zarr.codecs.GzipCodec(level=1), "chunks": (20, 30, 40)},
+    "blosc in shards": {
+        "compressors": zarr.codecs.BloscCodec(cname="zstd", clevel=1), "chunks": (16, 16, 16), "shards": (48, 48, 48),
+    },
+    "transposed": {"filters": zarr.codecs.TransposeCodec(order=(2, 1, 0)), "chunks": (32, 32, 32)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "float32"])
+def test_what_others_wrote_is_read_through_zarrs(tmp_path: Path, chain: str, dtype: str) -> None:
+    image = np.abs(volume((50, 41, 37))).astype(dtype)
+    label = (image % 3).astype(np.uint8)
+    for name, array in (("image", image), ("label", label)):
+        zarr.create_array(tmp_path / name, shape=array.shape, dtype=array.dtype, **CHAINS[chain])[:] = array
+    stored, labels = StoredArray(tmp_path / "image"), StoredArray(tmp_path / "label")
+    np.testing.assert_array_equal(stored.read(), image)
+    assert stored.verify().bytes > 0
+    corners = [(-5, 3, 30), (20, 20, 20), (100, 0, 0)]
+    label_out = np.empty((3, 17, 18, 19), np.uint8)
+    found = read_windows(
+        [stored] * 3, corners, (17, 18, 19), hu_range=None, padding=-7, labels=[labels] * 3, label_out=label_out
+    )
+    np.testing.assert_array_equal(label_out, read_label_windows([labels] * 3, corners, (17, 18, 19)))
+    padded = np.pad(image.astype(np.float32), 128, constant_values=-7)
+    padded_label = np.pad(label, 128)
+    for window, its_label, corner in zip(found, label_out, corners, strict=True):
+        part = tuple(slice(c + 128, c + 128 + n) for c, n in zip(corner, (17, 18, 19), strict=True))
+        np.testing.assert_array_equal(window, padded[part])
+        np.testing.assert_array_equal(its_label, padded_label[part])
+    # Beside one of ours, in one call.
+    write_array(tmp_path / "ours", image.astype(np.int16))
+    mixed = read_windows(
+        [stored, StoredArray(tmp_path / "ours")], corners[:2], (9, 9, 9), hu_range=[(0, 50), (0, 50)], dtype="float16"
+    )
+    alone = read_windows([stored] * 2, corners[:2], (9, 9, 9), hu_range=(0, 50), dtype="float16")
+    np.testing.assert_array_equal(mixed, alone)
+
+
+def test_damage_in_what_others_wrote_is_told(tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "a", shape=(40, 40, 40), dtype="int16", chunks=(20, 20, 20))
+    array[:] = volume((40, 40, 40))
+    chunk = next(path for path in (tmp_path / "a" / "c").rglob("*") if path.is_file())
+    chunk.write_bytes(b"nonsense" + chunk.read_bytes()[:40])
+    stored = StoredArray(tmp_path / "a")
+    for read in (stored.read, stored.verify):
+        with pytest.raises(CorruptFileError, match="cannot be decoded") as told:
+            read()
+        assert str(tmp_path / "a") in str(told.value)

@@ -120,7 +120,7 @@ class BatchSource:
         spans = [case.spans() for case in self.cases]
         organs = [None if organ is None else case.class_spans(organ) for case in self.cases]
         triples = zip(self.cases, spans, organs, strict=True)
-        self._sampler = WindowSampler(
+        self.sampler = WindowSampler(
             [SamplerCase(case.shape, lesions, its_organ) for case, lesions, its_organ in triples],
             window_size,
             seed=seed,
@@ -147,7 +147,7 @@ class BatchSource:
         Raises:
             CorruptFileError: A case's store is damaged.
         """
-        draws = self._sampler.draw(step, positions)
+        draws = self.sampler.draw(step, positions)
         augmentation = draw_augmentation(self.seed, step, positions)
         ranges: Sequence[tuple[float, float]] = [self._hu_range] * len(positions)
         if self._augment is not None:
@@ -172,7 +172,7 @@ class BatchSource:
             )
         except CorruptFileError as error:
             raise _named(error, chosen) from None
-        seen = self._sampler.lesions_in(draws)
+        seen = self.sampler.lesions_in(draws)
         return Batch(step, image, label, augmentation, draws, _drawn(draws), seen)
 
 

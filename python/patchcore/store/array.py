@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +14,7 @@ import numpy.typing as npt
 
 from patchcore import _core
 from patchcore._arguments import corner_rows, size_triple, thread_count
-from patchcore.errors import UnsupportedDataError, WindowError
+from patchcore.errors import PatchcoreError, UnsupportedDataError, WindowError
 from patchcore.files import write_json_atomic
 from patchcore.store.layout import array_metadata, read_layout, shard_shape
 from patchcore.types import AnyArray, IntTriple, PathLike, WindowDtype
@@ -94,25 +96,33 @@ def write_array(
 class StoredArray:
     """A Zarr array of a store, open for windows. Safe to use from several threads, and after a fork.
 
+    One that somebody else has written, with any codec chain of Zarr v3, is read too, through zarrs and more slowly.
+
     Args:
         folder: The array's folder, with its ``zarr.json``.
 
     Raises:
-        CorruptFileError: It is no array, or not one of three axes.
-        UnsupportedDataError: Written by somebody else, in a way that is not read here.
+        CorruptFileError: It is no array.
+        UnsupportedDataError: Of another dtype or number of axes, or with codecs that are not known.
         FileNotFoundError: There is none.
     """
 
     def __init__(self, folder: PathLike) -> None:
         self.folder = Path(folder)
         self._layout = read_layout(self.folder)
-        self._core = _core.StoredArray(
-            self.folder,
-            shape=self._layout.shape,
-            shard=self._layout.shard,
-            dtype=self._layout.dtype,
-            fill=self._layout.fill,
-        )
+        self._foreign: _core.ForeignArray | None = None
+        self._ours: _core.StoredArray | None = None
+        if self._layout.ours:
+            self._ours = _core.StoredArray(
+                self.folder,
+                shape=self._layout.shape,
+                shard=self._layout.shard,
+                dtype=self._layout.dtype,
+                fill=self._layout.fill,
+            )
+        else:
+            with self._named():
+                self._foreign = _core.ForeignArray(self.folder)
 
     def __reduce__(self) -> tuple[type[StoredArray], tuple[Path]]:
         return (StoredArray, (self.folder,))
@@ -124,7 +134,7 @@ class StoredArray:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """int16 (HU) or uint8 (class indices)."""
+        """int16 (HU) or uint8 (class indices); whatever it is where somebody else has written it."""
         return np.dtype(self._layout.dtype)
 
     @property
@@ -139,6 +149,8 @@ class StoredArray:
             CorruptFileError: A chunk is damaged; its file is named.
             OSError: A file cannot be read.
         """
+        if self._foreign is not None:
+            return self.part((0, 0, 0), self.shape)
         corner = np.zeros((1, 3), np.int64)
         whole: npt.NDArray[Any]
         if self._layout.dtype == "uint8":
@@ -147,6 +159,25 @@ class StoredArray:
             whole = read_windows([self], corner, self.shape, hu_range=None, dtype="int16")[0]
         return whole
 
+    def part(self, start: IntTriple, stop: IntTriple, *, threads: int | None = None) -> npt.NDArray[Any]:
+        """Read a part of an array that somebody else has written, in its own dtype, C order.
+
+        Raises:
+            CorruptFileError: A chunk is damaged.
+        """
+        assert self._foreign is not None
+        with self._named():
+            flat = self._foreign.read(start, stop, self._layout.dtype, threads=threads)
+        return flat.reshape([b - a for a, b in zip(start, stop, strict=True)])
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except PatchcoreError as error:
+            error.path = error.path or str(self.folder)
+            raise
+
     def verify(self) -> Verified:
         """Read every chunk and compare its checksum.
 
@@ -154,7 +185,16 @@ class StoredArray:
             CorruptFileError: The first that is damaged; its file is named.
             OSError: A file cannot be read.
         """
-        return Verified(*self._core.verify())
+        if self._ours is not None:
+            return Verified(*self._ours.verify())
+        shape, step = self.shape, self._layout.shard
+        starts = itertools.product(*(range(0, n, edge) for n, edge in zip(shape, step, strict=True)))
+        count = 0
+        for a, b, c in starts:
+            self.part((a, b, c), (min(a + step[0], shape[0]), min(b + step[1], shape[1]), min(c + step[2], shape[2])))
+            count += 1
+        files = [path for path in self.folder.rglob("*") if path.is_file() and path.name != "zarr.json"]
+        return Verified(len(files), count, sum(path.stat().st_size for path in files))
 
 
 class ChunkCache:
@@ -234,22 +274,28 @@ def read_windows(
         CorruptFileError: A chunk is damaged; its file is named.
         OSError: A file cannot be read.
     """
-    rows, size, flat = _prepared(arrays, corners, window_size, out, window_dtype(dtype, hu_range))
+    stored_dtype = window_dtype(dtype, hu_range)
+    rows, size, flat = _prepared(arrays, corners, window_size, out, stored_dtype)
     if (labels is None) != (label_out is None):
         raise WindowError("labels and label_out belong together", remedy="pass both, or neither")
     flat_label = None
     if labels is not None:
         _, _, label_out = _prepared(labels, rows, size, label_out, np.dtype(np.uint8), "label_out")
         flat_label = label_out.reshape(-1)
+    ranges = _ranges(hu_range)
+    ours, label_ours = _all_ours(arrays), _all_ours(labels or ())
+    if ours is None or label_ours is None:
+        _read_each(arrays, labels, rows, size, ranges, dtype, padding, flat, label_out, threads)
+        return flat
     _core.read_store_windows(
-        [array._core for array in arrays],
+        ours,
         rows,
         size,
         _bits(flat).reshape(-1),
         format=dtype,
-        hu_range=_ranges(hu_range),
+        hu_range=ranges,
         padding=padding,
-        labels=None if labels is None else [array._core for array in labels],
+        labels=None if labels is None else label_ours,
         label_out=flat_label,
         cache=None if cache is None or not cache.most_bytes else cache._core,
         threads=thread_count(threads),
@@ -305,10 +351,72 @@ def read_label_windows(
 ) -> npt.NDArray[np.uint8]:
     """Read a batch of windows of class indices; what lies outside is 0. See :func:`read_windows`."""
     rows, size, flat = _prepared(arrays, corners, window_size, out, np.dtype(np.uint8))
-    _core.read_store_label_windows(
-        [array._core for array in arrays], rows, size, flat.reshape(-1), threads=thread_count(threads)
-    )
+    ours = _all_ours(arrays)
+    if ours is None:
+        nothing = np.empty((len(rows), *size), np.float32)
+        _read_each(arrays, arrays, rows, size, None, "float32", 0.0, nothing, flat, threads)
+    else:
+        _core.read_store_label_windows(ours, rows, size, flat.reshape(-1), threads=thread_count(threads))
     return flat
+
+
+def _all_ours(arrays: Sequence[StoredArray]) -> list[_core.StoredArray] | None:
+    """Return what the core reads at once; None where somebody else has written one of them."""
+    ours = [array._ours for array in arrays if array._ours is not None]
+    return ours if len(ours) == len(arrays) else None
+
+
+def _read_each(
+    arrays: Sequence[StoredArray],
+    labels: Sequence[StoredArray] | None,
+    rows: npt.NDArray[np.int64],
+    size: IntTriple,
+    ranges: list[tuple[float, float]] | None,
+    dtype: WindowDtype,
+    padding: float,
+    out: AnyArray,
+    label_out: npt.NDArray[np.uint8] | None,
+    threads: int | None,
+) -> None:
+    """Read windows one by one, of arrays that anybody has written."""
+    for number in range(len(rows)):
+        one = slice(number, number + 1)
+        image, corner = _part_of(arrays[number], rows[number], size, threads)
+        label, label_corner = (None, None)
+        if labels is not None:
+            label, label_corner = _part_of(labels[number], rows[number], size, threads)
+        _core.extract_windows(
+            [image],
+            corner,
+            size,
+            _bits(out[one]).reshape(-1),
+            format=dtype,
+            hu_range=None if ranges is None else ranges[min(number, len(ranges) - 1)],
+            padding=padding,
+            labels=None if label is None else [label],
+            label_corners=label_corner,
+            label_out=None if label is None or label_out is None else label_out[one].reshape(-1),
+            threads=thread_count(threads),
+        )
+
+
+def _part_of(
+    array: StoredArray, corner: npt.NDArray[np.int64], size: IntTriple, threads: int | None
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Return the part of an array that a window needs, at least one voxel, and the window's corner in it."""
+    begin = [min(max(int(c), 0), n - 1) for c, n in zip(corner, array.shape, strict=True)]
+    end = [min(max(int(c) + w, a + 1), n) for c, w, a, n in zip(corner, size, begin, array.shape, strict=True)]
+    start, stop = (begin[0], begin[1], begin[2]), (end[0], end[1], end[2])
+    moved = [[max(min(int(c) - a, 2**62), -(2**62)) for c, a in zip(corner, begin, strict=True)]]
+    if array._ours is not None:
+        edge = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
+        if array.dtype == np.uint8:
+            part: npt.NDArray[Any] = read_label_windows([array], [start], edge, threads=threads)[0]
+        else:
+            part = read_windows([array], [start], edge, hu_range=None, dtype="int16", threads=threads)[0]
+    else:
+        part = array.part(start, stop, threads=threads)
+    return part, np.asarray(moved, dtype=np.int64)
 
 
 def _prepared(

@@ -31,14 +31,15 @@ _CHECKSUM = {"name": "crc32c"}
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """What a ``zarr.json`` says of an array that the fast path can read.
+    """What a ``zarr.json`` says of an array.
 
     Attributes:
         shape: Voxels.
-        shard: Voxels of a shard.
-        dtype: ``"int16"`` or ``"uint8"``.
+        shard: Voxels of a shard; of a chunk where there are no shards.
+        dtype: ``"int16"`` or ``"uint8"``, or another where `ours` is false.
         fill: What voxels have where no chunk is.
         attributes: The user's.
+        ours: Whether it is laid out as patchcore writes; others are read through zarrs.
     """
 
     shape: IntTriple
@@ -46,6 +47,7 @@ class ArrayLayout:
     dtype: str
     fill: int
     attributes: Mapping[str, Any]
+    ours: bool = True
 
 
 def shard_shape(shape: Sequence[int], element_bytes: int, *, thin_axis: int = 2) -> IntTriple:
@@ -121,7 +123,7 @@ def read_layout(folder: Path) -> ArrayLayout:
 
     Raises:
         CorruptFileError: It is no metadata of an array.
-        UnsupportedDataError: A valid array that the fast path cannot read: other codecs, dtype or dimensions.
+        UnsupportedDataError: A valid array of another dtype or number of axes, or of chunks too large to be held.
         SchemaVersionError: Another version of Zarr.
         FileNotFoundError: There is none.
     """
@@ -134,27 +136,42 @@ def read_layout(folder: Path) -> ArrayLayout:
             f"Zarr format {data.get('zarr_format')!r}", path=path, expected=3, remedy="convert the array to Zarr v3"
         )
     try:
-        shape, shard = (_triple(part) for part in (data["shape"], data["chunk_grid"]["configuration"]["chunk_shape"]))
-        dtype, fill = str(data["data_type"]), int(data["fill_value"])
+        shape, shard = (_lengths(part) for part in (data["shape"], data["chunk_grid"]["configuration"]["chunk_shape"]))
+        dtype, fill = str(data["data_type"]), data["fill_value"]
         attributes = dict(data.get("attributes", {}))
-        expected = array_metadata(shape, shard, dtype, fill=fill)
-        differing = [
-            name for name in expected if name not in _FREE and _normal(data.get(name)) != _normal(expected[name])
-        ]
+        if len(shape) != 3 or len(shard) != 3 or dtype not in _DTYPES:
+            raise UnsupportedDataError(
+                f"an array of shape {shape} and dtype {dtype}; read are three axes of {', '.join(_DTYPES)}",
+                path=path,
+                remedy="write one channel of one volume, as int16 HU or uint8 class indices",
+            )
+        whole = isinstance(fill, int) and not isinstance(fill, bool)
+        expected = array_metadata(shape, shard, dtype, fill=fill if whole else 0)
+        whole_chunks = all(n % edge == 0 for n, edge in zip(shard, CHUNK, strict=True))
+        ours = (
+            dtype in ("int16", "uint8")
+            and whole_chunks
+            and all(_normal(data.get(name)) == _normal(expected[name]) for name in expected if name not in _FREE)
+        )
     except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UnsupportedDataError):
+            raise
         raise CorruptFileError(
             f"is no metadata of an array ({error!r})", path=path, remedy="run patchcore prepare again"
         ) from None
-    if differing or dtype not in ("int16", "uint8"):
+    if not ours and math.prod(shard) * 4 > _MOST_FOREIGN_BYTES:
         raise UnsupportedDataError(
-            f"{', '.join(differing) or 'data_type'} differs from what patchcore writes",
+            f"chunks of {shard} voxels",
             path=path,
-            found={name: data.get(name) for name in differing},
-            remedy="read it with zarr-python, or make it anew with patchcore prepare",
+            expected=f"at most {_MOST_FOREIGN_BYTES >> 20} MiB",
+            remedy="write the array in smaller chunks",
         )
-    return ArrayLayout(shape, shard, dtype, fill, attributes)
+    (a, b, c), (x, y, z) = shape, shard
+    return ArrayLayout((a, b, c), (x, y, z), dtype, int(fill) if whole else 0, attributes, ours)
 
 
+_DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "float32")
+_MOST_FOREIGN_BYTES = 1 << 30
 _FREE = ("attributes", "dimension_names")
 
 
@@ -167,11 +184,11 @@ def _normal(value: Any) -> Any:
     return [_normal(item) for item in value] if isinstance(value, list) else value
 
 
-def _triple(values: Any) -> IntTriple:
-    a, b, c = values
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in (a, b, c)):
-        raise ValueError(f"{values} are no three lengths")
-    return (a, b, c)
+def _lengths(values: Any) -> tuple[int, ...]:
+    lengths = tuple(values)
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in lengths):
+        raise ValueError(f"{values} are no lengths")
+    return lengths
 
 
 def _up(n: int, edge: int) -> int:

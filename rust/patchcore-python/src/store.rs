@@ -19,6 +19,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CHUNK", store::CHUNK)?;
     module.add_class::<StoredArray>()?;
     module.add_class::<ChunkCache>()?;
+    module.add_class::<ForeignArray>()?;
     module.add_function(wrap_pyfunction!(write_store_region, module)?)?;
     module.add_function(wrap_pyfunction!(read_store_windows, module)?)?;
     module.add_function(wrap_pyfunction!(read_store_label_windows, module)?)
@@ -181,6 +182,44 @@ impl ChunkCache {
     fn counts(&self) -> (usize, u64, u64) {
         let (hits, misses) = self.0.counts();
         (self.0.bytes(), hits, misses)
+    }
+}
+
+/// An array with another codec chain than ours.
+#[pyclass(frozen, module = "patchcore._core")]
+struct ForeignArray(store::ForeignArray);
+
+#[pymethods]
+impl ForeignArray {
+    #[new]
+    #[allow(clippy::needless_pass_by_value)]
+    fn new(py: Python<'_>, folder: PathBuf) -> PyResult<Self> {
+        run(py, || store::ForeignArray::open(&folder)).map(Self)
+    }
+
+    /// Read a part, flat, C order, as its own dtype.
+    #[pyo3(signature = (start, stop, dtype, *, threads))]
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        start: [usize; 3],
+        stop: [usize; 3],
+        dtype: &str,
+        threads: Option<usize>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let part = std::array::from_fn(|axis| start[axis]..stop[axis]);
+        macro_rules! by_dtype {
+            ($($name:literal: $type:ty),*) => {
+                match dtype {
+                    $($name => {
+                        let values = run(py, || pool::install(threads, || self.0.read::<$type>(&part)))?;
+                        Ok(PyArray1::from_vec(py, values).into_any())
+                    })*
+                    _ => Err(UnsupportedDataError::new_err(format!("an array of {dtype}"))),
+                }
+            };
+        }
+        by_dtype!("int8": i8, "uint8": u8, "int16": i16, "uint16": u16, "int32": i32, "float32": f32)
     }
 }
 

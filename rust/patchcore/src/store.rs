@@ -8,12 +8,14 @@ mod array;
 mod blosc;
 mod cache;
 mod decode;
+mod foreign;
 mod layout;
 mod read;
 mod write;
 
 pub use array::{StoredArray, Verified};
 pub use cache::ChunkCache;
+pub use foreign::ForeignArray;
 pub use layout::{CHUNK, Element, Layout};
 pub use read::{Labels, Reading, Wanted, read_windows};
 pub use write::{write_region, write_shard};

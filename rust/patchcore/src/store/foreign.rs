@@ -1,0 +1,60 @@
+//! Arrays that somebody else has written, with any codec chain of Zarr v3, read through zarrs.
+
+use std::fmt::Display;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use zarrs::array::{Array, ArraySubset, ElementOwned};
+use zarrs::filesystem::FilesystemStore;
+
+use crate::{Error, Result};
+
+/// A Zarr v3 array of three axes.
+pub struct ForeignArray {
+    array: Array<FilesystemStore>,
+    shape: [usize; 3],
+}
+
+impl std::fmt::Debug for ForeignArray {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ForeignArray").field("shape", &self.shape).finish_non_exhaustive()
+    }
+}
+
+impl ForeignArray {
+    /// Open the array in a folder.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if it has codecs that are not known or other than three axes; [`Error::Io`].
+    pub fn open(folder: &Path) -> Result<Self> {
+        let unsupported = |error: &dyn Display| Error::Unsupported(format!("no Zarr array that can be read: {error}"));
+        let store = FilesystemStore::new(folder).map_err(|error| unsupported(&error))?;
+        let array = Array::open(Arc::new(store), "/").map_err(|error| unsupported(&error))?;
+        let lengths: Vec<usize> = array.shape().iter().filter_map(|&n| usize::try_from(n).ok()).collect();
+        let shape = <[usize; 3]>::try_from(lengths)
+            .map_err(|_| Error::Unsupported(format!("an array of shape {:?}; expected three axes", array.shape())))?;
+        Ok(Self { array, shape })
+    }
+
+    /// Voxels along each axis.
+    #[must_use]
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// Read a part of the array, C order. Runs in the rayon pool that it is called in.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it leaves the array, [`Error::Corrupt`] if a chunk cannot be decoded or elements are of
+    /// another type.
+    pub fn read<T: ElementOwned>(&self, part: &[Range<usize>; 3]) -> Result<Vec<T>> {
+        if (0..3).any(|axis| part[axis].start > part[axis].end || part[axis].end > self.shape[axis]) {
+            return Err(Error::Argument(format!("part {part:?} of an array of {:?}", self.shape)));
+        }
+        let ranges: Vec<Range<u64>> = part.iter().map(|range| range.start as u64..range.end as u64).collect();
+        self.array
+            .retrieve_array_subset::<Vec<T>>(&ArraySubset::new_with_ranges(&ranges))
+            .map_err(|error| Error::Corrupt(format!("a chunk cannot be decoded: {error}")))
+    }
+}
