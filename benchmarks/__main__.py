@@ -54,8 +54,9 @@ def _show(console: Console, suite: str, rows: list[Row]) -> None:
     words = {True: "equal", False: "DIFFER", None: ""}
     verdicts = {True: "yes", False: "NO", None: ""}
     for row in rows:
+        ours, theirs = _amount(row.ours_s, row.unit), _amount(row.peer_s, row.unit)
         table.add_row(
-            row.bar, row.what, _amount(row.ours_s, row.unit), row.peer, _amount(row.peer_s, row.unit), f"{row.ratio:.3g}×",
+            row.bar, row.what, ours, row.peer, theirs, f"{row.ratio:.3g}×",
             _wanted(row), words[row.equal], row.note, verdicts[row.passed],
         )  # fmt: skip
     console.print(table)

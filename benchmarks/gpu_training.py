@@ -1,0 +1,256 @@
+"""On a GPU: UNETR's training step against MONAI's, at patch sizes 16 and 8, and a loop that is fed by the loader.
+
+    python benchmarks/gpu_training.py [--minutes 8] [--window 96] [--tiny] [--part steps,attention,feed,profile]
+
+Each step is forward, Dice + cross-entropy, backward and AdamW, bf16 by autocast. Prints a line a measurement as soon as
+it has one, and writes all of them to $OUT/gpu_training.json where OUT is set. Not part of ``make bench``: it needs the
+card to itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.networks.blocks.selfattention import SABlock
+from monai.networks.nets import UNETR as MonaiUNETR  # noqa: N811
+from torch import nn
+
+from patchcore.engine.loss import DiceCrossEntropyLoss
+from patchcore.models import UNETR, trainable_parameters
+from patchcore.models.attention import SelfAttention
+
+BASE = {"hidden_size": 768, "mlp_dim": 3072, "num_heads": 12, "feature_size": 16}
+TINY = {"hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "feature_size": 4}
+BATCH = 2
+WARM, TIMED = 5, 20
+
+
+class Bench:
+    """Measures, tells and keeps."""
+
+    def __init__(self, window: int, sizes: dict[str, int], minutes: float) -> None:
+        self.window, self.sizes = (window, window, window), sizes
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.ends = time.monotonic() + 60 * minutes
+        self.found: dict[str, Any] = {"device": self._name(), "torch": torch.__version__}
+        self.tell("device", self._name())
+
+    def _name(self) -> str:
+        return torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
+
+    def tell(self, what: str, value: Any) -> None:
+        """Print a measurement and keep it."""
+        self.found[what] = value
+        print(f"{what}: {value}", flush=True)
+        out = os.environ.get("OUT")
+        if out:
+            (Path(out) / "gpu_training.json").write_text(json.dumps(self.found, indent=1, default=str))
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether nothing more should be begun."""
+        return time.monotonic() > self.ends
+
+    def synchronise(self) -> None:
+        """Wait for the card."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def timed(self, work: Callable[[], object], repeats: int = TIMED) -> float:
+        """Median milliseconds."""
+        times = []
+        for number in range(WARM + repeats):
+            self.synchronise()
+            start = time.perf_counter()
+            work()
+            self.synchronise()
+            if number >= WARM:
+                times.append(time.perf_counter() - start)
+        return round(1e3 * sorted(times)[len(times) // 2], 2)
+
+    def step_of(self, network: nn.Module, *, channels_last: bool) -> Callable[[], object]:
+        """Return one training step."""
+        image = torch.rand(BATCH, 1, *self.window, device=self.device)
+        label = (torch.rand(BATCH, *self.window, device=self.device) > 0.9).to(torch.uint8)
+        network = network.to(self.device).train()
+        if channels_last:
+            network = network.to(memory_format=torch.channels_last_3d)
+            image = image.to(memory_format=torch.channels_last_3d)
+        optimizer = torch.optim.AdamW(trainable_parameters(network), 1e-4, fused=self.device.type == "cuda")
+        compute_loss = DiceCrossEntropyLoss()
+
+        def step() -> None:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                logits = network(image)
+            loss = compute_loss(logits, label)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+        return step
+
+    def measure(self, what: str, network: nn.Module, *, channels_last: bool, compiled: bool = False) -> None:
+        """Time a training step and its peak memory."""
+        if self.out_of_time:
+            self.tell(what, "no time left")
+            return
+        torch.compiler.reset()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            start = time.perf_counter()
+            network = torch.compile(network) if compiled else network  # type: ignore[assignment]
+            ms = self.timed(self.step_of(network, channels_last=channels_last))
+            peak = torch.cuda.max_memory_allocated() >> 20 if self.device.type == "cuda" else 0
+            self.tell(what, {"step_ms": ms, "peak_mib": peak, "took_s": round(time.perf_counter() - start, 1)})
+        except Exception as error:
+            self.tell(what, f"failed: {type(error).__name__}: {str(error)[:300]}")
+
+    def ours(self, patch: int) -> UNETR:
+        """Our network."""
+        torch.manual_seed(0)
+        return UNETR(1, 2, self.window, patch, **self.sizes)
+
+    def naive(self, patch: int) -> UNETR:
+        """Our network with MONAI's attention."""
+        network = self.ours(patch)
+        for block in network.vit.blocks:
+            attention = SABlock(self.sizes["hidden_size"], self.sizes["num_heads"], 0.0)
+            block.attn = attention
+        return network
+
+    def steps(self) -> None:
+        """Bar 1's whole steps."""
+        torch.manual_seed(0)
+        self.measure("16 MONAI eager", MonaiUNETR(1, 2, self.window, **self.sizes), channels_last=False)
+        self.measure("16 MONAI eager channels-last", MonaiUNETR(1, 2, self.window, **self.sizes), channels_last=True)
+        self.measure("16 ours eager", self.ours(16), channels_last=True)
+        self.measure("16 ours eager contiguous", self.ours(16), channels_last=False)
+        self.measure("8 ours eager", self.ours(8), channels_last=True)
+        self.measure("8 ours eager contiguous", self.ours(8), channels_last=False)
+        self.measure("8 MONAI's attention eager", self.naive(8), channels_last=True)
+        self.measure("16 ours compiled", self.ours(16), channels_last=True, compiled=True)
+        self.measure(
+            "16 MONAI compiled", MonaiUNETR(1, 2, self.window, **self.sizes), channels_last=False, compiled=True
+        )
+        self.measure("8 ours compiled", self.ours(8), channels_last=True, compiled=True)
+        self.measure("16 ours compiled contiguous", self.ours(16), channels_last=False, compiled=True)
+
+    def attention(self) -> None:
+        """The attention block alone, forward and backward, at patch size 8."""
+        width, heads = self.sizes["hidden_size"], self.sizes["num_heads"]
+        tokens = (self.window[0] // 8) ** 3
+        naive = SABlock(width, heads, 0.0).to(self.device)
+        ours = SelfAttention(
+            copy.deepcopy(naive.qkv), copy.deepcopy(naive.out_proj), num_heads=heads, dropout=0.0
+        ).to(self.device)  # fmt: skip
+        x = torch.randn(BATCH, tokens, width, device=self.device, requires_grad=True)
+
+        def step(block: nn.Module) -> None:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                y = block(x)
+            y.float().square().mean().backward()
+
+        for name, block in (("MONAI's", naive), ("ours", ours)):
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            ms = self.timed(lambda block=block: step(block))  # type: ignore[misc]
+            peak = torch.cuda.max_memory_allocated() >> 20 if self.device.type == "cuda" else 0
+            self.tell(f"attention block, {tokens} tokens, {name}", {"ms": ms, "peak_mib": peak})
+        with torch.no_grad():
+            difference = float((naive(x) - ours(x)).abs().max())
+        self.tell("attention blocks differ by", difference)
+
+    def feed(self) -> None:
+        """A training loop that the loader feeds: what it waits."""
+        import patchcore as pc
+
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            edge = max(self.window[0] * 2, 128)
+            pc.make_phantoms(folder / "data", preset="large", cases=4, shape=(edge * 2, edge * 2, edge))
+            study = pc.analyze(folder / "data", folder / "study")
+            pc.plan_patch_size(study, window_size=self.window, spacing=(1.0, 1.0, 1.0))
+            pc.prepare(study)
+            network = self.ours(16).to(self.device).to(memory_format=torch.channels_last_3d).train()
+            optimizer = torch.optim.AdamW(trainable_parameters(network), 1e-4, fused=self.device.type == "cuda")
+            compute_loss = DiceCrossEntropyLoss()
+            for what, given in (
+                ("plain", {}),
+                ("augmented", {"augment": pc.AugmentConfig()}),
+                ("augmented, two threads", {"augment": pc.AugmentConfig(), "threads": 2}),
+            ):
+                if self.out_of_time:
+                    return
+                steps = 20 + 100 if self.device.type == "cuda" else 8
+                with pc.WindowLoader(study, steps=steps, device=self.device, **given) as loader:
+                    began, waited = 0.0, 0.0
+                    for number, batch in enumerate(loader):
+                        if number == min(20, steps // 2):
+                            self.synchronise()
+                            began, waited = time.perf_counter(), loader.waited_s
+                        with torch.autocast(self.device.type, torch.bfloat16):
+                            logits = network(batch["image"])
+                        loss = compute_loss(logits, batch["label"])
+                        optimizer.zero_grad(set_to_none=True)
+                        loss.backward()
+                        optimizer.step()
+                        loss.item()
+                    seconds = time.perf_counter() - began
+                    count = steps - min(20, steps // 2)
+                    share = (loader.waited_s - waited) / seconds
+                self.tell(f"fed, {what}", {"step_ms": round(1e3 * seconds / count, 2), "waited": f"{share:.2%}"})
+
+    def profile(self) -> None:
+        """Where a step's time goes."""
+        if self.device.type != "cuda":
+            return
+        from torch.profiler import ProfilerActivity, profile
+
+        for patch in (16, 8):
+            if self.out_of_time:
+                return
+            step = self.step_of(self.ours(patch), channels_last=True)
+            for _ in range(WARM):
+                step()
+            self.synchronise()
+            with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+                for _ in range(3):
+                    step()
+                self.synchronise()
+            averages = found.key_averages()
+            table = averages.table(sort_by="self_cuda_time_total", row_limit=28, max_name_column_width=70)
+            print(f"== profile of 3 steps at patch size {patch}\n{table}", flush=True)
+            out = os.environ.get("OUT")
+            if out:
+                (Path(out) / f"profile_{patch}.txt").write_text(
+                    averages.table(sort_by="self_cuda_time_total", row_limit=60, max_name_column_width=110)
+                )
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--window", type=int, default=96)
+    parser.add_argument("--tiny", action="store_true", help="a tiny network, to try the script without a GPU")
+    parser.add_argument("--part", default="feed,attention,steps,profile")
+    arguments = parser.parse_args()
+    torch.backends.cudnn.benchmark = True
+    bench = Bench(arguments.window, TINY if arguments.tiny else BASE, arguments.minutes)
+    for part in arguments.part.split(","):
+        getattr(bench, part)()
+
+
+if __name__ == "__main__":
+    main()
