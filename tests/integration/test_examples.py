@@ -44,3 +44,32 @@ def test_planning_with_reasons(tmp_path: Path) -> None:
         assert part.count("  rule ") == 4
     edge = [float(part.split("at half the spacing: p* ")[1].split()[0]) for part in (large, small)]
     assert edge[0] > edge[1], "larger lesions, larger patches"
+
+
+def test_preparing_a_store(tmp_path: Path) -> None:
+    shown = run("04_prepare_a_store.py", folder=tmp_path)
+    assert shown.count("voxels, ") == 3
+    for words in ("training grid:", "MB of voxels", "verified:", "HU on average"):
+        assert words in shown
+
+
+def test_reading_windows(tmp_path: Path) -> None:
+    shown = run("05_read_windows.py", folder=tmp_path)
+    assert "windows (2, 32, 32, 16) float32" in shown
+    assert "bfloat16: 65536 bytes instead of 131072" in shown
+    assert float(shown.split("off by ")[1].split(" HU")[0]) < 0.01
+
+
+def test_feeding_a_training(tmp_path: Path) -> None:
+    shown = run("06_feed_a_training.py", folder=tmp_path)
+    assert "the same windows: True" in shown
+    assert "'lesion'" in shown
+    assert "by a DataLoader: 8 windows" in shown
+
+
+@pytest.mark.skipif(not (SHARED / "lidc_nodules").is_dir(), reason="needs the shared data")
+def test_real_data_in_each(tmp_path: Path) -> None:
+    assert "HU on average" in run("04_prepare_a_store.py", str(SHARED / "sts"), folder=tmp_path)
+    files = [str(SHARED / "lidc_0314" / name) for name in ("image.nii.gz", "mask.nii.gz")]
+    assert "off by" in run("05_read_windows.py", *files, folder=tmp_path)
+    assert "the same windows: True" in run("06_feed_a_training.py", str(SHARED / "lidc_nodules"), folder=tmp_path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from patchcore.cli.counted import counted
-from patchcore.errors import ConfigError
+from patchcore.errors import ConfigError, StudyError
 from patchcore.memory import byte_count
 from patchcore.types import ExitCode
 
@@ -40,9 +41,13 @@ def prepare(
     """
     from patchcore.data.prepare import prepare as prepare_study
     from patchcore.store.inspection import stored_bytes
+    from patchcore.study import Study
 
     if kernel not in (None, "cubic", "linear"):
         raise ConfigError(f"--kernel {kernel!r}", expected="cubic or linear", remedy="write --kernel linear")
+    with suppress(StudyError):
+        if warning := Study(study).outdated_plan():
+            typer.echo(f"Warning: {warning}", err=True)
     with counted("Preparing") as show:
         done = prepare_study(
             study,

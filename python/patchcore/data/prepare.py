@@ -38,7 +38,7 @@ from patchcore.config.plan import StorePlan, TargetPlan
 from patchcore.data.dicom.sources import is_index
 from patchcore.data.preload import load_readers
 from patchcore.data.prepared_case import PreparedCase
-from patchcore.errors import DataError, EmptyClassError, PatchcoreError
+from patchcore.errors import DataError, EmptyClassError, PatchcoreError, PlanError
 from patchcore.files import write_json_atomic
 from patchcore.grid import Grid
 from patchcore.memory import MemoryBudget, anonymous_bytes, available_bytes
@@ -129,6 +129,7 @@ def prepare(
 
     Raises:
         StudyError: There is no study, or it has no plan.
+        PlanError: The plan is another data set's: its lesion label is in none of the cases.
         LockedError: Another preparation of this study is at work.
         DataError: Not one case could be prepared; the first one's error is told. Or nobody has the organ's label.
         OSError: The store cannot be written.
@@ -207,9 +208,18 @@ def prepare_cases(
         The cases that are there, and those that failed: one bad case never stops the others.
 
     Raises:
+        PlanError: The plan's lesion label is in none of the cases.
         DataError: Not one case could be prepared; the first one's error is told.
         OSError: The store cannot be written.
     """
+    labels = sorted({label for record in records for label in record.labels})
+    if labels and target.lesion_label not in labels:
+        raise PlanError(
+            f"the plan is for label {target.lesion_label}, the cases hold {labels}: it is another data set's",
+            path=study.plan_path,
+            found=labels,
+            remedy="make one with patchcore plan STUDY",
+        )
     load_readers(images=True, dicom=any(is_index(record.label) for record in records))
     root = store_folder(study, target)
     root.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from patchcore.engine.loop import Outcome, Training, run_loop
 from patchcore.engine.network import build_network
 from patchcore.engine.optim import make_optimizer
 from patchcore.engine.progress import Progress, steps_per_epoch
-from patchcore.errors import DataError, PatchcoreError, RunError
+from patchcore.errors import DataError, PatchcoreError, RunError, StudyError
 from patchcore.files import read_json
 from patchcore.runs import RunState, RunWriter, Verb
 from patchcore.study import Study
@@ -169,6 +170,9 @@ def _prepare(
         control.look_or_leave()
         writer.progress(phase=f"prepare {done}/{total}")
 
+    with suppress(StudyError):
+        if warning := study.outdated_plan():
+            writer.alert("warning", warning)
     prepared = prepare_cases(study, target, study.accepted(), on_progress=tell)
     for failed in prepared.failed:
         writer.alert("warning", f"{failed.case_id} is left out: {failed.error}", "run patchcore analyze again")

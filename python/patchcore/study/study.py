@@ -245,6 +245,20 @@ class Study:
             raise StudyError("the study has no plan yet", path=self.path, remedy="make one with patchcore plan STUDY")
         return read_plan(self.plan_path)
 
+    def outdated_plan(self) -> str | None:
+        """Say that the plan rests on another measurement than the study's last, in a sentence; None where it does not.
+
+        Raises:
+            StudyError: There is no plan, or nothing was measured yet.
+            PlanError: It was edited into something impossible.
+        """
+        if self.plan().fingerprint_hash == self.fingerprint().fingerprint_hash:
+            return None
+        return (
+            "plan.json rests on another measurement than the study's last one; if that is not meant, make it anew with "
+            "patchcore plan STUDY"
+        )
+
     def write_plan(self, plan: Plan) -> None:
         """Write ``plan.json``, whole or not at all."""
         write_json_atomic(self.plan_path, plan.model_dump(mode="json"))
