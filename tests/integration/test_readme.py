@@ -20,6 +20,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     label_file = sorted((dataset / "labels").iterdir())[0]
     image = nib.load(dataset / "images" / label_file.name)
     (tmp_path / "segmentation.nii.gz").write_bytes(label_file.read_bytes())
+    (tmp_path / "ct.nii.gz").write_bytes((dataset / "images" / label_file.name).read_bytes())
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     # The phantoms' window is smaller than the README's; nothing else differs.
@@ -40,3 +41,5 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert names["model"].patch_size == plan.patch_size
     assert names["case"].image_array.shape == names["case"].shape
     assert names["fine"].shape == (128, 128, 96)
+    assert names["found"].label.shape == names["found"].image.shape == (2, 32, 32, 32)
+    assert names["batch"]["image"].shape[:2] == (2, 1)

@@ -30,10 +30,12 @@ def inspect(
     else:
         for group in groups:
             spacing = " × ".join(f"{mm:.4g}" for mm in group.spacing)
-            typer.echo(f"{group.path.name}: {spacing} mm, {len(group.cases)} cases, {group.bytes / 1e6:,.1f} MB")
+            cases = f"{len(group.cases)} case{'s' * (len(group.cases) != 1)}"
+            typer.echo(f"{group.path.name}: {spacing} mm, {cases}, {group.bytes / 1e6:,.1f} MB")
             for case in group.cases:
                 shape = " × ".join(map(str, case.shape))
-                told = f"{shape} voxels, {case.lesions} lesions, {case.bytes / 1e6:,.1f} MB"
+                lesions = f"{case.lesions} lesion{'s' * (case.lesions != 1)}"
+                told = f"{shape} voxels, {lesions}, {case.bytes / 1e6:,.1f} MB"
                 typer.echo(f"  {case.case_id}: " + (told if case.problem is None else f"DAMAGED: {case.problem}"))
         state = "all checksums match" if verify else "not verified"
         remedy = "delete their folders, and patchcore prepare makes them anew"

@@ -62,10 +62,11 @@ def prepare(
     size = sum(stored_bytes(case.path) for case in done.cases)
     raw = sum(case.image_bytes for case in done.cases)
     where = done.cases[0].path.parent
-    typer.echo(f"{len(done.cases)} cases in {where}: {size / 1e6:,.1f} MB, raw {raw / 1e6:,.1f} MB")
+    typer.echo(f"{len(done.cases)} case{'s' * (len(done.cases) != 1)} in {where}: {size / 1e6:,.1f} MB, raw {raw / 1e6:,.1f} MB")
     cropped = sum(case.cropped for case in done.cases)
     if cropped:
-        typer.echo(f"  {cropped} of {len(done.cases)} cropped to their organ; the others are whole")
+        rest = "" if cropped == len(done.cases) else "; the others do not have it and are whole"
+        typer.echo(f"  {cropped} of {len(done.cases)} cropped to their organ{rest}")
     for case in done.cases:
         if case.kept_lesions:
             kept = _lesions(case.kept_lesions)

@@ -290,9 +290,10 @@ def check_classes(cases: Sequence[PreparedCase], target: TargetPlan) -> None:
 class _StoreWriteError(Exception):
     """The store cannot be written: no matter of one case."""
 
-    def __init__(self, cause: OSError) -> None:
+    def __init__(self, cause: OSError, folder: Path) -> None:
         super().__init__(str(cause))
-        self.cause = cause
+        plain = cause.errno is not None and cause.filename is None
+        self.cause = OSError(cause.errno, cause.strerror, str(folder)) if plain else cause
 
 
 def _decided(target: TargetPlan) -> dict[str, Any]:
@@ -363,17 +364,17 @@ def _write(
         try:
             temporary.mkdir()
         except OSError as error:
-            raise _StoreWriteError(error) from error
+            raise _StoreWriteError(error, folder) from error
         meta = _fill(temporary, target, record, budget) | known | {"sha256": _hashes(record, known["sources"])}
         try:
             write_json_atomic(temporary / "zarr.json", group_metadata({"patchcore": meta}))
             _give_name(temporary, folder)
         except OSError as error:
-            raise _StoreWriteError(error) from error
+            raise _StoreWriteError(error, folder) from error
         return meta
     except OSError as error:
         if error.errno in _STORE_ERRORS:
-            raise _StoreWriteError(error) from error
+            raise _StoreWriteError(error, folder) from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -406,7 +407,7 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
             remedy=f"re-export the pair or exclude the case with --exclude {record.case_id}",
         )
     grid = Grid.of(shape, record.affine_array, target.spacing)
-    crop = _crop(record, target.store, grid)
+    crop = _crop(record, target, grid)
     placed = Placed(grid, *crop.box, kernel=target.store.kernel, antialias=target.store.antialias)
     # Compressed data that is not DICOM's is streamed; a DICOM series is read whole, with room to convert it.
     held = [0 if not is_index(path) else 8 * math.prod(shape) for path in (record.image, record.label)]
@@ -484,7 +485,8 @@ class _Crop:
     cut_lesions: int = 0
 
 
-def _crop(record: CaseRecord, store: StorePlan, grid: Grid) -> _Crop:
+def _crop(record: CaseRecord, target: TargetPlan, grid: Grid) -> _Crop:
+    store = target.store
     whole = _Crop(((0, 0, 0), grid.shape))
     if store.crop_to is None:
         return whole
@@ -493,7 +495,7 @@ def _crop(record: CaseRecord, store: StorePlan, grid: Grid) -> _Crop:
     if not len(organ):
         return whole
     low, high = grid.box(organ.bbox_start.min(axis=0), organ.bbox_stop.max(axis=0), store.crop_margin_mm)
-    lesions = measure_lesions(source, labels=[label for label in record.labels if label != store.crop_to] or None)
+    lesions = measure_lesions(source, label=target.lesion_label, connectivity=target.connectivity)
     cut = 0
     for start, stop in zip(lesions.bbox_start, lesions.bbox_stop, strict=True):
         first, last = grid.box(start, stop, 0.0)
