@@ -62,22 +62,23 @@ def prepare(
     size = sum(stored_bytes(case.path) for case in done.cases)
     raw = sum(case.image_bytes for case in done.cases)
     where = done.cases[0].path.parent
-    typer.echo(f"{len(done.cases)} case{'s' * (len(done.cases) != 1)} in {where}: {size / 1e6:,.1f} MB, raw {raw / 1e6:,.1f} MB")
+    cases = _counted(len(done.cases), "case")
+    typer.echo(f"{cases} in {where}: {size / 1e6:,.1f} MB, raw {raw / 1e6:,.1f} MB")
     cropped = sum(case.cropped for case in done.cases)
     if cropped:
         rest = "" if cropped == len(done.cases) else "; the others do not have it and are whole"
         typer.echo(f"  {cropped} of {len(done.cases)} cropped to their organ{rest}")
     for case in done.cases:
         if case.kept_lesions:
-            kept = _lesions(case.kept_lesions)
+            kept = _counted(case.kept_lesions, "lesion")
             typer.echo(f"  {case.case_id}: {kept} smaller than the training grid shows, kept as one voxel each")
         if case.cut_lesions:
-            typer.echo(f"  {case.case_id}: {_lesions(case.cut_lesions)} not wholly within the crop")
+            typer.echo(f"  {case.case_id}: {_counted(case.cut_lesions, 'lesion')} not wholly within the crop")
     for failed in done.failed:
         typer.echo(f"  left out: {failed.case_id}: {failed.error}")
     if done.failed:
         raise typer.Exit(ExitCode.QUARANTINED)
 
 
-def _lesions(count: int) -> str:
-    return f"{count} lesion{'s' * (count != 1)}"
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
