@@ -22,6 +22,7 @@ from patchcore.engine.geometry import interpolate, label_on_grid
 from patchcore.errors import CorruptFileError, DataError, EmptyClassError
 from patchcore.grid import Grid
 from patchcore.resampling import resample_class_indices
+from patchcore.store.inspection import inspect_store
 from patchcore.study import CaseRecord, Study
 
 LPS = np.array([[-1, 0, 0, 30], [0, -1, 0, 40], [0, 0, 4, -10], [0, 0, 0, 1]], dtype=float)
@@ -223,6 +224,10 @@ def test_one_bad_case_does_not_stop_the_others(study: Study, record: CaseRecord)
     assert [case.case_id for case in prepared.cases] == ["case_1"]
     assert [failed.case_id for failed in prepared.failed] == ["case_2"]
     assert progress == [(1, 2), (2, 2)]
+    [group] = inspect_store(study.path)
+    assert list(group.failed) == ["case_2"]
+    prepare_cases(study, target(), [record])
+    assert "gone" in inspect_store(study.path)[0].failed["case_2"]
     with pytest.raises(DataError, match="none of 1 cases"):
         prepare_cases(study, target(), [bad])
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -167,6 +171,31 @@ def test_norm_equals_torchs_forward_and_backward(channels: int, layout: torch.me
 def test_norm_gradient_is_its_numerical_derivative() -> None:
     x = torch.randn(1, 2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(ChannelsLastInstanceNorm(), (x,))
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+def test_the_gpus_norm_is_torchs() -> None:
+    """Its kernels run by Triton's interpreter, which a process has to be told before they are made."""
+    program = """
+import torch
+import torch.nn.functional as F
+from patchcore.models.norm_triton import triton_instance_norm
+
+torch.manual_seed(0)
+for shape in ((2, 16, 7, 6, 5), (1, 4, 12, 12, 12), (2, 24, 9, 3, 4), (3, 128, 2, 3, 2), (1, 1, 5, 5, 5)):
+    for offset in (0.0, 1000.0):
+        data = (torch.randn(shape) * 3 + offset).to(memory_format=torch.channels_last_3d)
+        mine, reference, g = data.clone().requires_grad_(), data.double().requires_grad_(), torch.randn(shape)
+        y, z = triton_instance_norm(mine, 1e-5), F.instance_norm(reference, eps=1e-5)
+        assert y.is_contiguous(memory_format=torch.channels_last_3d)
+        y.backward(g)
+        z.backward(g.double())
+        torch.testing.assert_close(y, z.float(), atol=5e-5, rtol=0)
+        torch.testing.assert_close(mine.grad, reference.grad.float(), atol=5e-5, rtol=0)
+"""
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_norm_of_a_large_offset_keeps_its_digits() -> None:

@@ -37,6 +37,8 @@ def inspect(
                 lesions = f"{case.lesions} lesion{'s' * (case.lesions != 1)}"
                 told = f"{shape} voxels, {lesions}, {case.bytes / 1e6:,.1f} MB"
                 typer.echo(f"  {case.case_id}: " + (told if case.problem is None else f"DAMAGED: {case.problem}"))
+            for case_id, reason in group.failed.items():
+                typer.echo(f"  {case_id}: not here: {reason}")
         state = "all checksums match" if verify else "not verified"
         remedy = "delete their folders, and patchcore prepare makes them anew"
         typer.echo(f"{damaged} damaged: {remedy}" if damaged else state)

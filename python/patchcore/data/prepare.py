@@ -242,6 +242,7 @@ def prepare_cases(
                 on_progress(done, len(futures))
     finally:
         pool.shutdown(cancel_futures=True)
+    _write_failed(root, {record.case_id for record in records}, failed)
     if not found:
         first = next(iter(failed.values()), None)
         raise DataError(
@@ -253,6 +254,19 @@ def prepare_cases(
         cases=tuple(found[record.case_id] for record in records if record.case_id in found),
         failed=tuple(FailedCase(case_id, failed[case_id]) for case_id in sorted(failed)),
     )
+
+
+def _write_failed(root: Path, tried: set[str], failed: dict[str, Exception]) -> None:
+    """Keep which cases could not be brought there, and why, for ``inspect``."""
+    path = root / "failed.json"
+    try:
+        before: dict[str, str] = json.loads(path.read_bytes())["cases"]
+    except (OSError, ValueError, KeyError, TypeError):
+        before = {}
+    known = {case_id: reason for case_id, reason in before.items() if case_id not in tried}
+    known |= {case_id: str(failed[case_id]) for case_id in failed}
+    if known != before:
+        write_json_atomic(path, {"schema_version": STORE_SCHEMA, "cases": dict(sorted(known.items()))})
 
 
 def _budget(max_memory_bytes: int | None) -> MemoryBudget:

@@ -1,13 +1,16 @@
 """Instance norm that stays in channels-last memory.
 
 torch has no channels-last kernel for it: ``nn.InstanceNorm3d`` copies its input to channels-first and back,
-which takes a tenth of a UNETR training step on a CPU. Here a voxel's channels stay neighbours: (B, C, X, Y,
+which takes a tenth of a UNETR training step on a CPU, and more on a GPU, which has kernels of its own in
+:mod:`patchcore.models.norm_triton`. Here a voxel's channels stay neighbours: (B, C, X, Y,
 Z) is walked as (B, X, Y·Z, C), summed over Y·Z and then over X. Two levels keep the rounding of a sum over
 10⁵ and more voxels as small as that of torch's own kernel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +18,19 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 __all__ = ["ChannelsLastInstanceNorm", "use_channels_last_norm"]
+
+
+_TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@cache
+def _triton() -> Callable[[Tensor, float], Tensor] | None:
+    """Return the GPU's norm; None where triton is not installed, or the card is too old for it."""
+    try:
+        from patchcore.models.norm_triton import triton_instance_norm
+    except ImportError:
+        return None
+    return triton_instance_norm if torch.cuda.get_device_capability() >= (7, 0) else None
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -64,6 +80,8 @@ class ChannelsLastInstanceNorm(nn.Module):
     def __init__(self, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
+        # Looked up here: what is traced for torch.compile should not import.
+        self._on_gpu = _triton() if torch.cuda.is_available() else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise every channel of every sample to mean 0 and variance 1.
@@ -76,6 +94,8 @@ class ChannelsLastInstanceNorm(nn.Module):
         """
         if x.is_cpu and x[0, 0].numel() > 1:
             return _InstanceNorm.apply(x, self.eps)  # type: ignore[no-any-return]
+        if x.is_cuda and self._on_gpu is not None and x.dtype in _TRITON_DTYPES and x[0, 0].numel() > 1:
+            return self._on_gpu(x, self.eps)
         return F.instance_norm(x, eps=self.eps)
 
 

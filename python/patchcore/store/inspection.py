@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,12 @@ class InspectedCase:
 
 @dataclass(frozen=True)
 class InspectedGroup:
-    """The cases that were prepared for one plan; spacing in mm, canonical axes."""
+    """The cases that were prepared for one plan; spacing in mm, canonical axes; `failed`: why others were not."""
 
     path: Path
     spacing: tuple[float, ...]
     cases: tuple[InspectedCase, ...]
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -75,7 +76,7 @@ def inspect_store(
             if on_progress is not None:
                 on_progress(done, total)
         spacing = _attributes(path).get("spacing", ())
-        groups.append(InspectedGroup(path, tuple(spacing), tuple(found)))
+        groups.append(InspectedGroup(path, tuple(spacing), tuple(found), _failed(path)))
     return tuple(groups)
 
 
@@ -86,6 +87,14 @@ def stored_bytes(folder: Path) -> int:
 
 def _is_case(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
+
+
+def _failed(folder: Path) -> dict[str, str]:
+    try:
+        found = json.loads((folder / "failed.json").read_bytes())["cases"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {str(case_id): str(reason) for case_id, reason in found.items()} if isinstance(found, dict) else {}
 
 
 def _attributes(folder: Path) -> dict[str, Any]:
