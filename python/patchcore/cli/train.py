@@ -29,6 +29,11 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows a step.")] = None,
     fold: Annotated[int | None, typer.Option(help="The fold that validates, from 0.")] = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="Begin with the weights of a run (of any study) or of a file, at any patch size.")
+    ] = None,
+    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Take over the transformer alone.")] = False,
+    freeze_epochs: Annotated[int | None, typer.Option(help="Epochs in which the transformer stays as it was.")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="End after this many minutes of training.")] = None,
     seed: Annotated[int | None, typer.Option(help="The one seed.")] = None,
     name: Annotated[str | None, typer.Option(help="A few words for the run folder's name.")] = None,
@@ -59,6 +64,9 @@ def train(
         "train.batch_size": batch_size,
         "train.fold": fold,
         "train.max_minutes": max_minutes,
+        "init.source": init_from,
+        "init.part": "encoder" if encoder_only else None,
+        "init.freeze_epochs": freeze_epochs,
         "seed": seed,
     }
     run = create_run(study, settings=[*(settings or []), *settings_of(options)], toml=config, name=name)

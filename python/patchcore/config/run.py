@@ -17,6 +17,7 @@ from patchcore.types import PathLike
 __all__ = [
     "MODEL_PRESETS",
     "AugmentConfig",
+    "InitConfig",
     "ModelConfig",
     "OptimConfig",
     "RunConfig",
@@ -98,6 +99,17 @@ class AugmentConfig(_Section):
     hu_scale: float = Field(default=0.1, ge=0, lt=1, description="random contrast, 1 ± this")
 
 
+class InitConfig(_Section):
+    """Where the first weights come from."""
+
+    source: str = Field(default="", description="run folder, .safetensors or file of torch.save; empty: from scratch")
+    part: Literal["all", "encoder"] = Field(default="all", description="encoder: the transformer alone")
+    embedding: Literal["transposed", "pseudo-inverse"] = Field(
+        default="transposed", description="how a patch embedding is brought to another patch size"
+    )
+    freeze_epochs: int = Field(default=0, ge=0, description="epochs in which the transformer stays as it was")
+
+
 class ValidationConfig(_Section):
     """Whole volumes of the validation fold by sliding window."""
 
@@ -134,6 +146,7 @@ class RunConfig(_Section):
     optim: OptimConfig = OptimConfig()
     sampling: SamplingConfig = SamplingConfig()
     augment: AugmentConfig = AugmentConfig()
+    init: InitConfig = InitConfig()
     validation: ValidationConfig = ValidationConfig()
     train: TrainConfig = TrainConfig()
 

@@ -63,13 +63,23 @@ class Checkpoint:
             self._restore_optimizer(network, optimizer)
             self._restore_generators()
 
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights by parameter name.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        return self._read(_MODEL)
+
     def _restore_optimizer(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         path = self.path / _OPTIMIZER
         stored = self._read(_OPTIMIZER)
+        # What was frozen so far has none, and starts with none.
+        untouched = set(self.state.get("optimizer_untouched", ()))
         for name, parameter in _optimised(network, optimizer).items():
             prefix = f"{name}/"
             found = {key[len(prefix) :]: stored.pop(key) for key in list(stored) if key.startswith(prefix)}
-            if not found and self.state.get("step", 0):
+            if not found and self.state.get("step", 0) and name not in untouched:
                 raise CheckpointError(f"holds no state of {name}", path=path)
             state: dict[str, Tensor] = {}
             for key, value in found.items():
@@ -132,6 +142,9 @@ def save_checkpoint(
             save_file(_generators(), temporary / _RNG)
         files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
         record = {"schema_version": CHECKPOINT_SCHEMA, **state, "files": files}
+        if optimizer is not None:
+            optimised = _optimised(network, optimizer)
+            record["optimizer_untouched"] = [name for name, value in optimised.items() if not optimizer.state[value]]
         (temporary / _STATE).write_text(json.dumps(finite(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         for path in (*temporary.iterdir(), temporary):
             _sync(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from patchcore.config import Plan, RunConfig, resolve_config
-from patchcore.errors import DataError, EmptyClassError, MissingExtraError, RunError
+from patchcore.errors import ConfigError, DataError, EmptyClassError, MissingExtraError, RunError, StudyError
 from patchcore.models.layout import check_window, upsampling_factors
 from patchcore.runs import RunState, new_run, run_state, start_attempt, supervise_foreground
+from patchcore.runs.listing import resolve_run
 from patchcore.study import Study
 from patchcore.types import PathLike
 
@@ -44,7 +46,7 @@ class TrainedRun:
 
 def settings_of(values: Mapping[str, Any]) -> list[str]:
     """Turn ``section.key`` → value into ``section.key=value`` settings, leaving out what is None."""
-    return [f"{key}={value}" for key, value in values.items() if value is not None]
+    return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
 
 
 def create_run(
@@ -79,10 +81,16 @@ def create_run(
     plan = study.plan()
     config = resolve_config(toml, settings)
     _check(study, plan, config)
+    parent = None
+    if config.init.source:
+        source = _init_source(study, config.init.source)
+        config = config.model_copy(update={"init": config.init.model_copy(update={"source": str(source)})})
+        parent = source.name if source.is_dir() else None
     edge = "x".join(map(str, plan.patch_size if len(set(plan.patch_size)) > 1 else plan.patch_size[:1]))
     return new_run(
         study.path,
-        kind="train",
+        kind="fine-tune" if config.init.source else "train",
+        parent=parent,
         config=config.model_dump(mode="json"),
         plan=plan.model_dump(mode="json"),
         seed=config.seed,
@@ -135,6 +143,24 @@ def train(
     if not detach and report.state not in (RunState.FINISHED, RunState.STOPPED, RunState.PAUSED):
         raise RunError(f"the run is {report.label}", path=run, remedy="attempts/*/stdout.log says more")
     return TrainedRun(path=run, attempt=attempt, state=report.state)
+
+
+def _init_source(study: Study, source: str) -> Path:
+    """Return the run or file that weights come from, absolute.
+
+    Raises:
+        ConfigError: There is no such run or file.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path.absolute()
+    try:
+        return resolve_run(study.path, source).absolute()
+    except StudyError as error:
+        raise ConfigError(
+            f"--init-from {source}: neither a run nor a file of weights ({error.message})",
+            remedy="name a run of this study, the folder of another study's, or a file",
+        ) from None
 
 
 def _check(study: Study, plan: Plan, config: RunConfig) -> None:

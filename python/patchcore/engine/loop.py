@@ -25,6 +25,7 @@ from patchcore.engine.control import Control, Interrupted
 from patchcore.engine.device import Placement
 from patchcore.engine.loader import BatchLoader, BatchSource
 from patchcore.engine.loss import DiceCrossEntropyLoss, window_dsc
+from patchcore.engine.network import freeze_encoder
 from patchcore.engine.optim import learning_rate
 from patchcore.engine.progress import Best, Progress, case_set_id
 from patchcore.engine.validate import ValidationResult, validate_cases
@@ -168,6 +169,8 @@ def run_loop(training: Training, progress: Progress, writer: RunWriter, control:
             loss = compute_loss(logits, label)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            if step < config.init.freeze_epochs * epoch_steps:
+                freeze_encoder(network)
             norm = nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm)
             value, norm_value = loss.item(), norm.item()
             # Before the update: a checkpoint never holds weights that a broken gradient has touched.

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from patchcore.config.plan import TargetPlan
 from patchcore.config.run import ModelConfig
 from patchcore.models import UNETR
 
-__all__ = ["build_network"]
+__all__ = ["build_network", "freeze_encoder"]
+
+
+def freeze_encoder(network: nn.Module) -> None:
+    """Take the transformer's gradients away, so that the next step of the optimiser leaves it as it is."""
+    for name, parameter in network.named_parameters():
+        if name.startswith("vit."):
+            parameter.grad = None
 
 
 def build_network(target: TargetPlan, config: ModelConfig) -> UNETR:

@@ -21,13 +21,14 @@ from patchcore.data.prepare import PreparedCase, check_classes, prepare_cases
 from patchcore.engine.checkpoint import Checkpoint, find_checkpoint
 from patchcore.engine.control import Control, Interrupted, StopSignal
 from patchcore.engine.device import Placement, place
+from patchcore.engine.init_from import initialise
 from patchcore.engine.loader import BatchSource
 from patchcore.engine.loop import Outcome, Training, run_loop
 from patchcore.engine.network import build_network
 from patchcore.engine.optim import make_optimizer
 from patchcore.engine.progress import Progress, steps_per_epoch
 from patchcore.errors import DataError, PatchcoreError, RunError, StudyError
-from patchcore.files import read_json
+from patchcore.files import read_json, write_json_atomic
 from patchcore.runs import RunState, RunWriter, Verb
 from patchcore.study import Study
 from patchcore.types import ExitCode
@@ -128,6 +129,12 @@ def _train(
     network = placement.network(build_network(target, config.model)).train()
     optimizer = make_optimizer(network, config.optim)
     progress = Progress()
+    if checkpoint is None and config.init.source:
+        report = initialise(network, config.init, target)
+        write_json_atomic(run / "init_report.json", report.to_json())
+        print("\n".join(report.lines()), flush=True)
+        for difference in report.differences or ():
+            writer.alert("warning", f"the weights come from another preprocessing: {difference}")
     if checkpoint is not None:
         checkpoint.restore(network, optimizer)
         progress = Progress.from_state(checkpoint.state)
