@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,6 +194,56 @@ def test_overrides_of_a_resume(make_run: MakeRun, run_attempt: RunAttempt, losse
     assert run_attempt(run) == 0
     assert run_attempt(run, 2, train={"steps": 8}) == 0
     assert max(losses(run)) == 8
+
+
+def test_epochs_instead_of_steps(make_run: MakeRun, run_attempt: RunAttempt, losses: Losses) -> None:
+    run = make_run("train.epochs=3", "train.steps=1000")
+    assert run_attempt(run) == 0
+    assert max(losses(run)) == 9
+
+
+def test_patience_ends_a_training_that_does_not_get_better(
+    make_run: MakeRun, run_attempt: RunAttempt, losses: Losses
+) -> None:
+    run = make_run("train.steps=300", "train.patience=2", "optim.lr=1e-12", "optim.min_lr_share=1")
+    assert run_attempt(run) == 0
+    # The first validation is the best; two more end it, also where an attempt was stopped between them.
+    assert max(losses(run)) == 9
+    resumed = make_run("train.steps=5", "train.patience=2", "optim.lr=1e-12", "optim.min_lr_share=1")
+    assert run_attempt(resumed) == 0
+    assert run_attempt(resumed, 2, train={"steps": 300}) == 0
+    assert max(losses(resumed)) <= 12
+
+
+def test_compiling_that_fails_is_told_and_done_without(
+    make_run: MakeRun, run_attempt: RunAttempt, losses: Losses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def compiler(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no compiler here\nand more")
+
+    plain, run = make_run(), make_run("train.compile=graphs")
+    assert run_attempt(plain) == 0
+    monkeypatch.setattr(torch, "compile", compiler)
+    assert run_attempt(run) == 0
+    assert any("torch.compile failed (RuntimeError: no compiler here)" in a.message for a in view_of(run).alerts)
+    assert losses(run) == losses(plain)
+
+
+@pytest.mark.slow
+def test_compiled_steps_learn_the_same(make_run: MakeRun, run_attempt: RunAttempt, losses: Losses) -> None:
+    plain, run = make_run("model.dropout=0"), make_run("model.dropout=0", "train.compile=default")
+    assert run_attempt(plain) == run_attempt(run) == 0
+    assert not [alert for alert in view_of(run).alerts if "compile" in alert.message]
+    for step, loss in losses(plain).items():
+        assert losses(run)[step] == pytest.approx(loss, abs=2e-3)
+
+
+def test_bf16_on_a_cpu_is_refused(make_run: MakeRun, run_attempt: RunAttempt) -> None:
+    run = make_run("train.precision=bf16", "train.device=cpu")
+    assert run_attempt(run) == 1
+    assert "bf16 on a CPU" in view_of(run).alerts[-1].message
 
 
 def test_a_bad_case_is_left_out_with_an_alert(tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt) -> None:

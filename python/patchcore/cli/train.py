@@ -27,6 +27,7 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
     preset: Annotated[str | None, typer.Option(help="Size of the network: tiny, small or base.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of steps: this many epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows a step.")] = None,
     fold: Annotated[int | None, typer.Option(help="The fold that validates, from 0.")] = None,
     init_from: Annotated[
@@ -35,6 +36,10 @@ def train(
     encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Take over the transformer alone.")] = False,
     freeze_epochs: Annotated[int | None, typer.Option(help="Epochs in which the transformer stays as it was.")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="End after this many minutes of training.")] = None,
+    max_hours: Annotated[float | None, typer.Option(help="The same in hours.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="End after this many validations in a row without a better DSC.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The one seed.")] = None,
     name: Annotated[str | None, typer.Option(help="A few words for the run folder's name.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once; the last line is the run's id.")] = False,
@@ -58,12 +63,16 @@ def train(
 
     if detach and foreground:
         raise ConfigError("--detach and --foreground exclude each other", remedy="give one of them")
+    if max_hours is not None and max_minutes is not None:
+        raise ConfigError("--max-minutes and --max-hours exclude each other", remedy="give one of them")
     options = {
         "model.preset": preset,
         "train.steps": steps,
         "train.batch_size": batch_size,
         "train.fold": fold,
-        "train.max_minutes": max_minutes,
+        "train.epochs": epochs,
+        "train.patience": patience,
+        "train.max_minutes": max_minutes if max_hours is None else 60 * max_hours,
         "init.source": init_from,
         "init.part": "encoder" if encoder_only else None,
         "init.freeze_epochs": freeze_epochs,

@@ -126,6 +126,13 @@ class TrainConfig(_Section):
     """Length, batch, folds and precision."""
 
     steps: int = Field(default=20_000, ge=1, description="optimiser steps")
+    epochs: int = Field(default=0, ge=0, description="instead of steps: this many epochs; 0: as many as steps are")
+    patience: int = Field(
+        default=0, ge=0, description="end after this many validations in a row without a better DSC; 0: never"
+    )
+    compile: Literal["off", "default", "graphs"] = Field(
+        default="off", description="torch.compile for training steps; graphs: with CUDA graphs, on a GPU"
+    )
     steps_per_epoch: int = Field(default=0, ge=0, description="0: as many as show each case once, at least 50")
     max_minutes: float = Field(default=0, ge=0, description="end after this many minutes of training; 0: no limit")
     batch_size: int = Field(default=2, ge=1, description="windows a step")

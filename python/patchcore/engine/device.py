@@ -76,6 +76,11 @@ def place(config: TrainConfig) -> Placement:
             remedy="set train.device=auto or cpu, or check the driver (nvidia-smi) and that torch is a CUDA build",
         )
     device = torch.device("cuda" if available and config.device != "cpu" else "cpu")
+    if config.precision == "bf16" and device.type == "cpu":
+        raise ConfigError(
+            "train.precision is bf16 on a CPU, where gradients of small convolutions come out as no numbers (oneDNN)",
+            remedy="set train.precision=fp32 or auto",
+        )
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
     threads = config.threads or core_count()
     torch.set_num_threads(threads)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from patchcore.config.plan import TargetPlan
 from patchcore.config.run import RunConfig
@@ -27,7 +27,7 @@ from patchcore.engine.loader import BatchLoader, BatchSource
 from patchcore.engine.loss import DiceCrossEntropyLoss, window_dsc
 from patchcore.engine.network import freeze_encoder
 from patchcore.engine.optim import learning_rate
-from patchcore.engine.progress import Best, Progress, case_set_id
+from patchcore.engine.progress import Best, Progress, case_set_id, total_steps
 from patchcore.engine.validate import ValidationResult, validate_cases
 from patchcore.errors import RunError
 from patchcore.events import (
@@ -56,6 +56,7 @@ class Training:
         target: The plan's target.
         placement: Where to compute.
         network: On its device, in training mode.
+        stepped: The same for training steps, compiled where that was asked for.
         optimizer: Over the network's parameters.
         source: The training windows.
         validation: The validation fold.
@@ -67,6 +68,7 @@ class Training:
     target: TargetPlan
     placement: Placement
     network: nn.Module
+    stepped: Callable[[Tensor], Tensor]
     optimizer: torch.optim.Optimizer
     source: BatchSource
     validation: Sequence[PreparedCase]
@@ -109,7 +111,8 @@ def run_loop(training: Training, progress: Progress, writer: RunWriter, control:
         CheckpointError: A checkpoint cannot be written; the one before is whole.
     """
     config, network, optimizer, placement = training.config, training.network, training.optimizer, training.placement
-    total, epoch_steps = config.train.steps, training.steps_per_epoch
+    epoch_steps = training.steps_per_epoch
+    total, patience = total_steps(config, epoch_steps), config.train.patience
     validate_every = epoch_steps * config.validation.every_epochs
     compute_loss = DiceCrossEntropyLoss()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -124,7 +127,8 @@ def run_loop(training: Training, progress: Progress, writer: RunWriter, control:
             step = progress.step
             progress.seconds = clock.seconds()
             scheduled = step > 0 and step % validate_every == 0
-            ending = step >= total or clock.is_out_of_time(config.train.max_minutes, scheduled=scheduled)
+            out_of_time = clock.is_out_of_time(config.train.max_minutes, scheduled=scheduled)
+            ending = step >= total or out_of_time or 0 < patience <= progress.stale
 
             # Whatever was asked comes first: a stop is at most one step away.
             control.look()
@@ -144,6 +148,8 @@ def run_loop(training: Training, progress: Progress, writer: RunWriter, control:
                 clock.validation_s = time.monotonic() - began
                 writer.progress(phase="train")
                 progress.seconds = clock.seconds()
+                whole = ending or len(training.fixed_subset()) == len(training.validation)
+                ending = ending or (whole and 0 < patience <= progress.stale)
             at_epoch_end = step > 0 and step % epoch_steps == 0
             long_ago = clock.since_save_s() > 60 * config.train.checkpoint_minutes
             if ending or control.checkpoint or long_ago or (at_epoch_end and saved_step < step):
@@ -165,7 +171,7 @@ def run_loop(training: Training, progress: Progress, writer: RunWriter, control:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with placement.precision():
-                logits = network(image)
+                logits = training.stepped(image)
             loss = compute_loss(logits, label)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -235,7 +241,9 @@ def _keep_best(
     # Also after a validation of all cases the subset decides: scores of different cases do not compare.
     case_ids = [training.validation[index].case_id for index in subset]
     mean, case_set = result.mean(case_ids), case_set_id(case_ids)
+    progress.stale += 1
     if progress.improves(mean, case_set):
+        progress.stale = 0
         progress.best = Best(-1.0 if math.isnan(mean) else mean, progress.step, case_set)
         training.save("best", progress, writer)
 

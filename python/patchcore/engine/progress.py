@@ -10,7 +10,7 @@ from typing import Any
 
 from patchcore.config.run import RunConfig
 
-__all__ = ["Best", "Progress", "case_set_id", "steps_per_epoch"]
+__all__ = ["Best", "Progress", "case_set_id", "steps_per_epoch", "total_steps"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Progress:
         validated_step: The last step whose validation is complete; one cut short is redone.
         seconds: Time spent in the loop over all attempts.
         best: The best validation.
+        stale: Validations in a row since then.
         lesions_drawn: Lesions, as (case, lesion), that a window was drawn for so far.
         lesions_seen: Those that a window showed.
     """
@@ -39,6 +40,7 @@ class Progress:
     validated_step: int = 0
     seconds: float = 0.0
     best: Best | None = None
+    stale: int = 0
     lesions_drawn: set[tuple[int, int]] = field(default_factory=set)
     lesions_seen: set[tuple[int, int]] = field(default_factory=set)
 
@@ -51,6 +53,7 @@ class Progress:
             validated_step=int(state.get("validated_step", 0)),
             seconds=float(state.get("seconds", 0.0)),
             best=Best(**best) if best else None,
+            stale=int(state.get("stale", 0)),
             lesions_drawn={(case, lesion) for case, lesion in state.get("lesions_drawn", ())},
             lesions_seen={(case, lesion) for case, lesion in state.get("lesions_seen", ())},
         )
@@ -68,6 +71,11 @@ class Progress:
         if self.best is None or self.best.case_set != case_set:
             return True
         return (-1.0 if math.isnan(dsc_mean) else dsc_mean) > self.best.dsc_mean
+
+
+def total_steps(config: RunConfig, epoch_steps: int) -> int:
+    """Return the steps of a training: those of its epochs, where they are given."""
+    return config.train.epochs * epoch_steps or config.train.steps
 
 
 def steps_per_epoch(config: RunConfig, case_count: int) -> int:

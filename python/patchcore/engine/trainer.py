@@ -24,7 +24,7 @@ from patchcore.engine.device import Placement, place
 from patchcore.engine.init_from import initialise
 from patchcore.engine.loader import BatchSource
 from patchcore.engine.loop import Outcome, Training, run_loop
-from patchcore.engine.network import build_network
+from patchcore.engine.network import build_network, compiled
 from patchcore.engine.optim import make_optimizer
 from patchcore.engine.progress import Progress, steps_per_epoch
 from patchcore.errors import DataError, PatchcoreError, RunError, StudyError
@@ -92,7 +92,7 @@ def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None
         checkpoint = find_checkpoint(run / "checkpoints" / "last")
     except PatchcoreError as error:
         # Records nothing, so that what earlier attempts recorded stays.
-        with RunWriter(run, attempt, resumed_from_step=setup.config.train.steps + 1) as writer:
+        with RunWriter(run, attempt, resumed_from_step=2**62) as writer:
             return _fail(error, setup, writer)
     done = int(checkpoint.state["step"]) if checkpoint else 0
     with RunWriter(
@@ -144,6 +144,7 @@ def _train(
         target=target,
         placement=placement,
         network=network,
+        stepped=compiled(network, config.train, target, placement, lambda text: writer.alert("warning", text)),
         optimizer=optimizer,
         source=BatchSource(
             train_cases,
