@@ -55,19 +55,22 @@ def keep_lost_lesions(
     starts = np.searchsorted(spans.lesion[order], small)
     stops = np.searchsorted(spans.lesion[order], small, side="right")
     shape = np.asarray(label.shape)
-    kept = 0
+    lost = []
     for start, stop in zip(starts, stops, strict=True):
         own = order[start:stop]
         origin, length = spans.origin[own].astype(np.float64), spans.length[own].astype(np.float64)
         last = origin.copy()
         last[:, spans.axis] += length - 1
-        low = np.floor((origin.min(axis=0) + 0.5) / ratio).astype(int)
+        # Half a voxel of the old grid may lie beyond the last new one.
+        low = np.minimum(np.floor((origin.min(axis=0) + 0.5) / ratio).astype(int), shape - 1)
         high = np.floor((last.max(axis=0) + 0.5) / ratio).astype(int) + 1
         part = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         if (label[part] == lesion_class).any():
             continue
         centre = ((origin + last) / 2 * length[:, None]).sum(axis=0) / length.sum()
         voxel = np.clip(np.floor((centre + 0.5) / ratio).astype(int), 0, shape - 1)
-        label[tuple(voxel)] = lesion_class
-        kept += 1
-    return kept
+        lost.append(tuple(voxel))
+    # All are judged by what resampling left, so that it does not matter which comes first.
+    for voxel in lost:
+        label[voxel] = lesion_class
+    return len(lost)

@@ -82,11 +82,15 @@ def test_streamed_is_whole(
         # Sums in another order: a half may round the other way.
         difference = np.abs(StoredArray(folder / "image").read().astype(int) - whole[part])
         assert difference.max() <= 1
-        assert (difference > 0).mean() < 0.02
+        assert (difference > 0).sum() <= 2 + 0.02 * difference.size
         written = StoredArray(folder / "label").read()
-        np.testing.assert_array_equal(written, expected[part])
+        # A lesion whose voxels all lie outside of the part is given one within it, as one that vanishes is.
+        differs = written != expected[part]
+        assert differs.sum() <= found.kept_lesions
+        assert (written[differs] == 1).all()
         if part == tuple(slice(0, n) for n in grid.shape):
             assert found.kept_lesions == kept
+            assert not differs.any()
         assert found.class_voxels == tuple(int((written == n).sum()) for n in (1, 2))
         spans = lesion_spans(written, labels=[1])
         np.testing.assert_array_equal(found.spans.voxel_count, spans.voxel_count)

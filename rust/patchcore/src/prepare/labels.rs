@@ -79,7 +79,12 @@ pub fn prepare_labels(
     pool::install(threads, || {
         let mut spans = NewSpans::resampled(source, &walked, plan.classes, interrupt)?;
         let small = small_lesions(source, placement, &walked, plan, interrupt)?;
-        let kept_lesions = small.iter().filter(|small| spans.keep(small, lesion, &walked)).count();
+        // All are judged by what resampling left, so that it does not matter which comes first.
+        let lost: Vec<&Small> = small.iter().filter(|small| !spans.shows(small, lesion, &walked)).collect();
+        let kept_lesions = lost.len();
+        for small in lost {
+            spans.keep(small, lesion, &walked);
+        }
         spans.write(&walked, folder, layout, interrupt)?;
         let mut class_voxels = vec![0; plan.classes.len()];
         for span in spans.planes.iter().flatten() {
@@ -183,16 +188,18 @@ impl NewSpans {
         Ok(Self { planes })
     }
 
-    /// Give a lesion that has no voxel where it lies the one at its centre; whether that was needed.
-    fn keep(&mut self, small: &Small, lesion: u8, walked: &Walked) -> bool {
-        let [low, high, centre] = [small.low, small.high, small.centre].map(|at| walked.canonical.map(|axis| at[axis]));
-        let seen = self.planes[low[0]..high[0]].iter().flatten().any(|span| {
+    /// Whether a lesion has a voxel where it lies.
+    fn shows(&self, small: &Small, lesion: u8, walked: &Walked) -> bool {
+        let [low, high] = [small.low, small.high].map(|at| walked.canonical.map(|axis| at[axis]));
+        self.planes[low[0]..high[0]].iter().flatten().any(|span| {
             let (row, start, end) = (span.row as usize, span.start as usize, span.end as usize);
             span.class == lesion && (low[1]..high[1]).contains(&row) && start < high[2] && end > low[2]
-        });
-        if seen {
-            return false;
-        }
+        })
+    }
+
+    /// Give a lesion the voxel at its centre.
+    fn keep(&mut self, small: &Small, lesion: u8, walked: &Walked) {
+        let centre = walked.canonical.map(|axis| small.centre[axis]);
         let (row, at) = (centre[1] as u32, centre[2] as u32);
         let plane = &mut self.planes[centre[0]];
         let mut parts = vec![NewSpan { row, start: at, end: at + 1, class: lesion }];
@@ -205,7 +212,6 @@ impl NewSpans {
         });
         plane.extend(parts.into_iter().filter(|part| part.start < part.end));
         plane.sort_unstable();
-        true
     }
 
     fn write(&self, walked: &Walked, folder: &Path, layout: &Layout, interrupt: &Interrupt) -> Result<()> {
