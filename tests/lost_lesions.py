@@ -6,8 +6,6 @@ counted by nobody: neither trained on, nor missed in validation.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
@@ -15,9 +13,6 @@ from patchcore.types import Triple
 from patchcore.volumetry import lesion_spans
 
 __all__ = ["keep_lost_lesions"]
-
-_SMALL_VOXELS = 8.0
-"""A lesion of more new voxels than this cannot vanish: some voxel lies wholly within it, or nearly."""
 
 
 def keep_lost_lesions(
@@ -50,7 +45,7 @@ def keep_lost_lesions(
     if all(r <= 1.0 for r in ratio):
         return 0
     spans = lesion_spans(old, labels=[lesion_class], connectivity=connectivity)
-    small = np.flatnonzero(spans.voxel_count < max(_SMALL_VOXELS, _SMALL_VOXELS * math.prod(ratio)))
+    small = np.arange(spans.lesion_count)
     order = np.argsort(spans.lesion, kind="stable")
     starts = np.searchsorted(spans.lesion[order], small)
     stops = np.searchsorted(spans.lesion[order], small, side="right")

@@ -75,6 +75,13 @@ class MemoryBudget:
         self.free = total
         self._changed = threading.Condition()
         self._queue: list[object] = []
+        self._closed = False
+
+    def close(self) -> None:
+        """Let nobody in any more: who waits is told so by an InterruptedError."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     @contextmanager
     def hold(self, needed: int, what: str, *, remedy: str = "allow more memory") -> Iterator[None]:
@@ -82,6 +89,7 @@ class MemoryBudget:
 
         Raises:
             DataError: That is more than there is in all.
+            InterruptedError: The budget was closed meanwhile.
         """
         if needed > self.total:
             raise DataError(
@@ -94,7 +102,10 @@ class MemoryBudget:
         with self._changed:
             self._queue.append(ticket)
             try:
-                self._changed.wait_for(lambda: self._queue[0] is ticket and self.free >= needed)
+                ready = self._changed.wait_for
+                ready(lambda: self._closed or (self._queue[0] is ticket and self.free >= needed))
+                if self._closed:
+                    raise InterruptedError("the work was given up while this waited for memory")
                 self.free -= needed
             finally:
                 self._queue.remove(ticket)

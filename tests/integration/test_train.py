@@ -196,6 +196,27 @@ def test_overrides_of_a_resume(make_run: MakeRun, run_attempt: RunAttempt, losse
     assert max(losses(run)) == 8
 
 
+def test_a_resume_keeps_its_cases_whatever_came_to_the_study_since(
+    tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt, losses: Losses
+) -> None:
+    study = Study(tiny_study)
+    unbroken, run = make_run(), make_run()
+    for one in (unbroken, run):
+        assert run_attempt(one, 1, train={"steps": 3}) == 0
+    assert run_attempt(unbroken, 2) == 0
+    first = study.accepted()[0]
+    extra = first.model_copy(update={"case_id": "case99", "patient": "case99"})
+    study.write_cases([*study.accepted(), extra])
+    assert run_attempt(run, 2) == 0
+    assert losses(run) == losses(unbroken)
+    split = json.loads((run / "split.json").read_text())
+    assert len(split["train"]) + len(split["validation"]) == 6
+    # A case that is gone is told of, and the others go on.
+    study.write_cases([record for record in study.accepted() if record.case_id != split["train"][0]])
+    assert run_attempt(run, 3, train={"steps": 8}) == 0
+    assert any("accepted no more" in alert.message for alert in view_of(run).alerts)
+
+
 def test_epochs_instead_of_steps(make_run: MakeRun, run_attempt: RunAttempt, losses: Losses) -> None:
     run = make_run("train.epochs=3", "train.steps=1000")
     assert run_attempt(run) == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,15 @@ import pytest
 import zarr
 from scipy import ndimage
 
-from patchcore.config.plan import TargetPlan
-from patchcore.data.prepare import PreparedCase, check_classes, class_indices, prepare_cases, store_folder
+import patchcore.data.prepare as prepare_module
+from patchcore.config.plan import Plan, TargetPlan
+from patchcore.data.prepare import PreparedCase, check_classes, class_indices, prepare, prepare_cases, store_folder
 from patchcore.data.window_reader import WindowReader
 from patchcore.engine.geometry import interpolate, label_on_grid
-from patchcore.errors import CorruptFileError, DataError, EmptyClassError
+from patchcore.errors import ConfigError, CorruptFileError, DataError, EmptyClassError
 from patchcore.grid import Grid
-from patchcore.resampling import resample_class_indices
+from patchcore.memory import MemoryBudget
+from patchcore.resampling import resample_class_indices, resample_image
 from patchcore.store.inspection import inspect_store
 from patchcore.study import CaseRecord, Study
 
@@ -254,6 +258,76 @@ def test_a_damaged_store_names_the_case(study: Study, record: CaseRecord, file: 
         read()
 
 
+@pytest.mark.parametrize("name", ["image", "label"])
+def test_a_lost_shard_is_no_air(study: Study, record: CaseRecord, name: str) -> None:
+    [case] = prepare_cases(study, target(), [record]).cases
+    (case.path / name / "c" / "0" / "0" / "0").unlink()
+    with pytest.raises(CorruptFileError, match="0 shards of 1"):
+        _ = case.image() if name == "image" else case.label()
+    [group] = inspect_store(study.path)
+    assert "0 shards of 1" in str(group.cases[0].problem)
+
+
+def test_damaged_spans_are_found_by_inspect(study: Study, record: CaseRecord) -> None:
+    [case] = prepare_cases(study, target(), [record]).cases
+    path = case.path / "class_spans.npy"
+    path.write_bytes(path.read_bytes()[:-3] if path.stat().st_size > 128 else b"")
+    assert inspect_store(study.path)[0].cases[0].problem is not None
+
+
+def test_what_another_has_brought_meanwhile_is_kept(
+    study: Study, record: CaseRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = prepare_module._fill
+
+    def slower(folder: Path, *given: Any) -> dict[str, Any]:
+        meta = fill(folder, *given)
+        if not seen:
+            seen.append(0)
+            # The other one is ready first; somebody may have its files open by now.
+            [other] = prepare_cases(study, target(), [record]).cases
+            seen[0] = (other.path / "image" / "zarr.json").stat().st_ino
+        return meta
+
+    seen: list[int] = []
+    monkeypatch.setattr(prepare_module, "_fill", slower)
+    [case] = prepare_cases(study, target(), [record]).cases
+    assert (case.path / "image" / "zarr.json").stat().st_ino == seen[0]
+    assert not list(case.path.parent.glob(".*"))
+
+
+def test_who_waits_for_memory_is_told_to_stop() -> None:
+    budget = MemoryBudget(10)
+    told: list[str] = []
+
+    def wait() -> None:
+        try:
+            with budget.hold(8, "a case"):
+                told.append("let in")
+        except InterruptedError:
+            told.append("stopped")
+
+    with budget.hold(5, "another"):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.05)
+        assert told == []
+        budget.close()
+        thread.join(5)
+    assert told == ["stopped"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"crop_margin_mm": -5.0}, "crop_margin_mm"), ({"kernel": "nearest"}, "kernel"), ({"workers": 0}, "workers")],
+)
+def test_settings_that_cannot_be(study: Study, record: CaseRecord, given: dict[str, Any], words: str) -> None:
+    study.write_cases([record])
+    study.write_plan(Plan(fingerprint_hash="", targets=(target(),)))
+    with pytest.raises(ConfigError, match=words):
+        prepare(study, **given)
+
+
 def test_a_case_whose_description_is_damaged_is_brought_anew(study: Study, record: CaseRecord) -> None:
     [case] = prepare_cases(study, target(), [record]).cases
     (case.path / "zarr.json").write_bytes(b"{")
@@ -304,6 +378,28 @@ def test_lesions_that_would_vanish_are_kept_as_one_voxel(study: Study, tmp_path:
     # One of them now touches the large lesion.
     assert sorted(case.lesion_voxels) == [1, 1, 28]
     assert case.class_voxels[1] == 0
+
+
+def test_a_plate_between_two_new_slices_is_kept(study: Study, tmp_path: Path) -> None:
+    """As large as it is: no new slice passes through it."""
+    old = np.zeros((20, 20, 20), np.uint8)
+    old[4:14, 4:14, 3:7] = 2
+    record = write_case(tmp_path / "data", "plate", old.astype(np.int16), old, np.eye(4))
+    [case] = prepare_cases(study, target(spacing=(1.0, 1.0, 5.0)), [record]).cases
+    assert (case.kept_lesions, case.lesion_voxels) == (1, (1,))
+
+
+def test_infinite_voxels_do_not_spread(study: Study, tmp_path: Path) -> None:
+    image = np.full((10, 10, 10), 100, np.float32)
+    image[5, 5, 5] = np.inf
+    label = np.zeros((10, 10, 10), np.uint8)
+    label[2:4, 2:4, 2:4] = 2
+    record = write_case(tmp_path / "data", "infinite", image, label, np.eye(4))
+    [case] = prepare_cases(study, target(spacing=(1.0, 1.0, 1.0)), [record]).cases
+    expected = np.full((10, 10, 10), 100)
+    expected[5, 5, 5] = 32767
+    np.testing.assert_array_equal(case.image(), expected)
+    np.testing.assert_array_equal(resample_image(image, (1, 1, 1), (1, 1, 1)), expected)
 
 
 def test_a_crop_keeps_the_organ_and_tells_what_it_cuts(study: Study, record: CaseRecord, tmp_path: Path) -> None:

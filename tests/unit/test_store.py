@@ -15,7 +15,14 @@ import pytest
 import tensorstore
 import zarr
 
-from patchcore.errors import CorruptFileError, PatchcoreError, SchemaVersionError, UnsupportedDataError, WindowError
+from patchcore.errors import (
+    CorruptFileError,
+    DataError,
+    PatchcoreError,
+    SchemaVersionError,
+    UnsupportedDataError,
+    WindowError,
+)
 from patchcore.store import StoredArray, read_windows, write_array
 from patchcore.store.array import read_label_windows
 
@@ -163,6 +170,7 @@ def test_seeded_damage_never_gives_other_voxels(tmp_path: Path) -> None:
         ({"shape": "many"}, CorruptFileError, "no metadata"),
         ({"shape": [0, 2, 3]}, CorruptFileError, "no metadata"),
         ({"data_type": "complex64"}, UnsupportedDataError, "complex64"),
+        ({"shape": [10_000_000] * 3}, DataError, "too many"),
         ({"codecs": [{"name": "unheard"}]}, UnsupportedDataError, "no Zarr array that can be read"),
         (
             {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [4096] * 3}}},

@@ -120,9 +120,11 @@ def test_positions_are_interpolated_on_their_grid() -> None:
     transfer_weights(network, state, token_grid=(6, 3, 3))
     found = network.state_dict()["vit.patch_embedding.position_embeddings"].reshape(3, 3, 3, 48)
     torch.testing.assert_close(found[:, 0, 0, 0], torch.tensor([0.5, 2.5, 4.5]))
-    # On a grid that nobody knows they are made anew.
+    # On a grid that nobody knows they are made anew, unless they fit as they are.
     report = transfer_weights(unetr(16), state)
     assert [t.action for t in report if "position" in t.name] == ["re-made"]
+    report = transfer_weights(unetr(16, window=(96, 48, 48)), state)
+    assert [t.action for t in report if "position" in t.name] == ["kept"]
 
 
 def test_heads_for_other_classes_and_the_encoder_alone() -> None:
@@ -165,6 +167,9 @@ def test_what_cannot_cross_is_told(tmp_path: Path) -> None:
         transfer_weights(unetr(16), unetr(16, hidden_size=96, mlp_dim=192).state_dict())
     with pytest.raises(CheckpointError, match="no tensor in common"):
         transfer_weights(unetr(16), {"other": torch.zeros(3)})
+    flat = unetr(16).state_dict() | {"vit.patch_embedding.patch_embeddings.weight": torch.zeros(48, 1, 16, 16)}
+    with pytest.raises(CheckpointError, match="has 4 axes"):
+        transfer_weights(unetr(16), flat)
     for loaded in ({}, {"epoch": 3}, [1, 2], {"state_dict": {}}):
         with pytest.raises(CheckpointError, match="holds no weights"):
             foreign_weights(loaded)

@@ -24,7 +24,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,12 +33,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
-from patchcore.config.plan import StorePlan, TargetPlan
+from patchcore.config.plan import StorePlan, TargetPlan, explain
 from patchcore.data.dicom.sources import is_index
 from patchcore.data.preload import load_readers
 from patchcore.data.prepared_case import PreparedCase
-from patchcore.errors import DataError, EmptyClassError, PatchcoreError, PlanError
+from patchcore.errors import ConfigError, DataError, EmptyClassError, PatchcoreError, PlanError
 from patchcore.files import write_json_atomic
 from patchcore.grid import Grid
 from patchcore.memory import MemoryBudget, anonymous_bytes, available_bytes
@@ -64,6 +65,7 @@ STORE_SCHEMA = 2
 _STORE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 # What a case always takes beside its planes and slabs, and what is left to Python.
 _BASE_BYTES = 48 << 20
+_MEMORY_REMEDY = "raise --max-memory, or convert DICOM with patchcore import first"
 # No case takes as long to write.
 _LEFT_S = 24 * 3600
 
@@ -131,6 +133,7 @@ def prepare(
         StudyError: There is no study, or it has no plan.
         PlanError: The plan is another data set's: its lesion label is in none of the cases.
         LockedError: Another preparation of this study is at work.
+        ConfigError: A margin or kernel that cannot be, or less than one worker.
         DataError: Not one case could be prepared; the first one's error is told. Or nobody has the organ's label.
         OSError: The store cannot be written.
 
@@ -169,7 +172,10 @@ def _with_store_plan(study: Study, changes: dict[str, Any]) -> TargetPlan:
         )
     targets = []
     for target in plan.targets:
-        store = StorePlan.model_validate(target.store.model_dump() | changes)
+        try:
+            store = StorePlan.model_validate(target.store.model_dump() | changes)
+        except ValidationError as error:
+            raise ConfigError(explain(error), remedy="see patchcore prepare --help") from None
         targets.append(target.model_copy(update={"store": store}))
     changed = plan.model_copy(update={"targets": tuple(targets)})
     if changed != plan:
@@ -226,6 +232,8 @@ def prepare_cases(
     _write_groups(root, target)
     found: dict[str, PreparedCase] = {}
     failed: dict[str, Exception] = {}
+    if workers is not None and workers < 1:
+        raise ConfigError(f"{workers} workers", expected="1 or more", remedy="leave it out")
     budget = _budget(max_memory_bytes)
     pool = ThreadPoolExecutor(workers or min(8, len(os.sched_getaffinity(0))), thread_name_prefix="prepare")
     try:
@@ -241,6 +249,7 @@ def prepare_cases(
             if on_progress is not None:
                 on_progress(done, len(futures))
     finally:
+        budget.close()
         pool.shutdown(cancel_futures=True)
     _write_failed(root, {record.case_id for record in records}, failed)
     if not found:
@@ -350,7 +359,7 @@ def _prepare_case(root: Path, target: TargetPlan, record: CaseRecord, budget: Me
     affine = [list(row) for row in record.affine]
     meta = _read_meta(folder)
     # A corrected spacing moves the voxels without touching the files.
-    if meta is None or meta["sources"] != stamps or meta.get("affine") != affine:
+    if meta is None or not _same_sources(meta, {"sources": stamps, "affine": affine}):
         meta = _write(folder, target, record, {"sources": stamps, "affine": affine}, budget)
     return PreparedCase(
         case_id=record.case_id,
@@ -369,6 +378,10 @@ def _prepare_case(root: Path, target: TargetPlan, record: CaseRecord, budget: Me
     )
 
 
+def _same_sources(meta: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(meta.get(name) == other.get(name) for name in ("sources", "affine"))
+
+
 def _write(
     folder: Path, target: TargetPlan, record: CaseRecord, known: dict[str, Any], budget: MemoryBudget
 ) -> dict[str, Any]:
@@ -382,7 +395,7 @@ def _write(
         meta = _fill(temporary, target, record, budget) | known | {"sha256": _hashes(record, known["sources"])}
         try:
             write_json_atomic(temporary / "zarr.json", group_metadata({"patchcore": meta}))
-            _give_name(temporary, folder)
+            _give_name(temporary, folder, meta)
         except OSError as error:
             raise _StoreWriteError(error, folder) from error
         return meta
@@ -394,15 +407,19 @@ def _write(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _give_name(temporary: Path, folder: Path) -> None:
-    if folder.exists():
+def _give_name(temporary: Path, folder: Path, meta: Mapping[str, Any]) -> None:
+    found = _read_meta(folder)
+    if found is not None and _same_sources(found, meta):
+        # Somebody else has brought the same case meanwhile, and may read it by now: theirs is as good.
+        return
+    with suppress(FileNotFoundError):
         outdated = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old.tmp")
         folder.rename(outdated)
         shutil.rmtree(outdated, ignore_errors=True)
     try:
         temporary.rename(folder)
     except OSError:
-        # Somebody else may have brought the same case meanwhile: theirs is as good.
+        # Another was a moment faster.
         if not (folder / "zarr.json").exists():
             raise
 
@@ -421,7 +438,9 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
             remedy=f"re-export the pair or exclude the case with --exclude {record.case_id}",
         )
     grid = Grid.of(shape, record.affine_array, target.spacing)
-    crop = _crop(record, target, grid)
+    dicom_labels = 8 * math.prod(shape) if is_index(record.label) else 0
+    with budget.hold(dicom_labels + _BASE_BYTES, record.case_id, remedy=_MEMORY_REMEDY):
+        crop = _crop(record, target, grid)
     placed = Placed(grid, *crop.box, kernel=target.store.kernel, antialias=target.store.antialias)
     # Compressed data that is not DICOM's is streamed; a DICOM series is read whole, with room to convert it.
     held = [0 if not is_index(path) else 8 * math.prod(shape) for path in (record.image, record.label)]
@@ -437,10 +456,11 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
         needed += planes
     else:
         needed += 16 * threads * (shape[0] * shape[1] + math.prod(placed.shape[:2])) + (192 << 20)
-    with budget.hold(needed, record.case_id, remedy="raise --max-memory, or convert DICOM with patchcore import first"):
+    with budget.hold(needed, record.case_id, remedy=_MEMORY_REMEDY):
         with _named(record, record.image):
             source: Source = read_case_image(record).array if is_index(record.image) else record.image
             placed.write_image(source, folder / "image", threads=threads)
+            del source
         with _named(record, record.label):
             source = read_case_label(record).array if is_index(record.label) else record.label
             labels = placed.write_labels(
@@ -451,6 +471,7 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
                 connectivity=target.connectivity,
                 threads=threads,
             )
+            del source
     spans = labels.spans
     table = np.column_stack([spans.lesion, spans.origin, spans.length]).astype(np.int32)
     table, voxels = _without_specks(table, spans.voxel_count, target)
@@ -525,10 +546,12 @@ def _label_source(record: CaseRecord) -> Path | npt.NDArray[Any]:
 
 def _hashes(record: CaseRecord, stamps: list[list[int]]) -> list[str]:
     """Return the hashes of image and label map as analyze has read them; empty where the files have changed since."""
-    known = (record.image_stamp, record.label_stamp)
-    sizes = sum(stamp.size for stamp in known if stamp is not None)
-    unchanged = sizes == sum(size for size, _ in stamps)
-    return ["" if stamp is None or not unchanged else stamp.sha256 for stamp in known]
+    known = [stamp for stamp in (record.image_stamp, record.label_stamp) if stamp is not None]
+    # A volume of several files has one stamp: their sizes together, and the newest time.
+    sizes, times = sum(size for size, _ in stamps), {time for _, time in stamps}
+    unchanged = sum(stamp.size for stamp in known) == sizes and all(stamp.mtime_ns in times for stamp in known)
+    pair = (record.image_stamp, record.label_stamp)
+    return ["" if stamp is None or not unchanged else stamp.sha256 for stamp in pair]
 
 
 def _read_meta(folder: Path) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from patchcore.errors import CorruptFileError, DataError
 from patchcore.store import StoredArray
+from patchcore.store.case import count_shards
 from patchcore.types import Affine, IntTriple, Triple
 from patchcore.volumetry import LesionSpans
 
@@ -124,6 +125,9 @@ class PreparedCase:
             raise self.damaged(self.path / name, error) from None
         if array.dtype != dtype or array.shape != self.shape:
             raise self.damaged(self.path / name, f"{array.dtype} {array.shape}")
+        wanted = array.attributes.get("patchcore", {}).get("shards")
+        if wanted is not None and (found := count_shards(array.folder)["patchcore"]["shards"]) != wanted:
+            raise self.damaged(self.path / name, f"{found} shards of {wanted}")
         return array
 
     @contextmanager

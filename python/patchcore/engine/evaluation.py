@@ -17,7 +17,7 @@ from patchcore.config.plan import TargetPlan
 from patchcore.data.prepare import PreparedCase, class_indices, prepare_cases
 from patchcore.engine.geometry import label_on_grid, uncropped
 from patchcore.engine.prediction import Predictor
-from patchcore.engine.trainer import read_setup
+from patchcore.engine.trainer import read_setup, read_split
 from patchcore.engine.validate import size_bin
 from patchcore.errors import DataError, MissingExtraError, RunError
 from patchcore.files import write_atomic, write_json_atomic
@@ -172,7 +172,11 @@ def evaluate(
     setup = read_setup(path)
     target, train = setup.plan.target, setup.config.train
     predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device)
-    records, role = _choose(study, study.folds(train.folds, setup.config.seed), train.fold, fold, case_ids)
+    folds, split = study.folds(train.folds, setup.config.seed), read_split(path)
+    if split is not None:
+        # What the run has validated on counts, whatever came to the study since.
+        folds[train.fold] = [record.case_id for record in study.accepted() if record.case_id in split.validation]
+    records, role = _choose(study, folds, train.fold, fold, case_ids)
     prepared = prepare_cases(study, target, records)
     by_id = {record.case_id: record for record in records}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -98,7 +99,10 @@ def _of_run(run: Path) -> tuple[dict[str, Tensor], TargetPlan]:
     checkpoint = find_checkpoint(run / "checkpoints" / "best") or find_checkpoint(run / "checkpoints" / "last")
     if checkpoint is None:
         raise CheckpointError("the run has no checkpoint", path=run, remedy="let it train for longer, or name another")
-    plan = Plan.model_validate(read_json(run / "run.json", schema=1)["plan"])
+    try:
+        plan = Plan.model_validate(read_json(run / "run.json", schema=1)["plan"])
+    except (ValidationError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the run's plan cannot be read ({error})", path=run / "run.json") from None
     return checkpoint.weights(), plan.target
 
 
@@ -140,8 +144,8 @@ def _differences(source: TargetPlan, target: TargetPlan) -> list[str]:
         found.append(f"patch size {told(source.patch_size)} there, {told(target.patch_size)} here")
     if source.hu_range != target.hu_range:
         found.append(f"HU range {source.hu_range} there, {target.hu_range} here")
-    if len(source.classes) != len(target.classes):
-        found.append(f"{len(source.classes)} classes there, {len(target.classes)} here")
+    if source.classes != target.classes:
+        found.append(f"classes {source.classes} there, {target.classes} here: output channels follow their order")
     for name in ("kernel", "antialias"):
         if getattr(source.store, name) != getattr(target.store, name):
             found.append(f"{name} {getattr(source.store, name)} there, {getattr(target.store, name)} here")

@@ -142,7 +142,7 @@ def run_loop(training: Training, progress: Progress, writer: RunWriter, control:
                 began = time.monotonic()
                 writer.progress(phase="validate", eta_s=clock.eta_s(step, total, validate_every))
                 try:
-                    _validate(training, progress, writer, control, whole=ending)
+                    _validate(training, progress, writer, control, whole=ending, counts=ending or scheduled)
                 except Interrupted:
                     continue
                 clock.validation_s = time.monotonic() - began
@@ -205,8 +205,13 @@ def run_loop(training: Training, progress: Progress, writer: RunWriter, control:
             writer.progress(step=step, epoch=epoch, eta_s=clock.eta_s(step, total, validate_every))
 
 
-def _validate(training: Training, progress: Progress, writer: RunWriter, control: Control, *, whole: bool) -> None:
-    """Validate, tell, and keep the best; raises Interrupted where a stop or pause is asked for meanwhile."""
+def _validate(
+    training: Training, progress: Progress, writer: RunWriter, control: Control, *, whole: bool, counts: bool
+) -> None:
+    """Validate, tell, and keep the best; raises Interrupted where a stop or pause is asked for meanwhile.
+
+    One that was only asked for by hand does not count towards the patience.
+    """
     step = progress.step
     epoch = max(0, step - 1) // training.steps_per_epoch
     subset = training.fixed_subset()
@@ -229,7 +234,8 @@ def _validate(training: Training, progress: Progress, writer: RunWriter, control
     )
     name = "all" if len(indices) == len(everything) else f"fixed {len(indices)} of {len(everything)}"
     writer.validation(step, epoch, validation_id, result.metrics(), n_cases=len(indices), subset=name)
-    progress.validated_step = step
+    fresh, progress.validated_step = progress.validated_step < step, step
+    progress.stale += counts and fresh
     control.done(Verb.VALIDATE, detail=f"mean DSC {result.mean():.4f} after step {step}")
     _keep_best(training, progress, writer, result, subset)
     print(f"step {step}: validation DSC {result.mean():.4f} on {len(indices)} cases (training grid)", flush=True)
@@ -241,7 +247,6 @@ def _keep_best(
     # Also after a validation of all cases the subset decides: scores of different cases do not compare.
     case_ids = [training.validation[index].case_id for index in subset]
     mean, case_set = result.mean(case_ids), case_set_id(case_ids)
-    progress.stale += 1
     if progress.improves(mean, case_set):
         progress.stale = 0
         progress.best = Best(-1.0 if math.isnan(mean) else mean, progress.step, case_set)

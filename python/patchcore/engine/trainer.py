@@ -118,7 +118,7 @@ def _train(
     print(f"{placement.machine}", flush=True)
     writer.progress(phase="prepare", total_steps=config.train.steps, step=0)
     try:
-        train_cases, validation_cases = _prepare(run_study(run), setup, writer, control)
+        train_cases, validation_cases = _prepare(run, run_study(run), setup, writer, control)
     except Interrupted:
         assert control.leave is not None
         control.done(Verb.STOP, Verb.PAUSE, detail="nothing was trained yet")
@@ -168,11 +168,15 @@ def _train(
 
 
 def _prepare(
-    study: Study, setup: RunSetup, writer: RunWriter, control: Control
+    run: Path, study: Study, setup: RunSetup, writer: RunWriter, control: Control
 ) -> tuple[list[PreparedCase], list[PreparedCase]]:
     """Bring all cases to the training grid; returns the cases to train on and those to validate on."""
     config, target = setup.config, setup.plan.target
-    folds = study.folds(config.train.folds, config.seed)
+    records = {record.case_id: record for record in study.accepted()}
+    split = read_split(run) or _new_split(run, study, config)
+    gone = [case_id for case_id in (*split.train, *split.validation) if case_id not in records]
+    if gone:
+        writer.alert("warning", f"{', '.join(gone)} had been split for this run, and is accepted no more: left out")
 
     def tell(done: int, total: int) -> None:
         control.look_or_leave()
@@ -181,10 +185,11 @@ def _prepare(
     with suppress(StudyError):
         if warning := study.outdated_plan():
             writer.alert("warning", warning)
-    prepared = prepare_cases(study, target, study.accepted(), on_progress=tell)
+    wanted = [records[case_id] for case_id in (*split.train, *split.validation) if case_id in records]
+    prepared = prepare_cases(study, target, wanted, on_progress=tell)
     for failed in prepared.failed:
         writer.alert("warning", f"{failed.case_id} is left out: {failed.error}", "run patchcore analyze again")
-    validating = set(folds[config.train.fold])
+    validating = set(split.validation)
     train_cases = [case for case in prepared.cases if case.case_id not in validating]
     validation_cases = [case for case in prepared.cases if case.case_id in validating]
     for name, cases in (("train", train_cases), ("validate", validation_cases)):
@@ -192,6 +197,33 @@ def _prepare(
             raise DataError(f"no case is left to {name} on", path=study.path, remedy="choose another train.fold")
     check_classes(train_cases, target)
     return train_cases, validation_cases
+
+
+def _new_split(run: Path, study: Study, config: RunConfig) -> RunSplit:
+    """Divide the study's cases for a run, and keep it there: a resume trains on the same ones, whatever came later."""
+    folds = study.folds(config.train.folds, config.seed)
+    validating = set(folds[config.train.fold])
+    ids = [record.case_id for record in study.accepted()]
+    train, validation = [i for i in ids if i not in validating], [i for i in ids if i in validating]
+    write_json_atomic(run / "split.json", {"schema_version": 1, "train": train, "validation": validation})
+    return RunSplit(tuple(train), tuple(validation))
+
+
+@dataclass(frozen=True)
+class RunSplit:
+    """Which cases a run trains on, and which it validates on."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+def read_split(run: Path) -> RunSplit | None:
+    """Return how a run's cases were divided; None where it has not begun."""
+    try:
+        found = read_json(run / "split.json", schema=1)
+    except FileNotFoundError:
+        return None
+    return RunSplit(tuple(found["train"]), tuple(found["validation"]))
 
 
 def _compare_machines(checkpoint: Checkpoint, placement: Placement, writer: RunWriter) -> None:

@@ -236,7 +236,16 @@ def _fitted(
 ) -> tuple[Tensor | None, str]:
     """Return a tensor brought to another shape and how; None where it is to be made anew."""
     have, shape = tuple(given.shape), tuple(wanted.shape)
+    if len(have) != len(shape):
+        raise CheckpointError(
+            f"{name} has {len(have)} axes, this network's has {len(shape)}",
+            found=have,
+            expected=shape,
+            remedy="give the weights of a network of volumes",
+        )
     if name == _POSITION and have[2] == shape[2]:
+        if token_grid is None and have == shape:
+            return given, ""
         new: IntTriple = network.token_grid  # type: ignore[assignment]
         old = token_grid or _cube(have[1])
         if old is None or int(np.prod(old)) != have[1]:

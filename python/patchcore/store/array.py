@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,6 +94,17 @@ def write_array(
     return written
 
 
+@cache
+def _allow_open_files() -> None:
+    """Let this process open as many files as it may: every shard that windows were read from stays open."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard == resource.RLIM_INFINITY or soft < hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 class StoredArray:
     """A Zarr array of a store, open for windows. Safe to use from several threads, and after a fork.
 
@@ -108,6 +120,7 @@ class StoredArray:
     """
 
     def __init__(self, folder: PathLike) -> None:
+        _allow_open_files()
         self.folder = Path(folder)
         self._layout = read_layout(self.folder)
         self._foreign: _core.ForeignArray | None = None

@@ -22,7 +22,7 @@ from patchcore.store.layout import array_metadata, shard_shape
 from patchcore.types import IntTriple, Triple
 from patchcore.volumetry import LesionSpans
 
-__all__ = ["AIR_HU", "Placed", "Source", "WrittenLabels", "write_spans", "write_table"]
+__all__ = ["AIR_HU", "Placed", "Source", "WrittenLabels", "count_shards", "write_spans", "write_table"]
 
 AIR_HU = -1024
 """What NaN and everything outside a scan is taken for."""
@@ -112,7 +112,8 @@ class Placed:
         written: int = _core.prepare_case_image(
             source, self._arguments(), folder, shard=shard, nan=AIR_HU, threads=threads
         )
-        write_json_atomic(folder / "zarr.json", array_metadata(self.shape, shard, "int16", fill=AIR_HU))
+        metadata = array_metadata(self.shape, shard, "int16", fill=AIR_HU, attributes=count_shards(folder))
+        write_json_atomic(folder / "zarr.json", metadata)
         return written
 
     def write_labels(
@@ -143,7 +144,8 @@ class Placed:
             connectivity=connectivity,
             threads=threads,
         )
-        write_json_atomic(folder / "zarr.json", array_metadata(self.shape, shard, "uint8"))
+        metadata = array_metadata(self.shape, shard, "uint8", attributes=count_shards(folder))
+        write_json_atomic(folder / "zarr.json", metadata)
         class_voxels, kept = found.pop("class_voxels"), found.pop("kept_lesions")
         other = np.column_stack(found.pop("class_spans")).astype(np.int32)
         return WrittenLabels(LesionSpans(**found), other, tuple(class_voxels), kept)
@@ -172,6 +174,11 @@ class Placed:
             long = [axis for axis in range(3) if source.shape[axis] > 1] or [0, 1, 2]
             slowest = max(long, key=lambda axis: abs(source.strides[axis]))
         return shard_shape(self.shape, element_bytes, thin_axis=self.grid.axes.index(slowest))
+
+
+def count_shards(folder: Path) -> dict[str, Any]:
+    """Return attributes that say how many shards an array has: one that got lost would pass for air."""
+    return {"patchcore": {"shards": sum(path.is_file() for path in (folder / "c").rglob("*"))}}
 
 
 def write_table(path: Path, table: npt.NDArray[np.int32]) -> None:

@@ -8,8 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from patchcore.errors import PatchcoreError, StudyError
 from patchcore.store.array import StoredArray
+from patchcore.store.case import count_shards
 from patchcore.types import PathLike
 
 __all__ = ["InspectedCase", "InspectedGroup", "inspect_store", "stored_bytes"]
@@ -112,9 +115,19 @@ def _inspect_case(folder: Path, *, verify: bool) -> InspectedCase:
     try:
         for name in ("image", "label"):
             array = StoredArray(folder / name)
+            wanted = array.attributes.get("patchcore", {}).get("shards")
+            found = count_shards(folder / name)["patchcore"]["shards"]
+            if wanted is not None and found != wanted:
+                problem = f"{folder / name}: {found} shards of {wanted}"
+            if meta and list(array.shape) != list(meta.get("shape", ())):
+                problem = f"{folder / name}: shape {array.shape}, the case has {tuple(meta.get('shape', ()))}"
             if verify:
                 array.verify()
-    except (PatchcoreError, OSError) as error:
+        for name in ("spans.npy", "class_spans.npy"):
+            table = np.load(folder / name, allow_pickle=False)
+            if table.dtype != np.int32 or table.ndim != 2 or table.shape[1] != 5:
+                problem = f"{folder / name}: {table.dtype} {table.shape}"
+    except (PatchcoreError, OSError, ValueError, EOFError) as error:
         problem = str(error)
     lesions = meta.get("lesion_voxels", ())
     return InspectedCase(folder.name, tuple(meta.get("shape", ())), len(lesions), size, problem)

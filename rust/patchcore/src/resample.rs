@@ -64,7 +64,9 @@ impl Bands {
     pub fn bytes(&self, threads: usize) -> usize {
         let new = self.rows.output() * self.columns.output();
         let batch = self.batch(threads);
-        let kept = self.planes.taps + 2 * batch;
+        let total = self.planes.output();
+        let needed = |from: usize| self.planes.needs((from + batch).min(total) - 1).end - self.planes.needs(from).start;
+        let kept = (0..total).step_by(batch.max(1)).map(needed).max().unwrap_or(0) + batch;
         4 * kept * new + 2 * batch * new + 4 * threads * self.rows.input * self.columns.input
     }
 

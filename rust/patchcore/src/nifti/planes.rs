@@ -13,6 +13,9 @@ use crate::slab::Slab;
 use crate::view::View;
 use crate::{Error, Result};
 
+/// Far beyond int16, and finite.
+const MOST_HU: f32 = 1e6;
+
 /// The planes of a file along its last axis, which is the slowest there. Axes are walked 2, 1, 0.
 pub(crate) struct FilePlanes {
     pub(crate) header: Header,
@@ -101,7 +104,8 @@ impl Planes for FilePlanes {
         let (slope, intercept) = (slope as f32, intercept as f32);
         for value in out {
             let scaled = if plain { *value } else { *value * slope + intercept };
-            *value = if scaled.is_nan() { self.nan } else { scaled };
+            // What is infinite would be no number in every sum that passes it over.
+            *value = if scaled.is_nan() { self.nan } else { scaled.clamp(-MOST_HU, MOST_HU) };
         }
     }
 }

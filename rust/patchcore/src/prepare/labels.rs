@@ -14,7 +14,7 @@ use crate::slab::{Connectivity, Line, Slab, Span, Sums};
 use crate::store::Layout;
 use crate::{Components, Error, Result, SpanTable};
 
-/// A lesion of more new voxels than this cannot vanish: some voxel lies wholly within it, or nearly.
+/// A lesion of more new voxels than this cannot vanish, unless it is thin: some voxel lies wholly within it, or nearly.
 const SMALL_VOXELS: f64 = 8.0;
 
 /// What is learned, and what a lesion is.
@@ -304,7 +304,15 @@ fn small_lesions(
     };
     let most = SMALL_VOXELS.max(SMALL_VOXELS * placement.ratio.iter().product::<f64>());
     let walk = components.walk;
-    let small = components.sums.iter().filter(|sums| (sums.voxels as f64) < most);
+    // Or thin along an axis that becomes coarser: between two new planes it may have none.
+    let thin = |sums: &Sums| {
+        let [low, high] = [sums.low, sums.high].map(|at| walk.to_array(at));
+        (0..3).any(|axis| {
+            let (stored, ratio) = (placement.axes[axis], placement.ratio[axis]);
+            ratio > 1.0 && f64::from(high[stored] - low[stored] + 1) < ratio + 1.0
+        })
+    };
+    let small = components.sums.iter().filter(|sums| (sums.voxels as f64) < most || thin(sums));
     Ok(small.filter_map(|sums| small_of(sums, walk, placement, walked)).collect())
 }
 

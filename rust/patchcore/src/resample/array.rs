@@ -4,6 +4,9 @@ use super::{LabelPlanes, Planes};
 use crate::view::{Kind, View};
 use crate::{Error, Result};
 
+/// Far beyond int16, and finite.
+const MOST_VALUE: f32 = 1e6;
+
 /// An array of intensities or class indices, of any kind, byte order and strides.
 #[derive(Debug)]
 pub struct ArrayPlanes<'a> {
@@ -78,7 +81,8 @@ impl Planes for ArrayPlanes<'_> {
             ($type:ty, $value:expr) => {
                 self.rows(plane, out, move |element| {
                     let value = $value(<$type>::from_ne_bytes(element.bytes())) as f32;
-                    if value.is_nan() { nan } else { value }
+                    // What is infinite would be no number in every sum that passes it over.
+                    if value.is_nan() { nan } else { value.clamp(-MOST_VALUE, MOST_VALUE) }
                 })
             };
         }

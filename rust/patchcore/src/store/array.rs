@@ -11,6 +11,9 @@ use super::layout::{CHUNK_VOXELS, Element, Layout, MISSING};
 use crate::pool::Interrupt;
 use crate::{Error, Result};
 
+/// No Blosc frame of a chunk is longer, nor its checksum.
+const MOST_CHUNK_BYTES: u64 = 2 * CHUNK_VOXELS as u64 + 64;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 /// An array of a store, open for reading.
@@ -143,7 +146,11 @@ impl Shard {
             let (offset, length) = (word(0), word(8));
             let missing = offset == MISSING && length == MISSING;
             // A chunk's length is bounded by the file's, so that no memory is taken for what is not there.
-            if !missing && (length <= 4 || offset.checked_add(length).is_none_or(|end| end > data_bytes)) {
+            if !missing
+                && (length <= 4
+                    || length > MOST_CHUNK_BYTES
+                    || offset.checked_add(length).is_none_or(|end| end > data_bytes))
+            {
                 return Err(Error::Corrupt(format!("chunk {} lies beyond the shard", index.len())));
             }
             index.push((offset, length));

@@ -32,6 +32,9 @@ macro_rules! element {
 }
 element!(u8, i16);
 
+/// Shards of an array at most: each takes some memory, and metadata may claim anything.
+const MOST_SHARDS: usize = 1 << 20;
+
 /// Shape of an array and of its shards, voxels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
@@ -56,6 +59,10 @@ impl Layout {
         let chunks = (0..3).try_fold(1usize, |product, axis| product.checked_mul(shard[axis] / CHUNK[axis]));
         if chunks.is_none_or(|chunks| chunks > 1 << 24) {
             return Err(Error::Argument(format!("shards of {shard:?} hold too many chunks")));
+        }
+        let shards = (0..3).try_fold(1usize, |product, axis| product.checked_mul(shape[axis].div_ceil(shard[axis])));
+        if shards.is_none_or(|shards| shards > MOST_SHARDS) {
+            return Err(Error::Argument(format!("an array of {shape:?} in shards of {shard:?} has too many of them")));
         }
         Ok(Self { shape, shard })
     }
