@@ -24,6 +24,25 @@ impl<'a> ArrayPlanes<'a> {
         Self { view, order, nan, next_plane: 0 }
     }
 
+    /// Convert a plane whose rows lie dense in this machine's byte order, in vectors; whether it is one.
+    fn dense_rows<I: Copy, T>(&self, plane: usize, out: &mut [T], convert: impl Fn(I) -> T + Copy) -> bool {
+        let [slow, mid, fast] = self.order;
+        if self.view.is_swapped() || self.view.stride(fast) != size_of::<I>() as isize {
+            return false;
+        }
+        let length = self.view.shape()[fast];
+        for (row, out) in out.chunks_exact_mut(length).enumerate() {
+            let mut index = [0; 3];
+            (index[slow], index[mid]) = (plane, row);
+            let start = self.view.at(index).cast::<I>();
+            for (at, out) in out.iter_mut().enumerate() {
+                // SAFETY: the row's elements are the view's, of this size, one behind the other; they may be unaligned.
+                *out = convert(unsafe { start.wrapping_add(at).read_unaligned() });
+            }
+        }
+        true
+    }
+
     /// Convert the elements of a plane, row by row.
     fn rows<T>(&self, plane: usize, out: &mut [T], convert: impl Fn(Element<'_, '_>) -> T + Copy) {
         let [slow, mid, fast] = self.order;
@@ -78,13 +97,16 @@ impl Planes for ArrayPlanes<'_> {
     fn write(&self, plane: usize, out: &mut [f32]) {
         let nan = self.nan;
         macro_rules! convert {
-            ($type:ty, $value:expr) => {
-                self.rows(plane, out, move |element| {
-                    let value = $value(<$type>::from_ne_bytes(element.bytes())) as f32;
+            ($type:ty, $value:expr) => {{
+                let told = move |stored: $type| {
+                    let value = $value(stored) as f32;
                     // What is infinite would be no number in every sum that passes it over.
                     if value.is_nan() { nan } else { value.clamp(-MOST_VALUE, MOST_VALUE) }
-                })
-            };
+                };
+                if !self.dense_rows(plane, out, told) {
+                    self.rows(plane, out, move |element| told(<$type>::from_ne_bytes(element.bytes())));
+                }
+            }};
         }
         by_kind!(self.view.kind(), convert, U8: u8, I8: i8, U16: u16, I16: i16, U32: u32, I32: i32, U64: u64, I64: i64, F32: f32, F64: f64);
     }

@@ -132,14 +132,17 @@ impl Band {
             let needed = self.needs(at);
             starts.push(self.input - needed.end);
             // Weights beyond the axis are 0, and stay at the end.
-            weights.extend(self.row(at).1[..needed.len()].iter().rev());
+            weights.extend(self.weights[at * self.taps..][..needed.len()].iter().rev());
             weights.resize(starts.len() * self.taps, 0.0);
         }
         Self { starts, weights, ..self }
     }
 
+    /// The first old voxel of a new one and its weights, without the zeros that fill them up.
     pub(super) fn row(&self, at: usize) -> (usize, &[f32]) {
-        (self.starts[at], &self.weights[at * self.taps..][..self.taps])
+        let weights = &self.weights[at * self.taps..][..self.taps];
+        let count = weights.iter().rposition(|&weight| weight != 0.0).map_or(1, |last| last + 1);
+        (self.starts[at], &weights[..count])
     }
 }
 
