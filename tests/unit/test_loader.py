@@ -96,6 +96,19 @@ def test_a_damaged_case_is_told_where_the_batch_is_asked_for(cases: list[Prepare
         loader.next()
 
 
+def test_a_damaged_case_is_not_taken_for_one_whose_name_begins_like_its(tmp_path: Path) -> None:
+    cases = [make_case(tmp_path, 1), make_case(tmp_path, 10)]
+    (cases[1].path / "image" / "c" / "0" / "0" / "0").write_bytes(b"")
+    source = source_of(cases)
+    seen = set()
+    for step in range(20):
+        try:
+            source.batch(step)
+        except CorruptFileError as error:
+            seen.add(error.case_id)
+    assert seen == {"case_10"}
+
+
 def test_lesions_seen_are_those_in_the_windows(cases: list[PreparedCase]) -> None:
     source = source_of(cases, "sampling.lesion_share=0.5")
     drawn = set()

@@ -402,6 +402,23 @@ def test_infinite_voxels_do_not_spread(study: Study, tmp_path: Path) -> None:
     np.testing.assert_array_equal(resample_image(image, (1, 1, 1), (1, 1, 1)), expected)
 
 
+@pytest.mark.parametrize("affine", [np.diag([0.7, 0.7, 3.0, 1.0]), SLICES_FIRST])
+def test_stored_values_are_scaled_before_they_are_bounded(study: Study, tmp_path: Path, affine: Any) -> None:
+    hu = np.random.default_rng(5).integers(-1000, 3000, (12, 10, 8)).astype(np.float64)
+    label = np.zeros(hu.shape, np.uint8)
+    label[3:6, 3:6, 3:6] = 2
+    record = write_case(tmp_path / "data", "fine", hu, label, affine)
+    assert record.image is not None
+    # Thousandths of a HU as int32: far outside int16 until they are scaled.
+    image = nibabel.Nifti1Image(((hu + 24) * 1000).astype(np.int32), affine)
+    image.header.set_slope_inter(0.001, -24.0)
+    nibabel.save(image, record.image)
+    np.testing.assert_allclose(np.asanyarray(nibabel.load(record.image).dataobj), hu, atol=0.01)  # type: ignore[attr-defined]
+    [case] = prepare_cases(study, target(spacing=(0.7, 0.7, 3.0)), [record]).cases
+    expected = Grid.of(hu.shape, affine, (0.7, 0.7, 3.0)).canonical(hu)
+    assert np.abs(case.image() - expected).max() <= 1
+
+
 def test_a_crop_keeps_the_organ_and_tells_what_it_cuts(study: Study, record: CaseRecord, tmp_path: Path) -> None:
     plan = target(store={"crop_to": 1, "crop_margin_mm": 3.0})
     label = np.zeros((20, 18, 10), np.uint8)

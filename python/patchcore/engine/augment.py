@@ -7,7 +7,6 @@ whatever rank or worker holds it, and after a resume.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -119,12 +118,13 @@ class Augmenter:
             Image and label of the same shapes.
         """
         for window, row in enumerate(draws):
-            one, its_label = self._in_space(image[window], label[window], row)
+            given, given_label = image[window], label[window]
+            one, its_label = self._in_space(given, given_label, row)
             one = self._intensities(one, row)
-            if one is not image[window]:
-                image[window] = one
-            if its_label is not label[window]:
-                label[window] = its_label
+            if one is not given:
+                given.copy_(one)
+            if its_label is not given_label:
+                given_label.copy_(its_label)
         return image, label
 
     def _in_space(self, image: Tensor, label: Tensor, row: Float64Array) -> tuple[Tensor, Tensor]:
@@ -200,10 +200,3 @@ class Augmenter:
             padded = functional.pad(blurred, padding, mode="replicate")
             blurred = functional.conv3d(padded, (weights / weights.sum()).reshape(shape))
         return blurred[0].to(image.dtype)
-
-
-def ranges_of(
-    draws: Float64Array, hu_range: tuple[float, float], config: AugmentConfig
-) -> Sequence[tuple[float, float]]:
-    """Return the HU range of each window; see :func:`shifted_range`."""
-    return [shifted_range(row, hu_range, config) for row in draws]

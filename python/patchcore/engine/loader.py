@@ -7,6 +7,7 @@ step and nothing else, a resume at step n goes on with the batch that an unbroke
 from __future__ import annotations
 
 import csv
+import os
 import threading
 import time
 from collections import deque
@@ -23,9 +24,10 @@ from torch import Tensor
 
 from patchcore.config.run import AugmentConfig, SamplingConfig
 from patchcore.data.prepare import PreparedCase
-from patchcore.engine.augment import draw_augmentation, ranges_of
+from patchcore.engine.augment import draw_augmentation, shifted_range
 from patchcore.errors import ConfigError, CorruptFileError, DataError
 from patchcore.store import ChunkCache, read_windows
+from patchcore.store.case import AIR_HU
 from patchcore.types import Float64Array, IntTriple, PathLike, WindowDtype
 from patchcore.windows import HardPoints, SamplerCase, WindowDraws, WindowSampler
 
@@ -33,7 +35,7 @@ __all__ = ["Batch", "BatchLoader", "BatchSource", "Lesion", "read_hard_points"]
 
 _AHEAD = 2
 _HARD_COLUMNS = ("case_id", "x_mm", "y_mm", "z_mm", "weight")
-_BITS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int16": torch.int16}
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int16": torch.int16}
 
 Lesion: TypeAlias = tuple[int, int]
 """Index of a case and of a lesion within it."""
@@ -151,8 +153,8 @@ class BatchSource:
         augmentation = draw_augmentation(self.seed, step, positions)
         ranges: Sequence[tuple[float, float]] = [self._hu_range] * len(positions)
         if self._augment is not None:
-            ranges = ranges_of(augmentation, self._hu_range, self._augment)
-        image = torch.empty((len(positions), 1, *self._window), dtype=_BITS[self._dtype], pin_memory=self._pin)
+            ranges = [shifted_range(row, self._hu_range, self._augment) for row in augmentation]
+        image = torch.empty((len(positions), 1, *self._window), dtype=_DTYPES[self._dtype], pin_memory=self._pin)
         label = torch.empty((len(positions), *self._window), dtype=torch.uint8, pin_memory=self._pin)
         chosen = [self.cases[case] for case in draws.case.tolist()]
         out = image.view(torch.uint16) if self._dtype == "bfloat16" else image
@@ -163,7 +165,7 @@ class BatchSource:
                 self._window,
                 hu_range=None if self._dtype == "int16" else ranges,
                 dtype=self._dtype,
-                padding=-1024.0,
+                padding=AIR_HU,
                 labels=[case.label_array for case in chosen],
                 out=out.numpy()[:, 0],
                 label_out=label.numpy(),
@@ -239,8 +241,8 @@ def read_hard_points(path: PathLike, cases: Sequence[PreparedCase]) -> HardPoint
 
 
 def _named(error: CorruptFileError, cases: Sequence[PreparedCase]) -> CorruptFileError:
-    """Say which of the cases is damaged."""
-    case = next((case for case in cases if str(case.path) in error.message), None)
+    """Say which of the cases is damaged: the one in whose folder the shard lies."""
+    case = next((case for case in cases if f"{case.path}{os.sep}" in error.message), None)
     return error if case is None else case.damaged(case.path, error.message)
 
 

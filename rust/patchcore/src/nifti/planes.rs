@@ -13,9 +13,6 @@ use crate::slab::Slab;
 use crate::view::View;
 use crate::{Error, Result};
 
-/// Far beyond int16, and finite.
-const MOST_HU: f32 = 1e6;
-
 /// The planes of a file along its last axis, which is the slowest there. Axes are walked 2, 1, 0.
 pub(crate) struct FilePlanes {
     pub(crate) header: Header,
@@ -96,16 +93,9 @@ impl Planes for FilePlanes {
                 view = view.flipped(axis);
             }
         }
-        // What is no number stays so until it was scaled.
-        ArrayPlanes::new(view, [2, 1, 0], f32::NAN).write(plane - self.loaded.start, out);
         let (slope, intercept) = self.header.scaling;
-        #[allow(clippy::float_cmp)]
-        let plain = slope == 1.0 && intercept == 0.0;
-        let (slope, intercept) = (slope as f32, intercept as f32);
-        for value in out {
-            let scaled = if plain { *value } else { *value * slope + intercept };
-            // What is infinite would be no number in every sum that passes it over.
-            *value = if scaled.is_nan() { self.nan } else { scaled.clamp(-MOST_HU, MOST_HU) };
-        }
+        ArrayPlanes::new(view, [2, 1, 0], self.nan)
+            .scaled(slope as f32, intercept as f32)
+            .write(plane - self.loaded.start, out);
     }
 }

@@ -12,6 +12,8 @@ const MOST_VALUE: f32 = 1e6;
 pub struct ArrayPlanes<'a> {
     view: View<'a>,
     order: [usize; 3],
+    /// A value is its stored element times the first plus the second.
+    scaling: (f32, f32),
     /// What NaN is taken for.
     nan: f32,
     next_plane: usize,
@@ -21,7 +23,13 @@ impl<'a> ArrayPlanes<'a> {
     /// Walk an array along its axes `order`, slowest first.
     #[must_use]
     pub fn new(view: View<'a>, order: [usize; 3], nan: f32) -> Self {
-        Self { view, order, nan, next_plane: 0 }
+        Self { view, order, scaling: (1.0, 0.0), nan, next_plane: 0 }
+    }
+
+    /// Intensities are the elements times `slope` plus `intercept`. Class indices are not scaled.
+    #[must_use]
+    pub fn scaled(self, slope: f32, intercept: f32) -> Self {
+        Self { scaling: (slope, intercept), ..self }
     }
 
     /// Convert a plane whose rows lie dense in this machine's byte order, in vectors; whether it is one.
@@ -95,11 +103,11 @@ impl Planes for ArrayPlanes<'_> {
 
     #[allow(clippy::cast_lossless, clippy::redundant_closure_call)]
     fn write(&self, plane: usize, out: &mut [f32]) {
-        let nan = self.nan;
+        let (nan, (slope, intercept)) = (self.nan, self.scaling);
         macro_rules! convert {
             ($type:ty, $value:expr) => {{
                 let told = move |stored: $type| {
-                    let value = $value(stored) as f32;
+                    let value = $value(stored) as f32 * slope + intercept;
                     // What is infinite would be no number in every sum that passes it over.
                     if value.is_nan() { nan } else { value.clamp(-MOST_VALUE, MOST_VALUE) }
                 };
