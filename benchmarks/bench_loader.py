@@ -22,7 +22,8 @@ from patchcore.config.run import SamplingConfig
 from patchcore.data.prepared_case import PreparedCase
 from patchcore.engine.loader import BatchSource
 from patchcore.grid import Grid
-from patchcore.store.case import Placed, write_spans, write_table
+from patchcore.store.case import Placed
+from patchcore.store.facts import write_spans, write_table
 from patchcore.windows import DrawKind
 
 WINDOW = (96, 96, 96)

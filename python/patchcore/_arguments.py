@@ -12,7 +12,15 @@ import numpy.typing as npt
 from patchcore.errors import DataError, WindowError
 from patchcore.types import Int64Array, IntTriple, Triple
 
-__all__ = ["corner_rows", "counter", "float_triple", "positions_column", "size_triple", "thread_count"]
+__all__ = [
+    "corner_rows",
+    "counter",
+    "float_triple",
+    "needed_part",
+    "positions_column",
+    "size_triple",
+    "thread_count",
+]
 
 
 def size_triple(name: str, value: Sequence[int]) -> IntTriple:
@@ -60,6 +68,29 @@ def corner_rows(corners: npt.ArrayLike) -> Int64Array:
             remedy="pass the first voxel (i, j, k) of each window",
         )
     return np.ascontiguousarray(rows.reshape(-1, 3), dtype=np.int64)
+
+
+def needed_part(corner: Int64Array, size: IntTriple, shape: Sequence[int]) -> tuple[IntTriple, IntTriple, Int64Array]:
+    """Return the part of a volume that a window needs, and the window's corner there.
+
+    Args:
+        corner: The window's first voxel, integers (3,); anywhere, also far outside.
+        size: Its voxels.
+        shape: The volume's.
+
+    Returns:
+        First voxel of the part and the one after its last, and the corner counted from that first voxel. The part has
+        at least one voxel where the volume has: the nearest, where the window lies outside.
+
+    Example:
+        >>> needed_part(np.array([-2, 3, 9]), (4, 4, 4), (8, 8, 8))
+        ((0, 3, 7), (2, 7, 8), array([-2,  0,  2]))
+    """
+    # Python's integers: a corner near the ends of int64 must not wrap around.
+    axes = list(zip((int(at) for at in corner), size, shape, strict=True))
+    a, b, c = (max(0, min(at, length - 1)) for at, _, length in axes)
+    i, j, k = (min(max(at + edge, a + 1), length) for (at, edge, length), a in zip(axes, (a, b, c), strict=True))
+    return (a, b, c), (i, j, k), np.asarray(corner, dtype=np.int64) - (a, b, c)
 
 
 def counter(name: str, value: int, bits: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from patchcore.resampling import resample_class_indices, resample_image
+from patchcore.resampling import resample_image
 from patchcore.types import Affine, IntTriple, Triple
 
 __all__ = ["SAME_SPACING", "Grid"]
@@ -153,15 +153,6 @@ class Grid:
             antialias=antialias,
             shape=self.shape,
             threads=threads,
-        )
-
-    def resample_labels(self, indices: npt.NDArray[np.uint8], *, threads: int | None = None) -> npt.NDArray[np.uint8]:
-        """Bring stored-order class indices to the training grid; uint8 of shape `shape`.
-
-        See :func:`patchcore.resampling.resample_class_indices`.
-        """
-        return resample_class_indices(
-            self.canonical(indices), self.canonical_spacing, self._new_spacing(), shape=self.shape, threads=threads
         )
 
     def _new_spacing(self) -> Triple:

@@ -19,7 +19,14 @@ from patchcore._arguments import float_triple, size_triple, thread_count
 from patchcore.errors import DataError, UnsupportedDataError
 from patchcore.types import Affine, IntTriple, Triple
 
-__all__ = ["ANISOTROPY", "resample_class_indices", "resample_image", "resampled_affine", "resampled_shape"]
+__all__ = [
+    "ANISOTROPY",
+    "cubic_axes",
+    "resample_class_indices",
+    "resample_image",
+    "resampled_affine",
+    "resampled_shape",
+]
 
 ANISOTROPY = 3.0
 """An axis whose voxels are longer than this many times those of every other is interpolated linearly."""
@@ -78,13 +85,11 @@ def resample_image(
             remedy="pass one 3D volume of real numbers",
         )
     wanted = resampled_shape(_shape(source), old, new) if shape is None else size_triple("shape", shape)
-    thick = [a > ANISOTROPY * max(b, c) for a, b, c in (old, (old[1], old[2], old[0]), (old[2], old[0], old[1]))]
-    cubic = [kernel == "cubic" and not axis for axis in thick]
     flat, order = _core.resample_array(
         source,
         ratio=_ratio(old, new),
         shape=wanted,
-        cubic=(cubic[0], cubic[1], cubic[2]),
+        cubic=cubic_axes(kernel, old),
         antialias=antialias,
         nan=nan,
         threads=thread_count(threads),
@@ -171,6 +176,24 @@ def resampled_affine(affine: npt.ArrayLike, spacing: Sequence[float], new_spacin
     new[:3, 3] += new[:3, :3] @ ((ratio - 1) / 2)
     new[:3, :3] *= ratio
     return new
+
+
+def cubic_axes(kernel: Literal["cubic", "linear"], spacing: Triple) -> tuple[bool, bool, bool]:
+    """Return along which axes the cubic kernel is used: never across thick slices, where a spline rings.
+
+    Args:
+        kernel: What was asked for.
+        spacing: mm per voxel of the volume that is resampled.
+
+    Example:
+        >>> cubic_axes("cubic", (0.7, 0.7, 5.0))
+        (True, True, False)
+    """
+    first, second, third = (
+        kernel == "cubic" and spacing[axis] <= ANISOTROPY * max(spacing[axis - 1], spacing[axis - 2])
+        for axis in range(3)
+    )
+    return first, second, third
 
 
 def _ratio(old: Triple, new: Triple) -> Triple:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore import _core
-from patchcore._arguments import corner_rows, size_triple, thread_count
+from patchcore._arguments import corner_rows, needed_part, size_triple, thread_count
 from patchcore.blending import WindowBlender, gaussian_importance, window_grid
 from patchcore.errors import UnsupportedDataError, WindowError
 from patchcore.sampling import (
@@ -29,7 +29,7 @@ from patchcore.sampling import (
     WindowSampler,
     uniforms,
 )
-from patchcore.store.array import window_dtype
+from patchcore.store.array import as_bits, window_dtype
 from patchcore.types import AnyArray, Int64Array, IntTriple, WindowDtype
 
 __all__ = [
@@ -208,7 +208,7 @@ def extract_parts(
         readable,
         image_corners,
         size,
-        (out.view(np.uint16) if dtype == "float16" else out).reshape(-1),
+        as_bits(out).reshape(-1),
         format=dtype,
         hu_range=hu_range,
         padding=padding,
@@ -317,12 +317,9 @@ def _readable(
                 expected="a real number of at most 8 bytes" if conversions else "bool or an integer",
                 remedy="convert it with astype first",
             )
-        start = np.clip(corners[number], 0, array.shape)
-        # Python's integers: a corner near the ends of int64 must not wrap around.
-        stop = [min(max(int(c) + n, 0), d) for c, n, d in zip(corners[number], size, array.shape, strict=True)]
-        part = array[tuple(slice(a, b) for a, b in zip(start.tolist(), stop, strict=True))]
-        arrays[number] = part.astype(np.dtype(conversions.get(kind, kind)))
         if rows is corners:
             rows = corners.copy()
-        rows[number] = corners[number] - start
+        start, stop, rows[number] = needed_part(corners[number], size, array.shape)
+        part = array[tuple(map(slice, start, stop))]
+        arrays[number] = part.astype(np.dtype(conversions.get(kind, kind)))
     return arrays, rows

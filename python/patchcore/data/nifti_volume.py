@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from patchcore._arguments import needed_part
 from patchcore.data.reading import read_header, read_image, read_label
 from patchcore.errors import CorruptFileError, NonIntegralLabelError
 from patchcore.types import Int64Array, IntTriple, PathLike
@@ -53,7 +54,7 @@ class NiftiVolume:
         """Voxels, stored axis order."""
         return self._header.shape
 
-    def part(self, corner: Int64Array, window_size: Sequence[int]) -> tuple[npt.NDArray[Any], Int64Array]:
+    def part(self, corner: Int64Array, window_size: IntTriple) -> tuple[npt.NDArray[Any], Int64Array]:
         """Read what a window needs.
 
         Args:
@@ -73,16 +74,8 @@ class NiftiVolume:
                 read = read_image if self.kind == "image" else read_label
                 self._whole = read(self.path).array
             return self._whole, corner
-        shape = self._header.shape
-        low = [min(max(int(c), 0), n) for c, n in zip(corner, shape, strict=True)]
-        high = [min(max(int(c) + int(w), a), n) for c, w, a, n in zip(corner, window_size, low, shape, strict=True)]
-        size = tuple(b - a for a, b in zip(low, high, strict=True))
-        # The corner in what was read: before it where the window begins outside.
-        moved = np.asarray([max(min(int(c) - a, 2**62), -(2**62)) for c, a in zip(corner, low, strict=True)], np.int64)
-        if 0 in size:
-            # One voxel of air far from the window.
-            return np.zeros((1, 1, 1), np.int16 if self.kind == "image" else np.uint8), np.full(3, 1 << 40, np.int64)
-        return self._meant(self._read(low, high)), moved
+        start, stop, moved = needed_part(corner, window_size, self._header.shape)
+        return self._meant(self._read(start, stop)), moved
 
     def _read(self, low: Sequence[int], high: Sequence[int]) -> npt.NDArray[Any]:
         """Read from the first to the last row of each slice."""

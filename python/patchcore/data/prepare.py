@@ -43,7 +43,8 @@ from patchcore.errors import ConfigError, DataError, EmptyClassError, PatchcoreE
 from patchcore.files import write_json_atomic
 from patchcore.grid import Grid
 from patchcore.memory import MemoryBudget, anonymous_bytes, available_bytes
-from patchcore.store.case import Placed, Source, write_spans, write_table
+from patchcore.store.case import Placed, Source
+from patchcore.store.facts import read_attributes, read_failed, write_spans, write_table
 from patchcore.store.layout import group_metadata
 from patchcore.study import CaseRecord, Study
 from patchcore.types import IntTriple, PathLike
@@ -268,10 +269,7 @@ def prepare_cases(
 def _write_failed(root: Path, tried: set[str], failed: dict[str, Exception]) -> None:
     """Keep which cases could not be brought there, and why, for ``inspect``."""
     path = root / "failed.json"
-    try:
-        before: dict[str, str] = json.loads(path.read_bytes())["cases"]
-    except (OSError, ValueError, KeyError, TypeError):
-        before = {}
+    before = read_failed(root)
     known = {case_id: reason for case_id, reason in before.items() if case_id not in tried}
     known |= {case_id: str(failed[case_id]) for case_id in failed}
     if known != before:
@@ -426,7 +424,7 @@ def _give_name(temporary: Path, folder: Path, meta: Mapping[str, Any]) -> None:
 
 def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBudget) -> dict[str, Any]:
     """Write a case's arrays and lesions into a folder, and return what is to be said of them."""
-    from patchcore.data.reading import read_case_image, read_case_label, read_header
+    from patchcore.data.reading import read_header
 
     assert record.image is not None
     shape = read_header(record.image).shape
@@ -438,31 +436,29 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
             remedy=f"re-export the pair or exclude the case with --exclude {record.case_id}",
         )
     grid = Grid.of(shape, record.affine_array, target.spacing)
-    dicom_labels = 8 * math.prod(shape) if is_index(record.label) else 0
-    with budget.hold(dicom_labels + _BASE_BYTES, record.case_id, remedy=_MEMORY_REMEDY):
+    threads = len(os.sched_getaffinity(0))
+    # A DICOM series is read whole, with room to convert it; a compressed NIfTI is streamed.
+    series = 8 * math.prod(shape)
+    with budget.hold(series * is_index(record.label) + _BASE_BYTES, record.case_id, remedy=_MEMORY_REMEDY):
         crop = _crop(record, target, grid)
     placed = Placed(grid, *crop.box, kernel=target.store.kernel, antialias=target.store.antialias)
-    # Compressed data that is not DICOM's is streamed; a DICOM series is read whole, with room to convert it.
-    held = [0 if not is_index(path) else 8 * math.prod(shape) for path in (record.image, record.label)]
-    plain: Source = np.empty((0, 0, 0)) if is_index(record.image) else record.image
-    threads = len(os.sched_getaffinity(0))
-    needed = max(held) + _BASE_BYTES
-    if isinstance(plain, Path):
+    needed = series * (is_index(record.image) or is_index(record.label)) + _BASE_BYTES
+    if is_index(record.image):
+        needed += 16 * threads * (shape[0] * shape[1] + math.prod(placed.shape[:2])) + (192 << 20)
+    else:
         with _named(record, record.image):
-            while (planes := placed.needed_bytes(plain, len(target.classes), threads)) + needed > budget.total:
+            while (planes := placed.needed_bytes(record.image, len(target.classes), threads)) + needed > budget.total:
                 if threads == 1:
                     break
                 threads //= 2
         needed += planes
-    else:
-        needed += 16 * threads * (shape[0] * shape[1] + math.prod(placed.shape[:2])) + (192 << 20)
     with budget.hold(needed, record.case_id, remedy=_MEMORY_REMEDY):
         with _named(record, record.image):
-            source: Source = read_case_image(record).array if is_index(record.image) else record.image
+            source = _image_source(record)
             placed.write_image(source, folder / "image", threads=threads)
             del source
         with _named(record, record.label):
-            source = read_case_label(record).array if is_index(record.label) else record.label
+            source = _label_source(record)
             labels = placed.write_labels(
                 source,
                 folder / "label",
@@ -538,7 +534,14 @@ def _crop(record: CaseRecord, target: TargetPlan, grid: Grid) -> _Crop:
     return _Crop((low, high), cut)
 
 
-def _label_source(record: CaseRecord) -> Path | npt.NDArray[Any]:
+def _image_source(record: CaseRecord) -> Source:
+    from patchcore.data.reading import read_case_image
+
+    assert record.image is not None
+    return read_case_image(record).array if is_index(record.image) else record.image
+
+
+def _label_source(record: CaseRecord) -> Source:
     from patchcore.data.reading import read_case_label
 
     return read_case_label(record).array if is_index(record.label) else record.label
@@ -555,11 +558,8 @@ def _hashes(record: CaseRecord, stamps: list[list[int]]) -> list[str]:
 
 
 def _read_meta(folder: Path) -> dict[str, Any] | None:
-    try:
-        meta: dict[str, Any] = json.loads((folder / "zarr.json").read_bytes())["attributes"]["patchcore"]
-        return meta if meta["schema_version"] == STORE_SCHEMA else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    meta = read_attributes(folder)
+    return meta if meta.get("schema_version") == STORE_SCHEMA else None
 
 
 def _without_specks(

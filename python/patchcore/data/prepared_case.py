@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from patchcore.errors import CorruptFileError, DataError
 from patchcore.store import StoredArray
-from patchcore.store.case import count_shards
+from patchcore.store.facts import missing_shards, read_table
 from patchcore.types import Affine, IntTriple, Triple
 from patchcore.volumetry import LesionSpans
 
@@ -111,12 +111,11 @@ class PreparedCase:
     def _table(self, name: str) -> npt.NDArray[np.int32]:
         path = self.path / name
         try:
-            table: npt.NDArray[np.int32] = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, FileNotFoundError) as error:
+            return read_table(path)
+        except CorruptFileError as error:
+            raise self.damaged(path, error.message) from None
+        except FileNotFoundError as error:
             raise self.damaged(path, error) from None
-        if table.dtype != np.int32 or table.ndim != 2 or table.shape[1] != 5:
-            raise self.damaged(path, f"{table.dtype} {table.shape}")
-        return table
 
     def _open(self, name: str, dtype: Any) -> StoredArray:
         try:
@@ -125,9 +124,8 @@ class PreparedCase:
             raise self.damaged(self.path / name, error) from None
         if array.dtype != dtype or array.shape != self.shape:
             raise self.damaged(self.path / name, f"{array.dtype} {array.shape}")
-        wanted = array.attributes.get("patchcore", {}).get("shards")
-        if wanted is not None and (found := count_shards(array.folder)["patchcore"]["shards"]) != wanted:
-            raise self.damaged(self.path / name, f"{found} shards of {wanted}")
+        if lack := missing_shards(array):
+            raise self.damaged(self.path / name, lack)
         return array
 
     @contextmanager

@@ -52,7 +52,6 @@ class _Windows:
         self.cases: tuple[PreparedCase, ...] = prepare_cases(study, target, records).cases
         self.spacing: Triple = target.spacing
         self.window_size: IntTriple = window_size or target.window_size
-        self.augment = augment
         self.source = BatchSource(
             self.cases,
             self.window_size,

@@ -35,6 +35,9 @@ from patchcore.types import ExitCode
 
 __all__ = ["RunSetup", "main", "read_setup", "run_study", "train_attempt"]
 
+# No training comes this far: an attempt that records from here on takes nothing back of what earlier ones recorded.
+_NO_STEP = 2**62
+
 
 @dataclass(frozen=True)
 class RunSetup:
@@ -91,8 +94,7 @@ def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None
         placement = place(setup.config.train)
         checkpoint = find_checkpoint(run / "checkpoints" / "last")
     except PatchcoreError as error:
-        # Records nothing, so that what earlier attempts recorded stays.
-        with RunWriter(run, attempt, resumed_from_step=2**62) as writer:
+        with RunWriter(run, attempt, resumed_from_step=_NO_STEP) as writer:
             return _fail(error, setup, writer)
     done = int(checkpoint.state["step"]) if checkpoint else 0
     with RunWriter(

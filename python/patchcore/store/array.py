@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore import _core
-from patchcore._arguments import corner_rows, size_triple, thread_count
+from patchcore._arguments import corner_rows, needed_part, size_triple, thread_count
 from patchcore.errors import PatchcoreError, UnsupportedDataError, WindowError
 from patchcore.files import write_json_atomic
 from patchcore.store.layout import array_metadata, read_layout, shard_shape
@@ -25,6 +25,7 @@ __all__ = [
     "ChunkCache",
     "StoredArray",
     "Verified",
+    "as_bits",
     "read_label_windows",
     "read_windows",
     "window_dtype",
@@ -304,7 +305,7 @@ def read_windows(
         ours,
         rows,
         size,
-        _bits(flat).reshape(-1),
+        as_bits(flat).reshape(-1),
         format=dtype,
         hu_range=ranges,
         padding=padding,
@@ -350,7 +351,8 @@ def window_dtype(dtype: str, hu_range: object) -> np.dtype[Any]:
 _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int16": np.int16}
 
 
-def _bits(array: AnyArray) -> AnyArray:
+def as_bits(array: AnyArray) -> AnyArray:
+    """Return windows as the core takes them: of float16, which it has no name for, the bits."""
     return array.view(np.uint16) if array.dtype == np.float16 else array
 
 
@@ -402,7 +404,7 @@ def _read_each(
             [image],
             corner,
             size,
-            _bits(out[one]).reshape(-1),
+            as_bits(out[one]).reshape(-1),
             format=dtype,
             hu_range=None if ranges is None else ranges[min(number, len(ranges) - 1)],
             padding=padding,
@@ -417,10 +419,7 @@ def _part_of(
     array: StoredArray, corner: npt.NDArray[np.int64], size: IntTriple, threads: int | None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     """Return the part of an array that a window needs, at least one voxel, and the window's corner in it."""
-    begin = [min(max(int(c), 0), n - 1) for c, n in zip(corner, array.shape, strict=True)]
-    end = [min(max(int(c) + w, a + 1), n) for c, w, a, n in zip(corner, size, begin, array.shape, strict=True)]
-    start, stop = (begin[0], begin[1], begin[2]), (end[0], end[1], end[2])
-    moved = [[max(min(int(c) - a, 2**62), -(2**62)) for c, a in zip(corner, begin, strict=True)]]
+    start, stop, moved = needed_part(corner, size, array.shape)
     if array._ours is not None:
         edge = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
         if array.dtype == np.uint8:
@@ -429,7 +428,7 @@ def _part_of(
             part = read_windows([array], [start], edge, hu_range=None, dtype="int16", threads=threads)[0]
     else:
         part = array.part(start, stop, threads=threads)
-    return part, np.asarray(moved, dtype=np.int64)
+    return part, moved[None]
 
 
 def _prepared(

@@ -1,11 +1,7 @@
-"""Writing one case of a store: image, label map and lesions, streamed from their files on to the training grid."""
+"""Writing one case of a store: image and label map, streamed from their files on to the training grid."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +13,19 @@ import numpy.typing as npt
 from patchcore import _core
 from patchcore.files import write_json_atomic
 from patchcore.grid import Grid
-from patchcore.resampling import ANISOTROPY
+from patchcore.resampling import cubic_axes
+from patchcore.store.facts import count_shards
 from patchcore.store.layout import array_metadata, shard_shape
 from patchcore.types import IntTriple, Triple
 from patchcore.volumetry import LesionSpans
 
-__all__ = ["AIR_HU", "Placed", "Source", "WrittenLabels", "count_shards", "write_spans", "write_table"]
+__all__ = ["AIR_HU", "Placed", "Source", "WrittenLabels"]
 
 AIR_HU = -1024
 """What NaN and everything outside a scan is taken for."""
 
 Source: TypeAlias = Path | npt.NDArray[Any]
 """A NIfTI file, or an array in stored axis order."""
-
-_TABLE = ("lesion", "voxel_count", "volume_mm3", "equivalent_diameter_mm")
 
 
 @dataclass(frozen=True)
@@ -152,18 +147,14 @@ class Placed:
 
     def _arguments(self) -> _Arguments:
         grid = self.grid
-        new = [spacing * ratio for spacing, ratio in zip(grid.canonical_spacing, grid.ratio, strict=True)]
-        old = grid.canonical_spacing
-        thick = [old[n] > ANISOTROPY * max(old[n - 1], old[n - 2]) for n in range(3)]
-        cubic = [self.kernel == "cubic" and not axis for axis in thick]
         return _Arguments(
             axes=grid.axes,
             flipped=grid.flipped,
-            ratio=(new[0] / old[0], new[1] / old[1], new[2] / old[2]),
+            ratio=grid.ratio,
             shape=grid.shape,
             start=self.start,
             stop=self.stop,
-            cubic=(cubic[0], cubic[1], cubic[2]),
+            cubic=cubic_axes(self.kernel, grid.canonical_spacing),
             antialias=self.antialias,
         )
 
@@ -174,50 +165,3 @@ class Placed:
             long = [axis for axis in range(3) if source.shape[axis] > 1] or [0, 1, 2]
             slowest = max(long, key=lambda axis: abs(source.strides[axis]))
         return shard_shape(self.shape, element_bytes, thin_axis=self.grid.axes.index(slowest))
-
-
-def count_shards(folder: Path) -> dict[str, Any]:
-    """Return attributes that say how many shards an array has: one that got lost would pass for air."""
-    return {"patchcore": {"shards": sum(path.is_file() for path in (folder / "c").rglob("*"))}}
-
-
-def write_table(path: Path, table: npt.NDArray[np.int32]) -> None:
-    """Write spans, int32 (spans, 5), synced."""
-    with path.open("wb") as handle:
-        np.save(handle, table, allow_pickle=False)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def write_spans(
-    folder: Path, table: npt.NDArray[np.int32], voxels: npt.NDArray[np.int64], axis: int, mm: Triple
-) -> None:
-    """Write a case's lesions: ``spans.npy``, int32 (spans, 5): lesion, origin x y z, length; and ``lesions.csv``.
-
-    Args:
-        folder: The case's.
-        table: The spans, ascending by lesion.
-        voxels: Voxels of each lesion.
-        axis: The axis that spans lie along.
-        mm: Spacing.
-    """
-    write_table(folder / "spans.npy", table)
-    rows = io.StringIO()
-    writer = csv.writer(rows, lineterminator="\n")
-    names = [f"{name}_{letter}" for name in ("bbox_start", "bbox_stop", "centroid_voxel") for letter in "xyz"]
-    writer.writerow([*_TABLE, *names])
-    starts = np.searchsorted(table[:, 0], np.arange(len(voxels)))
-    stops = np.append(starts[1:], len(table)) if len(voxels) else starts
-    for lesion, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-        origin, length = table[start:stop, 1:4].astype(np.int64), table[start:stop, 4].astype(np.int64)
-        last = origin.copy()
-        last[:, axis] += length - 1
-        centroid = ((origin + last) / 2 * length[:, None]).sum(axis=0) / length.sum()
-        volume = int(voxels[lesion]) * math.prod(mm)
-        diameter = (6 * volume / math.pi) ** (1 / 3)
-        box = [*origin.min(axis=0).tolist(), *(last.max(axis=0) + 1).tolist(), *centroid.round(3).tolist()]
-        writer.writerow([lesion, int(voxels[lesion]), round(volume, 6), round(diameter, 6), *box])
-    with (folder / "lesions.csv").open("w", encoding="utf-8") as text:
-        text.write(rows.getvalue())
-        text.flush()
-        os.fsync(text.fileno())

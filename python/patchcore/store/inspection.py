@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from patchcore.errors import PatchcoreError, StudyError
 from patchcore.store.array import StoredArray
-from patchcore.store.case import count_shards
+from patchcore.store.facts import missing_shards, read_attributes, read_failed, read_table
 from patchcore.types import PathLike
 
 __all__ = ["InspectedCase", "InspectedGroup", "inspect_store", "stored_bytes"]
@@ -78,8 +75,8 @@ def inspect_store(
             done += 1
             if on_progress is not None:
                 on_progress(done, total)
-        spacing = _attributes(path).get("spacing", ())
-        groups.append(InspectedGroup(path, tuple(spacing), tuple(found), _failed(path)))
+        spacing = read_attributes(path).get("spacing", ())
+        groups.append(InspectedGroup(path, tuple(spacing), tuple(found), read_failed(path)))
     return tuple(groups)
 
 
@@ -92,42 +89,22 @@ def _is_case(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 
 
-def _failed(folder: Path) -> dict[str, str]:
-    try:
-        found = json.loads((folder / "failed.json").read_bytes())["cases"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return {str(case_id): str(reason) for case_id, reason in found.items()} if isinstance(found, dict) else {}
-
-
-def _attributes(folder: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((folder / "zarr.json").read_bytes())["attributes"]["patchcore"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _inspect_case(folder: Path, *, verify: bool) -> InspectedCase:
-    meta = _attributes(folder)
+    meta = read_attributes(folder)
     size = stored_bytes(folder)
     problem = None if meta else f"{folder / 'zarr.json'} does not describe a case"
     try:
         for name in ("image", "label"):
             array = StoredArray(folder / name)
-            wanted = array.attributes.get("patchcore", {}).get("shards")
-            found = count_shards(folder / name)["patchcore"]["shards"]
-            if wanted is not None and found != wanted:
-                problem = f"{folder / name}: {found} shards of {wanted}"
+            if lack := missing_shards(array):
+                problem = f"{folder / name}: {lack}"
             if meta and list(array.shape) != list(meta.get("shape", ())):
                 problem = f"{folder / name}: shape {array.shape}, the case has {tuple(meta.get('shape', ()))}"
             if verify:
                 array.verify()
         for name in ("spans.npy", "class_spans.npy"):
-            table = np.load(folder / name, allow_pickle=False)
-            if table.dtype != np.int32 or table.ndim != 2 or table.shape[1] != 5:
-                problem = f"{folder / name}: {table.dtype} {table.shape}"
-    except (PatchcoreError, OSError, ValueError, EOFError) as error:
+            read_table(folder / name)
+    except (PatchcoreError, OSError) as error:
         problem = str(error)
     lesions = meta.get("lesion_voxels", ())
     return InspectedCase(folder.name, tuple(meta.get("shape", ())), len(lesions), size, problem)

@@ -260,13 +260,22 @@ fn component_spans<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let table =
         with_components(py, array, labels.as_deref(), connectivity, None, |components, _| SpanTable::new(&components))?;
+    span_columns(py, table)
+}
+
+/// The spans of components as arrays, with the names that the façade has for them.
+pub(crate) fn span_columns(py: Python<'_>, table: SpanTable) -> PyResult<Bound<'_, PyDict>> {
     let columns = PyDict::new(py);
-    let rows = table.length.len();
     columns.set_item("lesion", PyArray1::from_vec(py, table.component))?;
-    let origin: Bound<'py, PyArray2<i32>> = PyArray1::from_vec(py, table.origin).reshape([rows, 3])?;
-    columns.set_item("origin", origin)?;
+    columns.set_item("origin", origins(py, table.origin)?)?;
     columns.set_item("length", PyArray1::from_vec(py, table.length))?;
     columns.set_item("axis", table.axis)?;
     columns.set_item("voxel_count", PyArray1::from_vec(py, table.voxel_count))?;
     Ok(columns)
+}
+
+/// First voxels of spans, three numbers each, as rows.
+pub(crate) fn origins(py: Python<'_>, origin: Vec<i32>) -> PyResult<Bound<'_, PyArray2<i32>>> {
+    let rows = origin.len() / 3;
+    PyArray1::from_vec(py, origin).reshape([rows, 3])
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use numpy::{PyArray1, PyArray2, PyArrayMethods, PyUntypedArray};
+use numpy::{PyArray1, PyUntypedArray};
 use patchcore::prepare::{LabelPlan, Placement, Source, prepare_bytes, prepare_image, prepare_labels};
 use patchcore::resample::Kernel;
 use patchcore::store::Layout;
@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::gate::{run_interruptible, to_python};
-use crate::measure::view_of;
+use crate::measure::{origins, span_columns, view_of};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(prepare_case_bytes, module)?)?;
@@ -134,22 +134,12 @@ fn prepare_case_labels<'py>(
     let done = run_interruptible(py, |interrupt| {
         prepare_labels(&source, &placement, plan, &folder, &layout, threads, interrupt)
     })?;
-    let table = done.spans;
     let kept = i64::try_from(done.kept_lesions).map_err(|_| to_python(Error::Memory("too many lesions".into())))?;
-    let columns = PyDict::new(py);
-    let rows = table.length.len();
-    columns.set_item("lesion", PyArray1::from_vec(py, table.component))?;
-    let origin: Bound<'py, PyArray2<i32>> = PyArray1::from_vec(py, table.origin).reshape([rows, 3])?;
-    columns.set_item("origin", origin)?;
-    columns.set_item("length", PyArray1::from_vec(py, table.length))?;
-    columns.set_item("axis", table.axis)?;
-    columns.set_item("voxel_count", PyArray1::from_vec(py, table.voxel_count))?;
+    let columns = span_columns(py, done.spans)?;
     let other = done.class_spans;
-    let rows = other.length.len();
-    let origin: Bound<'py, PyArray2<i32>> = PyArray1::from_vec(py, other.origin).reshape([rows, 3])?;
     columns.set_item(
         "class_spans",
-        (PyArray1::from_vec(py, other.component), origin, PyArray1::from_vec(py, other.length)),
+        (PyArray1::from_vec(py, other.component), origins(py, other.origin)?, PyArray1::from_vec(py, other.length)),
     )?;
     columns.set_item("class_voxels", done.class_voxels)?;
     columns.set_item("kept_lesions", kept)?;

@@ -29,12 +29,23 @@ pub enum Source<'a> {
     Array(View<'a>),
 }
 
+/// How the memory of a source is walked.
+struct SourceWalk {
+    shape: [usize; 3],
+    /// Axes, slowest first.
+    order: [usize; 3],
+    /// Bytes of a voxel that are held while it is read; none where it is in memory anyway.
+    voxel_bytes: usize,
+}
+
 impl Source<'_> {
-    /// Shape and the order in which axes are walked, slowest first.
-    fn walk(&self) -> Result<([usize; 3], [usize; 3])> {
+    fn walk(&self) -> Result<SourceWalk> {
         match self {
-            Source::File(path) => Ok((read_header(path)?.shape, [2, 1, 0])),
-            Source::Array(view) => Ok((view.shape(), view.walk_order())),
+            Source::File(path) => {
+                let header = read_header(path)?;
+                Ok(SourceWalk { shape: header.shape, order: [2, 1, 0], voxel_bytes: header.kind.size() })
+            }
+            Source::Array(view) => Ok(SourceWalk { shape: view.shape(), order: view.walk_order(), voxel_bytes: 0 }),
         }
     }
 }
@@ -73,8 +84,8 @@ struct Walked {
 }
 
 impl Placement {
-    fn walk(&self, source: &Source<'_>, kernel: [Kernel; 3], antialias: bool) -> Result<Walked> {
-        let (stored_shape, order) = source.walk()?;
+    fn walk(&self, source: &SourceWalk, kernel: [Kernel; 3], antialias: bool) -> Result<Walked> {
+        let SourceWalk { shape: stored_shape, order, .. } = *source;
         let mut canonical = [usize::MAX; 3];
         for (place, stored) in order.into_iter().enumerate() {
             let axis = (0..3).find(|&axis| self.axes[axis] == stored);
@@ -115,11 +126,8 @@ pub fn prepare_bytes(
     classes: usize,
     threads: usize,
 ) -> Result<u64> {
-    let walked = placement.walk(source, placement.kernel, placement.antialias)?;
-    let element = match source {
-        Source::File(path) => read_header(path)?.kind.size(),
-        Source::Array(_) => 0,
-    };
+    let source = source.walk()?;
+    let walked = placement.walk(&source, placement.kernel, placement.antialias)?;
     let old = walked.bands.rows.input() * walked.bands.columns.input();
     let new = walked.bands.rows.output() * walked.bands.columns.output();
     let slab = |layout: &Layout, bytes: usize| -> usize {
@@ -128,8 +136,9 @@ pub fn prepare_bytes(
         // The slab, and the compressed chunks of one shard.
         thickness * new * bytes + widest
     };
-    let image = walked.bands.bytes(threads) + walked.bands.batch(threads) * old * element + slab(layouts[0], 2);
-    let linear = placement.walk(source, [Kernel::Linear; 3], false)?.bands;
+    let image =
+        walked.bands.bytes(threads) + walked.bands.batch(threads) * old * source.voxel_bytes + slab(layouts[0], 2);
+    let linear = placement.walk(&source, [Kernel::Linear; 3], false)?.bands;
     let labels = (linear.planes.taps() * classes + 5 + threads) * 4 * (new + old) + slab(layouts[1], 1);
     Ok(image.max(labels) as u64)
 }

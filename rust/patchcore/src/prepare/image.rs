@@ -27,7 +27,7 @@ pub fn prepare_image(
     threads: Option<usize>,
     interrupt: &Interrupt,
 ) -> Result<u64> {
-    let walked = placement.walk(source, placement.kernel, placement.antialias)?;
+    let walked = placement.walk(&source.walk()?, placement.kernel, placement.antialias)?;
     pool::install(threads, || match *source {
         Source::File(path) => {
             let mut planes = FilePlanes::open(path, walked.stored_flipped, f32::from(nan))?;

@@ -75,7 +75,7 @@ pub fn prepare_labels(
         return Err(Error::Argument(format!("{what}; expected at most 255, the lesion label among them")));
     };
     let lesion = lesion as u8 + 1;
-    let walked = placement.walk(source, [Kernel::Linear; 3], false)?;
+    let walked = placement.walk(&source.walk()?, [Kernel::Linear; 3], false)?;
     pool::install(threads, || {
         let mut spans = NewSpans::resampled(source, &walked, plan.classes, interrupt)?;
         let small = small_lesions(source, placement, &walked, plan, interrupt)?;
@@ -106,7 +106,7 @@ struct ClassPlanes<'a, F> {
 impl<F: FnMut() -> Result<Slab>> LabelPlanes for ClassPlanes<'_, F> {
     fn next(&mut self, out: &mut [u8]) -> Result<()> {
         out.fill(0);
-        let [_, rows, length] = self.walked.canonical.map(|axis| self.walked.stored_of(axis));
+        let (rows, length) = (self.walked.bands.rows.input(), self.walked.bands.columns.input());
         let slab = (self.next)()?;
         for (at, line) in slab.lines.iter().enumerate() {
             let row = line.number as usize % rows;
@@ -122,14 +122,6 @@ impl<F: FnMut() -> Result<Slab>> LabelPlanes for ClassPlanes<'_, F> {
             }
         }
         Ok(())
-    }
-}
-
-impl Walked {
-    /// Old voxels along a canonical axis.
-    fn stored_of(&self, canonical: usize) -> usize {
-        let place = (0..3).find(|&place| self.canonical[place] == canonical).unwrap_or(0);
-        [&self.bands.planes, &self.bands.rows, &self.bands.columns][place].input()
     }
 }
 

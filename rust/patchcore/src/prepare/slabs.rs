@@ -9,12 +9,14 @@ use crate::{Error, Result, error};
 
 /// Takes the planes of an array in the order of the walk.
 pub(super) struct Slabs<'a, T> {
-    pub(super) folder: &'a Path,
-    pub(super) layout: &'a Layout,
-    pub(super) walked: &'a Walked,
-    pub(super) fill: T,
+    folder: &'a Path,
+    layout: &'a Layout,
+    walked: &'a Walked,
+    fill: T,
     /// Whether planes come from the far end.
-    pub(super) flipped: bool,
+    flipped: bool,
+    /// Values of a plane.
+    plane: usize,
     planes: Vec<T>,
     taken: usize,
     pub(super) written: u64,
@@ -34,15 +36,14 @@ impl<'a, T: Element + crate::view::Element> Slabs<'a, T> {
         let thickest = layout.shard()[walked.canonical[0]].min(walked.shape[walked.canonical[0]]);
         let plane = walked.canonical[1..].iter().map(|&axis| walked.shape[axis]).product::<usize>();
         let planes = error::room(plane.checked_mul(thickest), "a slab of the store")?;
-        Ok(Self { folder, layout, walked, fill, flipped, planes, taken: 0, written: 0 })
+        Ok(Self { folder, layout, walked, fill, flipped, plane, planes, taken: 0, written: 0 })
     }
 
     /// Add planes, and write what shards they fill.
     pub(super) fn push(&mut self, values: &[T], interrupt: &Interrupt) -> Result<()> {
         let axis = self.walked.canonical[0];
         let (length, thickness) = (self.walked.shape[axis], self.layout.shard()[axis]);
-        let plane = self.walked.canonical[1..].iter().map(|&axis| self.walked.shape[axis]).product::<usize>();
-        for values in values.chunks_exact(plane) {
+        for values in values.chunks_exact(self.plane) {
             self.planes.extend_from_slice(values);
             let at = if self.flipped { length - 1 - self.taken } else { self.taken };
             self.taken += 1;
@@ -52,7 +53,7 @@ impl<'a, T: Element + crate::view::Element> Slabs<'a, T> {
             }
             let mut start = [0; 3];
             start[axis] = at / thickness * thickness;
-            let count = self.planes.len() / plane;
+            let count = self.planes.len() / self.plane;
             let view = canonical_view(&self.planes, count, self.walked, self.flipped)?;
             self.written += write_region(self.folder, self.layout, &view, start, self.fill, interrupt)?;
             self.planes.clear();

@@ -19,6 +19,15 @@ pub struct ArrayPlanes<'a> {
     next_plane: usize,
 }
 
+macro_rules! by_kind {
+    ($kind:expr, $convert:ident, $($name:ident: $type:ty),*) => {
+        match $kind {
+            Kind::Bool => $convert!(u8, |value: u8| u8::from(value != 0)),
+            $(Kind::$name => $convert!($type, |value: $type| value),)*
+        }
+    };
+}
+
 impl<'a> ArrayPlanes<'a> {
     /// Walk an array along its axes `order`, slowest first.
     #[must_use]
@@ -65,6 +74,24 @@ impl<'a> ArrayPlanes<'a> {
             }
         }
     }
+
+    #[allow(clippy::cast_lossless, clippy::redundant_closure_call)]
+    fn write_scaled(&self, plane: usize, out: &mut [f32], scale: impl Fn(f32) -> f32 + Copy) {
+        let nan = self.nan;
+        macro_rules! convert {
+            ($type:ty, $value:expr) => {{
+                let told = move |stored: $type| {
+                    let value = scale($value(stored) as f32);
+                    // What is infinite would be no number in every sum that passes it over.
+                    if value.is_nan() { nan } else { value.clamp(-MOST_VALUE, MOST_VALUE) }
+                };
+                if !self.dense_rows(plane, out, told) {
+                    self.rows(plane, out, move |element| told(<$type>::from_ne_bytes(element.bytes())));
+                }
+            }};
+        }
+        by_kind!(self.view.kind(), convert, U8: u8, I8: i8, U16: u16, I16: i16, U32: u32, I32: i32, U64: u64, I64: i64, F32: f32, F64: f64);
+    }
 }
 
 /// One element of a view.
@@ -87,36 +114,20 @@ impl Element<'_, '_> {
     }
 }
 
-macro_rules! by_kind {
-    ($kind:expr, $convert:ident, $($name:ident: $type:ty),*) => {
-        match $kind {
-            Kind::Bool => $convert!(u8, |value: u8| u8::from(value != 0)),
-            $(Kind::$name => $convert!($type, |value: $type| value),)*
-        }
-    };
-}
-
 impl Planes for ArrayPlanes<'_> {
     fn load(&mut self, _planes: std::ops::Range<usize>) -> Result<()> {
         Ok(())
     }
 
-    #[allow(clippy::cast_lossless, clippy::redundant_closure_call)]
     fn write(&self, plane: usize, out: &mut [f32]) {
-        let (nan, (slope, intercept)) = (self.nan, self.scaling);
-        macro_rules! convert {
-            ($type:ty, $value:expr) => {{
-                let told = move |stored: $type| {
-                    let value = $value(stored) as f32 * slope + intercept;
-                    // What is infinite would be no number in every sum that passes it over.
-                    if value.is_nan() { nan } else { value.clamp(-MOST_VALUE, MOST_VALUE) }
-                };
-                if !self.dense_rows(plane, out, told) {
-                    self.rows(plane, out, move |element| told(<$type>::from_ne_bytes(element.bytes())));
-                }
-            }};
+        let (slope, intercept) = self.scaling;
+        // Most are not scaled, and are spared the product: it would cost integers half as much again.
+        #[allow(clippy::float_cmp)]
+        if (slope, intercept) == (1.0, 0.0) {
+            self.write_scaled(plane, out, |value| value);
+        } else {
+            self.write_scaled(plane, out, |value| value * slope + intercept);
         }
-        by_kind!(self.view.kind(), convert, U8: u8, I8: i8, U16: u16, I16: i16, U32: u32, I32: i32, U64: u64, I64: i64, F32: f32, F64: f64);
     }
 }
 

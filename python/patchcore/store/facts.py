@@ -1,0 +1,122 @@
+"""What lies beside the arrays of a store: attributes, lesions, counts of shards, and why cases failed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchcore.errors import CorruptFileError
+from patchcore.store.array import StoredArray
+from patchcore.types import Triple
+
+__all__ = [
+    "count_shards",
+    "missing_shards",
+    "read_attributes",
+    "read_failed",
+    "read_table",
+    "write_spans",
+    "write_table",
+]
+
+_TABLE = ("lesion", "voxel_count", "volume_mm3", "equivalent_diameter_mm")
+
+
+def read_attributes(folder: Path) -> dict[str, Any]:
+    """Return what ``zarr.json`` of a group says for patchcore; empty where there is none, or it is damaged."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "zarr.json").read_bytes())["attributes"]["patchcore"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_failed(folder: Path) -> dict[str, str]:
+    """Return why cases could not be brought to a plan's grid, by case; empty where nothing is known."""
+    try:
+        found = json.loads((folder / "failed.json").read_bytes())["cases"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {str(case_id): str(reason) for case_id, reason in found.items()} if isinstance(found, dict) else {}
+
+
+def _shards(folder: Path) -> int:
+    return sum(path.is_file() for path in (folder / "c").rglob("*"))
+
+
+def count_shards(folder: Path) -> dict[str, Any]:
+    """Return attributes that say how many shards an array has: one that got lost would pass for air."""
+    return {"patchcore": {"shards": _shards(folder)}}
+
+
+def missing_shards(array: StoredArray) -> str | None:
+    """Say how many shards an array lacks; None where it has all, or nobody has counted them."""
+    wanted = array.attributes.get("patchcore", {}).get("shards")
+    found = _shards(array.folder)
+    return None if wanted is None or found == wanted else f"{found} shards of {wanted}"
+
+
+def read_table(path: Path) -> npt.NDArray[np.int32]:
+    """Read spans, int32 (spans, 5).
+
+    Raises:
+        CorruptFileError: The file is damaged, or holds something else.
+        OSError: It cannot be read.
+    """
+    try:
+        table: npt.NDArray[np.int32] = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise CorruptFileError(f"{error}", path=path) from None
+    if table.dtype != np.int32 or table.ndim != 2 or table.shape[1] != 5:
+        raise CorruptFileError(f"{table.dtype} {table.shape}", path=path)
+    return table
+
+
+def write_table(path: Path, table: npt.NDArray[np.int32]) -> None:
+    """Write spans, int32 (spans, 5), synced."""
+    with path.open("wb") as handle:
+        np.save(handle, table, allow_pickle=False)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def write_spans(
+    folder: Path, table: npt.NDArray[np.int32], voxels: npt.NDArray[np.int64], axis: int, mm: Triple
+) -> None:
+    """Write a case's lesions: ``spans.npy``, int32 (spans, 5): lesion, origin x y z, length; and ``lesions.csv``.
+
+    Args:
+        folder: The case's.
+        table: The spans, ascending by lesion.
+        voxels: Voxels of each lesion.
+        axis: The axis that spans lie along.
+        mm: Spacing.
+    """
+    write_table(folder / "spans.npy", table)
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator="\n")
+    names = [f"{name}_{letter}" for name in ("bbox_start", "bbox_stop", "centroid_voxel") for letter in "xyz"]
+    writer.writerow([*_TABLE, *names])
+    starts = np.searchsorted(table[:, 0], np.arange(len(voxels)))
+    stops = np.append(starts[1:], len(table)) if len(voxels) else starts
+    for lesion, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        origin, length = table[start:stop, 1:4].astype(np.int64), table[start:stop, 4].astype(np.int64)
+        last = origin.copy()
+        last[:, axis] += length - 1
+        centroid = ((origin + last) / 2 * length[:, None]).sum(axis=0) / length.sum()
+        volume = int(voxels[lesion]) * math.prod(mm)
+        diameter = (6 * volume / math.pi) ** (1 / 3)
+        box = [*origin.min(axis=0).tolist(), *(last.max(axis=0) + 1).tolist(), *centroid.round(3).tolist()]
+        writer.writerow([lesion, int(voxels[lesion]), round(volume, 6), round(diameter, 6), *box])
+    with (folder / "lesions.csv").open("w", encoding="utf-8") as text:
+        text.write(rows.getvalue())
+        text.flush()
+        os.fsync(text.fileno())
