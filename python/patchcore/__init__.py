@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from patchcore.engine import evaluate as evaluate
     from patchcore.engine import predict as predict
     from patchcore.engine import train as train
-    from patchcore.experiments import compare as compare
+    from patchcore.experiments.compare import compare as compare
     from patchcore.planning import plan_patch_size as plan_patch_size
     from patchcore.resampling import resample_image as resample_image
     from patchcore.store import StoredArray as StoredArray

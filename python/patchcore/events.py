@@ -28,6 +28,9 @@ __all__ = [
     "TRAIN_WINDOW_DSC",
     "VAL_DSC_GLOBAL",
     "VAL_DSC_MEAN",
+    "VAL_LESION_PRECISION",
+    "VAL_LESION_RECALL",
+    "WINDOWS_PER_SECOND",
     "Event",
     "EventKind",
     "decode_event",
@@ -35,6 +38,8 @@ __all__ = [
     "plain",
     "val_dsc_bin",
     "val_dsc_class",
+    "val_precision_bin",
+    "val_recall_bin",
 ]
 
 EVENT_VERSION: Final = 1
@@ -46,11 +51,14 @@ DICE_LOSS: Final = "train/dice_loss"
 GRAD_NORM: Final = "train/grad_norm"
 VAL_DSC_MEAN: Final = "val/dsc_mean"
 VAL_DSC_GLOBAL: Final = "val/dsc_global"
+VAL_LESION_RECALL: Final = "val/lesion_recall"
+VAL_LESION_PRECISION: Final = "val/lesion_precision"
 DATA_WAIT: Final = "time/data_wait"
 STEP_TIME: Final = "time/step"
 LEARNING_RATE: Final = "lr"
 LESIONS_DRAWN: Final = "train/lesions_drawn"
 LESIONS_SEEN: Final = "train/lesions_seen"
+WINDOWS_PER_SECOND: Final = "time/windows_per_s"
 
 _HEAD = ("v", "seq", "t", "mono", "kind", "step", "epoch")
 _LARGEST_INTEGER = 2**53
@@ -64,6 +72,16 @@ def val_dsc_class(label: int) -> str:
 def val_dsc_bin(index: int) -> str:
     """Name of the validation DSC of a lesion-size bin (0: below 5 mm … 3: from 20 mm): ``val/dsc/bin/0``."""
     return f"val/dsc/bin/{index}"
+
+
+def val_recall_bin(index: int) -> str:
+    """Name of the recall of a lesion-size bin, by the true lesion's size: ``val/lesion_recall/bin/0``."""
+    return f"{VAL_LESION_RECALL}/bin/{index}"
+
+
+def val_precision_bin(index: int) -> str:
+    """Name of the precision of a lesion-size bin, by the predicted component's: ``val/lesion_precision/bin/0``."""
+    return f"{VAL_LESION_PRECISION}/bin/{index}"
 
 
 class EventKind(StrEnum):

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_training import begin_attempt
@@ -21,8 +22,8 @@ from patchcore.runs import RunReader
 SETTINGS = ("train.steps=40", "train.steps_per_epoch=4", "validation.every_epochs=2")
 
 
-def start(run: Path, attempt: int) -> subprocess.Popen[bytes]:
-    begin_attempt(run, attempt)
+def start(run: Path, attempt: int, **overrides: Any) -> subprocess.Popen[bytes]:
+    begin_attempt(run, attempt, **overrides)
     with (run / "attempts" / str(attempt) / "stdout.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "patchcore.engine.trainer", str(run), str(attempt)],
@@ -54,8 +55,8 @@ def check_readable(run: Path) -> None:
     assert view.bad_lines == 0
 
 
-def finish(run: Path, attempt: int) -> None:
-    process = start(run, attempt)
+def finish(run: Path, attempt: int, **overrides: Any) -> None:
+    process = start(run, attempt, **overrides)
     assert process.wait(timeout=240) == 0, (run / "attempts" / str(attempt) / "stdout.log").read_text()
 
 

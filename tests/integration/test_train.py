@@ -140,7 +140,14 @@ def test_time_limit_ends_with_a_whole_validation(make_run: MakeRun, run_attempt:
     view = view_of(run)
     assert 0 < view.step < 100000
     assert view.validations[-1].n_cases == 2
-    assert all(record.n_cases == 1 for record in view.validations[:-1])
+    # One case each time, but every fifth is of all, and only these choose the best.
+    between = view.validations[:-1]
+    assert [record.n_cases for record in between] == [2 if n % 5 == 0 else 1 for n in range(1, len(between) + 1)]
+    assert [record.subset for record in between if record.n_cases == 1] == ["fixed 1 of 2"] * len(
+        [record for record in between if record.n_cases == 1]
+    )
+    best = json.loads((run / "checkpoints" / "best" / "state.json").read_text())["best"]
+    assert best["step"] in [record.step for record in view.validations if record.n_cases == 2]
 
 
 def test_divergence_fails_with_a_remedy_and_leaves_no_broken_weights(

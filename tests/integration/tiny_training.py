@@ -18,6 +18,7 @@ TINY = (
     "train.threads=1",
     "optim.warmup_steps=1",
     "model.dropout=0.1",
+    "train.tensorboard=false",
 )
 
 

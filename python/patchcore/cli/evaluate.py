@@ -23,6 +23,9 @@ def evaluate(
     run: Annotated[str | None, typer.Argument(help="Run folder or id; default: the newest finished.")] = None,
     fold: Annotated[int | None, typer.Option(help="Fold to evaluate; default: the run's own.")] = None,
     cases: Annotated[list[str] | None, typer.Option(help="A case to evaluate instead; may be repeated.")] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="The cases that the data set keeps for testing instead.")
+    ] = False,
     checkpoint: Annotated[str | None, typer.Option(help="best or last; default: best.")] = None,
     organ_label: Annotated[
         int | None, typer.Option(help="Compare with the best fixed HU threshold within this organ.")
@@ -43,6 +46,7 @@ def evaluate(
         run,
         fold=fold,
         case_ids=cases,
+        held_out=held_out,
         checkpoint=checkpoint,
         organ_label=organ_label,
         device=device,
@@ -59,16 +63,19 @@ def evaluate(
 def _show(evaluation: Evaluation, console: Console) -> None:
     from rich.table import Table
 
+    from patchcore.engine.evaluation import SIZE_BIN_NAMES
+
     threshold = evaluation.threshold
     table = Table(title=f"{evaluation.run_id}, step {evaluation.checkpoint_step}: cases {evaluation.role}")
     table.add_column("case", overflow="fold")
-    headings = ["lesions", "mL", "predicted mL", "DSC", "centre ball", *(["threshold"] if threshold else [])]
+    headings = ["found", "false", "mL", "predicted mL", "DSC", "centre ball", *(["threshold"] if threshold else [])]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for case in evaluation.cases:
         row = [
             case.case_id,
-            str(case.lesion_count),
+            f"{case.lesions_found}/{case.lesion_count}",
+            str(case.false_positives),
             f"{case.volume_mm3 / 1000:.3f}",
             f"{case.predicted_mm3 / 1000:.3f}",
             _number(case.dsc),
@@ -78,6 +85,12 @@ def _show(evaluation: Evaluation, console: Console) -> None:
             row.append(_number(case.threshold_dsc))
         table.add_row(*row)
     console.print(table)
+    lesions = evaluation.lesions
+    by_size = [
+        f"{name}: {score.found}/{score.lesions}"
+        for name, score in zip(SIZE_BIN_NAMES, evaluation.lesion_bins, strict=True)
+        if score.lesions
+    ]
     undefined = f", {evaluation.undefined} without any left out" if evaluation.undefined else ""
     lines = [
         f"mean DSC {_number(evaluation.mean_dsc)} (n = {evaluation.n}{undefined}), "
@@ -87,6 +100,9 @@ def _show(evaluation: Evaluation, console: Console) -> None:
             for size in evaluation.bins
             if size.n
         ),
+        f"lesions found (at least one voxel): {lesions.found}/{lesions.lesions}, recall {_number(lesions.recall)} "
+        f"({', '.join(by_size)}); of {lesions.predicted} predicted {lesions.predicted - lesions.true} false, "
+        f"precision {_number(lesions.precision)}",
         f"centre ball of {evaluation.ball.volume_mm3 / 1000:.3g} mL, untrained: "
         f"mean DSC {_number(evaluation.ball.mean)} (n = {evaluation.ball.n})",
     ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchcore.errors import ConfigError
+from patchcore.types import IntTriple, Triple
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["models"]
 
@@ -20,8 +24,18 @@ def models(
         typer.Option("--patch-size", help="Patch edge, once per row: one number, or three with commas."),
     ] = None,
     preset: Annotated[str, typer.Option("--preset", help="Sizes of the network: tiny, small or base.")] = "base",
+    networks: Annotated[
+        bool, typer.Option("--networks", help="Show the networks that model.network names instead.")
+    ] = False,
+    spacing: Annotated[
+        str, typer.Option("--spacing", help="mm per voxel a,b,c, for networks that pool coarse axes later.")
+    ] = "1,1,1",
 ) -> None:
-    """Show tokens, parameters and cost of UNETR per patch size. FLOP are of one window's forward pass."""
+    """Show tokens, parameters and cost of UNETR per patch size, or of all networks.
+
+    FLOP are of one window's forward pass; activations are what one window keeps for the backward pass in float32, in
+    brackets with model.checkpointing. bfloat16 takes about two thirds.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -37,8 +51,11 @@ def models(
         )
     sizes = MODEL_PRESETS[preset]
     window_size = _edges(window, "--window")
+    if networks:
+        Console().print(_networks(window_size, preset, patch_size or ["16"], spacing))
+        return
     table = Table(title=f"UNETR, preset {preset}, window {_times(window_size)}")
-    for heading in ("patch", "up-sampling", "tokens", "parameters", "GFLOP", "of it attention"):
+    for heading in ("patch", "up-sampling", "tokens", "parameters", "GFLOP", "of it attention", "activations"):
         table.add_column(heading, justify="right")
     for text in patch_size or ["8", "12", "16", "24"]:
         patch = _edges(text, "--patch-size")
@@ -57,8 +74,57 @@ def models(
             f"{cost.parameters / 1e6:.1f} M",
             f"{cost.flop / 1e9:.1f}",
             f"{cost.attention_flop / cost.flop:.1%}",
+            _activations("unetr", preset, window_size, patch, (1.0, 1.0, 1.0))[1],
         )
     Console().print(table)
+
+
+def _networks(window_size: IntTriple, preset: str, patch_sizes: list[str], spacing: str) -> Table:
+    from rich.table import Table
+
+    from patchcore.models.registry import NETWORKS
+
+    patch = _edges(patch_sizes[0], "--patch-size")
+    mm = _spacing(spacing)
+    table = Table(title=f"Networks, preset {preset}, window {_times(window_size)}, UNETR's patch {_times(patch)}")
+    for heading in ("model.network", "what it is", "parameters", "activations"):
+        table.add_column(heading, justify="left" if heading[0] in "mw" else "right")
+    for kind in NETWORKS.values():
+        table.add_row(kind.name, kind.title, *_activations(kind.name, preset, window_size, patch, mm))
+    return table
+
+
+def _activations(
+    network: str, preset: str, window_size: IntTriple, patch: IntTriple, spacing: Triple
+) -> tuple[str, str]:
+    """Return parameters and activation memory, as text; why there are none where that network cannot be had."""
+    from patchcore.config import resolve_config
+    from patchcore.errors import PatchcoreError
+
+    try:
+        from patchcore.models.footprint import footprint
+    except ModuleNotFoundError:
+        return "", "needs patchcore\\[train]"
+    found = []
+    for saving in (False, True):
+        settings = [f"model.preset={preset}", f"model.network={network}", f"model.checkpointing={str(saving).lower()}"]
+        config = resolve_config(settings=settings).model
+        try:
+            found.append(footprint(config, out_channels=2, window_size=window_size, patch_size=patch, spacing=spacing))
+        except PatchcoreError as error:
+            return "—", str(error).partition(",")[0]
+    plain, saving_one = (f"{item.activation_bytes / 2**30:.2f}" for item in found)
+    return f"{found[0].parameters / 1e6:.1f} M", f"{plain} GiB ({saving_one})"
+
+
+def _spacing(text: str) -> Triple:
+    try:
+        a, b, c = (float(part) for part in text.split(","))
+    except ValueError:
+        a = b = c = -1.0
+    if not all(0 < mm < 1000 for mm in (a, b, c)):
+        raise ConfigError(f"--spacing {text!r} is no spacing", found=text, remedy="write --spacing 0.8,0.8,2.5")
+    return a, b, c
 
 
 def _edges(text: str, option: str) -> tuple[int, int, int]:

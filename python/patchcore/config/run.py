@@ -18,6 +18,7 @@ __all__ = [
     "MODEL_PRESETS",
     "AugmentConfig",
     "InitConfig",
+    "LossConfig",
     "ModelConfig",
     "OptimConfig",
     "RunConfig",
@@ -50,14 +51,35 @@ class ModelConfig(_Section):
     num_heads: int = Field(default=12, ge=1, description="attention heads; divides hidden_size")
     feature_size: int = Field(default=16, ge=1, description="channels at full resolution")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout in the transformer")
+    network: str = Field(
+        default="unetr", description="unetr, or one to compare with: patchcore models --networks; or module:callable"
+    )
+    checkpointing: bool = Field(
+        default=False, description="compute activations anew in the backward pass: less memory, a third more time"
+    )
+    deep_supervision: bool = Field(default=False, description="also judge the coarser stages of the decoder")
+
+
+class LossConfig(_Section):
+    """Soft Dice plus cross-entropy."""
+
+    batch_dice: bool = Field(
+        default=False, description="Dice over all windows of a step together, not of each window: steadier, less exact"
+    )
 
 
 class OptimConfig(_Section):
-    """AdamW with linear warm-up and cosine decay."""
+    """The optimiser, and its learning rate over the steps."""
 
-    lr: float = Field(default=4e-4, gt=0, description="peak learning rate")
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="sgd: with Nesterov momentum, as nnU-Net")
+    momentum: float = Field(default=0.99, ge=0, lt=1, description="of sgd")
+    lr: float = Field(default=4e-4, gt=0, description="peak learning rate; sgd wants about 1e-2")
+    schedule: Literal["cosine", "polynomial"] = Field(default="cosine", description="how it falls after the warm-up")
+    power: float = Field(default=0.9, gt=0, description="of the polynomial")
     min_lr_share: float = Field(default=0.01, ge=0, le=1, description="last learning rate as a share of lr")
-    weight_decay: float = Field(default=1e-2, ge=0, description="decoupled weight decay of matrices and kernels")
+    weight_decay: float = Field(
+        default=1e-2, ge=0, description="weight decay of matrices and kernels; of sgd not decoupled"
+    )
     warmup_steps: int = Field(default=50, ge=0, description="steps of linear warm-up")
     clip_norm: float = Field(default=1.0, gt=0, description="gradient norm is clipped to this")
 
@@ -118,7 +140,16 @@ class ValidationConfig(_Section):
     max_cases: int = Field(
         default=0,
         ge=0,
-        description="validate a fixed subset of this many cases, all at the end; 0: always all",
+        description="validate a fixed subset of this many cases, all of them every whole_every times; 0: always all",
+    )
+    max_minutes: float = Field(
+        default=0, ge=0, description="choose that subset so that a validation takes about this long; 0: no limit"
+    )
+    whole_every: int = Field(
+        default=5, ge=1, description="every so many validations all cases, which alone choose the best checkpoint"
+    )
+    previews: int = Field(
+        default=4, ge=0, description="cases drawn for the dashboard: half of them fixed, half the worst; 0: none"
     )
 
 
@@ -135,7 +166,13 @@ class TrainConfig(_Section):
     )
     steps_per_epoch: int = Field(default=0, ge=0, description="0: as many as show each case once, at least 50")
     max_minutes: float = Field(default=0, ge=0, description="end after this many minutes of training; 0: no limit")
-    batch_size: int = Field(default=2, ge=1, description="windows a step")
+    batch_size: int = Field(default=2, ge=1, description="windows a step, over all ranks together")
+    accumulate: int = Field(
+        default=1, ge=1, description="parts that a step's windows are computed in, one after the other: less memory"
+    )
+    ranks: int = Field(
+        default=1, ge=0, description="processes that share a step, one a GPU; 0: as many as there are GPUs"
+    )
     folds: int = Field(default=5, ge=2, description="number of cross-validation folds, grouped by patient")
     fold: int = Field(default=0, ge=0, description="the fold that validates")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 on CUDA, else fp32")
@@ -143,6 +180,7 @@ class TrainConfig(_Section):
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: all cores")
     checkpoint_minutes: float = Field(default=10, gt=0, description="longest time between checkpoints")
     deterministic: bool = Field(default=True, description="repeatable kernels, so that a resume is exact")
+    tensorboard: bool = Field(default=True, description="also write TensorBoard's events, where it is installed")
 
 
 class RunConfig(_Section):
@@ -150,6 +188,7 @@ class RunConfig(_Section):
 
     seed: int = Field(default=0, ge=0, description="the one seed")
     model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     sampling: SamplingConfig = SamplingConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -240,6 +279,13 @@ def resolve_config(
         )
     if config.train.fold >= config.train.folds:
         raise ConfigError(f"train.fold {config.train.fold} must be below train.folds {config.train.folds}")
+    parts = max(1, config.train.ranks) * config.train.accumulate
+    if config.train.batch_size % parts:
+        raise ConfigError(
+            f"train.batch_size {config.train.batch_size} cannot be shared by {max(1, config.train.ranks)} ranks "
+            f"in {config.train.accumulate} parts",
+            remedy=f"set train.batch_size to a multiple of {parts}",
+        )
     return config
 
 

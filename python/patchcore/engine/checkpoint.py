@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from patchcore.errors import CheckpointError, DataError, SchemaVersionError
 from patchcore.files import finite, read_json
+from patchcore.models.weights import distinct_names
 from patchcore.types import PathLike
 
 __all__ = ["CHECKPOINT_SCHEMA", "Checkpoint", "find_checkpoint", "load_checkpoint", "save_checkpoint"]
@@ -56,9 +57,10 @@ class Checkpoint:
             CheckpointError: A file is damaged, or belongs to another network; the first difference is named.
         """
         weights = self._read(_MODEL)
-        expected = network.state_dict()
-        _check_keys(self.path / _MODEL, weights, expected)
-        network.load_state_dict(weights)
+        state = network.state_dict()
+        names = distinct_names(state)
+        _check_keys(self.path / _MODEL, weights, {name: state[name] for name in dict.fromkeys(names.values())})
+        network.load_state_dict({name: weights[first] for name, first in names.items()})
         if optimizer is not None:
             self._restore_optimizer(network, optimizer)
             self._restore_generators()
@@ -241,8 +243,9 @@ def _sync(path: Path) -> None:
 
 
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # safetensors takes no channels-last tensors.
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    # safetensors takes no channels-last tensors, and no tensor twice.
+    names = dict.fromkeys(distinct_names(tensors).values())
+    return {name: tensors[name].detach().contiguous() for name in names}
 
 
 def _optimised(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:

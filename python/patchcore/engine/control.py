@@ -5,11 +5,16 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from types import FrameType
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from patchcore.runs import Request, RunWriter, Verb
+from patchcore.engine.writing import Writer
+from patchcore.runs import Request, Verb
 
-__all__ = ["Control", "Interrupted", "StopSignal"]
+__all__ = ["LEAVING", "Control", "Interrupted", "Leaving", "StopSignal"]
+
+Leaving: TypeAlias = Literal["stop", "pause"]
+LEAVING: tuple[Leaving | None, ...] = (None, "stop", "pause")
+"""How a training can be told to leave, numbered for other ranks."""
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: a validation or preparation that was left on request
@@ -38,11 +43,11 @@ class Control:
         checkpoint: Whether a checkpoint was asked for.
     """
 
-    def __init__(self, writer: RunWriter, stop_signal: StopSignal | None = None) -> None:
+    def __init__(self, writer: Writer, stop_signal: StopSignal | None = None) -> None:
         self._writer = writer
         self._signal = stop_signal
         self._open: list[Request] = []
-        self.leave: Literal["stop", "pause"] | None = None
+        self.leave: Leaving | None = None
         self.validate = False
         self.checkpoint = False
 

@@ -32,11 +32,13 @@ class Placement:
         device: The torch device.
         autocast: The reduced precision of autocast, or None for full float32.
         threads: CPU threads of torch.
+        ranks: Processes that share a step.
     """
 
     device: torch.device
     autocast: torch.dtype | None
     threads: int
+    ranks: int = 1
 
     @property
     def machine(self) -> dict[str, Any]:
@@ -47,6 +49,7 @@ class Placement:
             "torch": torch.__version__,
             "threads": self.threads,
             "precision": "fp32" if self.autocast is None else "bf16",
+            "ranks": self.ranks,
         }
 
     @contextmanager
@@ -60,14 +63,15 @@ class Placement:
         return network.to(self.device).to(memory_format=torch.channels_last_3d)
 
 
-def place(config: TrainConfig) -> Placement:
+def place(config: TrainConfig, rank: int = 0) -> Placement:
     """Choose device, precision and threads, and set torch up for them.
 
     Args:
-        config: ``device``, ``precision``, ``threads`` and ``deterministic`` count.
+        config: ``device``, ``precision``, ``threads``, ``ranks`` and ``deterministic`` count.
+        rank: The process; its GPU is that of the number, its threads are its share of the cores.
 
     Raises:
-        ConfigError: CUDA was asked for and there is none.
+        ConfigError: CUDA was asked for and there is none, or less GPUs than ranks.
     """
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
@@ -75,14 +79,26 @@ def place(config: TrainConfig) -> Placement:
             "train.device is cuda, but torch sees no CUDA device",
             remedy="set train.device=auto or cpu, or check the driver (nvidia-smi) and that torch is a CUDA build",
         )
-    device = torch.device("cuda" if available and config.device != "cpu" else "cpu")
+    gpus = torch.cuda.device_count() if available and config.device != "cpu" else 0
+    ranks = config.ranks or max(1, gpus)
+    if ranks > 1 and 0 < gpus < ranks:
+        raise ConfigError(
+            f"train.ranks is {ranks}, but torch sees {gpus} CUDA device{'' if gpus == 1 else 's'}",
+            remedy="set train.ranks=0 for all of them, or train.device=cpu",
+        )
+    if config.batch_size % (ranks * config.accumulate):
+        raise ConfigError(
+            f"train.batch_size {config.batch_size} cannot be shared by {ranks} ranks in {config.accumulate} parts",
+            remedy=f"set train.batch_size to a multiple of {ranks * config.accumulate}",
+        )
+    device = torch.device("cpu") if not gpus else torch.device("cuda", rank) if ranks > 1 else torch.device("cuda")
     if config.precision == "bf16" and device.type == "cpu":
         raise ConfigError(
             "train.precision is bf16 on a CPU, where gradients of small convolutions come out as no numbers (oneDNN)",
             remedy="set train.precision=fp32 or auto",
         )
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
-    threads = config.threads or core_count()
+    threads = config.threads or max(1, core_count() // ranks)
     torch.set_num_threads(threads)
     if config.deterministic:
         # cuBLAS reads this when it is first used; without it torch refuses its deterministic mode.
@@ -91,7 +107,7 @@ def place(config: TrainConfig) -> Placement:
         # Memory-efficient attention has no repeatable backward pass; flash and plain ones have.
         torch.backends.cuda.enable_mem_efficient_sdp(False)
     torch.use_deterministic_algorithms(config.deterministic)
-    return Placement(device=device, autocast=torch.bfloat16 if bf16 else None, threads=threads)
+    return Placement(device=device, autocast=torch.bfloat16 if bf16 else None, threads=threads, ranks=ranks)
 
 
 def _processor(device: torch.device) -> str:

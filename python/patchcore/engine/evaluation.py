@@ -18,22 +18,25 @@ from patchcore.data.prepare import PreparedCase, class_indices, prepare_cases
 from patchcore.engine.geometry import label_on_grid, uncropped
 from patchcore.engine.prediction import Predictor
 from patchcore.engine.trainer import read_setup, read_split
-from patchcore.engine.validate import size_bin
 from patchcore.errors import DataError, MissingExtraError, RunError
 from patchcore.files import write_atomic, write_json_atomic
 from patchcore.grid import Grid
 from patchcore.metrics import (
     BallBaseline,
     DscCounts,
+    LesionMatch,
+    LesionScore,
     ThresholdBaseline,
     best_threshold_dsc,
     dsc_ball_baseline,
+    lesion_score,
+    match_lesions,
     mean_dsc,
+    size_bin,
 )
 from patchcore.runs import RunState, list_runs, resolve_run
 from patchcore.study import CaseRecord, Study
 from patchcore.types import AnyArray, BoolArray, PathLike
-from patchcore.volumetry import measure_lesions
 
 __all__ = ["SIZE_BIN_NAMES", "CaseEvaluation", "Evaluation", "SizeBin", "evaluate"]
 
@@ -53,6 +56,8 @@ class CaseEvaluation:
         volume_mm3: Labelled lesion volume.
         predicted_mm3: Predicted lesion volume.
         lesion_count: Lesions in the label map.
+        lesions_found: Of these, with at least one predicted voxel.
+        false_positives: Predicted components without a voxel of a lesion; connectivity is the plan's.
         largest_lesion_mm3: Volume of the largest, 0 where there is none.
         size_bin: Index into :data:`SIZE_BIN_NAMES` of the largest lesion, None where there is none.
         ball_dsc: DSC of the centre-ball baseline.
@@ -66,6 +71,8 @@ class CaseEvaluation:
     volume_mm3: float
     predicted_mm3: float
     lesion_count: int
+    lesions_found: int
+    false_positives: int
     largest_lesion_mm3: float
     size_bin: int | None
     ball_dsc: float
@@ -88,7 +95,8 @@ class Evaluation:
     Attributes:
         run_id: The run.
         checkpoint_step: Step of its checkpoint.
-        role: What the cases were to the run: ``used for selection``, ``used for training`` or ``named cases``.
+        role: What the cases were to the run: ``used for selection``, ``used for training``, ``held out`` or ``named
+            cases``.
         cases: In case_id order.
         mean_dsc: Mean over the cases that have a DSC.
         n: How many those are.
@@ -96,6 +104,8 @@ class Evaluation:
         global_dsc: DSC of all voxels taken together.
         dsc_by_class: Mean DSC by label.
         bins: By size of the largest lesion.
+        lesions: Recall and precision over all lesions.
+        lesion_bins: The same by size: recall by the true lesion's, precision by the predicted component's.
         ball: The centre-ball baseline.
         threshold: The best fixed HU threshold within the organ, where asked for.
         folder: Where the report was written.
@@ -113,6 +123,8 @@ class Evaluation:
     global_dsc: float
     dsc_by_class: dict[int, float]
     bins: tuple[SizeBin, ...]
+    lesions: LesionScore
+    lesion_bins: tuple[LesionScore, ...]
     ball: BallBaseline
     threshold: ThresholdBaseline | None
     folder: Path
@@ -126,7 +138,7 @@ class _Scored:
 
     case: PreparedCase
     record: CaseRecord
-    volumes_mm3: tuple[float, ...]
+    match: LesionMatch
     predicted_voxels: int
     voxel_mm3: float
     panel: tuple[AnyArray, AnyArray, AnyArray, str] | None
@@ -138,6 +150,7 @@ def evaluate(
     *,
     fold: int | None = None,
     case_ids: Sequence[str] | None = None,
+    held_out: bool = False,
     checkpoint: str | None = None,
     organ_label: int | None = None,
     device: str | None = None,
@@ -146,13 +159,15 @@ def evaluate(
     """Evaluate a run: DSC per case against its label map on its own grid, and baselines beside it.
 
     Class probabilities are interpolated to the case's grid slab by slab and only then compared. Written to
-    ``STUDY/reports/<run>/``: ``evaluation.json``, ``dsc.csv`` and ``contours.png``.
+    ``STUDY/reports/<run>/``, of held-out cases ``STUDY/reports/<run>-held-out/``: ``evaluation.json``, ``dsc.csv`` and
+    ``contours.png``.
 
     Args:
         study: The study.
         run: The run's folder or id; default: the newest finished one.
         fold: The fold to evaluate; default: the run's validation fold.
         case_ids: These cases instead.
+        held_out: The cases that the data set keeps for testing instead: nothing was chosen by them.
         checkpoint: ``best`` or ``last``; default: best.
         organ_label: Also find the best fixed HU threshold within this organ (its label and the lesions').
         device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
@@ -176,7 +191,16 @@ def evaluate(
     if split is not None:
         # What the run has validated on counts, whatever came to the study since.
         folds[train.fold] = [record.case_id for record in study.accepted() if record.case_id in split.validation]
-    records, role = _choose(study, folds, train.fold, fold, case_ids)
+    if held_out:
+        records, role = study.held_out(), "held out"
+        if not records:
+            raise DataError(
+                "the data set keeps no case for testing",
+                path=study.cases_path,
+                remedy="mark some with split=test in a manifest, or evaluate the validation fold",
+            )
+    else:
+        records, role = _choose(study, folds, train.fold, fold, case_ids)
     prepared = prepare_cases(study, target, records)
     by_id = {record.case_id: record for record in records}
 
@@ -192,10 +216,11 @@ def evaluate(
     ball_mm3 = _median_lesion_mm3(study, target)
     ball = dsc_ball_baseline(*_masks(kept, target), volume_mm3=ball_mm3)
     threshold = None if organ_label is None else _threshold(kept, target, organ_label)
-    folder = study.reports_dir / path.name
+    folder = study.reports_dir / (f"{path.name}-held-out" if held_out else path.name)
     folder.mkdir(parents=True, exist_ok=True)
     cases = _cases(scored, counts, target, ball, threshold)
     summary = counts.summary()
+    lesions, lesion_bins = lesion_score(item.match for item in scored)
     evaluation = Evaluation(
         run_id=path.name,
         checkpoint_step=int(found.state.get("step", 0)),
@@ -207,6 +232,8 @@ def evaluate(
         global_dsc=summary.global_dsc,
         dsc_by_class={label: item.mean for label, item in summary.classes.items()},
         bins=_bins(cases),
+        lesions=lesions,
+        lesion_bins=lesion_bins,
         ball=ball,
         threshold=threshold,
         folder=folder,
@@ -257,14 +284,15 @@ def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts:
     expected = class_indices(truth.array, target.classes)
     by_label = np.asarray((0, *target.classes))
     counts.add(case.case_id, by_label[indices], by_label[expected])
-    lesions = measure_lesions(
-        truth.array,
-        label=target.lesion_label,
-        affine=truth.affine,
+    lesion_class = target.classes.index(target.lesion_label) + 1
+    voxel_mm3 = abs(float(np.linalg.det(truth.affine[:3, :3])))
+    match = match_lesions(
+        indices == lesion_class,
+        truth.array == target.lesion_label,
+        voxel_mm3=voxel_mm3,
         connectivity=target.connectivity,
         min_volume_mm3=target.min_volume_mm3,
     )
-    lesion_class = target.classes.index(target.lesion_label) + 1
     panel = None
     if keep:
         views = (read_case_image(record).array, expected, indices)
@@ -273,9 +301,9 @@ def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts:
     return _Scored(
         case=case,
         record=record,
-        volumes_mm3=tuple(float(volume) for volume in lesions.volume_mm3),
+        match=match,
         predicted_voxels=int(np.count_nonzero(indices == lesion_class)),
-        voxel_mm3=abs(float(np.linalg.det(truth.affine[:3, :3]))),
+        voxel_mm3=voxel_mm3,
         panel=panel,
     )
 
@@ -291,7 +319,7 @@ def _cases(
     rows = []
     for index, item in enumerate(scored):
         by_class = per_case[item.case.case_id]
-        largest = max(item.volumes_mm3, default=0.0)
+        largest = max(item.match.true_mm3, default=0.0)
         rows.append(
             CaseEvaluation(
                 case_id=item.case.case_id,
@@ -300,7 +328,9 @@ def _cases(
                 dsc_by_class=by_class,
                 volume_mm3=counts.counts(item.case.case_id)[target.lesion_label].label * item.voxel_mm3,
                 predicted_mm3=item.predicted_voxels * item.voxel_mm3,
-                lesion_count=len(item.volumes_mm3),
+                lesion_count=len(item.match.true_mm3),
+                lesions_found=item.match.found,
+                false_positives=item.match.false_positives,
                 largest_lesion_mm3=largest,
                 size_bin=size_bin(largest) if largest else None,
                 ball_dsc=ball.dsc[index],
@@ -371,6 +401,10 @@ def _draw(scored: Sequence[_Scored], cases: Sequence[CaseEvaluation], target: Ta
     return None
 
 
+def _lesion_json(score: LesionScore) -> dict[str, Any]:
+    return asdict(score) | {"recall": score.recall, "precision": score.precision}
+
+
 def _write(evaluation: Evaluation) -> None:
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")
@@ -384,6 +418,11 @@ def _write(evaluation: Evaluation) -> None:
     content = asdict(evaluation) | {
         "schema_version": 1,
         "grid": "original",
+        "lesions": _lesion_json(evaluation.lesions),
+        "lesion_bins": [
+            {"name": name} | _lesion_json(score)
+            for name, score in zip(SIZE_BIN_NAMES, evaluation.lesion_bins, strict=True)
+        ],
         "ball": asdict(evaluation.ball) | {"mean": evaluation.ball.mean},
         "folder": evaluation.folder.name,
         "figure": evaluation.figure.name if evaluation.figure else None,

@@ -14,6 +14,7 @@ from typing import Any
 from patchcore.config import Plan, RunConfig, resolve_config
 from patchcore.errors import ConfigError, DataError, EmptyClassError, MissingExtraError, RunError, StudyError
 from patchcore.models.layout import check_window, upsampling_factors
+from patchcore.models.registry import check_network
 from patchcore.runs import RunState, new_run, run_state, start_attempt, supervise_foreground
 from patchcore.runs.listing import resolve_run
 from patchcore.study import Study
@@ -166,8 +167,15 @@ def _init_source(study: Study, source: str) -> Path:
 def _check(study: Study, plan: Plan, config: RunConfig) -> None:
     """Find before anything is started what the trainer would stumble over."""
     target = plan.target
-    check_window(target.window_size, target.patch_size)
-    upsampling_factors(target.patch_size)
+    kind = check_network(config.model, target.window_size, target.patch_size)
+    if kind.name == "unetr":
+        check_window(target.window_size, target.patch_size)
+        upsampling_factors(target.patch_size)
+    if not kind.transformer and (config.init.freeze_epochs or config.init.part == "encoder"):
+        raise ConfigError(
+            f"{kind.name} has no transformer to freeze or to take over alone",
+            remedy="leave out --freeze-epochs and --encoder-only",
+        )
     records = study.accepted()
     if not records:
         raise DataError(

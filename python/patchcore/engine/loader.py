@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
@@ -51,8 +51,8 @@ class Batch:
         label: (B, X, Y, Z) uint8 class indices.
         augmentation: (B, draws), for :class:`patchcore.engine.augment.Augmenter`.
         draws: Where the windows lie, and what they were drawn for.
-        lesions_drawn: The lesions that windows were drawn for, as (case, lesion).
-        lesions_seen: The lesions with a voxel in one of the windows.
+        lesions_drawn: The lesions that the step's windows were drawn for, as (case, lesion), other ranks' included.
+        lesions_seen: The lesions with a voxel in one of those windows.
     """
 
     step: int
@@ -134,6 +134,7 @@ class BatchSource:
             hard_points=read_hard_points(sampling.hard_points, self.cases) if sampling.hard_points else None,
         )
         self.positions = np.arange(rank, batch_size, world_size, dtype=np.uint32)
+        self._everyone = np.arange(batch_size, dtype=np.uint32)
 
     def batch(self, step: int) -> Batch:
         """Return the windows of a step.
@@ -141,7 +142,12 @@ class BatchSource:
         Raises:
             CorruptFileError: A case's store is damaged.
         """
-        return self.windows(step, self.positions)
+        found = self.windows(step, self.positions)
+        if len(self.positions) == len(self._everyone):
+            return found
+        # Each rank knows what the others' windows show: drawing them costs no reading.
+        draws = self.sampler.draw(step, self._everyone)
+        return replace(found, lesions_drawn=_drawn(draws), lesions_seen=self.sampler.lesions_in(draws))
 
     def windows(self, step: int, positions: np.ndarray) -> Batch:
         """Return the windows at some positions of a step's batch.

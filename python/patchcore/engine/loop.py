@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from patchcore.config.plan import TargetPlan
 from patchcore.config.run import RunConfig
 from patchcore.data.prepare import PreparedCase
 from patchcore.engine.augment import Augmenter
 from patchcore.engine.checkpoint import save_checkpoint
-from patchcore.engine.control import Control, Interrupted
+from patchcore.engine.control import LEAVING, Control, Interrupted, Leaving
 from patchcore.engine.device import Placement
 from patchcore.engine.loader import BatchLoader, BatchSource
-from patchcore.engine.loss import DiceCrossEntropyLoss, window_dsc
-from patchcore.engine.network import freeze_encoder
+from patchcore.engine.loss import DiceCrossEntropyLoss, outputs_of, supervised_loss, window_voxels
+from patchcore.engine.network import Step, freeze_encoder
 from patchcore.engine.optim import learning_rate
-from patchcore.engine.progress import Best, Progress, case_set_id, total_steps
-from patchcore.engine.validate import ValidationResult, validate_cases
+from patchcore.engine.progress import Progress, total_steps
+from patchcore.engine.ranks import Ranks
+from patchcore.engine.selection import validate
+from patchcore.engine.tensorboard import TensorBoard
+from patchcore.engine.writing import Writer
 from patchcore.errors import RunError
 from patchcore.events import (
     DATA_WAIT,
@@ -39,12 +43,13 @@ from patchcore.events import (
     STEP_TIME,
     TRAIN_LOSS,
     TRAIN_WINDOW_DSC,
+    WINDOWS_PER_SECOND,
 )
-from patchcore.runs import RunWriter, Verb
+from patchcore.runs import Verb
 
 __all__ = ["Outcome", "Training", "run_loop"]
 
-Outcome = Literal["finished", "stop", "pause"]
+Outcome = Literal["finished"] | Leaving
 
 
 @dataclass(frozen=True)
@@ -52,49 +57,53 @@ class Training:
     """All that the loop needs.
 
     Attributes:
+        run: The run folder.
         config: The resolved configuration.
         target: The plan's target.
         placement: Where to compute.
+        ranks: The processes that share each step.
         network: On its device, in training mode.
-        stepped: The same for training steps, compiled where that was asked for.
+        stepped: The same for training steps: shared with other ranks, compiled where that was asked for.
         optimizer: Over the network's parameters.
         source: The training windows.
         validation: The validation fold.
-        checkpoints: ``RUN/checkpoints``.
         steps_per_epoch: Steps between two ends of an epoch.
+        board: TensorBoard's events.
     """
 
+    run: Path
     config: RunConfig
     target: TargetPlan
     placement: Placement
+    ranks: Ranks
     network: nn.Module
-    stepped: Callable[[Tensor], Tensor]
+    stepped: Step
     optimizer: torch.optim.Optimizer
     source: BatchSource
     validation: Sequence[PreparedCase]
-    checkpoints: Path
     steps_per_epoch: int
+    board: TensorBoard
 
-    def save(self, which: Literal["last", "best"], progress: Progress, writer: RunWriter) -> None:
-        """Write a checkpoint and tell of it; `best` holds no optimiser."""
+    def save(self, which: Literal["last", "best"], progress: Progress, writer: Writer) -> None:
+        """Write a checkpoint and tell of it; `best` holds no optimiser. Rank 0 does it for all."""
+        if not self.ranks.first:
+            return
         state = {
             **progress.to_state(),
             "machine": self.placement.machine,
             "epoch": progress.step // self.steps_per_epoch,
         }
         optimizer = self.optimizer if which == "last" else None
-        folder = save_checkpoint(self.checkpoints / which, self.network, state, optimizer=optimizer)
+        folder = save_checkpoint(self.run / "checkpoints" / which, self.network, state, optimizer=optimizer)
         writer.checkpoint(progress.step, which, folder)
 
-    def fixed_subset(self) -> list[int]:
-        """Return the validation cases that every validation has in common: evenly spread over the fold's order."""
-        count, wanted = len(self.validation), self.config.validation.max_cases
-        if not wanted or wanted >= count:
-            return list(range(count))
-        return [index * count // wanted for index in range(wanted)]
+    def no_sync(self, *, last: bool) -> AbstractContextManager[None]:
+        """Keep gradients to this rank but for the `last` part of a step."""
+        wait = getattr(self.stepped, "no_sync", None)
+        return nullcontext() if last or wait is None else wait()
 
 
-def run_loop(training: Training, progress: Progress, writer: RunWriter, control: Control) -> Outcome:
+def run_loop(training: Training, progress: Progress, writer: Writer, control: Control) -> Outcome:
     """Train until the last step, the time limit, or until told to leave.
 
     Args:
@@ -111,10 +120,10 @@ def run_loop(training: Training, progress: Progress, writer: RunWriter, control:
         CheckpointError: A checkpoint cannot be written; the one before is whole.
     """
     config, network, optimizer, placement = training.config, training.network, training.optimizer, training.placement
-    epoch_steps = training.steps_per_epoch
+    ranks, epoch_steps, parts = training.ranks, training.steps_per_epoch, training.config.train.accumulate
     total, patience = total_steps(config, epoch_steps), config.train.patience
     validate_every = epoch_steps * config.validation.every_epochs
-    compute_loss = DiceCrossEntropyLoss()
+    compute_loss = DiceCrossEntropyLoss(batch_dice=config.loss.batch_dice, across=ranks.add)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     augment = Augmenter(config.augment, training.target.spacing, training.target.window_size)
     drawn, seen = progress.lesions_drawn, progress.lesions_seen
@@ -127,32 +136,36 @@ def run_loop(training: Training, progress: Progress, writer: RunWriter, control:
             step = progress.step
             progress.seconds = clock.seconds()
             scheduled = step > 0 and step % validate_every == 0
-            out_of_time = clock.is_out_of_time(config.train.max_minutes, scheduled=scheduled)
-            ending = step >= total or out_of_time or 0 < patience <= progress.stale
+            at_epoch_end = step > 0 and step % epoch_steps == 0
 
-            # Whatever was asked comes first: a stop is at most one step away.
+            # Whatever was asked comes first: a stop is at most one step away. Rank 0 decides for all.
             control.look()
-            if control.leave is not None:
+            leave, asked, checkpoint, ending = ranks.agree(
+                LEAVING.index(control.leave),
+                control.validate,
+                control.checkpoint or clock.since_save_s() > 60 * config.train.checkpoint_minutes,
+                step >= total
+                or clock.is_out_of_time(config.train.max_minutes, scheduled=scheduled)
+                or 0 < patience <= progress.stale,
+            )
+            if reason := LEAVING[leave]:
                 training.save("last", progress, writer)
-                return control.leave
+                return reason
 
             # Validation belongs to the step it follows. It is told before the checkpoint that remembers it, so one that
             # was cut short, by a stop or a kill, is redone by the resume.
-            if ((ending or scheduled) and progress.validated_step < step) or control.validate:
+            if ((ending or scheduled) and progress.validated_step < step) or asked:
                 began = time.monotonic()
                 writer.progress(phase="validate", eta_s=clock.eta_s(step, total, validate_every))
                 try:
-                    _validate(training, progress, writer, control, whole=ending, counts=ending or scheduled)
+                    validate(training, progress, writer, control, whole=bool(ending), counts=bool(ending) or scheduled)
                 except Interrupted:
                     continue
                 clock.validation_s = time.monotonic() - began
                 writer.progress(phase="train")
                 progress.seconds = clock.seconds()
-                whole = ending or len(training.fixed_subset()) == len(training.validation)
-                ending = ending or (whole and 0 < patience <= progress.stale)
-            at_epoch_end = step > 0 and step % epoch_steps == 0
-            long_ago = clock.since_save_s() > 60 * config.train.checkpoint_minutes
-            if ending or control.checkpoint or long_ago or (at_epoch_end and saved_step < step):
+                (ending,) = ranks.agree(ending or (progress.whole_step == step and 0 < patience <= progress.stale))
+            if ending or checkpoint or (at_epoch_end and saved_step < step):
                 training.save("last", progress, writer)
                 control.done(Verb.CHECKPOINT, detail=f"checkpoint of step {step}")
                 clock.saved()
@@ -160,7 +173,7 @@ def run_loop(training: Training, progress: Progress, writer: RunWriter, control:
             if ending:
                 return "finished"
 
-            # One step.
+            # One step, in as many parts as its activations have to be computed in.
             began = time.monotonic()
             batch = loader.next()
             waited = time.monotonic() - began
@@ -170,15 +183,23 @@ def run_loop(training: Training, progress: Progress, writer: RunWriter, control:
             rate = learning_rate(step, total, config.optim)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with placement.precision():
-                logits = training.stepped(image)
-            loss = compute_loss(logits, label)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            losses, voxels = [], []
+            for number, (images, labels) in enumerate(zip(image.chunk(parts), label.chunk(parts), strict=True), 1):
+                with training.no_sync(last=number == parts):
+                    with placement.precision():
+                        outputs = outputs_of(training.stepped(images))
+                    loss = supervised_loss(compute_loss, outputs, labels) / parts
+                    loss.backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.detach())
+                voxels.append(window_voxels(outputs[0].detach(), labels))
             if step < config.init.freeze_epochs * epoch_steps:
                 freeze_encoder(network)
             norm = nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm)
-            value, norm_value = loss.item(), norm.item()
+            # The mean over ranks of each: gradients, and so their norm, are the same on all.
+            told = torch.cat((torch.stack((*losses, norm)).double(), torch.stack(voxels).sum(0))).cpu()
+            *part_losses, norm_value, both, either = ranks.mean(told).tolist()
+            value = math.fsum(part_losses)
             # Before the update: a checkpoint never holds weights that a broken gradient has touched.
             if not (math.isfinite(value) and math.isfinite(norm_value)):
                 raise _diverged(step + 1, value, norm_value, config)
@@ -189,68 +210,23 @@ def run_loop(training: Training, progress: Progress, writer: RunWriter, control:
             progress.step = step
             drawn |= batch.lesions_drawn
             seen |= batch.lesions_seen
-            clock.stepped(time.monotonic() - began)
+            seconds = time.monotonic() - began
+            clock.stepped(seconds)
             values = {
                 TRAIN_LOSS: value,
-                TRAIN_WINDOW_DSC: window_dsc(logits.detach(), label),
+                TRAIN_WINDOW_DSC: 2 * both / either if either else math.nan,
                 GRAD_NORM: norm_value,
                 LEARNING_RATE: rate,
-                STEP_TIME: time.monotonic() - began,
+                STEP_TIME: seconds,
                 DATA_WAIT: waited,
+                WINDOWS_PER_SECOND: config.train.batch_size / seconds,
             }
             if step % epoch_steps == 0 or step == total:
                 values |= {LESIONS_DRAWN: len(drawn), LESIONS_SEEN: len(seen)}
             epoch = (step - 1) // epoch_steps
             writer.metric(step, epoch, values)
+            training.board.scalars(step, values)
             writer.progress(step=step, epoch=epoch, eta_s=clock.eta_s(step, total, validate_every))
-
-
-def _validate(
-    training: Training, progress: Progress, writer: RunWriter, control: Control, *, whole: bool, counts: bool
-) -> None:
-    """Validate, tell, and keep the best; raises Interrupted where a stop or pause is asked for meanwhile.
-
-    One that was only asked for by hand does not count towards the patience.
-    """
-    step = progress.step
-    epoch = max(0, step - 1) // training.steps_per_epoch
-    subset = training.fixed_subset()
-    everything = list(range(len(training.validation)))
-    indices = everything if whole else subset
-    validation_id = f"{step:07d}"
-
-    def tell(record: dict[str, Any]) -> None:
-        writer.case(validation_id, record, step=step, epoch=epoch)
-
-    result = validate_cases(
-        training.network,
-        training.validation,
-        training.target,
-        training.placement,
-        indices=indices,
-        overlap=training.config.validation.overlap,
-        look=control.look_or_leave,
-        on_case=tell,
-    )
-    name = "all" if len(indices) == len(everything) else f"fixed {len(indices)} of {len(everything)}"
-    writer.validation(step, epoch, validation_id, result.metrics(), n_cases=len(indices), subset=name)
-    fresh, progress.validated_step = progress.validated_step < step, step
-    progress.stale += counts and fresh
-    control.done(Verb.VALIDATE, detail=f"mean DSC {result.mean():.4f} after step {step}")
-    _keep_best(training, progress, writer, result, subset)
-    print(f"step {step}: validation DSC {result.mean():.4f} on {len(indices)} cases (training grid)", flush=True)
-
-
-def _keep_best(
-    training: Training, progress: Progress, writer: RunWriter, result: ValidationResult, subset: Sequence[int]
-) -> None:
-    # Also after a validation of all cases the subset decides: scores of different cases do not compare.
-    case_ids = [training.validation[index].case_id for index in subset]
-    mean, case_set = result.mean(case_ids), case_set_id(case_ids)
-    if progress.improves(mean, case_set):
-        progress.stale = 0
-        progress.best = Best(-1.0 if math.isnan(mean) else mean, progress.step, case_set)
-        training.save("best", progress, writer)
 
 
 def _diverged(step: int, loss: float, norm: float, config: RunConfig) -> RunError:

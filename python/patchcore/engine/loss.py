@@ -6,6 +6,7 @@ Shape legend: B samples, C classes (channel 0 is background), … the window's a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from patchcore.errors import DataError, ShapeMismatchError
 
-__all__ = ["DiceCrossEntropyLoss", "window_dsc"]
+__all__ = ["DiceCrossEntropyLoss", "outputs_of", "supervised_loss", "window_dsc", "window_voxels"]
 
 
 def _check(logits: Tensor, target: Tensor) -> None:
@@ -49,6 +50,9 @@ class DiceCrossEntropyLoss(nn.Module):
 
     Args:
         epsilon: Added to numerator and denominator of Dice.
+        batch_dice: Take the sums of Dice over all samples, not over each: ``dice = 1 − mean_c …`` of the batch.
+        across: With `batch_dice`, adds up sums over ranks, differentiably; the loss is then that of all ranks' samples,
+            as far as Dice goes. Default: this rank's alone.
 
     Example:
         >>> background = torch.zeros(1, 4, 4, 4, dtype=torch.uint8)
@@ -57,9 +61,17 @@ class DiceCrossEntropyLoss(nn.Module):
         1.6931
     """
 
-    def __init__(self, *, epsilon: float = 1e-5) -> None:
+    def __init__(
+        self,
+        *,
+        epsilon: float = 1e-5,
+        batch_dice: bool = False,
+        across: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.epsilon = epsilon
+        self.batch_dice = batch_dice
+        self._across = across
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Compute the loss.
@@ -91,19 +103,90 @@ class DiceCrossEntropyLoss(nn.Module):
             labels = target.flatten(1)
             voxels = labels.shape[1]
             cross_entropy = log_p.new_zeros(logits.shape[0])
-            dice = log_p.new_zeros(logits.shape[0])
+            dice = log_p.new_zeros(1 if self.batch_dice else logits.shape[0])
             for channel in range(channels):
                 y = (labels == channel).to(log_p.dtype)
                 cross_entropy = cross_entropy - (log_p[:, channel] * y).sum(1) / voxels
                 if channel:
                     p = log_p[:, channel].exp()
-                    overlap = 2 * (p * y).sum(1) + self.epsilon
-                    dice = dice + 1 - overlap / (p.sum(1) + y.sum(1) + self.epsilon)
-            loss: Tensor = (dice / (channels - 1) + cross_entropy).mean()
+                    both, either = (p * y).sum(1), p.sum(1) + y.sum(1)
+                    if self.batch_dice:
+                        both, either = self._over_samples(both, either)
+                    dice = dice + 1 - (2 * both + self.epsilon) / (either + self.epsilon)
+            loss: Tensor = (dice / (channels - 1)).mean() + cross_entropy.mean()
         return loss
+
+    def _over_samples(self, both: Tensor, either: Tensor) -> tuple[Tensor, Tensor]:
+        sums = torch.stack((both.sum(), either.sum()))
+        if self._across is not None:
+            sums = self._across(sums)
+        return sums[:1], sums[1:]
+
+
+def outputs_of(logits: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """Return what a network gave as a list, the full resolution first: one tensor, several, or several stacked.
+
+    Args:
+        logits: (B, C, X, Y, Z); a sequence of such at falling resolution; or (B, outputs, C, X, Y, Z).
+    """
+    if isinstance(logits, Tensor):
+        return list(logits.unbind(1)) if logits.ndim == 6 else [logits]
+    return list(logits)
+
+
+def supervised_loss(loss: Callable[[Tensor, Tensor], Tensor], outputs: Sequence[Tensor], target: Tensor) -> Tensor:
+    """Return the loss of a network with outputs at several resolutions: each next one counts half of the one before.
+
+    The target is brought to each resolution by nearest neighbour. The weights add up to 1.
+
+    Args:
+        loss: Of logits (B, C, …) and target (B, …).
+        outputs: As :func:`outputs_of` gives them.
+        target: (B, X, Y, Z) class indices.
+
+    Source:
+        Isensee et al., "nnU-Net", Nature Methods 18 (2021): deep supervision with weights 1, 1/2, 1/4, …
+    """
+    if len(outputs) == 1:
+        return loss(outputs[0], target)
+    weights = [0.5**number for number in range(len(outputs))]
+    terms = [
+        weight / sum(weights) * loss(logits, _nearest(target, logits.shape[2:]))
+        for weight, logits in zip(weights, outputs, strict=True)
+    ]
+    return torch.stack(terms).sum()
+
+
+def _nearest(target: Tensor, size: Sequence[int]) -> Tensor:
+    """Take the middle voxel of what each coarse voxel covers; of two middle ones the upper."""
+    for axis, (new, old) in enumerate(zip(size, target.shape[1:], strict=True), 1):
+        if new != old:
+            index = ((2 * torch.arange(new, device=target.device) + 1) * old) // (2 * new)
+            target = target.index_select(axis, index)
+    return target
 
 
 @torch.no_grad()
+def window_voxels(logits: Tensor, target: Tensor) -> Tensor:
+    """Return what :func:`window_dsc` follows from: voxels of the intersection, and of prediction and label together.
+
+    Args:
+        logits: (B, C, …) any floating dtype.
+        target: (B, …) class indexes.
+
+    Returns:
+        float64 (2,), on the device of the logits: sums over windows, parts and ranks add up.
+
+    Raises:
+        ShapeMismatchError: The shapes do not belong together.
+    """
+    _check(logits, target)
+    prediction = logits.argmax(1)
+    foreground = target > 0
+    intersection = ((prediction == target) & foreground).sum()
+    return torch.stack((intersection, (prediction > 0).sum() + foreground.sum())).double()
+
+
 def window_dsc(logits: Tensor, target: Tensor) -> float:
     """Return the DSC of the most likely classes over all windows of a batch, foreground classes as one.
 
@@ -119,10 +202,5 @@ def window_dsc(logits: Tensor, target: Tensor) -> float:
     Raises:
         ShapeMismatchError: The shapes do not belong together.
     """
-    _check(logits, target)
-    prediction = logits.argmax(1)
-    foreground = target > 0
-    intersection = ((prediction == target) & foreground).sum()
-    total = (prediction > 0).sum() + foreground.sum()
-    counts = torch.stack((intersection, total)).tolist()
-    return 2 * counts[0] / counts[1] if counts[1] else math.nan
+    both, either = window_voxels(logits, target).tolist()
+    return 2 * both / either if either else math.nan

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,14 @@ from torch import Tensor, nn
 from patchcore.config.plan import TargetPlan
 from patchcore.config.run import ModelConfig, TrainConfig
 from patchcore.engine.device import Placement
-from patchcore.models import UNETR
+from patchcore.engine.loss import outputs_of
+from patchcore.models.registry import make_network
+from patchcore.models.weights import ENCODERS
 
-__all__ = ["build_network", "compiled", "freeze_encoder"]
+__all__ = ["Step", "build_network", "compiled", "freeze_encoder"]
+
+Step: TypeAlias = Callable[[Tensor], Tensor | Sequence[Tensor]]
+"""A network as training steps call it: windows in, logits out, of several resolutions with deep supervision."""
 
 
 def compiled(
@@ -21,7 +27,7 @@ def compiled(
     target: TargetPlan,
     placement: Placement,
     tell: Callable[[str], None],
-) -> Callable[[Tensor], Tensor]:
+) -> Step:
     """Return a network as training steps call it: compiled by torch.compile where the configuration asks for it.
 
     Compiling is proved before anything is trained, forward and backward; where it fails, the plain network is returned
@@ -38,14 +44,13 @@ def compiled(
         return network
     generators = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
-        fast: Callable[[Tensor], Tensor] = torch.compile(
-            network, mode="reduce-overhead" if config.compile == "graphs" else "default"
-        )
-        image = torch.zeros((config.batch_size, 1, *target.window_size), device=placement.device)
+        fast: Step = torch.compile(network, mode="reduce-overhead" if config.compile == "graphs" else "default")
+        windows = config.batch_size // (placement.ranks * config.accumulate)
+        image = torch.zeros((windows, 1, *target.window_size), device=placement.device)
         for _ in range(2):
             with placement.precision():
-                logits = fast(image)
-            logits.float().square().mean().backward()  # type: ignore[no-untyped-call]
+                outputs = outputs_of(fast(image))
+            torch.stack([logits.float().square().mean() for logits in outputs]).sum().backward()  # type: ignore[no-untyped-call]
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
@@ -63,24 +68,21 @@ def compiled(
 def freeze_encoder(network: nn.Module) -> None:
     """Take the transformer's gradients away, so that the next step of the optimiser leaves it as it is."""
     for name, parameter in network.named_parameters():
-        if name.startswith("vit."):
+        if name.startswith(ENCODERS):
             parameter.grad = None
 
 
-def build_network(target: TargetPlan, config: ModelConfig) -> UNETR:
-    """Return a new UNETR with the plan's patch, window and classes; its weights come from torch's generator.
+def build_network(target: TargetPlan, config: ModelConfig) -> nn.Module:
+    """Return a new network with the plan's patch, window and classes; its weights come from torch's generator.
 
     Raises:
-        PatchSizeError: The plan's patch size has no UNETR; the message names the nearest that have.
+        PatchSizeError: The plan's patch size or window has no such network; the message names what has.
+        ConfigError: There is no such network, or it cannot do what was asked of it.
     """
-    return UNETR(
-        1,
-        len(target.classes) + 1,
-        target.window_size,
-        target.patch_size,
-        hidden_size=config.hidden_size,
-        mlp_dim=config.mlp_dim,
-        num_heads=config.num_heads,
-        feature_size=config.feature_size,
-        dropout=config.dropout,
+    return make_network(
+        config,
+        out_channels=len(target.classes) + 1,
+        window_size=target.window_size,
+        patch_size=target.patch_size,
+        spacing=target.spacing,
     )

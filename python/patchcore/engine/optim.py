@@ -1,4 +1,4 @@
-"""AdamW and its learning rate over the steps."""
+"""The optimiser, and its learning rate over the steps."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from patchcore.config.run import OptimConfig
 __all__ = ["learning_rate", "make_optimizer"]
 
 
-def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Return AdamW over the parameters that need a gradient.
+def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Return the optimiser over the parameters that need a gradient.
 
-    Weight decay is decoupled and acts on matrices and convolution kernels alone: biases, norms and position
-    embeddings have no scale to be kept small.
+    Weight decay acts on matrices and convolution kernels alone: biases, norms and position embeddings have no scale to
+    be kept small. AdamW's is decoupled from the gradient.
 
     Args:
         network: The network; frozen parameters stay outside.
-        config: Learning rate and weight decay.
+        config: Which one, its learning rate, momentum and weight decay.
 
     Source:
-        Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+        Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019; SGD with Nesterov momentum as nnU-Net
+        trains with it.
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -35,11 +36,15 @@ def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.AdamW
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 
 def learning_rate(step: int, total: int, config: OptimConfig) -> float:
-    """Return the learning rate of step `step` (from 0): linear warm-up, then a cosine to ``min_lr_share``.
+    """Return the learning rate of step `step` (from 0): linear warm-up, then down to ``min_lr_share`` of it.
+
+    It falls as a cosine does, or as a polynomial, (1 − t)^power.
 
     Example:
         >>> config = OptimConfig(lr=1.0, warmup_steps=10, min_lr_share=0.0)
@@ -51,4 +56,5 @@ def learning_rate(step: int, total: int, config: OptimConfig) -> float:
         return config.lr * (step + 1) / warmup
     share = min(1.0, (step - warmup) / max(1, total - warmup))
     low = config.lr * config.min_lr_share
-    return low + (config.lr - low) * 0.5 * (1 + math.cos(math.pi * share))
+    fall = (1 - share) ** config.power if config.schedule == "polynomial" else 0.5 * (1 + math.cos(math.pi * share))
+    return low + (config.lr - low) * fall

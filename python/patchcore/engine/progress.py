@@ -29,18 +29,24 @@ class Progress:
     Attributes:
         step: Optimiser steps done.
         validated_step: The last step whose validation is complete; one cut short is redone.
+        whole_step: The last step whose validation was of all cases.
         seconds: Time spent in the loop over all attempts.
         best: The best validation.
-        stale: Validations in a row since then.
+        stale: Validations of all cases in a row since then.
+        validations: Scheduled validations so far.
+        subset: Cases of the fixed subset that a limit of time has left; 0: not yet known.
         lesions_drawn: Lesions, as (case, lesion), that a window was drawn for so far.
         lesions_seen: Those that a window showed.
     """
 
     step: int = 0
     validated_step: int = 0
+    whole_step: int = 0
     seconds: float = 0.0
     best: Best | None = None
     stale: int = 0
+    validations: int = 0
+    subset: int = 0
     lesions_drawn: set[tuple[int, int]] = field(default_factory=set)
     lesions_seen: set[tuple[int, int]] = field(default_factory=set)
 
@@ -51,9 +57,12 @@ class Progress:
         return cls(
             step=int(state["step"]),
             validated_step=int(state.get("validated_step", 0)),
+            whole_step=int(state.get("whole_step", 0)),
             seconds=float(state.get("seconds", 0.0)),
             best=Best(**best) if best else None,
             stale=int(state.get("stale", 0)),
+            validations=int(state.get("validations", 0)),
+            subset=int(state.get("subset", 0)),
             lesions_drawn={(case, lesion) for case, lesion in state.get("lesions_drawn", ())},
             lesions_seen={(case, lesion) for case, lesion in state.get("lesions_seen", ())},
         )

@@ -7,12 +7,13 @@ exit code that the run folder contracts: 0 finished, 75 stopped or paused, else 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -24,9 +25,13 @@ from patchcore.engine.device import Placement, place
 from patchcore.engine.init_from import initialise
 from patchcore.engine.loader import BatchSource
 from patchcore.engine.loop import Outcome, Training, run_loop
+from patchcore.engine.memory import memory_remedy
 from patchcore.engine.network import build_network, compiled
 from patchcore.engine.optim import make_optimizer
 from patchcore.engine.progress import Progress, steps_per_epoch
+from patchcore.engine.ranks import OUT_OF_MEMORY, RankError, Ranks, rank_of_environment
+from patchcore.engine.tensorboard import TensorBoard
+from patchcore.engine.writing import Silence, Writer
 from patchcore.errors import DataError, PatchcoreError, RunError, StudyError
 from patchcore.files import read_json, write_json_atomic
 from patchcore.runs import RunState, RunWriter, Verb
@@ -34,6 +39,9 @@ from patchcore.study import Study
 from patchcore.types import ExitCode
 
 __all__ = ["RunSetup", "main", "read_setup", "run_study", "train_attempt"]
+
+Cases: TypeAlias = tuple[list[PreparedCase], list[PreparedCase]]
+"""To train on, and to validate on."""
 
 # No training comes this far: an attempt that records from here on takes nothing back of what earlier ones recorded.
 _NO_STEP = 2**62
@@ -87,9 +95,14 @@ def run_study(run: Path) -> Study:
 
 
 def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None) -> int:
-    """Train until the end, or until told to leave; the exit code says which."""
+    """Train until the end, or until told to leave; the exit code says which.
+
+    Where :func:`patchcore.engine.ranks.rank_of_environment` says that this is another rank than 0, train along with it.
+    """
     start = read_json(run / "attempts" / str(attempt) / "start.json")
     setup = read_setup(run, start.get("overrides"))
+    if rank_of_environment():
+        return _train_along(run, attempt, setup)
     try:
         placement = place(setup.config.train)
         checkpoint = find_checkpoint(run / "checkpoints" / "last")
@@ -105,7 +118,14 @@ def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None
         threads=placement.threads,
     ) as writer:
         try:
-            outcome = _train(run, setup, placement, checkpoint, writer, Control(writer, stop_signal))
+            control = Control(writer, stop_signal)
+            cases = _cases_or_leave(run, setup, writer, control)
+            if cases is None:
+                outcome: Outcome = control.leave or "stop"
+            else:
+                with Ranks(placement.ranks, placement.device, run, attempt) as ranks:
+                    ranks.watch(lambda error: _tell_of_dead_rank(error, setup, writer))
+                    outcome = _train(run, setup, placement, checkpoint, cases, writer, control, ranks)
         except Exception as error:
             return _fail(error, setup, writer)
         states = {"finished": RunState.FINISHED, "stop": RunState.STOPPED, "pause": RunState.PAUSED}
@@ -113,18 +133,56 @@ def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None
         return ExitCode.DONE if outcome == "finished" else ExitCode.STOPPED
 
 
-def _train(
-    run: Path, setup: RunSetup, placement: Placement, checkpoint: Checkpoint | None, writer: RunWriter, control: Control
-) -> Outcome:
-    config, target = setup.config, setup.plan.target
-    print(f"{placement.machine}", flush=True)
-    writer.progress(phase="prepare", total_steps=config.train.steps, step=0)
+def _train_along(run: Path, attempt: int, setup: RunSetup) -> int:
+    """Share the steps of rank 0, which tells and is told everything."""
+    rank = rank_of_environment()
+    # Signals are rank 0's matter, and this one ends with it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    writer = Silence()
+    control = Control(writer)
+    placement = place(setup.config.train, rank)
+    with Ranks(placement.ranks, placement.device, run, attempt) as ranks:
+        try:
+            checkpoint = find_checkpoint(run / "checkpoints" / "last")
+            cases = _prepare(run, run_study(run), setup, writer, control)
+            _train(run, setup, placement, checkpoint, cases, writer, control, ranks)
+        except Exception as error:
+            ranks.leave_words(OUT_OF_MEMORY if _is_out_of_memory(error) else str(error))
+            raise
+    return ExitCode.DONE
+
+
+def _tell_of_dead_rank(error: RankError, setup: RunSetup, writer: RunWriter) -> None:
+    _fail(error, setup, writer)
+    writer.flush()
+
+
+def _cases_or_leave(run: Path, setup: RunSetup, writer: RunWriter, control: Control) -> Cases | None:
+    """Return the cases to train and to validate on; None where it was told to leave meanwhile."""
+    print(f"{setup.config.train.steps} steps", flush=True)
+    writer.progress(phase="prepare", total_steps=setup.config.train.steps, step=0)
     try:
-        train_cases, validation_cases = _prepare(run, run_study(run), setup, writer, control)
+        return _prepare(run, run_study(run), setup, writer, control)
     except Interrupted:
         assert control.leave is not None
         control.done(Verb.STOP, Verb.PAUSE, detail="nothing was trained yet")
-        return control.leave
+        return None
+
+
+def _train(
+    run: Path,
+    setup: RunSetup,
+    placement: Placement,
+    checkpoint: Checkpoint | None,
+    cases: Cases,
+    writer: Writer,
+    control: Control,
+    ranks: Ranks,
+) -> Outcome:
+    config, target = setup.config, setup.plan.target
+    train_cases, validation_cases = cases
+    print(f"{placement.machine}", flush=True)
 
     # Weights are drawn on the CPU, so that they are the same wherever the training runs.
     torch.manual_seed(config.seed)
@@ -133,20 +191,32 @@ def _train(
     progress = Progress()
     if checkpoint is None and config.init.source:
         report = initialise(network, config.init, target)
-        write_json_atomic(run / "init_report.json", report.to_json())
-        print("\n".join(report.lines()), flush=True)
+        if ranks.first:
+            write_json_atomic(run / "init_report.json", report.to_json())
+            print("\n".join(report.lines()), flush=True)
         for difference in report.differences or ():
             writer.alert("warning", f"the weights come from another preprocessing: {difference}")
     if checkpoint is not None:
         checkpoint.restore(network, optimizer)
         progress = Progress.from_state(checkpoint.state)
         _compare_machines(checkpoint, placement, writer)
+    if not ranks.first:
+        # What dropout draws is each rank's own; windows and augmentation follow from step and position alone.
+        torch.manual_seed(hash((config.seed, ranks.rank, progress.step)) % 2**63)
+
+    def warn(text: str) -> None:
+        writer.alert("warning", text)
+
+    stepped = compiled(ranks.parallel(network), config.train, target, placement, warn)
+    board = TensorBoard(run / "tensorboard", progress.step + 1, warn, wanted=config.train.tensorboard and ranks.first)
     training = Training(
+        run=run,
         config=config,
         target=target,
         placement=placement,
+        ranks=ranks,
         network=network,
-        stepped=compiled(network, config.train, target, placement, lambda text: writer.alert("warning", text)),
+        stepped=stepped,
         optimizer=optimizer,
         source=BatchSource(
             train_cases,
@@ -157,21 +227,24 @@ def _train(
             batch_size=config.train.batch_size,
             sampling=config.sampling,
             augment=config.augment,
+            rank=ranks.rank,
+            world_size=ranks.world,
             pin=placement.device.type == "cuda",
         ),
         validation=validation_cases,
-        checkpoints=run / "checkpoints",
         steps_per_epoch=steps_per_epoch(config, len(train_cases)),
+        board=board,
     )
     writer.state(RunState.RUNNING)
-    outcome = run_loop(training, progress, writer, control)
+    try:
+        outcome = run_loop(training, progress, writer, control)
+    finally:
+        board.close()
     control.done(Verb.STOP, Verb.PAUSE, detail=f"checkpoint of step {progress.step}")
     return outcome
 
 
-def _prepare(
-    run: Path, study: Study, setup: RunSetup, writer: RunWriter, control: Control
-) -> tuple[list[PreparedCase], list[PreparedCase]]:
+def _prepare(run: Path, study: Study, setup: RunSetup, writer: Writer, control: Control) -> Cases:
     """Bring all cases to the training grid; returns the cases to train on and those to validate on."""
     config, target = setup.config, setup.plan.target
     records = {record.case_id: record for record in study.accepted()}
@@ -228,8 +301,9 @@ def read_split(run: Path) -> RunSplit | None:
     return RunSplit(tuple(found["train"]), tuple(found["validation"]))
 
 
-def _compare_machines(checkpoint: Checkpoint, placement: Placement, writer: RunWriter) -> None:
-    before, now = checkpoint.state.get("machine", {}), placement.machine
+def _compare_machines(checkpoint: Checkpoint, placement: Placement, writer: Writer) -> None:
+    # A checkpoint from before there were ranks is of one.
+    before, now = {"ranks": 1} | checkpoint.state.get("machine", {}), placement.machine
     changed = [f"{key} {before.get(key)} → {value}" for key, value in now.items() if before.get(key) != value]
     if changed:
         writer.alert(
@@ -241,11 +315,7 @@ def _compare_machines(checkpoint: Checkpoint, placement: Placement, writer: RunW
 def _fail(error: Exception, setup: RunSetup, writer: RunWriter) -> int:
     """Tell why the training failed; unexpected errors also leave their traceback in ``stdout.log``."""
     if _is_out_of_memory(error):
-        config = setup.config
-        remedy = (
-            f"lower train.batch_size (now {config.train.batch_size}), choose a smaller model.preset "
-            f"(now {config.model.preset}), or a smaller window in plan.json (now {setup.plan.window_size})"
-        )
+        remedy = memory_remedy(setup.config, setup.plan.target)
         writer.alert("error", "out of memory", remedy)
         writer.state(RunState.OUT_OF_MEMORY, remedy)
         return ExitCode.ERROR
@@ -262,6 +332,8 @@ def _fail(error: Exception, setup: RunSetup, writer: RunWriter) -> int:
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    if isinstance(error, RankError):
+        return error.out_of_memory
     # torch's CPU allocator raises a bare RuntimeError.
     return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 

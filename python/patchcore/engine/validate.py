@@ -6,9 +6,8 @@ DSC here compares label maps on the training grid, where training happens; repor
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,22 @@ from torch import nn
 from patchcore.config.plan import TargetPlan
 from patchcore.data.prepare import PreparedCase
 from patchcore.engine.device import Placement
-from patchcore.events import VAL_DSC_GLOBAL, VAL_DSC_MEAN, val_dsc_bin, val_dsc_class
-from patchcore.metrics import DscCounts, mean_dsc
-from patchcore.study.fingerprint import SIZE_BIN_EDGES_MM
+from patchcore.engine.preview import Previews
+from patchcore.events import (
+    VAL_DSC_GLOBAL,
+    VAL_DSC_MEAN,
+    VAL_LESION_PRECISION,
+    VAL_LESION_RECALL,
+    val_dsc_bin,
+    val_dsc_class,
+    val_precision_bin,
+    val_recall_bin,
+)
+from patchcore.metrics import DscCounts, LesionMatch, VoxelCounts, lesion_score, match_lesions, mean_dsc, size_bin
 from patchcore.types import AnyArray, Float32Array
 from patchcore.windows import WindowBlender, extract_windows, window_grid
 
-__all__ = ["ValidationResult", "class_map", "predict_volume", "size_bin", "validate_cases", "windows_a_batch"]
+__all__ = ["ValidationResult", "class_map", "predict_volume", "validate_cases", "windows_a_batch"]
 
 
 def windows_a_batch(placement: Placement) -> int:
@@ -86,30 +94,26 @@ def class_map(probabilities: Float32Array) -> npt.NDArray[np.uint8]:
     return chosen
 
 
-def size_bin(volume_mm3: float) -> int:
-    """Return the size bin of a lesion by its equivalent diameter: 0 below 5 mm, 1 to 10, 2 to 20, 3 from 20 mm.
-
-    Example:
-        >>> [size_bin(v) for v in (60.0, 70.0, 4188.0, 4190.0)]
-        [0, 1, 2, 3]
-    """
-    diameter_mm = (6 * volume_mm3 / math.pi) ** (1 / 3)
-    return sum(diameter_mm >= edge for edge in SIZE_BIN_EDGES_MM)
-
-
 @dataclass
 class ValidationResult:
-    """DSC of cases on the training grid.
+    """DSC of cases on the training grid, and their lesions.
 
     Attributes:
         classes: The plan's labels.
         counts: Voxel counts by case and class index.
         bins: For each case the size bin of its largest lesion, None where it has none.
+        lesions: For each case its lesions against what was predicted.
     """
 
     classes: tuple[int, ...]
     counts: DscCounts
     bins: dict[str, int | None] = field(default_factory=dict)
+    lesions: dict[str, LesionMatch] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls, target: TargetPlan) -> ValidationResult:
+        """Return a result without a case."""
+        return cls(target.classes, DscCounts(range(1, len(target.classes) + 1)))
 
     def mean(self, case_ids: Sequence[str] | None = None) -> float:
         """Return the mean DSC, over some of the cases where named; NaN where none is defined."""
@@ -123,12 +127,37 @@ class ValidationResult:
         values = {VAL_DSC_MEAN: summary.mean, VAL_DSC_GLOBAL: summary.global_dsc}
         for index, label in enumerate(self.classes, 1):
             values[val_dsc_class(label)] = summary.classes[index].mean
+        score, by_bin = lesion_score(self.lesions.values())
+        values |= {VAL_LESION_RECALL: score.recall, VAL_LESION_PRECISION: score.precision}
         per_case = self.counts.per_case()
-        for number in range(len(SIZE_BIN_EDGES_MM) + 1):
+        for number, its_score in enumerate(by_bin):
             members = [per_case[case_id] for case_id, size in self.bins.items() if size == number]
             if members:
                 values[val_dsc_bin(number)] = mean_dsc(mean_dsc(dsc.values()) for dsc in members)
+            if its_score.lesions:
+                values[val_recall_bin(number)] = its_score.recall
+            if its_score.predicted:
+                values[val_precision_bin(number)] = its_score.precision
         return values
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what :meth:`merge` takes, by case."""
+        return {
+            case_id: {
+                "counts": [astuple(self.counts.counts(case_id)[index]) for index in self.counts.classes],
+                "bin": self.bins[case_id],
+                "lesions": asdict(self.lesions[case_id]),
+            }
+            for case_id in self.counts.per_case()
+        }
+
+    def merge(self, cases: Mapping[str, Any]) -> None:
+        """Add cases that another rank has validated."""
+        for case_id, found in cases.items():
+            counts = zip(self.counts.classes, found["counts"], strict=True)
+            self.counts.add_counts(case_id, {index: VoxelCounts(*numbers) for index, numbers in counts})
+            self.bins[case_id] = found["bin"]
+            self.lesions[case_id] = LesionMatch(**{name: tuple(part) for name, part in found["lesions"].items()})
 
 
 def validate_cases(
@@ -141,6 +170,7 @@ def validate_cases(
     overlap: float = 0.5,
     look: Callable[[], None] | None = None,
     on_case: Callable[[dict[str, Any]], None] | None = None,
+    previews: Previews | None = None,
 ) -> ValidationResult:
     """Predict whole cases and compare them with their label on the training grid.
 
@@ -153,31 +183,46 @@ def validate_cases(
         overlap: Overlap of neighbouring windows.
         look: Called before each batch of windows; what it raises is passed on.
         on_case: Called with the record of each case.
+        previews: Takes pictures.
 
     Returns:
         The counts of all cases.
     """
-    result = ValidationResult(target.classes, DscCounts(range(1, len(target.classes) + 1)))
+    result = ValidationResult.empty(target)
     lesion_class = target.classes.index(target.lesion_label) + 1
     training = network.training
     network.eval()
     try:
         for index in range(len(cases)) if indices is None else indices:
             case = cases[index]
-            probabilities = predict_volume(network, case.image(), target, placement, overlap=overlap, look=look)
+            image, label = case.image(), case.label()
+            probabilities = predict_volume(network, image, target, placement, overlap=overlap, look=look)
             prediction = class_map(probabilities)
-            result.counts.add(case.case_id, prediction, case.label())
+            del probabilities
+            result.counts.add(case.case_id, prediction, label)
             largest = max(case.lesion_voxels, default=0) * case.voxel_mm3
             result.bins[case.case_id] = size_bin(largest) if largest else None
+            result.lesions[case.case_id] = match_lesions(
+                prediction == lesion_class,
+                label == lesion_class,
+                voxel_mm3=case.voxel_mm3,
+                connectivity=target.connectivity,
+                min_volume_mm3=target.min_volume_mm3,
+                true_spans=case.spans(),
+            )
+            record = _record(case, result)
             if on_case is not None:
-                on_case(_record(case, prediction == lesion_class, result))
+                on_case(record)
+            if previews is not None:
+                facts = {"hu_range": target.hu_range, "lesion_class": lesion_class, "dsc": record["dsc"]}
+                previews.offer(case, image, label, prediction, **facts)
     finally:
         network.train(training)
     return result
 
 
-def _record(case: PreparedCase, predicted: AnyArray, result: ValidationResult) -> dict[str, Any]:
-    counts = result.counts.counts(case.case_id)
+def _record(case: PreparedCase, result: ValidationResult) -> dict[str, Any]:
+    counts, match = result.counts.counts(case.case_id), result.lesions[case.case_id]
     by_class = {str(label): counts[index].dsc for index, label in enumerate(result.classes, 1)}
     totals = [counts[index] for index in counts]
     return {
@@ -188,23 +233,16 @@ def _record(case: PreparedCase, predicted: AnyArray, result: ValidationResult) -
         "volume_mm3": sum(item.label for item in totals) * case.voxel_mm3,
         "predicted_mm3": sum(item.prediction for item in totals) * case.voxel_mm3,
         "size_bin": result.bins[case.case_id],
+        "lesion_count": len(match.true_mm3),
+        "lesions_found": match.found,
+        "false_positives": match.false_positives,
         "dsc_by_class": by_class,
-        "lesions": list(_lesions(case, predicted)),
+        "lesions": [
+            {"volume_mm3": volume, "share_predicted": round(share, 4), "found": share > 0}
+            for volume, share in zip(match.true_mm3, match.covered_share, strict=True)
+        ],
+        "predicted": [
+            {"volume_mm3": volume, "share_lesion": round(share, 4)}
+            for volume, share in zip(match.predicted_mm3, match.overlap_share, strict=True)
+        ],
     }
-
-
-def _lesions(case: PreparedCase, predicted: AnyArray) -> Iterator[dict[str, Any]]:
-    """Tell of each lesion how much of it was predicted; found: at least one voxel."""
-    spans = case.spans()
-    lengths = spans.length.astype(np.int64)
-    voxels = np.repeat(spans.origin.astype(np.int64), lengths, axis=0)
-    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    voxels[:, spans.axis] += np.arange(len(voxels)) - starts
-    hit = predicted[voxels[:, 0], voxels[:, 1], voxels[:, 2]]
-    hits = np.bincount(np.repeat(spans.lesion, lengths), weights=hit, minlength=spans.lesion_count)
-    for count, found in zip(case.lesion_voxels, hits, strict=True):
-        yield {
-            "volume_mm3": count * case.voxel_mm3,
-            "share_predicted": round(float(found) / count, 4),
-            "found": bool(found),
-        }

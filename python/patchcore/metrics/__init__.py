@@ -1,4 +1,4 @@
-"""DSC of whole label maps, and the baselines it is read against. NumPy only."""
+"""DSC of whole label maps, lesions found and missed, and the baselines they are read against. NumPy only."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from patchcore.metrics.baselines import (
     dsc_ball_baseline,
 )
 from patchcore.metrics.dice import ClassDsc, DscCounts, DscSummary, VoxelCounts, dsc, mean_dsc
+from patchcore.metrics.lesions import LesionMatch, LesionScore, lesion_score, match_lesions, size_bin
 
 __all__ = [
     "BallBaseline",
     "ClassDsc",
     "DscCounts",
     "DscSummary",
+    "LesionMatch",
+    "LesionScore",
     "ThresholdBaseline",
     "VoxelCounts",
     "best_threshold_dsc",
     "centre_ball",
     "dsc",
     "dsc_ball_baseline",
+    "lesion_score",
+    "match_lesions",
     "mean_dsc",
+    "size_bin",
 ]

@@ -183,9 +183,15 @@ class DscCounts:
         except ShapeMismatchError as error:
             error.case_id = case_id
             raise
-        self._add_counts(case_id, counts)
+        self.add_counts(case_id, counts)
 
-    def _add_counts(self, case_id: str, counts: Mapping[int, VoxelCounts]) -> None:
+    def add_counts(self, case_id: str, counts: Mapping[int, VoxelCounts]) -> None:
+        """Add what was counted elsewhere of a case, or of a part of one.
+
+        Args:
+            case_id: The case.
+            counts: By class; each of the classes is there.
+        """
         so_far = self._cases.setdefault(case_id, {c: VoxelCounts() for c in self.classes})
         for value in self.classes:
             so_far[value] += counts[value]
@@ -199,7 +205,7 @@ class DscCounts:
         if other.classes != self.classes:
             raise ConfigError(f"counts of classes {other.classes} cannot be added to those of {self.classes}")
         for case_id, counts in other._cases.items():
-            self._add_counts(case_id, counts)
+            self.add_counts(case_id, counts)
 
     def counts(self, case_id: str) -> dict[int, VoxelCounts]:
         """Return a case's counts by class.

@@ -108,6 +108,7 @@ class UNETR(nn.Module):
         feature_size: Channels at full resolution.
         dropout: Share dropped in the transformer while training.
         qkv_bias: Whether queries, keys and values have a bias.
+        deep_supervision: While training, also give logits of the two decoder stages before the last.
 
     Raises:
         PatchSizeError: The patch size cannot be up-sampled in four stages of 1 to 4, or does not divide the
@@ -135,6 +136,7 @@ class UNETR(nn.Module):
         feature_size: int = 16,
         dropout: float = 0.0,
         qkv_bias: bool = False,
+        deep_supervision: bool = False,
     ) -> None:
         super().__init__()
         check_window(window_size, patch_size)
@@ -189,13 +191,17 @@ class UNETR(nn.Module):
         self.decoder3 = _decoder(4 * f, 2 * f, up[2])
         self.decoder2 = _decoder(2 * f, f, up[3])
         self.out = UnetOutBlock(3, f, out_channels)
+        # Finest first. Without, the state dict is MONAI's.
+        self.supervision = nn.ModuleList(
+            UnetOutBlock(3, width, out_channels) for width in ((2 * f, 4 * f) if deep_supervision else ())
+        )
         use_channels_last_norm(self)
 
     def _grid(self, tokens: Tensor) -> Tensor:
         """Fold (B, T, h) tokens back to (B, h, t₁, t₂, t₃): a view, channels-last in memory."""
         return tokens.reshape(tokens.shape[0], *self.token_grid, tokens.shape[2]).permute(0, 4, 1, 2, 3)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Segment windows.
 
         Args:
@@ -203,7 +209,8 @@ class UNETR(nn.Module):
                 intensities.
 
         Returns:
-            Logits (B, out_channels, X, Y, Z).
+            Logits (B, out_channels, X, Y, Z). With deep supervision, while training: a tuple of these and of the logits
+            of two coarser stages, (B, out_channels, ·, ·, ·) each.
 
         Raises:
             ShapeMismatchError: The image has another shape.
@@ -218,10 +225,11 @@ class UNETR(nn.Module):
         last, blocks = self.vit(image)
         skips = [self._grid(blocks[i]) for i in _SKIPS]
         x = self.decoder5(self._grid(last), self.encoder4(skips[2]))
-        x = self.decoder4(x, self.encoder3(skips[1]))
-        x = self.decoder3(x, self.encoder2(skips[0]))
-        x = self.decoder2(x, self.encoder1(image))
-        logits: Tensor = self.out(x)
+        coarse = self.decoder4(x, self.encoder3(skips[1]))
+        fine = self.decoder3(coarse, self.encoder2(skips[0]))
+        logits: Tensor = self.out(self.decoder2(fine, self.encoder1(image)))
+        if self.training and len(self.supervision):
+            return logits, self.supervision[0](fine), self.supervision[1](coarse)
         return logits
 
 

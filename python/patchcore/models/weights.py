@@ -23,13 +23,23 @@ from torch import Tensor, nn
 from patchcore.errors import CheckpointError
 from patchcore.types import Float64Array, IntTriple
 
-__all__ = ["Embedding", "TensorReport", "area_matrix", "foreign_weights", "resample_embedding", "transfer_weights"]
+__all__ = [
+    "Embedding",
+    "TensorReport",
+    "area_matrix",
+    "distinct_names",
+    "foreign_weights",
+    "resample_embedding",
+    "transfer_weights",
+]
 
 Embedding: TypeAlias = Literal["transposed", "pseudo-inverse"]
 Action: TypeAlias = Literal["kept", "resampled", "re-made", "unused"]
 
 _POSITION = "vit.patch_embedding.position_embeddings"
 _PATCH = "vit.patch_embedding.patch_embeddings.weight"
+ENCODERS = ("vit.", "swinViT.")
+"""What the names of a network's transformer begin with."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
 
@@ -138,6 +148,20 @@ def _resample_positions(weight: Tensor, old: IntTriple, new: IntTriple) -> Tenso
     return grid.permute(0, 2, 3, 4, 1).reshape(1, -1, weight.shape[2]).to(weight.dtype)
 
 
+def distinct_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return for every name of a state dict the first that stands for the same tensor: DynUNet has two for each.
+
+    Args:
+        state: A module's own state dict, not a copy of its tensors.
+    """
+    first: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
+    names = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        names[name] = first.setdefault(key, name) if tensor.numel() else name
+    return names
+
+
 def foreign_weights(loaded: object) -> dict[str, Tensor]:
     """Return the tensors of what ``torch.load`` gave, under our names.
 
@@ -197,12 +221,14 @@ def transfer_weights(
         CheckpointError: A tensor differs in more than patch size, window or classes; nothing in common at all.
     """
     state = network.state_dict()
+    names = distinct_names(state)
     report: list[TensorReport] = []
     filled: dict[str, Tensor] = {}
-    for name, wanted in state.items():
+    for name in dict.fromkeys(names.values()):
+        wanted = state[name]
         shape, given = tuple(wanted.shape), found.get(name)
         have = None if given is None else tuple(given.shape)
-        if part == "encoder" and not name.startswith("vit."):
+        if part == "encoder" and not name.startswith(ENCODERS):
             report.append(TensorReport(name, "re-made", have, shape, "only the encoder was asked for"))
         elif given is None:
             report.append(TensorReport(name, "re-made", None, shape, "not in the source"))
@@ -222,7 +248,9 @@ def transfer_weights(
             )
     if not filled:
         raise CheckpointError("has no tensor in common with this network", remedy="give the weights of a UNETR or ViT")
-    network.load_state_dict(state | {name: tensor.to(state[name].dtype) for name, tensor in filled.items()})
+    network.load_state_dict(
+        {name: filled[first].to(state[name].dtype) if first in filled else state[name] for name, first in names.items()}
+    )
     return report
 
 
@@ -246,9 +274,9 @@ def _fitted(
     if name == _POSITION and have[2] == shape[2]:
         if token_grid is None and have == shape:
             return given, ""
-        new: IntTriple = network.token_grid  # type: ignore[assignment]
+        new = getattr(network, "token_grid", None) or _cube(shape[1])
         old = token_grid or _cube(have[1])
-        if old is None or int(np.prod(old)) != have[1]:
+        if old is None or new is None or int(np.prod(old)) != have[1]:
             return None, f"{have[1]} tokens on an unknown grid"
         if old == new:
             return given, ""
@@ -259,8 +287,10 @@ def _fitted(
     up_sampling = "transp_conv" in name or (".blocks." in name and name.endswith(".0.conv.weight"))
     if up_sampling and len(have) == len(shape) == 5 and have[:2] == shape[:2]:
         return _resample_kernel(given, shape[2:]), f"stride {have[2:]} to {shape[2:]}"
-    if name.startswith("out."):
+    if name.startswith(("out.", "supervision.")):
         return None, f"{have[0] - 1} classes in the source, {shape[0] - 1} here"
+    if not hasattr(network, "token_grid") and have[1:] == shape[1:]:
+        return None, f"{have[0]} outputs in the source, {shape[0]} here"
     raise CheckpointError(
         f"{name} has shape {have}, this network's has {shape}",
         found=have,

@@ -328,10 +328,11 @@ class RunView:
 
     @property
     def best_validation(self) -> ValidationRecord | None:
-        """The validation with the highest mean DSC, among those on the same cases as the newest one."""
+        """The validation with the highest mean DSC: of those on all cases, or while there is none, of the newest's."""
         if not self.validations:
             return None
-        newest = self.validations[-1]
+        whole = [v for v in self.validations if v.subset == "all"]
+        newest = whole[-1] if whole else self.validations[-1]
         same = [
             v
             for v in self.validations

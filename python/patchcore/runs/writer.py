@@ -143,7 +143,7 @@ class RunWriter:
         mean = plain(values.get(VAL_DSC_MEAN))
         with self._guard:
             best = self._status["best"]
-            if mean is not None and (best is None or best["subset"] != subset or mean > best["dsc_mean"]):
+            if mean is not None and _outdoes(best, mean, subset):
                 self._status["best"] = {"step": step, "dsc_mean": mean, "subset": subset}
         data = {
             "validation_id": _checked(validation_id),
@@ -364,6 +364,13 @@ class RunWriter:
         if not (isinstance(best, dict) and isinstance(best.get("step"), int) and best["step"] < resumed_from_step):
             best = None
         return {"best": best, "epoch_s": previous.get("epoch_s")}
+
+
+def _outdoes(best: Mapping[str, Any] | None, mean: float, subset: str) -> bool:
+    """Whether a validation is to be shown as the best: of all cases it tells more than of some, whatever these say."""
+    if best is None or best["subset"] != subset:
+        return best is None or best["subset"] != "all"
+    return bool(mean > best["dsc_mean"])
 
 
 def _checked(validation_id: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -185,6 +185,10 @@ class Study:
         """Return the accepted cases in case_id order."""
         return [record for record in self.cases() if record.accepted]
 
+    def held_out(self) -> list[CaseRecord]:
+        """Return the cases that the data set keeps for testing, in case_id order."""
+        return [record for record in self.cases() if record.status == "test"]
+
     def case(self, case_id: str) -> CaseRecord:
         """Return one case.
 
@@ -264,7 +268,9 @@ class Study:
         write_json_atomic(self.plan_path, plan.model_dump(mode="json"))
 
     def folds(self, k: int = 5, seed: int = 0) -> list[list[str]]:
-        """Return the case ids of each of `k` folds, grouped by patient, and keep them in ``folds.json``.
+        """Return the case ids of each of `k` folds, and keep them in ``folds.json``.
+
+        Folds are grouped by patient and stratified by the patients' lesion volume.
 
         Folds made before are returned as they are while they fit the same `k`, `seed` and accepted cases; a
         cohort that has changed gets new ones.
@@ -281,10 +287,21 @@ class Study:
             data = read_json(path, schema=FOLDS_SCHEMA)
             if {name: data.get(name) for name in key} == key:
                 return [list(map(str, fold)) for fold in data["folds"]]
-        indices = make_folds([record.patient for record in records], k, seed)
+        indices = make_folds([record.patient for record in records], k, seed, burdens=self._burdens(records))
         folds = [[records[index].case_id for index in fold] for fold in indices]
         write_json_atomic(path, {"schema_version": FOLDS_SCHEMA, **key, "folds": folds})
         return folds
+
+    def _burdens(self, records: Sequence[CaseRecord]) -> list[float] | None:
+        """Return the lesion volume of each case, mm³: of the planned label, or of all where there is no plan yet."""
+        if not self.fingerprint_path.exists():
+            return None
+        label = self.plan().target.lesion_label if self.plan_path.exists() else None
+        found = {
+            case.case_id: sum(lesion.volume_mm3 for lesion in case.lesions if label in (None, lesion.label))
+            for case in self.fingerprint().cases
+        }
+        return [found.get(record.case_id, 0.0) for record in records]
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

@@ -1,0 +1,76 @@
+"""What to change where a training does not fit into memory: from the memory that each remedy would take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from patchcore.config.plan import TargetPlan
+from patchcore.config.run import RunConfig
+from patchcore.engine.device import place
+from patchcore.errors import PatchcoreError
+from patchcore.memory import available_bytes
+from patchcore.models.footprint import footprint
+from patchcore.types import IntTriple
+
+__all__ = ["memory_remedy"]
+
+# Kernels want working space, and validation a volume: a step that takes all of the memory does not run.
+_USABLE_SHARE = 0.85
+
+
+def memory_remedy(config: RunConfig, target: TargetPlan) -> str:
+    """Say what would fit: the least of smaller parts of a batch, checkpointing, and a smaller window.
+
+    Args:
+        config: Of the training that did not.
+        target: Its plan's target.
+    """
+    placement = place(config.train)
+    on_gpu = placement.device.type == "cuda"
+    memory = torch.cuda.get_device_properties(placement.device).total_memory if on_gpu else available_bytes()
+    usable = int(_USABLE_SHARE * memory) // (1 if on_gpu else placement.ranks)
+    windows = config.train.batch_size // placement.ranks
+    for told, parts, checkpointing, window in _remedies(config, target, windows):
+        try:
+            found = footprint(
+                config.model.model_copy(update={"checkpointing": checkpointing}),
+                out_channels=len(target.classes) + 1,
+                window_size=window,
+                patch_size=target.patch_size,
+                spacing=target.spacing,
+                bf16=placement.autocast is not None,
+            )
+        except PatchcoreError:
+            continue
+        needed = found.step_bytes(windows // parts)
+        if needed <= usable:
+            gib = f"{needed / 2**30:.1f} of {memory / 2**30:.1f} GiB"
+            return f"set {told}: a step then takes about {gib}"
+    return (
+        f"no smaller part of a batch and no smaller window fits into {memory / 2**30:.1f} GiB: choose a smaller "
+        f"model.preset (now {config.model.preset}), or free memory that others hold"
+    )
+
+
+def _remedies(config: RunConfig, target: TargetPlan, windows: int) -> Iterator[tuple[str, int, bool, IntTriple]]:
+    """Yield (what to set, parts, checkpointing, window), what costs least first."""
+    now, saving = config.train.accumulate, config.model.checkpointing
+    parts = [n for n in range(now + 1, windows + 1) if windows % n == 0]
+    for count in parts:
+        yield f"train.accumulate={count}", count, saving, target.window_size
+    if not saving:
+        yield "model.checkpointing=true", now, True, target.window_size
+        for count in parts:
+            yield f"model.checkpointing=true and train.accumulate={count}", count, True, target.window_size
+    window = list(target.window_size)
+    while True:
+        axis = max((a for a in range(3) if window[a] > 2 * target.patch_size[a]), key=lambda a: window[a], default=None)
+        if axis is None:
+            return
+        window[axis] -= target.patch_size[axis]
+        a, b, c = window
+        told = f"a window of {a},{b},{c} (patchcore plan --window), model.checkpointing=true"
+        told += f" and train.accumulate={windows}" if windows > 1 else ""
+        yield told, windows, True, (a, b, c)

@@ -1,0 +1,161 @@
+"""Validation within a training: on which cases, told how, and which checkpoint is the best.
+
+A *whole* validation is of all cases of the fold; only these choose the best checkpoint and count towards the patience.
+Where a subset was asked for, or follows from a limit of time, the validations between are of that, fixed for the run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from patchcore.data.prepare import PreparedCase
+from patchcore.engine.control import Control, Interrupted
+from patchcore.engine.preview import Previews
+from patchcore.engine.progress import Best, Progress, case_set_id
+from patchcore.engine.validate import ValidationResult, predict_volume, validate_cases
+from patchcore.engine.writing import Writer
+from patchcore.runs import Verb
+
+if TYPE_CHECKING:
+    from patchcore.engine.loop import Training
+
+__all__ = ["spread", "validate"]
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Return `wanted` of `count` indices, evenly spread; all of them where 0 are wanted, or too many.
+
+    Example:
+        >>> spread(10, 3)
+        [0, 3, 6]
+    """
+    if not wanted or wanted >= count:
+        return list(range(count))
+    return [index * count // wanted for index in range(wanted)]
+
+
+def validate(
+    training: Training, progress: Progress, writer: Writer, control: Control, *, whole: bool, counts: bool
+) -> None:
+    """Validate, tell, and keep the best.
+
+    Args:
+        training: What is trained.
+        progress: Is kept up to date.
+        writer: Where to tell.
+        control: What was asked meanwhile.
+        whole: Whether all cases are wanted in any case.
+        counts: Whether it is a scheduled one: those asked for by hand change nothing about patience and schedule.
+
+    Raises:
+        Interrupted: A stop or pause was asked for meanwhile.
+    """
+    config, ranks, step = training.config.validation, training.ranks, progress.step
+    epoch = max(0, step - 1) // training.steps_per_epoch
+    cases, validation_id = training.validation, f"{step:07d}"
+    if config.max_minutes and not progress.subset:
+        (progress.subset,) = ranks.agree(_affordable(training, control) if ranks.first else 0)
+    limits = [limit for limit in (config.max_cases, progress.subset) if limit]
+    subset = spread(len(cases), min(limits, default=0))
+    number = progress.validations + counts
+    whole = whole or len(subset) == len(cases) or (counts and number % config.whole_every == 0)
+    indices = list(range(len(cases))) if whole else subset
+
+    def look() -> None:
+        if ranks.is_called_off(validation_id):
+            raise Interrupted
+        try:
+            control.look_or_leave()
+        except Interrupted:
+            ranks.call_off(validation_id)
+            raise
+
+    def tell(record: dict[str, Any]) -> None:
+        writer.case(validation_id, record, step=step, epoch=epoch)
+
+    fixed = (
+        {cases[index].case_id for index in spread(len(subset), (config.previews + 1) // 2)}
+        if config.previews
+        else set()
+    )
+    previews = Previews(training.run / "preview", validation_id, fixed, config.previews // 2)
+    records: list[dict[str, Any]] = []
+    interrupted = False
+    result = ValidationResult.empty(training.target)
+    try:
+        result = validate_cases(
+            training.network,
+            cases,
+            training.target,
+            training.placement,
+            indices=indices[ranks.rank :: ranks.world],
+            overlap=config.overlap,
+            look=look,
+            on_case=tell if ranks.first else records.append,
+            previews=previews if config.previews else None,
+        )
+        gathered = ranks.collect({"cases": result.to_json(), "records": records}, look)
+    except Interrupted:
+        interrupted, gathered = True, None
+    # All ranks leave together: one that had finished its share learns here that another had not.
+    (interrupted_anywhere,) = ranks.agree(interrupted) if ranks.first else ranks.agree(0)
+    if interrupted_anywhere:
+        raise Interrupted
+    for other in (gathered or [])[1:]:
+        result.merge(other["cases"])
+        for record in other["records"]:
+            tell(record)
+
+    name = "all" if whole else f"fixed {len(indices)} of {len(cases)}"
+    values = result.metrics() if ranks.first else {}
+    writer.validation(step, epoch, validation_id, values, n_cases=len(indices), subset=name)
+    training.board.scalars(step, values)
+    fresh, progress.validated_step = progress.validated_step < step, step
+    progress.validations += counts and fresh
+    if whole:
+        progress.whole_step = step
+        progress.stale += counts and fresh
+        if ranks.first:
+            _keep_best(training, progress, writer, result, [cases[index] for index in indices])
+    if ranks.first:
+        control.done(Verb.VALIDATE, detail=f"mean DSC {result.mean():.4f} after step {step}")
+        previews.tidy(keep=f"{progress.best.step:07d}" if progress.best else None)
+        print(f"step {step}: validation DSC {result.mean():.4f} on {len(indices)} cases (training grid)", flush=True)
+
+
+def _keep_best(
+    training: Training, progress: Progress, writer: Writer, result: ValidationResult, cases: Sequence[PreparedCase]
+) -> None:
+    mean, case_set = result.mean(), case_set_id([case.case_id for case in cases])
+    if progress.improves(mean, case_set):
+        progress.stale = 0
+        progress.best = Best(-1.0 if math.isnan(mean) else mean, progress.step, case_set)
+        training.save("best", progress, writer)
+
+
+def _affordable(training: Training, control: Control) -> int:
+    """Measure how long a case takes, and return how many of the fold can be validated within the limit."""
+    cases, limit_s = training.validation, 60 * training.config.validation.max_minutes * training.ranks.world
+    first = cases[0]
+    training.network.eval()
+    began = time.monotonic()
+    try:
+        predict_volume(
+            training.network,
+            first.image(),
+            training.target,
+            training.placement,
+            overlap=training.config.validation.overlap,
+            look=control.look,
+        )
+    finally:
+        training.network.train()
+    s_per_voxel = (time.monotonic() - began) / math.prod(first.shape)
+    voxels = [math.prod(case.shape) for case in cases]
+    count = len(cases)
+    while count > 1 and s_per_voxel * sum(voxels[index] for index in spread(len(cases), count)) > limit_s:
+        count -= 1
+    return count

@@ -1,0 +1,134 @@
+"""Cross-validation: a training for each fold, one after the other, and what they say together.
+
+The runs are found again by their configuration and plan: what has finished is not trained again, what was stopped goes
+on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from patchcore.config import resolve_config
+from patchcore.engine.launch import create_run
+from patchcore.files import read_json
+from patchcore.metrics import mean_dsc
+from patchcore.runs import RunReader, RunState, list_runs, read_cases
+from patchcore.study import Study
+from patchcore.types import PathLike
+
+__all__ = ["FoldRun", "FoldScore", "FoldScores", "fold_run", "fold_scores"]
+
+
+@dataclass(frozen=True)
+class FoldRun:
+    """The run of a fold.
+
+    Attributes:
+        fold: The fold that validates.
+        path: The run folder.
+        state: Its state; None where it was made just now and nothing has been started.
+    """
+
+    fold: int
+    path: Path
+    state: RunState | None
+
+
+def fold_run(
+    study: Study | PathLike,
+    fold: int,
+    *,
+    settings: Sequence[str] = (),
+    toml: PathLike | None = None,
+    name: str | None = None,
+) -> FoldRun:
+    """Return the run of a fold: one that was made before with this configuration and plan, else a new one.
+
+    Args:
+        study: The study.
+        fold: The fold that validates.
+        settings: ``section.key=value``; the fold goes on top.
+        toml: A TOML file of settings.
+        name: A few words for the run's folder name; the fold is added.
+
+    Raises:
+        PatchcoreError: As :func:`patchcore.engine.launch.create_run`.
+    """
+    study = study if isinstance(study, Study) else Study(study)
+    settings = [*settings, f"train.fold={fold}"]
+    config = resolve_config(toml, settings).model_dump(mode="json")
+    plan = study.plan().model_dump(mode="json")
+    for summary in list_runs(study.path):
+        record = read_json(summary.path / "run.json", schema=1)
+        # The source of first weights is made absolute when a run is made.
+        found = record["config"] | {"init": record["config"].get("init", {}) | {"source": config["init"]["source"]}}
+        same_source = bool(record["config"].get("init", {}).get("source")) == bool(config["init"]["source"])
+        if found == config and same_source and record["plan"] == plan:
+            return FoldRun(fold, summary.path, summary.state.state)
+    words = f"{name}-fold{fold}" if name else f"fold{fold}"
+    return FoldRun(fold, create_run(study, settings=settings, toml=toml, name=words), None)
+
+
+@dataclass(frozen=True)
+class FoldScore:
+    """The best validation of a fold.
+
+    Attributes:
+        fold: The fold.
+        run_id: Its run.
+        step: Step of the best validation of all cases; None where there is none.
+        mean_dsc: Its mean DSC, on the training grid.
+        n: Its cases.
+    """
+
+    fold: int
+    run_id: str
+    step: int | None
+    mean_dsc: float
+    n: int
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """What the folds say together.
+
+    Attributes:
+        folds: Each.
+        mean_dsc: Mean DSC of all cases, each from the fold that held it out.
+        n: Cases with a DSC.
+        deviation: Standard deviation of the folds' means; NaN with less than two.
+    """
+
+    folds: tuple[FoldScore, ...]
+    mean_dsc: float
+    n: int
+    deviation: float
+
+
+def fold_scores(runs: Sequence[FoldRun]) -> FoldScores:
+    """Gather the best validations of the folds. They were used for selection: a held-out test set is judged apart.
+
+    Args:
+        runs: The runs, finished or not.
+    """
+    scores: list[FoldScore] = []
+    values: list[float] = []
+    for run in runs:
+        best = RunReader(run.path).poll().best_validation
+        if best is None or best.subset != "all":
+            scores.append(FoldScore(run.fold, run.path.name, None, math.nan, 0))
+            continue
+        cases = [
+            math.nan if c.get("dsc") is None else float(c["dsc"]) for c in read_cases(run.path, best.validation_id)
+        ]
+        values += [value for value in cases if not math.isnan(value)]
+        scores.append(FoldScore(run.fold, run.path.name, best.step, best.dsc_mean, best.n_cases or 0))
+    means = [score.mean_dsc for score in scores if not math.isnan(score.mean_dsc)]
+    spread = math.nan
+    if len(means) > 1:
+        centre = sum(means) / len(means)
+        spread = math.sqrt(sum((value - centre) ** 2 for value in means) / (len(means) - 1))
+    return FoldScores(tuple(scores), mean_dsc(values), len(values), spread)

@@ -1,0 +1,163 @@
+"""Lesion by lesion: which true lesions were found, which predicted ones are none. NumPy only.
+
+A lesion is found, and a predicted component true, where at least one voxel overlaps; components of both are formed
+with the plan's connectivity. Recall is found lesions over all, precision true components over all predicted, of all
+cases together; a size bin of recall goes by the true lesion's equivalent diameter, of precision by the predicted
+component's. Of none at all, both are NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from patchcore.errors import ShapeMismatchError
+from patchcore.study.fingerprint import SIZE_BIN_EDGES_MM
+from patchcore.types import AnyArray, BoolArray
+from patchcore.volumetry import LesionSpans, lesion_spans
+
+__all__ = ["LesionMatch", "LesionScore", "lesion_score", "match_lesions", "size_bin"]
+
+
+def size_bin(volume_mm3: float) -> int:
+    """Return the size bin of a lesion by its equivalent diameter: 0 below 5 mm, 1 to 10, 2 to 20, 3 from 20 mm.
+
+    Example:
+        >>> [size_bin(v) for v in (60.0, 70.0, 4188.0, 4190.0)]
+        [0, 1, 2, 3]
+    """
+    diameter_mm = (6 * volume_mm3 / math.pi) ** (1 / 3)
+    return sum(diameter_mm >= edge for edge in SIZE_BIN_EDGES_MM)
+
+
+@dataclass(frozen=True)
+class LesionMatch:
+    """The lesions of one case against what was predicted.
+
+    Attributes:
+        true_mm3: Volume of each true lesion.
+        covered_share: The share of each that was predicted.
+        predicted_mm3: Volume of each predicted component.
+        overlap_share: The share of each that is lesion.
+    """
+
+    true_mm3: tuple[float, ...]
+    covered_share: tuple[float, ...]
+    predicted_mm3: tuple[float, ...]
+    overlap_share: tuple[float, ...]
+
+    @property
+    def found(self) -> int:
+        """True lesions with at least one predicted voxel."""
+        return sum(share > 0 for share in self.covered_share)
+
+    @property
+    def false_positives(self) -> int:
+        """Predicted components without a voxel of a lesion."""
+        return sum(share == 0 for share in self.overlap_share)
+
+
+def match_lesions(
+    prediction: BoolArray,
+    truth: BoolArray,
+    *,
+    voxel_mm3: float,
+    connectivity: int = 26,
+    min_volume_mm3: float = 0.0,
+    true_spans: LesionSpans | None = None,
+) -> LesionMatch:
+    """Match the components of a predicted mask with those of a true one.
+
+    Args:
+        prediction: Mask (X, Y, Z).
+        truth: Mask of the same shape.
+        voxel_mm3: Volume of a voxel.
+        connectivity: 6, 18 or 26.
+        min_volume_mm3: Smaller components are left out, of both; a predicted one that overlaps only such is not false.
+        true_spans: The lesions of `truth`, where they are known already: none of them is left out.
+
+    Raises:
+        ShapeMismatchError: The shapes differ.
+
+    Example:
+        >>> truth = np.zeros((8, 8, 8), bool)
+        >>> truth[1:3, 1:3, 1:3] = truth[6, 6, 6] = True
+        >>> match = match_lesions(np.roll(truth, 1, axis=0), truth, voxel_mm3=1.0)
+        >>> match.covered_share, match.false_positives
+        ((0.5, 0.0), 1)
+    """
+    if prediction.shape != truth.shape:
+        raise ShapeMismatchError(
+            f"prediction shape {prediction.shape} does not match label shape {truth.shape}",
+            found=prediction.shape,
+            expected=truth.shape,
+        )
+    smallest_mm3 = min_volume_mm3 if true_spans is None else 0.0
+    if true_spans is None:
+        true_spans = lesion_spans(truth, connectivity=connectivity)
+    true_mm3, covered = _shares(true_spans, prediction, voxel_mm3, smallest_mm3)
+    predicted = lesion_spans(prediction, connectivity=connectivity)
+    predicted_mm3, overlap = _shares(predicted, truth, voxel_mm3, min_volume_mm3)
+    return LesionMatch(true_mm3, covered, predicted_mm3, overlap)
+
+
+def _shares(
+    spans: LesionSpans, mask: BoolArray, voxel_mm3: float, min_volume_mm3: float
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the volume of each lesion, and the share of it that lies in a mask."""
+    if not spans.lesion_count:
+        return (), ()
+    lengths = spans.length.astype(np.int64)
+    voxels = np.repeat(spans.origin.astype(np.int64), lengths, axis=0)
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    voxels[:, spans.axis] += np.arange(len(voxels)) - starts
+    inside = np.asarray(mask)[voxels[:, 0], voxels[:, 1], voxels[:, 2]] != 0
+    hits = np.bincount(np.repeat(spans.lesion, lengths), weights=inside, minlength=spans.lesion_count)
+    count = np.asarray(spans.voxel_count, dtype=np.float64)
+    kept = count * voxel_mm3 >= min_volume_mm3
+    return tuple((count * voxel_mm3)[kept].tolist()), tuple((hits / count)[kept].tolist())
+
+
+@dataclass(frozen=True)
+class LesionScore:
+    """Recall and precision over the lesions of a cohort, or of one size bin of it.
+
+    Attributes:
+        lesions: True lesions.
+        found: Of these, found.
+        predicted: Predicted components.
+        true: Of these, not false.
+    """
+
+    lesions: int = 0
+    found: int = 0
+    predicted: int = 0
+    true: int = 0
+
+    @property
+    def recall(self) -> float:
+        """Found lesions over all; NaN where there is none."""
+        return self.found / self.lesions if self.lesions else math.nan
+
+    @property
+    def precision(self) -> float:
+        """True components over all predicted; NaN where nothing was predicted."""
+        return self.true / self.predicted if self.predicted else math.nan
+
+
+def lesion_score(matches: Iterable[LesionMatch]) -> tuple[LesionScore, tuple[LesionScore, ...]]:
+    """Return the score of a cohort, and that of each size bin."""
+    bins = len(SIZE_BIN_EDGES_MM) + 1
+    table = np.zeros((bins, 4), np.int64)
+    for match in matches:
+        _count(table[:, :2], match.true_mm3, match.covered_share)
+        _count(table[:, 2:], match.predicted_mm3, match.overlap_share)
+    return LesionScore(*table.sum(0).tolist()), tuple(LesionScore(*row) for row in table.tolist())
+
+
+def _count(table: AnyArray, volumes_mm3: Sequence[float], shares: Sequence[float]) -> None:
+    for volume, share in zip(volumes_mm3, shares, strict=True):
+        table[size_bin(volume)] += (1, share > 0)

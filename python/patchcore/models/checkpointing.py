@@ -1,0 +1,61 @@
+"""Activation checkpointing: blocks keep their input alone, and compute the rest anew in the backward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from patchcore.errors import ConfigError
+
+__all__ = ["checkpoint_activations"]
+
+# Names of the parts whose insides are computed anew; of a list, each of its members.
+_PARTS: dict[str, tuple[str, ...]] = {
+    "unetr": ("vit.blocks", *(f"encoder{n}" for n in (1, 2, 3, 4)), *(f"decoder{n}" for n in (5, 4, 3, 2))),
+    "monai-unetr": ("vit.blocks", *(f"encoder{n}" for n in (1, 2, 3, 4)), *(f"decoder{n}" for n in (5, 4, 3, 2))),
+    "swin-unetr": (
+        *(f"swinViT.layers{n}" for n in (1, 2, 3, 4)),
+        *(f"encoder{n}" for n in (1, 2, 3, 4, 10)),
+        *(f"decoder{n}" for n in (5, 4, 3, 2, 1)),
+    ),
+    "segresnet": ("down_layers", "up_layers"),
+    "dynunet": ("input_block", "downsamples", "bottleneck", "upsamples"),
+    "mednext": ("enc_stages", "bottleneck", "dec_stages"),
+}
+
+
+def checkpoint_activations(network: nn.Module, name: str) -> None:
+    """Make the blocks of a network forget their activations while training.
+
+    Its parameters, their names and what it computes stay the same; dropout draws the same numbers again.
+
+    Args:
+        network: As :func:`patchcore.models.registry.make_network` builds it.
+        name: Its name there.
+
+    Raises:
+        ConfigError: Nothing is known of that network's blocks.
+    """
+    if name not in _PARTS:
+        raise ConfigError(
+            f"model.checkpointing is not there for {name}",
+            remedy=f"call torch.utils.checkpoint in its forward, or use one of {', '.join(_PARTS)}",
+        )
+    for path in _PARTS[name]:
+        part = network.get_submodule(path)
+        for block in part if isinstance(part, nn.ModuleList) else (part,):
+            _forget(block)
+
+
+def _forget(block: nn.Module) -> None:
+    plain = block.forward
+
+    def forward(*inputs: Any, **named: Any) -> Any:
+        if torch.is_grad_enabled() and block.training:
+            return checkpoint(plain, *inputs, use_reentrant=False, **named)
+        return plain(*inputs, **named)
+
+    block.forward = forward

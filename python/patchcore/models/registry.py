@@ -1,0 +1,318 @@
+"""Networks by name, behind one interface: windows (B, 1, X, Y, Z) in, logits (B, classes, X, Y, Z) out.
+
+``unetr`` is patchcore's own. The others are MONAI's, as they are published, to compare with: their window is the
+plan's, its patch size is none of theirs (but for MONAI's UNETR, which has 16 and no other). A network of the user's own
+is named ``module:callable``; the module has to be importable by the trainer, which does not look into the working
+directory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from patchcore.config.run import ModelConfig
+from patchcore.errors import ConfigError, PatchSizeError
+from patchcore.types import IntTriple, Triple
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["NETWORKS", "NetworkKind", "check_network", "make_network", "network_kind"]
+
+
+@dataclass(frozen=True)
+class NetworkKind:
+    """A network that can be named.
+
+    Attributes:
+        name: In ``model.network``.
+        title: What it is, and what it is taken from.
+        multiple: Every edge of the window is a multiple of this; 1: the network checks it itself.
+        supervised: Whether it has coarser outputs for ``model.deep_supervision``.
+        transformer: Whether it has one, to take over and to freeze alone.
+        patch: The one patch edge that it has; None: any, or none.
+        build: Takes channels in and out, window, patch size, spacing and configuration.
+    """
+
+    name: str
+    title: str
+    multiple: int
+    supervised: bool
+    transformer: bool
+    patch: int | None
+    build: Callable[[int, int, IntTriple, IntTriple, Triple, ModelConfig], nn.Module]
+
+
+def _unetr(
+    inputs: int, outputs: int, window: IntTriple, patch: IntTriple, _spacing: Triple, config: ModelConfig
+) -> nn.Module:
+    from patchcore.models.unetr import UNETR
+
+    return UNETR(
+        inputs,
+        outputs,
+        window,
+        patch,
+        hidden_size=config.hidden_size,
+        mlp_dim=config.mlp_dim,
+        num_heads=config.num_heads,
+        feature_size=config.feature_size,
+        dropout=config.dropout,
+        deep_supervision=config.deep_supervision,
+    )
+
+
+def _monai_unetr(
+    inputs: int, outputs: int, window: IntTriple, _patch: IntTriple, _spacing: Triple, config: ModelConfig
+) -> nn.Module:
+    from monai.networks.nets import UNETR
+
+    network: nn.Module = UNETR(
+        in_channels=inputs,
+        out_channels=outputs,
+        img_size=window,
+        feature_size=config.feature_size,
+        hidden_size=config.hidden_size,
+        mlp_dim=config.mlp_dim,
+        num_heads=config.num_heads,
+        proj_type="conv",
+        norm_name="instance",
+        dropout_rate=config.dropout,
+    )
+    for block in network.vit.blocks:  # type: ignore[union-attr]
+        # Forward never uses these; with a gradient to wait for, distributed training would stop on them.
+        block.norm_cross_attn.requires_grad_(False)
+    return network
+
+
+def _swin_unetr(
+    inputs: int, outputs: int, _window: IntTriple, _patch: IntTriple, _spacing: Triple, config: ModelConfig
+) -> nn.Module:
+    from monai.networks.nets import SwinUNETR
+
+    # As published 48 at a feature size of 16; a multiple of 12, which its heads (3, 6, 12, 24) divide at every stage.
+    width = 12 * max(1, round(3 * config.feature_size / 12))
+    network: nn.Module = SwinUNETR(inputs, outputs, feature_size=width, drop_rate=config.dropout)
+    return network
+
+
+def _segresnet(
+    inputs: int, outputs: int, _window: IntTriple, _patch: IntTriple, _spacing: Triple, config: ModelConfig
+) -> nn.Module:
+    from monai.networks.nets import SegResNet
+
+    # Eight groups have to divide every width.
+    width = 8 * max(1, round(config.feature_size / 8))
+    network: nn.Module = SegResNet(
+        init_filters=width, in_channels=inputs, out_channels=outputs, dropout_prob=config.dropout or None
+    )
+    return network
+
+
+def _strides(window: IntTriple, spacing: Triple) -> list[IntTriple]:
+    """Return how nnU-Net would pool: while 4 voxels are left, the finest axes first until spacings are alike."""
+    size, mm, strides = list(window), list(spacing), [(1, 1, 1)]
+    while len(strides) < 6:
+        # Coarser axes wait until the others have caught up with them.
+        pooled = [axis for axis in range(3) if size[axis] % 2 == 0 and size[axis] >= 8]
+        pooled = [axis for axis in pooled if mm[axis] < 2 * min((mm[other] for other in pooled), default=math.inf)]
+        if not pooled:
+            break
+        a, b, c = (2 if axis in pooled else 1 for axis in range(3))
+        strides.append((a, b, c))
+        for axis in pooled:
+            size[axis] //= 2
+            mm[axis] *= 2
+    return strides
+
+
+def _dynunet(
+    inputs: int, outputs: int, window: IntTriple, _patch: IntTriple, spacing: Triple, config: ModelConfig
+) -> nn.Module:
+    from monai.networks.nets import DynUNet
+
+    strides = _strides(window, spacing)
+    if len(strides) < 3:
+        raise ConfigError(
+            f"a window of {window} is too small, or too odd, for a U-Net of three stages",
+            remedy="plan a window whose edges are multiples of 16",
+        )
+    fine = min(spacing)
+    kernels: list[IntTriple] = []
+    mm = list(spacing)
+    for stride in strides:
+        mm = [edge * step for edge, step in zip(mm, stride, strict=True)]
+        fine = min(mm)
+        # Across an axis twice as coarse as the finest, nnU-Net does not yet convolve.
+        a, b, c = (1 if edge > 2 * fine else 3 for edge in mm)
+        kernels.append((a, b, c))
+    filters = [min(320, 2 * config.feature_size * 2**stage) for stage in range(len(strides))]
+    network: nn.Module = DynUNet(
+        spatial_dims=3,
+        in_channels=inputs,
+        out_channels=outputs,
+        kernel_size=kernels,
+        strides=strides,
+        upsample_kernel_size=strides[1:],
+        filters=filters,
+        dropout=config.dropout or None,
+        deep_supervision=config.deep_supervision,
+        deep_supr_num=max(1, min(2, len(strides) - 2)),
+    )
+    return network
+
+
+def _mednext(
+    inputs: int, outputs: int, _window: IntTriple, _patch: IntTriple, _spacing: Triple, config: ModelConfig
+) -> nn.Module:
+    from monai.networks.nets import MedNeXt
+
+    network: nn.Module = MedNeXt(
+        init_filters=2 * config.feature_size,
+        in_channels=inputs,
+        out_channels=outputs,
+        kernel_size=3,
+        use_residual_connection=True,
+        deep_supervision=config.deep_supervision,
+    )
+    return network
+
+
+_KINDS = (
+    NetworkKind("unetr", "UNETR at any patch size (arXiv 2103.10504)", 1, True, True, None, _unetr),
+    NetworkKind("monai-unetr", "MONAI's UNETR: patch size 16 (arXiv 2103.10504)", 16, False, True, 16, _monai_unetr),
+    NetworkKind("swin-unetr", "MONAI's SwinUNETR (arXiv 2201.01266)", 32, False, True, None, _swin_unetr),
+    NetworkKind("segresnet", "MONAI's SegResNet (arXiv 1810.11654)", 8, False, False, None, _segresnet),
+    NetworkKind("dynunet", "MONAI's DynUNet: nnU-Net's 3D U-Net (arXiv 1809.10486)", 1, True, False, None, _dynunet),
+    NetworkKind("mednext", "MONAI's MedNeXt (arXiv 2303.09975)", 16, True, False, None, _mednext),
+)
+NETWORKS: dict[str, NetworkKind] = {kind.name: kind for kind in _KINDS}
+
+
+def network_kind(name: str) -> NetworkKind:
+    """Return a network by its name, or the user's own by ``module:callable``.
+
+    Raises:
+        ConfigError: There is none of that name, or it cannot be imported.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]
+    module_name, colon, attribute = name.partition(":")
+    if not (colon and module_name and attribute):
+        raise ConfigError(
+            f"model.network {name!r} is unknown",
+            found=name,
+            expected=tuple(NETWORKS),
+            remedy=f"legal: {', '.join(NETWORKS)}, or module:callable",
+        )
+    try:
+        build = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"model.network {name!r} cannot be imported ({error})",
+            found=name,
+            remedy="install the module, or add its folder to PYTHONPATH",
+        ) from None
+
+    def own(
+        inputs: int, outputs: int, window: IntTriple, patch: IntTriple, _spacing: Triple, config: ModelConfig
+    ) -> nn.Module:
+        found: Any = build(in_channels=inputs, out_channels=outputs, window_size=window, patch_size=patch)
+        return found  # type: ignore[no-any-return]
+
+    return NetworkKind(name, "the user's own", 1, False, False, None, own)
+
+
+def check_network(config: ModelConfig, window_size: IntTriple, patch_size: IntTriple) -> NetworkKind:
+    """Find what a configuration names, and what of it can be seen to be impossible. Needs no torch.
+
+    Raises:
+        ConfigError: There is no such network, or it has no deep supervision.
+        PatchSizeError: The patch size or window cannot be had with it.
+    """
+    kind = network_kind(config.network)
+    fitting = [math.ceil(edge / kind.multiple) * kind.multiple for edge in window_size]
+    if fitting != list(window_size):
+        raise PatchSizeError(
+            f"{kind.name} takes windows whose edges are multiples of {kind.multiple}, not {window_size}",
+            found=window_size,
+            remedy=f"plan with --window {','.join(map(str, fitting))}",
+        )
+    if kind.patch is not None and patch_size != (kind.patch,) * 3:
+        raise PatchSizeError(
+            f"{kind.name} has patches of {kind.patch}, the plan has {patch_size}",
+            found=patch_size,
+            expected=(kind.patch,) * 3,
+            remedy=f"plan with --candidates {kind.patch}, or use model.network=unetr",
+        )
+    if config.deep_supervision and not kind.supervised:
+        able = ", ".join(other.name for other in _KINDS if other.supervised)
+        raise ConfigError(f"{kind.name} has no outputs for model.deep_supervision", remedy=f"these have: {able}")
+    return kind
+
+
+def make_network(
+    config: ModelConfig,
+    *,
+    out_channels: int,
+    window_size: IntTriple,
+    patch_size: IntTriple,
+    spacing: Triple,
+    in_channels: int = 1,
+) -> nn.Module:
+    """Build the network that a configuration names; its weights come from torch's generator.
+
+    Args:
+        config: ``network`` and the sizes.
+        out_channels: Classes, background included.
+        window_size: Voxels per axis.
+        patch_size: The plan's; of UNETR alone.
+        spacing: mm per voxel, for networks that pool coarse axes later.
+        in_channels: Channels of the image.
+
+    Raises:
+        ConfigError: There is no such network, it has no deep supervision or cannot save memory, or it is not one: the
+            user's own is tried on a window of zeros.
+        PatchSizeError: The patch size or window cannot be had with it.
+
+    Example:
+        >>> tiny = ModelConfig(network="segresnet", feature_size=8)
+        >>> network = make_network(tiny, out_channels=2, window_size=(16,) * 3, patch_size=(8,) * 3, spacing=(1.0,) * 3)
+        >>> type(network).__name__
+        'SegResNet'
+    """
+    kind = check_network(config, window_size, patch_size)
+    network = kind.build(in_channels, out_channels, window_size, patch_size, spacing, config)
+    if kind.name not in NETWORKS:
+        _check_own(network, kind.name, in_channels, out_channels, window_size)
+    if config.checkpointing:
+        from patchcore.models.checkpointing import checkpoint_activations
+
+        checkpoint_activations(network, kind.name)
+    return network
+
+
+def _check_own(network: Any, name: str, inputs: int, outputs: int, window: IntTriple) -> None:
+    """See that what a user's callable gave is a network of the right shape."""
+    import torch
+
+    if not isinstance(network, torch.nn.Module):
+        kind = type(network).__name__
+        raise ConfigError(f"{name} gave a {kind}, not a torch.nn.Module", found=kind)
+    generator = torch.get_rng_state()
+    network.eval()
+    try:
+        with torch.no_grad():
+            found = network(torch.zeros(1, inputs, *window))
+    except Exception as error:
+        raise ConfigError(f"{name} cannot segment a window of {window} ({type(error).__name__}: {error})") from error
+    finally:
+        network.train()
+        torch.set_rng_state(generator)
+    shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+    if shape != (1, outputs, *window):
+        raise ConfigError(f"{name} gives {shape} for a window of {window}", found=shape, expected=(1, outputs, *window))

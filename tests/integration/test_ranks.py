@@ -1,0 +1,98 @@
+"""Two processes that share each step: they learn what one learns, resume each other's runs, and end together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from test_kill_resume import finish, start, wait_for_step
+
+from patchcore.runs import RunReader, RunView
+
+MakeRun = Callable[..., Path]
+Losses = Callable[[Path], dict[int, float]]
+
+PLAIN = ("model.dropout=0", "train.batch_size=4")
+
+
+def view_of(run: Path) -> RunView:
+    return RunReader(run).poll()
+
+
+def child_of(pid: int) -> psutil.Process:
+    deadline = time.monotonic() + 60
+    while not (children := psutil.Process(pid).children()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return children[0]
+
+
+@pytest.mark.parametrize("extra", [(), ("loss.batch_dice=true", "train.accumulate=2", "model.deep_supervision=true")])
+def test_two_ranks_learn_what_one_learns(extra: tuple[str, ...], make_run: MakeRun, losses: Losses) -> None:
+    one, two = make_run(*PLAIN, *extra), make_run(*PLAIN, *extra, "train.ranks=2")
+    finish(one, 1)
+    finish(two, 1)
+    assert sorted(losses(two)) == [1, 2, 3, 4, 5, 6]
+    for step, loss in losses(one).items():
+        assert losses(two)[step] == pytest.approx(loss, abs=1e-5)
+    # Each rank validates its share of the cases; the sum is told as one.
+    for ours, theirs in zip(view_of(one).validations, view_of(two).validations, strict=True):
+        assert theirs.n_cases == ours.n_cases == 2
+        assert theirs.values == pytest.approx(ours.values, abs=1e-3, nan_ok=True)
+    assert len((two / "cases" / "0000006.jsonl").read_text().splitlines()) == 2
+    seen = [view_of(run).series["train/lesions_seen"].values for run in (one, two)]
+    assert list(seen[0]) == list(seen[1])
+
+
+def test_a_run_of_one_goes_on_with_two(make_run: MakeRun, losses: Losses) -> None:
+    # Steps are set by the attempt, and the learning rate follows from them: in both alike.
+    reference, changing = make_run(*PLAIN), make_run(*PLAIN)
+    for attempt, steps in enumerate((3, 6), 1):
+        finish(reference, attempt, train={"steps": steps})
+        finish(changing, attempt, train={"steps": steps, "ranks": attempt})
+    for step, loss in losses(reference).items():
+        assert losses(changing)[step] == pytest.approx(loss, abs=1e-5)
+    assert any("ranks 1 → 2" in alert.message for alert in view_of(changing).alerts)
+
+
+def test_a_dead_rank_ends_the_run_and_is_named(make_run: MakeRun) -> None:
+    run = make_run(
+        *PLAIN, "train.ranks=2", "train.steps=100000", "train.steps_per_epoch=3", "validation.every_epochs=99999"
+    )
+    process = start(run, 1)
+    wait_for_step(run, process, 4)
+    child_of(process.pid).kill()
+    assert process.wait(timeout=60) == 1
+    view = view_of(run)
+    assert view.states[-1].state == "failed"
+    assert "rank 1 of 2 was ended by signal 9" in view.alerts[-1].message
+    assert "resume" in (view.alerts[-1].remedy or "")
+    finish(run, 2, train={"steps": 6, "ranks": 1})
+
+
+def test_a_stop_leaves_with_a_checkpoint_also_amid_a_validation(make_run: MakeRun, losses: Losses) -> None:
+    run = make_run(*PLAIN, "train.ranks=2", "train.steps=100000")
+    process = start(run, 1)
+    wait_for_step(run, process, 5)
+    child = child_of(process.pid)
+    # What a shell sends to all of a group at Ctrl-C, the other rank leaves to the first.
+    os.kill(child.pid, signal.SIGINT)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert json.loads((run / "checkpoints" / "last" / "state.json").read_text())["step"] == max(losses(run))
+
+
+def test_an_error_of_all_ranks_is_told_once_with_its_remedy(make_run: MakeRun) -> None:
+    run = make_run(*PLAIN, "train.ranks=2", "optim.lr=1e30", "optim.warmup_steps=0", "optim.clip_norm=1e30")
+    process = start(run, 1)
+    assert process.wait(timeout=120) == 1
+    alert = view_of(run).alerts[-1]
+    assert "diverged" in alert.message
+    assert "optim.lr" in (alert.remedy or "")
