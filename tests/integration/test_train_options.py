@@ -128,7 +128,7 @@ def test_a_network_of_the_users_own(
     [
         (("model.network=resnet",), ConfigError, "dynunet"),
         (("model.network=nowhere:net",), ConfigError, "cannot be imported"),
-        (("model.network=swin-unetr",), PatchSizeError, "--window 32,32,32"),
+        (("model.network=swin-unetr",), PatchSizeError, "--window 64,32,32"),
         (("model.network=monai-unetr",), PatchSizeError, "patches of 16"),
         (("model.network=segresnet", "model.deep_supervision=true"), ConfigError, "these have: unetr"),
         (("model.network=segresnet", "init.freeze_epochs=1"), ConfigError, "no transformer"),

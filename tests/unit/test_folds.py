@@ -55,3 +55,25 @@ def test_the_order_of_cases_does_not_matter() -> None:
 def test_impossible_folds_are_refused(patients: list[str], k: int) -> None:
     with pytest.raises(DataError):
         make_folds(patients, k)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1e6), min_size=10, max_size=60), st.integers(2, 5), st.integers(0, 3))
+def test_every_fold_gets_its_share_of_every_burden(burdens: list[float], k: int, seed: int) -> None:
+    patients = [f"p{number}" for number in range(len(burdens))]
+    folds = make_folds(patients, k, seed, burdens=burdens)
+    assert sorted(index for fold in folds for index in fold) == list(range(len(patients)))
+    ranked = sorted(range(len(burdens)), key=lambda index: -burdens[index])
+    # Of each k patients in the order of their burden, every fold holds one.
+    for start in range(0, len(ranked) - k + 1, k):
+        values = sorted(burdens[index] for index in ranked[start : start + k])
+        if len({burdens[i] for i in ranked}) == len(ranked):
+            homes = [next(n for n, fold in enumerate(folds) if index in fold) for index in ranked[start : start + k]]
+            assert sorted(homes) == list(range(k)), values
+
+
+def test_the_seed_still_decides_among_alike_burdens() -> None:
+    patients, burdens = [f"p{i}" for i in range(40)], [float(i) for i in range(40)]
+    first = make_folds(patients, 5, 0, burdens=burdens)
+    assert make_folds(patients, 5, 0, burdens=burdens) == first
+    assert make_folds(patients, 5, 1, burdens=burdens) != first

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from patchcore.engine.loss import DiceCrossEntropyLoss, window_dsc
+from patchcore.engine.loss import DiceCrossEntropyLoss, outputs_of, supervised_loss, window_dsc
 from patchcore.errors import DataError, ShapeMismatchError
 
 
@@ -107,3 +107,34 @@ def test_window_dsc() -> None:
     nothing = torch.zeros_like(target)
     assert window_dsc(logits, nothing) == 0.0
     assert math.isnan(window_dsc(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 1, 1, 4), nothing))
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_batch_dice_equals_monais(classes: int) -> None:
+    logits, target = draw(classes, empty=True)
+    theirs = DiceCELoss(
+        include_background=False, softmax=True, to_onehot_y=True, smooth_nr=1e-5, smooth_dr=1e-5, batch=True
+    )
+    torch.testing.assert_close(
+        DiceCrossEntropyLoss(batch_dice=True)(logits, target), theirs(logits, target[:, None]), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_deep_supervision_weighs_by_halves_and_takes_the_middle_voxel() -> None:
+    torch.manual_seed(0)
+    target = torch.randint(0, 2, (1, 8, 8, 4))
+    fine, coarse = torch.randn(1, 2, 8, 8, 4), torch.randn(1, 2, 4, 4, 4)
+    loss = DiceCrossEntropyLoss()
+    found = supervised_loss(loss, [fine, coarse], target)
+    expected = 2 / 3 * loss(fine, target) + 1 / 3 * loss(coarse, target[:, 1::2, 1::2])
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(supervised_loss(loss, [fine], target), loss(fine, target))
+    third = supervised_loss(loss, [fine, torch.randn(1, 2, 1, 1, 1)], target)
+    assert torch.isfinite(third)
+
+
+def test_outputs_come_as_a_list_however_they_are_given() -> None:
+    one = torch.zeros(2, 3, 4, 4, 4)
+    assert [tuple(t.shape) for t in outputs_of(one)] == [(2, 3, 4, 4, 4)]
+    assert [tuple(t.shape) for t in outputs_of((one, one[..., :2]))] == [(2, 3, 4, 4, 4), (2, 3, 4, 4, 2)]
+    assert [tuple(t.shape) for t in outputs_of(torch.zeros(2, 5, 3, 4, 4, 4))] == [(2, 3, 4, 4, 4)] * 5

@@ -32,6 +32,7 @@ class NetworkKind:
         name: In ``model.network``.
         title: What it is, and what it is taken from.
         multiple: Every edge of the window is a multiple of this; 1: the network checks it itself.
+        least: So many of these a window holds at least: instance norm wants more than one voxel at the deepest stage.
         supervised: Whether it has coarser outputs for ``model.deep_supervision``.
         transformer: Whether it has one, to take over and to freeze alone.
         patch: The one patch edge that it has; None: any, or none.
@@ -41,6 +42,7 @@ class NetworkKind:
     name: str
     title: str
     multiple: int
+    least: int
     supervised: bool
     transformer: bool
     patch: int | None
@@ -183,12 +185,12 @@ def _mednext(
 
 
 _KINDS = (
-    NetworkKind("unetr", "UNETR at any patch size (arXiv 2103.10504)", 1, True, True, None, _unetr),
-    NetworkKind("monai-unetr", "MONAI's UNETR: patch size 16 (arXiv 2103.10504)", 16, False, True, 16, _monai_unetr),
-    NetworkKind("swin-unetr", "MONAI's SwinUNETR (arXiv 2201.01266)", 32, False, True, None, _swin_unetr),
-    NetworkKind("segresnet", "MONAI's SegResNet (arXiv 1810.11654)", 8, False, False, None, _segresnet),
-    NetworkKind("dynunet", "MONAI's DynUNet: nnU-Net's 3D U-Net (arXiv 1809.10486)", 1, True, False, None, _dynunet),
-    NetworkKind("mednext", "MONAI's MedNeXt (arXiv 2303.09975)", 16, True, False, None, _mednext),
+    NetworkKind("unetr", "UNETR at any patch size (arXiv 2103.10504)", 1, 1, True, True, None, _unetr),
+    NetworkKind("monai-unetr", "MONAI's UNETR: patch size 16 (arXiv 2103.10504)", 16, 1, False, True, 16, _monai_unetr),
+    NetworkKind("swin-unetr", "MONAI's SwinUNETR (arXiv 2201.01266)", 32, 2, False, True, None, _swin_unetr),
+    NetworkKind("segresnet", "MONAI's SegResNet (arXiv 1810.11654)", 8, 1, False, False, None, _segresnet),
+    NetworkKind("dynunet", "MONAI's DynUNet: nnU-Net's 3D U-Net (arXiv 1809.10486)", 1, 1, True, False, None, _dynunet),
+    NetworkKind("mednext", "MONAI's MedNeXt (arXiv 2303.09975)", 16, 1, True, False, None, _mednext),
 )
 NETWORKS: dict[str, NetworkKind] = {kind.name: kind for kind in _KINDS}
 
@@ -224,7 +226,7 @@ def network_kind(name: str) -> NetworkKind:
         found: Any = build(in_channels=inputs, out_channels=outputs, window_size=window, patch_size=patch)
         return found  # type: ignore[no-any-return]
 
-    return NetworkKind(name, "the user's own", 1, False, False, None, own)
+    return NetworkKind(name, "the user's own", 1, 1, False, False, None, own)
 
 
 def check_network(config: ModelConfig, window_size: IntTriple, patch_size: IntTriple) -> NetworkKind:
@@ -236,9 +238,12 @@ def check_network(config: ModelConfig, window_size: IntTriple, patch_size: IntTr
     """
     kind = network_kind(config.network)
     fitting = [math.ceil(edge / kind.multiple) * kind.multiple for edge in window_size]
+    if math.prod(fitting) < kind.least * kind.multiple**3:
+        fitting[0] = kind.least * kind.multiple
     if fitting != list(window_size):
         raise PatchSizeError(
-            f"{kind.name} takes windows whose edges are multiples of {kind.multiple}, not {window_size}",
+            f"{kind.name} takes windows whose edges are multiples of {kind.multiple}"
+            f"{f', at least {kind.least} of them' if kind.least > 1 else ''}, not {window_size}",
             found=window_size,
             remedy=f"plan with --window {','.join(map(str, fitting))}",
         )
