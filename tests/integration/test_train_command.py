@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -42,3 +43,69 @@ def test_detached_run_goes_on_alone(tiny_study: Path) -> None:
     assert evaluated.returncode == 0, evaluated.stderr
     assert "used for selection" in evaluated.stdout
     assert "centre ball" in evaluated.stdout
+
+
+def test_all_folds_one_after_the_other_and_only_what_is_missing(tiny_study: Path) -> None:
+    command = ["train", str(tiny_study), "--fold", "all", "--foreground", "--name", "cv"]
+    command += [part for setting in TINY for part in ("--set", setting)]
+    first = patchcore(*command)
+    assert first.returncode == 0, first.stderr
+    assert "all folds: mean DSC" in first.stdout
+    assert "over 6 cases" in first.stdout
+    runs = sorted(path.name for path in Study(tiny_study).runs_dir.iterdir())
+    assert [f"cv-fold{number}" in name for number, name in enumerate(runs)] == [True] * 3
+    # Each case is held out once.
+    splits = [json.loads((tiny_study / "runs" / name / "split.json").read_text())["validation"] for name in runs]
+    assert sorted(case for split in splits for case in split) == [f"case{number:02d}" for number in range(6)]
+    # The second time nothing is trained; the third, another seed is another experiment.
+    again = patchcore(*command)
+    assert again.returncode == 0
+    assert again.stdout.count("finished before") == 3
+    assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+    assert len(list(Study(tiny_study).runs_dir.iterdir())) == 3
+
+
+def test_a_stopped_fold_goes_on(tiny_study: Path) -> None:
+    from patchcore.experiments import fold_run
+    from patchcore.runs import start_attempt
+
+    settings = [*TINY, "train.steps=100000", "train.steps_per_epoch=1000"]
+    run = fold_run(tiny_study, 1, settings=settings)
+    start_attempt(run.path)
+    deadline = time.monotonic() + 60
+    while run_state(run.path).state is not RunState.RUNNING:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert patchcore("runs", "stop", str(run.path)).returncode == 0
+    while not run_state(run.path).state.is_over:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    found = fold_run(tiny_study, 1, settings=settings)
+    assert (found.path, found.state) == (run.path, RunState.STOPPED)
+    assert fold_run(tiny_study, 2, settings=settings).path != run.path
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--fold", "half"], "write a number from 0, or all"),
+        (["--fold", "all", "--detach"], "cannot be detached"),
+        (["--fold", "9"], "must be below train.folds"),
+        (["--network", "resnet"], "legal: unetr"),
+    ],
+)
+def test_what_the_command_refuses(tiny_study: Path, options: list[str], words: str) -> None:
+    done = patchcore("train", str(tiny_study), *options)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert not list(Study(tiny_study).runs_dir.iterdir())
+
+
+def test_a_step_is_profiled(tiny_study: Path, tmp_path: Path) -> None:
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    done = patchcore("profile", str(tiny_study), *settings, "--steps", "2", "--out", str(tmp_path / "trace.json"))
+    assert done.returncode == 0, done.stderr
+    for part in ("forward", "backward", "optimiser", "windows a second", "aten::"):
+        assert part in done.stdout
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert not list(Study(tiny_study).runs_dir.iterdir())

@@ -138,3 +138,37 @@ def test_outputs_come_as_a_list_however_they_are_given() -> None:
     assert [tuple(t.shape) for t in outputs_of(one)] == [(2, 3, 4, 4, 4)]
     assert [tuple(t.shape) for t in outputs_of((one, one[..., :2]))] == [(2, 3, 4, 4, 4), (2, 3, 4, 4, 2)]
     assert [tuple(t.shape) for t in outputs_of(torch.zeros(2, 5, 3, 4, 4, 4))] == [(2, 3, 4, 4, 4)] * 5
+
+
+def test_dice_of_regions_is_of_summed_probabilities() -> None:
+    logits, target = draw(3)
+    loss = DiceCrossEntropyLoss(regions=[(1, 2), (2,)])(logits, target)
+    p = torch.softmax(logits.double(), 1)
+    expected = []
+    for sample in range(len(logits)):
+        dice = []
+        for members in ([1, 2], [2]):
+            a = p[sample, members].sum(0)
+            b = sum((target[sample] == member).double() for member in members)
+            dice.append(1 - (2 * (a * b).sum() + 1e-5) / (a.sum() + b.sum() + 1e-5))  # type: ignore[union-attr]
+        entropy = -p[sample].gather(0, target[sample][None]).log().mean()
+        expected.append(sum(dice) / 2 + entropy)
+    assert loss.item() == pytest.approx(float(torch.stack(expected).mean()), rel=1e-5)
+    plain = DiceCrossEntropyLoss()(logits, target)
+    torch.testing.assert_close(DiceCrossEntropyLoss(regions=[(1,), (2,)])(logits, target), plain)
+
+
+def test_regions_are_painted_alike_on_either_grid() -> None:
+    from patchcore.engine.geometry import label_on_grid
+    from patchcore.engine.validate import class_map
+    from patchcore.grid import Grid
+
+    generator = np.random.default_rng(0)
+    raw = generator.random((3, 5, 6, 7)).astype(np.float32)
+    probabilities = raw / raw.sum(0)
+    regions = {1: (1, 2), 2: (2,)}
+    painted = class_map(probabilities, regions)
+    expected = np.where(probabilities[2] > 0.5, 2, np.where(probabilities[1:].sum(0) > 0.5, 1, 0))
+    np.testing.assert_array_equal(painted, expected)
+    grid = Grid.of((5, 6, 7), np.eye(4), (1.0, 1.0, 1.0))
+    np.testing.assert_array_equal(label_on_grid(probabilities, grid, regions), painted)

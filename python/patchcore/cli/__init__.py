@@ -32,6 +32,7 @@ COMMANDS: Final = (
     "dashboard",
     "runs",
     "models",
+    "profile",
     "import",
     "phantom",
 )

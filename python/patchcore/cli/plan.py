@@ -10,7 +10,7 @@ import typer
 
 from patchcore.cli.values import hu_range as read_hu_range
 from patchcore.cli.values import int_list, int_triple, triple
-from patchcore.errors import MissingExtraError
+from patchcore.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from patchcore.config.plan import Plan
@@ -40,6 +40,13 @@ def plan(
     like: Annotated[
         Path | None, typer.Option(help="study whose patch size, spacing, window and HU range are taken over")
     ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="labels to learn together, e.g. 1,2; default: the lesion label alone")
+    ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(help="labels judged as one thing, whole things first: --region liver=1,2 --region tumour=2"),
+    ] = None,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="how the choice moves with spacing, connectivity, left-out cases …")
     ] = False,
@@ -61,6 +68,8 @@ def plan(
         lesion_label=lesion_label or None,
         joint=joint,
         like=like,
+        classes=None if classes is None else int_list(classes, "--classes"),
+        regions=dict(map(_region, region)) if region else None,
         seed=seed,
     )
     if sensitivity:
@@ -74,6 +83,13 @@ def plan(
     typer.echo(plan_summary(made))
     typer.echo(f"\nWritten: {opened.plan_path}")
     typer.echo(f"         {figure}" if figure else "No figure: it needs pip install 'patchcore[figures]'")
+
+
+def _region(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, labels = text.partition("=")
+    if not (name and equals):
+        raise ConfigError(f"--region {text!r} is none", found=text, remedy="write --region liver=1,2")
+    return name, tuple(int_list(labels, "--region"))
 
 
 def _measuring(done: int, total: int) -> None:

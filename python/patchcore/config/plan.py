@@ -23,6 +23,7 @@ __all__ = [
     "JointTarget",
     "LikePlan",
     "Plan",
+    "RegionPlan",
     "RuleOutcome",
     "Sensitivity",
     "StorePlan",
@@ -111,12 +112,22 @@ class StorePlan(_Model):
     crop_margin_mm: float = Field(default=20.0, ge=0, le=1000, description="how far around it")
 
 
+class RegionPlan(_Model):
+    """Labels that count as one thing, as liver does with the tumours in it."""
+
+    name: str = Field(min_length=1)
+    labels: tuple[int, ...] = Field(min_length=1, description="labels that belong to it, of the classes")
+
+
 class TargetPlan(_Model):
     """The plan for one lesion label. All axes are closest-canonical (RAS+)."""
 
     lesion_label: int
     label_name: str
     classes: tuple[int, ...] = Field(min_length=1, description="labels the network learns, in channel order from 1")
+    regions: tuple[RegionPlan, ...] = Field(
+        default=(), description="what is judged instead of single classes, whole things first: liver, then tumour in it"
+    )
     rule: Rule
     patch_size: IntTriple
     spacing: Triple = Field(description="training spacing, mm per voxel")
@@ -186,7 +197,45 @@ class TargetPlan(_Model):
             raise ValueError(f"classes {self.classes} must contain the lesion label {self.lesion_label}")
         if 0 in self.classes or len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes {self.classes} must be distinct and non-zero")
+        self._check_regions()
         return self
+
+    def _check_regions(self) -> None:
+        if not self.regions:
+            return
+        for region in self.regions:
+            strange = [label for label in region.labels if label not in self.classes]
+            if strange:
+                raise ValueError(f"region {region.name} holds {strange}, which classes {self.classes} do not")
+        own = [self._own_labels(number) for number in range(len(self.regions))]
+        for region, labels in zip(self.regions, own, strict=True):
+            if len(labels) != 1:
+                raise ValueError(
+                    f"region {region.name} must hold one label that no later region does, not {sorted(labels)}: "
+                    "whole things come first, and each adds one label to those within it"
+                )
+        if {label for labels in own for label in labels} != set(self.classes):
+            raise ValueError(f"every one of the classes {self.classes} must lie in a region")
+
+    def _own_labels(self, number: int) -> set[int]:
+        later = {label for region in self.regions[number + 1 :] for label in region.labels}
+        return set(self.regions[number].labels) - later
+
+    @property
+    def judged(self) -> dict[int, tuple[int, ...]]:
+        """What Dice and DSC are of: for each class the labels that count with it, in the order they are painted.
+
+        Without regions each label stands for itself. A region goes by the label that it holds and no later one does.
+        """
+        if not self.regions:
+            return {label: (label,) for label in self.classes}
+        return {self._own_labels(number).pop(): region.labels for number, region in enumerate(self.regions)}
+
+    @property
+    def judged_indices(self) -> dict[int, tuple[int, ...]]:
+        """The same by class index, 1 for the first of the classes."""
+        index = {label: number for number, label in enumerate(self.classes, 1)}
+        return {index[own]: tuple(index[label] for label in labels) for own, labels in self.judged.items()}
 
     @property
     def ideal_edge(self) -> float:

@@ -52,7 +52,7 @@ class CaseEvaluation:
         case_id: The case.
         patient: Its patient.
         dsc: Mean over the classes of DSC on the case's own grid; NaN where neither map has any.
-        dsc_by_class: DSC by label.
+        dsc_by_class: DSC by label; of a region by the label that is its own.
         volume_mm3: Labelled lesion volume.
         predicted_mm3: Predicted lesion volume.
         lesion_count: Lesions in the label map.
@@ -204,7 +204,7 @@ def evaluate(
     prepared = prepare_cases(study, target, records)
     by_id = {record.case_id: record for record in records}
 
-    counts = DscCounts(target.classes)
+    counts = DscCounts(target.classes, target.judged)
     scored = []
     for number, case in enumerate(prepared.cases, 1):
         # A picture wants its arrays: kept for the first few only.
@@ -280,7 +280,9 @@ def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts:
     target = predictor.target
     truth = read_case_label(record)
     grid = Grid.of(record.shape, record.affine_array, target.spacing)
-    indices = label_on_grid(uncropped(predictor.probabilities(case.image()), grid.shape, case.crop_start), grid)
+    regions = target.judged_indices if target.regions else None
+    whole = uncropped(predictor.probabilities(case.image()), grid.shape, case.crop_start)
+    indices = label_on_grid(whole, grid, regions)
     expected = class_indices(truth.array, target.classes)
     by_label = np.asarray((0, *target.classes))
     counts.add(case.case_id, by_label[indices], by_label[expected])

@@ -146,6 +146,8 @@ def _differences(source: TargetPlan, target: TargetPlan) -> list[str]:
         found.append(f"HU range {source.hu_range} there, {target.hu_range} here")
     if source.classes != target.classes:
         found.append(f"classes {source.classes} there, {target.classes} here: output channels follow their order")
+    if source.judged != target.judged and source.classes == target.classes:
+        found.append(f"regions {source.judged} there, {target.judged} here")
     for name in ("kernel", "antialias"):
         if getattr(source.store, name) != getattr(target.store, name):
             found.append(f"{name} {getattr(source.store, name)} there, {getattr(target.store, name)} here")

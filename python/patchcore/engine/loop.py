@@ -123,7 +123,8 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
     ranks, epoch_steps, parts = training.ranks, training.steps_per_epoch, training.config.train.accumulate
     total, patience = total_steps(config, epoch_steps), config.train.patience
     validate_every = epoch_steps * config.validation.every_epochs
-    compute_loss = DiceCrossEntropyLoss(batch_dice=config.loss.batch_dice, across=ranks.add)
+    regions = list(training.target.judged_indices.values()) if training.target.regions else None
+    compute_loss = DiceCrossEntropyLoss(batch_dice=config.loss.batch_dice, regions=regions, across=ranks.add)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     augment = Augmenter(config.augment, training.target.spacing, training.target.window_size)
     drawn, seen = progress.lesions_drawn, progress.lesions_seen

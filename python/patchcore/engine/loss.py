@@ -51,6 +51,8 @@ class DiceCrossEntropyLoss(nn.Module):
     Args:
         epsilon: Added to numerator and denominator of Dice.
         batch_dice: Take the sums of Dice over all samples, not over each: ``dice = 1 − mean_c …`` of the batch.
+        regions: Class indices that count as one thing, by channel sums of probabilities; Dice is of these then, while
+            cross-entropy stays of the classes. Default: each foreground class by itself.
         across: With `batch_dice`, adds up sums over ranks, differentiably; the loss is then that of all ranks' samples,
             as far as Dice goes. Default: this rank's alone.
 
@@ -66,11 +68,13 @@ class DiceCrossEntropyLoss(nn.Module):
         *,
         epsilon: float = 1e-5,
         batch_dice: bool = False,
+        regions: Sequence[Sequence[int]] | None = None,
         across: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.epsilon = epsilon
         self.batch_dice = batch_dice
+        self.regions = None if regions is None else tuple(tuple(members) for members in regions)
         self._across = across
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -104,17 +108,25 @@ class DiceCrossEntropyLoss(nn.Module):
             voxels = labels.shape[1]
             cross_entropy = log_p.new_zeros(logits.shape[0])
             dice = log_p.new_zeros(1 if self.batch_dice else logits.shape[0])
+            judged = self.regions or tuple((channel,) for channel in range(1, channels))
             for channel in range(channels):
                 y = (labels == channel).to(log_p.dtype)
                 cross_entropy = cross_entropy - (log_p[:, channel] * y).sum(1) / voxels
-                if channel:
-                    p = log_p[:, channel].exp()
-                    both, either = (p * y).sum(1), p.sum(1) + y.sum(1)
-                    if self.batch_dice:
-                        both, either = self._over_samples(both, either)
-                    dice = dice + 1 - (2 * both + self.epsilon) / (either + self.epsilon)
-            loss: Tensor = (dice / (channels - 1)).mean() + cross_entropy.mean()
+                if (channel,) in judged:
+                    dice = dice + self._dice(log_p[:, channel].exp(), y)
+            for members in judged:
+                if len(members) > 1:
+                    p = log_p[:, list(members)].exp().sum(1)
+                    y = torch.stack([labels == channel for channel in members]).any(0).to(log_p.dtype)
+                    dice = dice + self._dice(p, y)
+            loss: Tensor = (dice / len(judged)).mean() + cross_entropy.mean()
         return loss
+
+    def _dice(self, p: Tensor, y: Tensor) -> Tensor:
+        both, either = (p * y).sum(1), p.sum(1) + y.sum(1)
+        if self.batch_dice:
+            both, either = self._over_samples(both, either)
+        return 1 - (2 * both + self.epsilon) / (either + self.epsilon)
 
     def _over_samples(self, both: Tensor, either: Tensor) -> tuple[Tensor, Tensor]:
         sums = torch.stack((both.sum(), either.sum()))

@@ -121,7 +121,8 @@ class Predictor:
         grid = Grid.of(shape, affine, self.target.spacing)
         store = self.target.store
         resampled = grid.resample(image, kernel=store.kernel, antialias=store.antialias)
-        indices = label_on_grid(self.probabilities(resampled, look=look), grid)
+        regions = self.target.judged_indices if self.target.regions else None
+        indices = label_on_grid(self.probabilities(resampled, look=look), grid, regions)
         return original_labels(indices, self.target.classes)
 
 

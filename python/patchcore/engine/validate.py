@@ -84,8 +84,19 @@ def predict_volume(
     return blender.result()
 
 
-def class_map(probabilities: Float32Array) -> npt.NDArray[np.uint8]:
-    """Return the likeliest class of each voxel; on a tie the lower index."""
+def class_map(probabilities: Float32Array, regions: Mapping[int, Sequence[int]] | None = None) -> npt.NDArray[np.uint8]:
+    """Return the likeliest class of each voxel; on a tie the lower index.
+
+    Args:
+        probabilities: float32 (1 + classes, X, Y, Z), background first.
+        regions: The plan's ``judged_indices`` where it has regions: a region is painted, in their order, where the
+            probabilities of its classes add up to more than a half.
+    """
+    if regions is not None:
+        painted = np.zeros(probabilities.shape[1:], dtype=np.uint8)
+        for own, members in regions.items():
+            painted[probabilities[list(members)].sum(0) > 0.5] = own
+        return painted
     if len(probabilities) == 2:
         # The same, without argmax's strided pass.
         larger: npt.NDArray[np.uint8] = (probabilities[1] > probabilities[0]).view(np.uint8)
@@ -113,7 +124,7 @@ class ValidationResult:
     @classmethod
     def empty(cls, target: TargetPlan) -> ValidationResult:
         """Return a result without a case."""
-        return cls(target.classes, DscCounts(range(1, len(target.classes) + 1)))
+        return cls(target.classes, DscCounts(range(1, len(target.classes) + 1), target.judged_indices))
 
     def mean(self, case_ids: Sequence[str] | None = None) -> float:
         """Return the mean DSC, over some of the cases where named; NaN where none is defined."""
@@ -197,7 +208,7 @@ def validate_cases(
             case = cases[index]
             image, label = case.image(), case.label()
             probabilities = predict_volume(network, image, target, placement, overlap=overlap, look=look)
-            prediction = class_map(probabilities)
+            prediction = class_map(probabilities, target.judged_indices if target.regions else None)
             del probabilities
             result.counts.add(case.case_id, prediction, label)
             largest = max(case.lesion_voxels, default=0) * case.voxel_mm3

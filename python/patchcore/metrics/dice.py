@@ -99,7 +99,7 @@ def mean_dsc(values: Iterable[float]) -> float:
     return math.fsum(defined) / len(defined) if defined else math.nan
 
 
-def _count(prediction: AnyArray, label: AnyArray, classes: Sequence[int]) -> dict[int, VoxelCounts]:
+def _count(prediction: AnyArray, label: AnyArray, members: Mapping[int, Sequence[int]]) -> dict[int, VoxelCounts]:
     prediction, label = np.asarray(prediction), np.asarray(label)
     if prediction.shape != label.shape:
         raise ShapeMismatchError(
@@ -109,14 +109,21 @@ def _count(prediction: AnyArray, label: AnyArray, classes: Sequence[int]) -> dic
             remedy="bring the prediction to the label's grid first",
         )
     counts = {}
-    for value in classes:
-        predicted, labelled = prediction == value, label == value
+    for value, values in members.items():
+        predicted, labelled = _mask(prediction, values), _mask(label, values)
         counts[value] = VoxelCounts(
             int(np.count_nonzero(predicted & labelled)),
             int(np.count_nonzero(predicted)),
             int(np.count_nonzero(labelled)),
         )
     return counts
+
+
+def _mask(array: AnyArray, values: Sequence[int]) -> AnyArray:
+    mask: AnyArray = np.equal(array, values[0])
+    for value in values[1:]:
+        mask |= array == value
+    return mask
 
 
 def dsc(prediction: AnyArray, label: AnyArray, classes: Sequence[int]) -> dict[int, float]:
@@ -137,7 +144,7 @@ def dsc(prediction: AnyArray, label: AnyArray, classes: Sequence[int]) -> dict[i
         >>> dsc(np.array([0, 1, 1]), np.array([1, 1, 1]), (1, 2))
         {1: 0.8, 2: nan}
     """
-    return {value: counts.dsc for value, counts in _count(prediction, label, classes).items()}
+    return {value: counts.dsc for value, counts in _count(prediction, label, {c: (c,) for c in classes}).items()}
 
 
 class DscCounts:
@@ -147,6 +154,7 @@ class DscCounts:
 
     Args:
         classes: The classes to count, at least one.
+        members: For a class that is a region, the values that belong to it; default: each class's own value.
 
     Raises:
         ConfigError: ``classes`` is empty or names one twice.
@@ -158,10 +166,11 @@ class DscCounts:
         0.667
     """
 
-    def __init__(self, classes: Sequence[int]) -> None:
+    def __init__(self, classes: Sequence[int], members: Mapping[int, Sequence[int]] | None = None) -> None:
         self.classes = tuple(int(c) for c in classes)
         if not self.classes or len(set(self.classes)) != len(self.classes):
             raise ConfigError(f"classes {self.classes} must be distinct and at least one")
+        self._members = {value: tuple((members or {}).get(value, (value,))) for value in self.classes}
         self._cases: dict[str, dict[int, VoxelCounts]] = {}
 
     def __len__(self) -> int:
@@ -179,7 +188,7 @@ class DscCounts:
             ShapeMismatchError: The shapes differ; nothing is counted.
         """
         try:
-            counts = _count(prediction, label, self.classes)
+            counts = _count(prediction, label, self._members)
         except ShapeMismatchError as error:
             error.case_id = case_id
             raise
@@ -202,7 +211,7 @@ class DscCounts:
         Raises:
             ConfigError: It counts other classes.
         """
-        if other.classes != self.classes:
+        if other.classes != self.classes or other._members != self._members:
             raise ConfigError(f"counts of classes {other.classes} cannot be added to those of {self.classes}")
         for case_id, counts in other._cases.items():
             self.add_counts(case_id, counts)

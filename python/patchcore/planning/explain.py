@@ -276,6 +276,11 @@ def _times(size: IntTriple) -> str:
     return "×".join(map(str, size[:1] if len(set(size)) == 1 else size))
 
 
+def _learned(target: TargetPlan) -> str:
+    told = ", ".join(f"{region.name} ({', '.join(map(str, region.labels))})" for region in target.regions)
+    return f"Learns       labels {', '.join(map(str, target.classes))}" + (f", judged as {told}" if told else "")
+
+
 def _target_summary(target: TargetPlan, width: int) -> str:
     padding = f" ({target.padding_share:.0%} of an average one is padding)" if target.padding_share > 0.005 else ""
     lines = [
@@ -286,6 +291,7 @@ def _target_summary(target: TargetPlan, width: int) -> str:
         f"Spacing      {format_size(target.spacing)} mm",
         f"Window       {format_size(target.window_size)} voxels{padding}",
         f"HU range     {target.hu_range[0]:g} to {target.hu_range[1]:g}",
+        *([_learned(target)] if len(target.classes) > 1 else []),
         "",
         "Ideal edge p*                          voxels               95 % interval",
     ]

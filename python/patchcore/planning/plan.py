@@ -7,8 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import ValidationError
 
-from patchcore.config.plan import CandidatePlan, IdealEdge, LikePlan, Plan, RuleOutcome, TargetPlan
+from patchcore.config.plan import (
+    CandidatePlan,
+    IdealEdge,
+    LikePlan,
+    Plan,
+    RegionPlan,
+    RuleOutcome,
+    TargetPlan,
+    explain,
+)
 from patchcore.errors import EmptyClassError, PlanError
 from patchcore.planning.bootstrap import edge_interval
 from patchcore.planning.candidates import DEFAULT_CANDIDATES, check_candidates, encoder_cost
@@ -40,6 +50,8 @@ def plan_patch_size(
     lesion_label: int | str | Sequence[int | str] | None = None,
     joint: bool = False,
     like: Study | PathLike | None = None,
+    classes: Sequence[int] | None = None,
+    regions: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
 ) -> Plan:
     """Choose the ViT patch size for a study's lesions and write ``plan.json`` into it, whole or not at all.
@@ -60,6 +72,10 @@ def plan_patch_size(
         joint: Make the joint proposal the first target, the one that is trained: it learns all labels.
         like: A study whose plan's patch size, spacing, window and HU range are taken over, so that a network
             trained here can go on there: the protocol of transfer.
+        classes: Labels that the network learns together, in channel order, the lesion label among them; None: the
+            lesion label alone, with `regions` all labels in them.
+        regions: By name, labels that count as one thing, whole things first: ``{"liver": (1, 2), "tumour": (2,)}``.
+            Dice and DSC are of these then.
         seed: Of the bootstrap.
 
     Returns:
@@ -143,11 +159,34 @@ def plan_patch_size(
             own_patch_size=targets[0].patch_size,
         )
         targets = tuple(taken_from(item, model[1].target, model[0]) for item in targets)
-    plan = Plan(fingerprint_hash=fingerprint.fingerprint_hash, targets=targets, joint=proposal, like=taken)
-    # What is computed is held to the same standard as what is edited.
-    plan = Plan.model_validate_json(plan.model_dump_json())
+    if classes is not None or regions is not None:
+        targets = (_learning(targets[0], fingerprint, classes, regions or {}), *targets[1:])
+    try:
+        plan = Plan(fingerprint_hash=fingerprint.fingerprint_hash, targets=targets, joint=proposal, like=taken)
+        # What is computed is held to the same standard as what is edited.
+        plan = Plan.model_validate_json(plan.model_dump_json())
+    except ValidationError as error:
+        raise PlanError(explain(error)) from None
     study.write_plan(plan)
     return plan
+
+
+def _learning(
+    target: TargetPlan, fingerprint: Fingerprint, classes: Sequence[int] | None, regions: Mapping[str, Sequence[int]]
+) -> TargetPlan:
+    """Have a target learn several labels, judged by regions where there are any."""
+    learned = (
+        tuple(classes) if classes is not None else tuple(sorted({v for labels in regions.values() for v in labels}))
+    )
+    known = {item.label: item.name for item in fingerprint.labels}
+    strange = [label for label in learned if label not in known]
+    if strange:
+        listed = ", ".join(f"{label} ({name})" for label, name in known.items())
+        raise PlanError(
+            f"no case holds label {', '.join(map(str, strange))}", found=strange, remedy=f"measured were {listed}"
+        )
+    told = tuple(RegionPlan(name=name, labels=tuple(labels)) for name, labels in regions.items())
+    return target.model_copy(update={"classes": learned, "regions": told})
 
 
 def samples_of(fingerprint: Fingerprint) -> tuple[list[CaseSample], list[LesionSample]]:

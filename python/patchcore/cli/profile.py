@@ -1,0 +1,54 @@
+"""``patchcore profile STUDY``: where a training step's time and memory go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["profile"]
+
+
+def profile(
+    study: Annotated[Path, typer.Argument(help="The study; it has a plan and is prepared.")],
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Size of the network: tiny, small or base.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Windows a step.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that are measured, after three to warm up.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Also write a trace for chrome://tracing or Perfetto here.")] = None,
+) -> None:
+    """Run a few training steps and show where their time goes. Nothing is trained or kept.
+
+    Parts are measured one by one, waiting for the GPU after each, so that they add up to somewhat more than a step.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from patchcore.engine.launch import settings_of
+    from patchcore.engine.profiling import profile_step
+
+    options = settings_of({"model.preset": preset, "train.batch_size": batch_size})
+    found = profile_step(study, settings=[*(settings or []), *options], toml=config, steps=steps, trace=out)
+    console = Console(markup=False, highlight=False)
+    table = Table(title=f"One step on {found.device}: {1000 * found.step_s:.1f} ms, {found.windows} windows")
+    for heading in ("part", "ms", "share"):
+        table.add_column(heading, justify="left" if heading == "part" else "right")
+    for name, seconds in found.parts.items():
+        table.add_row(name, f"{1000 * seconds:.1f}", f"{seconds / sum(found.parts.values()):.1%}")
+    console.print(table)
+    operations = Table(title="Operations, forward and backward")
+    for heading in ("operation", "ms a step", "calls"):
+        operations.add_column(heading, justify="left" if heading == "operation" else "right")
+    for name, seconds, calls in found.operations:
+        operations.add_row(name, f"{1000 * seconds:.1f}", f"{calls:g}")
+    console.print(operations)
+    peak = "" if found.peak_bytes is None else f"peak memory {found.peak_bytes / 2**30:.2f} GiB; "
+    console.print(
+        f"{peak}by what autograd keeps about {found.expected_bytes / 2**30:.2f} GiB; "
+        f"{found.windows / found.step_s:.1f} windows a second",
+        soft_wrap=True,
+    )
+    if out is not None:
+        console.print(f"written: {out}", soft_wrap=True)

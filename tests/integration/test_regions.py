@@ -1,0 +1,94 @@
+"""Liver and the tumours in it, learned together and judged as regions, through the real commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from patchcore.cli import main
+from patchcore.config.plan import TargetPlan
+from patchcore.engine import evaluate, predict
+from patchcore.errors import PlanError
+from patchcore.metrics import dsc
+from patchcore.planning import plan_patch_size
+from patchcore.study import Study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    from patchcore.data import analyze
+    from patchcore.data.phantoms import make_phantoms
+
+    root = tmp_path_factory.mktemp("regions")
+    make_phantoms(root / "data", cases=6, preset="large", shape=(44, 44, 44))
+    return analyze(root / "data", root / "study")
+
+
+def test_trained_and_judged_by_regions(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--region", "liver=1,2", "--region", "tumour=2", "--window", "16", "--candidates", "8"]
+    assert main(["plan", str(study.path), *asked]) == 0
+    assert "Learns       labels 1, 2, judged as liver (1, 2), tumour (2)" in capsys.readouterr().out
+    target = study.plan().target
+    assert target.judged == {1: (1, 2), 2: (2,)}
+
+    settings = ["model.preset=tiny", "train.steps=12", "train.steps_per_epoch=12", "train.folds=2", "optim.lr=3e-3"]
+    options = [part for text in (*settings, "train.tensorboard=false") for part in ("--set", text)]
+    assert main(["train", str(study.path), "--foreground", *options]) == 0
+    run = max((study.path / "runs").iterdir())
+    events = [json.loads(line) for line in (run / "attempts/1/events.jsonl").read_text().splitlines()]
+    values = next(event["values"] for event in events if event["kind"] == "validation")
+    assert {"val/dsc/1", "val/dsc/2"} <= set(values)
+
+    found = evaluate(study, run)
+    case = found.cases[0]
+    assert set(case.dsc_by_class) == {1, 2}
+    record = study.case(case.case_id)
+    assert record.image is not None
+    out = tmp_path / "out.nii.gz"
+    predict(run, record.image, out)
+    prediction = np.asarray(nibabel.load(out).dataobj)
+    truth = np.asarray(nibabel.load(record.label).dataobj)
+    assert set(np.unique(prediction)) <= {0, 1, 2}
+    whole = dsc((prediction > 0).astype(int), (truth > 0).astype(int), (1,))[1]
+    assert case.dsc_by_class[1] == pytest.approx(whole, abs=1e-9)
+    assert case.dsc_by_class[2] == pytest.approx(dsc(prediction, truth, (2,))[2], abs=1e-9, nan_ok=True)
+
+
+def test_classes_without_regions(study: Study) -> None:
+    plan = plan_patch_size(study, classes=(1, 2), window_size=16, candidates=(8,))
+    assert plan.target.classes == (1, 2)
+    assert plan.target.judged == {1: (1,), 2: (2,)}
+
+
+@pytest.mark.parametrize(
+    ("classes", "regions", "words"),
+    [
+        (None, {"tumour": (2,), "liver": (1, 2)}, "whole things come first"),
+        (None, {"liver": (1, 2)}, r"one label that no later region does, not \[1, 2\]"),
+        ((1, 2), {"tumour": (2,)}, "must lie in a region"),
+        ((2,), {"liver": (1, 2), "tumour": (2,)}, "holds .1., which classes"),
+        (None, {"liver": (1, 9), "tumour": (2,)}, "no case holds label 9"),
+        ((1,), None, "must contain the lesion label 2"),
+    ],
+)
+def test_impossible_regions_are_refused_and_nothing_is_written(
+    study: Study, classes: tuple[int, ...] | None, regions: dict[str, tuple[int, ...]] | None, words: str
+) -> None:
+    plan_patch_size(study, window_size=16, candidates=(8,))
+    before = study.plan_path.read_bytes()
+    with pytest.raises(PlanError, match=words):
+        plan_patch_size(study, classes=classes, regions=regions, window_size=16, candidates=(8,))
+    assert study.plan_path.read_bytes() == before
+
+
+def test_a_region_that_is_no_list_of_labels_is_refused(study: Study) -> None:
+    assert main(["plan", str(study.path), "--region", "liver"]) == 2
+
+
+def test_a_target_without_regions_judges_each_class(study: Study) -> None:
+    target: TargetPlan = plan_patch_size(study, window_size=16, candidates=(8,)).target
+    assert target.judged_indices == {1: (1,)}
