@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from patchcore.cli.models import models
 from patchcore.errors import ConfigError, PatchSizeError
+from patchcore.models.registry import NETWORKS
 
 
 def test_a_row_per_patch_size(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,6 +18,34 @@ def test_a_row_per_patch_size(capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert "96×96×48" in lines[0]
     assert any("16×16×4" in line and "432" in line and "2×2×1" in line for line in lines)
     assert any(" 108 " in line for line in lines)
+
+
+def test_activations_with_and_without_checkpointing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A terminal's usual width holds the table without wrapping.
+    monkeypatch.setenv("COLUMNS", "80")
+    models(window="96", preset="base")
+    rows = [line for line in capsys.readouterr().out.splitlines() if "GiB" in line]
+    assert len(rows) == 4
+    found = [re.search(r"([\d.]+) \(([\d.]+)\) GiB", row) for row in rows]
+    sizes = [(float(match[1]), float(match[2])) for match in found if match]
+    assert len(sizes) == 4
+    assert all(saving < 0.3 * plain for plain, saving in sizes)
+    assert [plain for plain, _ in sizes] == sorted((plain for plain, _ in sizes), reverse=True)
+
+
+def test_networks_by_name_and_why_one_cannot_be_had(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    models(window="48", preset="tiny", networks=True)
+    out = capsys.readouterr().out
+    for name in NETWORKS:
+        assert name in out
+    assert "swin-unetr takes windows whose edges are multiples of 32" in out
+    with pytest.raises(ConfigError, match="--spacing"):
+        models(networks=True, spacing="1,2")
 
 
 def test_impossible_sizes_are_refused() -> None:

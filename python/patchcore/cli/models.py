@@ -33,8 +33,8 @@ def models(
 ) -> None:
     """Show tokens, parameters and cost of UNETR per patch size, or of all networks.
 
-    FLOP are of one window's forward pass; activations are what one window keeps for the backward pass in float32, in
-    brackets with model.checkpointing. bfloat16 takes about two thirds.
+    FLOP are of one window's forward pass, attention is its share of them; activations are what one window keeps for the
+    backward pass in float32, in brackets with model.checkpointing. bfloat16 takes about two thirds.
     """
     from rich.console import Console
     from rich.table import Table
@@ -55,7 +55,7 @@ def models(
         Console().print(_networks(window_size, preset, patch_size or ["16"], spacing))
         return
     table = Table(title=f"UNETR, preset {preset}, window {_times(window_size)}")
-    for heading in ("patch", "up-sampling", "tokens", "parameters", "GFLOP", "of it attention", "activations"):
+    for heading in ("patch", "up-sampling", "tokens", "weights", "GFLOP", "attention", "activations"):
         table.add_column(heading, justify="right")
     for text in patch_size or ["8", "12", "16", "24"]:
         patch = _edges(text, "--patch-size")
@@ -69,7 +69,7 @@ def models(
         )
         table.add_row(
             _times(patch),
-            " · ".join(_times(stage) for stage in upsampling_factors(patch)),
+            "·".join(_times(stage) for stage in upsampling_factors(patch)),
             f"{cost.tokens:,}",
             f"{cost.parameters / 1e6:.1f} M",
             f"{cost.flop / 1e9:.1f}",
@@ -104,7 +104,7 @@ def _activations(
     try:
         from patchcore.models.footprint import footprint
     except ModuleNotFoundError:
-        return "", "needs patchcore\\[train]"
+        return "", "needs torch"
     found = []
     for saving in (False, True):
         settings = [f"model.preset={preset}", f"model.network={network}", f"model.checkpointing={str(saving).lower()}"]
@@ -114,7 +114,7 @@ def _activations(
         except PatchcoreError as error:
             return "—", str(error).partition(",")[0]
     plain, saving_one = (f"{item.activation_bytes / 2**30:.2f}" for item in found)
-    return f"{found[0].parameters / 1e6:.1f} M", f"{plain} GiB ({saving_one})"
+    return f"{found[0].parameters / 1e6:.1f} M", f"{plain} ({saving_one}) GiB"
 
 
 def _spacing(text: str) -> Triple:
