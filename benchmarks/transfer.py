@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from patchcore.runs import RunReader
+
 PATCHCORE = str(Path(sys.executable).with_name("patchcore"))
 
 
@@ -119,6 +121,15 @@ def judge(study: Path, run_folder: Path) -> dict[str, Any]:
     return found
 
 
+def smoothed_loss(run_folder: Path, over: int = 30) -> np.ndarray:
+    """Return the training loss by step, each the mean of itself and those before it, `over` in all."""
+    series = RunReader(run_folder).poll().series["train/loss"]
+    sums = np.cumsum(np.concatenate(([0.0], np.asarray(series.values, dtype=np.float64))))
+    ends = np.arange(1, len(sums))
+    begins = np.maximum(ends - over, 0)
+    return (sums[ends] - sums[begins]) / (ends - begins)
+
+
 def main() -> None:
     """Run the experiment and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -151,6 +162,24 @@ def main() -> None:
         for name, path in trained.items():
             results[f"patch {patch}, {name}"] = judge(to, path)
             (folder / "results.json").write_text(json.dumps(results, indent=1))
+
+    sizes = list(map(int, arguments.patch_sizes.split(",")))
+    for patch, other in zip(sizes, reversed(sizes), strict=True):
+        # Weights from another patch size, judged by how soon they are where a training from scratch ends.
+        if patch != other:
+            to = folder / f"target-{patch}"
+            source_run = Path(runs.found[f"pretrain-{other}"])
+            crossed = runs.train(
+                f"finetune-{patch}-from-{other}", to, protocol.finetune_steps, protocol, init_from=source_run
+            )
+            results[f"patch {patch}, from patch {other}"] = judge(to, crossed)
+            (folder / "results.json").write_text(json.dumps(results, indent=1))
+    for name in [name for name in runs.found if name.startswith("finetune")]:
+        scratch = smoothed_loss(Path(runs.found[f"scratch-{name.split('-')[1]}"]))
+        tuned = smoothed_loss(Path(runs.found[name]))
+        there = np.flatnonzero(tuned <= scratch[-1])
+        told = f"{there[0] + 1}" if len(there) else f"not within {len(tuned)}"
+        print(f"{name:<24} steps to the last loss of scratch ({scratch[-1]:.3f} after {len(scratch)}): {told}")
 
     for name, found in results.items():
         low, high = found["interval"]

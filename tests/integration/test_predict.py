@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from tiny_training import TINY, write_balls
 from torch import Tensor, nn
 
 from patchcore.config import Plan
@@ -169,3 +170,35 @@ def test_nothing_to_evaluate(tiny_study: Path, make_run: MakeRun, tmp_path: Path
     run = make_run()
     with pytest.raises(CheckpointError, match="no best or last checkpoint"):
         predict(run, sorted((Study(tiny_study).dataset_root / "images").iterdir())[0], tmp_path / "a.nii.gz")
+
+
+def test_held_out_cases_are_judged_apart(tmp_path: Path, torch_settings: None, run_attempt: Callable[..., int]) -> None:
+    from patchcore.data import analyze
+    from patchcore.engine import create_run
+    from patchcore.planning import plan_patch_size
+
+    data = write_balls(tmp_path / "data")
+    rows = ["case_id,image,label,split"]
+    for number in range(6):
+        name = f"case{number:02d}.nii.gz"
+        rows.append(f"case{number:02d},images/{name},labels/{name},{'test' if number in (1, 4) else 'train'}")
+    (data / "cases.csv").write_text("\n".join(rows) + "\n")
+    study = analyze(data, tmp_path / "study", layout="manifest")
+    assert [record.case_id for record in study.held_out()] == ["case01", "case04"]
+    plan_patch_size(study, candidates=(8,), window_size=(16, 16, 16), hu_range=(-50, 250))
+    run = create_run(study, settings=[*TINY, "train.folds=2"])
+    assert run_attempt(run) == 0
+    split = json.loads((run / "split.json").read_text())
+    assert not {"case01", "case04"} & {*split["train"], *split["validation"]}
+    validation, held_out = evaluate(study, run), evaluate(study, run, held_out=True)
+    assert [case.case_id for case in held_out.cases] == ["case01", "case04"]
+    assert held_out.role == "held out"
+    assert held_out.folder != validation.folder
+    report = json.loads((held_out.folder / "evaluation.json").read_text())
+    assert report["lesions"]["lesions"] == 2
+    assert sum(item["lesions"] for item in report["lesion_bins"]) == 2
+
+
+def test_without_held_out_cases_it_says_so(tiny_study: Path, trained: Path) -> None:
+    with pytest.raises(DataError, match="keeps no case for testing"):
+        evaluate(tiny_study, trained, held_out=True)
