@@ -127,7 +127,8 @@ def smoothed_loss(run_folder: Path, over: int = 30) -> np.ndarray:
     sums = np.cumsum(np.concatenate(([0.0], np.asarray(series.values, dtype=np.float64))))
     ends = np.arange(1, len(sums))
     begins = np.maximum(ends - over, 0)
-    return (sums[ends] - sums[begins]) / (ends - begins)
+    smoothed: np.ndarray = (sums[ends] - sums[begins]) / (ends - begins)
+    return smoothed
 
 
 def main() -> None:
@@ -164,15 +165,15 @@ def main() -> None:
             (folder / "results.json").write_text(json.dumps(results, indent=1))
 
     sizes = list(map(int, arguments.patch_sizes.split(",")))
-    for patch, other in zip(sizes, reversed(sizes), strict=True):
+    for patch, crossing in zip(sizes, reversed(sizes), strict=True):
         # Weights from another patch size, judged by how soon they are where a training from scratch ends.
-        if patch != other:
+        if patch != crossing:
             to = folder / f"target-{patch}"
-            source_run = Path(runs.found[f"pretrain-{other}"])
+            source_run = Path(runs.found[f"pretrain-{crossing}"])
             crossed = runs.train(
-                f"finetune-{patch}-from-{other}", to, protocol.finetune_steps, protocol, init_from=source_run
+                f"finetune-{patch}-from-{crossing}", to, protocol.finetune_steps, protocol, init_from=source_run
             )
-            results[f"patch {patch}, from patch {other}"] = judge(to, crossed)
+            results[f"patch {patch}, from patch {crossing}"] = judge(to, crossed)
             (folder / "results.json").write_text(json.dumps(results, indent=1))
     for name in [name for name in runs.found if name.startswith("finetune")]:
         scratch = smoothed_loss(Path(runs.found[f"scratch-{name.split('-')[1]}"]))
