@@ -47,6 +47,7 @@ def pause_after(monkeypatch: pytest.MonkeyPatch, steps: int, cases: int = 6) -> 
         ("train.accumulate=2",),
         ("model.checkpointing=true",),
         ("model.network=segresnet",),
+        ("optim.ema=0.9",),
     ],
     ids=lambda settings: settings[0],
 )
@@ -83,6 +84,29 @@ def test_checkpointing_changes_nothing_but_memory(make_run: MakeRun, run_attempt
     plain, saving = make_run(), make_run("model.checkpointing=true")
     assert run_attempt(plain) == run_attempt(saving) == 0
     assert losses(saving) == losses(plain)
+
+
+def test_the_average_of_the_weights_is_what_is_judged_and_kept(
+    tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt, losses: Losses
+) -> None:
+    from safetensors.torch import load_file
+
+    from patchcore.engine import Predictor
+
+    plain, averaged = make_run(), make_run("optim.ema=0.5")
+    assert run_attempt(plain) == run_attempt(averaged) == 0
+    # It changes nothing of the training itself.
+    assert losses(averaged) == losses(plain)
+    last = averaged / "checkpoints" / "last"
+    weights, average = load_file(last / "model.safetensors"), load_file(last / "ema.safetensors")
+    name = "decoder2.conv_block.conv1.conv.weight"
+    assert weights[name].equal(load_file(plain / "checkpoints" / "last" / "model.safetensors")[name])
+    assert not weights[name].equal(average[name])
+    predictor, found = Predictor.of_run(averaged, checkpoint="last")
+    assert predictor.network.state_dict()[name].equal(average[name])
+    if found.state["best"]["step"] == 6:
+        assert load_file(averaged / "checkpoints" / "best" / "model.safetensors")[name].equal(average[name])
+    assert not (averaged / "checkpoints" / "best" / "ema.safetensors").exists()
 
 
 def test_batch_dice_is_another_loss(make_run: MakeRun, run_attempt: RunAttempt, losses: Losses) -> None:

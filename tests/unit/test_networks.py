@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from monai.networks.nets import UNETR as MonaiUNETR  # noqa: N811
@@ -85,6 +87,18 @@ def test_the_footprint_is_what_autograd_keeps(name: str) -> None:
     saving = footprint(tiny(name, checkpointing=True), **sizes)  # type: ignore[arg-type]
     assert saving.activation_bytes < 0.7 * found.activation_bytes
     assert saving.weight_bytes == found.weight_bytes
+
+
+def test_a_copy_of_a_checkpointed_network_computes_with_its_own_weights() -> None:
+    network = build(tiny(checkpointing=True)).eval()
+    image = torch.rand(1, 1, *WINDOW)
+    with torch.no_grad():
+        before = network(image)
+        copied = copy.deepcopy(network)
+        for weight in network.parameters():
+            weight.zero_()
+        assert torch.equal(copied(image), before)
+        assert not torch.equal(network(image), before)
 
 
 def test_the_footprint_leaves_the_generator_alone() -> None:

@@ -81,6 +81,9 @@ class OptimConfig(_Section):
         default=1e-2, ge=0, description="weight decay of matrices and kernels; of sgd not decoupled"
     )
     warmup_steps: int = Field(default=50, ge=0, description="steps of linear warm-up")
+    ema: float = Field(
+        default=0.0, ge=0, lt=1, description="validate and keep a moving average of the weights, e.g. 0.999; 0: none"
+    )
     clip_norm: float = Field(default=1.0, gt=0, description="gradient norm is clipped to this")
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: a folder that is whole or not there, at whatever instant the process or the disk gives up.
 
     checkpoints/last/   model.safetensors      by parameter name
+                        ema.safetensors        their moving average, where one is kept
                         optimizer.safetensors  by parameter name / state name
                         rng.safetensors        torch's generators as uint8
                         state.json             everything else, and the size of each of the files
@@ -36,6 +37,7 @@ __all__ = ["CHECKPOINT_SCHEMA", "Checkpoint", "find_checkpoint", "load_checkpoin
 
 CHECKPOINT_SCHEMA = 1
 _MODEL, _OPTIMIZER, _RNG, _STATE = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"
+_EMA = "ema.safetensors"
 
 
 @dataclass(frozen=True)
@@ -50,28 +52,47 @@ class Checkpoint:
     path: Path
     state: Mapping[str, Any]
 
-    def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Load weights, and with an optimiser its state and torch's generators.
+    def restore(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        average: nn.Module | None = None,
+    ) -> None:
+        """Load weights, and with an optimiser its state and torch's generators, to train on.
+
+        Without an optimiser these are the weights to predict with: their moving average where one was kept.
+
+        Args:
+            network: Is filled.
+            optimizer: Over its parameters.
+            average: Is filled with the moving average; with the weights themselves where none was kept.
 
         Raises:
             CheckpointError: A file is damaged, or belongs to another network; the first difference is named.
         """
-        weights = self._read(_MODEL)
-        state = network.state_dict()
-        names = distinct_names(state)
-        _check_keys(self.path / _MODEL, weights, {name: state[name] for name in dict.fromkeys(names.values())})
-        network.load_state_dict({name: weights[first] for name, first in names.items()})
+        averaged = _EMA if _EMA in self.state.get("files", {}) else _MODEL
+        self._fill(network, _MODEL if optimizer is not None else averaged)
+        if average is not None:
+            self._fill(average, averaged)
         if optimizer is not None:
             self._restore_optimizer(network, optimizer)
             self._restore_generators()
 
+    def _fill(self, network: nn.Module, name: str) -> None:
+        weights = self._read(name)
+        state = network.state_dict()
+        names = distinct_names(state)
+        _check_keys(self.path / name, weights, {name: state[name] for name in dict.fromkeys(names.values())})
+        network.load_state_dict({name: weights[first] for name, first in names.items()})
+
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights by parameter name.
+        """Return the weights to predict with by parameter name: their moving average where one was kept.
 
         Raises:
             CheckpointError: The file is damaged.
         """
-        return self._read(_MODEL)
+        return self._read(_EMA if _EMA in self.state.get("files", {}) else _MODEL)
 
     def _restore_optimizer(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         path = self.path / _OPTIMIZER
@@ -116,7 +137,12 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: PathLike, network: nn.Module, state: Mapping[str, Any], *, optimizer: torch.optim.Optimizer | None = None
+    folder: PathLike,
+    network: nn.Module,
+    state: Mapping[str, Any],
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    average: nn.Module | None = None,
 ) -> Path:
     """Write a checkpoint; the one before is kept until this one is whole.
 
@@ -125,6 +151,7 @@ def save_checkpoint(
         network: Its weights are kept.
         state: JSON values.
         optimizer: Its state is kept, and torch's generators; without it the checkpoint is for evaluation alone.
+        average: The moving average of the weights; kept beside them.
 
     Returns:
         The folder.
@@ -139,6 +166,8 @@ def save_checkpoint(
         _clear_leftovers(folder)
         temporary.mkdir()
         save_file(_detached(network.state_dict()), temporary / _MODEL)
+        if average is not None:
+            save_file(_detached(average.state_dict()), temporary / _EMA)
         if optimizer is not None:
             save_file(_optimizer_tensors(network, optimizer), temporary / _OPTIMIZER)
             save_file(_generators(), temporary / _RNG)

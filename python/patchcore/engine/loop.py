@@ -27,7 +27,7 @@ from patchcore.engine.device import Placement
 from patchcore.engine.loader import BatchLoader, BatchSource
 from patchcore.engine.loss import DiceCrossEntropyLoss, outputs_of, supervised_loss, window_voxels
 from patchcore.engine.network import Step, freeze_encoder
-from patchcore.engine.optim import learning_rate
+from patchcore.engine.optim import WeightAverage, learning_rate
 from patchcore.engine.progress import Progress, total_steps
 from patchcore.engine.ranks import Ranks
 from patchcore.engine.selection import validate
@@ -65,6 +65,7 @@ class Training:
         network: On its device, in training mode.
         stepped: The same for training steps: shared with other ranks, compiled where that was asked for.
         optimizer: Over the network's parameters.
+        average: The moving average of the network's weights, where one is kept.
         source: The training windows.
         validation: The validation fold.
         steps_per_epoch: Steps between two ends of an epoch.
@@ -79,10 +80,16 @@ class Training:
     network: nn.Module
     stepped: Step
     optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
     source: BatchSource
     validation: Sequence[PreparedCase]
     steps_per_epoch: int
     board: TensorBoard
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and kept as the best."""
+        return self.network if self.average is None else self.average.network
 
     def save(self, which: Literal["last", "best"], progress: Progress, writer: Writer) -> None:
         """Write a checkpoint and tell of it; `best` holds no optimiser. Rank 0 does it for all."""
@@ -93,8 +100,12 @@ class Training:
             "machine": self.placement.machine,
             "epoch": progress.step // self.steps_per_epoch,
         }
-        optimizer = self.optimizer if which == "last" else None
-        folder = save_checkpoint(self.run / "checkpoints" / which, self.network, state, optimizer=optimizer)
+        folder = self.run / "checkpoints" / which
+        if which == "best":
+            save_checkpoint(folder, self.judged, state)
+        else:
+            average = None if self.average is None else self.average.network
+            save_checkpoint(folder, self.network, state, optimizer=self.optimizer, average=average)
         writer.checkpoint(progress.step, which, folder)
 
     def no_sync(self, *, last: bool) -> AbstractContextManager[None]:
@@ -205,6 +216,8 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
             if not (math.isfinite(value) and math.isfinite(norm_value)):
                 raise _diverged(step + 1, value, norm_value, config)
             optimizer.step()
+            if training.average is not None:
+                training.average.update(step)
 
             # Tell.
             step += 1

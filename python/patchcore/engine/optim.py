@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -9,7 +10,39 @@ from torch import nn
 
 from patchcore.config.run import OptimConfig
 
-__all__ = ["learning_rate", "make_optimizer"]
+__all__ = ["WeightAverage", "learning_rate", "make_optimizer"]
+
+
+class WeightAverage:
+    """An exponential moving average of a network's weights, as a network of its own.
+
+    In the first steps it forgets faster, so that it does not hold on to the weights it began with.
+
+    Args:
+        network: Is averaged; on its device.
+        decay: Share that is kept at each step, below 1.
+
+    Source:
+        Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992; the warm-up is TensorFlow's.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self._decay = decay
+        self._pairs = [
+            (average, value)
+            for average, value in zip(self.network.parameters(), network.parameters(), strict=True)
+            if value.requires_grad
+        ]
+        self._buffers = list(zip(self.network.buffers(), network.buffers(), strict=True))
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take a step's weights in; `step` is the number of steps done."""
+        share = 1 - min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_([average for average, _ in self._pairs], [value for _, value in self._pairs], share)
+        for average, value in self._buffers:
+            average.copy_(value)
 
 
 def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:

@@ -87,7 +87,7 @@ def validate(
     result = ValidationResult.empty(training.target)
     try:
         result = validate_cases(
-            training.network,
+            training.judged,
             cases,
             training.target,
             training.placement,
@@ -140,11 +140,13 @@ def _affordable(training: Training, control: Control) -> int:
     """Measure how long a case takes, and return how many of the fold can be validated within the limit."""
     cases, limit_s = training.validation, 60 * training.config.validation.max_minutes * training.ranks.world
     first = cases[0]
-    training.network.eval()
+    network = training.judged
+    was_training = network.training
+    network.eval()
     began = time.monotonic()
     try:
         predict_volume(
-            training.network,
+            network,
             first.image(),
             training.target,
             training.placement,
@@ -152,7 +154,7 @@ def _affordable(training: Training, control: Control) -> int:
             look=control.look,
         )
     finally:
-        training.network.train()
+        network.train(was_training)
     s_per_voxel = (time.monotonic() - began) / math.prod(first.shape)
     voxels = [math.prod(case.shape) for case in cases]
     count = len(cases)

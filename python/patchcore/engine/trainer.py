@@ -27,7 +27,7 @@ from patchcore.engine.loader import BatchSource
 from patchcore.engine.loop import Outcome, Training, run_loop
 from patchcore.engine.memory import memory_remedy
 from patchcore.engine.network import build_network, compiled
-from patchcore.engine.optim import make_optimizer
+from patchcore.engine.optim import WeightAverage, make_optimizer
 from patchcore.engine.progress import Progress, steps_per_epoch
 from patchcore.engine.ranks import OUT_OF_MEMORY, RankError, Ranks, rank_of_environment
 from patchcore.engine.tensorboard import TensorBoard
@@ -196,8 +196,10 @@ def _train(
             print("\n".join(report.lines()), flush=True)
         for difference in report.differences or ():
             writer.alert("warning", f"the weights come from another preprocessing: {difference}")
+    # After first weights from elsewhere: the average begins with what the training begins with.
+    average = WeightAverage(network, config.optim.ema) if config.optim.ema else None
     if checkpoint is not None:
-        checkpoint.restore(network, optimizer)
+        checkpoint.restore(network, optimizer, average=average.network if average else None)
         progress = Progress.from_state(checkpoint.state)
         _compare_machines(checkpoint, placement, writer)
     if not ranks.first:
@@ -218,6 +220,7 @@ def _train(
         network=network,
         stepped=stepped,
         optimizer=optimizer,
+        average=average,
         source=BatchSource(
             train_cases,
             target.window_size,

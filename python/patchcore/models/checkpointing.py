@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,11 +52,22 @@ def checkpoint_activations(network: nn.Module, name: str) -> None:
 
 
 def _forget(block: nn.Module) -> None:
-    plain = block.forward
+    kind = type(block)
+    if kind not in _FORGETFUL:
+        _FORGETFUL[kind] = _forgetful(kind)
+    block.__class__ = _FORGETFUL[kind]
 
-    def forward(*inputs: Any, **named: Any) -> Any:
-        if torch.is_grad_enabled() and block.training:
+
+def _forgetful(kind: type[nn.Module]) -> type[nn.Module]:
+    """Return a subclass whose instances keep their input alone: a copy of one computes with its own weights."""
+
+    def forward(self: nn.Module, *inputs: Any, **named: Any) -> Any:
+        plain = partial(kind.forward, self)
+        if torch.is_grad_enabled() and self.training:
             return checkpoint(plain, *inputs, use_reentrant=False, **named)
         return plain(*inputs, **named)
 
-    block.forward = forward
+    return type(f"Checkpointed{kind.__name__}", (kind,), {"forward": forward})
+
+
+_FORGETFUL: dict[type[nn.Module], type[nn.Module]] = {}
