@@ -28,6 +28,7 @@ SUITES = (
     "import",
     "dashboard",
     "unetr",
+    "training",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from patchcore.errors import RunError
-from patchcore.events import TRAIN_LOSS, TRAIN_WINDOW_DSC
-from patchcore.runs import RunReader, RunState, RunView, request, terminate_orphan
+from patchcore.events import TRAIN_LOSS, TRAIN_WINDOW_DSC, VAL_LESION_PRECISION, VAL_LESION_RECALL
+from patchcore.runs import RunReader, RunState, RunView, ValidationRecord, request, terminate_orphan
 from patchcore.types import ExitCode
 
 __all__ = ["PlainLines", "cleaned", "duration", "watch"]
@@ -143,7 +144,7 @@ class PlainLines:
                 self._validations.add((validation.attempt, validation.validation_id))
                 self._say(
                     f"validation at step {validation.step}: mean DSC {validation.dsc_mean:.4f} "
-                    f"(n = {validation.n_cases}), global {validation.dsc_global:.4f}"
+                    f"(n = {validation.n_cases}), global {validation.dsc_global:.4f}{_lesion_words(validation)}"
                 )
         for alert in view.alerts[self._alerts :]:
             self._say(f"{alert.level}: {alert.message}" + (f"; {alert.remedy}" if alert.remedy else ""))
@@ -201,7 +202,7 @@ def _panel(view: RunView, note: str | None) -> Group:
             rows.add_row(name, Text(f"{value:.4f}"))
     newest, best = view.last_validation, view.best_validation
     if newest is not None:
-        words = f"{newest.dsc_mean:.4f} at step {newest.step} (n = {newest.n_cases})"
+        words = f"{newest.dsc_mean:.4f} at step {newest.step} (n = {newest.n_cases}){_lesion_words(newest)}"
         rows.add_row("validation DSC", Text(words))
     if best is not None:
         rows.add_row("best", Text(f"{best.dsc_mean:.4f} at step {best.step}", style="green"))
@@ -210,6 +211,13 @@ def _panel(view: RunView, note: str | None) -> Group:
         rows.add_row(Text(cleaned(alert.level), style="yellow"), Text(cleaned(alert.message + remedy)))
     hint = note if note is not None else ""
     return Group(rows, Text(cleaned(hint), style="yellow")) if hint else Group(rows)
+
+
+def _lesion_words(validation: ValidationRecord) -> str:
+    """Say how many lesions were found, and how many of the predicted are; nothing where no run told of it."""
+    recall, precision = (validation.values.get(name) for name in (VAL_LESION_RECALL, VAL_LESION_PRECISION))
+    known = [(name, value) for name, value in (("recall", recall), ("precision", precision)) if value is not None]
+    return "".join(f", lesion {name} {value:.2f}" for name, value in known if not math.isnan(value))
 
 
 def _progress_words(view: RunView) -> list[str]:

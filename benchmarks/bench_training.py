@@ -1,0 +1,80 @@
+"""A training step of UNETR as published, 96³, on a CPU: ours as the trainer has it against MONAI's as it comes.
+
+At patch size 16 MONAI's own network is the peer; at the others, which it has not, ours with MONAI's attention, torch's
+instance norm and channels-first memory. On a GPU: ``benchmarks/gpu_training.py``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from monai.networks.blocks.selfattention import SABlock
+from monai.networks.nets import UNETR as MonaiUNETR  # noqa: N811
+from torch import nn
+
+from benchmarks.rows import Row, in_turns
+from patchcore.config.run import TrainConfig
+from patchcore.engine.device import core_count, place
+from patchcore.engine.loss import DiceCrossEntropyLoss
+from patchcore.models import UNETR
+from patchcore.models.norm import ChannelsLastInstanceNorm
+
+WINDOW = (96, 96, 96)
+SIZES: dict[str, Any] = {"hidden_size": 768, "mlp_dim": 3072, "num_heads": 12, "feature_size": 16}
+PATCHES = (16, 8, 12, 24)
+
+
+def _as_it_comes(network: UNETR) -> UNETR:
+    """Return our network with MONAI's attention and torch's norm."""
+    for block in network.vit.blocks:
+        naive = SABlock(SIZES["hidden_size"], SIZES["num_heads"], 0.0)
+        naive.qkv, naive.out_proj = block.attn.qkv, block.attn.out_proj
+        block.attn = naive
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ChannelsLastInstanceNorm):
+                setattr(parent, name, nn.InstanceNorm3d(1, eps=child.eps))
+    return network
+
+
+def run() -> list[Row]:
+    """Bar 1 of training, without a GPU."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    placement = place(TrainConfig(device="cpu", threads=core_count(), deterministic=False))
+    loss = DiceCrossEntropyLoss()
+    rows = []
+    for patch in PATCHES:
+        torch.manual_seed(0)
+        peer: nn.Module = (
+            MonaiUNETR(1, 2, WINDOW, **SIZES) if patch == 16 else _as_it_comes(UNETR(1, 2, WINDOW, patch, **SIZES))
+        )
+        ours = placement.network(UNETR(1, 2, WINDOW, patch, **SIZES))
+        ours.load_state_dict(peer.state_dict())
+        batch = 2 if patch == 16 else 1
+        image, label = torch.randn(batch, 1, *WINDOW), torch.randint(0, 2, (batch, *WINDOW))
+        with torch.no_grad():
+            equal = torch.allclose(ours(image), peer(image), atol=1e-4)
+
+        def step(network: nn.Module, image: torch.Tensor = image, label: torch.Tensor = label) -> None:
+            network.zero_grad(set_to_none=True)
+            loss(network(image), label).backward()
+
+        mine, theirs = in_turns(partial(step, ours), partial(step, peer), repeats=3)
+        name = "MONAI's UNETR" if patch == 16 else "the same with MONAI's attention, torch's norm"
+        rows.append(
+            Row(
+                "1",
+                f"training step, patch {patch}, 96³, batch {batch}, base",
+                mine,
+                name,
+                theirs,
+                1.2 if patch == 16 else None,
+                equal,
+                note=f"fp32, CPU, {core_count()} threads",
+            )
+        )
+        del ours, peer
+    torch.use_deterministic_algorithms(deterministic)
+    return rows
