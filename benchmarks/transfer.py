@@ -65,7 +65,10 @@ def study_of(folder: Path, name: str, data: Path, patch: int, protocol: Protocol
     else:
         run("plan", str(first), "--like", str(like))
     run("prepare", str(first))
-    shutil.copytree(first, study)
+    unfinished = folder / f".{name}-{patch}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(first, unfinished)
+    unfinished.rename(study)
     return study
 
 
@@ -122,12 +125,12 @@ def judge(study: Path, run_folder: Path) -> dict[str, Any]:
 
 
 def smoothed_loss(run_folder: Path, over: int = 30) -> np.ndarray:
-    """Return the training loss by step, each the mean of itself and those before it, `over` in all."""
+    """Return the training loss by step, each the mean of `over` up to it; NaN before there are as many."""
     series = RunReader(run_folder).poll().series["train/loss"]
     sums = np.cumsum(np.concatenate(([0.0], np.asarray(series.values, dtype=np.float64))))
     ends = np.arange(1, len(sums))
-    begins = np.maximum(ends - over, 0)
-    smoothed: np.ndarray = (sums[ends] - sums[begins]) / (ends - begins)
+    smoothed: np.ndarray = (sums[ends] - sums[np.maximum(ends - over, 0)]) / over
+    smoothed[: over - 1] = np.nan
     return smoothed
 
 

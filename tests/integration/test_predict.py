@@ -199,6 +199,38 @@ def test_held_out_cases_are_judged_apart(tmp_path: Path, torch_settings: None, r
     assert sum(item["lesions"] for item in report["lesion_bins"]) == 2
 
 
+def test_a_patient_on_both_sides_is_not_held_out(
+    tmp_path: Path, torch_settings: None, run_attempt: Callable[..., int]
+) -> None:
+    from patchcore.data import analyze
+    from patchcore.engine import create_run
+    from patchcore.planning import plan_patch_size
+
+    data = write_balls(tmp_path / "data")
+    rows = ["case_id,image,label,split,patient"]
+    for number in range(6):
+        name = f"case{number:02d}.nii.gz"
+        split = "test" if number == 1 else "train"
+        rows.append(f"case{number:02d},images/{name},labels/{name},{split},p{number // 2}")
+    (data / "cases.csv").write_text("\n".join(rows) + "\n")
+    study = analyze(data, tmp_path / "study", layout="manifest")
+    plan_patch_size(study, candidates=(8,), window_size=(16, 16, 16), hu_range=(-50, 250))
+    run = create_run(study, settings=[*TINY, "train.folds=2", "train.steps=1"])
+    assert run_attempt(run) == 0
+    with pytest.raises(DataError, match="p0 has cases to train on and to test"):
+        evaluate(study, run, held_out=True)
+
+
+def test_a_run_of_several_ranks_is_predicted_with_one(make_run: MakeRun, run_attempt: RunAttempt) -> None:
+    run = make_run("train.steps=1")
+    assert run_attempt(run) == 0
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["train"] |= {"ranks": 2, "batch_size": 2}
+    (run / "run.json").write_text(json.dumps(record))
+    predictor, _ = Predictor.of_run(run)
+    assert predictor.placement.ranks == 1
+
+
 def test_without_held_out_cases_it_says_so(tiny_study: Path, trained: Path) -> None:
     with pytest.raises(DataError, match="keeps no case for testing"):
         evaluate(tiny_study, trained, held_out=True)

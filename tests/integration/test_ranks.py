@@ -76,6 +76,62 @@ def test_a_dead_rank_ends_the_run_and_is_named(make_run: MakeRun) -> None:
     finish(run, 2, train={"steps": 6, "ranks": 1})
 
 
+def test_a_rank_that_dies_before_it_has_joined_is_told(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Read by every interpreter when it starts.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nif os.environ.get('PATCHCORE_RANK') == '1':\n    os._exit(7)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run = make_run(*PLAIN, "train.ranks=2")
+    process = start(run, 1)
+    assert process.wait(timeout=60) == 1
+    view = view_of(run)
+    assert view.states[-1].state == "failed"
+    assert "rank 1 of 2 ended with code 7" in view.alerts[-1].message
+
+
+def test_what_another_rank_says_is_told(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one_rank_fails.py").write_text(
+        "import os\nfrom torch import nn\n"
+        "def build(in_channels, out_channels, window_size, patch_size):\n"
+        "    if os.environ.get('PATCHCORE_RANK') == '1':\n"
+        "        raise MemoryError('no room')\n"
+        "    return nn.Conv3d(in_channels, out_channels, 3, padding=1)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = make_run(*PLAIN, "train.ranks=2", "model.network=one_rank_fails:build")
+    process = start(run, 1)
+    assert process.wait(timeout=60) == 1
+    view = view_of(run)
+    assert view.states[-1].state == "out of memory"
+    assert view.alerts[-1].remedy
+
+
+def test_many_records_come_over_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    import torch
+    from torch._C._distributed_c10d import TCPStore
+
+    from patchcore.engine import ranks
+
+    monkeypatch.setattr(ranks, "_PIECE", 1000)
+    store = TCPStore("127.0.0.1", 0, 1, is_master=True, wait_for_workers=False)
+    both = [ranks.Ranks(2, torch.device("cpu"), tmp_path, 1) for _ in range(2)]
+    for rank, one in enumerate(both):
+        one.rank, one._store = rank, store
+    sent = {"cases": {f"case{number}": "ä" * 50 for number in range(100)}}
+    other = threading.Thread(target=lambda: both[1].collect(sent, lambda: None))
+    other.start()
+    found = both[0].collect({}, lambda: None)
+    other.join()
+    assert found == [{}, sent]
+    assert store.num_keys() <= 1
+
+
 def test_a_stop_leaves_with_a_checkpoint_also_amid_a_validation(make_run: MakeRun, losses: Losses) -> None:
     run = make_run(*PLAIN, "train.ranks=2", "train.steps=100000")
     process = start(run, 1)

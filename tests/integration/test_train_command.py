@@ -83,6 +83,17 @@ def test_a_stopped_fold_goes_on(tiny_study: Path) -> None:
     found = fold_run(tiny_study, 1, settings=settings)
     assert (found.path, found.state) == (run.path, RunState.STOPPED)
     assert fold_run(tiny_study, 2, settings=settings).path != run.path
+    # Neither a run with other first weights, nor one whose attempt was told otherwise, is the same experiment.
+    weights = run.path / "checkpoints" / "last" / "model.safetensors"
+    other = fold_run(tiny_study, 1, settings=[*settings, f"init.source={weights}"])
+    assert other.path not in (run.path, found.path)
+    assert fold_run(tiny_study, 1, settings=[*settings, f"init.source={run.path}"]).path != other.path
+    start = run.path / "attempts" / "1" / "start.json"
+    start.write_text(json.dumps(json.loads(start.read_text()) | {"overrides": {"train": {"steps": 5}}}))
+    assert fold_run(tiny_study, 1, settings=settings).path != run.path
+    # A damaged run beside them is passed over.
+    (other.path / "run.json").write_text("{")
+    fold_run(tiny_study, 0, settings=settings)
 
 
 @pytest.mark.parametrize(

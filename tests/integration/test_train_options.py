@@ -115,7 +115,7 @@ def test_batch_dice_is_another_loss(make_run: MakeRun, run_attempt: RunAttempt, 
     assert losses(single)[1] != losses(batch)[1]
 
 
-@pytest.mark.parametrize("network", ["dynunet", "mednext", "segresnet"])
+@pytest.mark.parametrize("network", ["dynunet", "segresnet"])
 def test_other_networks_train_predict_and_evaluate(
     network: str, tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt, losses: Losses
 ) -> None:
@@ -158,6 +158,7 @@ def test_a_network_of_the_users_own(
         (("model.network=segresnet", "init.freeze_epochs=1"), ConfigError, "no transformer"),
         (("train.batch_size=3", "train.accumulate=2"), ConfigError, "multiple of 2"),
         (("train.batch_size=3", "train.ranks=2"), ConfigError, "multiple of 2"),
+        (("train.compile=graphs", "train.accumulate=2"), ConfigError, "train.compile=default"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -205,6 +206,16 @@ def test_previews_of_fixed_and_worst_cases(make_run: MakeRun, run_attempt: RunAt
     assert not (without / "preview").exists()
 
 
+def test_fixed_previews_are_of_the_cases_that_are_always_validated(
+    tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt
+) -> None:
+    run = make_run("train.folds=2", "validation.max_cases=2", "validation.previews=1")
+    assert run_attempt(run) == 0
+    order = json.loads((run / "split.json").read_text())["validation"]
+    # Of three cases the first and the second are in the subset; one of them is drawn.
+    assert [path.stem for path in sorted((run / "preview" / "0000003").iterdir())] == [order[0]]
+
+
 def test_lesions_found_and_false_ones_are_told(make_run: MakeRun, run_attempt: RunAttempt) -> None:
     run = make_run("train.steps=150", "train.steps_per_epoch=150", "optim.lr=3e-3", "model.dropout=0")
     assert run_attempt(run) == 0
@@ -237,6 +248,22 @@ def test_tensorboard_that_cannot_write_is_told_and_done_without(
     assert run_attempt(run) == 0
     assert len(losses(run)) == 6
     assert any("TensorBoard" in alert.message for alert in view_of(run).alerts)
+
+
+def test_out_of_memory_is_told_where_no_remedy_can_be_found(
+    make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from patchcore.engine import loop, trainer
+
+    def no_room(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(loop, "supervised_loss", no_room)
+    monkeypatch.setattr(trainer, "memory_remedy", no_room)
+    run = make_run()
+    assert run_attempt(run) == 1
+    assert view_of(run).states[-1].state == "out of memory"
+    assert "train.batch_size" in (view_of(run).alerts[-1].remedy or "")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_activations_with_and_without_checkpointing(
     found = [re.search(r"([\d.]+) \(([\d.]+)\) GiB", row) for row in rows]
     sizes = [(float(match[1]), float(match[2])) for match in found if match]
     assert len(sizes) == 4
-    assert all(saving < 0.3 * plain for plain, saving in sizes)
+    assert all(saving < 0.7 * plain for plain, saving in sizes)
     assert [plain for plain, _ in sizes] == sorted((plain for plain, _ in sizes), reverse=True)
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from monai.networks.nets import UNETR as MonaiUNETR  # noqa: N811
 
-from patchcore.config.run import MODEL_PRESETS, ModelConfig
+from patchcore.config.run import MODEL_PRESETS, ModelConfig, OptimConfig
 from patchcore.engine.checkpoint import load_checkpoint, save_checkpoint
 from patchcore.engine.loss import outputs_of
 from patchcore.errors import ConfigError
 from patchcore.models.footprint import footprint
-from patchcore.models.registry import NETWORKS, _strides, make_network
+from patchcore.models.registry import NETWORKS, _topology, make_network
 from patchcore.models.weights import distinct_names, transfer_weights
 from patchcore.types import IntTriple, Triple
 
@@ -44,9 +44,11 @@ def test_every_network_has_one_interface(name: str) -> None:
 def test_deep_supervision_gives_coarser_outputs_in_training_alone(name: str) -> None:
     network = build(tiny(name, deep_supervision=True))
     outputs = outputs_of(network(torch.rand(2, 1, *WINDOW)))
-    assert len(outputs) >= 2
     assert tuple(outputs[0].shape) == (2, 3, *WINDOW)
     assert all(output.shape[:2] == (2, 3) for output in outputs)
+    edges = [output.shape[2] for output in outputs]
+    # MONAI's DynUNet brings its coarser outputs to full resolution itself.
+    assert edges == {"unetr": [64, 32, 16], "dynunet": [64, 64, 64], "mednext": [64, 32, 16, 8, 4]}[name]
     with torch.no_grad():
         assert network.eval()(torch.rand(1, 1, *WINDOW)).shape == (1, 3, *WINDOW)
 
@@ -87,6 +89,38 @@ def test_the_footprint_is_what_autograd_keeps(name: str) -> None:
     saving = footprint(tiny(name, checkpointing=True), **sizes)  # type: ignore[arg-type]
     assert saving.activation_bytes < 0.7 * found.activation_bytes
     assert saving.weight_bytes == found.weight_bytes
+    assert found.again_bytes == 0
+    # What is alive at once in the backward pass of a checkpointed network, by counting tensors as they come and go.
+    network = make_network(tiny(name, checkpointing=True), **sizes).train()  # type: ignore[arg-type]
+    assert saving.activation_bytes + saving.again_bytes >= 0.9 * _peak_kept(network, image)
+
+
+def _peak_kept(network: torch.nn.Module, image: torch.Tensor) -> int:
+    """Return the most bytes that autograd holds at once, weights and the image left out."""
+    ours = {weight.untyped_storage().data_ptr() for weight in (*network.parameters(), image)}
+    alive: dict[int, int] = {}
+    counts: dict[int, int] = {}
+    peak = 0
+
+    class Handle:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            nonlocal peak
+            storage = tensor.untyped_storage()
+            self.tensor, self.key = tensor, storage.data_ptr()
+            if self.key not in ours:
+                counts[self.key] = counts.get(self.key, 0) + 1
+                alive[self.key] = storage.nbytes()
+                peak = max(peak, sum(alive.values()))
+
+        def __del__(self) -> None:
+            if self.key in counts:
+                counts[self.key] -= 1
+                if not counts[self.key]:
+                    del counts[self.key], alive[self.key]
+
+    with torch.autograd.graph.saved_tensors_hooks(Handle, lambda handle: handle.tensor):
+        network(image).square().mean().backward()
+    return peak
 
 
 def test_a_copy_of_a_checkpointed_network_computes_with_its_own_weights() -> None:
@@ -99,6 +133,19 @@ def test_a_copy_of_a_checkpointed_network_computes_with_its_own_weights() -> Non
             weight.zero_()
         assert torch.equal(copied(image), before)
         assert not torch.equal(network(image), before)
+
+
+def test_the_footprint_counts_what_the_optimiser_and_bf16_add() -> None:
+    sizes = {"out_channels": 2, "window_size": WINDOW, "patch_size": (16, 16, 16), "spacing": MM}
+    found = footprint(tiny(), **sizes)  # type: ignore[arg-type]
+    averaged = footprint(tiny(), optim=OptimConfig(ema=0.9), **sizes)  # type: ignore[arg-type]
+    assert averaged.weight_bytes - found.weight_bytes == 4 * found.parameters
+    plain = footprint(tiny(), optim=OptimConfig(optimizer="sgd"), **sizes)  # type: ignore[arg-type]
+    assert plain.weight_bytes < found.weight_bytes
+    half = footprint(tiny(), bf16=True, **sizes)  # type: ignore[arg-type]
+    # Copies of weights do not grow with the windows.
+    assert half.weight_bytes > found.weight_bytes
+    assert half.activation_bytes < found.activation_bytes
 
 
 def test_the_footprint_leaves_the_generator_alone() -> None:
@@ -117,17 +164,31 @@ def test_monais_unetr_is_the_published_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "spacing", "expected"),
+    ("window", "spacing", "expected", "kernels"),
     [
-        ((64, 64, 64), (1.0, 1.0, 1.0), [(1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)]),
-        # The coarse axis waits until the others have caught up with it.
-        ((64, 64, 16), (0.7, 0.7, 2.5), [(1, 1, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2), (2, 2, 1)]),
-        ((40, 40, 40), (1.0, 1.0, 1.0), [(1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)]),
-        ((9, 9, 9), (1.0, 1.0, 1.0), [(1, 1, 1)]),
+        # By nnU-Net's get_pool_and_conv_props.
+        ((64, 64, 64), (1.0, 1.0, 1.0), [(1, 1, 1), *[(2, 2, 2)] * 4], [(3, 3, 3)] * 5),
+        (
+            (64, 64, 16),
+            (0.7, 0.7, 2.5),
+            [(1, 1, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2), (2, 2, 1)],
+            [(3, 3, 1), (3, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)],
+        ),
+        (
+            (96, 96, 48),
+            (0.75, 0.75, 5.0),
+            [(1, 1, 1), (2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2), (1, 1, 2)],
+            [(3, 3, 1), (3, 3, 1), (3, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)],
+        ),
+        ((32, 32, 32), (1.0, 1.0, 2.0), [(1, 1, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2)], [(3, 3, 1), *[(3, 3, 3)] * 3]),
+        ((40, 40, 40), (1.0, 1.0, 1.0), [(1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)], [(3, 3, 3)] * 4),
+        ((9, 9, 9), (1.0, 1.0, 1.0), [(1, 1, 1)], [(3, 3, 3)]),
     ],
 )
-def test_a_unet_pools_coarse_axes_later(window: IntTriple, spacing: Triple, expected: list[IntTriple]) -> None:
-    assert _strides(window, spacing) == expected
+def test_a_unet_pools_and_convolves_coarse_axes_later(
+    window: IntTriple, spacing: Triple, expected: list[IntTriple], kernels: list[IntTriple]
+) -> None:
+    assert _topology(window, spacing) == (expected, kernels)
 
 
 def test_a_unet_without_room_to_pool_is_refused() -> None:
@@ -163,3 +224,23 @@ def test_another_unetrs_supervision_heads_are_made_anew() -> None:
     assert {name for name, action in report.items() if action == "re-made"} == {
         name for name in network.state_dict() if name.startswith("supervision.")
     }
+
+
+@pytest.mark.parametrize("window", [(48, 48, 32), (64, 32, 16)])
+def test_monais_unetr_keeps_its_position_embeddings_in_any_window(window: IntTriple) -> None:
+    sizes = {"out_channels": 2, "window_size": window, "patch_size": (16, 16, 16), "spacing": MM}
+    source, network = (make_network(tiny("monai-unetr"), **sizes) for _ in range(2))  # type: ignore[arg-type]
+    report = transfer_weights(network, source.state_dict())
+    assert {item.action for item in report} == {"kept"}
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(network.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("name", ["mednext", "swin-unetr", "segresnet"])
+def test_heads_for_other_classes_are_made_anew_in_any_network(name: str) -> None:
+    source, network = build(tiny(name), outputs=2), build(tiny(name), outputs=4)
+    report = {item.name: item.action for item in transfer_weights(network, source.state_dict())}
+    anew = [key for key, action in report.items() if action == "re-made"]
+    assert 1 <= len(anew) <= 2
+    assert all(4 in network.state_dict()[key].shape for key in anew)
+    assert "kept" in report.values()

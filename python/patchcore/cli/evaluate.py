@@ -78,7 +78,7 @@ def _show(evaluation: Evaluation, console: Console) -> None:
             str(case.false_positives),
             f"{case.volume_mm3 / 1000:.3f}",
             f"{case.predicted_mm3 / 1000:.3f}",
-            _number(case.dsc),
+            _number(case.lesion_dsc),
             _number(case.ball_dsc),
         ]
         if case.threshold_dsc is not None:
@@ -92,8 +92,11 @@ def _show(evaluation: Evaluation, console: Console) -> None:
         if score.lesions
     ]
     undefined = f", {evaluation.undefined} without any left out" if evaluation.undefined else ""
+    by_class = evaluation.dsc_by_class
+    told = ", ".join(f"label {label} {_number(value)}" for label, value in by_class.items())
+    told = f" ({told})" if len(by_class) > 1 else ""
     lines = [
-        f"mean DSC {_number(evaluation.mean_dsc)} (n = {evaluation.n}{undefined}), "
+        f"mean DSC {_number(evaluation.mean_dsc)}{told} (n = {evaluation.n}{undefined}), "
         f"global {_number(evaluation.global_dsc)}; on each case's own grid",
         *(
             f"  largest lesion {size.name}: mean DSC {_number(size.mean_dsc)} (n = {size.n})"

@@ -113,7 +113,7 @@ def _activations(
             found.append(footprint(config, out_channels=2, window_size=window_size, patch_size=patch, spacing=spacing))
         except PatchcoreError as error:
             return "—", str(error).partition(",")[0]
-    plain, saving_one = (f"{item.activation_bytes / 2**30:.2f}" for item in found)
+    plain, saving_one = (f"{(item.activation_bytes + item.again_bytes) / 2**30:.2f}" for item in found)
     return f"{found[0].parameters / 1e6:.1f} M", f"{plain} ({saving_one}) GiB"
 
 

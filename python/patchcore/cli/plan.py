@@ -69,7 +69,7 @@ def plan(
         joint=joint,
         like=like,
         classes=None if classes is None else int_list(classes, "--classes"),
-        regions=dict(map(_region, region)) if region else None,
+        regions=_regions(region) if region else None,
         seed=seed,
     )
     if sensitivity:
@@ -90,6 +90,13 @@ def _region(text: str) -> tuple[str, tuple[int, ...]]:
     if not (name and equals):
         raise ConfigError(f"--region {text!r} is none", found=text, remedy="write --region liver=1,2")
     return name, tuple(int_list(labels, "--region"))
+
+
+def _regions(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    found = list(map(_region, texts))
+    if len({name for name, _ in found}) < len(found):
+        raise ConfigError("--region names one twice", found=[name for name, _ in found], remedy="name each once")
+    return dict(found)
 
 
 def _measuring(done: int, total: int) -> None:

@@ -136,7 +136,7 @@ def _train_folds(study: Path, settings: list[str], config: Path | None, name: st
         if run.state is RunState.FINISHED:
             typer.echo(f"fold {number}: finished before, {run.path.name}")
             continue
-        if run.state is not None and not run.state.is_over:
+        if run.state is not None and run.state is not RunState.QUEUED and not run.state.is_over:
             raise LockedError(f"fold {number} is {run.state.value}", path=run.path, remedy="wait for it, or stop it")
         typer.echo(f"fold {number}: {run.path.name}" + ("" if run.state is None else f", {run.state.value}, goes on"))
         code = _follow(run.path, foreground=foreground)

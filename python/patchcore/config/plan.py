@@ -33,7 +33,7 @@ __all__ = [
     "read_plan",
 ]
 
-PLAN_SCHEMA = 2
+PLAN_SCHEMA = 3
 _LONGEST_WINDOW = 4096
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -203,7 +203,18 @@ class TargetPlan(_Model):
     def _check_regions(self) -> None:
         if not self.regions:
             return
-        for region in self.regions:
+        names = [region.name for region in self.regions]
+        if len(set(names)) < len(names):
+            raise ValueError(f"regions {names} have a name twice")
+        for number, region in enumerate(self.regions):
+            if len(set(region.labels)) < len(region.labels):
+                raise ValueError(f"region {region.name} holds a label twice: {region.labels}")
+            for later in self.regions[number + 1 :]:
+                common = set(region.labels) & set(later.labels)
+                if common and common != set(later.labels):
+                    raise ValueError(
+                        f"region {later.name} lies partly in {region.name}: it must lie wholly within, or outside of it"
+                    )
             strange = [label for label in region.labels if label not in self.classes]
             if strange:
                 raise ValueError(f"region {region.name} holds {strange}, which classes {self.classes} do not")
@@ -278,7 +289,7 @@ class LikePlan(_Model):
 class Plan(_Model):
     """``plan.json``: one target for each lesion label. The first target's fields are offered directly."""
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[1, 2, 3] = 3
     fingerprint_hash: str
     targets: tuple[TargetPlan, ...] = Field(min_length=1)
     joint: JointPlan | None = Field(default=None, description="with several labels: one patch size for all")

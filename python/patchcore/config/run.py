@@ -64,7 +64,8 @@ class LossConfig(_Section):
     """Soft Dice plus cross-entropy."""
 
     batch_dice: bool = Field(
-        default=False, description="Dice over all windows of a step together, not of each window: steadier, less exact"
+        default=False,
+        description="Dice over all windows that are computed together, on all ranks: steadier than of each window",
     )
 
 
@@ -77,8 +78,8 @@ class OptimConfig(_Section):
     schedule: Literal["cosine", "polynomial"] = Field(default="cosine", description="how it falls after the warm-up")
     power: float = Field(default=0.9, gt=0, description="of the polynomial")
     min_lr_share: float = Field(default=0.01, ge=0, le=1, description="last learning rate as a share of lr")
-    weight_decay: float = Field(
-        default=1e-2, ge=0, description="weight decay of matrices and kernels; of sgd not decoupled"
+    weight_decay: float | None = Field(
+        default=None, ge=0, description="of matrices and kernels; None: 1e-2, decoupled, and of sgd 3e-5, not decoupled"
     )
     warmup_steps: int = Field(default=50, ge=0, description="steps of linear warm-up")
     ema: float = Field(
@@ -282,6 +283,12 @@ def resolve_config(
         )
     if config.train.fold >= config.train.folds:
         raise ConfigError(f"train.fold {config.train.fold} must be below train.folds {config.train.folds}")
+    if config.train.compile == "graphs" and (config.train.accumulate > 1 or config.train.ranks != 1):
+        raise ConfigError(
+            "train.compile=graphs goes with neither train.accumulate nor train.ranks: gradients of a captured graph "
+            "cannot be added to",
+            remedy="set train.compile=default",
+        )
     parts = max(1, config.train.ranks) * config.train.accumulate
     if config.train.batch_size % parts:
         raise ConfigError(

@@ -52,6 +52,7 @@ class CaseEvaluation:
         case_id: The case.
         patient: Its patient.
         dsc: Mean over the classes of DSC on the case's own grid; NaN where neither map has any.
+        lesion_dsc: DSC of the lesions' class alone: what bins of size and baselines are of.
         dsc_by_class: DSC by label; of a region by the label that is its own.
         volume_mm3: Labelled lesion volume.
         predicted_mm3: Predicted lesion volume.
@@ -67,6 +68,7 @@ class CaseEvaluation:
     case_id: str
     patient: str
     dsc: float
+    lesion_dsc: float
     dsc_by_class: dict[int, float]
     volume_mm3: float
     predicted_mm3: float
@@ -81,7 +83,7 @@ class CaseEvaluation:
 
 @dataclass(frozen=True)
 class SizeBin:
-    """Mean DSC of the cases whose largest lesion is of one size; `n` cases have a DSC."""
+    """Mean DSC of the lesions in cases whose largest is of one size; `n` cases have a DSC."""
 
     name: str
     mean_dsc: float
@@ -139,6 +141,7 @@ class _Scored:
     case: PreparedCase
     record: CaseRecord
     match: LesionMatch
+    labelled_voxels: int
     predicted_voxels: int
     voxel_mm3: float
     panel: tuple[AnyArray, AnyArray, AnyArray, str] | None
@@ -193,6 +196,13 @@ def evaluate(
         folds[train.fold] = [record.case_id for record in study.accepted() if record.case_id in split.validation]
     if held_out:
         records, role = study.held_out(), "held out"
+        known = {record.patient for record in study.accepted()} & {record.patient for record in records}
+        if known:
+            raise DataError(
+                f"{', '.join(sorted(known)[:10])} {'has' if len(known) == 1 else 'have'} cases to train on and to test",
+                path=study.cases_path,
+                remedy="mark all cases of a patient for testing, or none, and analyze again",
+            )
         if not records:
             raise DataError(
                 "the data set keeps no case for testing",
@@ -304,6 +314,7 @@ def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts:
         case=case,
         record=record,
         match=match,
+        labelled_voxels=int(np.count_nonzero(truth.array == target.lesion_label)),
         predicted_voxels=int(np.count_nonzero(indices == lesion_class)),
         voxel_mm3=voxel_mm3,
         panel=panel,
@@ -327,8 +338,9 @@ def _cases(
                 case_id=item.case.case_id,
                 patient=item.case.patient,
                 dsc=mean_dsc(by_class.values()),
+                lesion_dsc=by_class[target.lesion_label],
                 dsc_by_class=by_class,
-                volume_mm3=counts.counts(item.case.case_id)[target.lesion_label].label * item.voxel_mm3,
+                volume_mm3=item.labelled_voxels * item.voxel_mm3,
                 predicted_mm3=item.predicted_voxels * item.voxel_mm3,
                 lesion_count=len(item.match.true_mm3),
                 lesions_found=item.match.found,
@@ -345,7 +357,7 @@ def _cases(
 def _bins(cases: Sequence[CaseEvaluation]) -> tuple[SizeBin, ...]:
     bins = []
     for number, name in enumerate(SIZE_BIN_NAMES):
-        values = [case.dsc for case in cases if case.size_bin == number and not math.isnan(case.dsc)]
+        values = [case.lesion_dsc for case in cases if case.size_bin == number and not math.isnan(case.lesion_dsc)]
         bins.append(SizeBin(name=name, mean_dsc=mean_dsc(values), n=len(values)))
     return tuple(bins)
 

@@ -71,7 +71,7 @@ def initialise(network: nn.Module, config: InitConfig, target: TargetPlan) -> In
     """Fill a new network with the weights that the configuration names.
 
     Args:
-        network: A UNETR of the plan.
+        network: A network of the plan.
         config: ``source`` is a run folder, a ``.safetensors``, or a file of ``torch.save``, which is read without
             unpickling anything but tensors.
         target: The plan's target.

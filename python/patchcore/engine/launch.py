@@ -20,7 +20,7 @@ from patchcore.runs.listing import resolve_run
 from patchcore.study import Study
 from patchcore.types import PathLike
 
-__all__ = ["TrainedRun", "create_run", "settings_of", "train"]
+__all__ = ["TrainedRun", "create_run", "init_source", "settings_of", "train"]
 
 _POLL_S = 0.2
 
@@ -84,7 +84,7 @@ def create_run(
     _check(study, plan, config)
     parent = None
     if config.init.source:
-        source = _init_source(study, config.init.source)
+        source = init_source(study, config.init.source)
         config = config.model_copy(update={"init": config.init.model_copy(update={"source": str(source)})})
         parent = source.name if source.is_dir() else None
     edge = "x".join(map(str, plan.patch_size if len(set(plan.patch_size)) > 1 else plan.patch_size[:1]))
@@ -146,7 +146,7 @@ def train(
     return TrainedRun(path=run, attempt=attempt, state=report.state)
 
 
-def _init_source(study: Study, source: str) -> Path:
+def init_source(study: Study, source: str) -> Path:
     """Return the run or file that weights come from, absolute.
 
     Raises:

@@ -157,7 +157,7 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
                 control.validate,
                 control.checkpoint or clock.since_save_s() > 60 * config.train.checkpoint_minutes,
                 step >= total
-                or clock.is_out_of_time(config.train.max_minutes, scheduled=scheduled)
+                or clock.is_out_of_time(config.train.max_minutes, progress.case_s * len(training.validation), scheduled)
                 or 0 < patience <= progress.stale,
             )
             if reason := LEAVING[leave]:
@@ -195,6 +195,7 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
             rate = learning_rate(step, total, config.optim)
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            ranks.reseed(config.seed, step)
             optimizer.zero_grad(set_to_none=True)
             losses, voxels = [], []
             for number, (images, labels) in enumerate(zip(image.chunk(parts), label.chunk(parts), strict=True), 1):
@@ -217,7 +218,7 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
                 raise _diverged(step + 1, value, norm_value, config)
             optimizer.step()
             if training.average is not None:
-                training.average.update(step)
+                training.average.update(step + 1)
 
             # Tell.
             step += 1
@@ -273,9 +274,12 @@ class _Clock:
     def stepped(self, seconds: float) -> None:
         self._step_s = seconds if self._step_s is None else 0.95 * self._step_s + 0.05 * seconds
 
-    def is_out_of_time(self, max_minutes: float, *, scheduled: bool) -> bool:
-        """Whether the limit leaves no time but for the final validation, nor for a `scheduled` one before it."""
-        reserve_s = self.validation_s * (2 if scheduled else 1)
+    def is_out_of_time(self, max_minutes: float, whole_s: float, scheduled: bool) -> bool:
+        """Whether the limit leaves no time but for the final validation, nor for a `scheduled` one before it.
+
+        `whole_s` is the time that a validation of all cases takes.
+        """
+        reserve_s = whole_s * (2 if scheduled else 1)
         return max_minutes > 0 and self.seconds() + reserve_s >= 60 * max_minutes
 
     def eta_s(self, step: int, total: int, validate_every: int) -> float | None:

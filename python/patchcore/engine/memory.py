@@ -41,6 +41,7 @@ def memory_remedy(config: RunConfig, target: TargetPlan) -> str:
                 patch_size=target.patch_size,
                 spacing=target.spacing,
                 bf16=placement.autocast is not None,
+                optim=config.optim,
             )
         except PatchcoreError:
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ def compiled(
     target: TargetPlan,
     placement: Placement,
     tell: Callable[[str], None],
-) -> Step:
+) -> nn.Module:
     """Return a network as training steps call it: compiled by torch.compile where the configuration asks for it.
 
     Compiling is proved before anything is trained, forward and backward; where it fails, the plain network is returned
@@ -44,10 +44,13 @@ def compiled(
         return network
     generators = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
-        fast: Step = torch.compile(network, mode="reduce-overhead" if config.compile == "graphs" else "default")
+        mode = "reduce-overhead" if config.compile == "graphs" else "default"
+        fast = cast("nn.Module", torch.compile(network, mode=mode))
         windows = config.batch_size // (placement.ranks * config.accumulate)
         image = torch.zeros((windows, 1, *target.window_size), device=placement.device)
         for _ in range(2):
+            # A gradient of a captured graph must not be added to by the next run of it.
+            network.zero_grad(set_to_none=True)
             with placement.precision():
                 outputs = outputs_of(fast(image))
             torch.stack([logits.float().square().mean() for logits in outputs]).sum().backward()  # type: ignore[no-untyped-call]

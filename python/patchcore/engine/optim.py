@@ -49,7 +49,7 @@ def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optim
     """Return the optimiser over the parameters that need a gradient.
 
     Weight decay acts on matrices and convolution kernels alone: biases, norms and position embeddings have no scale to
-    be kept small. AdamW's is decoupled from the gradient.
+    be kept small. AdamW's is decoupled from the gradient; SGD's is not, and by default nnU-Net's.
 
     Args:
         network: The network; frozen parameters stay outside.
@@ -65,8 +65,12 @@ def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optim
         if parameter.requires_grad:
             matrix = parameter.ndim >= 2 and "position_embeddings" not in name
             (decayed if matrix else plain).append(parameter)
+    decay = config.weight_decay
+    if decay is None:
+        # Without being decoupled it is multiplied by the learning rate and by what momentum sums up.
+        decay = 3e-5 if config.optimizer == "sgd" else 1e-2
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": decayed, "weight_decay": decay},
         {"params": plain, "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":

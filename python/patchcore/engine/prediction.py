@@ -85,7 +85,10 @@ class Predictor:
             ConfigError: CUDA was asked for and there is none, or an impossible device.
         """
         run = Path(run)
-        overrides: dict[str, Any] = {} if device is None else {"train.device": device}
+        # One process predicts, however many trained.
+        overrides: dict[str, Any] = {"train.ranks": 1, "train.accumulate": 1}
+        if device is not None:
+            overrides["train.device"] = device
         if overlap is not None:
             overrides["validation.overlap"] = overlap
         setup = read_setup(run, overrides)

@@ -114,7 +114,8 @@ class Previews:
                 _, dropped = self._worst.pop()
                 if dropped == path.name:
                     return
-                (self._folder / dropped).unlink(missing_ok=True)
+                with suppress(OSError):
+                    (self._folder / dropped).unlink(missing_ok=True)
         with suppress(OSError):
             write_preview(path, case, image, label, prediction, worst=not fixed, **facts)
 

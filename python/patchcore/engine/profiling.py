@@ -166,6 +166,7 @@ def profile_step(
         patch_size=target.patch_size,
         spacing=target.spacing,
         bf16=placement.autocast is not None,
+        optim=config.optim,
     )
     made_ahead = "windows (made ahead, on a thread)"
     return StepProfile(

@@ -30,6 +30,7 @@ class Progress:
         step: Optimiser steps done.
         validated_step: The last step whose validation is complete; one cut short is redone.
         whole_step: The last step whose validation was of all cases.
+        case_s: Seconds that a case took at the last validation.
         seconds: Time spent in the loop over all attempts.
         best: The best validation.
         stale: Validations of all cases in a row since then.
@@ -42,6 +43,7 @@ class Progress:
     step: int = 0
     validated_step: int = 0
     whole_step: int = 0
+    case_s: float = 0.0
     seconds: float = 0.0
     best: Best | None = None
     stale: int = 0
@@ -58,6 +60,7 @@ class Progress:
             step=int(state["step"]),
             validated_step=int(state.get("validated_step", 0)),
             whole_step=int(state.get("whole_step", 0)),
+            case_s=float(state.get("case_s", 0.0)),
             seconds=float(state.get("seconds", 0.0)),
             best=Best(**best) if best else None,
             stale=int(state.get("stale", 0)),

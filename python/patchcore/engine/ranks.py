@@ -27,7 +27,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from patchcore.errors import PatchcoreError, RunError
 
-__all__ = ["RankError", "Ranks", "rank_of_environment"]
+__all__ = ["OUT_OF_MEMORY", "RankError", "Ranks", "leave_words", "rank_of_environment"]
 
 _RANK: Final = "PATCHCORE_RANK"
 _PORT: Final = "PATCHCORE_RANKS_PORT"
@@ -38,11 +38,22 @@ OUT_OF_MEMORY: Final = "out of memory"
 """Why a rank ended that asked for more than there was."""
 _POLL_S: Final = 0.1
 _GRACE_S: Final = 3.0
+_PIECE: Final = 2 << 20
 
 
 def rank_of_environment() -> int:
     """Return the rank this process was started as; 0 where it was started by a supervisor."""
     return int(os.environ.get(_RANK, "0"))
+
+
+def _words_of(run: Path, attempt: int, rank: int) -> Path:
+    return run / "attempts" / str(attempt) / f"rank{rank}.json"
+
+
+def leave_words(run: Path, attempt: int, rank: int, error: str) -> None:
+    """Keep why a rank ends, for rank 0 to tell."""
+    with suppress(OSError):
+        _words_of(run, attempt, rank).write_text(json.dumps({"error": error}), encoding="utf-8")
 
 
 class RankError(RunError):
@@ -67,16 +78,26 @@ class Ranks:
         device: Where this one computes: gradients go by NCCL between GPUs, else by gloo.
         run: The run folder, for rank 0 to start the others with.
         attempt: The attempt.
+        tell: Called on a thread of its own where another rank has died, before this process ends: it is to write the
+            run's last words.
 
     Attributes:
         rank: This one's number.
         world: How many there are.
     """
 
-    def __init__(self, world: int, device: torch.device, run: Path, attempt: int) -> None:
+    def __init__(
+        self,
+        world: int,
+        device: torch.device,
+        run: Path,
+        attempt: int,
+        *,
+        tell: Callable[[RankError], None] | None = None,
+    ) -> None:
         self.world = world
         self.rank = rank_of_environment()
-        self._device, self._run, self._attempt = device, run, attempt
+        self._device, self._run, self._attempt, self._tell = device, run, attempt, tell
         self._children: list[subprocess.Popen[bytes]] = []
         self._control: Any = None
         self._store: Any = None
@@ -91,6 +112,14 @@ class Ranks:
     def __enter__(self) -> Ranks:
         if self.world == 1:
             return self
+        try:
+            self._join()
+        except BaseException as error:
+            self._leave(error)
+            raise
+        return self
+
+    def _join(self) -> None:
         if self.first:
             # Bound here, for the store itself would listen on every interface.
             listening = socket.socket()
@@ -106,6 +135,8 @@ class Ranks:
                 master_listen_fd=listening.detach(),
             )
             self._start_others(port)
+            # From the first moment: one that dies before it has joined would be waited for, too.
+            threading.Thread(target=self._watch, name="ranks", daemon=True).start()
         else:
             port = int(os.environ[_PORT])
             self._store = TCPStore(_LOOPBACK, port, self.world, is_master=False, timeout=_TIMEOUT)
@@ -122,22 +153,24 @@ class Ranks:
             timeout=_TIMEOUT,
         )
         self._control = dist.new_group(backend="gloo", timeout=_TIMEOUT) if gpu else dist.group.WORLD
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self.world > 1:
+            self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
         self._ended.set()
-        if self.world == 1:
-            return
-        if error is None:
-            dist.destroy_process_group()
-        elif self.first and isinstance(error, RuntimeError) and not isinstance(error, PatchcoreError):
-            # A broken connection is what a dead rank looks like from here.
-            deadline = time.monotonic() + _GRACE_S
-            while not self._dead() and time.monotonic() < deadline:
-                time.sleep(_POLL_S)
-            if dead := self._dead():
-                raise self._why(*dead[0]) from error
-        if self.first:
+        try:
+            if error is None:
+                dist.destroy_process_group()
+            elif self.first and isinstance(error, RuntimeError) and not isinstance(error, PatchcoreError):
+                # A broken connection is what a dead rank looks like from here.
+                deadline = time.monotonic() + _GRACE_S
+                while not self._dead() and time.monotonic() < deadline:
+                    time.sleep(_POLL_S)
+                if dead := self._dead():
+                    raise self._why(*dead[0]) from error
+        finally:
             deadline = time.monotonic() + (10 if error is None else 0.5)
             for child in self._children:
                 with suppress(subprocess.TimeoutExpired):
@@ -145,6 +178,11 @@ class Ranks:
                 if child.poll() is None:
                     child.kill()
                     child.wait()
+
+    def finish(self) -> None:
+        """Wait until every rank, and rank 0 with what it had to write, has come here; from now on each may end."""
+        self.agree(0)
+        self._ended.set()
 
     def _start_others(self, port: int) -> None:
         for rank in range(1, self.world):
@@ -160,40 +198,25 @@ class Ranks:
         codes = [(rank, child.poll()) for rank, child in enumerate(self._children, 1)]
         return [(rank, code) for rank, code in codes if code]
 
-    def watch(self, tell: Callable[[RankError], None]) -> None:
-        """Have a dead rank end this process, once `tell` has heard of it: nobody can wait for it with a GPU's kernels.
-
-        Args:
-            tell: Called on a thread of its own with what happened; it is to write the run's last words.
-        """
-        if self.world == 1 or not self.first:
-            return
-
-        def look() -> None:
-            while not self._ended.wait(_POLL_S):
-                dead = self._dead()
-                # What has ended all ranks alike, as a loss that is no number, rank 0 is about to tell by itself.
-                if dead and not self._ended.wait(_GRACE_S):
-                    tell(self._why(*dead[0]))
+    def _watch(self) -> None:
+        """Have a dead rank end this process, once that was told: a GPU's kernels would wait for it without end."""
+        while not self._ended.wait(_POLL_S):
+            dead = self._dead()
+            # What has ended all ranks alike, as a loss that is no number, rank 0 is about to tell by itself.
+            if dead and not self._ended.wait(_GRACE_S):
+                try:
+                    if self._tell is not None:
+                        self._tell(self._why(*dead[0]))
+                finally:
                     os._exit(1)
-
-        threading.Thread(target=look, name="ranks", daemon=True).start()
 
     def _why(self, rank: int, code: int) -> RankError:
         words = None
         with suppress(OSError, ValueError):
-            words = json.loads(self._words_of(rank).read_text(encoding="utf-8")).get("error")
+            words = json.loads(_words_of(self._run, self._attempt, rank).read_text(encoding="utf-8")).get("error")
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         message = f"rank {rank} of {self.world} {how}" + (f": {words}" if words else "")
         return RankError(message, out_of_memory=words == OUT_OF_MEMORY)
-
-    def _words_of(self, rank: int) -> Path:
-        return self._run / "attempts" / str(self._attempt) / f"rank{rank}.json"
-
-    def leave_words(self, error: str) -> None:
-        """Keep why this rank ends, for rank 0 to tell."""
-        with suppress(OSError):
-            self._words_of(self.rank).write_text(json.dumps({"error": error}), encoding="utf-8")
 
     def agree(self, *values: int) -> tuple[int, ...]:
         """Return what rank 0 gave, on every rank."""
@@ -202,6 +225,11 @@ class Ranks:
         numbers = torch.tensor(values, dtype=torch.int64)
         dist.broadcast(numbers, 0, group=self._control)
         return tuple(numbers.tolist())
+
+    def reseed(self, seed: int, step: int) -> None:
+        """Make what this rank draws at a step (dropout) a function of rank and step; rank 0's is kept instead."""
+        if not self.first:
+            torch.manual_seed((seed * 1_000_003 + step) * 4099 + self.rank)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean over ranks of a CPU tensor."""
@@ -235,15 +263,22 @@ class Ranks:
         self._words += 1
         keys = [f"records/{self._words}/{rank}" for rank in range(self.world)]
         if not self.first:
-            self._store.set(keys[self.rank], json.dumps(records))
+            # The store takes 8 MiB at a time.
+            text = json.dumps(records)
+            pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
+            for number, piece in enumerate(pieces):
+                self._store.set(f"{keys[self.rank]}/{number}", piece)
+            self._store.set(keys[self.rank], str(len(pieces)))
             return None
         while not self._store.check(keys[1:]):
             look()
             time.sleep(_POLL_S)
         found = [dict(records)]
         for key in keys[1:]:
-            found.append(json.loads(self._store.get(key)))
-            self._store.delete_key(key)
+            pieces = [f"{key}/{number}" for number in range(int(self._store.get(key)))]
+            found.append(json.loads(b"".join(self._store.get(piece) for piece in pieces)))
+            for name in (key, *pieces):
+                self._store.delete_key(name)
         return found
 
     def call_off(self, what: str) -> None:

@@ -76,15 +76,13 @@ def validate(
     def tell(record: dict[str, Any]) -> None:
         writer.case(validation_id, record, step=step, epoch=epoch)
 
-    fixed = (
-        {cases[index].case_id for index in spread(len(subset), (config.previews + 1) // 2)}
-        if config.previews
-        else set()
-    )
-    previews = Previews(training.run / "preview", validation_id, fixed, config.previews // 2)
+    count = config.previews
+    fixed = {cases[subset[index]].case_id for index in spread(len(subset), (count + 1) // 2)} if count else set()
+    previews = Previews(training.run / "preview", validation_id, fixed, math.ceil(count // 2 / ranks.world))
     records: list[dict[str, Any]] = []
     interrupted = False
     result = ValidationResult.empty(training.target)
+    began = time.monotonic()
     try:
         result = validate_cases(
             training.judged,
@@ -104,6 +102,7 @@ def validate(
     (interrupted_anywhere,) = ranks.agree(interrupted) if ranks.first else ranks.agree(0)
     if interrupted_anywhere:
         raise Interrupted
+    progress.case_s = (time.monotonic() - began) / max(1, len(indices))
     for other in (gathered or [])[1:]:
         result.merge(other["cases"])
         for record in other["records"]:
@@ -118,8 +117,9 @@ def validate(
     if whole:
         progress.whole_step = step
         progress.stale += counts and fresh
-        if ranks.first:
-            _keep_best(training, progress, writer, result, [cases[index] for index in indices])
+        kept = [cases[index] for index in indices]
+        if ranks.first and _keep_best(training, progress, writer, result, kept) and counts:
+            progress.stale = 0
     if ranks.first:
         control.done(Verb.VALIDATE, detail=f"mean DSC {result.mean():.4f} after step {step}")
         previews.tidy(keep=f"{progress.best.step:07d}" if progress.best else None)
@@ -128,12 +128,14 @@ def validate(
 
 def _keep_best(
     training: Training, progress: Progress, writer: Writer, result: ValidationResult, cases: Sequence[PreparedCase]
-) -> None:
+) -> bool:
+    """Keep the best; returns whether this is it."""
     mean, case_set = result.mean(), case_set_id([case.case_id for case in cases])
-    if progress.improves(mean, case_set):
-        progress.stale = 0
-        progress.best = Best(-1.0 if math.isnan(mean) else mean, progress.step, case_set)
-        training.save("best", progress, writer)
+    if not progress.improves(mean, case_set):
+        return False
+    progress.best = Best(-1.0 if math.isnan(mean) else mean, progress.step, case_set)
+    training.save("best", progress, writer)
+    return True
 
 
 def _affordable(training: Training, control: Control) -> int:

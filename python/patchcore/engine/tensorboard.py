@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ class TensorBoard:
         self._tell = tell
         if not wanted:
             return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
+        if find_spec("tensorboard") is None:
             return
-        self._guarded(lambda: self._open(SummaryWriter, folder, first_step))
+        self._guarded(lambda: self._open(folder, first_step))
 
-    def _open(self, writer: Callable[..., Any], folder: Path, first_step: int) -> None:
+    def _open(self, folder: Path, first_step: int) -> None:
+        # A protobuf that does not fit fails here, too.
+        from torch.utils.tensorboard import SummaryWriter as writer  # noqa: N813
+
         # Without a first step there is nothing to take back.
         self._writer = writer(str(folder), purge_step=first_step or None, max_queue=100, flush_secs=30)
 

@@ -6,9 +6,12 @@ exit code that the run folder contracts: 0 finished, 75 stopped or paused, else 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +32,7 @@ from patchcore.engine.memory import memory_remedy
 from patchcore.engine.network import build_network, compiled
 from patchcore.engine.optim import WeightAverage, make_optimizer
 from patchcore.engine.progress import Progress, steps_per_epoch
-from patchcore.engine.ranks import OUT_OF_MEMORY, RankError, Ranks, rank_of_environment
+from patchcore.engine.ranks import OUT_OF_MEMORY, RankError, Ranks, leave_words, rank_of_environment
 from patchcore.engine.tensorboard import TensorBoard
 from patchcore.engine.writing import Silence, Writer
 from patchcore.errors import DataError, PatchcoreError, RunError, StudyError
@@ -123,8 +126,12 @@ def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None
             if cases is None:
                 outcome: Outcome = control.leave or "stop"
             else:
-                with Ranks(placement.ranks, placement.device, run, attempt) as ranks:
-                    ranks.watch(lambda error: _tell_of_dead_rank(error, setup, writer))
+
+                def tell(error: RankError) -> None:
+                    _fail(error, setup, writer)
+                    writer.flush()
+
+                with Ranks(placement.ranks, placement.device, run, attempt, tell=tell) as ranks:
                     outcome = _train(run, setup, placement, checkpoint, cases, writer, control, ranks)
         except Exception as error:
             return _fail(error, setup, writer)
@@ -141,21 +148,16 @@ def _train_along(run: Path, attempt: int, setup: RunSetup) -> int:
         signal.signal(number, signal.SIG_IGN)
     writer = Silence()
     control = Control(writer)
-    placement = place(setup.config.train, rank)
-    with Ranks(placement.ranks, placement.device, run, attempt) as ranks:
-        try:
+    try:
+        placement = place(setup.config.train, rank)
+        with Ranks(placement.ranks, placement.device, run, attempt) as ranks:
             checkpoint = find_checkpoint(run / "checkpoints" / "last")
             cases = _prepare(run, run_study(run), setup, writer, control)
             _train(run, setup, placement, checkpoint, cases, writer, control, ranks)
-        except Exception as error:
-            ranks.leave_words(OUT_OF_MEMORY if _is_out_of_memory(error) else str(error))
-            raise
+    except Exception as error:
+        leave_words(run, attempt, rank, OUT_OF_MEMORY if _is_out_of_memory(error) else str(error))
+        raise
     return ExitCode.DONE
-
-
-def _tell_of_dead_rank(error: RankError, setup: RunSetup, writer: RunWriter) -> None:
-    _fail(error, setup, writer)
-    writer.flush()
 
 
 def _cases_or_leave(run: Path, setup: RunSetup, writer: RunWriter, control: Control) -> Cases | None:
@@ -184,6 +186,7 @@ def _train(
     train_cases, validation_cases = cases
     print(f"{placement.machine}", flush=True)
 
+    _compare_cases(cases, ranks)
     # Weights are drawn on the CPU, so that they are the same wherever the training runs.
     torch.manual_seed(config.seed)
     network = placement.network(build_network(target, config.model)).train()
@@ -202,14 +205,14 @@ def _train(
         checkpoint.restore(network, optimizer, average=average.network if average else None)
         progress = Progress.from_state(checkpoint.state)
         _compare_machines(checkpoint, placement, writer)
-    if not ranks.first:
-        # What dropout draws is each rank's own; windows and augmentation follow from step and position alone.
-        torch.manual_seed(hash((config.seed, ranks.rank, progress.step)) % 2**63)
 
     def warn(text: str) -> None:
         writer.alert("warning", text)
 
-    stepped = compiled(ranks.parallel(network), config.train, target, placement, warn)
+    # Proved without the other ranks: one that failed amid a shared step would leave them waiting.
+    fast = compiled(network, config.train, target, placement, warn)
+    (all_fast,) = ranks.mean(torch.tensor([float(fast is not network)])).tolist()
+    stepped = ranks.parallel(fast if all_fast == 1 else network)
     board = TensorBoard(run / "tensorboard", progress.step + 1, warn, wanted=config.train.tensorboard and ranks.first)
     training = Training(
         run=run,
@@ -241,10 +244,22 @@ def _train(
     writer.state(RunState.RUNNING)
     try:
         outcome = run_loop(training, progress, writer, control)
+        ranks.finish()
     finally:
         board.close()
     control.done(Verb.STOP, Verb.PAUSE, detail=f"checkpoint of step {progress.step}")
     return outcome
+
+
+def _compare_cases(cases: Cases, ranks: Ranks) -> None:
+    """See that this rank has the cases that rank 0 has: windows are shared by number."""
+    text = "\n".join("\t".join(case.case_id for case in part) for part in cases)
+    own = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+    (first,) = ranks.agree(own)
+    if first != own:
+        raise RunError(
+            f"rank {ranks.rank} could use other cases than rank 0", remedy="run patchcore inspect, then resume the run"
+        )
 
 
 def _prepare(run: Path, study: Study, setup: RunSetup, writer: Writer, control: Control) -> Cases:
@@ -318,7 +333,11 @@ def _compare_machines(checkpoint: Checkpoint, placement: Placement, writer: Writ
 def _fail(error: Exception, setup: RunSetup, writer: RunWriter) -> int:
     """Tell why the training failed; unexpected errors also leave their traceback in ``stdout.log``."""
     if _is_out_of_memory(error):
-        remedy = memory_remedy(setup.config, setup.plan.target)
+        try:
+            remedy = memory_remedy(setup.config, setup.plan.target)
+        except Exception:
+            # Memory may be too short even for that, and a network of the user's own may not run on no memory.
+            remedy = "set a smaller train.batch_size or window, train.accumulate or model.checkpointing=true"
         writer.alert("error", "out of memory", remedy)
         writer.state(RunState.OUT_OF_MEMORY, remedy)
         return ExitCode.ERROR
@@ -347,7 +366,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(arguments) != 2 or not arguments[1].isdigit():
         print("usage: python -m patchcore.engine.trainer RUN ATTEMPT", file=sys.stderr)
         return ExitCode.USAGE
-    return train_attempt(Path(arguments[0]), int(arguments[1]), StopSignal())
+    try:
+        code = train_attempt(Path(arguments[0]), int(arguments[1]), StopSignal())
+    except Exception:
+        if not torch.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        code = ExitCode.ERROR
+    if code not in (ExitCode.DONE, ExitCode.STOPPED) and torch.distributed.is_initialized():
+        # What is left of shared kernels would wait for the other ranks when the interpreter ends.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -111,12 +111,14 @@ class ValidationResult:
 
     Attributes:
         classes: The plan's labels.
+        lesion_label: That of the lesions: bins of size are of its DSC.
         counts: Voxel counts by case and class index.
         bins: For each case the size bin of its largest lesion, None where it has none.
         lesions: For each case its lesions against what was predicted.
     """
 
     classes: tuple[int, ...]
+    lesion_label: int
     counts: DscCounts
     bins: dict[str, int | None] = field(default_factory=dict)
     lesions: dict[str, LesionMatch] = field(default_factory=dict)
@@ -124,7 +126,9 @@ class ValidationResult:
     @classmethod
     def empty(cls, target: TargetPlan) -> ValidationResult:
         """Return a result without a case."""
-        return cls(target.classes, DscCounts(range(1, len(target.classes) + 1), target.judged_indices))
+        return cls(
+            target.classes, target.lesion_label, DscCounts(range(1, len(target.classes) + 1), target.judged_indices)
+        )
 
     def mean(self, case_ids: Sequence[str] | None = None) -> float:
         """Return the mean DSC, over some of the cases where named; NaN where none is defined."""
@@ -140,11 +144,11 @@ class ValidationResult:
             values[val_dsc_class(label)] = summary.classes[index].mean
         score, by_bin = lesion_score(self.lesions.values())
         values |= {VAL_LESION_RECALL: score.recall, VAL_LESION_PRECISION: score.precision}
-        per_case = self.counts.per_case()
+        per_case, lesion_class = self.counts.per_case(), self.classes.index(self.lesion_label) + 1
         for number, its_score in enumerate(by_bin):
             members = [per_case[case_id] for case_id, size in self.bins.items() if size == number]
             if members:
-                values[val_dsc_bin(number)] = mean_dsc(mean_dsc(dsc.values()) for dsc in members)
+                values[val_dsc_bin(number)] = mean_dsc(dsc[lesion_class] for dsc in members)
             if its_score.lesions:
                 values[val_recall_bin(number)] = its_score.recall
             if its_score.predicted:
@@ -213,15 +217,16 @@ def validate_cases(
             result.counts.add(case.case_id, prediction, label)
             largest = max(case.lesion_voxels, default=0) * case.voxel_mm3
             result.bins[case.case_id] = size_bin(largest) if largest else None
+            predicted, labelled = prediction == lesion_class, label == lesion_class
             result.lesions[case.case_id] = match_lesions(
-                prediction == lesion_class,
-                label == lesion_class,
+                predicted,
+                labelled,
                 voxel_mm3=case.voxel_mm3,
                 connectivity=target.connectivity,
                 min_volume_mm3=target.min_volume_mm3,
                 true_spans=case.spans(),
             )
-            record = _record(case, result)
+            record = _record(case, result, (int(np.count_nonzero(labelled)), int(np.count_nonzero(predicted))))
             if on_case is not None:
                 on_case(record)
             if previews is not None:
@@ -232,17 +237,18 @@ def validate_cases(
     return result
 
 
-def _record(case: PreparedCase, result: ValidationResult) -> dict[str, Any]:
+def _record(case: PreparedCase, result: ValidationResult, voxels: tuple[int, int]) -> dict[str, Any]:
+    """Return what is told of a case; `voxels` are the lesions', labelled and predicted."""
     counts, match = result.counts.counts(case.case_id), result.lesions[case.case_id]
+    lesion_voxels, predicted_voxels = voxels
     by_class = {str(label): counts[index].dsc for index, label in enumerate(result.classes, 1)}
-    totals = [counts[index] for index in counts]
     return {
         "case_id": case.case_id,
         "patient": case.patient,
         "grid": "training",
         "dsc": mean_dsc(by_class.values()),
-        "volume_mm3": sum(item.label for item in totals) * case.voxel_mm3,
-        "predicted_mm3": sum(item.prediction for item in totals) * case.voxel_mm3,
+        "volume_mm3": lesion_voxels * case.voxel_mm3,
+        "predicted_mm3": predicted_voxels * case.voxel_mm3,
         "size_bin": result.bins[case.case_id],
         "lesion_count": len(match.true_mm3),
         "lesions_found": match.found,

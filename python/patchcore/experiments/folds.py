@@ -6,13 +6,17 @@ on.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from patchcore.config import resolve_config
-from patchcore.engine.launch import create_run
+from pydantic import ValidationError
+
+from patchcore.config import Plan, RunConfig, resolve_config
+from patchcore.engine.launch import create_run, init_source
+from patchcore.errors import PatchcoreError
 from patchcore.files import read_json
 from patchcore.metrics import mean_dsc
 from patchcore.runs import RunReader, RunState, list_runs, read_cases
@@ -59,17 +63,29 @@ def fold_run(
     """
     study = study if isinstance(study, Study) else Study(study)
     settings = [*settings, f"train.fold={fold}"]
-    config = resolve_config(toml, settings).model_dump(mode="json")
-    plan = study.plan().model_dump(mode="json")
+    config = resolve_config(toml, settings)
+    if config.init.source:
+        source = str(init_source(study, config.init.source))
+        config = config.model_copy(update={"init": config.init.model_copy(update={"source": source})})
+    plan = study.plan()
     for summary in list_runs(study.path):
-        record = read_json(summary.path / "run.json", schema=1)
-        # The source of first weights is made absolute when a run is made.
-        found = record["config"] | {"init": record["config"].get("init", {}) | {"source": config["init"]["source"]}}
-        same_source = bool(record["config"].get("init", {}).get("source")) == bool(config["init"]["source"])
-        if found == config and same_source and record["plan"] == plan:
+        if _is_of(summary.path, config, plan):
             return FoldRun(fold, summary.path, summary.state.state)
     words = f"{name}-fold{fold}" if name else f"fold{fold}"
     return FoldRun(fold, create_run(study, settings=settings, toml=toml, name=words), None)
+
+
+def _is_of(run: Path, config: RunConfig, plan: Plan) -> bool:
+    """Whether a run was made with a configuration and plan, and nothing was changed for one of its attempts."""
+    try:
+        record = read_json(run / "run.json", schema=1)
+        # Settings that came later have their defaults there, too.
+        same = resolve_config(base=record["config"]) == config
+        same = same and Plan.model_validate_json(json.dumps(record["plan"])) == plan
+        starts = [read_json(path) for path in (run / "attempts").glob("*/start.json")]
+    except (PatchcoreError, ValidationError, OSError, KeyError, TypeError):
+        return False
+    return same and not any(start.get("overrides") for start in starts)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from patchcore.study.fingerprint import SIZE_BIN_EDGES_MM
 from patchcore.types import AnyArray, BoolArray
 from patchcore.volumetry import LesionSpans, lesion_spans
 
+_VOXELS_AT_ONCE = 4 << 20
+
 __all__ = ["LesionMatch", "LesionScore", "lesion_score", "match_lesions", "size_bin"]
 
 
@@ -110,12 +112,17 @@ def _shares(
     """Return the volume of each lesion, and the share of it that lies in a mask."""
     if not spans.lesion_count:
         return (), ()
-    lengths = spans.length.astype(np.int64)
-    voxels = np.repeat(spans.origin.astype(np.int64), lengths, axis=0)
-    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    voxels[:, spans.axis] += np.arange(len(voxels)) - starts
-    inside = np.asarray(mask)[voxels[:, 0], voxels[:, 1], voxels[:, 2]] != 0
-    hits = np.bincount(np.repeat(spans.lesion, lengths), weights=inside, minlength=spans.lesion_count)
+    mask, hits = np.asarray(mask), np.zeros(spans.lesion_count)
+    # A few million voxels at a time: a network that has not learned yet may predict half of a scan.
+    ends = np.cumsum(spans.length.astype(np.int64))
+    cuts = np.searchsorted(ends, np.arange(0, ends[-1], _VOXELS_AT_ONCE)[1:], side="left") + 1
+    for low, high in zip((0, *cuts), (*cuts, len(ends)), strict=True):
+        lengths = spans.length[low:high].astype(np.int64)
+        voxels = np.repeat(spans.origin[low:high].astype(np.int64), lengths, axis=0)
+        starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+        voxels[:, spans.axis] += np.arange(len(voxels)) - starts
+        inside = mask[voxels[:, 0], voxels[:, 1], voxels[:, 2]] != 0
+        hits += np.bincount(np.repeat(spans.lesion[low:high], lengths), weights=inside, minlength=len(hits))
     count = np.asarray(spans.voxel_count, dtype=np.float64)
     kept = count * voxel_mm3 >= min_volume_mm3
     return tuple((count * voxel_mm3)[kept].tolist()), tuple((hits / count)[kept].tolist())

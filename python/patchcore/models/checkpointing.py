@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from patchcore.errors import ConfigError
 
-__all__ = ["checkpoint_activations"]
+__all__ = ["checkpoint_activations", "checkpointed_blocks"]
 
 # Names of the parts whose insides are computed anew; of a list, each of its members.
 _PARTS: dict[str, tuple[str, ...]] = {
@@ -40,15 +40,23 @@ def checkpoint_activations(network: nn.Module, name: str) -> None:
     Raises:
         ConfigError: Nothing is known of that network's blocks.
     """
+    for block in checkpointed_blocks(network, name):
+        _forget(block)
+
+
+def checkpointed_blocks(network: nn.Module, name: str) -> list[nn.Module]:
+    """Return the blocks of a network whose insides can be computed anew.
+
+    Raises:
+        ConfigError: Nothing is known of that network's blocks.
+    """
     if name not in _PARTS:
         raise ConfigError(
             f"model.checkpointing is not there for {name}",
             remedy=f"call torch.utils.checkpoint in its forward, or use one of {', '.join(_PARTS)}",
         )
-    for path in _PARTS[name]:
-        part = network.get_submodule(path)
-        for block in part if isinstance(part, nn.ModuleList) else (part,):
-            _forget(block)
+    parts = [network.get_submodule(path) for path in _PARTS[name]]
+    return [block for part in parts for block in (part if isinstance(part, nn.ModuleList) else (part,))]
 
 
 def _forget(block: nn.Module) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from patchcore.config.run import ModelConfig
+from patchcore.config.run import ModelConfig, OptimConfig
+from patchcore.models.checkpointing import checkpoint_activations, checkpointed_blocks
 from patchcore.models.registry import make_network
 from patchcore.types import IntTriple, Triple
 
@@ -21,17 +23,20 @@ class Footprint:
 
     Attributes:
         parameters: Weights, frozen ones included.
-        weight_bytes: Weights, their gradients and AdamW's two moments, float32.
-        activation_bytes: What is kept from the forward pass for the backward pass, of one window.
+        weight_bytes: What does not grow with the windows: weights, gradients, the optimiser's moments, a moving average
+            and, with bfloat16, copies of the weights.
+        activation_bytes: What one window keeps from the forward pass for the backward pass.
+        again_bytes: With checkpointing, what the largest block keeps for a moment when it is computed anew.
     """
 
     parameters: int
     weight_bytes: int
     activation_bytes: int
+    again_bytes: int
 
     def step_bytes(self, windows: int) -> int:
-        """Return the memory of a step of so many windows at a time; working space of kernels comes on top."""
-        return self.weight_bytes + windows * self.activation_bytes
+        """Return the memory of a step of so many windows at a time; kernels' working space comes on top."""
+        return self.weight_bytes + windows * (self.activation_bytes + self.again_bytes)
 
 
 def footprint(
@@ -42,10 +47,11 @@ def footprint(
     patch_size: IntTriple,
     spacing: Triple,
     bf16: bool = False,
+    optim: OptimConfig | None = None,
 ) -> Footprint:
     """Find the memory of a training step of a network.
 
-    What autograd keeps is counted, each storage once. Weights are left out of it, and so is the window itself.
+    What autograd keeps is counted, each storage once; weights and the window itself are left out of it.
 
     Args:
         config: The network.
@@ -54,6 +60,7 @@ def footprint(
         patch_size: The plan's.
         spacing: mm per voxel.
         bf16: Whether autocast to bfloat16 is on.
+        optim: For the optimiser's moments and a moving average of the weights; default: AdamW, no average.
 
     Raises:
         PatchSizeError: The patch size or window cannot be had with that network.
@@ -63,13 +70,18 @@ def footprint(
         >>> sizes = dict(out_channels=2, window_size=(48,) * 3, patch_size=(16,) * 3, spacing=(1.0,) * 3)
         >>> tiny = ModelConfig(hidden_size=48, mlp_dim=96, num_heads=4, feature_size=4)
         >>> saving = tiny.model_copy(update={"checkpointing": True})
-        >>> footprint(saving, **sizes).activation_bytes < 0.5 * footprint(tiny, **sizes).activation_bytes
+        >>> footprint(saving, **sizes).step_bytes(1) < 0.8 * footprint(tiny, **sizes).step_bytes(1)
         True
     """
+    optim = OptimConfig() if optim is None else optim
 
     def build() -> nn.Module:
         return make_network(
-            config, out_channels=out_channels, window_size=window_size, patch_size=patch_size, spacing=spacing
+            config.model_copy(update={"checkpointing": False}),
+            out_channels=out_channels,
+            window_size=window_size,
+            patch_size=patch_size,
+            spacing=spacing,
         ).train()
 
     generator = torch.get_rng_state()
@@ -82,30 +94,73 @@ def footprint(
                 network = None
         if network is None:
             network = build()
+        blocks = checkpointed_blocks(network, config.network) if config.checkpointing else []
         with mode:
-            kept = _kept_bytes(network, torch.empty((1, 1, *window_size)), bf16=bf16)
+            image = torch.empty((1, 1, *window_size))
+            kept = _Kept(network, image, bf16=bf16)
+            again = kept.largest_of(blocks)
+            if blocks:
+                checkpoint_activations(network, config.network)
+                kept = _Kept(network, image, bf16=bf16)
     finally:
         torch.set_rng_state(generator)
     weights = list(network.parameters())
     trained = sum(weight.numel() for weight in weights if weight.requires_grad)
     count = sum(weight.numel() for weight in weights)
-    return Footprint(count, 4 * count + 12 * trained, kept)
+    moments = 2 if optim.optimizer == "adamw" else int(optim.momentum > 0)
+    fixed = 4 * (count + trained * (1 + moments) + (count if optim.ema else 0)) + kept.copies_bytes
+    return Footprint(count, fixed, kept.activations_bytes, again)
 
 
-def _kept_bytes(network: nn.Module, image: Tensor, *, bf16: bool) -> int:
-    ours = {weight.untyped_storage()._cdata for weight in network.parameters()} | {image.untyped_storage()._cdata}
-    storages: dict[int, tuple[int, Tensor]] = {}
+class _Kept:
+    """What autograd keeps of a forward pass, found by running one."""
 
-    def pack(tensor: Tensor) -> Tensor:
+    def __init__(self, network: nn.Module, image: Tensor, *, bf16: bool) -> None:
+        self._network, self._image, self._bf16 = network, image, bf16
+        self._shapes = {tuple(weight.shape) for weight in network.parameters() if weight.ndim > 1}
+        self._shapes |= {shape[::-1] for shape in self._shapes if len(shape) == 2}
+        self._sizes: dict[int, int] = {}
+        self._held: list[Tensor] = []
+        self.copies_bytes = 0
+        self._ours = {weight.untyped_storage()._cdata for weight in (*network.parameters(), image)}
+        self._run()
+        self.activations_bytes = sum(self._sizes.values())
+
+    def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in ours:
-            # The tensor is held, so that its storage's address stays its own.
-            storages[storage._cdata] = (storage.nbytes(), tensor)
+        if storage._cdata in self._ours:
+            return tensor
+        self._ours.add(storage._cdata)
+        # The tensor is held, so that its storage's address stays its own.
+        self._held.append(tensor)
+        if self._bf16 and tensor.dtype == torch.bfloat16 and tuple(tensor.shape) in self._shapes:
+            self.copies_bytes += storage.nbytes()
+        else:
+            self._sizes[storage._cdata] = storage.nbytes()
         return tensor
 
-    with (
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
-    ):
-        network(image)
-    return sum(size for size, _ in storages.values())
+    def _run(self) -> None:
+        with (
+            torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor),
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bf16),
+        ):
+            self._network(self._image)
+
+    def largest_of(self, blocks: Sequence[nn.Module]) -> int:
+        """Return the most that any of some blocks keeps, by running again."""
+        before: list[int] = []
+        found = [0]
+
+        def enter(*_: object) -> None:
+            before.append(sum(self._sizes.values()))
+
+        def leave(*_: object) -> None:
+            found.append(sum(self._sizes.values()) - before.pop())
+
+        hooks = [hook for b in blocks for hook in (b.register_forward_pre_hook(enter), b.register_forward_hook(leave))]
+        self._sizes, self._held = {}, []
+        self._ours = {weight.untyped_storage()._cdata for weight in (*self._network.parameters(), self._image)}
+        self._run()
+        for hook in hooks:
+            hook.remove()
+        return max(found)

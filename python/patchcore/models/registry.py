@@ -107,29 +107,36 @@ def _segresnet(
 ) -> nn.Module:
     from monai.networks.nets import SegResNet
 
-    # Eight groups have to divide every width.
-    width = 8 * max(1, round(config.feature_size / 8))
-    network: nn.Module = SegResNet(
-        init_filters=width, in_channels=inputs, out_channels=outputs, dropout_prob=config.dropout or None
-    )
+    # As published 32 at a feature size of 16; eight groups have to divide every width.
+    width = 8 * max(1, round(config.feature_size / 4))
+    network: nn.Module = SegResNet(init_filters=width, in_channels=inputs, out_channels=outputs)
     return network
 
 
-def _strides(window: IntTriple, spacing: Triple) -> list[IntTriple]:
-    """Return how nnU-Net would pool: while 4 voxels are left, the finest axes first until spacings are alike."""
-    size, mm, strides = list(window), list(spacing), [(1, 1, 1)]
-    while len(strides) < 6:
-        # Coarser axes wait until the others have caught up with them.
-        pooled = [axis for axis in range(3) if size[axis] % 2 == 0 and size[axis] >= 8]
-        pooled = [axis for axis in pooled if mm[axis] < 2 * min((mm[other] for other in pooled), default=math.inf)]
-        if not pooled:
+def _topology(window: IntTriple, spacing: Triple) -> tuple[list[IntTriple], list[IntTriple]]:
+    """Return strides and kernels of the stages, as nnU-Net chooses them.
+
+    Pooled are axes with spacings within a factor of 2 while 4 voxels are left; an axis is convolved from where its
+    spacing is within a factor of 2 of the finest on. nnU-Net would enlarge a window that cannot be halved as often as
+    that; here an odd edge ends the pooling of its axis.
+    """
+    size, mm, kernel = list(window), list(spacing), [1, 1, 1]
+    strides: list[IntTriple] = [(1, 1, 1)]
+    kernels: list[IntTriple] = []
+    while True:
+        axes = [axis for axis in range(3) if size[axis] >= 8 and size[axis] % 2 == 0]
+        axes = [axis for axis in axes if mm[axis] / min(mm[other] for other in axes) < 2]
+        if not axes or (len(axes) == 1 and size[axes[0]] < 12):
             break
-        a, b, c = (2 if axis in pooled else 1 for axis in range(3))
+        kernel = [3 if edge == 3 or mm[axis] / min(mm) < 2 else 1 for axis, edge in enumerate(kernel)]
+        kernels.append((kernel[0], kernel[1], kernel[2]))
+        a, b, c = (2 if axis in axes else 1 for axis in range(3))
         strides.append((a, b, c))
-        for axis in pooled:
+        for axis in axes:
             size[axis] //= 2
             mm[axis] *= 2
-    return strides
+    kernels.append((3, 3, 3))
+    return strides, kernels
 
 
 def _dynunet(
@@ -137,21 +144,12 @@ def _dynunet(
 ) -> nn.Module:
     from monai.networks.nets import DynUNet
 
-    strides = _strides(window, spacing)
+    strides, kernels = _topology(window, spacing)
     if len(strides) < 3:
         raise ConfigError(
             f"a window of {window} is too small, or too odd, for a U-Net of three stages",
             remedy="plan a window whose edges are multiples of 16",
         )
-    fine = min(spacing)
-    kernels: list[IntTriple] = []
-    mm = list(spacing)
-    for stride in strides:
-        mm = [edge * step for edge, step in zip(mm, stride, strict=True)]
-        fine = min(mm)
-        # Across an axis twice as coarse as the finest, nnU-Net does not yet convolve.
-        a, b, c = (1 if edge > 2 * fine else 3 for edge in mm)
-        kernels.append((a, b, c))
     filters = [min(320, 2 * config.feature_size * 2**stage) for stage in range(len(strides))]
     network: nn.Module = DynUNet(
         spatial_dims=3,
@@ -161,7 +159,6 @@ def _dynunet(
         strides=strides,
         upsample_kernel_size=strides[1:],
         filters=filters,
-        dropout=config.dropout or None,
         deep_supervision=config.deep_supervision,
         deep_supr_num=max(1, min(2, len(strides) - 2)),
     )
@@ -190,7 +187,7 @@ _KINDS = (
     NetworkKind("swin-unetr", "MONAI's SwinUNETR (arXiv 2201.01266)", 32, 2, False, True, None, _swin_unetr),
     NetworkKind("segresnet", "MONAI's SegResNet (arXiv 1810.11654)", 8, 1, False, False, None, _segresnet),
     NetworkKind("dynunet", "MONAI's DynUNet: nnU-Net's 3D U-Net (arXiv 1809.10486)", 1, 1, True, False, None, _dynunet),
-    NetworkKind("mednext", "MONAI's MedNeXt (arXiv 2303.09975)", 16, 1, True, False, None, _mednext),
+    NetworkKind("mednext", "MONAI's MedNeXt (arXiv 2303.09975)", 16, 2, True, False, None, _mednext),
 )
 NETWORKS: dict[str, NetworkKind] = {kind.name: kind for kind in _KINDS}
 

@@ -205,7 +205,7 @@ def transfer_weights(
     embedding: Embedding = "transposed",
     token_grid: IntTriple | None = None,
 ) -> list[TensorReport]:
-    """Fill a UNETR with the weights of another, as far as they go.
+    """Fill a network with the weights of another of its kind, as far as they go.
 
     Args:
         network: Is filled; what is not found stays as it is.
@@ -247,7 +247,9 @@ def transfer_weights(
                 TensorReport(name, "unused", tuple(found[name].shape), None, "the network has no such tensor")
             )
     if not filled:
-        raise CheckpointError("has no tensor in common with this network", remedy="give the weights of a UNETR or ViT")
+        raise CheckpointError(
+            "has no tensor in common with this network", remedy="give the weights of such a network, or a ViT for UNETR"
+        )
     network.load_state_dict(
         {name: filled[first].to(state[name].dtype) if first in filled else state[name] for name, first in names.items()}
     )
@@ -274,8 +276,9 @@ def _fitted(
     if name == _POSITION and have[2] == shape[2]:
         if token_grid is None and have == shape:
             return given, ""
-        new = getattr(network, "token_grid", None) or _cube(shape[1])
-        old = token_grid or _cube(have[1])
+        # MONAI's UNETR calls its grid feat_size.
+        new = getattr(network, "token_grid", None) or getattr(network, "feat_size", None) or _cube(shape[1])
+        old = token_grid or (new if have == shape else _cube(have[1]))
         if old is None or new is None or int(np.prod(old)) != have[1]:
             return None, f"{have[1]} tokens on an unknown grid"
         if old == new:
@@ -287,10 +290,11 @@ def _fitted(
     up_sampling = "transp_conv" in name or (".blocks." in name and name.endswith(".0.conv.weight"))
     if up_sampling and len(have) == len(shape) == 5 and have[:2] == shape[:2]:
         return _resample_kernel(given, shape[2:]), f"stride {have[2:]} to {shape[2:]}"
-    if name.startswith(("out.", "supervision.")):
+    if name.startswith(("out.", "supervision.")) and have[1:] == shape[1:]:
         return None, f"{have[0] - 1} classes in the source, {shape[0] - 1} here"
-    if not hasattr(network, "token_grid") and have[1:] == shape[1:]:
-        return None, f"{have[0]} outputs in the source, {shape[0]} here"
+    # Of a transposed convolution, as MedNeXt's heads are, the outputs are the second axis.
+    if not hasattr(network, "token_grid") and (have[1:] == shape[1:] or (have[0], have[2:]) == (shape[0], shape[2:])):
+        return None, f"shape {have} in the source, {shape} here: other outputs"
     raise CheckpointError(
         f"{name} has shape {have}, this network's has {shape}",
         found=have,

@@ -32,7 +32,7 @@ __all__ = ["STUDY_SCHEMA", "Study"]
 STUDY_SCHEMA = 1
 DECISIONS_SCHEMA = 1
 _IN_STUDY = "study:"
-FOLDS_SCHEMA = 1
+FOLDS_SCHEMA = 2
 
 
 class Study:
@@ -272,8 +272,8 @@ class Study:
 
         Folds are grouped by patient and stratified by the patients' lesion volume.
 
-        Folds made before are returned as they are while they fit the same `k`, `seed` and accepted cases; a
-        cohort that has changed gets new ones.
+        Every division ever made is kept: the same `k`, `seed` and accepted cases give the same folds, whatever is
+        planned or measured anew meanwhile. A cohort that has changed gets new ones.
 
         Raises:
             DataError: Fewer patients than folds.
@@ -283,13 +283,18 @@ class Study:
         cohort = hashlib.sha256(text.encode()).hexdigest()
         path = self.path / "folds.json"
         key = {"k": k, "seed": seed, "cohort": cohort}
+        made: list[dict[str, Any]] = []
         if path.exists():
             data = read_json(path, schema=FOLDS_SCHEMA)
-            if {name: data.get(name) for name in key} == key:
-                return [list(map(str, fold)) for fold in data["folds"]]
+            # The first version kept one division, as the file itself.
+            made = data["divisions"] if data.get("schema_version", 1) > 1 else [data]
+        for division in made:
+            if {name: division.get(name) for name in key} == key:
+                return [list(map(str, fold)) for fold in division["folds"]]
         indices = make_folds([record.patient for record in records], k, seed, burdens=self._burdens(records))
         folds = [[records[index].case_id for index in fold] for fold in indices]
-        write_json_atomic(path, {"schema_version": FOLDS_SCHEMA, **key, "folds": folds})
+        kept = [{name: division[name] for name in (*key, "folds")} for division in made]
+        write_json_atomic(path, {"schema_version": FOLDS_SCHEMA, "divisions": [*kept, {**key, "folds": folds}]})
         return folds
 
     def _burdens(self, records: Sequence[CaseRecord]) -> list[float] | None:
