@@ -30,6 +30,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_trained_and_judged_by_regions(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--region", "liver=1,2", "--region", "tumour=2", "--window", "16", "--candidates", "8"]
+    asked += ["--hu-range=-100,200"]
     assert main(["plan", str(study.path), *asked]) == 0
     assert "Learns       labels 1, 2, judged as liver (1, 2), tumour (2)" in capsys.readouterr().out
     target = study.plan().target
@@ -55,6 +56,18 @@ def test_trained_and_judged_by_regions(study: Study, tmp_path: Path, capsys: pyt
     assert set(np.unique(prediction)) <= {0, 1, 2}
     whole = dsc((prediction > 0).astype(int), (truth > 0).astype(int), (1,))[1]
     assert case.dsc_by_class[1] == pytest.approx(whole, abs=1e-9)
+    # Volumes and bins are of the lesions, not of what surrounds them.
+    voxel_mm3 = abs(float(np.linalg.det(nibabel.load(out).affine[:3, :3])))
+    assert case.volume_mm3 == pytest.approx((truth == 2).sum() * voxel_mm3)
+    assert case.predicted_mm3 == pytest.approx((prediction == 2).sum() * voxel_mm3)
+    assert case.lesion_dsc == pytest.approx(case.dsc_by_class[2], nan_ok=True)
+    defined = [one.lesion_dsc for one in found.cases if one.lesion_dsc == one.lesion_dsc]
+    weighted = sum(size.mean_dsc * size.n for size in found.bins if size.n)
+    assert weighted == pytest.approx(sum(defined))
+    told = [json.loads(line) for line in (run / "cases/0000012.jsonl").read_text().splitlines()]
+    for record in told:
+        assert record["volume_mm3"] == pytest.approx(sum(lesion["volume_mm3"] for lesion in record["lesions"]))
+    assert max(record["volume_mm3"] for record in told) > 0
     assert case.dsc_by_class[2] == pytest.approx(dsc(prediction, truth, (2,))[2], abs=1e-9, nan_ok=True)
 
 
@@ -72,6 +85,8 @@ def test_classes_without_regions(study: Study) -> None:
         ((1, 2), {"tumour": (2,)}, "must lie in a region"),
         ((2,), {"liver": (1, 2), "tumour": (2,)}, "holds .1., which classes"),
         (None, {"liver": (1, 9), "tumour": (2,)}, "no case holds label 9"),
+        (None, {"liver": (1, 2), "tumour": (2, 2)}, "holds a label twice"),
+        (None, {"all": (1, 2), "again": (1, 2)}, "whole things come first"),
         ((1,), None, "must contain the lesion label 2"),
     ],
 )
@@ -87,6 +102,7 @@ def test_impossible_regions_are_refused_and_nothing_is_written(
 
 def test_a_region_that_is_no_list_of_labels_is_refused(study: Study) -> None:
     assert main(["plan", str(study.path), "--region", "liver"]) == 2
+    assert main(["plan", str(study.path), "--region", "a=1,2", "--region", "a=2"]) == 2
 
 
 def test_a_target_without_regions_judges_each_class(study: Study) -> None:

@@ -211,6 +211,8 @@ class TargetPlan(_Model):
                 raise ValueError(f"region {region.name} holds a label twice: {region.labels}")
             for later in self.regions[number + 1 :]:
                 common = set(region.labels) & set(later.labels)
+                if common == set(region.labels):
+                    raise ValueError(f"region {later.name} holds all of {region.name}: whole things come first")
                 if common and common != set(later.labels):
                     raise ValueError(
                         f"region {later.name} lies partly in {region.name}: it must lie wholly within, or outside of it"
