@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import Static
 
+from patchcore.events import VAL_LESION_PRECISION, VAL_LESION_RECALL
 from patchcore.tui.tables import TextTable
 from patchcore.tui.text import count, dsc, number
 
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CaseScores"]
 
-_HEADINGS = {"lesions": "found", "volume_mm3": "true mm³", "predicted_mm3": "predicted mm³"}
-_UNSHOWN = frozenset({"case_id", "dsc", "step", "epoch", "attempt", "size_bin"})
+_HEADINGS = {"lesions": "found", "false_positives": "false", "volume_mm3": "true mm³", "predicted_mm3": "predicted mm³"}
+# Lesions tell of their number and how many were found themselves.
+_UNSHOWN = frozenset(
+    {"case_id", "dsc", "step", "epoch", "attempt", "size_bin", "lesion_count", "lesions_found", "predicted"}
+)
 _NOTHING = "No validation yet: DSC per case appears after the first one."
 
 
@@ -46,6 +50,10 @@ class CaseScores(Vertical):
         empty = len(scored) - sum(map(math.isfinite, scored))
         cases_of = f"n {validation.n_cases}" if validation.n_cases is not None else "n –"
         parts.append(f"mean DSC {dsc(validation.dsc_mean)} · global {dsc(validation.dsc_global)} · {cases_of}")
+        for name, words in ((VAL_LESION_RECALL, "lesion recall"), (VAL_LESION_PRECISION, "precision")):
+            value = validation.values.get(name)
+            if value is not None and math.isfinite(value):
+                parts.append(f"{words} {number(value, 2)}")
         if empty:
             parts.append(f"{empty} without lesion, left out of the mean")
         self.query_one(Static).update(" · ".join(parts))
