@@ -99,8 +99,8 @@ def validate(
     except Interrupted:
         interrupted, gathered = True, None
     # All ranks leave together: one that had finished its share learns here that another had not.
-    (interrupted_anywhere,) = ranks.agree(interrupted) if ranks.first else ranks.agree(0)
-    if interrupted_anywhere:
+    (leaving,) = ranks.agree(interrupted)
+    if leaving:
         raise Interrupted
     progress.case_s = (time.monotonic() - began) / max(1, len(indices))
     for other in (gathered or [])[1:]:
