@@ -231,6 +231,26 @@ def test_a_run_of_several_ranks_is_predicted_with_one(make_run: MakeRun, run_att
     assert predictor.placement.ranks == 1
 
 
+def test_mirrored_windows_are_averaged(plan: Plan, torch_settings: None) -> None:
+    class Leaning(nn.Module):
+        """Likes high indices along the first axis: mirrored, that cancels out."""
+
+        def forward(self, image: Tensor) -> Tensor:
+            ramp = torch.linspace(-1, 1, image.shape[2]).view(1, 1, -1, 1, 1).expand(image.shape)
+            return torch.cat([-ramp, ramp], dim=1) * 3
+
+    image = np.zeros((16, 16, 16), dtype=np.int16)
+    placement = place(TrainConfig(device="cpu", threads=1))
+    plain = Predictor(Leaning(), plan.target, placement).probabilities(image)
+    mirrored = Predictor(Leaning(), plan.target, placement, mirror=True).probabilities(image)
+    assert plain[1].max() > 0.95
+    np.testing.assert_allclose(mirrored[1], 0.5, atol=1e-6)
+    # What is mirrored is turned back: an unsymmetric image stays where it is.
+    image[3:6, 2, 9] = 200
+    found = Predictor(Threshold(), plan.target, placement, mirror=True).probabilities(image)
+    np.testing.assert_allclose(found, Predictor(Threshold(), plan.target, placement).probabilities(image), atol=1e-6)
+
+
 def test_without_held_out_cases_it_says_so(tiny_study: Path, trained: Path) -> None:
     with pytest.raises(DataError, match="keeps no case for testing"):
         evaluate(tiny_study, trained, held_out=True)

@@ -31,6 +31,9 @@ def evaluate(
         int | None, typer.Option(help="Compare with the best fixed HU threshold within this organ.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the run's.")] = None,
+    mirror: Annotated[
+        bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored windows; default: the run's.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json.")] = False,
 ) -> None:
     """Compare a run's predictions with the label maps, each on its own grid; writes a report into the study."""
@@ -50,6 +53,7 @@ def evaluate(
         checkpoint=checkpoint,
         organ_label=organ_label,
         device=device,
+        mirror=mirror,
         on_case=tell,
     )
     if as_json:

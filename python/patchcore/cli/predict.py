@@ -21,6 +21,9 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write; for a folder a folder.")],
     checkpoint: Annotated[str | None, typer.Option(help="best or last; default: best.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the run's.")] = None,
+    mirror: Annotated[
+        bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored windows; default: the run's.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps that are there.")] = False,
 ) -> None:
     """Segment scans with a trained run: label maps on the scans' own grid, with the data set's label values.
@@ -43,6 +46,7 @@ def predict(
         out,
         checkpoint=checkpoint,
         device=device,
+        mirror=mirror,
         overwrite=overwrite,
         on_file=tell,
     )

@@ -141,6 +141,9 @@ class ValidationConfig(_Section):
 
     every_epochs: int = Field(default=1, ge=1, description="validate after this many epochs")
     overlap: float = Field(default=0.5, ge=0, lt=1, description="overlap of neighbouring windows")
+    mirror: bool = Field(
+        default=False, description="average over windows mirrored along every axis: 8 times the work, a little better"
+    )
     max_cases: int = Field(
         default=0,
         ge=0,

@@ -110,6 +110,7 @@ class Evaluation:
         lesion_bins: The same by size: recall by the true lesion's, precision by the predicted component's.
         ball: The centre-ball baseline.
         threshold: The best fixed HU threshold within the organ, where asked for.
+        mirrored: Whether windows were also predicted mirrored, and averaged.
         folder: Where the report was written.
         failed: Cases that could not be used, with why.
         figure: The picture of contours, None where it could not be drawn.
@@ -129,6 +130,7 @@ class Evaluation:
     lesion_bins: tuple[LesionScore, ...]
     ball: BallBaseline
     threshold: ThresholdBaseline | None
+    mirrored: bool
     folder: Path
     failed: tuple[tuple[str, str], ...]
     figure: Path | None
@@ -157,6 +159,7 @@ def evaluate(
     checkpoint: str | None = None,
     organ_label: int | None = None,
     device: str | None = None,
+    mirror: bool | None = None,
     on_case: Callable[[str, float, int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate a run: DSC per case against its label map on its own grid, and baselines beside it.
@@ -174,6 +177,7 @@ def evaluate(
         checkpoint: ``best`` or ``last``; default: best.
         organ_label: Also find the best fixed HU threshold within this organ (its label and the lesions').
         device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
+        mirror: Whether to average over mirrored windows; default: as the run validates.
         on_case: Called with (case_id, DSC, number, of how many) after each case.
 
     Raises:
@@ -189,7 +193,7 @@ def evaluate(
     path = _newest_finished(study) if run is None else resolve_run(study.path, str(run))
     setup = read_setup(path)
     target, train = setup.plan.target, setup.config.train
-    predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device)
+    predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror)
     folds, split = study.folds(train.folds, setup.config.seed), read_split(path)
     if split is not None:
         # What the run has validated on counts, whatever came to the study since.
@@ -246,6 +250,7 @@ def evaluate(
         lesion_bins=lesion_bins,
         ball=ball,
         threshold=threshold,
+        mirrored=predictor.mirror,
         folder=folder,
         failed=tuple((item.case_id, str(item.error)) for item in prepared.failed),
         figure=_draw(scored, cases, target, folder / "contours.png"),

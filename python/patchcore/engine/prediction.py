@@ -56,17 +56,33 @@ class Predictor:
         target: The plan it was trained with.
         placement: Where to compute; the network is there already.
         overlap: Overlap of neighbouring windows.
+        mirror: Whether to average over mirrored windows: 8 times the work.
     """
 
-    def __init__(self, network: nn.Module, target: TargetPlan, placement: Placement, *, overlap: float = 0.5) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        target: TargetPlan,
+        placement: Placement,
+        *,
+        overlap: float = 0.5,
+        mirror: bool = False,
+    ) -> None:
         self.network = network.eval()
         self.target = target
         self.placement = placement
         self.overlap = overlap
+        self.mirror = mirror
 
     @classmethod
     def of_run(
-        cls, run: PathLike, *, checkpoint: str | None = None, device: str | None = None, overlap: float | None = None
+        cls,
+        run: PathLike,
+        *,
+        checkpoint: str | None = None,
+        device: str | None = None,
+        overlap: float | None = None,
+        mirror: bool | None = None,
     ) -> tuple[Predictor, Checkpoint]:
         """Load the network of a run.
 
@@ -75,6 +91,7 @@ class Predictor:
             checkpoint: ``best`` or ``last``; default: best where there is one, else last.
             device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
             overlap: Overlap of neighbouring windows; default: the run's.
+            mirror: Whether to average over mirrored windows; default: the run's.
 
         Returns:
             The predictor, and the checkpoint it was loaded from.
@@ -91,19 +108,28 @@ class Predictor:
             overrides["train.device"] = device
         if overlap is not None:
             overrides["validation.overlap"] = overlap
+        if mirror is not None:
+            overrides["validation.mirror"] = mirror
         setup = read_setup(run, overrides)
         placement = place(setup.config.train)
         found = _find(run, checkpoint)
         network = build_network(setup.plan.target, setup.config.model)
         found.restore(network)
+        validation = setup.config.validation
         predictor = cls(
-            placement.network(network), setup.plan.target, placement, overlap=setup.config.validation.overlap
+            placement.network(network),
+            setup.plan.target,
+            placement,
+            overlap=validation.overlap,
+            mirror=validation.mirror,
         )
         return predictor, found
 
     def probabilities(self, image: AnyArray, *, look: Callable[[], None] | None = None) -> Float32Array:
         """Return class probabilities on the training grid, float32 (1 + classes, X, Y, Z), of HU on that grid."""
-        return predict_volume(self.network, image, self.target, self.placement, overlap=self.overlap, look=look)
+        return predict_volume(
+            self.network, image, self.target, self.placement, overlap=self.overlap, mirror=self.mirror, look=look
+        )
 
     def label_map(
         self, image: AnyArray, affine: Affine, *, look: Callable[[], None] | None = None
@@ -149,6 +175,7 @@ def predict(
     checkpoint: str | None = None,
     device: str | None = None,
     overlap: float | None = None,
+    mirror: bool | None = None,
     overwrite: bool = False,
     on_file: Callable[[Prediction, int, int], None] | None = None,
 ) -> list[Prediction]:
@@ -161,6 +188,7 @@ def predict(
         checkpoint: ``best`` or ``last``; default: best where there is one.
         device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
         overlap: Overlap of neighbouring windows; default: the run's.
+        mirror: Whether to average over mirrored windows; default: the run's.
         overwrite: Whether label maps that are there already are replaced.
         on_file: Called with (prediction, number, of how many) after each file.
 
@@ -176,7 +204,7 @@ def predict(
         >>> pc.predict("study/runs/…", "scan.nii.gz", "tumours.nii.gz")  # doctest: +SKIP
     """
     jobs = _jobs(Path(source), Path(out), overwrite=overwrite)
-    predictor, _ = Predictor.of_run(run, checkpoint=checkpoint, device=device, overlap=overlap)
+    predictor, _ = Predictor.of_run(run, checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror)
     single = Path(source).is_file()
     predictions = []
     for number, (scan, path) in enumerate(jobs, 1):

@@ -91,6 +91,7 @@ def validate(
             training.placement,
             indices=indices[ranks.rank :: ranks.world],
             overlap=config.overlap,
+            mirror=config.mirror,
             look=look,
             on_case=tell if ranks.first else records.append,
             previews=previews if config.previews else None,
@@ -153,6 +154,7 @@ def _affordable(training: Training, control: Control) -> int:
             training.target,
             training.placement,
             overlap=training.config.validation.overlap,
+            mirror=training.config.validation.mirror,
             look=control.look,
         )
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ def predict_volume(
     placement: Placement,
     *,
     overlap: float = 0.5,
+    mirror: bool = False,
     look: Callable[[], None] | None = None,
 ) -> Float32Array:
     """Predict the class probabilities of a volume by sliding window, blended with a Gaussian of σ 0.125 window edges.
@@ -62,6 +64,7 @@ def predict_volume(
         target: The plan: window, ``hu_range`` and classes.
         placement: Where to compute.
         overlap: Overlap of neighbouring windows.
+        mirror: Whether to average over each window mirrored along no, one, two and all axes.
         look: Called before each batch of windows; what it raises is passed on.
 
     Returns:
@@ -71,16 +74,23 @@ def predict_volume(
     corners = window_grid(image.shape, target.window_size, overlap=overlap)
     blender = WindowBlender(image.shape, channels, target.window_size)
     size = windows_a_batch(placement)
+    flips = [axes for count in range(4 if mirror else 1) for axes in combinations((2, 3, 4), count)]
     for start in range(0, len(corners), size):
         if look is not None:
             look()
         part = corners[start : start + size]
         windows = extract_windows(image, part, target.window_size, hu_range=target.hu_range).image
         batch = torch.from_numpy(windows[:, None]).to(placement.device)
-        with placement.precision():
-            logits = network(batch)
-        probabilities = torch.softmax(logits.float(), dim=1).contiguous().cpu().numpy()
-        blender.add(part, probabilities)
+        total: torch.Tensor | None = None
+        for axes in flips:
+            with placement.precision():
+                logits = network(torch.flip(batch, axes) if axes else batch)
+            probabilities = torch.softmax(logits.float(), dim=1)
+            if axes:
+                probabilities = torch.flip(probabilities, axes)
+            total = probabilities if total is None else total.add_(probabilities)
+        assert total is not None
+        blender.add(part, total.div_(len(flips)).contiguous().cpu().numpy())
     return blender.result()
 
 
@@ -183,6 +193,7 @@ def validate_cases(
     *,
     indices: Sequence[int] | None = None,
     overlap: float = 0.5,
+    mirror: bool = False,
     look: Callable[[], None] | None = None,
     on_case: Callable[[dict[str, Any]], None] | None = None,
     previews: Previews | None = None,
@@ -196,6 +207,7 @@ def validate_cases(
         placement: Where to compute.
         indices: Which of the cases; default: all.
         overlap: Overlap of neighbouring windows.
+        mirror: As of :func:`predict_volume`.
         look: Called before each batch of windows; what it raises is passed on.
         on_case: Called with the record of each case.
         previews: Takes pictures.
@@ -211,7 +223,7 @@ def validate_cases(
         for index in range(len(cases)) if indices is None else indices:
             case = cases[index]
             image, label = case.image(), case.label()
-            probabilities = predict_volume(network, image, target, placement, overlap=overlap, look=look)
+            probabilities = predict_volume(network, image, target, placement, overlap=overlap, mirror=mirror, look=look)
             prediction = class_map(probabilities, target.judged_indices if target.regions else None)
             del probabilities
             result.counts.add(case.case_id, prediction, label)
