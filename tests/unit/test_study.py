@@ -147,6 +147,21 @@ def test_edited_decisions_are_checked(study: Study, edited: dict[str, Any], word
         study.decisions()
 
 
+def test_every_division_ever_made_is_kept(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [record(f"case{number:02d}", study.dataset_root) for number in range(9)]
+    study.write_cases(cases)
+    first, second, third = study.folds(3, seed=1), study.folds(3, seed=2), study.folds(2, seed=1)
+    # Whatever is measured or planned anew meanwhile: other burdens would give other folds.
+    monkeypatch.setattr(Study, "_burdens", lambda self, records: [float(len(records) - i) for i in range(len(records))])
+    assert (study.folds(3, seed=1), study.folds(3, seed=2), study.folds(2, seed=1)) == (first, second, third)
+    # The first version of the file held one division.
+    held = json.loads((study.path / "folds.json").read_text())["divisions"][0]
+    (study.path / "folds.json").write_text(json.dumps({"schema_version": 1, **held}))
+    assert study.folds(3, seed=1) == first
+    study.folds(4, seed=1)
+    assert study.folds(3, seed=1) == first
+
+
 def test_folds_are_kept_until_the_cohort_changes(study: Study) -> None:
     root = study.dataset_root
     cases = [record(f"p{i // 2}_{i}", root, patient=f"p{i // 2}") for i in range(12)]
