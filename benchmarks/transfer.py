@@ -152,7 +152,15 @@ def main() -> None:
             if not path.exists():
                 run("phantom", str(path), "--preset", path.name, "--cases", cases, "--shape", "96")
 
-    runs, results = Runs(folder), {}
+    runs = Runs(folder)
+    judged = folder / "results.json"
+    results: dict[str, Any] = json.loads(judged.read_text()) if judged.exists() else {}
+
+    def keep(name: str, study: Path, path: Path) -> None:
+        if name not in results:
+            results[name] = judge(study, path)
+            judged.write_text(json.dumps(results, indent=1))
+
     for patch in map(int, arguments.patch_sizes.split(",")):
         to = study_of(folder, "target", target, patch, protocol)
         of = study_of(folder, "source", source, patch, protocol, like=to)
@@ -164,8 +172,7 @@ def main() -> None:
             "scratch, all steps": runs.train(f"scratch-long-{patch}", to, before + after, protocol),
         }
         for name, path in trained.items():
-            results[f"patch {patch}, {name}"] = judge(to, path)
-            (folder / "results.json").write_text(json.dumps(results, indent=1))
+            keep(f"patch {patch}, {name}", to, path)
 
     sizes = list(map(int, arguments.patch_sizes.split(",")))
     for patch, crossing in zip(sizes, reversed(sizes), strict=True):
@@ -176,8 +183,7 @@ def main() -> None:
             crossed = runs.train(
                 f"finetune-{patch}-from-{crossing}", to, protocol.finetune_steps, protocol, init_from=source_run
             )
-            results[f"patch {patch}, from patch {crossing}"] = judge(to, crossed)
-            (folder / "results.json").write_text(json.dumps(results, indent=1))
+            keep(f"patch {patch}, from patch {crossing}", to, crossed)
     for name in [name for name in runs.found if name.startswith("finetune")]:
         scratch = smoothed_loss(Path(runs.found[f"scratch-{name.split('-')[1]}"]))
         tuned = smoothed_loss(Path(runs.found[name]))
