@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +55,20 @@ class StepProfile:
     operations: tuple[tuple[str, float, float], ...]
     peak_bytes: int | None
     expected_bytes: int
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keep what torch's profiler writes to the error output, past Python, from the terminal; errors are raised."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def profile_step(
@@ -151,7 +168,7 @@ def profile_step(
     activities = [torch.profiler.ProfilerActivity.CPU]
     if on_gpu:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
+    with _without_chatter(), torch.profiler.profile(activities=activities) as profiler:
         step(_WARM + steps, keep=False)
     if trace is not None:
         with replace_atomically(trace) as temporary:
