@@ -24,7 +24,7 @@ from patchcore.config import Plan, RunConfig, resolve_config
 from patchcore.data.prepare import PreparedCase, check_classes, prepare_cases
 from patchcore.engine.checkpoint import Checkpoint, find_checkpoint
 from patchcore.engine.control import Control, Interrupted, StopSignal
-from patchcore.engine.device import Placement, place
+from patchcore.engine.device import Placement, keep_memory, place
 from patchcore.engine.init_from import initialise
 from patchcore.engine.loader import BatchSource
 from patchcore.engine.loop import Outcome, Training, run_loop
@@ -366,6 +366,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(arguments) != 2 or not arguments[1].isdigit():
         print("usage: python -m patchcore.engine.trainer RUN ATTEMPT", file=sys.stderr)
         return ExitCode.USAGE
+    if not torch.cuda.is_available():
+        keep_memory()
     try:
         code = train_attempt(Path(arguments[0]), int(arguments[1]), StopSignal())
     except Exception:
