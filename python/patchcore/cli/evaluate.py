@@ -72,7 +72,7 @@ def _show(evaluation: Evaluation, console: Console) -> None:
     threshold = evaluation.threshold
     table = Table(title=f"{evaluation.run_id}, step {evaluation.checkpoint_step}: cases {evaluation.role}")
     table.add_column("case", overflow="fold")
-    headings = ["found", "false", "mL", "predicted mL", "DSC", "centre ball", *(["threshold"] if threshold else [])]
+    headings = ["found", "false", "mL", "pred. mL", "DSC", "ball", *(["threshold"] if threshold else [])]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for case in evaluation.cases:
