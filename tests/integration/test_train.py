@@ -153,16 +153,16 @@ def test_time_limit_ends_with_a_whole_validation(make_run: MakeRun, run_attempt:
 def test_divergence_fails_with_a_remedy_and_leaves_no_broken_weights(
     make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from patchcore.engine import loop
+    from patchcore.engine import loss
 
-    real, calls = loop.DiceCrossEntropyLoss.forward, [0]
+    real, calls = loss.DiceCrossEntropyLoss.forward, [0]
 
     def forward(self: object, logits: object, target: object) -> object:
         calls[0] += 1
         value = real(self, logits, target)  # type: ignore[arg-type]
         return value * float("nan") if calls[0] == 5 else value
 
-    monkeypatch.setattr(loop.DiceCrossEntropyLoss, "forward", forward)
+    monkeypatch.setattr(loss.DiceCrossEntropyLoss, "forward", forward)
     run = make_run()
     assert run_attempt(run) == 1
     view = view_of(run)

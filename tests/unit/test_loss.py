@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from patchcore.engine.loss import DiceCrossEntropyLoss, outputs_of, supervised_loss, window_dsc
+from patchcore.engine.loss import DiceCrossEntropyLoss, outputs_of, supervised_loss, window_dsc, window_voxels
 from patchcore.errors import DataError, ShapeMismatchError
 
 
@@ -102,11 +102,15 @@ def test_window_dsc() -> None:
     target = torch.tensor([[[[0, 1, 1, 2]]]])
     prediction = torch.tensor([[[[1, 1, 0, 2]]]])
     logits = torch.nn.functional.one_hot(prediction, 3).movedim(-1, 1).float()
-    assert window_dsc(logits, target) == pytest.approx(2 * 2 / (3 + 3))
-    assert window_dsc(logits, prediction) == 1.0
+
+    def found(target: torch.Tensor, logits: torch.Tensor = logits) -> float:
+        return window_dsc(*window_voxels(logits, target).tolist())
+
+    assert found(target) == pytest.approx(2 * 2 / (3 + 3))
+    assert found(prediction) == 1.0
     nothing = torch.zeros_like(target)
-    assert window_dsc(logits, nothing) == 0.0
-    assert math.isnan(window_dsc(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 1, 1, 4), nothing))
+    assert found(nothing) == 0.0
+    assert math.isnan(found(nothing, torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 1, 1, 4)))
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -159,8 +163,7 @@ def test_dice_of_regions_is_of_summed_probabilities() -> None:
 
 
 def test_regions_are_painted_alike_on_either_grid() -> None:
-    from patchcore.engine.geometry import label_on_grid
-    from patchcore.engine.validate import class_map
+    from patchcore.engine.geometry import class_map, label_on_grid
     from patchcore.grid import Grid
 
     generator = np.random.default_rng(0)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchcore.cli.values import int_triple, triple
 from patchcore.errors import ConfigError
 from patchcore.types import IntTriple, Triple
 
@@ -118,25 +119,17 @@ def _activations(
 
 
 def _spacing(text: str) -> Triple:
-    try:
-        a, b, c = (float(part) for part in text.split(","))
-    except ValueError:
-        a = b = c = -1.0
-    if not all(0 < mm < 1000 for mm in (a, b, c)):
+    found = triple(text, "--spacing")
+    if not all(0 < mm < 1000 for mm in found):
         raise ConfigError(f"--spacing {text!r} is no spacing", found=text, remedy="write --spacing 0.8,0.8,2.5")
-    return a, b, c
+    return found
 
 
-def _edges(text: str, option: str) -> tuple[int, int, int]:
-    try:
-        edges = [int(part) for part in text.split(",")]
-    except ValueError:
-        edges = []
-    if len(edges) == 1:
-        edges *= 3
-    if len(edges) != 3 or min(edges) < 1:
+def _edges(text: str, option: str) -> IntTriple:
+    edges = int_triple(text, option)
+    if min(edges) < 1:
         raise ConfigError(f"{option} {text!r} is no size", found=text, remedy=f"write {option} 16 or {option} 16,16,4")
-    return edges[0], edges[1], edges[2]
+    return edges
 
 
 def _times(edges: tuple[int, int, int]) -> str:

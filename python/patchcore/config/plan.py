@@ -251,6 +251,11 @@ class TargetPlan(_Model):
         return {index[own]: tuple(index[label] for label in labels) for own, labels in self.judged.items()}
 
     @property
+    def region_indices(self) -> dict[int, tuple[int, ...]] | None:
+        """The same where there are regions; None where each class is chosen by itself."""
+        return self.judged_indices if self.regions else None
+
+    @property
     def ideal_edge(self) -> float:
         """p* at the training spacing, in voxels (geometric mean over the axes)."""
         a, b, c = self.ideal_edges[0].edge

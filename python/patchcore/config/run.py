@@ -25,6 +25,7 @@ __all__ = [
     "SamplingConfig",
     "TrainConfig",
     "ValidationConfig",
+    "check_shares",
     "config_keys",
     "resolve_config",
 ]
@@ -292,14 +293,22 @@ def resolve_config(
             "cannot be added to",
             remedy="set train.compile=default",
         )
-    parts = max(1, config.train.ranks) * config.train.accumulate
-    if config.train.batch_size % parts:
+    check_shares(config.train, max(1, config.train.ranks))
+    return config
+
+
+def check_shares(train: TrainConfig, ranks: int) -> None:
+    """See that a step's windows can be shared evenly by so many ranks and the parts that each computes them in.
+
+    Raises:
+        ConfigError: They cannot.
+    """
+    parts = ranks * train.accumulate
+    if train.batch_size % parts:
         raise ConfigError(
-            f"train.batch_size {config.train.batch_size} cannot be shared by {max(1, config.train.ranks)} ranks "
-            f"in {config.train.accumulate} parts",
+            f"train.batch_size {train.batch_size} cannot be shared by {ranks} ranks in {train.accumulate} parts",
             remedy=f"set train.batch_size to a multiple of {parts}",
         )
-    return config
 
 
 def _overlay(data: dict[str, Any], section: str, values: dict[str, Any]) -> None:

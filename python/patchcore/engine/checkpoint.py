@@ -71,10 +71,9 @@ class Checkpoint:
         Raises:
             CheckpointError: A file is damaged, or belongs to another network; the first difference is named.
         """
-        averaged = _EMA if _EMA in self.state.get("files", {}) else _MODEL
-        self._fill(network, _MODEL if optimizer is not None else averaged)
+        self._fill(network, _MODEL if optimizer is not None else self._predicting)
         if average is not None:
-            self._fill(average, averaged)
+            self._fill(average, self._predicting)
         if optimizer is not None:
             self._restore_optimizer(network, optimizer)
             self._restore_generators()
@@ -92,7 +91,12 @@ class Checkpoint:
         Raises:
             CheckpointError: The file is damaged.
         """
-        return self._read(_EMA if _EMA in self.state.get("files", {}) else _MODEL)
+        return self._read(self._predicting)
+
+    @property
+    def _predicting(self) -> str:
+        """The file of the weights to predict with."""
+        return _EMA if _EMA in self.state.get("files", {}) else _MODEL
 
     def _restore_optimizer(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         path = self.path / _OPTIMIZER

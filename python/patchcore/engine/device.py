@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from patchcore.config.run import TrainConfig
+from patchcore.config.run import TrainConfig, check_shares
 from patchcore.errors import ConfigError
 
 __all__ = ["Placement", "core_count", "keep_memory", "place"]
@@ -87,11 +87,7 @@ def place(config: TrainConfig, rank: int = 0) -> Placement:
             f"train.ranks is {ranks}, but torch sees {gpus} CUDA device{'' if gpus == 1 else 's'}",
             remedy="set train.ranks=0 for all of them, or train.device=cpu",
         )
-    if config.batch_size % (ranks * config.accumulate):
-        raise ConfigError(
-            f"train.batch_size {config.batch_size} cannot be shared by {ranks} ranks in {config.accumulate} parts",
-            remedy=f"set train.batch_size to a multiple of {ranks * config.accumulate}",
-        )
+    check_shares(config, ranks)
     device = torch.device("cpu") if not gpus else torch.device("cuda", rank) if ranks > 1 else torch.device("cuda")
     if config.precision == "bf16" and device.type == "cpu":
         raise ConfigError(

@@ -295,17 +295,17 @@ def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts:
     target = predictor.target
     truth = read_case_label(record)
     grid = Grid.of(record.shape, record.affine_array, target.spacing)
-    regions = target.judged_indices if target.regions else None
     whole = uncropped(predictor.probabilities(case.image()), grid.shape, case.crop_start)
-    indices = label_on_grid(whole, grid, regions)
+    indices = label_on_grid(whole, grid, target.region_indices)
     expected = class_indices(truth.array, target.classes)
     by_label = np.asarray((0, *target.classes))
     counts.add(case.case_id, by_label[indices], by_label[expected])
     lesion_class = target.classes.index(target.lesion_label) + 1
     voxel_mm3 = abs(float(np.linalg.det(truth.affine[:3, :3])))
+    predicted, labelled = indices == lesion_class, expected == lesion_class
     match = match_lesions(
-        indices == lesion_class,
-        truth.array == target.lesion_label,
+        predicted,
+        labelled,
         voxel_mm3=voxel_mm3,
         connectivity=target.connectivity,
         min_volume_mm3=target.min_volume_mm3,
@@ -319,8 +319,8 @@ def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts:
         case=case,
         record=record,
         match=match,
-        labelled_voxels=int(np.count_nonzero(truth.array == target.lesion_label)),
-        predicted_voxels=int(np.count_nonzero(indices == lesion_class)),
+        labelled_voxels=int(np.count_nonzero(labelled)),
+        predicted_voxels=int(np.count_nonzero(predicted)),
         voxel_mm3=voxel_mm3,
         panel=panel,
     )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from patchcore.grid import Grid
 from patchcore.types import Float32Array, IntTriple, Triple
 
-__all__ = ["interpolate", "label_on_grid", "uncropped"]
+__all__ = ["class_map", "interpolate", "label_on_grid", "uncropped"]
 
 # Probabilities come back to the stored grid in slabs of at most this many voxels, to bound memory.
 _SLAB_VOXELS = 16 * 2**20
@@ -60,6 +60,27 @@ def _slabs(shape: IntTriple) -> Iterator[tuple[int, int]]:
         yield low, min(low + thickness, shape[0])
 
 
+def class_map(probabilities: Float32Array, regions: Mapping[int, Sequence[int]] | None = None) -> npt.NDArray[np.uint8]:
+    """Return the likeliest class of each voxel; on a tie the lower index.
+
+    Args:
+        probabilities: float32 (1 + classes, X, Y, Z), background first.
+        regions: The plan's ``region_indices``: a region is painted, in their order, where the
+            probabilities of its classes add up to more than a half.
+    """
+    if regions is not None:
+        painted = np.zeros(probabilities.shape[1:], dtype=np.uint8)
+        for own, members in regions.items():
+            painted[probabilities[list(members)].sum(0) > 0.5] = own
+        return painted
+    if len(probabilities) == 2:
+        # The same, without argmax's strided pass.
+        larger: npt.NDArray[np.uint8] = (probabilities[1] > probabilities[0]).view(np.uint8)
+        return larger
+    chosen: npt.NDArray[np.uint8] = probabilities.argmax(axis=0).astype(np.uint8)
+    return chosen
+
+
 def label_on_grid(
     probabilities: Float32Array, grid: Grid, regions: Mapping[int, Sequence[int]] | None = None
 ) -> npt.NDArray[np.uint8]:
@@ -71,7 +92,7 @@ def label_on_grid(
     Args:
         probabilities: float32 (1 + classes, *grid.shape), background first.
         grid: The scan's grid.
-        regions: As of :func:`patchcore.engine.validate.class_map`.
+        regions: As of :func:`class_map`.
 
     Returns:
         uint8 class indices, stored axis order, shape ``grid.stored_shape``.
@@ -82,16 +103,9 @@ def label_on_grid(
     for low, high in _slabs(shape):
         size = (high - low, shape[1], shape[2])
         if regions is not None:
-            sums = {own: np.zeros(size, dtype=np.float32) for own in regions}
-            for index, channel in enumerate(probabilities):
-                holders = [own for own, members in regions.items() if index in members]
-                if holders:
-                    share = interpolate(channel, (first, second, third), size, start=(low, 0, 0))
-                    for own in holders:
-                        sums[own] += share
-            out[low:high] = 0
-            for own, total in sums.items():
-                out[low:high][total > 0.5] = own
+            # All channels of a slab at once: plans with regions have few.
+            shares = [interpolate(c, (first, second, third), size, start=(low, 0, 0)) for c in probabilities]
+            out[low:high] = class_map(np.stack(shares), regions)
             continue
         best = np.full(size, -np.inf, dtype=np.float32)
         slab = out[low:high]

@@ -13,14 +13,13 @@ from typing import Any
 
 from patchcore.config import Plan, RunConfig, resolve_config
 from patchcore.errors import ConfigError, DataError, EmptyClassError, MissingExtraError, RunError, StudyError
-from patchcore.models.layout import check_window, upsampling_factors
 from patchcore.models.registry import check_network
 from patchcore.runs import RunState, new_run, run_state, start_attempt, supervise_foreground
 from patchcore.runs.listing import resolve_run
 from patchcore.study import Study
 from patchcore.types import PathLike
 
-__all__ = ["TrainedRun", "create_run", "init_source", "settings_of", "train"]
+__all__ = ["TrainedRun", "create_run", "run_config", "settings_of", "train"]
 
 _POLL_S = 0.2
 
@@ -80,13 +79,10 @@ def create_run(
     """
     study = study if isinstance(study, Study) else Study(study)
     plan = study.plan()
-    config = resolve_config(toml, settings)
+    config = run_config(study, toml, settings)
     _check(study, plan, config)
-    parent = None
-    if config.init.source:
-        source = init_source(study, config.init.source)
-        config = config.model_copy(update={"init": config.init.model_copy(update={"source": str(source)})})
-        parent = source.name if source.is_dir() else None
+    source = Path(config.init.source)
+    parent = source.name if config.init.source and source.is_dir() else None
     edge = "x".join(map(str, plan.patch_size if len(set(plan.patch_size)) > 1 else plan.patch_size[:1]))
     return new_run(
         study.path,
@@ -146,7 +142,20 @@ def train(
     return TrainedRun(path=run, attempt=attempt, state=report.state)
 
 
-def init_source(study: Study, source: str) -> Path:
+def run_config(study: Study, toml: PathLike | None, settings: Sequence[str]) -> RunConfig:
+    """Resolve a run's configuration, with the path of its first weights made absolute.
+
+    Raises:
+        ConfigError: An unknown key or impossible value; there are no such weights.
+    """
+    config = resolve_config(toml, settings)
+    if not config.init.source:
+        return config
+    source = str(_init_source(study, config.init.source))
+    return config.model_copy(update={"init": config.init.model_copy(update={"source": source})})
+
+
+def _init_source(study: Study, source: str) -> Path:
     """Return the run or file that weights come from, absolute.
 
     Raises:
@@ -168,9 +177,6 @@ def _check(study: Study, plan: Plan, config: RunConfig) -> None:
     """Find before anything is started what the trainer would stumble over."""
     target = plan.target
     kind = check_network(config.model, target.window_size, target.patch_size)
-    if kind.name == "unetr":
-        check_window(target.window_size, target.patch_size)
-        upsampling_factors(target.patch_size)
     if not kind.transformer and (config.init.freeze_epochs or config.init.part == "encoder"):
         raise ConfigError(
             f"{kind.name} has no transformer to freeze or to take over alone",

@@ -22,16 +22,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchcore.config.run import AugmentConfig, SamplingConfig
+from patchcore.config.plan import TargetPlan
+from patchcore.config.run import AugmentConfig, RunConfig, SamplingConfig
 from patchcore.data.prepare import PreparedCase
 from patchcore.engine.augment import draw_augmentation, shifted_range
+from patchcore.engine.device import Placement
 from patchcore.errors import ConfigError, CorruptFileError, DataError
 from patchcore.store import ChunkCache, read_windows
 from patchcore.store.case import AIR_HU
 from patchcore.types import Float64Array, IntTriple, PathLike, WindowDtype
 from patchcore.windows import HardPoints, SamplerCase, WindowDraws, WindowSampler
 
-__all__ = ["Batch", "BatchLoader", "BatchSource", "Lesion", "read_hard_points"]
+__all__ = ["Batch", "BatchLoader", "BatchSource", "Lesion", "read_hard_points", "training_windows"]
 
 _AHEAD = 2
 _HARD_COLUMNS = ("case_id", "x_mm", "y_mm", "z_mm", "weight")
@@ -182,6 +184,36 @@ class BatchSource:
             raise _named(error, chosen) from None
         seen = self.sampler.lesions_in(draws)
         return Batch(step, image, label, augmentation, draws, _drawn(draws), seen)
+
+
+def training_windows(
+    cases: Sequence[PreparedCase], config: RunConfig, target: TargetPlan, placement: Placement, *, rank: int = 0
+) -> BatchSource:
+    """Return what makes the batches of a run.
+
+    Args:
+        cases: The training cases.
+        config: The run's.
+        target: The plan's target.
+        placement: Where they go, and how many ranks share them.
+        rank: Which of these this is.
+
+    Raises:
+        ConfigError, DataError, CorruptFileError: As :class:`BatchSource`.
+    """
+    return BatchSource(
+        cases,
+        target.window_size,
+        target.hu_range,
+        classes=target.classes,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        sampling=config.sampling,
+        augment=config.augment,
+        rank=rank,
+        world_size=placement.ranks,
+        pin=placement.device.type == "cuda",
+    )
 
 
 def _organ_class(sampling: SamplingConfig, classes: Sequence[int]) -> int | None:

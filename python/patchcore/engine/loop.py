@@ -25,7 +25,7 @@ from patchcore.engine.checkpoint import save_checkpoint
 from patchcore.engine.control import LEAVING, Control, Interrupted, Leaving
 from patchcore.engine.device import Placement
 from patchcore.engine.loader import BatchLoader, BatchSource
-from patchcore.engine.loss import DiceCrossEntropyLoss, outputs_of, supervised_loss, window_voxels
+from patchcore.engine.loss import make_loss, outputs_of, supervised_loss, window_dsc, window_voxels
 from patchcore.engine.network import Step, freeze_encoder
 from patchcore.engine.optim import WeightAverage, learning_rate
 from patchcore.engine.progress import Progress, total_steps
@@ -134,8 +134,7 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
     ranks, epoch_steps, parts = training.ranks, training.steps_per_epoch, training.config.train.accumulate
     total, patience = total_steps(config, epoch_steps), config.train.patience
     validate_every = epoch_steps * config.validation.every_epochs
-    regions = list(training.target.judged_indices.values()) if training.target.regions else None
-    compute_loss = DiceCrossEntropyLoss(batch_dice=config.loss.batch_dice, regions=regions, across=ranks.add)
+    compute_loss = make_loss(config.loss, training.target, across=ranks.add)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     augment = Augmenter(config.augment, training.target.spacing, training.target.window_size)
     drawn, seen = progress.lesions_drawn, progress.lesions_seen
@@ -229,7 +228,7 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
             clock.stepped(seconds)
             values = {
                 TRAIN_LOSS: value,
-                TRAIN_WINDOW_DSC: 2 * both / either if either else math.nan,
+                TRAIN_WINDOW_DSC: window_dsc(both, either),
                 GRAD_NORM: norm_value,
                 LEARNING_RATE: rate,
                 STEP_TIME: seconds,

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from patchcore.config.plan import TargetPlan
+from patchcore.config.run import LossConfig
 from patchcore.errors import DataError, ShapeMismatchError
 
-__all__ = ["DiceCrossEntropyLoss", "outputs_of", "supervised_loss", "window_dsc", "window_voxels"]
+__all__ = ["DiceCrossEntropyLoss", "make_loss", "outputs_of", "supervised_loss", "window_dsc", "window_voxels"]
 
 
 def _check(logits: Tensor, target: Tensor) -> None:
@@ -135,6 +137,15 @@ class DiceCrossEntropyLoss(nn.Module):
         return sums[:1], sums[1:]
 
 
+def make_loss(
+    config: LossConfig, target: TargetPlan, *, across: Callable[[Tensor], Tensor] | None = None
+) -> DiceCrossEntropyLoss:
+    """Return the loss of a configuration for a plan's target; `across` as of :class:`DiceCrossEntropyLoss`."""
+    regions = target.region_indices
+    members = None if regions is None else list(regions.values())
+    return DiceCrossEntropyLoss(batch_dice=config.batch_dice, regions=members, across=across)
+
+
 def outputs_of(logits: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """Return what a network gave as a list, the full resolution first: one tensor, several, or several stacked.
 
@@ -199,20 +210,16 @@ def window_voxels(logits: Tensor, target: Tensor) -> Tensor:
     return torch.stack((intersection, (prediction > 0).sum() + foreground.sum())).double()
 
 
-def window_dsc(logits: Tensor, target: Tensor) -> float:
-    """Return the DSC of the most likely classes over all windows of a batch, foreground classes as one.
+def window_dsc(both: float, either: float) -> float:
+    """Return the DSC of the most likely classes over all windows, foreground classes as one.
 
     A glance at how training goes, kept apart from validation DSC: its windows are drawn around lesions.
 
     Args:
-        logits: (B, C, …) any floating dtype.
-        target: (B, …) class indexes.
+        both: Voxels of the intersection, as of :func:`window_voxels`.
+        either: Voxels of prediction and label together.
 
     Returns:
         DSC in [0, 1]; NaN where no foreground is predicted or labelled.
-
-    Raises:
-        ShapeMismatchError: The shapes do not belong together.
     """
-    both, either = window_voxels(logits, target).tolist()
     return 2 * both / either if either else math.nan

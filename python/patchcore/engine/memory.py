@@ -8,16 +8,33 @@ import torch
 
 from patchcore.config.plan import TargetPlan
 from patchcore.config.run import RunConfig
-from patchcore.engine.device import place
+from patchcore.engine.device import Placement, place
 from patchcore.errors import PatchcoreError
 from patchcore.memory import available_bytes
-from patchcore.models.footprint import footprint
+from patchcore.models.footprint import Footprint, footprint
 from patchcore.types import IntTriple
 
-__all__ = ["memory_remedy"]
+__all__ = ["memory_remedy", "step_footprint"]
 
 # Kernels want working space, and validation a volume: a step that takes all of the memory does not run.
 _USABLE_SHARE = 0.85
+
+
+def step_footprint(config: RunConfig, target: TargetPlan, placement: Placement) -> Footprint:
+    """Return the memory that a training step is expected to take.
+
+    Raises:
+        PatchcoreError: There is no such network.
+    """
+    return footprint(
+        config.model,
+        out_channels=len(target.classes) + 1,
+        window_size=target.window_size,
+        patch_size=target.patch_size,
+        spacing=target.spacing,
+        bf16=placement.autocast is not None,
+        optim=config.optim,
+    )
 
 
 def memory_remedy(config: RunConfig, target: TargetPlan) -> str:
@@ -34,14 +51,10 @@ def memory_remedy(config: RunConfig, target: TargetPlan) -> str:
     windows = config.train.batch_size // placement.ranks
     for told, parts, checkpointing, window in _remedies(config, target, windows):
         try:
-            found = footprint(
-                config.model.model_copy(update={"checkpointing": checkpointing}),
-                out_channels=len(target.classes) + 1,
-                window_size=window,
-                patch_size=target.patch_size,
-                spacing=target.spacing,
-                bf16=placement.autocast is not None,
-                optim=config.optim,
+            found = step_footprint(
+                config.model_copy(update={"model": config.model.model_copy(update={"checkpointing": checkpointing})}),
+                target.model_copy(update={"window_size": window}),
+                placement,
             )
         except PatchcoreError:
             continue

@@ -150,8 +150,7 @@ class Predictor:
         grid = Grid.of(shape, affine, self.target.spacing)
         store = self.target.store
         resampled = grid.resample(image, kernel=store.kernel, antialias=store.antialias)
-        regions = self.target.judged_indices if self.target.regions else None
-        indices = label_on_grid(self.probabilities(resampled, look=look), grid, regions)
+        indices = label_on_grid(self.probabilities(resampled, look=look), grid, self.target.region_indices)
         return original_labels(indices, self.target.classes)
 
 

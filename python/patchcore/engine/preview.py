@@ -103,7 +103,8 @@ class Previews:
 
     def offer(self, case: PreparedCase, image: AnyArray, label: AnyArray, prediction: AnyArray, **facts: Any) -> None:
         """Draw a case where it is one of the fixed, or among the worst so far; as :func:`write_preview` otherwise."""
-        path = self._folder / f"{_file_name(case.case_id)}.npz"
+        # Cases are named so that files can be.
+        path = self._folder / f"{case.case_id}.npz"
         fixed, dsc = case.case_id in self._fixed, facts["dsc"]
         if not fixed:
             if math.isnan(dsc) or not self._room:
@@ -126,8 +127,3 @@ class Previews:
             for path in folders[:-_KEPT_VALIDATIONS]:
                 if path.name != keep:
                     shutil.rmtree(path, ignore_errors=True)
-
-
-def _file_name(case_id: str) -> str:
-    """Return a case id as a file's name: a slash in it would lead elsewhere."""
-    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in case_id).lstrip(".") or "_"

@@ -18,13 +18,13 @@ from patchcore.config import resolve_config
 from patchcore.data.prepare import prepare_cases
 from patchcore.engine.augment import Augmenter
 from patchcore.engine.device import place
-from patchcore.engine.loader import BatchSource
-from patchcore.engine.loss import DiceCrossEntropyLoss, outputs_of, supervised_loss
+from patchcore.engine.loader import training_windows
+from patchcore.engine.loss import make_loss, outputs_of, supervised_loss
+from patchcore.engine.memory import step_footprint
 from patchcore.engine.network import build_network
 from patchcore.engine.optim import make_optimizer
 from patchcore.errors import ConfigError
 from patchcore.files import replace_atomically
-from patchcore.models.footprint import footprint
 from patchcore.study import Study
 from patchcore.types import PathLike
 
@@ -32,6 +32,7 @@ __all__ = ["StepProfile", "profile_step"]
 
 _WARM = 3
 _OPERATIONS = 12
+_MADE_AHEAD = "windows (made ahead, on a thread)"
 
 
 @dataclass(frozen=True)
@@ -104,19 +105,8 @@ def profile_step(
     optimizer = make_optimizer(network, config.optim)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     augment = Augmenter(config.augment, target.spacing, target.window_size)
-    regions = list(target.judged_indices.values()) if target.regions else None
-    compute_loss = DiceCrossEntropyLoss(batch_dice=config.loss.batch_dice, regions=regions)
-    source = BatchSource(
-        cases,
-        target.window_size,
-        target.hu_range,
-        classes=target.classes,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        sampling=config.sampling,
-        augment=config.augment,
-        pin=placement.device.type == "cuda",
-    )
+    compute_loss = make_loss(config.loss, target)
+    source = training_windows(cases, config, target, placement)
     on_gpu = placement.device.type == "cuda"
     times: dict[str, list[float]] = {}
 
@@ -132,7 +122,7 @@ def profile_step(
         return found
 
     def step(number: int, *, keep: bool) -> None:
-        batch = timed("windows (made ahead, on a thread)", lambda: source.batch(number), keep=keep)
+        batch = timed(_MADE_AHEAD, lambda: source.batch(number), keep=keep)
         image, label = timed(
             "to the device, augmentation",
             lambda: augment(batch.image.to(placement.device), batch.label.to(placement.device), batch.augmentation),
@@ -176,20 +166,11 @@ def profile_step(
     attribute = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     rows = sorted(profiler.key_averages(), key=lambda row: -float(getattr(row, attribute)))
     operations = tuple((str(r.key), float(getattr(r, attribute)) / 1e6, float(r.count)) for r in rows[:_OPERATIONS])
-    expected = footprint(
-        config.model,
-        out_channels=len(target.classes) + 1,
-        window_size=target.window_size,
-        patch_size=target.patch_size,
-        spacing=target.spacing,
-        bf16=placement.autocast is not None,
-        optim=config.optim,
-    )
-    made_ahead = "windows (made ahead, on a thread)"
+    expected = step_footprint(config, target, placement)
     return StepProfile(
         device=str(placement.machine["processor"]),
         windows=config.train.batch_size,
-        step_s=sum(seconds for name, seconds in parts.items() if name != made_ahead),
+        step_s=sum(seconds for name, seconds in parts.items() if name != _MADE_AHEAD),
         parts=parts,
         operations=operations,
         peak_bytes=peak,

@@ -26,18 +26,14 @@ class TensorBoard:
     def __init__(self, folder: Path, first_step: int, tell: Callable[[str], None], *, wanted: bool = True) -> None:
         self._writer: Any = None
         self._tell = tell
-        if not wanted:
-            return
-        if find_spec("tensorboard") is None:
-            return
-        self._guarded(lambda: self._open(folder, first_step))
+        if wanted and find_spec("tensorboard") is not None:
+            self._guarded(lambda: self._open(folder, first_step))
 
     def _open(self, folder: Path, first_step: int) -> None:
         # A protobuf that does not fit fails here, too.
-        from torch.utils.tensorboard import SummaryWriter as writer  # noqa: N813
+        from torch.utils.tensorboard import SummaryWriter
 
-        # Without a first step there is nothing to take back.
-        self._writer = writer(str(folder), purge_step=first_step or None, max_queue=100, flush_secs=30)
+        self._writer = SummaryWriter(str(folder), purge_step=first_step, max_queue=100, flush_secs=30)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers of a step; what is not finite is left out."""

@@ -26,7 +26,7 @@ from patchcore.engine.checkpoint import Checkpoint, find_checkpoint
 from patchcore.engine.control import Control, Interrupted, StopSignal
 from patchcore.engine.device import Placement, keep_memory, place
 from patchcore.engine.init_from import initialise
-from patchcore.engine.loader import BatchSource
+from patchcore.engine.loader import training_windows
 from patchcore.engine.loop import Outcome, Training, run_loop
 from patchcore.engine.memory import memory_remedy
 from patchcore.engine.network import build_network, compiled
@@ -162,7 +162,6 @@ def _train_along(run: Path, attempt: int, setup: RunSetup) -> int:
 
 def _cases_or_leave(run: Path, setup: RunSetup, writer: RunWriter, control: Control) -> Cases | None:
     """Return the cases to train and to validate on; None where it was told to leave meanwhile."""
-    print(f"{setup.config.train.steps} steps", flush=True)
     writer.progress(phase="prepare", total_steps=setup.config.train.steps, step=0)
     try:
         return _prepare(run, run_study(run), setup, writer, control)
@@ -224,19 +223,7 @@ def _train(
         stepped=stepped,
         optimizer=optimizer,
         average=average,
-        source=BatchSource(
-            train_cases,
-            target.window_size,
-            target.hu_range,
-            classes=target.classes,
-            seed=config.seed,
-            batch_size=config.train.batch_size,
-            sampling=config.sampling,
-            augment=config.augment,
-            rank=ranks.rank,
-            world_size=ranks.world,
-            pin=placement.device.type == "cuda",
-        ),
+        source=training_windows(train_cases, config, target, placement, rank=ranks.rank),
         validation=validation_cases,
         steps_per_epoch=steps_per_epoch(config, len(train_cases)),
         board=board,

@@ -12,13 +12,13 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from patchcore.config.plan import TargetPlan
 from patchcore.data.prepare import PreparedCase
 from patchcore.engine.device import Placement
+from patchcore.engine.geometry import class_map
 from patchcore.engine.preview import Previews
 from patchcore.events import (
     VAL_DSC_GLOBAL,
@@ -34,7 +34,7 @@ from patchcore.metrics import DscCounts, LesionMatch, VoxelCounts, lesion_score,
 from patchcore.types import AnyArray, Float32Array
 from patchcore.windows import WindowBlender, extract_windows, window_grid
 
-__all__ = ["ValidationResult", "class_map", "predict_volume", "validate_cases", "windows_a_batch"]
+__all__ = ["ValidationResult", "predict_volume", "validate_cases", "windows_a_batch"]
 
 
 def windows_a_batch(placement: Placement) -> int:
@@ -92,27 +92,6 @@ def predict_volume(
         assert total is not None
         blender.add(part, total.div_(len(flips)).contiguous().cpu().numpy())
     return blender.result()
-
-
-def class_map(probabilities: Float32Array, regions: Mapping[int, Sequence[int]] | None = None) -> npt.NDArray[np.uint8]:
-    """Return the likeliest class of each voxel; on a tie the lower index.
-
-    Args:
-        probabilities: float32 (1 + classes, X, Y, Z), background first.
-        regions: The plan's ``judged_indices`` where it has regions: a region is painted, in their order, where the
-            probabilities of its classes add up to more than a half.
-    """
-    if regions is not None:
-        painted = np.zeros(probabilities.shape[1:], dtype=np.uint8)
-        for own, members in regions.items():
-            painted[probabilities[list(members)].sum(0) > 0.5] = own
-        return painted
-    if len(probabilities) == 2:
-        # The same, without argmax's strided pass.
-        larger: npt.NDArray[np.uint8] = (probabilities[1] > probabilities[0]).view(np.uint8)
-        return larger
-    chosen: npt.NDArray[np.uint8] = probabilities.argmax(axis=0).astype(np.uint8)
-    return chosen
 
 
 @dataclass
@@ -224,7 +203,7 @@ def validate_cases(
             case = cases[index]
             image, label = case.image(), case.label()
             probabilities = predict_volume(network, image, target, placement, overlap=overlap, mirror=mirror, look=look)
-            prediction = class_map(probabilities, target.judged_indices if target.regions else None)
+            prediction = class_map(probabilities, target.region_indices)
             del probabilities
             result.counts.add(case.case_id, prediction, label)
             largest = max(case.lesion_voxels, default=0) * case.voxel_mm3

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from patchcore.config import Plan, RunConfig, resolve_config
-from patchcore.engine.launch import create_run, init_source
+from patchcore.engine.launch import create_run, run_config
 from patchcore.errors import PatchcoreError
 from patchcore.files import read_json
 from patchcore.metrics import mean_dsc
@@ -63,10 +64,7 @@ def fold_run(
     """
     study = study if isinstance(study, Study) else Study(study)
     settings = [*settings, f"train.fold={fold}"]
-    config = resolve_config(toml, settings)
-    if config.init.source:
-        source = str(init_source(study, config.init.source))
-        config = config.model_copy(update={"init": config.init.model_copy(update={"source": source})})
+    config = run_config(study, toml, settings)
     plan = study.plan()
     for summary in list_runs(study.path):
         if _is_of(summary.path, config, plan):
@@ -143,8 +141,5 @@ def fold_scores(runs: Sequence[FoldRun]) -> FoldScores:
         values += [value for value in cases if not math.isnan(value)]
         scores.append(FoldScore(run.fold, run.path.name, best.step, best.dsc_mean, best.n_cases or 0))
     means = [score.mean_dsc for score in scores if not math.isnan(score.mean_dsc)]
-    spread = math.nan
-    if len(means) > 1:
-        centre = sum(means) / len(means)
-        spread = math.sqrt(sum((value - centre) ** 2 for value in means) / (len(means) - 1))
-    return FoldScores(tuple(scores), mean_dsc(values), len(values), spread)
+    deviation = statistics.stdev(means) if len(means) > 1 else math.nan
+    return FoldScores(tuple(scores), mean_dsc(values), len(values), deviation)

@@ -97,8 +97,8 @@ def footprint(
         blocks = checkpointed_blocks(network, config.network) if config.checkpointing else []
         with mode:
             image = torch.empty((1, 1, *window_size))
-            kept = _Kept(network, image, bf16=bf16)
-            again = kept.largest_of(blocks)
+            kept = _Kept(network, image, blocks, bf16=bf16)
+            again = kept.largest_bytes
             if blocks:
                 checkpoint_activations(network, config.network)
                 kept = _Kept(network, image, bf16=bf16)
@@ -109,58 +109,49 @@ def footprint(
     count = sum(weight.numel() for weight in weights)
     moments = 2 if optim.optimizer == "adamw" else int(optim.momentum > 0)
     fixed = 4 * (count + trained * (1 + moments) + (count if optim.ema else 0)) + kept.copies_bytes
-    return Footprint(count, fixed, kept.activations_bytes, again)
+    return Footprint(count, fixed, kept.activation_bytes, again)
 
 
 class _Kept:
-    """What autograd keeps of a forward pass, found by running one."""
+    """What autograd keeps of a forward pass, found by running one.
 
-    def __init__(self, network: nn.Module, image: Tensor, *, bf16: bool) -> None:
-        self._network, self._image, self._bf16 = network, image, bf16
-        self._shapes = {tuple(weight.shape) for weight in network.parameters() if weight.ndim > 1}
+    Attributes:
+        activation_bytes: All of it, but for copies of weights.
+        copies_bytes: Copies of weights in bfloat16.
+        largest_bytes: The most that any of `blocks` keeps.
+    """
+
+    def __init__(self, network: nn.Module, image: Tensor, blocks: Sequence[nn.Module] = (), *, bf16: bool) -> None:
+        self.activation_bytes = self.copies_bytes = self.largest_bytes = 0
+        self._shapes = {tuple(weight.shape) for weight in network.parameters() if weight.ndim > 1} if bf16 else set()
         self._shapes |= {shape[::-1] for shape in self._shapes if len(shape) == 2}
-        self._sizes: dict[int, int] = {}
+        self._known = {weight.untyped_storage()._cdata for weight in (*network.parameters(), image)}
+        # What is kept is held here, so that its storage's address stays its own.
         self._held: list[Tensor] = []
-        self.copies_bytes = 0
-        self._ours = {weight.untyped_storage()._cdata for weight in (*network.parameters(), image)}
-        self._run()
-        self.activations_bytes = sum(self._sizes.values())
+        self._begun: list[int] = []
+        hooks = [block.register_forward_pre_hook(self._enter) for block in blocks]
+        hooks += [block.register_forward_hook(self._leave) for block in blocks]
+        with (
+            torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor),
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
+        ):
+            network(image)
+        for hook in hooks:
+            hook.remove()
 
     def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata in self._ours:
-            return tensor
-        self._ours.add(storage._cdata)
-        # The tensor is held, so that its storage's address stays its own.
-        self._held.append(tensor)
-        if self._bf16 and tensor.dtype == torch.bfloat16 and tuple(tensor.shape) in self._shapes:
-            self.copies_bytes += storage.nbytes()
-        else:
-            self._sizes[storage._cdata] = storage.nbytes()
+        if storage._cdata not in self._known:
+            self._known.add(storage._cdata)
+            self._held.append(tensor)
+            if tensor.dtype == torch.bfloat16 and tuple(tensor.shape) in self._shapes:
+                self.copies_bytes += storage.nbytes()
+            else:
+                self.activation_bytes += storage.nbytes()
         return tensor
 
-    def _run(self) -> None:
-        with (
-            torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor),
-            torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bf16),
-        ):
-            self._network(self._image)
+    def _enter(self, *_: object) -> None:
+        self._begun.append(self.activation_bytes)
 
-    def largest_of(self, blocks: Sequence[nn.Module]) -> int:
-        """Return the most that any of some blocks keeps, by running again."""
-        before: list[int] = []
-        found = [0]
-
-        def enter(*_: object) -> None:
-            before.append(sum(self._sizes.values()))
-
-        def leave(*_: object) -> None:
-            found.append(sum(self._sizes.values()) - before.pop())
-
-        hooks = [hook for b in blocks for hook in (b.register_forward_pre_hook(enter), b.register_forward_hook(leave))]
-        self._sizes, self._held = {}, []
-        self._ours = {weight.untyped_storage()._cdata for weight in (*self._network.parameters(), self._image)}
-        self._run()
-        for hook in hooks:
-            hook.remove()
-        return max(found)
+    def _leave(self, *_: object) -> None:
+        self.largest_bytes = max(self.largest_bytes, self.activation_bytes - self._begun.pop())

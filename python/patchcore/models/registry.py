@@ -16,49 +16,63 @@ from typing import TYPE_CHECKING, Any
 
 from patchcore.config.run import ModelConfig
 from patchcore.errors import ConfigError, PatchSizeError
+from patchcore.models.layout import check_window
 from patchcore.types import IntTriple, Triple
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["NETWORKS", "NetworkKind", "check_network", "make_network", "network_kind"]
+__all__ = ["NETWORKS", "NetworkKind", "NetworkRequest", "check_network", "make_network", "network_kind"]
 
 
 @dataclass(frozen=True)
+class NetworkRequest:
+    """What a network is to be built for; see :func:`make_network`."""
+
+    config: ModelConfig
+    in_channels: int
+    out_channels: int
+    window_size: IntTriple
+    patch_size: IntTriple
+    spacing: Triple
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkKind:
     """A network that can be named.
 
     Attributes:
         name: In ``model.network``.
         title: What it is, and what it is taken from.
-        multiple: Every edge of the window is a multiple of this; 1: the network checks it itself.
+        build: Builds it.
+        multiple: Every edge of the window is a multiple of this.
         least: So many of these a window holds at least: instance norm wants more than one voxel at the deepest stage.
         supervised: Whether it has coarser outputs for ``model.deep_supervision``.
         transformer: Whether it has one, to take over and to freeze alone.
         patch: The one patch edge that it has; None: any, or none.
-        build: Takes channels in and out, window, patch size, spacing and configuration.
+        check: Raises where a window and a patch size do not go together; None: they have nothing to do with each other.
     """
 
     name: str
     title: str
-    multiple: int
-    least: int
-    supervised: bool
-    transformer: bool
-    patch: int | None
-    build: Callable[[int, int, IntTriple, IntTriple, Triple, ModelConfig], nn.Module]
+    build: Callable[[NetworkRequest], Any]
+    multiple: int = 1
+    least: int = 1
+    supervised: bool = False
+    transformer: bool = False
+    patch: int | None = None
+    check: Callable[[IntTriple, IntTriple], None] | None = None
 
 
-def _unetr(
-    inputs: int, outputs: int, window: IntTriple, patch: IntTriple, _spacing: Triple, config: ModelConfig
-) -> nn.Module:
+def _unetr(asked: NetworkRequest) -> Any:
     from patchcore.models.unetr import UNETR
 
+    config = asked.config
     return UNETR(
-        inputs,
-        outputs,
-        window,
-        patch,
+        asked.in_channels,
+        asked.out_channels,
+        asked.window_size,
+        asked.patch_size,
         hidden_size=config.hidden_size,
         mlp_dim=config.mlp_dim,
         num_heads=config.num_heads,
@@ -68,15 +82,16 @@ def _unetr(
     )
 
 
-def _monai_unetr(
-    inputs: int, outputs: int, window: IntTriple, _patch: IntTriple, _spacing: Triple, config: ModelConfig
-) -> nn.Module:
+def _monai_unetr(asked: NetworkRequest) -> Any:
     from monai.networks.nets import UNETR
 
-    network: nn.Module = UNETR(
-        in_channels=inputs,
-        out_channels=outputs,
-        img_size=window,
+    from patchcore.models.unetr import freeze_unused
+
+    config = asked.config
+    network = UNETR(
+        in_channels=asked.in_channels,
+        out_channels=asked.out_channels,
+        img_size=asked.window_size,
         feature_size=config.feature_size,
         hidden_size=config.hidden_size,
         mlp_dim=config.mlp_dim,
@@ -85,32 +100,24 @@ def _monai_unetr(
         norm_name="instance",
         dropout_rate=config.dropout,
     )
-    for block in network.vit.blocks:  # type: ignore[union-attr]
-        # Forward never uses these; with a gradient to wait for, distributed training would stop on them.
-        block.norm_cross_attn.requires_grad_(False)
+    freeze_unused(network.vit)
     return network
 
 
-def _swin_unetr(
-    inputs: int, outputs: int, _window: IntTriple, _patch: IntTriple, _spacing: Triple, config: ModelConfig
-) -> nn.Module:
+def _swin_unetr(asked: NetworkRequest) -> Any:
     from monai.networks.nets import SwinUNETR
 
     # As published 48 at a feature size of 16; a multiple of 12, which its heads (3, 6, 12, 24) divide at every stage.
-    width = 12 * max(1, round(3 * config.feature_size / 12))
-    network: nn.Module = SwinUNETR(inputs, outputs, feature_size=width, drop_rate=config.dropout)
-    return network
+    width = 12 * max(1, round(3 * asked.config.feature_size / 12))
+    return SwinUNETR(asked.in_channels, asked.out_channels, feature_size=width, drop_rate=asked.config.dropout)
 
 
-def _segresnet(
-    inputs: int, outputs: int, _window: IntTriple, _patch: IntTriple, _spacing: Triple, config: ModelConfig
-) -> nn.Module:
+def _segresnet(asked: NetworkRequest) -> Any:
     from monai.networks.nets import SegResNet
 
     # As published 32 at a feature size of 16; eight groups have to divide every width.
-    width = 8 * max(1, round(config.feature_size / 4))
-    network: nn.Module = SegResNet(init_filters=width, in_channels=inputs, out_channels=outputs)
-    return network
+    width = 8 * max(1, round(asked.config.feature_size / 4))
+    return SegResNet(init_filters=width, in_channels=asked.in_channels, out_channels=asked.out_channels)
 
 
 def _topology(window: IntTriple, spacing: Triple) -> tuple[list[IntTriple], list[IntTriple]]:
@@ -139,22 +146,21 @@ def _topology(window: IntTriple, spacing: Triple) -> tuple[list[IntTriple], list
     return strides, kernels
 
 
-def _dynunet(
-    inputs: int, outputs: int, window: IntTriple, _patch: IntTriple, spacing: Triple, config: ModelConfig
-) -> nn.Module:
+def _dynunet(asked: NetworkRequest) -> Any:
     from monai.networks.nets import DynUNet
 
-    strides, kernels = _topology(window, spacing)
+    config = asked.config
+    strides, kernels = _topology(asked.window_size, asked.spacing)
     if len(strides) < 3:
         raise ConfigError(
-            f"a window of {window} is too small, or too odd, for a U-Net of three stages",
+            f"a window of {asked.window_size} is too small, or too odd, for a U-Net of three stages",
             remedy="plan a window whose edges are multiples of 16",
         )
     filters = [min(320, 2 * config.feature_size * 2**stage) for stage in range(len(strides))]
-    network: nn.Module = DynUNet(
+    return DynUNet(
         spatial_dims=3,
-        in_channels=inputs,
-        out_channels=outputs,
+        in_channels=asked.in_channels,
+        out_channels=asked.out_channels,
         kernel_size=kernels,
         strides=strides,
         upsample_kernel_size=strides[1:],
@@ -162,32 +168,61 @@ def _dynunet(
         deep_supervision=config.deep_supervision,
         deep_supr_num=max(1, min(2, len(strides) - 2)),
     )
-    return network
 
 
-def _mednext(
-    inputs: int, outputs: int, _window: IntTriple, _patch: IntTriple, _spacing: Triple, config: ModelConfig
-) -> nn.Module:
+def _mednext(asked: NetworkRequest) -> Any:
     from monai.networks.nets import MedNeXt
 
-    network: nn.Module = MedNeXt(
-        init_filters=2 * config.feature_size,
-        in_channels=inputs,
-        out_channels=outputs,
+    return MedNeXt(
+        init_filters=2 * asked.config.feature_size,
+        in_channels=asked.in_channels,
+        out_channels=asked.out_channels,
         kernel_size=3,
         use_residual_connection=True,
-        deep_supervision=config.deep_supervision,
+        deep_supervision=asked.config.deep_supervision,
     )
-    return network
 
 
 _KINDS = (
-    NetworkKind("unetr", "UNETR at any patch size (arXiv 2103.10504)", 1, 1, True, True, None, _unetr),
-    NetworkKind("monai-unetr", "MONAI's UNETR: patch size 16 (arXiv 2103.10504)", 16, 1, False, True, 16, _monai_unetr),
-    NetworkKind("swin-unetr", "MONAI's SwinUNETR (arXiv 2201.01266)", 32, 2, False, True, None, _swin_unetr),
-    NetworkKind("segresnet", "MONAI's SegResNet (arXiv 1810.11654)", 8, 1, False, False, None, _segresnet),
-    NetworkKind("dynunet", "MONAI's DynUNet: nnU-Net's 3D U-Net (arXiv 1809.10486)", 1, 1, True, False, None, _dynunet),
-    NetworkKind("mednext", "MONAI's MedNeXt (arXiv 2303.09975)", 16, 2, True, False, None, _mednext),
+    NetworkKind(
+        name="unetr",
+        title="UNETR at any patch size (arXiv 2103.10504)",
+        build=_unetr,
+        supervised=True,
+        transformer=True,
+        check=check_window,
+    ),
+    NetworkKind(
+        name="monai-unetr",
+        title="MONAI's UNETR: patch size 16 (arXiv 2103.10504)",
+        build=_monai_unetr,
+        multiple=16,
+        transformer=True,
+        patch=16,
+    ),
+    NetworkKind(
+        name="swin-unetr",
+        title="MONAI's SwinUNETR (arXiv 2201.01266)",
+        build=_swin_unetr,
+        multiple=32,
+        least=2,
+        transformer=True,
+    ),
+    NetworkKind(name="segresnet", title="MONAI's SegResNet (arXiv 1810.11654)", build=_segresnet, multiple=8),
+    NetworkKind(
+        name="dynunet",
+        title="MONAI's DynUNet: nnU-Net's 3D U-Net (arXiv 1809.10486)",
+        build=_dynunet,
+        supervised=True,
+    ),
+    NetworkKind(
+        name="mednext",
+        title="MONAI's MedNeXt (arXiv 2303.09975)",
+        build=_mednext,
+        multiple=16,
+        least=2,
+        supervised=True,
+    ),
 )
 NETWORKS: dict[str, NetworkKind] = {kind.name: kind for kind in _KINDS}
 
@@ -217,13 +252,17 @@ def network_kind(name: str) -> NetworkKind:
             remedy="install the module, or add its folder to PYTHONPATH",
         ) from None
 
-    def own(
-        inputs: int, outputs: int, window: IntTriple, patch: IntTriple, _spacing: Triple, config: ModelConfig
-    ) -> nn.Module:
-        found: Any = build(in_channels=inputs, out_channels=outputs, window_size=window, patch_size=patch)
-        return found  # type: ignore[no-any-return]
+    def own(asked: NetworkRequest) -> Any:
+        network = build(
+            in_channels=asked.in_channels,
+            out_channels=asked.out_channels,
+            window_size=asked.window_size,
+            patch_size=asked.patch_size,
+        )
+        _check_own(network, name, asked)
+        return network
 
-    return NetworkKind(name, "the user's own", 1, 1, False, False, None, own)
+    return NetworkKind(name=name, title="the user's own", build=own)
 
 
 def check_network(config: ModelConfig, window_size: IntTriple, patch_size: IntTriple) -> NetworkKind:
@@ -244,6 +283,8 @@ def check_network(config: ModelConfig, window_size: IntTriple, patch_size: IntTr
             found=window_size,
             remedy=f"plan with --window {','.join(map(str, fitting))}",
         )
+    if kind.check is not None:
+        kind.check(window_size, patch_size)
     if kind.patch is not None and patch_size != (kind.patch,) * 3:
         raise PatchSizeError(
             f"{kind.name} has patches of {kind.patch}, the plan has {patch_size}",
@@ -288,9 +329,7 @@ def make_network(
         'SegResNet'
     """
     kind = check_network(config, window_size, patch_size)
-    network = kind.build(in_channels, out_channels, window_size, patch_size, spacing, config)
-    if kind.name not in NETWORKS:
-        _check_own(network, kind.name, in_channels, out_channels, window_size)
+    network: nn.Module = kind.build(NetworkRequest(config, in_channels, out_channels, window_size, patch_size, spacing))
     if config.checkpointing:
         from patchcore.models.checkpointing import checkpoint_activations
 
@@ -298,23 +337,25 @@ def make_network(
     return network
 
 
-def _check_own(network: Any, name: str, inputs: int, outputs: int, window: IntTriple) -> None:
+def _check_own(network: Any, name: str, asked: NetworkRequest) -> None:
     """See that what a user's callable gave is a network of the right shape."""
     import torch
 
     if not isinstance(network, torch.nn.Module):
         kind = type(network).__name__
         raise ConfigError(f"{name} gave a {kind}, not a torch.nn.Module", found=kind)
+    window = asked.window_size
     generator = torch.get_rng_state()
     network.eval()
     try:
         with torch.no_grad():
-            found = network(torch.zeros(1, inputs, *window))
+            found = network(torch.zeros(1, asked.in_channels, *window))
     except Exception as error:
         raise ConfigError(f"{name} cannot segment a window of {window} ({type(error).__name__}: {error})") from error
     finally:
         network.train()
         torch.set_rng_state(generator)
     shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-    if shape != (1, outputs, *window):
-        raise ConfigError(f"{name} gives {shape} for a window of {window}", found=shape, expected=(1, outputs, *window))
+    expected = (1, asked.out_channels, *window)
+    if shape != expected:
+        raise ConfigError(f"{name} gives {shape} for a window of {window}", found=shape, expected=expected)

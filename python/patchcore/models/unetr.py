@@ -42,7 +42,7 @@ from patchcore.models.layout import (
 from patchcore.models.norm import use_channels_last_norm
 from patchcore.types import IntTriple
 
-__all__ = ["UNETR", "trainable_parameters"]
+__all__ = ["UNETR", "freeze_unused", "trainable_parameters"]
 
 _SKIPS = (3, 6, 9)
 """Transformer blocks, counted from 0, whose outputs feed encoder2, encoder3 and encoder4."""
@@ -178,8 +178,7 @@ class UNETR(nn.Module):
         )
         for block in self.vit.blocks:
             block.attn = SelfAttention(block.attn.qkv, block.attn.out_proj, num_heads=num_heads, dropout=dropout)
-            # Forward never uses these; with a gradient to wait for, distributed training would stop on them.
-            block.norm_cross_attn.requires_grad_(False)
+        freeze_unused(self.vit)
         self.encoder1 = UnetrBasicBlock(
             3, in_channels, f, kernel_size=3, stride=1, norm_name="instance", res_block=True
         )
@@ -231,6 +230,12 @@ class UNETR(nn.Module):
         if self.training and len(self.supervision):
             return logits, self.supervision[0](fine), self.supervision[1](coarse)
         return logits
+
+
+def freeze_unused(vit: ViT) -> None:
+    """Freeze what a forward pass of MONAI's ViT never uses: distributed training would wait for its gradients."""
+    for block in vit.blocks:
+        block.norm_cross_attn.requires_grad_(False)
 
 
 def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
