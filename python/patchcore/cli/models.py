@@ -35,7 +35,7 @@ def models(
     """Show tokens, parameters and cost of UNETR per patch size, or of all networks.
 
     FLOP are of one window's forward pass, attention is its share of them; activations are what one window keeps for the
-    backward pass in float32, in brackets with model.checkpointing. bfloat16 takes about two thirds.
+    backward pass in float32, in brackets with model.checkpointing. bfloat16 takes about half.
     """
     from rich.console import Console
     from rich.table import Table

@@ -56,7 +56,7 @@ class ModelConfig(_Section):
         default="unetr", description="unetr, or one to compare with: patchcore models --networks; or module:callable"
     )
     checkpointing: bool = Field(
-        default=False, description="compute activations anew in the backward pass: less memory, a third more time"
+        default=False, description="compute activations anew in the backward pass: less memory, more time"
     )
     deep_supervision: bool = Field(default=False, description="also judge the coarser stages of the decoder")
 
@@ -66,7 +66,7 @@ class LossConfig(_Section):
 
     batch_dice: bool = Field(
         default=False,
-        description="Dice over all windows that are computed together, on all ranks: steadier than of each window",
+        description="Dice over all windows that are computed together, on all ranks, not over each window",
     )
 
 
@@ -75,7 +75,7 @@ class OptimConfig(_Section):
 
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="sgd: with Nesterov momentum, as nnU-Net")
     momentum: float = Field(default=0.99, ge=0, lt=1, description="of sgd")
-    lr: float = Field(default=4e-4, gt=0, description="peak learning rate; sgd wants about 1e-2")
+    lr: float = Field(default=4e-4, gt=0, description="peak learning rate; nnU-Net gives its sgd 1e-2")
     schedule: Literal["cosine", "polynomial"] = Field(default="cosine", description="how it falls after the warm-up")
     power: float = Field(default=0.9, gt=0, description="of the polynomial")
     min_lr_share: float = Field(default=0.01, ge=0, le=1, description="last learning rate as a share of lr")

@@ -104,7 +104,7 @@ def place(config: TrainConfig, rank: int = 0) -> Placement:
         # Memory-efficient attention has no repeatable backward pass; flash and plain ones have.
         torch.backends.cuda.enable_mem_efficient_sdp(False)
     torch.use_deterministic_algorithms(config.deterministic)
-    # Otherwise every new tensor is filled with NaN first, to show who reads what nobody wrote: a seventh of a step.
+    # Otherwise every new tensor is filled with NaN first, to show who reads what nobody wrote.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Placement(device=device, autocast=torch.bfloat16 if bf16 else None, threads=threads, ranks=ranks)
 
