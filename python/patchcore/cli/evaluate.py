@@ -70,7 +70,9 @@ def _show(evaluation: Evaluation, console: Console) -> None:
     from patchcore.engine.evaluation import SIZE_BIN_NAMES
 
     threshold = evaluation.threshold
-    table = Table(title=f"{evaluation.run_id}, step {evaluation.checkpoint_step}: cases {evaluation.role}")
+    # Over the table, not its title: a title is folded to the width of the table.
+    console.print(f"{evaluation.run_id}, step {evaluation.checkpoint_step}: cases {evaluation.role}", soft_wrap=True)
+    table = Table()
     table.add_column("case", overflow="fold")
     headings = ["found", "false", "mL", "pred. mL", "DSC", "ball", *(["threshold"] if threshold else [])]
     for heading in headings:
