@@ -214,6 +214,9 @@ def test_a_patient_on_both_sides_is_not_held_out(
         rows.append(f"case{number:02d},images/{name},labels/{name},{split},p{number // 2}")
     (data / "cases.csv").write_text("\n".join(rows) + "\n")
     study = analyze(data, tmp_path / "study", layout="manifest")
+    summary = " ".join((tmp_path / "study" / "summary.txt").read_text().split())
+    assert "Warning: p0 has cases to train on and to test" in summary
+    assert json.loads((tmp_path / "study" / "summary.json").read_text())["patients_on_both_sides"] == ["p0"]
     plan_patch_size(study, candidates=(8,), window_size=(16, 16, 16), hu_range=(-50, 250))
     run = create_run(study, settings=[*TINY, "train.folds=2", "train.steps=1"])
     assert run_attempt(run) == 0

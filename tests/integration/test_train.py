@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_training import TINY
 
 from patchcore.engine import create_run
 from patchcore.engine.control import Control
+from patchcore.engine.profiling import profile_step
 from patchcore.errors import ConfigError, DataError, EmptyClassError, StudyError
 from patchcore.runs import RunReader, RunState, RunView, read_cases, wait_for
 from patchcore.runs.paths import RunPaths
@@ -257,6 +259,33 @@ def test_compiling_that_fails_is_told_and_done_without(
     assert run_attempt(run) == 0
     assert any("torch.compile failed (RuntimeError: no compiler here)" in a.message for a in view_of(run).alerts)
     assert losses(run) == losses(plain)
+
+
+def test_a_profile_is_of_the_compiled_network(tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    runs = []
+
+    def compiler(network: torch.nn.Module, **_: Any) -> torch.nn.Module:
+        class Compiled(torch.nn.Module):
+            def forward(self, image: torch.Tensor) -> Any:
+                runs.append(image.shape)
+                return network(image)
+
+        return Compiled()
+
+    settings = [*TINY, "train.compile=default"]
+    monkeypatch.setattr(torch, "compile", compiler)
+    assert profile_step(tiny_study, settings=settings, steps=1).compiled
+    assert len(runs) >= 2 + 1 + 1  # the proof, a step that is timed, one that is traced
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    found = profile_step(tiny_study, settings=settings, steps=1)
+    assert not found.compiled
+    assert "no compiler here" in found.warnings[0]
 
 
 @pytest.mark.slow

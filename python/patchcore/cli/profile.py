@@ -32,7 +32,13 @@ def profile(
     options = settings_of({"model.preset": preset, "train.batch_size": batch_size})
     found = profile_step(study, settings=[*(settings or []), *options], toml=config, steps=steps, trace=out)
     console = Console(markup=False, highlight=False)
-    table = Table(title=f"One step on {found.device}: {1000 * found.step_s:.1f} ms, {found.windows} windows")
+    for warning in found.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    compiled = ", compiled" if found.compiled else ""
+    console.print(
+        f"One step on {found.device}: {1000 * found.step_s:.1f} ms, {found.windows} windows{compiled}", soft_wrap=True
+    )
+    table = Table()
     for heading in ("part", "ms", "share"):
         table.add_column(heading, justify="left" if heading == "part" else "right")
     for name, seconds in found.parts.items():

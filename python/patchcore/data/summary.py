@@ -17,7 +17,7 @@ from rich.text import Text
 from patchcore.data.figure import figure_paths
 from patchcore.data.summary_findings import Command, show_findings
 from patchcore.planning.explain import format_volume
-from patchcore.study.cases import CaseStatus
+from patchcore.study.cases import CaseStatus, patients_on_both_sides
 
 if TYPE_CHECKING:
     from patchcore.data.analysis import Analysis
@@ -48,6 +48,7 @@ def summary_json(analysis: Analysis) -> dict[str, Any]:
         "layout": {"name": analysis.layout.name, "reason": analysis.layout.reason},
         "grouping": analysis.grouping.description,
         **{status: statuses[status] for status in ("accepted", "test")},
+        "patients_on_both_sides": patients_on_both_sides(analysis.records),
         "excluded": [record.case_id for record in analysis.records if record.status == "excluded"],
         **{
             status: [
@@ -125,6 +126,16 @@ def _facts(analysis: Analysis) -> Table:
     facts.add_row("Cases", Text(", ".join(parts)))
     patients = {record.patient for record in analysis.records if record.accepted}
     facts.add_row("Patients", Text(f"{len(patients)}; {analysis.grouping.description}"))
+    both = patients_on_both_sides(analysis.records)
+    if both:
+        who = ", ".join(both[:3]) + (f" and {len(both) - 3} more" if len(both) > 3 else "")
+        facts.add_row(
+            "",
+            Text(
+                f"Warning: {who} {'has' if len(both) == 1 else 'have'} cases to train on and to test; mark all cases "
+                "of a patient for testing, or none"
+            ),
+        )
     kept = _decisions(analysis)
     if kept:
         facts.add_row("Decisions", Text(kept))

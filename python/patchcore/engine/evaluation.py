@@ -35,7 +35,7 @@ from patchcore.metrics import (
     size_bin,
 )
 from patchcore.runs import RunState, list_runs, resolve_run
-from patchcore.study import CaseRecord, Study
+from patchcore.study import CaseRecord, Study, patients_on_both_sides
 from patchcore.types import AnyArray, BoolArray, PathLike
 
 __all__ = ["SIZE_BIN_NAMES", "CaseEvaluation", "Evaluation", "SizeBin", "evaluate"]
@@ -200,10 +200,10 @@ def evaluate(
         folds[train.fold] = [record.case_id for record in study.accepted() if record.case_id in split.validation]
     if held_out:
         records, role = study.held_out(), "held out"
-        known = {record.patient for record in study.accepted()} & {record.patient for record in records}
+        known = patients_on_both_sides(study.cases())
         if known:
             raise DataError(
-                f"{', '.join(sorted(known)[:10])} {'has' if len(known) == 1 else 'have'} cases to train on and to test",
+                f"{', '.join(known[:10])} {'has' if len(known) == 1 else 'have'} cases to train on and to test",
                 path=study.cases_path,
                 remedy="mark all cases of a patient for testing, or none, and analyze again",
             )

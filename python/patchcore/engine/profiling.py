@@ -21,7 +21,7 @@ from patchcore.engine.device import place
 from patchcore.engine.loader import training_windows
 from patchcore.engine.loss import make_loss, outputs_of, supervised_loss
 from patchcore.engine.memory import step_footprint
-from patchcore.engine.network import build_network
+from patchcore.engine.network import build_network, compiled
 from patchcore.engine.optim import make_optimizer
 from patchcore.errors import ConfigError
 from patchcore.files import replace_atomically
@@ -47,6 +47,8 @@ class StepProfile:
         operations: (name, seconds a step, calls a step), what takes longest first.
         peak_bytes: Most memory that torch held on the GPU; None on a CPU.
         expected_bytes: What :func:`patchcore.models.footprint.footprint` expects.
+        compiled: Whether the network ran compiled, as ``train.compile`` asks.
+        warnings: Sentences about what was asked for and could not be had.
     """
 
     device: str
@@ -56,6 +58,8 @@ class StepProfile:
     operations: tuple[tuple[str, float, float], ...]
     peak_bytes: int | None
     expected_bytes: int
+    compiled: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -102,6 +106,8 @@ def profile_step(
     cases = prepare_cases(study, target, study.accepted()).cases
     torch.manual_seed(config.seed)
     network = placement.network(build_network(target, config.model)).train()
+    warnings: list[str] = []
+    stepped = compiled(network, config.train, target, placement, warnings.append)
     optimizer = make_optimizer(network, config.optim)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     augment = Augmenter(config.augment, target.spacing, target.window_size)
@@ -134,7 +140,7 @@ def profile_step(
 
             def forward(images: torch.Tensor = images) -> list[torch.Tensor]:
                 with placement.precision():
-                    return outputs_of(network(images))
+                    return outputs_of(stepped(images))
 
             outputs = timed("forward", forward, keep=keep)
 
@@ -175,4 +181,6 @@ def profile_step(
         operations=operations,
         peak_bytes=peak,
         expected_bytes=expected.step_bytes(config.train.batch_size // config.train.accumulate),
+        compiled=stepped is not network,
+        warnings=tuple(warnings),
     )

@@ -1,8 +1,8 @@
 """The study folder: manifest, cases, decisions, fingerprint, folds and locks. Torch-free."""
 
-from patchcore.study.cases import CaseRecord, FileStamp
+from patchcore.study.cases import CaseRecord, FileStamp, patients_on_both_sides
 from patchcore.study.fingerprint import Fingerprint
 from patchcore.study.folds import make_folds
 from patchcore.study.study import Study
 
-__all__ = ["CaseRecord", "FileStamp", "Fingerprint", "Study", "make_folds"]
+__all__ = ["CaseRecord", "FileStamp", "Fingerprint", "Study", "make_folds", "patients_on_both_sides"]

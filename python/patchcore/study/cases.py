@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -18,6 +19,7 @@ __all__ = [
     "Finding",
     "FindingLevel",
     "canonical_axes",
+    "patients_on_both_sides",
     "to_canonical",
 ]
 
@@ -134,3 +136,12 @@ def canonical_axes(orientation: str) -> IntTriple:
 def to_canonical(values: tuple[T, T, T], axes: IntTriple) -> tuple[T, T, T]:
     """Permute a per-axis triple from stored order into canonical order."""
     return (values[axes[0]], values[axes[1]], values[axes[2]])
+
+
+def patients_on_both_sides(records: Iterable[CaseRecord]) -> list[str]:
+    """Return, sorted, the patients who have cases to train on and cases kept for testing: a test would flatter."""
+    sides: dict[str, set[str]] = {"accepted": set(), "test": set()}
+    for record in records:
+        if record.status in sides:
+            sides[record.status].add(record.patient)
+    return sorted(sides["accepted"] & sides["test"])
