@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ from patchcore.models.weights import TensorReport, foreign_weights, transfer_wei
 from patchcore.types import IntTriple, PathLike
 
 __all__ = ["InitReport", "initialise"]
+
+_WHOLE_FILE = "give a whole file of weights"
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,14 @@ def _of_file(path: PathLike) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise CheckpointError("no such file", path=path, remedy="name a run, or a file of weights") from None
     except pickle.UnpicklingError as error:
+        # Torch's own text goes on to advise how to unpickle it all the same.
+        more = re.search(r"GLOBAL (\S+) was not", str(error))
+        if more is None:
+            raise CheckpointError(
+                "is no file of weights that can be read without unpickling it", path=path, remedy=_WHOLE_FILE
+            ) from None
         raise CheckpointError(
-            f"holds more than tensors, and unpickling it could run anything ({str(error).splitlines()[0]})",
+            f"holds more than tensors ({more[1]}), and unpickling it could run anything",
             path=path,
             remedy="save its state dict alone, or better as safetensors, where the file was made",
         ) from None
@@ -126,7 +135,7 @@ def _of_file(path: PathLike) -> dict[str, Tensor]:
     except PermissionError:
         raise
     except (SafetensorError, EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"cannot be read ({error})", path=path, remedy="give a whole file of weights") from None
+        raise CheckpointError(f"cannot be read ({error})", path=path, remedy=_WHOLE_FILE) from None
 
 
 def _differences(source: TargetPlan, target: TargetPlan) -> list[str]:
