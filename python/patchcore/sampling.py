@@ -138,7 +138,7 @@ class WindowSampler:
 
     `lesion_share` of the windows are drawn for a lesion: a case with probability ∝ lesions**alpha, one of its
     lesions, one of that lesion's voxels, all uniformly, then a window uniformly among those that contain the
-    voxel, moved into the volume where it leaves it. `organ_share` are drawn likewise for a voxel of the organ, in a
+    voxel and lie in the case. `organ_share` are drawn likewise for a voxel of the organ, in a
     case that shows it; `hard_share` for one of the hard points, by their weights; `lesion_free_share` anywhere in a
     case without lesions. The others are drawn uniformly: a case, then a corner. Where no case has a lesion, the
     lesions' share is, too. A window larger than its case holds all of it. Drawing reads no voxel: it searches spans.

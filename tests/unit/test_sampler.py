@@ -98,6 +98,15 @@ def test_voxels_of_a_lesion_and_places_in_a_window_are_uniform():
         assert chisquare(np.bincount(draws.voxel[:, axis] - draws.corner[:, axis], minlength=16)).pvalue > 1e-3
 
 
+def test_at_a_border_and_in_a_small_volume_places_are_as_uniform():
+    """Windows moved into the volume after they were drawn would lie at its border most of the time."""
+    one = case((18, 64, 9), [[((8, 3, 4), 1)]])
+    draws = WindowSampler([one], WINDOW, lesion_share=1.0).draw(0, range(6000))
+    assert chisquare(np.bincount(draws.corner[:, 0], minlength=3)).pvalue > 1e-3
+    assert chisquare(np.bincount(draws.corner[:, 1], minlength=4)).pvalue > 1e-3
+    assert chisquare(np.bincount(draws.corner[:, 2] + 7, minlength=8)).pvalue > 1e-3
+
+
 def test_without_lesions_all_windows_are_uniform():
     draws = WindowSampler([case((20, 16, 8), [])], WINDOW, lesion_share=1.0).draw(0, range(6000))
     assert (draws.lesion == -1).all()

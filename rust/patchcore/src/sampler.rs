@@ -386,11 +386,11 @@ impl Sampler {
         self.around(point.case, point.voxel, Kind::Hard, stream)
     }
 
-    /// A window that contains a voxel, uniformly among all that do, moved into the volume where it leaves it.
+    /// A window that contains a voxel, uniformly among those that do and lie in the volume or hold all of it.
     fn around(&self, case: usize, voxel: [i64; 3], kind: Kind, stream: &mut Stream) -> Draw {
         let corner = std::array::from_fn(|axis| {
             let (low, high) = corner_range(self.cases[case].shape[axis], self.window[axis]);
-            stream.between(voxel[axis] - self.window[axis] + 1, voxel[axis]).clamp(low, high)
+            stream.between((voxel[axis] - self.window[axis] + 1).max(low), voxel[axis].min(high))
         });
         Draw { case, corner, kind, lesion: None, voxel: Some(voxel) }
     }
