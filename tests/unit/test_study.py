@@ -162,6 +162,40 @@ def test_every_division_ever_made_is_kept(study: Study, monkeypatch: pytest.Monk
     assert study.folds(3, seed=1) == first
 
 
+def test_divisions_made_side_by_side_are_all_kept(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    study.write_cases([record(f"case{number:02d}", study.dataset_root) for number in range(9)])
+    burdens, others = Study._burdens, [2, 4]
+
+    def meanwhile(self: Study, records: Any) -> Any:
+        if others:
+            Study(study.path).folds(others.pop(), seed=7)
+        return burdens(self, records)
+
+    monkeypatch.setattr(Study, "_burdens", meanwhile)
+    study.folds(3, seed=1)
+    divisions = json.loads((study.path / "folds.json").read_text())["divisions"]
+    assert sorted((one["k"], one["seed"]) for one in divisions) == [(2, 7), (3, 1), (4, 7)]
+
+
+def test_a_lock_is_waited_for_where_asked(study: Study) -> None:
+    taken, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with study.lock("folds"):
+            taken.set()
+            free.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert taken.wait(10)
+    with pytest.raises(LockedError), study.lock("folds", wait_s=0.05):
+        pass
+    threading.Timer(0.1, free.set).start()
+    with study.lock("folds", wait_s=10):
+        assert free.is_set()
+    thread.join()
+
+
 def test_folds_are_kept_until_the_cohort_changes(study: Study) -> None:
     root = study.dataset_root
     cases = [record(f"p{i // 2}_{i}", root, patient=f"p{i // 2}") for i in range(12)]

@@ -33,6 +33,7 @@ STUDY_SCHEMA = 1
 DECISIONS_SCHEMA = 1
 _IN_STUDY = "study:"
 FOLDS_SCHEMA = 2
+_FOLDS_WAIT_S = 10.0
 
 
 class Study:
@@ -277,25 +278,42 @@ class Study:
 
         Raises:
             DataError: Fewer patients than folds.
+            LockedError: Another process keeps ``folds.json`` for itself.
         """
         records = self.accepted()
         text = "\n".join(f"{record.case_id}\t{record.patient}" for record in records)
         cohort = hashlib.sha256(text.encode()).hexdigest()
-        path = self.path / "folds.json"
         key = {"k": k, "seed": seed, "cohort": cohort}
-        made: list[dict[str, Any]] = []
-        if path.exists():
-            data = read_json(path, schema=FOLDS_SCHEMA)
-            # The first version kept one division, as the file itself.
-            made = data["divisions"] if data.get("schema_version", 1) > 1 else [data]
-        for division in made:
-            if {name: division.get(name) for name in key} == key:
-                return [list(map(str, fold)) for fold in division["folds"]]
+
+        def kept(divisions: list[dict[str, Any]]) -> list[list[str]] | None:
+            found = (one for one in divisions if {name: one.get(name) for name in key} == key)
+            return next(([list(map(str, fold)) for fold in one["folds"]] for one in found), None)
+
+        if found := kept(self._divisions()):
+            return found
         indices = make_folds([record.patient for record in records], k, seed, burdens=self._burdens(records))
         folds = [[records[index].case_id for index in fold] for fold in indices]
-        kept = [{name: division[name] for name in (*key, "folds")} for division in made]
-        write_json_atomic(path, {"schema_version": FOLDS_SCHEMA, "divisions": [*kept, {**key, "folds": folds}]})
+        # Trainings may begin side by side: what another has written meanwhile stays.
+        with self.lock("folds", wait_s=_FOLDS_WAIT_S):
+            divisions = self._divisions()
+            if found := kept(divisions):
+                return found
+            before = [{name: division[name] for name in (*key, "folds")} for division in divisions]
+            made = {"schema_version": FOLDS_SCHEMA, "divisions": [*before, {**key, "folds": folds}]}
+            write_json_atomic(self._folds_path, made)
         return folds
+
+    @property
+    def _folds_path(self) -> Path:
+        return self.path / "folds.json"
+
+    def _divisions(self) -> list[dict[str, Any]]:
+        if not self._folds_path.exists():
+            return []
+        data = read_json(self._folds_path, schema=FOLDS_SCHEMA)
+        # The first version kept one division, as the file itself.
+        divisions: list[dict[str, Any]] = data["divisions"] if data.get("schema_version", 1) > 1 else [data]
+        return divisions
 
     def _burdens(self, records: Sequence[CaseRecord]) -> list[float] | None:
         """Return the lesion volume of each case, mm³: of the planned label, or of all where there is no plan yet."""
@@ -309,14 +327,14 @@ class Study:
         return [found.get(record.case_id, 0.0) for record in records]
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Hold the study's lock `name` (``analyze``, ``prepare`` …) for the block.
+    def lock(self, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
+        """Hold the study's lock `name` (``analyze``, ``prepare`` …) for the block, waited for as long as told.
 
         Raises:
             LockedError: Somebody else holds it.
         """
         (self.path / "locks").mkdir(exist_ok=True)
-        with hold_lock(self.path / "locks" / f"{name}.lock", what=f"{name} of study {self.path.name}"):
+        with hold_lock(self.path / "locks" / f"{name}.lock", what=f"{name} of study {self.path.name}", wait_s=wait_s):
             yield
 
     def _relative(self, path: Path) -> Path:
