@@ -194,6 +194,21 @@ def test_held_out_cases_are_judged_apart(tmp_path: Path, torch_settings: None, r
     assert [case.case_id for case in held_out.cases] == ["case01", "case04"]
     assert held_out.role == "held out"
     assert held_out.folder != validation.folder
+    with pytest.raises(ConfigError, match="held_out goes with neither"):
+        evaluate(study, run, held_out=True, fold=1)
+    # What a case was to the run is what it was when the run began.
+    (seen, unseen), (judged, _) = split["train"], split["validation"]
+    (run / "split.json").write_text(json.dumps(split | {"train": [seen, "case01"]}))
+    with pytest.raises(DataError, match=r"trained or chosen by 1 of the 2 held-out cases.* case01"):
+        evaluate(study, run, held_out=True)
+    for names, role in (
+        ((seen,), "used for training"),
+        ((judged,), "used for selection"),
+        ((seen, judged), "some used for training"),
+        ((unseen, judged), "some used for selection"),
+        ((unseen,), "new to the run"),
+    ):
+        assert evaluate(study, run, case_ids=names).role == f"named cases, {role}"
     report = json.loads((held_out.folder / "evaluation.json").read_text())
     assert report["lesions"]["lesions"] == 2
     assert sum(item["lesions"] for item in report["lesion_bins"]) == 2

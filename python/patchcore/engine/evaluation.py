@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from patchcore.config.plan import TargetPlan
+from patchcore.config.run import RunConfig
 from patchcore.data.prepare import PreparedCase, class_indices, prepare_cases
 from patchcore.engine.geometry import label_on_grid, uncropped
 from patchcore.engine.prediction import Predictor
-from patchcore.engine.trainer import read_setup, read_split
-from patchcore.errors import DataError, MissingExtraError, RunError
+from patchcore.engine.trainer import RunSplit, read_setup, read_split
+from patchcore.errors import ConfigError, DataError, MissingExtraError, RunError
 from patchcore.files import write_atomic, write_json_atomic
 from patchcore.grid import Grid
 from patchcore.metrics import (
@@ -97,8 +98,8 @@ class Evaluation:
     Attributes:
         run_id: The run.
         checkpoint_step: Step of its checkpoint.
-        role: What the cases were to the run: ``used for selection``, ``used for training``, ``held out`` or ``named
-            cases``.
+        role: What the cases were to the run: ``used for selection``, ``used for training``, ``new to the run`` or
+            ``held out``; ``some used for …`` where they were not alike; ``named cases, …`` where they were named.
         cases: In case_id order.
         mean_dsc: Mean over the cases that have a DSC.
         n: How many those are.
@@ -183,38 +184,28 @@ def evaluate(
     Raises:
         RunError: There is no such run, or none has finished.
         CheckpointError: It has no checkpoint.
-        DataError: A case or fold that is not there; no case could be used.
+        ConfigError: `held_out` beside `fold` or `case_ids`.
+        DataError: A case or fold that is not there; no case could be used; held-out cases, or patients, of whom the run
+            has seen some.
 
     Example:
         >>> import patchcore as pc  # doctest: +SKIP
         >>> pc.evaluate("study/").mean_dsc  # doctest: +SKIP
     """
+    if held_out and (fold is not None or case_ids):
+        raise ConfigError(
+            "held_out goes with neither fold nor case_ids", remedy="ask for the held-out cases, a fold, or named cases"
+        )
     study = study if isinstance(study, Study) else Study(study)
     path = _newest_finished(study) if run is None else resolve_run(study.path, str(run))
     setup = read_setup(path)
     target, train = setup.plan.target, setup.config.train
     predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror)
-    folds, split = study.folds(train.folds, setup.config.seed), read_split(path)
-    if split is not None:
-        # What the run has validated on counts, whatever came to the study since.
-        folds[train.fold] = [record.case_id for record in study.accepted() if record.case_id in split.validation]
+    split = read_split(path) or _split_of(study, train.folds, train.fold, setup.config.seed)
     if held_out:
-        records, role = study.held_out(), "held out"
-        known = patients_on_both_sides(study.cases())
-        if known:
-            raise DataError(
-                f"{', '.join(known[:10])} {'has' if len(known) == 1 else 'have'} cases to train on and to test",
-                path=study.cases_path,
-                remedy="mark all cases of a patient for testing, or none, and analyze again",
-            )
-        if not records:
-            raise DataError(
-                "the data set keeps no case for testing",
-                path=study.cases_path,
-                remedy="mark some with split=test in a manifest, or evaluate the validation fold",
-            )
+        records, role = _held_out(study, split), "held out"
     else:
-        records, role = _choose(study, folds, train.fold, fold, case_ids)
+        records, role = _choose(study, split, setup.config, fold, case_ids)
     prepared = prepare_cases(study, target, records)
     by_id = {record.case_id: record for record in records}
 
@@ -268,8 +259,54 @@ def _newest_finished(study: Study) -> Path:
     )
 
 
+def _split_of(study: Study, folds: int, fold: int, seed: int) -> RunSplit:
+    """Return how the cases of a run from before splits were kept are divided."""
+    validation = study.folds(folds, seed)[fold]
+    ids = (record.case_id for record in study.accepted())
+    return RunSplit(tuple(case_id for case_id in ids if case_id not in validation), tuple(validation))
+
+
+def _held_out(study: Study, split: RunSplit) -> list[CaseRecord]:
+    """Return the cases kept for testing, if neither they nor their patients have had a part in the run."""
+    records = study.held_out()
+    known = patients_on_both_sides(study.cases())
+    if known:
+        raise DataError(
+            f"{', '.join(known[:10])} {'has' if len(known) == 1 else 'have'} cases to train on and to test",
+            path=study.cases_path,
+            remedy="mark all cases of a patient for testing, or none, and analyze again",
+        )
+    if not records:
+        raise DataError(
+            "the data set keeps no case for testing",
+            path=study.cases_path,
+            remedy="mark some with split=test in a manifest, or evaluate the validation fold",
+        )
+    seen = {*split.train, *split.validation}
+    patients = {record.patient for record in study.cases() if record.case_id in seen}
+    met = [record.case_id for record in records if record.case_id in seen or record.patient in patients]
+    if met:
+        raise DataError(
+            f"the run was trained or chosen by {len(met)} of the {len(records)} held-out cases, or others of the same "
+            f"patients: {', '.join(met[:10])}",
+            path=study.cases_path,
+            remedy="they were kept for testing after it had begun: train anew, or name a later run",
+        )
+    return records
+
+
+def _role(case_ids: Iterable[str], split: RunSplit) -> str:
+    roles = {
+        **dict.fromkeys(split.train, "used for training"),
+        **dict.fromkeys(split.validation, "used for selection"),
+    }
+    found = {roles.get(case_id, "new to the run") for case_id in case_ids}
+    worst = next(role for role in ("used for training", "used for selection", "new to the run") if role in found)
+    return worst if len(found) == 1 else f"some {worst}"
+
+
 def _choose(
-    study: Study, folds: list[list[str]], own: int, fold: int | None, case_ids: Sequence[str] | None
+    study: Study, split: RunSplit, config: RunConfig, fold: int | None, case_ids: Sequence[str] | None
 ) -> tuple[list[CaseRecord], str]:
     """Return the cases to evaluate, in case_id order, and what they were to the run."""
     accepted = {record.case_id: record for record in study.accepted()}
@@ -279,14 +316,23 @@ def _choose(
             raise DataError(
                 f"no accepted case {', '.join(unknown)}", path=study.cases_path, remedy="cases.jsonl lists them"
             )
-        training = any(case_id not in folds[own] for case_id in case_ids)
-        role = "named cases, some used for training" if training else "named cases, used for selection"
-        return [accepted[case_id] for case_id in sorted(set(case_ids))], role
-    chosen = own if fold is None else fold
-    if not 0 <= chosen < len(folds):
-        raise DataError(f"fold {chosen}", expected=f"0 to {len(folds) - 1}", remedy=f"legal: 0 to {len(folds) - 1}")
-    role = "used for selection" if chosen == own else "used for training"
-    return [accepted[case_id] for case_id in sorted(folds[chosen])], role
+        return [accepted[case_id] for case_id in sorted(set(case_ids))], f"named cases, {_role(case_ids, split)}"
+    train = config.train
+    chosen = train.fold if fold is None else fold
+    if not 0 <= chosen < train.folds:
+        raise DataError(f"fold {chosen}", expected=f"0 to {train.folds - 1}", remedy=f"legal: 0 to {train.folds - 1}")
+    if chosen == train.fold:
+        # What the run has validated on counts, whatever came to the study since.
+        ids = [case_id for case_id in accepted if case_id in split.validation]
+    else:
+        ids = study.folds(train.folds, config.seed)[chosen]
+    if not ids:
+        raise DataError(
+            f"none of the cases of fold {chosen} is accepted any more",
+            path=study.cases_path,
+            remedy="name cases with --cases, or another fold",
+        )
+    return [accepted[case_id] for case_id in sorted(ids)], _role(ids, split)
 
 
 def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts: DscCounts, *, keep: bool) -> _Scored:
