@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from patchcore.config import TargetPlan, resolve_config
 from patchcore.engine.control import Control
 from patchcore.errors import ConfigError, PatchSizeError
 from patchcore.runs import RunReader, RunView, read_cases
+from patchcore.study import Study
 
 MakeRun = Callable[..., Path]
 RunAttempt = Callable[..., int]
@@ -93,7 +95,8 @@ def test_the_average_of_the_weights_is_what_is_judged_and_kept(
 
     from patchcore.engine import Predictor
 
-    plain, averaged = make_run(), make_run("optim.ema=0.5")
+    # Judged once, at the end: that is the best.
+    plain, averaged = (make_run("validation.every_epochs=100", ema) for ema in ("optim.ema=0", "optim.ema=0.5"))
     assert run_attempt(plain) == run_attempt(averaged) == 0
     # It changes nothing of the training itself.
     assert losses(averaged) == losses(plain)
@@ -104,8 +107,8 @@ def test_the_average_of_the_weights_is_what_is_judged_and_kept(
     assert not weights[name].equal(average[name])
     predictor, found = Predictor.of_run(averaged, checkpoint="last")
     assert predictor.network.state_dict()[name].equal(average[name])
-    if found.state["best"]["step"] == 6:
-        assert load_file(averaged / "checkpoints" / "best" / "model.safetensors")[name].equal(average[name])
+    assert found.state["best"]["step"] == 6
+    assert load_file(averaged / "checkpoints" / "best" / "model.safetensors")[name].equal(average[name])
     assert not (averaged / "checkpoints" / "best" / "ema.safetensors").exists()
 
 
@@ -295,12 +298,35 @@ def test_out_of_memory_names_what_would_fit(
     config = ModelConfig(**MODEL_PRESETS["tiny"], dropout=0.1, checkpointing=checkpointing)
     found = footprint(config, out_channels=2, window_size=(16, 16, 16), patch_size=(8, 8, 8), spacing=(1.5, 1.5, 2.0))
     monkeypatch.setattr(loop, "supervised_loss", no_room)
-    monkeypatch.setattr(memory, "available_bytes", lambda: int(found.step_bytes(windows) / 0.85) + 2)
+    room = int(found.step_bytes(windows) / 0.85) + 2
+    # What the step that failed still holds is room for the next.
+    monkeypatch.setattr(memory, "anonymous_bytes", lambda: room // 2)
+    monkeypatch.setattr(memory, "available_bytes", lambda: room - room // 2)
     run = make_run("train.batch_size=4")
     assert run_attempt(run) == 1
     view = view_of(run)
     assert view.states[-1].state == "out of memory"
     assert words in (view.alerts[-1].remedy or "")
+
+
+def test_a_smaller_window_is_told_of_a_network_that_cannot_be_checkpointed(
+    tiny_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from patchcore.config.run import RunConfig
+    from patchcore.engine import memory
+    from patchcore.models.footprint import Footprint
+
+    def footprint(config: RunConfig, target: TargetPlan, _: Any) -> Footprint:
+        if config.model.checkpointing:
+            raise ConfigError("this network cannot be checkpointed")
+        return Footprint(0, 0, math.prod(target.window_size), 0)
+
+    monkeypatch.setattr(memory, "step_footprint", footprint)
+    monkeypatch.setattr(memory, "anonymous_bytes", lambda: 0)
+    monkeypatch.setattr(memory, "available_bytes", lambda: int(24**3 / 0.85) + 2)
+    target = Study(tiny_study).plan().target.model_copy(update={"window_size": (32, 24, 24)})
+    told = memory.memory_remedy(resolve_config(None, ["train.batch_size=1", "train.device=cpu"]), target)
+    assert told.startswith("set a window of 24,24,24 (patchcore plan --window): a step then takes about")
 
 
 def test_settings_are_kept_with_the_run(make_run: MakeRun) -> None:

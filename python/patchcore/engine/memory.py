@@ -10,7 +10,7 @@ from patchcore.config.plan import TargetPlan
 from patchcore.config.run import RunConfig
 from patchcore.engine.device import Placement, place
 from patchcore.errors import PatchcoreError
-from patchcore.memory import available_bytes
+from patchcore.memory import anonymous_bytes, available_bytes
 from patchcore.models.footprint import Footprint, footprint
 from patchcore.types import IntTriple
 
@@ -46,7 +46,11 @@ def memory_remedy(config: RunConfig, target: TargetPlan) -> str:
     """
     placement = place(config.train)
     on_gpu = placement.device.type == "cuda"
-    memory = torch.cuda.get_device_properties(placement.device).total_memory if on_gpu else available_bytes()
+    if on_gpu:
+        memory = torch.cuda.get_device_properties(placement.device).total_memory
+    else:
+        # What the failed step still holds will be there for the next one.
+        memory = available_bytes() + anonymous_bytes()
     usable = int(_USABLE_SHARE * memory) // (1 if on_gpu else placement.ranks)
     windows = config.train.batch_size // placement.ranks
     for told, parts, checkpointing, window in _remedies(config, target, windows):
@@ -85,6 +89,9 @@ def _remedies(config: RunConfig, target: TargetPlan, windows: int) -> Iterator[t
             return
         window[axis] -= target.patch_size[axis]
         a, b, c = window
-        told = f"a window of {a},{b},{c} (patchcore plan --window), model.checkpointing=true"
-        told += f" and train.accumulate={windows}" if windows > 1 else ""
-        yield told, windows, True, (a, b, c)
+        told, less = f"a window of {a},{b},{c} (patchcore plan --window)", f"train.accumulate={windows}"
+        more = f" and {less}" if windows > 1 else ""
+        if not saving:
+            yield f"{told}, model.checkpointing=true{more}", windows, True, (a, b, c)
+        # Not every network can be checkpointed.
+        yield f"{told}{more}", windows, saving, (a, b, c)
