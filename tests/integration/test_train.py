@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_training import TINY
 
-from patchcore.engine import create_run
+from patchcore.engine import create_run, loop, profiling
 from patchcore.engine.control import Control
 from patchcore.engine.profiling import profile_step
 from patchcore.errors import ConfigError, DataError, EmptyClassError, StudyError
@@ -283,9 +283,32 @@ def test_a_profile_is_of_the_compiled_network(tiny_study: Path, monkeypatch: pyt
         raise RuntimeError("no compiler here")
 
     monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(profiling, "step_footprint", broken)
     found = profile_step(tiny_study, settings=settings, steps=1)
     assert not found.compiled
+    assert found.expected_bytes is None
     assert "no compiler here" in found.warnings[0]
+
+
+def test_all_cases_are_judged_at_the_end_also_where_some_were_at_that_step(
+    make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, steps, real = make_run("validation.max_cases=1"), iter(range(3)), loop.supervised_loss
+
+    def power_cut(*arguments: Any) -> Any:
+        if next(steps, None) is None:
+            raise OSError("cut off")
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "supervised_loss", power_cut)
+        assert run_attempt(run, 1) == 1
+    assert [record.n_cases for record in view_of(run).validations] == [1]
+    assert not (run / "checkpoints" / "best").exists()
+    # Goes on at step 3, where nothing is left to do but to judge.
+    assert run_attempt(run, 2, train={"steps": 3}) == 0
+    assert [record.n_cases for record in view_of(run).validations] == [2]
+    assert (run / "checkpoints" / "best").exists()
 
 
 @pytest.mark.slow

@@ -26,10 +26,13 @@ def profile(
     from rich.console import Console
     from rich.table import Table
 
+    from patchcore.engine.device import keep_memory
     from patchcore.engine.launch import settings_of
     from patchcore.engine.profiling import profile_step
 
     options = settings_of({"model.preset": preset, "train.batch_size": batch_size})
+    # As the trainer does.
+    keep_memory()
     found = profile_step(study, settings=[*(settings or []), *options], toml=config, steps=steps, trace=out)
     console = Console(markup=False, highlight=False)
     for warning in found.warnings:
@@ -51,9 +54,10 @@ def profile(
         operations.add_row(name, f"{1000 * seconds:.1f}", f"{calls:g}")
     console.print(operations)
     peak = "" if found.peak_bytes is None else f"peak memory {found.peak_bytes / 2**30:.2f} GiB; "
+    kept = found.expected_bytes
+    expected = "" if kept is None else f"by what autograd keeps about {kept / 2**30:.2f} GiB; "
     console.print(
-        f"{peak}by what autograd keeps about {found.expected_bytes / 2**30:.2f} GiB; "
-        f"{found.windows / found.step_s:.1f} windows a second",
+        f"{peak}{expected}{found.windows / found.step_s:.1f} windows a second",
         soft_wrap=True,
     )
     if out is not None:

@@ -164,8 +164,10 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
                 return reason
 
             # Validation belongs to the step it follows. It is told before the checkpoint that remembers it, so one that
-            # was cut short, by a stop or a kill, is redone by the resume.
-            if ((ending or scheduled) and progress.validated_step < step) or asked:
+            # was cut short, by a stop or a kill, is redone by the resume. At the end all cases are judged, also where
+            # some of them were at this step.
+            wanted = (scheduled and progress.validated_step < step) or (ending and progress.whole_step < step)
+            if wanted or asked:
                 began = time.monotonic()
                 writer.progress(phase="validate", eta_s=clock.eta_s(step, total, validate_every))
                 try:

@@ -46,7 +46,7 @@ class StepProfile:
         parts: Median seconds of each part.
         operations: (name, seconds a step, calls a step), what takes longest first.
         peak_bytes: Most memory that torch held on the GPU; None on a CPU.
-        expected_bytes: What :func:`patchcore.models.footprint.footprint` expects.
+        expected_bytes: What :func:`patchcore.models.footprint.footprint` expects; None where it cannot tell.
         compiled: Whether the network ran compiled, as ``train.compile`` asks.
         warnings: Sentences about what was asked for and could not be had.
     """
@@ -57,7 +57,7 @@ class StepProfile:
     parts: dict[str, float]
     operations: tuple[tuple[str, float, float], ...]
     peak_bytes: int | None
-    expected_bytes: int
+    expected_bytes: int | None
     compiled: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -172,7 +172,13 @@ def profile_step(
     attribute = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     rows = sorted(profiler.key_averages(), key=lambda row: -float(getattr(row, attribute)))
     operations = tuple((str(r.key), float(getattr(r, attribute)) / 1e6, float(r.count)) for r in rows[:_OPERATIONS])
-    expected = step_footprint(config, target, placement)
+    expected_bytes: int | None = None
+    try:
+        expected = step_footprint(config, target, placement)
+        expected_bytes = expected.step_bytes(config.train.batch_size // config.train.accumulate)
+    except Exception as error:
+        # A network of the user's own may not run on tensors without storage: what was measured is told all the same.
+        warnings.append(f"the memory that autograd keeps could not be found ({type(error).__name__}: {error})")
     return StepProfile(
         device=str(placement.machine["processor"]),
         windows=config.train.batch_size,
@@ -180,7 +186,7 @@ def profile_step(
         parts=parts,
         operations=operations,
         peak_bytes=peak,
-        expected_bytes=expected.step_bytes(config.train.batch_size // config.train.accumulate),
+        expected_bytes=expected_bytes,
         compiled=stepped is not network,
         warnings=tuple(warnings),
     )

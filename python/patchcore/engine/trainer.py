@@ -353,8 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(arguments) != 2 or not arguments[1].isdigit():
         print("usage: python -m patchcore.engine.trainer RUN ATTEMPT", file=sys.stderr)
         return ExitCode.USAGE
-    if not torch.cuda.is_available():
-        keep_memory()
+    keep_memory()
     try:
         code = train_attempt(Path(arguments[0]), int(arguments[1]), StopSignal())
     except Exception:
