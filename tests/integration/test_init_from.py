@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from patchcore.engine.init_from import _differences
 from patchcore.errors import ConfigError
 from patchcore.runs import RunReader
 from patchcore.study import Study
@@ -54,6 +55,14 @@ def test_across_patch_sizes(
     assert run_attempt(broken, 2) == 0
     assert not (broken / "init_report.json").exists()
     assert losses(broken)[1] == losses(run)[1]
+
+
+def test_a_lesion_of_another_number_is_no_other_class(tiny_study: Path) -> None:
+    target = Study(tiny_study).plan().target
+    other = target.model_copy(update={"classes": (2,), "lesion_label": 2})
+    assert _differences(other, target) == []
+    (told,) = _differences(target.model_copy(update={"classes": (1, 2)}), target)
+    assert "output channels follow their order" in told
 
 
 def test_a_frozen_transformer_stays_as_it_was(source: Path, make_run: MakeRun, run_attempt: RunAttempt) -> None:

@@ -132,10 +132,19 @@ def test_many_records_come_over_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
     assert store.num_keys() <= 1
 
 
-def test_a_stop_leaves_with_a_checkpoint_also_amid_a_validation(make_run: MakeRun, losses: Losses) -> None:
-    run = make_run(*PLAIN, "train.ranks=2", "train.steps=100000")
+@pytest.mark.parametrize("validating", [False, True])
+def test_a_stop_leaves_with_a_checkpoint_also_amid_a_validation(
+    validating: bool, make_run: MakeRun, losses: Losses
+) -> None:
+    # Windows at every voxel, eight ways each: a validation of a minute.
+    long = ("validation.overlap=0.95", "validation.mirror=true") if validating else ()
+    run = make_run(*PLAIN, *long, "train.ranks=2", "train.steps=100000")
     process = start(run, 1)
-    wait_for_step(run, process, 5)
+    wait_for_step(run, process, 3 if validating else 5)
+    deadline = time.monotonic() + 60
+    while validating and view_of(run).phase != "validate":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     child = child_of(process.pid)
     # What a shell sends to all of a group at Ctrl-C, the other rank leaves to the first.
     os.kill(child.pid, signal.SIGINT)
@@ -143,6 +152,23 @@ def test_a_stop_leaves_with_a_checkpoint_also_amid_a_validation(make_run: MakeRu
     assert process.wait(timeout=60) == 75
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     assert json.loads((run / "checkpoints" / "last" / "state.json").read_text())["step"] == max(losses(run))
+    if validating:
+        # Cut short, so not told: the resume does it again.
+        assert not view_of(run).validations
+
+
+def test_any_seed_has_ranks(tmp_path: Path) -> None:
+    import torch
+
+    from patchcore.engine.ranks import Ranks
+
+    generator = torch.get_rng_state()
+    try:
+        one = Ranks(2, torch.device("cpu"), tmp_path, 1)
+        one.rank = 1
+        one.reseed(2**64 - 1, 10**6)
+    finally:
+        torch.set_rng_state(generator)
 
 
 def test_an_error_of_all_ranks_is_told_once_with_its_remedy(make_run: MakeRun) -> None:

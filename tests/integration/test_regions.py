@@ -100,6 +100,12 @@ def test_impossible_regions_are_refused_and_nothing_is_written(
     assert study.plan_path.read_bytes() == before
 
 
+def test_lesions_are_judged_by_the_label_that_they_are_measured_by(study: Study) -> None:
+    regions = {"liver": (1, 2), "tumour": (2,)}
+    with pytest.raises(PlanError, match=r"lesion label 1 is judged with \[2\] as one region"):
+        plan_patch_size(study, lesion_label=1, regions=regions, window_size=16, candidates=(8,), hu_range="liver")
+
+
 def test_a_region_that_is_no_list_of_labels_is_refused(study: Study) -> None:
     assert main(["plan", str(study.path), "--region", "liver"]) == 2
     assert main(["plan", str(study.path), "--region", "a=1,2", "--region", "a=2"]) == 2

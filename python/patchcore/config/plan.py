@@ -229,6 +229,14 @@ class TargetPlan(_Model):
                 )
         if {label for labels in own for label in labels} != set(self.classes):
             raise ValueError(f"every one of the classes {self.classes} must lie in a region")
+        # Lesions are measured, found and counted by their own label: DSC beside them must be of the same thing.
+        lesions = self.judged.get(self.lesion_label, ())
+        if len(lesions) > 1:
+            raise ValueError(
+                f"the lesion label {self.lesion_label} is judged with {sorted(set(lesions) - {self.lesion_label})} as "
+                "one region, but lesions are measured by their own label: plan with --lesion-label for an innermost "
+                "region"
+            )
 
     def _own_labels(self, number: int) -> set[int]:
         later = {label for region in self.regions[number + 1 :] for label in region.labels}

@@ -229,7 +229,7 @@ class Ranks:
     def reseed(self, seed: int, step: int) -> None:
         """Make what this rank draws at a step (dropout) a function of rank and step; rank 0's is kept instead."""
         if not self.first:
-            torch.manual_seed((seed * 1_000_003 + step) * 4099 + self.rank)
+            torch.manual_seed(((seed * 1_000_003 + step) * 4099 + self.rank) % 2**63)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean over ranks of a CPU tensor."""
