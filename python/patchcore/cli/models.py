@@ -32,7 +32,7 @@ def models(
         str, typer.Option("--spacing", help="mm per voxel a,b,c, for networks that pool coarse axes later.")
     ] = "1,1,1",
 ) -> None:
-    """Show tokens, parameters and cost of UNETR per patch size, or of all networks.
+    """Show tokens, parameters and cost of UNETR per patch size, or parameters and activations of all networks.
 
     FLOP are of one window's forward pass, attention is its share of them; activations are what one window keeps for the
     backward pass in float32, in brackets with model.checkpointing. bfloat16 takes about half.

@@ -44,7 +44,7 @@ def train(
     ] = None,
     ranks: Annotated[int | None, typer.Option(help="Processes that share a step, one a GPU; 0: all GPUs.")] = None,
     patience: Annotated[
-        int | None, typer.Option(help="End after this many validations in a row without a better DSC.")
+        int | None, typer.Option(help="End after this many validations of all cases in a row without a better DSC.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The one seed.")] = None,
     name: Annotated[str | None, typer.Option(help="A few words for the run folder's name.")] = None,

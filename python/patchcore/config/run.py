@@ -167,7 +167,7 @@ class TrainConfig(_Section):
     steps: int = Field(default=20_000, ge=1, description="optimiser steps")
     epochs: int = Field(default=0, ge=0, description="instead of steps: this many epochs; 0: as many as steps are")
     patience: int = Field(
-        default=0, ge=0, description="end after this many validations in a row without a better DSC; 0: never"
+        default=0, ge=0, description="end after this many validations of all cases without a better DSC; 0: never"
     )
     compile: Literal["off", "default", "graphs"] = Field(
         default="off", description="torch.compile for training steps; graphs: with CUDA graphs, on a GPU"

@@ -119,11 +119,10 @@ class ValidationResult:
             target.classes, target.lesion_label, DscCounts(range(1, len(target.classes) + 1), target.judged_indices)
         )
 
-    def mean(self, case_ids: Sequence[str] | None = None) -> float:
-        """Return the mean DSC, over some of the cases where named; NaN where none is defined."""
-        per_case = self.counts.per_case()
-        chosen = per_case if case_ids is None else {case_id: per_case[case_id] for case_id in case_ids}
-        return mean_dsc(mean_dsc(dsc[index] for dsc in chosen.values()) for index in self.counts.classes)
+    def mean(self) -> float:
+        """Return the mean DSC; NaN where none is defined."""
+        per_case = self.counts.per_case().values()
+        return mean_dsc(mean_dsc(dsc[index] for dsc in per_case) for index in self.counts.classes)
 
     def metrics(self) -> dict[str, float]:
         """Return the values of a validation event."""
