@@ -18,7 +18,7 @@ from patchcore.config.run import RunConfig
 from patchcore.data.prepare import PreparedCase, class_indices, prepare_cases
 from patchcore.engine.geometry import label_on_grid, uncropped
 from patchcore.engine.prediction import Predictor
-from patchcore.engine.trainer import RunSplit, read_setup, read_split
+from patchcore.engine.trainer import RunSplit, divide_cases, read_setup, read_split
 from patchcore.errors import ConfigError, DataError, MissingExtraError, RunError
 from patchcore.files import write_atomic, write_json_atomic
 from patchcore.grid import Grid
@@ -199,9 +199,10 @@ def evaluate(
     study = study if isinstance(study, Study) else Study(study)
     path = _newest_finished(study) if run is None else resolve_run(study.path, str(run))
     setup = read_setup(path)
-    target, train = setup.plan.target, setup.config.train
+    target = setup.plan.target
     predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror)
-    split = read_split(path) or _split_of(study, train.folds, train.fold, setup.config.seed)
+    # Runs from before divisions were kept have today's.
+    split = read_split(path) or divide_cases(study, setup.config)
     if held_out:
         records, role = _held_out(study, split), "held out"
     else:
@@ -259,17 +260,10 @@ def _newest_finished(study: Study) -> Path:
     )
 
 
-def _split_of(study: Study, folds: int, fold: int, seed: int) -> RunSplit:
-    """Return how the cases of a run from before splits were kept are divided."""
-    validation = study.folds(folds, seed)[fold]
-    ids = (record.case_id for record in study.accepted())
-    return RunSplit(tuple(case_id for case_id in ids if case_id not in validation), tuple(validation))
-
-
 def _held_out(study: Study, split: RunSplit) -> list[CaseRecord]:
     """Return the cases kept for testing, if neither they nor their patients have had a part in the run."""
-    records = study.held_out()
-    known = patients_on_both_sides(study.cases())
+    records, cases = study.held_out(), study.cases()
+    known = patients_on_both_sides(cases)
     if known:
         raise DataError(
             f"{', '.join(known[:10])} {'has' if len(known) == 1 else 'have'} cases to train on and to test",
@@ -283,7 +277,7 @@ def _held_out(study: Study, split: RunSplit) -> list[CaseRecord]:
             remedy="mark some with split=test in a manifest, or evaluate the validation fold",
         )
     seen = {*split.train, *split.validation}
-    patients = {record.patient for record in study.cases() if record.case_id in seen}
+    patients = {record.patient for record in cases if record.case_id in seen}
     met = [record.case_id for record in records if record.case_id in seen or record.patient in patients]
     if met:
         raise DataError(

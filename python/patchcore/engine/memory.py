@@ -89,8 +89,8 @@ def _remedies(config: RunConfig, target: TargetPlan, windows: int) -> Iterator[t
             return
         window[axis] -= target.patch_size[axis]
         a, b, c = window
-        told, less = f"a window of {a},{b},{c} (patchcore plan --window)", f"train.accumulate={windows}"
-        more = f" and {less}" if windows > 1 else ""
+        told = f"a window of {a},{b},{c} (patchcore plan --window)"
+        more = f" and train.accumulate={windows}" if windows > 1 else ""
         if not saving:
             yield f"{told}, model.checkpointing=true{more}", windows, True, (a, b, c)
         # Not every network can be checkpointed.

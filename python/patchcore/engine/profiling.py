@@ -58,8 +58,8 @@ class StepProfile:
     operations: tuple[tuple[str, float, float], ...]
     peak_bytes: int | None
     expected_bytes: int | None
-    compiled: bool = False
-    warnings: tuple[str, ...] = ()
+    compiled: bool
+    warnings: tuple[str, ...]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -41,7 +41,7 @@ from patchcore.runs import RunState, RunWriter, Verb
 from patchcore.study import Study
 from patchcore.types import ExitCode
 
-__all__ = ["RunSetup", "main", "read_setup", "run_study", "train_attempt"]
+__all__ = ["RunSetup", "RunSplit", "divide_cases", "main", "read_setup", "read_split", "run_study", "train_attempt"]
 
 Cases: TypeAlias = tuple[list[PreparedCase], list[PreparedCase]]
 """To train on, and to validate on."""
@@ -281,12 +281,9 @@ def _prepare(run: Path, study: Study, setup: RunSetup, writer: Writer, control: 
 
 def _new_split(run: Path, study: Study, config: RunConfig) -> RunSplit:
     """Divide the study's cases for a run, and keep it there: a resume trains on the same ones, whatever came later."""
-    folds = study.folds(config.train.folds, config.seed)
-    validating = set(folds[config.train.fold])
-    ids = [record.case_id for record in study.accepted()]
-    train, validation = [i for i in ids if i not in validating], [i for i in ids if i in validating]
-    write_json_atomic(run / "split.json", {"schema_version": 1, "train": train, "validation": validation})
-    return RunSplit(tuple(train), tuple(validation))
+    split = divide_cases(study, config)
+    write_json_atomic(run / "split.json", {"schema_version": 1, **asdict(split)})
+    return split
 
 
 @dataclass(frozen=True)
@@ -295,6 +292,17 @@ class RunSplit:
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
+
+
+def divide_cases(study: Study, config: RunConfig) -> RunSplit:
+    """Return how the study's cases of today are divided for a configuration.
+
+    Raises:
+        DataError: Fewer patients than folds.
+    """
+    validating = set(study.folds(config.train.folds, config.seed)[config.train.fold])
+    ids = [record.case_id for record in study.accepted()]
+    return RunSplit(tuple(i for i in ids if i not in validating), tuple(i for i in ids if i in validating))
 
 
 def read_split(run: Path) -> RunSplit | None:

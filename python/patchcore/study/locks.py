@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,17 +17,15 @@ __all__ = ["hold_lock"]
 # it. So each file is opened once a process, and who holds what in this process is remembered here.
 _held: set[Path] = set()
 _guard = threading.Lock()
-_POLL_S = 0.02
 
 
 @contextmanager
-def hold_lock(path: Path, *, what: str, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold an exclusive lock on `path` for the block.
+def hold_lock(path: Path, *, what: str) -> Iterator[None]:
+    """Hold an exclusive lock on `path` for the block; never waits.
 
     Args:
         path: The lock file; made where absent, kept afterwards.
         what: What the lock protects, for the message.
-        wait_s: How long to wait for another that holds it; not at all unless told otherwise.
 
     Raises:
         LockedError: Another process, or another thread of this one, holds it.
@@ -40,29 +37,17 @@ def hold_lock(path: Path, *, what: str, wait_s: float = 0.0) -> Iterator[None]:
         path=path,
         remedy="wait until it ends, or stop it, then try again",
     )
-    deadline = time.monotonic() + wait_s
-
-    def wait() -> None:
-        if time.monotonic() >= deadline:
-            raise refusal from None
-        time.sleep(_POLL_S)
-
-    while True:
-        with _guard:
-            if key not in _held:
-                _held.add(key)
-                break
-        wait()
+    with _guard:
+        if key in _held:
+            raise refusal
+        _held.add(key)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            while True:
-                try:
-                    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except (BlockingIOError, PermissionError):
-                    wait()
-                else:
-                    break
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise refusal from None
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
             yield

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from patchcore.config.plan import Plan, explain, read_plan
-from patchcore.errors import StudyError
+from patchcore.errors import LockedError, StudyError
 from patchcore.files import read_json, write_atomic, write_json_atomic
 from patchcore.study.cases import CaseRecord
 from patchcore.study.decisions import checked_decisions
@@ -34,6 +35,7 @@ DECISIONS_SCHEMA = 1
 _IN_STUDY = "study:"
 FOLDS_SCHEMA = 2
 _FOLDS_WAIT_S = 10.0
+_LOCK_POLL_S = 0.02
 
 
 class Study:
@@ -334,7 +336,16 @@ class Study:
             LockedError: Somebody else holds it.
         """
         (self.path / "locks").mkdir(exist_ok=True)
-        with hold_lock(self.path / "locks" / f"{name}.lock", what=f"{name} of study {self.path.name}", wait_s=wait_s):
+        path, deadline = self.path / "locks" / f"{name}.lock", time.monotonic() + wait_s
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(hold_lock(path, what=f"{name} of study {self.path.name}"))
+                    break
+                except LockedError:
+                    if time.monotonic() >= deadline:
+                        raise
+                    time.sleep(_LOCK_POLL_S)
             yield
 
     def _relative(self, path: Path) -> Path:
