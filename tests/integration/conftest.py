@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_training import TINY, begin_attempt, write_balls
+from tiny_training import PLAIN_SGD, ROUNDING, TINY, begin_attempt, write_balls
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +74,34 @@ def losses() -> Callable[[Path], dict[int, float]]:
         return {int(step): float(value) for step, value in zip(series.steps, series.values, strict=True)}
 
     return read
+
+
+@pytest.fixture
+def gradients_agree(
+    make_run: Callable[..., Path], run_attempt: Callable[..., int], losses: Callable[[Path], dict[int, float]]
+) -> Callable[..., None]:
+    """Assert that the first step of two kinds of run has the same loss and gradient, up to rounding.
+
+    Each run makes one step of gradient descent at learning rate 1, which subtracts the gradient from the weights. A
+    third run, at a learning rate of 1e-30, keeps the initial weights. Only the second kind is started by `attempt`.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    def weights(run: Path) -> dict[str, torch.Tensor]:
+        return load_file(run / "checkpoints" / "last" / "model.safetensors")
+
+    def check(one: tuple[str, ...], other: tuple[str, ...], attempt: Callable[[Path], Any] = run_attempt) -> None:
+        first_step = (*PLAIN_SGD, "train.steps=1", "train.steps_per_epoch=1")
+        start = make_run(*first_step, "optim.lr=1e-30")
+        runs = [make_run(*first_step, "optim.lr=1", *settings) for settings in (one, other)]
+        assert run_attempt(start) == run_attempt(runs[0]) == 0
+        attempt(runs[1])
+        first, (ours, theirs) = weights(start), map(weights, runs)
+        gradient = torch.cat([(first[name] - ours[name]).flatten() for name in first]).double()
+        difference = torch.cat([(theirs[name] - ours[name]).flatten() for name in first]).double()
+        assert gradient.norm() > 0.01
+        assert difference.norm() <= ROUNDING * gradient.norm()
+        assert losses(runs[1])[1] == pytest.approx(losses(runs[0])[1], rel=ROUNDING)
+
+    return check

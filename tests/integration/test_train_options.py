@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_training import PLAIN_SGD, ROUNDING
 
 from patchcore.config import TargetPlan, resolve_config
 from patchcore.engine.control import Control
@@ -73,12 +74,15 @@ def test_resumed_bit_for_bit_with(
     assert len(set(found)) == 6
 
 
-def test_parts_of_a_step_add_up_to_it(make_run: MakeRun, run_attempt: RunAttempt, losses: Losses) -> None:
-    settings = ("train.batch_size=4", "model.dropout=0", "augment.affine_share=0")
-    whole, parts = make_run(*settings), make_run(*settings, "train.accumulate=4")
+def test_parts_of_a_step_add_up_to_it(
+    make_run: MakeRun, run_attempt: RunAttempt, losses: Losses, gradients_agree: Callable[..., None]
+) -> None:
+    settings = ("augment.affine_share=0", "optim.lr=1e-2")
+    gradients_agree(settings, (*settings, "train.accumulate=4"))
+    whole, parts = make_run(*PLAIN_SGD, *settings), make_run(*PLAIN_SGD, *settings, "train.accumulate=4")
     assert run_attempt(whole) == run_attempt(parts) == 0
     for step, loss in losses(whole).items():
-        assert losses(parts)[step] == pytest.approx(loss, abs=1e-5)
+        assert losses(parts)[step] == pytest.approx(loss, rel=ROUNDING)
 
 
 def test_checkpointing_changes_nothing_but_memory(make_run: MakeRun, run_attempt: RunAttempt, losses: Losses) -> None:

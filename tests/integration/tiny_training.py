@@ -21,6 +21,21 @@ TINY = (
     "train.tensorboard=false",
 )
 
+# Plain gradient descent: a step is the gradient times a constant, so that rounding noise stays as small as it is.
+# AdamW divides each gradient by its own size and so turns noise in gradients near zero into whole steps.
+PLAIN_SGD = (
+    "optim.optimizer=sgd",
+    "optim.momentum=0",
+    "optim.weight_decay=0",
+    "optim.clip_norm=1e9",
+    "model.dropout=0",
+    "train.batch_size=4",
+)
+
+# Largest relative rounding error of a float32 sum of the terms of one step, whatever their order: n additions times
+# the unit roundoff (Higham, "Accuracy and Stability of Numerical Algorithms", section 4.2); n is windows × voxels.
+ROUNDING = 4 * 16**3 * 2.0**-24
+
 
 def write_balls(root: Path, *, cases: int = 6, affine: Any = None) -> Path:
     generator = np.random.default_rng(0)
