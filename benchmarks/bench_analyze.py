@@ -22,7 +22,7 @@ import scipy.ndimage as ndi
 
 from benchmarks.rows import Row, data_folder
 from patchcore import _core
-from patchcore.data.phantoms import make_phantoms
+from patchcore.phantoms import make_phantoms
 
 MASKS = int(os.environ.get("PATCHCORE_BENCH_MASKS", "500"))
 SHAPE, SPACING = (512, 512, 300), (0.75, 0.75, 1.0)
@@ -54,7 +54,7 @@ def _analyze(dataset: Path, study: Path) -> tuple[float, float]:
 
 def _measuring(paths: list[Path]) -> float:
     """Seconds of measuring alone, as analyze does it: two files at once."""
-    from patchcore.volumetry import measure_lesions
+    from patchcore.lesions.measure import measure_lesions
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         start = time.perf_counter()

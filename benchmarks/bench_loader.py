@@ -19,12 +19,12 @@ from scipy.stats import chisquare
 import patchcore as pc
 from benchmarks.rows import Row, data_folder
 from patchcore.config.run import SamplingConfig
-from patchcore.data.prepared_case import PreparedCase
-from patchcore.engine.loader import BatchSource
-from patchcore.grid import Grid
+from patchcore.resampling.grid import Grid
 from patchcore.store.case import Placed
 from patchcore.store.facts import write_spans, write_table
-from patchcore.windows import DrawKind
+from patchcore.store.prepared_case import PreparedCase
+from patchcore.training.loader import BatchSource
+from patchcore.windows.sampling import DrawKind
 
 WINDOW = (96, 96, 96)
 DRAWS = 100_000

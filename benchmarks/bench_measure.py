@@ -104,7 +104,7 @@ def peak_memory_mib(path: Path) -> float:
     """Peak resident memory of measuring a file, above the interpreter with patchcore loaded."""
     code = (
         # Not getrusage: its maximum survives exec, and so begins with what the parent held.
-        "import re, sys, patchcore.volumetry as v\n"
+        "import re, sys, patchcore.lesions.measure as v\n"
         "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024\n"
         "before = peak()\n"
         f"v.measure_lesions(sys.argv[1], label={TUMOUR})\n"

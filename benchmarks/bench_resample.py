@@ -12,7 +12,7 @@ import scipy.ndimage as ndi
 import SimpleITK as sitk  # noqa: N813
 
 from benchmarks.rows import Row, data_folder
-from patchcore.resampling import resample_image
+from patchcore.resampling.image import resample_image
 
 SHAPE, OLD, NEW = (512, 512, 400), (0.75, 0.75, 1.0), (1.5, 1.5, 2.0)
 RATIO = np.asarray(NEW) / OLD

@@ -22,9 +22,9 @@ import numpy.typing as npt
 import tensorstore as ts
 
 from benchmarks.rows import Row, data_folder
+from patchcore.lesions.measure import lesion_spans
 from patchcore.store import StoredArray, read_windows, write_array
-from patchcore.volumetry import lesion_spans
-from patchcore.windows import SamplerCase, WindowSampler
+from patchcore.windows.sampling import SamplerCase, WindowSampler
 
 SHAPE, WINDOW, HU_RANGE = (400, 512, 512), (96, 96, 96), (-1000.0, 400.0)
 REPEATS = 40

@@ -22,10 +22,10 @@ from torch import nn
 
 from benchmarks.rows import Row
 from patchcore.config.run import TrainConfig
-from patchcore.engine.device import core_count, keep_memory, place
-from patchcore.engine.loss import DiceCrossEntropyLoss
 from patchcore.models import UNETR
+from patchcore.models.device import core_count, keep_memory, place
 from patchcore.models.norm import ChannelsLastInstanceNorm
+from patchcore.training.loss import DiceCrossEntropyLoss
 
 WINDOW = (96, 96, 96)
 SIZES: dict[str, Any] = {"hidden_size": 768, "mlp_dim": 3072, "num_heads": 12, "feature_size": 16}

@@ -13,12 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from patchcore.windows import (
-    WindowBlender,
-    extract_windows,
-    gaussian_importance,
-    window_grid,
-)
+from patchcore.windows.blending import WindowBlender, gaussian_importance, window_grid
+from patchcore.windows.extract import extract_windows
 
 WINDOW = (96, 96, 96)
 HU_RANGE = (-200.0, 300.0)

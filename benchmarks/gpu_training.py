@@ -25,9 +25,9 @@ from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets import UNETR as MonaiUNETR  # noqa: N811
 from torch import nn
 
-from patchcore.engine.loss import DiceCrossEntropyLoss
 from patchcore.models import UNETR, trainable_parameters
 from patchcore.models.attention import SelfAttention
+from patchcore.training.loss import DiceCrossEntropyLoss
 
 BASE = {"hidden_size": 768, "mlp_dim": 3072, "num_heads": 12, "feature_size": 16}
 TINY = {"hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "feature_size": 4}

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from patchcore.engine.loss import DiceCrossEntropyLoss
 from patchcore.metrics import DscCounts, best_threshold_dsc
 from patchcore.models import UNETR, trainable_parameters
+from patchcore.training.loss import DiceCrossEntropyLoss
 from patchcore.types import BoolArray, Float32Array
 
 EDGE = 48

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import patchcore as pc
-from patchcore.data.phantoms import make_phantoms
+from patchcore.phantoms import make_phantoms
 
 
 def main(dataset: Path | None, folder: Path) -> None:

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import patchcore as pc
-from patchcore.data.phantoms import make_phantoms
+from patchcore.phantoms import make_phantoms
 
 
 def main(folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import patchcore as pc
-from patchcore.windows import WindowBlender
+from patchcore.windows.blending import WindowBlender
 
 SIZE = (32, 32, 16)
 

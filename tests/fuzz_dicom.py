@@ -105,11 +105,11 @@ def mutate(content: bytes, random: np.random.Generator) -> bytes:
 
 def try_archive(folder: Path, work: Path) -> str:
     """Search, read and measure an archive; return how it ended."""
-    from patchcore.data.dicom.find import find_dicom
-    from patchcore.data.dicom.measure import measure_segments
-    from patchcore.data.dicom.sources import write_sources
-    from patchcore.data.reading import read_header, read_image, read_label
+    from patchcore.datasets.dicom.find import find_dicom
+    from patchcore.datasets.dicom.measure import measure_segments
     from patchcore.errors import DataError
+    from patchcore.volumes.dicom.sources import write_sources
+    from patchcore.volumes.nifti import read_header, read_image, read_label
 
     ends = []
     try:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from patchcore.lesions.measure import lesion_spans
 from patchcore.types import Triple
-from patchcore.volumetry import lesion_spans
 
 __all__ = ["keep_lost_lesions"]
 

@@ -19,62 +19,62 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from patchcore.config import AugmentConfig as AugmentConfig
     from patchcore.config import SamplingConfig as SamplingConfig
-    from patchcore.data import analyze as analyze
-    from patchcore.data.checking import check_dataset as check_dataset
-    from patchcore.data.dicom.convert import import_dicom as import_dicom
-    from patchcore.data.layouts import find_cases as find_cases
-    from patchcore.data.phantoms import make_phantoms as make_phantoms
-    from patchcore.data.prepare import prepare as prepare
-    from patchcore.data.sensitivity import plan_sensitivity as plan_sensitivity
-    from patchcore.data.window_reader import WindowReader as WindowReader
-    from patchcore.engine import Augmenter as Augmenter
-    from patchcore.engine import WindowDataset as WindowDataset
-    from patchcore.engine import WindowLoader as WindowLoader
-    from patchcore.engine import evaluate as evaluate
-    from patchcore.engine import predict as predict
-    from patchcore.engine import train as train
-    from patchcore.experiments.compare import compare as compare
+    from patchcore.datasets.analyze import analyze as analyze
+    from patchcore.datasets.check import check_dataset as check_dataset
+    from patchcore.datasets.dicom.convert import import_dicom as import_dicom
+    from patchcore.datasets.layouts import find_cases as find_cases
+    from patchcore.datasets.sensitivity import plan_sensitivity as plan_sensitivity
+    from patchcore.evaluation.compare import compare as compare
+    from patchcore.evaluation.evaluate import evaluate as evaluate
+    from patchcore.inference.predict import predict as predict
+    from patchcore.lesions.measure import Lesions as Lesions
+    from patchcore.lesions.measure import label_components as label_components
+    from patchcore.lesions.measure import measure_lesions as measure_lesions
+    from patchcore.phantoms import make_phantoms as make_phantoms
     from patchcore.planning import plan_patch_size as plan_patch_size
-    from patchcore.resampling import resample_image as resample_image
+    from patchcore.resampling.image import resample_image as resample_image
     from patchcore.store import StoredArray as StoredArray
+    from patchcore.store.prepare import prepare as prepare
+    from patchcore.store.window_reader import WindowReader as WindowReader
     from patchcore.study import Study as Study
-    from patchcore.volumetry import Lesions as Lesions
-    from patchcore.volumetry import label_components as label_components
-    from patchcore.volumetry import measure_lesions as measure_lesions
-    from patchcore.windows import WindowSampler as WindowSampler
-    from patchcore.windows import extract_windows as extract_windows
-    from patchcore.windows import window_grid as window_grid
+    from patchcore.training.augment import Augmenter as Augmenter
+    from patchcore.training.launch import train as train
+    from patchcore.training.torch_data import WindowDataset as WindowDataset
+    from patchcore.training.torch_data import WindowLoader as WindowLoader
+    from patchcore.windows.blending import window_grid as window_grid
+    from patchcore.windows.extract import extract_windows as extract_windows
+    from patchcore.windows.sampling import WindowSampler as WindowSampler
 
 __version__: str
 
 _HOMES = {
     "AugmentConfig": "patchcore.config",
-    "Augmenter": "patchcore.engine",
-    "Lesions": "patchcore.volumetry",
-    "StoredArray": "patchcore.store",
+    "Augmenter": "patchcore.training.augment",
+    "Lesions": "patchcore.lesions.measure",
     "SamplingConfig": "patchcore.config",
+    "StoredArray": "patchcore.store",
     "Study": "patchcore.study",
-    "WindowDataset": "patchcore.engine",
-    "WindowLoader": "patchcore.engine",
-    "WindowReader": "patchcore.data.window_reader",
-    "WindowSampler": "patchcore.windows",
-    "analyze": "patchcore.data",
-    "check_dataset": "patchcore.data.checking",
-    "compare": "patchcore.experiments",
-    "evaluate": "patchcore.engine",
-    "extract_windows": "patchcore.windows",
-    "find_cases": "patchcore.data.layouts",
-    "import_dicom": "patchcore.data.dicom.convert",
-    "label_components": "patchcore.volumetry",
-    "make_phantoms": "patchcore.data.phantoms",
-    "measure_lesions": "patchcore.volumetry",
+    "WindowDataset": "patchcore.training.torch_data",
+    "WindowLoader": "patchcore.training.torch_data",
+    "WindowReader": "patchcore.store.window_reader",
+    "WindowSampler": "patchcore.windows.sampling",
+    "analyze": "patchcore.datasets.analyze",
+    "check_dataset": "patchcore.datasets.check",
+    "compare": "patchcore.evaluation.compare",
+    "evaluate": "patchcore.evaluation.evaluate",
+    "extract_windows": "patchcore.windows.extract",
+    "find_cases": "patchcore.datasets.layouts",
+    "import_dicom": "patchcore.datasets.dicom.convert",
+    "label_components": "patchcore.lesions.measure",
+    "make_phantoms": "patchcore.phantoms",
+    "measure_lesions": "patchcore.lesions.measure",
     "plan_patch_size": "patchcore.planning",
-    "plan_sensitivity": "patchcore.data.sensitivity",
-    "predict": "patchcore.engine",
-    "prepare": "patchcore.data.prepare",
-    "resample_image": "patchcore.resampling",
-    "train": "patchcore.engine",
-    "window_grid": "patchcore.windows",
+    "plan_sensitivity": "patchcore.datasets.sensitivity",
+    "predict": "patchcore.inference.predict",
+    "prepare": "patchcore.store.prepare",
+    "resample_image": "patchcore.resampling.image",
+    "train": "patchcore.training.launch",
+    "window_grid": "patchcore.windows.blending",
 }
 
 __all__ = [
@@ -117,7 +117,16 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'patchcore' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
+    try:
+        value = getattr(import_module(home), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("patchcore"):
+            raise
+        from patchcore.errors import MissingExtraError
+
+        raise MissingExtraError(
+            f"patchcore.{name} needs {error.name}", remedy="pip install 'patchcore[train]'"
+        ) from error
     globals()[name] = value
     return value
 

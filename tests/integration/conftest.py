@@ -13,7 +13,7 @@ from tiny_training import PLAIN_SGD, ROUNDING, TINY, begin_attempt, write_balls
 
 @pytest.fixture(scope="session")
 def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from patchcore.data import analyze
+    from patchcore.datasets.analyze import analyze
     from patchcore.planning import plan_patch_size
 
     root = tmp_path_factory.mktemp("tiny")
@@ -45,7 +45,7 @@ def torch_settings() -> Iterator[None]:
 @pytest.fixture
 def make_run(tiny_study: Path) -> Callable[..., Path]:
     """Make a run of the tiny study; settings come on top of the tiny ones."""
-    from patchcore.engine import create_run
+    from patchcore.training.launch import create_run
 
     return lambda *settings: create_run(tiny_study, settings=[*TINY, *settings])
 
@@ -53,7 +53,7 @@ def make_run(tiny_study: Path) -> Callable[..., Path]:
 @pytest.fixture
 def run_attempt(torch_settings: None) -> Callable[..., int]:
     """Run one attempt in this process and return its exit code."""
-    from patchcore.engine.trainer import train_attempt
+    from patchcore.training.trainer import train_attempt
 
     def run_one(run: Path, number: int = 1, **overrides: Any) -> int:
         begin_attempt(run, number, **overrides)

@@ -15,13 +15,14 @@ import typer
 from scipy import ndimage
 from typer.testing import CliRunner
 
-import patchcore.data.analysis
+import patchcore.datasets.analyze
 from patchcore.cli.analyze import analyze as command
-from patchcore.data import analyze, analyze_dataset, read_image, read_label
+from patchcore.datasets.analyze import analyze, analyze_dataset
 from patchcore.errors import DataError, EmptyClassError, LockedError, StudyError
 from patchcore.study import Study
+from patchcore.volumes.nifti import read_image, read_label
+from real_data import DATA, needs_data
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 app = typer.Typer()
 app.command()(command)
 
@@ -148,13 +149,13 @@ def test_unchanged_files_are_not_measured_again(dataset: Path, tmp_path: Path, m
     first = analyze_dataset(dataset, tmp_path / "study")
     assert first.reused_count == 0
     measured = []
-    real = patchcore.data.analysis.measure_label
+    real = patchcore.datasets.analyze.measure_label
 
     def spy(record: Any, settings: Any) -> Any:
         measured.append(record.case_id)
         return real(record, settings)
 
-    monkeypatch.setattr(patchcore.data.analysis, "measure_label", spy)
+    monkeypatch.setattr(patchcore.datasets.analyze, "measure_label", spy)
     written = results(tmp_path / "study")
     second = analyze_dataset(dataset, tmp_path / "study")
     assert (measured, second.reused_count) == ([], 4)
@@ -309,13 +310,13 @@ def test_json_for_programs(dataset: Path, tmp_path: Path) -> None:
     assert found["fingerprint"]["labels"][0]["lesion_count"] == 8
 
 
-@pytest.mark.skipif(not (SHARED / "sts").is_dir(), reason="needs the shared data")
+@needs_data
 @pytest.mark.parametrize(
     ("name", "cases", "patients", "lesions", "edge"),
     [("sts", 8, 8, 8, 25.0), ("lidc_nodules", 371, 200, 379, 10.4)],
 )
 def test_real_cohorts(tmp_path: Path, name: str, cases: int, patients: int, lesions: int, edge: float) -> None:
-    analysis = analyze_dataset(SHARED / name, tmp_path / "study")
+    analysis = analyze_dataset(DATA / name, tmp_path / "study")
     assert analysis.quarantined == ()
     fingerprint = analysis.fingerprint
     assert fingerprint is not None

@@ -14,14 +14,14 @@ import nibabel
 import numpy as np
 import pytest
 
-import patchcore.data.casework
+import patchcore.datasets.examination
 from patchcore.cli import main
-from patchcore.data import analyze, analyze_dataset
-from patchcore.data.phantoms import make_phantoms
-from patchcore.data.reading import read_case_image, read_case_label
+from patchcore.datasets.analyze import analyze, analyze_dataset
 from patchcore.errors import DataError, LockedError, SchemaVersionError, StudyError
+from patchcore.phantoms import make_phantoms
 from patchcore.planning import plan_patch_size
 from patchcore.study import Study
+from patchcore.volumes.nifti import read_case_image, read_case_label
 
 GOOD = np.diag([-0.8, -0.8, 2.5, 1.0])
 
@@ -146,7 +146,7 @@ def test_dicom_is_measured_and_its_study_may_be_moved(tmp_path: Path) -> None:
 
 
 def test_a_file_that_changes_while_it_is_read(lits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, times = patchcore.data.casework.measure_lesions, []
+    real, times = patchcore.datasets.examination.measure_lesions, []
 
     def meddling(path: Any, **options: Any) -> Any:
         table = real(path, **options)
@@ -155,7 +155,7 @@ def test_a_file_that_changes_while_it_is_read(lits: Path, tmp_path: Path, monkey
             os.utime(path, ns=(len(times), len(times)))
         return table
 
-    monkeypatch.setattr(patchcore.data.casework, "measure_lesions", meddling)
+    monkeypatch.setattr(patchcore.datasets.examination, "measure_lesions", meddling)
     analysis = analyze_dataset(lits, tmp_path / "study")
     assert [(record.case_id, record.findings[0].check) for record in analysis.quarantined] == [("volume-1", "changed")]
     assert len(times) == 2, "once more, in case it was just being written"
@@ -164,14 +164,14 @@ def test_a_file_that_changes_while_it_is_read(lits: Path, tmp_path: Path, monkey
 def test_whatever_a_case_does_to_the_code_the_rest_goes_on(
     lits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = patchcore.data.casework.measure_lesions
+    real = patchcore.datasets.examination.measure_lesions
 
     def broken(path: Any, **options: Any) -> Any:
         if Path(path).name == "segmentation-0.nii.gz":
             raise ZeroDivisionError("a bug")
         return real(path, **options)
 
-    monkeypatch.setattr(patchcore.data.casework, "measure_lesions", broken)
+    monkeypatch.setattr(patchcore.datasets.examination, "measure_lesions", broken)
     analysis = analyze_dataset(lits, tmp_path / "study")
     assert [(record.case_id, record.reason) for record in analysis.quarantined] == [
         ("volume-0", "ZeroDivisionError: a bug")
@@ -221,7 +221,7 @@ def test_an_unchanged_data_set_is_answered_at_once(
         raise AssertionError("analyzed in full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(patchcore.data.analysis, "find_cases", full)
+        patched.setattr(patchcore.datasets.analyze, "find_cases", full)
         assert main(["analyze", str(lits), str(study)]) == 3
         shown = capsys.readouterr()
         assert "Nothing has changed" in shown.err
@@ -234,7 +234,7 @@ def test_an_unchanged_data_set_is_answered_at_once(
 
 @pytest.mark.parametrize("change", ["touched", "new case", "gone", "output", "plan", "decisions"])
 def test_what_has_changed_is_analyzed_in_full(lits: Path, tmp_path: Path, change: str) -> None:
-    from patchcore.unchanged import answer
+    from patchcore.datasets.unchanged import answer
 
     study = analyze(lits, tmp_path / "study")
     assert answer(str(lits), str(study.path), as_json=False) is not None

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from patchcore.cli import main
-from patchcore.data import checking
-from patchcore.data.checks import CHECKS
+from patchcore.datasets import check as checking
+from patchcore.datasets.checks import CHECKS
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 AFFINE = np.diag([-0.8, -0.8, 2.5, 1.0])

@@ -10,16 +10,15 @@ import nibabel
 import numpy as np
 import pytest
 
-from patchcore.data.dicom.find import find_dicom
-from patchcore.data.dicom.measure import measure_segments
-from patchcore.data.dicom.sources import write_sources
-from patchcore.data.dicom.volumes import read_labelled
-from patchcore.data.layouts import CaseFiles
-from patchcore.data.reading import read_image, read_label
+from patchcore.datasets.dicom.find import find_dicom
+from patchcore.datasets.dicom.measure import measure_segments
+from patchcore.datasets.layouts import CaseFiles
+from patchcore.volumes.dicom.sources import write_sources
+from patchcore.volumes.dicom.volumes import read_labelled
+from patchcore.volumes.nifti import read_image, read_label
+from real_data import DATA, needs_data
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
-
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="real data is not at hand")
+pytestmark = needs_data
 
 
 def case_of(tmp_path: Path, *sources: Path) -> CaseFiles:

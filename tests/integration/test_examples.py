@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from real_data import DATA, needs_data
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
 def run(name: str, *arguments: str, folder: Path) -> str:
@@ -29,9 +28,9 @@ def test_measuring_a_cohort(tmp_path: Path) -> None:
         assert words in shown
 
 
-@pytest.mark.skipif(not (SHARED / "sts").is_dir(), reason="needs the shared data")
+@needs_data
 def test_measuring_a_real_cohort(tmp_path: Path) -> None:
-    shown = run("02_measure_a_cohort.py", str(SHARED / "sts"), folder=tmp_path)
+    shown = run("02_measure_a_cohort.py", str(DATA / "sts"), folder=tmp_path)
     assert "8 lesions, mean 48" in shown
 
 
@@ -67,9 +66,9 @@ def test_feeding_a_training(tmp_path: Path) -> None:
     assert "by a DataLoader: 8 windows" in shown
 
 
-@pytest.mark.skipif(not (SHARED / "lidc_nodules").is_dir(), reason="needs the shared data")
+@needs_data
 def test_real_data_in_each(tmp_path: Path) -> None:
-    assert "HU on average" in run("04_prepare_a_store.py", str(SHARED / "sts"), folder=tmp_path)
-    files = [str(SHARED / "lidc_0314" / name) for name in ("image.nii.gz", "mask.nii.gz")]
+    assert "HU on average" in run("04_prepare_a_store.py", str(DATA / "sts"), folder=tmp_path)
+    files = [str(DATA / "lidc_0314" / name) for name in ("image.nii.gz", "mask.nii.gz")]
     assert "off by" in run("05_read_windows.py", *files, folder=tmp_path)
-    assert "the same windows: True" in run("06_feed_a_training.py", str(SHARED / "lidc_nodules"), folder=tmp_path)
+    assert "the same windows: True" in run("06_feed_a_training.py", str(DATA / "lidc_nodules"), folder=tmp_path)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from patchcore.engine.init_from import _differences
 from patchcore.errors import ConfigError
 from patchcore.runs import RunReader
 from patchcore.study import Study
+from patchcore.training.init_from import _differences
 
 MakeRun = Callable[..., Path]
 RunAttempt = Callable[..., int]

@@ -28,7 +28,7 @@ def start(run: Path, attempt: int, **overrides: Any) -> subprocess.Popen[bytes]:
     begin_attempt(run, attempt, **overrides)
     with (run / "attempts" / str(attempt) / "stdout.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "patchcore.engine.trainer", str(run), str(attempt)],
+            [sys.executable, "-m", "patchcore.training.trainer", str(run), str(attempt)],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -49,7 +49,7 @@ def wait_for_step(run: Path, process: subprocess.Popen[bytes], step: int) -> Non
 
 
 def check_readable(run: Path) -> None:
-    from patchcore.engine.checkpoint import find_checkpoint
+    from patchcore.models.checkpoint import find_checkpoint
 
     find_checkpoint(run / "checkpoints" / "last")
     find_checkpoint(run / "checkpoints" / "best")
@@ -84,13 +84,13 @@ def test_sigterm_keeps_the_last_step(make_run: Callable[..., Path], losses: Call
     wait_for_step(run, process, 2)
     process.terminate()
     assert process.wait(timeout=60) == 75
-    from patchcore.engine.checkpoint import load_checkpoint
+    from patchcore.models.checkpoint import load_checkpoint
 
     assert load_checkpoint(run / "checkpoints" / "last").state["step"] == max(losses(run))
 
 
 def train_forked(run: str, attempt: int) -> None:
-    from patchcore.engine.trainer import train_attempt
+    from patchcore.training.trainer import train_attempt
 
     sys.exit(train_attempt(Path(run), attempt))
 
@@ -101,7 +101,7 @@ def test_kills_at_random_instants(
 ) -> None:
     # Forked from a server that has loaded torch, so that the time goes into kills and not into imports.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["patchcore.engine.trainer"])
+    context.set_forkserver_preload(["patchcore.training.trainer"])
 
     def start_forked(run: Path, attempt: int) -> multiprocessing.process.BaseProcess:
         begin_attempt(run, attempt)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from patchcore.cli import main
-from patchcore.volumetry import measure_lesions
+from patchcore.lesions.measure import measure_lesions
 
 COMMAND = [sys.executable, "-m", "patchcore", "phantom"]
 
@@ -26,7 +26,7 @@ def test_a_big_volume_is_not_held(tmp_path: Path) -> None:
     """Four times the planes, no more memory: the volume of 2.9 GiB would be seen."""
     script = (
         "import resource, sys\n"
-        "from patchcore.data.phantoms import make_phantoms\n"
+        "from patchcore.phantoms import make_phantoms\n"
         "make_phantoms(sys.argv[1], cases=1, layout='labels-only', shape=(512, 512, int(sys.argv[2])), threads=1)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from patchcore.config import Plan
 from patchcore.config.run import TrainConfig
-from patchcore.engine import Predictor, evaluate, predict
-from patchcore.engine.device import place
-from patchcore.engine.geometry import interpolate, label_on_grid
-from patchcore.engine.prediction import _predict_file
 from patchcore.errors import CheckpointError, ConfigError, DataError, RunError
-from patchcore.grid import Grid
+from patchcore.evaluation.evaluate import evaluate
+from patchcore.inference.geometry import interpolate, label_on_grid
+from patchcore.inference.predict import Predictor, _predict_file, predict
+from patchcore.models.device import place
+from patchcore.resampling.grid import Grid
 from patchcore.study import Study
 
 MakeRun = Callable[..., Path]
@@ -173,9 +173,9 @@ def test_nothing_to_evaluate(tiny_study: Path, make_run: MakeRun, tmp_path: Path
 
 
 def test_held_out_cases_are_judged_apart(tmp_path: Path, torch_settings: None, run_attempt: Callable[..., int]) -> None:
-    from patchcore.data import analyze
-    from patchcore.engine import create_run
+    from patchcore.datasets.analyze import analyze
     from patchcore.planning import plan_patch_size
+    from patchcore.training.launch import create_run
 
     data = write_balls(tmp_path / "data")
     rows = ["case_id,image,label,split"]
@@ -217,9 +217,9 @@ def test_held_out_cases_are_judged_apart(tmp_path: Path, torch_settings: None, r
 def test_a_patient_on_both_sides_is_not_held_out(
     tmp_path: Path, torch_settings: None, run_attempt: Callable[..., int]
 ) -> None:
-    from patchcore.data import analyze
-    from patchcore.engine import create_run
+    from patchcore.datasets.analyze import analyze
     from patchcore.planning import plan_patch_size
+    from patchcore.training.launch import create_run
 
     data = write_balls(tmp_path / "data")
     rows = ["case_id,image,label,split,patient"]

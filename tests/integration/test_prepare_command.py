@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import patchcore as pc
-from patchcore.data.phantoms import make_phantoms
 from patchcore.errors import LockedError, StudyError
+from patchcore.phantoms import make_phantoms
 from patchcore.study import Study
 
 

@@ -122,7 +122,7 @@ def test_many_records_come_over_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
     import torch
     from torch._C._distributed_c10d import TCPStore
 
-    from patchcore.engine import ranks
+    from patchcore.training import ranks
 
     monkeypatch.setattr(ranks, "_PIECE", 1000)
     store = TCPStore("127.0.0.1", 0, 1, is_master=True, wait_for_workers=False)
@@ -166,7 +166,7 @@ def test_a_stop_leaves_with_a_checkpoint_also_amid_a_validation(
 def test_any_seed_has_ranks(tmp_path: Path) -> None:
     import torch
 
-    from patchcore.engine.ranks import Ranks
+    from patchcore.training.ranks import Ranks
 
     generator = torch.get_rng_state()
     try:

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from patchcore.data.phantoms import make_phantoms
+from patchcore.phantoms import make_phantoms
 
 README = Path(__file__).parents[2] / "README.md"
 

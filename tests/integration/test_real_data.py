@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 
 import patchcore as pc
+from real_data import DATA, SHARED, needs_data
 
-SHARED = Path(__file__).parents[2].parent / "shared"
-DATA = SHARED / "data"
-
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="real data is not at hand")
+pytestmark = needs_data
 
 
 def test_kits_tumours_equal_the_reference() -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from patchcore.cli import main
 from patchcore.config.plan import TargetPlan
-from patchcore.engine import evaluate, predict
 from patchcore.errors import PlanError
+from patchcore.evaluation.evaluate import evaluate
+from patchcore.inference.predict import predict
 from patchcore.metrics import dsc
 from patchcore.planning import plan_patch_size
 from patchcore.study import Study
@@ -20,8 +21,8 @@ from patchcore.study import Study
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    from patchcore.data import analyze
-    from patchcore.data.phantoms import make_phantoms
+    from patchcore.datasets.analyze import analyze
+    from patchcore.phantoms import make_phantoms
 
     root = tmp_path_factory.mktemp("regions")
     make_phantoms(root / "data", cases=6, preset="large", shape=(44, 44, 44))

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from tiny_training import TINY
 
-from patchcore.engine import create_run, loop, profiling
-from patchcore.engine.control import Control
-from patchcore.engine.profiling import profile_step
 from patchcore.errors import ConfigError, DataError, EmptyClassError, StudyError
 from patchcore.runs import RunReader, RunState, RunView, read_cases, wait_for
 from patchcore.runs.paths import RunPaths
 from patchcore.study import Study
+from patchcore.training import loop, profiling
+from patchcore.training.control import Control
+from patchcore.training.launch import create_run
+from patchcore.training.profiling import profile_step
 
 MakeRun = Callable[..., Path]
 RunAttempt = Callable[..., int]
@@ -108,7 +109,7 @@ def test_validation_cut_short_is_redone(
         if control._writer._status["phase"] == "validate" and leave_once:
             leave_once.clear()
             control.leave = "pause"
-            from patchcore.engine.control import Interrupted
+            from patchcore.training.control import Interrupted
 
             raise Interrupted
 
@@ -155,7 +156,7 @@ def test_time_limit_ends_with_a_whole_validation(make_run: MakeRun, run_attempt:
 def test_divergence_fails_with_a_remedy_and_leaves_no_broken_weights(
     make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from patchcore.engine import loss
+    from patchcore.training import loss
 
     real, calls = loss.DiceCrossEntropyLoss.forward, [0]
 
@@ -176,7 +177,7 @@ def test_divergence_fails_with_a_remedy_and_leaves_no_broken_weights(
 def test_full_disk_fails_clearly_and_resumes(
     make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch, losses: Losses
 ) -> None:
-    from patchcore.engine import checkpoint
+    from patchcore.models import checkpoint
 
     real, calls = checkpoint.save_file, [0]
 

@@ -66,7 +66,7 @@ def test_all_folds_one_after_the_other_and_only_what_is_missing(tiny_study: Path
 
 
 def test_a_stopped_fold_goes_on(tiny_study: Path) -> None:
-    from patchcore.experiments import fold_run
+    from patchcore.evaluation.folds import fold_run
     from patchcore.runs import start_attempt
 
     settings = [*TINY, "train.steps=100000", "train.steps_per_epoch=1000"]

@@ -14,10 +14,10 @@ import pytest
 from tiny_training import PLAIN_SGD, ROUNDING
 
 from patchcore.config import TargetPlan, resolve_config
-from patchcore.engine.control import Control
 from patchcore.errors import ConfigError, PatchSizeError
 from patchcore.runs import RunReader, RunView, read_cases
 from patchcore.study import Study
+from patchcore.training.control import Control
 
 MakeRun = Callable[..., Path]
 RunAttempt = Callable[..., int]
@@ -97,7 +97,7 @@ def test_the_average_of_the_weights_is_what_is_judged_and_kept(
 ) -> None:
     from safetensors.torch import load_file
 
-    from patchcore.engine import Predictor
+    from patchcore.inference.predict import Predictor
 
     # Judged once, at the end: that is the best.
     plain, averaged = (make_run("validation.every_epochs=100", ema) for ema in ("optim.ema=0", "optim.ema=0.5"))
@@ -126,7 +126,7 @@ def test_batch_dice_is_another_loss(make_run: MakeRun, run_attempt: RunAttempt, 
 def test_other_networks_train_predict_and_evaluate(
     network: str, tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt, losses: Losses
 ) -> None:
-    from patchcore.engine import evaluate
+    from patchcore.evaluation.evaluate import evaluate
 
     run = make_run(f"model.network={network}", "train.steps=2", "train.steps_per_epoch=2")
     assert run_attempt(run) == 0
@@ -260,7 +260,7 @@ def test_tensorboard_that_cannot_write_is_told_and_done_without(
 def test_out_of_memory_is_told_where_no_remedy_can_be_found(
     make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from patchcore.engine import loop, trainer
+    from patchcore.training import loop, trainer
 
     def no_room(*_: Any) -> Any:
         raise MemoryError
@@ -293,8 +293,8 @@ def test_out_of_memory_names_what_would_fit(
     import torch
 
     from patchcore.config.run import MODEL_PRESETS, ModelConfig
-    from patchcore.engine import loop, memory
     from patchcore.models.footprint import footprint
+    from patchcore.training import loop, memory
 
     def no_room(*_: Any) -> Any:
         raise torch.OutOfMemoryError("no room")
@@ -317,8 +317,8 @@ def test_a_smaller_window_is_told_of_a_network_that_cannot_be_checkpointed(
     tiny_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from patchcore.config.run import RunConfig
-    from patchcore.engine import memory
     from patchcore.models.footprint import Footprint
+    from patchcore.training import memory
 
     def footprint(config: RunConfig, target: TargetPlan, _: Any) -> Footprint:
         if config.model.checkpointing:

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lost_lesions import keep_lost_lesions
-from patchcore.grid import Grid
-from patchcore.resampling import resample_class_indices
+from patchcore.lesions.measure import lesion_spans
+from patchcore.resampling.grid import Grid
+from patchcore.resampling.image import resample_class_indices
 from patchcore.store import StoredArray
 from patchcore.store.case import Placed
-from patchcore.volumetry import lesion_spans
 
 PERMUTATIONS = list(itertools.permutations(range(3)))
 

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcore.data.window_reader import WindowReader
 from patchcore.store import write_array
+from patchcore.store.window_reader import WindowReader
 
 
 def windows_of(volume: Any, corners: Any, size: Any, fill: float) -> Any:

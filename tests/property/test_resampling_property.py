@@ -7,7 +7,7 @@ import scipy.ndimage as ndi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcore.resampling import resample_class_indices, resample_image
+from patchcore.resampling.image import resample_class_indices, resample_image
 
 ratios = st.tuples(*[st.floats(0.4, 3.0)] * 3)
 shapes = st.tuples(*[st.integers(1, 24)] * 3)

@@ -138,7 +138,7 @@ def test_many_slabs_agree_with_cc3d(connectivity: int, density: float) -> None:
 @settings(max_examples=60, deadline=None)
 @given(label_maps(), st.sampled_from([6, 18, 26]))
 def test_spans_rebuild_the_lesions(values: np.ndarray, connectivity: int) -> None:
-    from patchcore.volumetry import lesion_spans
+    from patchcore.lesions.measure import lesion_spans
 
     spans = lesion_spans(values, connectivity=connectivity)
     image = np.zeros(values.shape, np.int64)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcore.windows import WindowBlender, extract_windows, gaussian_importance, window_grid
+from patchcore.windows.blending import WindowBlender, gaussian_importance, window_grid
+from patchcore.windows.extract import extract_windows
 
 IMAGE_DTYPES = [
     "?",

@@ -16,7 +16,10 @@ import patchcore
 from patchcore import errors
 
 HEAVY = ("torch", "monai", "textual", "matplotlib", "scipy", "nibabel", "pydantic")
-LIGHT_ROOMS = ("config", "data", "metrics", "planning", "runs", "study", "tui", "volumetry", "windows", "cli")
+LIGHT_ROOMS = (
+    "cli", "config", "datasets", "lesions", "metrics", "phantoms", "planning", "resampling", "runs", "store", "study", "tui",
+    "views", "volumes", "windows",
+)  # fmt: skip
 
 
 def loaded_after(code: str) -> set[str]:

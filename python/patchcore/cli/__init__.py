@@ -134,7 +134,7 @@ def _unchanged(arguments: Sequence[str]) -> tuple[str, int] | None:
     named = [argument for argument in arguments if argument != "--json"]
     if len(named) != 2 or len(arguments) > 3 or any(argument.startswith("-") for argument in named):
         return None
-    from patchcore.unchanged import answer
+    from patchcore.datasets.unchanged import answer
 
     return answer(named[0], named[1], as_json=len(arguments) == 3)
 

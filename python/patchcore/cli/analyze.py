@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from patchcore.data.analysis import AnalyzeProgress
+    from patchcore.datasets.analyze import AnalyzeProgress
 
 __all__ = ["analyze"]
 
@@ -61,8 +61,8 @@ def analyze(
     """
     from rich.console import Console
 
-    from patchcore.data.analysis import analyze_dataset
-    from patchcore.data.summary import print_summary, summary_json
+    from patchcore.datasets.analyze import analyze_dataset
+    from patchcore.views.summary import print_summary, summary_json
 
     with _progress(Console(stderr=True, markup=False, highlight=False)) as show:
         analysis = analyze_dataset(

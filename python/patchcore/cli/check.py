@@ -15,7 +15,7 @@ from patchcore.types import ExitCode
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from patchcore.data.checking import CheckReport
+    from patchcore.datasets.check import CheckReport
     from patchcore.study.cases import CaseRecord, Finding
 
 __all__ = ["check"]
@@ -61,7 +61,7 @@ def check(
         return
     if dataset is None:
         raise typer.BadParameter("name the folder of a data set, or use --list", param_hint="DATASET")
-    from patchcore.data.checking import check_dataset
+    from patchcore.datasets.check import check_dataset
 
     with counted("Checking") as show:
         report = check_dataset(
@@ -85,7 +85,7 @@ def check(
 
 
 def _print_checks(console: Console, *, as_json: bool) -> None:
-    from patchcore.data.checks import CHECKS, LEVELS
+    from patchcore.datasets.checks import CHECKS, LEVELS
 
     if as_json:
         rows = [
@@ -103,7 +103,7 @@ def _print_checks(console: Console, *, as_json: bool) -> None:
 
 
 def _print_report(report: CheckReport, console: Console) -> None:
-    from patchcore.data.checks import LEVELS
+    from patchcore.datasets.checks import LEVELS
 
     count = len(report.cases)
     excluded = sum(record.status == "excluded" for record in report.cases)
@@ -127,7 +127,7 @@ def _print_report(report: CheckReport, console: Console) -> None:
 
 def _grouped(report: CheckReport, level: str) -> dict[str, list[tuple[CaseRecord | None, Finding]]]:
     """Return the undecided findings of a level by check, in the order of the checks."""
-    from patchcore.data.checks import CHECKS
+    from patchcore.datasets.checks import CHECKS
 
     members: dict[str, list[tuple[CaseRecord | None, Finding]]] = {name: [] for name in CHECKS}
     for item in report.findings:

@@ -17,7 +17,7 @@ def compare(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Set evaluated runs side by side, on the cases that all of them share."""
-    from patchcore.experiments import compare as compare_runs
+    from patchcore.evaluation.compare import compare as compare_runs
 
     found = compare_runs(study, runs or ())
     if json_output:

@@ -13,7 +13,7 @@ from patchcore.types import ExitCode
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from patchcore.engine.evaluation import Evaluation
+    from patchcore.evaluation.evaluate import Evaluation
 
 __all__ = ["evaluate"]
 
@@ -39,7 +39,7 @@ def evaluate(
     """Compare a run's predictions with the label maps, each on its own grid; writes a report into the study."""
     from rich.console import Console
 
-    from patchcore.engine import evaluate as run_evaluation
+    from patchcore.evaluation.evaluate import evaluate as run_evaluation
 
     def tell(case_id: str, dsc: float, number: int, total: int) -> None:
         typer.echo(f"[{number}/{total}] {case_id}: DSC {_number(dsc)}", err=True)
@@ -67,7 +67,7 @@ def evaluate(
 def _show(evaluation: Evaluation, console: Console) -> None:
     from rich.table import Table
 
-    from patchcore.engine.evaluation import SIZE_BIN_NAMES
+    from patchcore.evaluation.evaluate import SIZE_BIN_NAMES
 
     threshold = evaluation.threshold
     # Over the table, not its title: a title is folded to the width of the table.

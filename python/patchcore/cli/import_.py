@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from patchcore.data.dicom.convert import ImportProgress
+    from patchcore.datasets.dicom.convert import ImportProgress
 
 __all__ = ["import_"]
 
@@ -34,7 +34,7 @@ def import_(
     """
     from rich.console import Console
 
-    from patchcore.data.dicom.convert import import_dicom
+    from patchcore.datasets.dicom.convert import import_dicom
 
     with _progress(Console(stderr=True, markup=False, highlight=False)) as show:
         done = import_dicom(dicom, out, progress=show, threads=threads)

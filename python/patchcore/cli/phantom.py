@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from patchcore.data.phantoms import PhantomProgress
+    from patchcore.phantoms import PhantomProgress
 
 __all__ = ["phantom"]
 
@@ -43,7 +43,7 @@ def phantom(
     """
     from rich.console import Console
 
-    from patchcore.data.phantoms import make_phantoms
+    from patchcore.phantoms import make_phantoms
 
     with _progress(Console(stderr=True, markup=False, highlight=False)) as show:
         try:

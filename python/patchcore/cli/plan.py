@@ -54,8 +54,9 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="print the plan as JSON")] = False,
 ) -> None:
     """Choose the ViT patch size for a study's lesions; writes plan.json and a figure into the study."""
-    from patchcore.planning import plan_patch_size, plan_summary
+    from patchcore.planning import plan_patch_size
     from patchcore.study import Study
+    from patchcore.views.plan_text import plan_summary
 
     opened = Study(study)
     made = plan_patch_size(
@@ -73,7 +74,7 @@ def plan(
         seed=seed,
     )
     if sensitivity:
-        from patchcore.data.sensitivity import plan_sensitivity
+        from patchcore.datasets.sensitivity import plan_sensitivity
 
         made = plan_sensitivity(opened, progress=_measuring)
     figure = _figure(opened, made)
@@ -105,7 +106,7 @@ def _measuring(done: int, total: int) -> None:
 
 
 def _figure(study: Study, plan: Plan) -> Path | None:
-    from patchcore.figures import lesion_volumes_figure
+    from patchcore.views.figures import lesion_volumes_figure
 
     target = plan.target
     volumes = [v for case in study.fingerprint().cases for v in case.volumes_mm3(target.lesion_label)]

@@ -10,7 +10,7 @@ import typer
 from patchcore.types import ExitCode
 
 if TYPE_CHECKING:
-    from patchcore.engine.prediction import Prediction
+    from patchcore.inference.predict import Prediction
 
 __all__ = ["predict"]
 
@@ -30,7 +30,7 @@ def predict(
 
     A scan of a folder that cannot be used is told and left out; the exit code is then 3.
     """
-    from patchcore.engine import predict as run_prediction
+    from patchcore.inference.predict import predict as run_prediction
     from patchcore.runs import resolve_run
 
     def tell(prediction: Prediction, number: int, total: int) -> None:

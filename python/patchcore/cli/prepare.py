@@ -39,8 +39,8 @@ def prepare(
     missing. Ctrl-C leaves whole cases only; the next call goes on. The exit code is 3 where a case could not be brought
     there.
     """
-    from patchcore.data.prepare import prepare as prepare_study
     from patchcore.store.inspection import stored_bytes
+    from patchcore.store.prepare import prepare as prepare_study
     from patchcore.study import Study
 
     if kernel not in (None, "cubic", "linear"):

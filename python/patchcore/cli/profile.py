@@ -26,9 +26,9 @@ def profile(
     from rich.console import Console
     from rich.table import Table
 
-    from patchcore.engine.device import keep_memory
-    from patchcore.engine.launch import settings_of
-    from patchcore.engine.profiling import profile_step
+    from patchcore.models.device import keep_memory
+    from patchcore.training.launch import settings_of
+    from patchcore.training.profiling import profile_step
 
     options = settings_of({"model.preset": preset, "train.batch_size": batch_size})
     # As the trainer does.

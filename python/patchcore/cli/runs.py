@@ -209,7 +209,7 @@ def _ended(run: Path, attempt: int) -> dict[str, Any] | None:
 def _summary(item: RunSummary) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from patchcore.events import plain
+    from patchcore.runs.events import plain
 
     record: dict[str, Any] = plain(asdict(item))
     return record
@@ -218,7 +218,7 @@ def _summary(item: RunSummary) -> dict[str, Any]:
 def _details(view: RunView) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from patchcore.events import plain
+    from patchcore.runs.events import plain
 
     last = {name: series.last for name, series in sorted(view.series.items())}
     best = view.best_validation

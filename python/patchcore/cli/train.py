@@ -65,8 +65,8 @@ def train(
     checkpoint. The exit code is the run's: 0 finished, 75 stopped or paused, 1 failed. With --fold all the same
     command goes on where it was left.
     """
-    from patchcore.engine.launch import create_run, settings_of
     from patchcore.runs import start_attempt
+    from patchcore.training.launch import create_run, settings_of
 
     if fold is not None and fold != "all" and not fold.isdecimal():
         raise ConfigError(f"--fold {fold!r} is no fold", found=fold, remedy="write a number from 0, or all")
@@ -126,7 +126,7 @@ def _follow(run: Path, *, foreground: bool) -> int:
 def _train_folds(study: Path, settings: list[str], config: Path | None, name: str | None, *, foreground: bool) -> int:
     from patchcore.config import resolve_config
     from patchcore.errors import LockedError
-    from patchcore.experiments import fold_run, fold_scores
+    from patchcore.evaluation.folds import fold_run, fold_scores
     from patchcore.runs import RunState
 
     runs = []

@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from patchcore.errors import RunError
-from patchcore.events import TRAIN_LOSS, TRAIN_WINDOW_DSC, VAL_LESION_PRECISION, VAL_LESION_RECALL
 from patchcore.runs import RunReader, RunState, RunView, ValidationRecord, request, terminate_orphan
+from patchcore.runs.events import TRAIN_LOSS, TRAIN_WINDOW_DSC, VAL_LESION_PRECISION, VAL_LESION_RECALL
 from patchcore.types import ExitCode
 
 __all__ = ["PlainLines", "cleaned", "duration", "watch"]

@@ -342,7 +342,7 @@ class Plan(_Model):
 
     def _repr_html_(self) -> str:
         """Return the view that Jupyter shows."""
-        from patchcore.html_view import plan_html
+        from patchcore.views.html import plan_html
 
         return plan_html(self)
 

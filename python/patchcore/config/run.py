@@ -90,7 +90,7 @@ class OptimConfig(_Section):
 
 
 class SamplingConfig(_Section):
-    """How training windows are drawn; see :mod:`patchcore.windows`."""
+    """How training windows are drawn; see :mod:`patchcore.windows.extract`."""
 
     lesion_share: float = Field(default=0.5, ge=0, le=1, description="share of windows drawn around a lesion voxel")
     alpha: float = Field(default=0.5, ge=0, description="a case is drawn in proportion to lesions**alpha")

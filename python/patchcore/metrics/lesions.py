@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from patchcore.errors import ShapeMismatchError
+from patchcore.lesions.measure import LesionSpans, lesion_spans
 from patchcore.study.fingerprint import SIZE_BIN_EDGES_MM
 from patchcore.types import AnyArray, BoolArray
-from patchcore.volumetry import LesionSpans, lesion_spans
 
 _VOXELS_AT_ONCE = 4 << 20
 

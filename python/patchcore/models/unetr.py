@@ -31,14 +31,7 @@ from torch import Tensor, nn
 
 from patchcore.errors import ConfigError, ShapeMismatchError
 from patchcore.models.attention import SelfAttention
-from patchcore.models.layout import (
-    LAYERS,
-    check_window,
-    patch_triple,
-    token_grid,
-    upsampling_factors,
-    window_triple,
-)
+from patchcore.models.layout import LAYERS, check_window, patch_triple, token_grid, upsampling_factors, window_triple
 from patchcore.models.norm import use_channels_last_norm
 from patchcore.types import IntTriple
 

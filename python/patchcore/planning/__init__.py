@@ -1,18 +1,12 @@
 """From a fingerprint to a plan: which ViT patch size fits the lesions, and why. NumPy only."""
 
 from patchcore.planning.bootstrap import edge_interval
-from patchcore.planning.candidates import (
-    DEFAULT_CANDIDATES,
-    EncoderCost,
-    encoder_cost,
-    legal_patch_sizes,
-    token_count,
-)
-from patchcore.planning.explain import plan_summary
+from patchcore.planning.candidates import DEFAULT_CANDIDATES, EncoderCost, encoder_cost, legal_patch_sizes, token_count
 from patchcore.planning.plan import plan_from_samples, plan_patch_size
 from patchcore.planning.rules import ideal_edge, ideal_edges, nearest_candidate
 from patchcore.planning.samples import CaseSample, Cohort, LesionSample, cohort_of
 from patchcore.planning.window import HU_PRESETS
+from patchcore.views.plan_text import plan_summary
 
 __all__ = [
     "DEFAULT_CANDIDATES",

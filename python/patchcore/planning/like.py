@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from patchcore.config.plan import TargetPlan
-from patchcore.planning.explain import format_size
+from patchcore.views.plan_text import format_size
 
 __all__ = ["taken_from"]
 

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from patchcore.errors import RunError
-from patchcore.events import plain
 from patchcore.files import write_json_atomic
 from patchcore.runs.climb import FORCED_KILL_GRACE_S
+from patchcore.runs.events import plain
 from patchcore.runs.inbox import read_answer
 from patchcore.runs.locks import lock_holder
 from patchcore.runs.paths import RunPaths, read_object

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from patchcore.events import Event, EventKind, decode_event
+from patchcore.runs.events import Event, EventKind, decode_event
 from patchcore.runs.records import AlertRecord, CheckpointRecord, Series, StateRecord, ValidationRecord
 from patchcore.types import Float64Array
 

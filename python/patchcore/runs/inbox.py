@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from patchcore.events import plain
 from patchcore.files import write_json_atomic
+from patchcore.runs.events import plain
 from patchcore.runs.paths import RunPaths, read_object
 from patchcore.runs.process import boot_id
 from patchcore.runs.records import Acknowledgement, Request, Verb

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from patchcore.errors import LockedError, RunError
-from patchcore.events import plain
 from patchcore.files import write_json_atomic
 from patchcore.runs.control import author_name
+from patchcore.runs.events import plain
 from patchcore.runs.paths import DEFAULT_TRAINER, RUN_SCHEMA, RunPaths
 from patchcore.runs.state import run_state
 from patchcore.runs.supervisor import Supervisor

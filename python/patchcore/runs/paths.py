@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from patchcore.errors import RunError
-from patchcore.events import plain
+from patchcore.runs.events import plain
 from patchcore.types import PathLike
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
 
 RUN_SCHEMA: Final = 1
 HEARTBEAT_S: Final = 2.0
-DEFAULT_TRAINER: Final = "patchcore.engine.trainer"
+DEFAULT_TRAINER: Final = "patchcore.training.trainer"
 
 
 class RunPaths:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from patchcore.events import EventKind, decode_event
+from patchcore.runs.events import EventKind, decode_event
 from patchcore.runs.inbox import waiting_requests
 from patchcore.runs.locks import lock_holder
 from patchcore.runs.paths import HEARTBEAT_S, RunPaths, read_object

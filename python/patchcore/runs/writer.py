@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, Final
 
 from patchcore.errors import RunError
-from patchcore.events import VAL_DSC_MEAN, Event, EventKind, decode_event, encode_event, plain
 from patchcore.files import write_json_atomic
+from patchcore.runs.events import VAL_DSC_MEAN, Event, EventKind, decode_event, encode_event, plain
 from patchcore.runs.heartbeat import Heartbeat, StatusFile
 from patchcore.runs.inbox import Inbox
 from patchcore.runs.locks import FileLock
@@ -112,7 +112,7 @@ class RunWriter:
         )
 
     def metric(self, step: int, epoch: int | None, values: Mapping[str, float]) -> None:
-        """Tell numbers of a step, by the names in :mod:`patchcore.events`; dropped if the disk lags."""
+        """Tell numbers of a step, by the names in :mod:`patchcore.runs.events`; dropped if the disk lags."""
         self._advance(step, epoch)
         names = list(values)
         for start in range(0, len(names), _METRICS_A_LINE):

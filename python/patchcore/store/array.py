@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore import _core
-from patchcore._arguments import corner_rows, needed_part, size_triple, thread_count
+from patchcore.arrays import corner_rows, needed_part, size_triple, thread_count
 from patchcore.errors import PatchcoreError, UnsupportedDataError, WindowError
 from patchcore.files import write_json_atomic
 from patchcore.store.layout import array_metadata, read_layout, shard_shape

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from patchcore import _core
 from patchcore.files import write_json_atomic
-from patchcore.grid import Grid
-from patchcore.resampling import cubic_axes
+from patchcore.lesions.measure import LesionSpans
+from patchcore.resampling.grid import Grid
+from patchcore.resampling.image import cubic_axes
 from patchcore.store.facts import count_shards
 from patchcore.store.layout import array_metadata, shard_shape
 from patchcore.types import IntTriple, Triple
-from patchcore.volumetry import LesionSpans
 
 __all__ = ["AIR_HU", "Placed", "Source", "WrittenLabels"]
 

@@ -207,7 +207,7 @@ class Fingerprint(_Model):
 
     def _repr_html_(self) -> str:
         """Return the view that Jupyter shows."""
-        from patchcore.html_view import fingerprint_html
+        from patchcore.views.html import fingerprint_html
 
         return fingerprint_html(self)
 

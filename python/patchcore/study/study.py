@@ -119,7 +119,7 @@ class Study:
 
     def _repr_html_(self) -> str:
         """Return the view that Jupyter shows."""
-        from patchcore.html_view import study_html
+        from patchcore.views.html import study_html
 
         return study_html(self)
 

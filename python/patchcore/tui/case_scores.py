@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import Static
 
-from patchcore.events import VAL_LESION_PRECISION, VAL_LESION_RECALL
+from patchcore.runs.events import VAL_LESION_PRECISION, VAL_LESION_RECALL
 from patchcore.tui.tables import TextTable
 from patchcore.tui.text import count, dsc, number
 

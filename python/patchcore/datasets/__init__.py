@@ -1,0 +1,1 @@
+"""Data sets: layouts, checks, examination of each case, and the commands analyze, check and import."""

@@ -1,0 +1,457 @@
+"""Analyze a data set into a study: find the cases, check and measure each, summarise the cohort."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patchcore.datasets import unchanged
+from patchcore.datasets.checks import COHORT, check_decisions, cohort_findings, parse_accept, parse_spacing
+from patchcore.datasets.checks.decisions import given_spacing
+from patchcore.datasets.examination import Settings, measure_image, measure_label, new_record, with_findings
+from patchcore.datasets.fingerprint import build_fingerprint
+from patchcore.datasets.layouts import Layout, find_cases
+from patchcore.datasets.lesion_label import choose_lesion_label
+from patchcore.datasets.lesion_table import lesions_csv, segments_csv
+from patchcore.datasets.measures import CaseMeasures, MeasureLog
+from patchcore.datasets.patients import Grouping, group_patients
+from patchcore.datasets.preload import load_readers
+from patchcore.errors import DataError, StudyError
+from patchcore.files import read_json, write_atomic, write_json_atomic
+from patchcore.interrupts import interrupts_wait
+from patchcore.study.cases import CaseRecord, Finding
+from patchcore.study.fingerprint import Fingerprint
+from patchcore.study.study import Study
+from patchcore.types import PathLike
+from patchcore.views.study_figures import draw_figures, warm_up
+from patchcore.volumes.dicom.sources import is_index, write_sources
+
+__all__ = ["Analysis", "AnalyzeProgress", "analyze", "analyze_dataset"]
+
+
+@dataclass(frozen=True)
+class AnalyzeProgress:
+    """One case is done with one phase: ``"labels"`` (measuring) or ``"images"`` (reading, HU)."""
+
+    phase: str
+    done: int
+    total: int
+    record: CaseRecord
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What an analysis found; `fingerprint` is None without accepted cases, `findings` are of the whole data set."""
+
+    study: Study
+    layout: Layout
+    grouping: Grouping
+    records: tuple[CaseRecord, ...]
+    fingerprint: Fingerprint | None
+    figures: tuple[Path, ...]
+    reused_count: int
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def quarantined(self) -> tuple[CaseRecord, ...]:
+        """Cases that were found faulty."""
+        return tuple(record for record in self.records if record.status == "quarantined")
+
+    @property
+    def held(self) -> tuple[CaseRecord, ...]:
+        """Cases whose geometry awaits a decision."""
+        return tuple(record for record in self.records if record.status == "held")
+
+
+def analyze(
+    dataset: PathLike,
+    study: PathLike,
+    *,
+    images: PathLike | None = None,
+    labels: PathLike | None = None,
+    layout: str | None = None,
+    lesion_label: int | str | None = None,
+    connectivity: int | None = None,
+    min_volume_mm3: float | None = None,
+    patient_regex: str | None = None,
+    exclude: Iterable[str] | None = None,
+    spacing: Iterable[str] | None = None,
+    accept: Iterable[str] | None = None,
+    threads: int | None = None,
+    progress: Callable[[AnalyzeProgress], None] | None = None,
+) -> Study:
+    """Measure a data set into a study; faulty cases are quarantined and never stop the rest.
+
+    The data set is only read. What was decided here is kept in the study, and holds at later analyses until
+    decided otherwise. Unchanged files are not measured again.
+
+    Args:
+        dataset: Folder of the data set, or the CSV or JSON file that lists it.
+        study: Folder of the study: new, empty, or the one made from this data set before.
+        images: Folder of the images within the data set; recognised where None.
+        labels: Folder of the label maps, likewise.
+        layout: One of :data:`patchcore.datasets.layouts.LAYOUTS`; recognised where None.
+        lesion_label: The lesions' label, by number or declared name; by default the only one, else the one that is
+            named like a lesion.
+        connectivity: 6, 18 or 26; 26 by default.
+        min_volume_mm3: Smaller components are no lesions; 0 by default.
+        patient_regex: See :func:`patchcore.datasets.patients.group_patients`.
+        exclude: Cases to leave out.
+        spacing: ``CASE=A,B,C``, true mm along each stored axis in the place of the header's: see
+            :func:`patchcore.datasets.checks.parse_spacing`.
+        accept: ``CASE:CHECK``, geometry that is right as it is: see :func:`patchcore.datasets.checks.parse_accept`.
+        threads: Cases worked on at once; all cores by default.
+        progress: Called in the calling thread as each case finishes a phase.
+
+    Returns:
+        The study, with cases, fingerprint and lesion table written.
+
+    Raises:
+        DataError: No data set, no layout recognised, the lesion label cannot be told, or a decision names no case.
+        StudyError: The study folder cannot be used.
+        LockedError: Another analysis of this study is at work.
+    """
+    return analyze_dataset(
+        dataset,
+        study,
+        images=images,
+        labels=labels,
+        layout=layout,
+        lesion_label=lesion_label,
+        connectivity=connectivity,
+        min_volume_mm3=min_volume_mm3,
+        patient_regex=patient_regex,
+        exclude=exclude,
+        spacing=spacing,
+        accept=accept,
+        threads=threads,
+        progress=progress,
+    ).study
+
+
+def analyze_dataset(
+    dataset: PathLike,
+    study: PathLike,
+    *,
+    images: PathLike | None = None,
+    labels: PathLike | None = None,
+    layout: str | None = None,
+    lesion_label: int | str | None = None,
+    connectivity: int | None = None,
+    min_volume_mm3: float | None = None,
+    patient_regex: str | None = None,
+    exclude: Iterable[str] | None = None,
+    spacing: Iterable[str] | None = None,
+    accept: Iterable[str] | None = None,
+    threads: int | None = None,
+    progress: Callable[[AnalyzeProgress], None] | None = None,
+) -> Analysis:
+    """Do as :func:`analyze` does, and return all that was found, refused cases included."""
+    source, folder = Path(dataset).resolve(), Path(study).absolute()
+    root = source.parent if source.is_file() else source
+    _keep_apart(root, folder, listed=source.is_file())
+    kept = Study(folder).decisions() if (folder / "study.json").exists() else {}
+    given = {
+        "images": None if images is None else str(images),
+        "labels": None if labels is None else str(labels),
+        "layout": layout,
+        "lesion_label": lesion_label,
+        "connectivity": connectivity,
+        "min_volume_mm3": min_volume_mm3,
+        "patient_regex": patient_regex,
+        "exclude": None if exclude is None else sorted(set(exclude)),
+        "spacing": _added_spacing(kept, spacing),
+        "accept": _added_accept(kept, accept),
+    }
+    decided = kept | {name: value for name, value in given.items() if value is not None}
+    found = find_cases(source, images=decided.get("images"), labels=decided.get("labels"), layout=decided.get("layout"))
+    listed = unchanged.signatures(found.looked_at)
+    settings = _settings(decided, found.label_names, command=_command(source, folder))
+    case_ids = [case.case_id for case in found.cases]
+    excluded = set(decided.get("exclude", ()))
+    if unknown := sorted(excluded.difference(case_ids)):
+        example = f"a case is {case_ids[0]}" if case_ids else "the data set has no case"
+        raise DataError(f"--exclude names no case: {', '.join(unknown)}", path=root, remedy=example)
+    check_decisions(case_ids, spacing=settings.spacing, accept=settings.accept)
+    grouping = group_patients(
+        case_ids, regex=decided.get("patient_regex"), given=[case.patient for case in found.cases]
+    )
+
+    made = Study.create(folder, root)
+    with made.lock("analyze"):
+        unchanged.forget(made.path)
+        placed = write_sources(found, made.path / "dicom")
+        records = [
+            new_record(case, patient, settings, excluded=case.case_id in excluded)
+            for case, patient in zip(placed.cases, grouping.patients, strict=True)
+        ]
+        load_readers(
+            images=any(record.image is not None for record in records),
+            dicom=any(is_index(record.label) for record in records),
+        )
+        log = MeasureLog(made.path / "measures.jsonl")
+        pool = _Pool(threads, log, settings, progress)
+        try:
+            measures = pool.measure_labels(records)
+            label, reason = _lesion_label(measures.values(), settings, decided.get("lesion_label"))
+            if label is not None:
+                measures |= pool.measure_images(measures.values(), label)
+        finally:
+            log.close()
+        records = [measures[item.case_id].record if item.case_id in measures else item for item in records]
+        among = cohort_findings(records, patients_known=grouping.known)
+        records = [
+            with_findings(record, among[record.case_id], settings) if record.case_id in among else record
+            for record in records
+        ]
+        final = {record.case_id: record for record in records}
+        log.compact(item for item in measures.values() if item.record.status in ("accepted", "test"))
+        good = [
+            item.with_record(final[item.record.case_id])
+            for item in measures.values()
+            if final[item.record.case_id].accepted
+        ]
+        fingerprint = _fingerprint(good, records, found, grouping, settings, root.name, label, reason)
+        before = _hash_of(made)
+        fingerprint = _write(made, records, good, decided, settings.declared, fingerprint)
+        figures: tuple[Path, ...] = ()
+        if fingerprint is not None:
+            figures = draw_figures(made, fingerprint, anew=fingerprint.fingerprint_hash != before)
+        analysis = Analysis(
+            made, found, grouping, tuple(records), fingerprint, figures, pool.reused_count, tuple(among.get(COHORT, ()))
+        )
+        _remember(analysis, source, listed)
+    return analysis
+
+
+def _added_spacing(kept: Mapping[str, Any], texts: Iterable[str] | None) -> dict[str, list[float]] | None:
+    """Return all given spacings, those of now last: what is given again counts as given last."""
+    if texts is None:
+        return None
+    spacing: dict[str, list[float]] = dict(kept.get("spacing", {}))
+    for case, values in parse_spacing(texts).items():
+        spacing.pop(case, None)
+        spacing[case] = list(values)
+    return spacing
+
+
+def _added_accept(kept: Mapping[str, Any], texts: Iterable[str] | None) -> list[str] | None:
+    return None if texts is None else sorted({*kept.get("accept", ()), *parse_accept(texts)})
+
+
+def _command(source: Path, study: Path) -> str:
+    return f"patchcore analyze {shlex.quote(str(source))} {shlex.quote(str(study))}"
+
+
+def _keep_apart(root: Path, study: Path, *, listed: bool) -> None:
+    """Refuse a study that would be written into the data set; `listed`: a file names its cases."""
+    if not root.exists():
+        raise DataError("no such data set", path=root, remedy="check the path")
+    inner = study.resolve()
+    # Beside a list of cases there may be anything; only what it names is the data set's.
+    if inner == root or (inner.is_relative_to(root) and not listed):
+        where = "is the data set's" if inner == root else "lies within the data set"
+        raise StudyError(f"the study folder {where}", path=study, remedy="name one outside it: a data set is only read")
+
+
+def _settings(decided: Mapping[str, Any], declared: Mapping[int, str], *, command: str) -> Settings:
+    connectivity = decided.get("connectivity", 26)
+    min_volume_mm3 = float(decided.get("min_volume_mm3", 0.0))
+    if connectivity not in (6, 18, 26):
+        raise DataError(f"connectivity {connectivity} does not exist", found=connectivity, remedy="use 6, 18 or 26")
+    if not 0 <= min_volume_mm3 < float("inf"):
+        raise DataError(f"min_volume_mm3 {min_volume_mm3:g} is no volume", remedy="use 0 or more")
+    spacing = {str(case): (float(a), float(b), float(c)) for case, (a, b, c) in decided.get("spacing", {}).items()}
+    return Settings(
+        connectivity=connectivity,
+        min_volume_mm3=min_volume_mm3,
+        declared=declared,
+        spacing=spacing,
+        accept=frozenset(decided.get("accept", ())),
+        command=command,
+    )
+
+
+def _lesion_label(
+    measures: Iterable[CaseMeasures], settings: Settings, wanted: int | str | None
+) -> tuple[int | None, str]:
+    """Choose the label by the accepted cases, by those kept for testing where there is no other."""
+    usable = list(measures)
+    usable = [item for item in usable if item.record.accepted] or [
+        item for item in usable if item.record.status == "test"
+    ]
+    if not usable:
+        return None, "no case was accepted"
+    counts: dict[int, int] = {}
+    for item in usable:
+        for present in item.record.labels:
+            counts[present] = counts.get(present, 0) + 1
+    return choose_lesion_label(counts, settings.declared, wanted=wanted)
+
+
+def _fingerprint(
+    good: Sequence[CaseMeasures],
+    records: Sequence[CaseRecord],
+    layout: Layout,
+    grouping: Grouping,
+    settings: Settings,
+    dataset: str,
+    lesion_label: int | None,
+    reason: str,
+) -> Fingerprint | None:
+    if not good:
+        return None
+    notes = sum(item.check == "dicom-note" for record in records if record.accepted for item in record.findings)
+    return build_fingerprint(
+        good,
+        layout=layout,
+        dataset=dataset,
+        grouping=grouping.description,
+        connectivity=settings.connectivity,
+        min_volume_mm3=settings.min_volume_mm3,
+        lesion_label=lesion_label,
+        lesion_label_reason=reason,
+        label_names=settings.declared,
+        quarantined_count=sum(item.status == "quarantined" for item in records),
+        test_count=sum(item.status == "test" for item in records),
+        held_count=sum(item.status == "held" for item in records),
+        segments_note=f"{notes} notes on segments in cases.jsonl" if notes else "",
+    )
+
+
+def _remember(analysis: Analysis, source: Path, listed: Mapping[str, Any]) -> None:
+    """Keep what is needed to see at once, the next time, that nothing has changed."""
+    from patchcore.views.summary import summary_json, summary_text
+    from patchcore.volumes.nifti import volume_files
+
+    study = analysis.study
+    write_atomic(study.path / "summary.txt", summary_text(analysis))
+    write_json_atomic(study.path / "summary.json", summary_json(analysis))
+    stamps: dict[str, tuple[int, int] | None] = {}
+    for record in analysis.records:
+        for path, stamp in ((record.image, record.image_stamp), (record.label, record.label_stamp)):
+            if path is None:
+                continue
+            try:
+                files = volume_files(path)
+            except (OSError, DataError):
+                files = [path]
+            known = None if stamp is None else (stamp.size, stamp.mtime_ns)
+            for file in files:
+                stamps[str(file)] = known if len(files) == 1 else None
+    code = 3 if analysis.quarantined or analysis.held else 0
+    unchanged.remember(study.path, source=source, listed=listed, stamps=stamps, exit_code=code)
+
+
+def _hash_of(study: Study) -> str | None:
+    """Return the hash of the fingerprint that is there, None where none is, or none that can be read."""
+    try:
+        return str(read_json(study.fingerprint_path)["fingerprint_hash"])
+    except (OSError, DataError, KeyError, TypeError):
+        return None
+
+
+def _write(
+    study: Study,
+    records: Sequence[CaseRecord],
+    measures: Sequence[CaseMeasures],
+    decided: dict[str, Any],
+    label_names: Mapping[int, str],
+    fingerprint: Fingerprint | None,
+) -> Fingerprint | None:
+    """Write all results, the fingerprint last: where it is, the rest is."""
+    study.write_decisions(decided)
+    study.write_cases(records)
+    write_atomic(study.lesions_path, lesions_csv(measures, label_names=label_names))
+    segments = study.path / "segments.csv"
+    if any(item.segments for item in measures):
+        write_atomic(segments, segments_csv(measures))
+    else:
+        segments.unlink(missing_ok=True)
+    if fingerprint is None:
+        study.fingerprint_path.unlink(missing_ok=True)
+        return None
+    return study.write_fingerprint(fingerprint)
+
+
+class _Pool:
+    """Works on cases in threads, keeps each in the log as it finishes, and tells the progress."""
+
+    def __init__(
+        self,
+        threads: int | None,
+        log: MeasureLog,
+        settings: Settings,
+        progress: Callable[[AnalyzeProgress], None] | None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise DataError(f"{threads} threads cannot work", found=threads, remedy="use 1 or more")
+        self.threads = threads or os.cpu_count() or 1
+        self.log = log
+        self.settings = settings
+        self.progress = progress
+        self.reused_count = 0
+
+    def measure_labels(self, records: Sequence[CaseRecord]) -> dict[str, CaseMeasures]:
+        """Return the measures of each case that has no problem yet; what the log holds is not done again."""
+        done: dict[str, CaseMeasures] = {}
+        rest = []
+        for record in records:
+            if record.status not in ("accepted", "test"):
+                continue
+            known = self.log.find(
+                record,
+                connectivity=self.settings.connectivity,
+                min_volume_mm3=self.settings.min_volume_mm3,
+                given_spacing=given_spacing(record.case_id, self.settings.spacing),
+            )
+            if known is not None:
+                # What is declared or decided may have changed since.
+                again = known.with_record(with_findings(known.record, [], self.settings))
+                if again.record.status in ("accepted", "test"):
+                    done[record.case_id] = again
+                    self.reused_count += 1
+                    continue
+            rest.append(record)
+        # Large files first: the last to finish is then a small one, and no core waits long for it.
+        rest.sort(key=lambda record: -(record.label_stamp.size if record.label_stamp else 0))
+        return done | self._run("labels", [(record, self.settings) for record in rest], measure_label)
+
+    def measure_images(self, measures: Iterable[CaseMeasures], lesion_label: int) -> dict[str, CaseMeasures]:
+        """Return the measures completed by HU of those cases whose image was not looked at for this label."""
+        rest = [
+            (item, lesion_label, self.settings)
+            for item in measures
+            if item.record.image is not None
+            and item.record.status in ("accepted", "test")
+            and (item.hu is None or item.hu.label != lesion_label)
+        ]
+        return self._run("images", rest, measure_image)
+
+    def _run(
+        self, phase: str, tasks: Sequence[tuple[Any, ...]], function: Callable[..., CaseMeasures]
+    ) -> dict[str, CaseMeasures]:
+        results: dict[str, CaseMeasures] = {}
+        executor = ThreadPoolExecutor(self.threads, thread_name_prefix="analyze")
+        try:
+            futures = [executor.submit(function, *task) for task in tasks]
+            if len(tasks) > self.threads:
+                # Figures come last, when nothing else is left to do: their library loads while cases are worked on.
+                with interrupts_wait():
+                    warm_up()
+            for future in as_completed(futures):
+                item = future.result()
+                results[item.record.case_id] = item
+                if item.record.status in ("accepted", "test"):
+                    self.log.append(item)
+                if self.progress is not None:
+                    self.progress(AnalyzeProgress(phase, len(results), len(tasks), item.record))
+        finally:
+            # After Ctrl-C the cases at work are waited for, those not begun are dropped.
+            executor.shutdown(wait=True, cancel_futures=True)
+        return results

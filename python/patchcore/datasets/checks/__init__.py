@@ -1,0 +1,33 @@
+"""Checks of cases and cohorts, each with a name, a level, and what to do about what it finds."""
+
+from patchcore.datasets.checks.cohort import COHORT, cohort_findings
+from patchcore.datasets.checks.decisions import check_decisions, commands, decide, parse_accept, parse_spacing
+from patchcore.datasets.checks.geometry import header_findings, spacing_findings
+from patchcore.datasets.checks.intensity import image_findings
+from patchcore.datasets.checks.labels import label_findings
+from patchcore.datasets.checks.pair import MAX_CORNER_SHIFT, check_ct, check_pair, corner_shift
+from patchcore.datasets.checks.registry import CHECKS, LEVELS, CheckInfo, finding, finding_of, most_serious_first
+
+__all__ = [
+    "CHECKS",
+    "COHORT",
+    "LEVELS",
+    "MAX_CORNER_SHIFT",
+    "CheckInfo",
+    "check_ct",
+    "check_decisions",
+    "check_pair",
+    "cohort_findings",
+    "commands",
+    "corner_shift",
+    "decide",
+    "finding",
+    "finding_of",
+    "header_findings",
+    "image_findings",
+    "label_findings",
+    "most_serious_first",
+    "parse_accept",
+    "parse_spacing",
+    "spacing_findings",
+]

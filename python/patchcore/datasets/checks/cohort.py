@@ -1,0 +1,140 @@
+"""Checks that need all cases at once: the same scan twice, patients not told apart, a header like no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+import numpy as np
+
+from patchcore.datasets.checks.registry import finding
+from patchcore.study.cases import CaseRecord, FileStamp, Finding
+
+__all__ = ["COHORT", "cohort_findings"]
+
+COHORT = ""
+"""The key of findings that concern the data set as a whole."""
+
+_OTHER_SPACING = 1.25
+"""Spacings this many times apart along some axis are not the same."""
+
+_DUPLICATES = frozenset({"duplicate-image", "duplicate-label"})
+
+
+def cohort_findings(records: Sequence[CaseRecord], *, patients_known: bool = False) -> dict[str, list[Finding]]:
+    """Check the cases against each other.
+
+    A duplicate is found in the later of two cases, in the order given; cases that are excluded or faulty for another
+    reason are no originals. Content is compared by hashes: of the voxels where a stamp has it, else of the files.
+
+    Args:
+        records: All cases, with their stamps.
+        patients_known: Whether the data set itself says whose each case is.
+
+    Returns:
+        Findings by case_id; those of the data set as a whole under :data:`COHORT`, the empty key.
+    """
+    found: dict[str, list[Finding]] = {}
+    images: dict[tuple[str, str], CaseRecord] = {}
+    labels: dict[tuple[str, str], list[CaseRecord]] = {}
+    for record in records:
+        if record.status == "excluded":
+            continue
+        result = _duplicate_image(record, images)
+        if result is None:
+            result = _same_label(record, labels)
+        if result is not None:
+            found.setdefault(record.case_id, []).append(result)
+        if (result is not None and result.level == "error") or _faulty(record):
+            continue
+        for key in _hashes(record.image_stamp):
+            images.setdefault(key, record)
+        if record.labels:
+            for key in _hashes(record.label_stamp):
+                labels.setdefault(key, []).append(record)
+    for record, result in _lost_headers(records):
+        found.setdefault(record.case_id, []).append(result)
+    cases = [record for record in records if record.status != "excluded"]
+    if len(cases) > 1 and not patients_known:
+        patients = {record.patient for record in cases}
+        if len(patients) == 1:
+            message = f"all {len(cases)} cases count as scans of one patient ({cases[0].patient})"
+            found[COHORT] = [finding("one-patient", message)]
+        elif len(patients) == len(cases):
+            message = f"each of the {len(cases)} cases counts as a patient of its own; nothing says so"
+            found[COHORT] = [finding("patients-untold", message)]
+    return found
+
+
+def _lost_headers(records: Sequence[CaseRecord]) -> Iterator[tuple[CaseRecord, Finding]]:
+    """Find identity affines in a cohort whose other cases say something else.
+
+    On a matrix as large as a CT slice one is caught by itself; a small crop may truly have voxels of 1 mm, unless most
+    of the others do not.
+    """
+    usable = [record for record in records if record.status in ("accepted", "test") and min(record.spacing) > 0]
+    others = [record for record in usable if not _is_unit(record)]
+    if len(others) < 2 or 2 * len(others) <= len(usable):
+        return
+    spacing = [median(record.canonical_spacing[axis] for record in others) for axis in range(3)]
+    if max(max(mm, 1 / mm) for mm in spacing) < _OTHER_SPACING:
+        return
+    theirs = " × ".join(f"{mm:.4g}" for mm in spacing)
+    for record in usable:
+        if _is_unit(record) and record.given_spacing is None and not _found(record, "identity-affine"):
+            message = f"identity affine and spacing 1 × 1 × 1 mm, where the other cases' median is {theirs} mm"
+            yield record, finding("identity-affine", message)
+
+
+def _is_unit(record: CaseRecord) -> bool:
+    return bool(np.allclose(np.abs(record.affine_array), np.eye(4), rtol=0, atol=1e-6))
+
+
+def _found(record: CaseRecord, check: str) -> bool:
+    return any(item.check == check for item in record.findings)
+
+
+def _duplicate_image(record: CaseRecord, images: dict[tuple[str, str], CaseRecord]) -> Finding | None:
+    for key in _hashes(record.image_stamp):
+        first = images.get(key)
+        if first is not None:
+            return finding(
+                "duplicate-image", f"the image is that of {_named(first, record)}", remedy=_keep_one(first, record)
+            )
+    return None
+
+
+def _same_label(record: CaseRecord, labels: dict[tuple[str, str], list[CaseRecord]]) -> Finding | None:
+    if not record.labels:
+        return None
+    for key in _hashes(record.label_stamp):
+        for first in labels.get(key, ()):
+            message = f"the label map is that of {_named(first, record)}"
+            if record.image is None and first.image is None:
+                return finding("duplicate-label", message, remedy=_keep_one(first, record))
+            return finding("same-label", message)
+    return None
+
+
+def _hashes(stamp: FileStamp | None) -> list[tuple[str, str]]:
+    if stamp is None:
+        return []
+    return [(kind, value) for kind, value in (("content", stamp.content_sha256), ("file", stamp.sha256)) if value]
+
+
+def _faulty(record: CaseRecord) -> bool:
+    """Whether a case is out for a reason of its own, and so is no original that another duplicates."""
+    errors = {item.check for item in record.findings if item.level == "error"}
+    if record.status == "quarantined" and not errors:
+        return True
+    return bool(errors - _DUPLICATES)
+
+
+def _named(first: CaseRecord, record: CaseRecord) -> str:
+    if first.patient == record.patient:
+        return f"case {first.case_id}"
+    return f"case {first.case_id}, of another patient ({first.patient}, not {record.patient})"
+
+
+def _keep_one(first: CaseRecord, record: CaseRecord) -> str:
+    return f"keep one of the two: --exclude {record.case_id} or --exclude {first.case_id}"

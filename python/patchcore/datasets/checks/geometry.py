@@ -1,0 +1,162 @@
+"""Checks of headers: is the spacing a CT's, does the header agree with itself, do image and label map lie together.
+
+Where an image and its label map both lie about their spacing, in the same way, nothing but plausibility can tell:
+20 cases of LiTS (volumes 28 to 47) have an identity affine and 1 mm spacing on 512 × 512 slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from patchcore.datasets.checks.pair import MAX_CORNER_SHIFT, check_pair, corner_shift
+from patchcore.datasets.checks.registry import finding, finding_of
+from patchcore.errors import DataError
+from patchcore.study.cases import Finding
+from patchcore.types import Affine, IntTriple, Triple
+from patchcore.volumes.dicom.sources import is_index, read_source
+from patchcore.volumes.nifti import VolumeHeader, spacing_of
+
+__all__ = ["header_findings", "spacing_findings"]
+
+# The finer two axes are taken as in-plane. Reconstructions reach 5 mm where they were thinned out for screening.
+_IN_PLANE_MM, _SLICE_MM = (0.1, 5.0), (0.1, 15.0)
+# Crops around a small nodule have a longest side of 20 mm; a scan from head to toe one of 2 m.
+_SHORTEST_MM, _LONGEST_MM = 10.0, 2500.0
+_CT_SIZED = 256
+_MAX_SHEAR_DEGREES = 0.1
+_MAX_SPACING_DIFFERENCE = 1e-3
+
+
+def header_findings(image: VolumeHeader | None, label: VolumeHeader, *, case_id: str) -> list[Finding]:
+    """Check the headers of a case.
+
+    Args:
+        image: Of the CT; None for a case that has a label map only.
+        label: Of the label map.
+        case_id: Named in remedies.
+
+    Returns:
+        What was found; empty where nothing was. Geometry is that of the image, where there is one.
+    """
+    found: list[Finding] = []
+    grid = label if image is None else image
+    if image is not None:
+        try:
+            check_pair(image, label, case_id=case_id)
+        except DataError as error:
+            found.append(finding_of(error))
+    found += spacing_findings(grid.shape, grid.affine)
+    found += _shear(grid.affine)
+    found += _raw_findings(grid)
+    found += [finding("dicom-note", note) for header in (image, label) for note in _notes(header)]
+    if min(grid.shape) == 1:
+        found.append(finding("few-slices", f"shape {grid.shape}: one axis has a single voxel"))
+    return found
+
+
+def spacing_findings(shape: IntTriple, affine: Affine) -> list[Finding]:
+    """Check whether a CT may have a grid.
+
+    Args:
+        shape: Voxels per axis.
+        affine: Voxel → world mm, shape (4, 4).
+
+    Returns:
+        ``identity-affine``, ``unit-spacing``, ``spacing``, ``extent`` and ``unplaced`` where they apply.
+
+    Example:
+        >>> [item.check for item in spacing_findings((512, 512, 75), np.eye(4))]
+        ['identity-affine']
+        >>> spacing_findings((512, 512, 75), np.diag([-0.7, -0.7, 5.0, 1.0]))
+        []
+    """
+    found = []
+    spacing = spacing_of(affine)
+    unit = bool(np.allclose(spacing, 1.0, rtol=0, atol=1e-6))
+    unmoved = bool(np.allclose(np.abs(affine), np.eye(4), rtol=0, atol=1e-6))
+    if sum(count >= _CT_SIZED for count in shape) >= 2 and unit:
+        size = " × ".join(str(count) for count in shape)
+        if unmoved:
+            found.append(finding("identity-affine", f"identity affine and spacing 1 × 1 × 1 mm on {size} voxels"))
+        else:
+            found.append(finding("unit-spacing", f"spacing 1 × 1 × 1 mm on {size} voxels"))
+    elif unmoved:
+        found.append(finding("unplaced", "the affine is the identity: neither place nor spacing was ever set"))
+    fine, middle, coarse = sorted(spacing)
+    (low, high), (slice_low, slice_high) = _IN_PLANE_MM, _SLICE_MM
+    if fine < low or middle > high or not slice_low <= coarse <= slice_high:
+        found.append(
+            finding(
+                "spacing",
+                f"spacing {_mm(spacing)}: a CT has {low:g} … {high:g} mm in-plane "
+                f"and {slice_low:g} … {slice_high:g} mm between slices",
+            )
+        )
+    sides = [count * step for count, step in zip(shape, spacing, strict=True)]
+    if max(sides) < _SHORTEST_MM:
+        found.append(finding("extent", f"the longest side measures {max(sides):.3g} mm, spacing {_mm(spacing)}"))
+    elif max(sides) > _LONGEST_MM:
+        found.append(finding("extent", f"the longest side measures {max(sides) / 1000:.3g} m, spacing {_mm(spacing)}"))
+    return found
+
+
+def _shear(affine: Affine) -> list[Finding]:
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    # By the sine: near a right angle the cosine between two axes is the sine of what is missing to 90°.
+    tilt = max(abs(float(axes[:, a] @ axes[:, b])) for a, b in combinations(range(3), 2))
+    degrees = float(np.degrees(np.arcsin(min(tilt, 1.0))))
+    if degrees <= _MAX_SHEAR_DEGREES:
+        return []
+    return [
+        finding(
+            "sheared-affine",
+            f"two axes are {degrees:.2g}° off a right angle, as with a tilted gantry: volumes in mm³ are right, "
+            "lengths and resampled images are not",
+        )
+    ]
+
+
+def _notes(header: VolumeHeader | None) -> tuple[str, ...]:
+    if header is None or not is_index(header.path):
+        return ()
+    try:
+        return read_source(header.path).notes
+    except (DataError, OSError):
+        # Whoever reads the volume itself says so.
+        return ()
+
+
+def _raw_findings(header: VolumeHeader) -> list[Finding]:
+    """Check what a NIfTI header says twice: spacing and place, by sform, qform and pixdim."""
+    if header.pixdim is None:
+        return []
+    found = []
+    sform, qform = header.sform, header.qform
+    if sform is None and qform is None:
+        if not bool(np.allclose(np.abs(header.affine), np.eye(4), rtol=0, atol=1e-6)):
+            found.append(finding("unplaced", "neither sform nor qform is set: place and orientation are unknown"))
+        return found
+    spacings = {"pixdim": header.pixdim}
+    if sform is not None:
+        # A qform has no spacing of its own: it takes that of pixdim.
+        spacings["sform"] = spacing_of(sform)
+    ratio = max(_apart(spacings[a], spacings[b]) for a in spacings for b in spacings)
+    if ratio > _MAX_SPACING_DIFFERENCE:
+        said = " but ".join(f"{name} says {_mm(value)}" for name, value in reversed(spacings.items()))
+        found.append(finding("header-spacing", said))
+    elif sform is not None and qform is not None:
+        shift = corner_shift(sform, qform, header.shape)
+        if shift > MAX_CORNER_SHIFT:
+            found.append(finding("header-place", f"sform and qform lie {shift:.3g} voxels apart; the sform is used"))
+    return found
+
+
+def _apart(spacing: Sequence[float], other: Sequence[float]) -> float:
+    return max(abs(a - b) / max(min(a, b), 1e-12) for a, b in zip(spacing, other, strict=True))
+
+
+def _mm(spacing: Triple) -> str:
+    return " × ".join(f"{value:.4g}" for value in spacing) + " mm"

@@ -1,0 +1,53 @@
+"""Checks of a label map's values; that they are integral is found while reading it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from patchcore.datasets.checks.registry import finding
+from patchcore.study.cases import Finding
+
+__all__ = ["label_findings"]
+
+
+def label_findings(present: Sequence[int], declared: Mapping[int, str], *, case_id: str = "") -> list[Finding]:
+    """Check the labels that a label map holds.
+
+    Args:
+        present: Its labels that are not 0.
+        declared: Names of the labels that the data set declares; empty where it declares none: then none is missed.
+        case_id: Named in remedies.
+
+    Returns:
+        ``label-empty``, ``label-negative`` and ``label-undeclared`` where they apply.
+
+    Example:
+        >>> [item.check for item in label_findings([1, 3], {0: "background", 1: "liver", 2: "tumour"})]
+        ['label-undeclared']
+    """
+    labels = sorted({int(value) for value in present} - {0})
+    if not labels:
+        return [finding("label-empty", "no voxel is labelled")]
+    found = []
+    if negative := [value for value in labels if value < 0]:
+        found.append(finding("label-negative", f"{_labels(negative)} below 0"))
+    named = {int(value) for value in declared} - {0}
+    if named and (unknown := [value for value in labels if value > 0 and value not in named]):
+        legal = ", ".join(f"{value} ({declared[value]})" for value in sorted(named))
+        remedy = None
+        if case_id:
+            remedy = (
+                f"declare it in the data set's description, correct the label map, or exclude the case with "
+                f"--exclude {case_id}"
+            )
+        found.append(
+            finding(
+                "label-undeclared", f"{_labels(unknown)} not declared; the data set declares {legal}", remedy=remedy
+            )
+        )
+    return found
+
+
+def _labels(values: Sequence[int]) -> str:
+    shown = ", ".join(str(value) for value in values[:8]) + (" …" if len(values) > 8 else "")
+    return f"label {shown} is" if len(values) == 1 else f"labels {shown} are"

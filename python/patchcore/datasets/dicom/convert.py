@@ -1,0 +1,301 @@
+"""``patchcore import``: a DICOM archive as NIfTI, with the identity of every segment beside."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchcore.datasets.dicom.find import find_dicom
+from patchcore.datasets.dicom.measure import measure_segments
+from patchcore.datasets.layouts.model import CaseFiles, Layout
+from patchcore.datasets.measures import stamp_of
+from patchcore.datasets.preload import load_readers
+from patchcore.errors import DataError
+from patchcore.files import read_json, replace_atomically, write_atomic, write_json_atomic
+from patchcore.types import Affine, PathLike
+from patchcore.volumes.dicom.sources import write_sources
+from patchcore.volumes.dicom.volumes import dicom_notes
+from patchcore.volumes.nifti import read_image, read_label, volume_files
+
+__all__ = ["ImportProgress", "Imported", "ImportedCase", "import_dicom"]
+
+_SCHEMA = 1
+_LOG = "import.json"
+_COLUMNS = ("case_id", "segment", "name", "label", "label_name", "voxel_count", "volume_mm3", "components", "lesions")
+
+
+@dataclass(frozen=True)
+class ImportedCase:
+    """One case of an import; `problem` says why it could not be written, `remedy` what to do about it."""
+
+    case_id: str
+    patient: str
+    problem: str | None = None
+    remedy: str | None = None
+    reused: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImportProgress:
+    """Headers are being searched (``"search"``), or a case is done (``"cases"``)."""
+
+    phase: str
+    done: int
+    total: int | None
+    case: ImportedCase | None = None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import wrote."""
+
+    out: Path
+    layout: Layout
+    cases: tuple[ImportedCase, ...]
+
+    @property
+    def written(self) -> tuple[ImportedCase, ...]:
+        """Cases that are whole in the folder, those of an earlier import included."""
+        return tuple(case for case in self.cases if case.problem is None)
+
+    @property
+    def failed(self) -> tuple[ImportedCase, ...]:
+        """Cases that could not be written."""
+        return tuple(case for case in self.cases if case.problem is not None)
+
+
+@dataclass
+class _Log:
+    """``import.json``: from which files each case was made, so that an unchanged one is not made again."""
+
+    path: Path
+    cases: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, out: Path) -> _Log:
+        log = cls(out / _LOG)
+        if log.path.exists():
+            cases = read_json(log.path, schema=_SCHEMA).get("cases")
+            log.cases = dict(cases) if isinstance(cases, dict) else {}
+        return log
+
+    def write(self) -> None:
+        ordered = {name: self.cases[name] for name in sorted(self.cases)}
+        write_json_atomic(self.path, {"schema_version": _SCHEMA, "cases": ordered})
+
+
+def import_dicom(
+    dicom: PathLike,
+    out: PathLike,
+    *,
+    progress: Callable[[ImportProgress], None] | None = None,
+    threads: int | None = None,
+) -> Imported:
+    """Write a DICOM archive as NIfTI: ``images/CASE.nii.gz``, ``labels/CASE.nii.gz``, ``dataset.json``, segments.
+
+    ``segments.csv`` and ``segments.json`` list every segment with its own volume, also where segments overlap and the
+    label map can only hold one. Done cases whose files are unchanged are skipped; every file is written whole or not
+    at all. A faulty case is told and never stops the rest.
+
+    Args:
+        dicom: Folder of the archive; only ever read.
+        out: Folder of the NIfTI files: new, empty, or of an earlier import.
+        progress: Called in the calling thread.
+        threads: Cases worked on at once; all cores by default.
+
+    Raises:
+        DataError: There is no DICOM, or `out` lies within `dicom` or holds something else.
+        OSError: A folder cannot be read or written.
+    """
+    root, folder = Path(dicom).resolve(), Path(out).absolute()
+    _check_folders(root, folder)
+    if threads is not None and threads < 1:
+        raise DataError(f"{threads} threads cannot work", found=threads, remedy="use 1 or more")
+
+    def searched(done: int, total: int | None) -> None:
+        if progress is not None:
+            progress(ImportProgress("search", done, total))
+
+    layout = find_dicom(root, progress=searched)
+    for name in ("images", "labels", ".sources"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    log = _Log.open(folder)
+    indexed = write_sources(layout, folder / ".sources")
+    load_readers(images=True, dicom=True)
+    results: dict[str, ImportedCase] = {}
+    executor = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="import")
+    try:
+        futures = {executor.submit(_convert, case, folder, log.cases.get(case.case_id)): case for case in indexed.cases}
+        for future in as_completed(futures):
+            done, entry = future.result()
+            results[done.case_id] = done
+            if entry is not None and not done.reused:
+                log.cases[done.case_id] = entry
+                log.write()
+            elif entry is None:
+                log.cases.pop(done.case_id, None)
+            if progress is not None:
+                progress(ImportProgress("cases", len(results), len(futures), done))
+    finally:
+        # After Ctrl-C the cases at work are waited for, those not begun are dropped.
+        executor.shutdown(wait=True, cancel_futures=True)
+    _forget(folder, log, {name for name, case in results.items() if case.problem is None})
+    _write_tables(folder, log, layout.label_names)
+    return Imported(folder, layout, tuple(results[case.case_id] for case in indexed.cases))
+
+
+def _check_folders(root: Path, folder: Path) -> None:
+    if not root.is_dir():
+        raise DataError("no such folder of DICOM files", path=root, remedy="check the path")
+    if folder.resolve().is_relative_to(root):
+        raise DataError("the output lies within the DICOM folder", path=folder, remedy="name one outside it")
+    if folder.exists() and not (folder / _LOG).exists():
+        if not folder.is_dir():
+            raise DataError("is a file, not a folder", path=folder, remedy="name a new folder")
+        if any(item.name not in ("images", "labels", ".sources") for item in folder.iterdir()):
+            raise DataError("holds something else than an import", path=folder, remedy="name a new or empty folder")
+
+
+def _convert(
+    case: CaseFiles, folder: Path, known: Mapping[str, Any] | None
+) -> tuple[ImportedCase, dict[str, Any] | None]:
+    """Write one case; return it, and its entry of the log."""
+    patient = case.patient or case.case_id
+    image = folder / "images" / f"{case.case_id}.nii.gz"
+    label = folder / "labels" / f"{case.case_id}.nii.gz"
+    if case.problem is not None:
+        return ImportedCase(case.case_id, patient, case.problem, case.remedy), None
+    try:
+        made_from = _digest(case)
+        if known is not None and known.get("made_from") == made_from and known.get("sizes") == _sizes(image, label):
+            return ImportedCase(case.case_id, patient, reused=True, notes=tuple(known["notes"])), dict(known)
+        notes = () if case.image_source is None or case.image is None else dicom_notes(case.image)
+        if case.image_source is not None and case.image is not None:
+            volume = read_image(case.image)
+            _write_nifti(image, volume.array, volume.affine)
+            del volume
+        else:
+            image.unlink(missing_ok=True)
+        painted = read_label(case.label)
+        _write_nifti(label, painted.array, painted.affine)
+        held = dict(zip(*np.unique(painted.array, return_counts=True), strict=True))
+        del painted
+        measured = measure_segments(case.label)
+        lost = _lost(measured.segments, held)
+    except (DataError, OSError, MemoryError) as error:
+        text = error.message if isinstance(error, DataError) else str(error) or "does not fit into memory"
+        if isinstance(error, DataError) and error.path is not None:
+            text = f"{Path(error.path).name}: {text}"
+        return ImportedCase(case.case_id, patient, text, getattr(error, "remedy", None)), None
+    told = (*notes, *measured.disagreements, *lost)
+    entry = {
+        "patient": patient,
+        "made_from": made_from,
+        "sizes": _sizes(image, label),
+        "segments": measured.segments,
+        "notes": list(told),
+    }
+    return ImportedCase(case.case_id, patient, notes=told), entry
+
+
+def _lost(segments: Sequence[Mapping[str, Any]], held: Mapping[int, int]) -> list[str]:
+    """Say which labels have fewer voxels in the label map than their segments have together: others lie over them."""
+    whole: dict[int, int] = {}
+    names: dict[int, str] = {}
+    for segment in segments:
+        label = int(segment["label"])
+        whole[label] = whole.get(label, 0) + int(segment["voxel_count"])
+        names[label] = str(segment["label_name"])
+    return [
+        f"segments overlap: {names[label]} has {int(held.get(label, 0))} voxels in the label map, its segments have "
+        f"{count}; segments.csv has each, and patchcore analyze of the DICOM folder measures each"
+        for label, count in sorted(whole.items())
+        if int(held.get(label, 0)) < count
+    ]
+
+
+def _digest(case: CaseFiles) -> str:
+    """Return what changes when a file of the case, or what is made of it, does."""
+    digest = hashlib.sha256()
+    for index in (case.image if case.image_source is not None else None, case.label):
+        if index is None:
+            continue
+        digest.update(index.read_bytes())
+        for file in volume_files(index)[1:]:
+            stamp = stamp_of([file])
+            digest.update(f"{stamp.size} {stamp.mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _sizes(*files: Path) -> list[int]:
+    return [file.stat().st_size if file.exists() else -1 for file in files]
+
+
+def _write_nifti(path: Path, array: npt.NDArray[Any], affine: Affine) -> None:
+    import nibabel
+
+    image = nibabel.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    straight = np.allclose(_cosines(affine), 0, atol=1e-6)
+    image.set_sform(affine, code=1)
+    # A quaternion cannot hold the shear of a tilted gantry: then it must not claim to.
+    image.set_qform(affine, code=1 if straight else 0, strip_shears=True)
+    with replace_atomically(path) as temporary, temporary.open("wb") as raw:  # noqa: SIM117
+        # Without name and time, so that the same volume is the same bytes.
+        with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0) as packed:
+            image.to_stream(packed)
+
+
+def _cosines(affine: Affine) -> npt.NDArray[np.float64]:
+    columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return np.asarray((columns.T @ columns)[np.triu_indices(3, 1)])
+
+
+def _forget(folder: Path, log: _Log, kept: set[str]) -> None:
+    """Remove what an earlier import wrote of cases that are no longer there."""
+    for name in ("images", "labels"):
+        for file in (folder / name).glob("*.nii.gz"):
+            if file.name.removesuffix(".nii.gz") not in kept:
+                file.unlink()
+    for case_id in set(log.cases) - kept:
+        del log.cases[case_id]
+    log.write()
+
+
+def _write_tables(folder: Path, log: _Log, names: Mapping[int, str]) -> None:
+    rows = [
+        {"case_id": case_id, **segment} for case_id in sorted(log.cases) for segment in log.cases[case_id]["segments"]
+    ]
+    write_json_atomic(folder / "segments.json", {"schema_version": _SCHEMA, "segments": rows})
+    table = io.StringIO()
+    writer = csv.DictWriter(table, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({**row, "name": _cell(row["name"]), "lesions": " ".join(str(n) for n in row["lesions"])})
+    write_atomic(folder / "segments.csv", table.getvalue())
+    labels = {"background": 0} | {name: number for number, name in sorted(names.items())}
+    value = {
+        "name": folder.name,
+        "channel_names": {"0": "CT"},
+        "labels": labels,
+        "numTraining": len(log.cases),
+        "file_ending": ".nii.gz",
+    }
+    write_json_atomic(folder / "dataset.json", value)
+
+
+def _cell(text: str) -> str:
+    """Return text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

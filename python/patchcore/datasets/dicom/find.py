@@ -1,0 +1,346 @@
+"""Finding the cases of a DICOM archive: which CT each SEG or RTSTRUCT belongs to, by UID and not by name."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from patchcore.datasets.dicom.scan import Found, Scan, scan_folder
+from patchcore.datasets.layouts.model import CaseFiles, Layout
+from patchcore.errors import DataError
+from patchcore.types import PathLike
+from patchcore.volumes.dicom.grid import Grid, place
+from patchcore.volumes.dicom.names import label_numbers
+from patchcore.volumes.dicom.objects import guarded, open_dataset
+from patchcore.volumes.dicom.segments import own_grid, seg_planes
+from patchcore.volumes.dicom.slices import Slice, choose_slices
+from patchcore.volumes.dicom.sources import DicomSource
+
+__all__ = ["find_dicom"]
+
+
+@dataclass
+class _Series:
+    """A CT series, and what labels it."""
+
+    uid: str
+    files: list[Found]
+    labels: list[Found] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    localizers: int = 0
+
+    @property
+    def slices(self) -> list[Slice]:
+        return [item for found in self.files for item in found.slices if not item.localizer]
+
+    @property
+    def uids(self) -> frozenset[str]:
+        return frozenset(found.uid for found in self.files)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A case before it has its name and its label numbers."""
+
+    patient: str
+    key: str
+    image: DicomSource | None
+    label_kind: Literal["seg", "rtstruct"] | None
+    labels: tuple[Found, ...]
+    label_details: dict[str, Any]
+    problem: str | None = None
+    remedy: str | None = None
+    path: Path = Path()
+
+
+def find_dicom(root: PathLike, *, progress: Callable[[int, int | None], None] | None = None) -> Layout:
+    """Find the cases of a folder of DICOM files, however they are named and nested.
+
+    A case is a CT series with the SEGs or RTSTRUCTs that refer to it: by series, by SOP instances, by frame of
+    reference, or where none of these is known, by lying on its grid. A SEG whose CT is not there is a case without
+    image.
+
+    Args:
+        root: The folder.
+        progress: Called with the number of files whose header was read, and of all.
+
+    Returns:
+        The layout, faulty cases included; label numbers are the cohort's, by name.
+
+    Raises:
+        DataError: There is no DICOM CT, SEG or RTSTRUCT.
+        MissingExtraError: pydicom is not installed.
+        OSError: The folder cannot be read.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError("is no folder", path=root, remedy="name the folder that holds the DICOM files")
+    scan = scan_folder(root, progress=progress)
+    series = _ct_series(scan.found)
+    loose, foreign = _link(series, scan.found)
+    drafts = [_ct_draft(item) for item in series if item.slices or item.labels]
+    drafts += _label_drafts(loose)
+    if not drafts:
+        raise DataError("holds no DICOM CT, SEG or RTSTRUCT", path=root, remedy="name the folder that holds them")
+    numbers = label_numbers(name for draft in drafts for found in draft.labels for name in found.segments)
+    cases = [*_cases(drafts, numbers), *_broken(scan, root)]
+    return Layout(
+        name="dicom",
+        reason=_reason(series, drafts, scan, foreign),
+        cases=tuple(sorted(cases, key=lambda case: case.case_id)),
+        label_names=MappingProxyType({number: name for name, number in numbers.items()}),
+        override="--layout",
+        looked_at=tuple(scan.folders),
+    )
+
+
+def _ct_series(found: Iterable[Found]) -> list[_Series]:
+    groups: dict[str, list[Found]] = defaultdict(list)
+    for item in found:
+        if item.kind == "ct":
+            groups[item.series].append(item)
+    made = []
+    for uid in sorted(groups):
+        series = _Series(uid, groups[uid])
+        series.localizers = sum(item.localizer for file in series.files for item in file.slices)
+        made.append(series)
+    return made
+
+
+def _link(series: Sequence[_Series], found: Iterable[Found]) -> tuple[list[Found], int]:
+    """Give each SEG and RTSTRUCT to its CT; return those without one, and how many are of another modality."""
+    usable = [item for item in series if item.slices]
+    others = [item for item in found if item.kind == "other"]
+    other_series, other_uids = {item.series for item in others}, {item.uid for item in others}
+    loose, foreign = [], 0
+    seen: set[str] = set()
+    for label in sorted(found, key=lambda item: (item.series, item.uid, str(item.path))):
+        if label.kind not in ("seg", "rtstruct") or label.uid in seen:
+            continue
+        seen.add(label.uid)
+        on_ct = any(item.uid in label.referenced_series or item.uids & label.referenced for item in usable)
+        if not on_ct and (label.referenced_series & other_series or label.referenced & other_uids):
+            foreign += 1
+            continue
+        target, note = _series_of(label, usable)
+        if target is None:
+            loose.append(label)
+        else:
+            target.labels.append(label)
+            if note:
+                target.notes.append(note)
+    return loose, foreign
+
+
+def _series_of(label: Found, series: Sequence[_Series]) -> tuple[_Series | None, str]:
+    named = [item for item in series if item.uid in label.referenced_series]
+    if len(named) == 1:
+        return named[0], ""
+    counts = {item.uid: len(item.uids & label.referenced) for item in named or series}
+    if counts and max(counts.values()) > 0:
+        best = max(counts, key=lambda uid: counts[uid])
+        return next(item for item in series if item.uid == best), ""
+    if label.referenced_series and not named:
+        # It says which series it was drawn on, and that one is not here.
+        shared = [s for s in series if label.frame_of_reference and _frame_of(s) == label.frame_of_reference]
+        if not shared:
+            return None, ""
+    what = f"{label.path.name} names no CT that is here"
+    candidates = [s for s in series if label.frame_of_reference and _frame_of(s) == label.frame_of_reference]
+    how = "it shares its frame of reference"
+    if not candidates:
+        candidates, how = [s for s in series if label.study and s.files[0].study == label.study], "it is of one study"
+        if label.kind == "seg":
+            how = "it lies on its grid"
+    if label.kind == "seg":
+        candidates = [item for item in candidates if _fits(label, item)]
+    if not candidates:
+        return None, ""
+    best_fit = max(candidates, key=lambda item: len(item.slices))
+    if len(candidates) > 1:
+        how += f", as {len(candidates) - 1} other series would, and has the most slices"
+    return best_fit, f"{what}: this one is used because {how}"
+
+
+def _frame_of(series: _Series) -> str:
+    return series.files[0].frame_of_reference
+
+
+def _fits(label: Found, series: _Series) -> bool:
+    """Return whether a SEG's frames lie on a CT's grid."""
+    try:
+        _slices, grid = choose_slices(series.slices, frozenset())
+        dataset = open_dataset(label.path)
+        with guarded(label.path):
+            planes, _distance = seg_planes(dataset, label.path)
+        for index, plane in enumerate(planes):
+            placement, _off = place(plane, grid, slice_index=None, name=f"frame {index + 1}")
+            if not 0 <= placement.origin[placement.slice_axis] < grid.shape[placement.slice_axis]:
+                return False
+    except DataError:
+        return False
+    return bool(planes)
+
+
+def _ct_draft(series: _Series) -> _Draft:
+    first = series.files[0]
+    kind: Literal["seg", "rtstruct"] | None = None
+    labels: tuple[Found, ...] = ()
+    notes: list[str] = []
+    if series.labels:
+        kind = "seg" if any(item.kind == "seg" for item in series.labels) else "rtstruct"
+        labels = tuple(item for item in series.labels if item.kind == kind)
+        left = len(series.labels) - len(labels)
+        if left:
+            notes.append(f"{left} RTSTRUCT of the same CT {'is' if left == 1 else 'are'} left out: its SEG is used")
+        if len(labels) > 1:
+            names = ", ".join(item.path.name for item in labels[:4]) + (" …" if len(labels) > 4 else "")
+            notes.append(f"{len(labels)} {kind.upper()} objects label this CT and are combined: {names}")
+    referenced = frozenset(uid for item in series.labels for uid in item.referenced)
+    try:
+        slices, grid = choose_slices(series.slices, referenced)
+    except DataError as error:
+        return _Draft(
+            first.patient, series.uid, None, None, labels, {}, error.message, error.remedy, series.files[0].path
+        )
+    image_notes = [*series.notes, *grid.notes]
+    if series.localizers:
+        image_notes.append(f"{series.localizers} localizers of the series are left out")
+    details = _geometry(grid, slices) | {"series": series.uid, "notes": image_notes}
+    image = DicomSource("ct", tuple(dict.fromkeys(item.path for item in slices)), MappingProxyType(details))
+    problem = remedy = None
+    if not labels:
+        problem = "no SEG or RTSTRUCT refers to it"
+        remedy = "add the segmentation, or exclude the case"
+    return _Draft(
+        first.patient,
+        series.uid,
+        image,
+        kind,
+        labels,
+        _geometry(grid, slices) | {"notes": notes},
+        problem,
+        remedy,
+        first.path,
+    )
+
+
+def _geometry(grid: Grid, slices: Sequence[Slice]) -> dict[str, Any]:
+    return {
+        "shape": list(grid.shape),
+        "affine": grid.affine.tolist(),
+        "slices": [[item.uid, item.frame] for item in slices],
+    }
+
+
+def _label_drafts(loose: Sequence[Found]) -> list[_Draft]:
+    """Return cases without CT: SEGs that refer to one series together, on a grid of their own."""
+    groups: dict[tuple[str, str], list[Found]] = defaultdict(list)
+    for item in loose:
+        key = min(item.referenced_series) if item.referenced_series else item.series
+        groups[item.kind, key].append(item)
+    drafts = []
+    for (kind, key), labels in sorted(groups.items()):
+        first = labels[0]
+        details: dict[str, Any] = {}
+        problem = remedy = None
+        if kind == "rtstruct":
+            problem, remedy = "the CT that this RTSTRUCT was drawn on is not here", "add its CT series"
+        else:
+            try:
+                planes, distance = [], None
+                for item in labels:
+                    dataset = open_dataset(item.path)
+                    with guarded(item.path):
+                        found, distance = seg_planes(dataset, item.path)
+                    planes += found
+                grid = own_grid(planes, distance)
+                notes = ["its CT is not here: measured on the segmentation's own grid"]
+                if len(labels) > 1:
+                    notes.append(f"{len(labels)} SEG objects of one CT are combined")
+                details = _geometry(grid, []) | {"notes": [*notes, *grid.notes]}
+            except (DataError, OSError) as error:
+                problem = error.message if isinstance(error, DataError) else str(error)
+                remedy = getattr(error, "remedy", None)
+        label_kind: Literal["seg", "rtstruct"] = "seg" if kind == "seg" else "rtstruct"
+        drafts.append(_Draft(first.patient, key, None, label_kind, tuple(labels), details, problem, remedy, first.path))
+    return drafts
+
+
+def _cases(drafts: Sequence[_Draft], numbers: dict[str, int]) -> list[CaseFiles]:
+    stems = [_safe(draft.patient) for draft in drafts]
+    count = Counter(stem.casefold() for stem in stems)
+    cases = []
+    for draft, stem in zip(drafts, stems, strict=True):
+        name = stem
+        if count[stem.casefold()] > 1:
+            # Of the series and not of its rank: it stays when other series come and go.
+            name = f"{stem}_{hashlib.sha256(f'{draft.patient}/{draft.key}'.encode()).hexdigest()[:8]}"
+        source = None
+        if draft.label_kind is not None and draft.label_details:
+            details = draft.label_details | {"labels": numbers}
+            source = DicomSource(draft.label_kind, tuple(item.path for item in draft.labels), MappingProxyType(details))
+        cases.append(
+            CaseFiles(
+                case_id=name,
+                image=None if draft.image is None else draft.image.files[0],
+                label=draft.labels[0].path if draft.labels else draft.path,
+                problem=draft.problem,
+                remedy=draft.remedy,
+                patient=draft.patient or name,
+                image_source=draft.image,
+                label_source=source,
+            )
+        )
+    return cases
+
+
+def _safe(patient: str) -> str:
+    name = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", patient)).strip("-.")[:64]
+    return name or "patient"
+
+
+def _broken(scan: Scan, root: Path) -> list[CaseFiles]:
+    """Return one case a folder for files that begin like DICOM and cannot be read."""
+    folders: dict[Path, list[Any]] = defaultdict(list)
+    for item in scan.broken:
+        folders[item.path.parent].append(item)
+    cases = []
+    for folder in sorted(folders):
+        items = folders[folder]
+        first = items[0]
+        what = first.error.message if isinstance(first.error, DataError) else str(first.error)
+        more = f" (and {len(items) - 1} more files here)" if len(items) > 1 else ""
+        inner = str(folder.relative_to(root))
+        digest = hashlib.sha256(inner.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        cases.append(
+            CaseFiles(
+                case_id=f"unreadable_{digest}",
+                image=None,
+                label=first.path,
+                problem=f"{first.path.name}{more}: {what}",
+                remedy="download or export these files again, or take them out of the folder",
+            )
+        )
+    return cases
+
+
+def _reason(series: Sequence[_Series], drafts: Sequence[_Draft], scan: Scan, foreign: int) -> str:
+    kinds: Counter[str | None] = Counter(draft.label_kind for draft in drafts if draft.labels)
+    parts = [f"{len(series)} DICOM CT series"] if series else []
+    for kind, name in (("seg", "SEG"), ("rtstruct", "RTSTRUCT")):
+        if kinds[kind]:
+            parts.append(f"{kinds[kind]} labelled by {name}")
+    left = Counter(item.modality or "unknown" for item in scan.found if item.kind == "other")
+    left["localizers"] = sum(item.localizers for item in series)
+    gone = [f"{count} {name}" for name, count in sorted(left.items()) if count]
+    if foreign:
+        gone.append(f"{foreign} segmentations of other modalities")
+    return ", ".join(parts) + (f"; left out: {', '.join(gone)} files" if gone else "")

@@ -1,0 +1,255 @@
+"""From the measures of every case to the fingerprint of the cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from patchcore.datasets.hu import DILATION_MM, add_histograms, summarise_hu
+from patchcore.datasets.layouts import Layout
+from patchcore.datasets.lesion_table import lesions_csv
+from patchcore.datasets.measures import CaseMeasures
+from patchcore.study.cases import to_canonical
+from patchcore.study.fingerprint import (
+    PERCENTILES,
+    SIZE_BIN_EDGES_MM,
+    AxisSummary,
+    Burden,
+    CaseFingerprint,
+    CountSummary,
+    Fingerprint,
+    HuFingerprint,
+    LabelFingerprint,
+    LesionFingerprint,
+    VolumeSummary,
+)
+from patchcore.types import Float64Array, Triple
+
+__all__ = ["build_fingerprint", "lesions_csv", "size_bins", "summarise_burden", "summarise_volumes"]
+
+
+def build_fingerprint(
+    measures: Sequence[CaseMeasures],
+    *,
+    layout: Layout,
+    dataset: str,
+    grouping: str,
+    connectivity: int,
+    min_volume_mm3: float,
+    lesion_label: int | None,
+    lesion_label_reason: str,
+    label_names: Mapping[int, str],
+    quarantined_count: int,
+    test_count: int = 0,
+    held_count: int = 0,
+    segments_note: str = "",
+) -> Fingerprint:
+    """Summarise the accepted cases of a cohort; everything in closest-canonical axis order.
+
+    Args:
+        measures: The accepted cases alone: what is kept for testing must not shape the plan.
+        layout: How the data set was recognised.
+        dataset: Name of the data set.
+        grouping: How patients were told apart.
+        connectivity: 6, 18 or 26.
+        min_volume_mm3: Smaller components are no lesions.
+        lesion_label: The label that is planned for.
+        lesion_label_reason: Why that one.
+        label_names: Declared names.
+        quarantined_count: Cases that were found faulty.
+        test_count: Cases kept for testing.
+        held_count: Cases whose geometry awaits a decision.
+        segments_note: Where DICOM segments and connected components disagree.
+
+    Returns:
+        The fingerprint, without its hash.
+
+    Raises:
+        ValueError: A case among `measures` is not accepted.
+    """
+    if wrong := [item.record.case_id for item in measures if not item.record.accepted]:
+        raise ValueError(f"only accepted cases are summarised, not {', '.join(wrong)}")
+    ordered = sorted(measures, key=lambda item: item.record.case_id)
+    cases = tuple(_case(item) for item in ordered)
+    spacings = np.array([case.spacing for case in cases], dtype=np.float64)
+    shapes = np.array([case.shape for case in cases], dtype=np.float64)
+    return Fingerprint(
+        dataset=dataset,
+        layout=layout.name,
+        layout_reason=layout.reason,
+        grouping=grouping,
+        connectivity=cast(Literal[6, 18, 26], connectivity),
+        min_volume_mm3=min_volume_mm3,
+        lesion_label=lesion_label,
+        lesion_label_reason=lesion_label_reason,
+        case_count=len(cases),
+        test_count=test_count,
+        held_count=held_count,
+        quarantined_count=quarantined_count,
+        patient_count=len({case.patient for case in cases}),
+        speck_count=sum(item.speck_count for item in ordered),
+        labels=_labels(ordered, cases, label_names),
+        spacing=_axes(spacings),
+        shape=_axes(shapes),
+        extent_mm=_axes(spacings * shapes) if cases else None,
+        hu=_hu(ordered, lesion_label),
+        segments_note=segments_note,
+        cases=cases,
+    )
+
+
+def summarise_volumes(volumes: Float64Array) -> VolumeSummary | None:
+    """Summarise volumes in mm³, shape (N,), all positive; None where there are none.
+
+    Example:
+        >>> summarise_volumes(np.array([1.0, 10.0, 100.0])).geometric_mean_mm3
+        10.0
+    """
+    if volumes.size == 0:
+        return None
+    return VolumeSummary(
+        mean_mm3=float(volumes.mean()),
+        median_mm3=float(np.median(volumes)),
+        geometric_mean_mm3=float(10 ** np.log10(volumes).mean()),
+        std_mm3=float(volumes.std()),
+        min_mm3=float(volumes.min()),
+        max_mm3=float(volumes.max()),
+        percentiles_mm3=_percentiles(volumes),
+    )
+
+
+def summarise_burden(names: Sequence[str], volumes: Float64Array) -> Burden | None:
+    """Add lesions up by case or by patient; None where there is no lesion.
+
+    Args:
+        names: The case or the patient of each lesion.
+        volumes: Volume of each lesion, mm³, shape (N,).
+
+    Example:
+        >>> burden = summarise_burden(["b", "a", "b"], np.array([1.0, 10.0, 2.0]))
+        >>> burden.names, burden.volumes_mm3, burden.lesion_counts
+        (('a', 'b'), (10.0, 3.0), (1, 2))
+    """
+    if not names:
+        return None
+    places = {name: place for place, name in enumerate(sorted(set(names)))}
+    owners = np.array([places[name] for name in names])
+    totals: Float64Array = np.bincount(owners, weights=volumes).astype(np.float64)
+    counts = np.bincount(owners)
+    volume = summarise_volumes(totals)
+    assert volume is not None
+    return Burden(
+        names=tuple(places),
+        volumes_mm3=tuple(totals.tolist()),
+        lesion_counts=tuple(counts.tolist()),
+        volume=volume,
+        lesions=CountSummary(
+            mean=float(counts.mean()),
+            median=float(np.median(counts)),
+            min=int(counts.min()),
+            max=int(counts.max()),
+            percentiles=_percentiles(counts),
+        ),
+    )
+
+
+def size_bins(diameters_mm: Float64Array) -> tuple[int, int, int, int]:
+    """Count lesions by equivalent diameter: < 5, 5–10, 10–20, ≥ 20 mm.
+
+    Example:
+        >>> size_bins(np.array([4.9, 5.0, 19.0, 20.0]))
+        (1, 1, 1, 1)
+    """
+    bins = np.bincount(np.digitize(diameters_mm, SIZE_BIN_EDGES_MM), minlength=4)
+    return (int(bins[0]), int(bins[1]), int(bins[2]), int(bins[3]))
+
+
+def _case(item: CaseMeasures) -> CaseFingerprint:
+    record, axes = item.record, item.record.canonical_axes
+    rows = zip(item.lesions["label"], item.lesions["volume_mm3"], item.lesions["extent_mm"], strict=True)
+    return CaseFingerprint(
+        case_id=record.case_id,
+        patient=record.patient,
+        spacing=record.canonical_spacing,
+        shape=record.canonical_shape,
+        lesions=tuple(
+            LesionFingerprint(label=label, volume_mm3=volume, extent_mm=to_canonical(tuple(extent), axes))
+            for label, volume, extent in rows
+        ),
+    )
+
+
+def _labels(
+    measures: Sequence[CaseMeasures], cases: Sequence[CaseFingerprint], names: Mapping[int, str]
+) -> tuple[LabelFingerprint, ...]:
+    """Summarise label by label; the lesions are gathered into columns once, in case order."""
+    own = np.array([label for item in measures for label in item.lesions["label"]], dtype=np.int64)
+    volumes = np.array([v for item in measures for v in item.lesions["volume_mm3"]], dtype=np.float64)
+    diameters = np.array([d for item in measures for d in item.lesions["equivalent_diameter_mm"]], dtype=np.float64)
+    border = np.array([bool(b) for item in measures for b in item.lesions["touches_border"]], dtype=np.bool_)
+    extents = np.array([lesion.extent_mm for case in cases for lesion in case.lesions], dtype=np.float64)
+    owner = np.repeat(np.arange(len(cases)), [len(case.lesions) for case in cases])
+    present = {label for item in measures for label in item.record.labels} | set(own.tolist())
+    found = []
+    for label in sorted(int(value) for value in present):
+        rows = np.flatnonzero(own == label)
+        holders = owner[rows].tolist()
+        patients = [cases[holder].patient for holder in holders]
+        found.append(
+            LabelFingerprint(
+                label=label,
+                name=names.get(label, f"label {label}"),
+                lesion_count=len(rows),
+                case_count=len(set(holders)),
+                patient_count=len(set(patients)),
+                volume=summarise_volumes(volumes[rows]),
+                border_share=float(border[rows].mean()) if len(rows) else 0.0,
+                size_bins=size_bins(diameters[rows]),
+                median_extent_mm=_triple(np.median, extents[rows]) if len(rows) else (0.0, 0.0, 0.0),
+                burden_per_case=summarise_burden([cases[holder].case_id for holder in holders], volumes[rows]),
+                burden_per_patient=summarise_burden(patients, volumes[rows]),
+            )
+        )
+    return tuple(found)
+
+
+def _hu(measures: Sequence[CaseMeasures], lesion_label: int | None) -> HuFingerprint | None:
+    parts = [item.hu for item in measures if item.hu is not None and item.hu.label == lesion_label]
+    around = add_histograms(part.around for part in parts)
+    within = add_histograms(part.within for part in parts)
+    if lesion_label is None or within.voxel_count == 0:
+        return None
+    return HuFingerprint(
+        label=lesion_label,
+        dilation_mm=DILATION_MM,
+        around=summarise_hu(around),
+        within=summarise_hu(within),
+    )
+
+
+def _axes(values: Float64Array) -> AxisSummary | None:
+    if values.size == 0:
+        return None
+    return AxisSummary(
+        median=_triple(np.median, values),
+        mean=_triple(np.mean, values),
+        min=_triple(np.min, values),
+        max=_triple(np.max, values),
+        percentiles={
+            str(percentile): (float(row[0]), float(row[1]), float(row[2]))
+            for percentile, row in zip(PERCENTILES, np.percentile(values, PERCENTILES, axis=0), strict=True)
+        },
+    )
+
+
+def _percentiles(values: npt.NDArray[Any]) -> dict[str, float]:
+    found = np.percentile(values, PERCENTILES)
+    return {str(percentile): float(value) for percentile, value in zip(PERCENTILES, found, strict=True)}
+
+
+def _triple(function: Callable[..., Any], values: Any) -> Triple:
+    a, b, c = (float(value) for value in function(np.asarray(values, dtype=np.float64), axis=0))
+    return (a, b, c)

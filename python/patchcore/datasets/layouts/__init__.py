@@ -1,0 +1,8 @@
+"""Finding the cases of a data set: which layout it has, why, and which image belongs to which label map."""
+
+from patchcore.datasets.layouts.described import label_names
+from patchcore.datasets.layouts.files import volume_stem
+from patchcore.datasets.layouts.find import LAYOUTS, find_cases
+from patchcore.datasets.layouts.model import CaseFiles, Layout
+
+__all__ = ["LAYOUTS", "CaseFiles", "Layout", "find_cases", "label_names", "volume_stem"]

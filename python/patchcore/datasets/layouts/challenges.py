@@ -1,0 +1,240 @@
+"""Layouts of public data sets: LiTS, KiTS, the Medical Segmentation Decathlon, nnU-Net v2."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from patchcore.datasets.layouts.described import all_labels, read_description
+from patchcore.datasets.layouts.files import FolderLog, case_id_problem, pair, volume_stem
+from patchcore.datasets.layouts.model import CaseFiles, Layout
+from patchcore.errors import DataError
+
+__all__ = ["find_kits", "find_lits", "find_msd", "find_nnunet"]
+
+LITS_LABELS: Final = {0: "background", 1: "liver", 2: "tumour"}
+KITS_LABELS: Final = {0: "background", 1: "kidney", 2: "tumour", 3: "cyst"}
+
+_LITS = re.compile(r"(volume|segmentation)-(\d{1,6})", re.IGNORECASE)
+_KITS = re.compile(r"case_\d{1,6}", re.IGNORECASE)
+_CHANNEL = re.compile(r"_(\d{4})$")
+
+
+def find_lits(root: Path, log: FolderLog) -> Layout | None:
+    """Find ``volume-N`` and ``segmentation-N``, in one folder or in folders of it; cases are named ``volume-N``."""
+    top = log.list(root)
+    images: dict[str, list[Path]] = {}
+    labels: dict[str, list[Path]] = {}
+    folders = []
+    for folder in (root, *top.folders):
+        try:
+            volumes = log.list(folder).volumes
+        except DataError:
+            continue
+        for stem, files in volumes.items():
+            match = _LITS.fullmatch(stem)
+            if match is None:
+                continue
+            found = images if match[1].lower() == "volume" else labels
+            found.setdefault(f"volume-{int(match[2])}", []).extend(files)
+            folders.append(folder)
+    if not labels:
+        return None
+    cases = pair(images, labels, images_dir=root if images else None, labels_dir=root)
+    cases = [_named_as(case, "segmentation-" + case.case_id.removeprefix("volume-"), root) for case in cases]
+    cases.sort(key=lambda case: int(case.case_id.rpartition("-")[2]))
+    where = "" if set(folders) == {root} else f" in {', '.join(dict.fromkeys(item.name for item in folders))}"
+    return Layout(
+        name="lits",
+        reason=f"files named volume-N and segmentation-N{where}",
+        cases=tuple(sorted(cases, key=lambda case: case.case_id)),
+        label_names=LITS_LABELS,
+    )
+
+
+def find_kits(root: Path, log: FolderLog) -> Layout | None:
+    """Find ``case_NNNNN/segmentation.nii.gz`` with ``imaging.nii.gz`` beside, here or in ``data/`` or ``dataset/``."""
+    for folder in (root, root / "data", root / "dataset"):
+        if folder != root and folder.name not in {item.name for item in log.list(root).folders}:
+            continue
+        cases = [case for inner in log.list(folder).folders if (case := _kits_case(inner, log)) is not None]
+        if not any(case.label.name.startswith("segmentation") and case.problem is None for case in cases):
+            continue
+        imaged = any(case.image is not None for case in cases)
+        if imaged:
+            cases = [_without_image(case) if case.image is None and case.problem is None else case for case in cases]
+        what = "imaging and segmentation" if imaged else "segmentation, no image,"
+        return Layout(
+            name="kits",
+            reason=f"folders named case_NNNNN with {what} in {folder.name}/",
+            cases=tuple(sorted(cases, key=lambda case: case.case_id)),
+            label_names=KITS_LABELS,
+        )
+    return None
+
+
+def find_msd(root: Path, log: FolderLog) -> Layout | None:
+    """Find what ``dataset.json`` lists as ``training``; its ``test`` images have no label map and are no cases."""
+    if "dataset.json" not in log.list(root).names:
+        return None
+    path = log.note(root / "dataset.json")
+    description = read_description(path)
+    training = description and description.get("training")
+    if not description or not isinstance(training, list) or not training or not isinstance(training[0], dict):
+        return None
+    cases = {}
+    for number, item in enumerate(training, 1):
+        case = _msd_case(root, path, number, item)
+        if case is None:
+            continue
+        if case.case_id in cases:
+            raise DataError(f"training lists {case.case_id} twice", path=path, remedy="remove one of them")
+        cases[case.case_id] = case
+    return Layout(
+        name="msd",
+        reason=f"dataset.json lists {len(cases)} training pairs",
+        cases=tuple(cases[key] for key in sorted(cases)),
+        images=root / "imagesTr",
+        labels=root / "labelsTr",
+        label_names=all_labels(description),
+    )
+
+
+def find_nnunet(root: Path, log: FolderLog) -> Layout | None:
+    """Find nnU-Net v2 raw: ``imagesTr/case_0000``, ``labelsTr/case``; labelled test cases are kept for testing."""
+    names = {item.name for item in log.list(root).folders}
+    if not {"imagesTr", "labelsTr"} <= names:
+        return None
+    description = None
+    if "dataset.json" in log.list(root).names:
+        description = read_description(log.note(root / "dataset.json"))
+    channels = _channel_names(description)
+    images_tr = log.list(root / "imagesTr").volumes
+    suffixed = bool(images_tr) and all(_CHANNEL.search(stem) for stem in images_tr)
+    if not channels and not suffixed:
+        return None
+    channel, why = _ct_channel(channels)
+    cases = _nnunet_cases(root, log, "Tr", channel, split="train")
+    tests: list[CaseFiles] = []
+    if {"imagesTs", "labelsTs"} <= names:
+        tests = [case for case in _nnunet_cases(root, log, "Ts", channel, split="test") if case.problem is None]
+        cases, tests = _apart(cases, tests)
+    reason = "imagesTr/ and labelsTr/, image names end in a channel"
+    if description is not None:
+        reason += ", dataset.json names channels and labels"
+    if tests:
+        reason += f"; {len(tests)} labelled test cases in imagesTs/ are kept for testing"
+    return Layout(
+        name="nnunet",
+        reason=reason + why,
+        cases=tuple(sorted((*cases, *tests), key=lambda case: case.case_id)),
+        images=root / "imagesTr",
+        labels=root / "labelsTr",
+        label_names={} if description is None else all_labels(description),
+    )
+
+
+def _named_as(case: CaseFiles, label_stem: str, root: Path) -> CaseFiles:
+    """Where a file is missing, say it by the name it would have."""
+    if case.problem == "image without label map":
+        remedy = f"add {label_stem}.nii, or exclude the case with --exclude {case.case_id}"
+        return replace(case, label=root / f"{label_stem}.nii", remedy=remedy)
+    if case.problem == "label map without image":
+        return replace(case, remedy=f"add {case.case_id}.nii, or exclude the case with --exclude {case.case_id}")
+    return case
+
+
+def _kits_case(folder: Path, log: FolderLog) -> CaseFiles | None:
+    if not _KITS.fullmatch(folder.name):
+        return None
+    case_id = folder.name
+    try:
+        volumes = log.list(folder).volumes
+    except DataError as error:
+        return CaseFiles(case_id, None, folder / "segmentation.nii.gz", problem=error.message, remedy=error.remedy)
+    image, label = volumes.get("imaging", ()), volumes.get("segmentation", ())
+    problem = remedy = None
+    if len(image) > 1 or len(label) > 1:
+        several = ", ".join(path.name for path in (image if len(image) > 1 else label))
+        problem, remedy = f"several files for one case: {several}", "keep one of them"
+    elif not label:
+        problem = "image without label map" if image else "a case without files"
+        remedy = f"add {case_id}/segmentation.nii.gz, or exclude the case with --exclude {case_id}"
+    return CaseFiles(
+        case_id=case_id,
+        image=image[0] if image else None,
+        label=label[0] if label else folder / "segmentation.nii.gz",
+        problem=problem,
+        remedy=remedy,
+    )
+
+
+def _without_image(case: CaseFiles) -> CaseFiles:
+    remedy = f"add {case.case_id}/imaging.nii.gz, or exclude the case with --exclude {case.case_id}"
+    return replace(case, problem="label map without image", remedy=remedy)
+
+
+def _msd_case(root: Path, path: Path, number: int, item: object) -> CaseFiles | None:
+    listed: Mapping[str, Any] = item if isinstance(item, dict) else {}
+    image, label = listed.get("image"), listed.get("label")
+    if isinstance(image, list) and image:
+        image = image[0]
+    if not isinstance(image, str) or not isinstance(label, str) or "\0" in image + label:
+        raise DataError(f"training pair {number} names no image and label", path=path, remedy="correct dataset.json")
+    image_path, label_path = root / image, root / label
+    if Path(image).name.startswith("._"):
+        return None
+    for file in (image_path, label_path):
+        if not file.resolve().is_relative_to(root.resolve()):
+            raise DataError(
+                f"training pair {number} lies outside the data set: {file.name}", path=path, remedy="correct it"
+            )
+    case_id = volume_stem(label_path.name)
+    if case_id is None:
+        raise DataError(f"training pair {number}: {label_path.name} is no NIfTI file", path=path, remedy="correct it")
+    problem = remedy = None
+    missing = next((file for file in (label_path, image_path) if not file.exists()), None)
+    if missing is not None:
+        problem = f"{missing.parent.name}/{missing.name} is listed in dataset.json but does not exist"
+        remedy = f"download it again, or exclude the case with --exclude {case_id}"
+    elif unsafe := case_id_problem(case_id):
+        problem, remedy = f"its name {unsafe}", "rename its files"
+    return CaseFiles(case_id, image_path, label_path, problem=problem, remedy=remedy)
+
+
+def _channel_names(description: Mapping[str, Any] | None) -> dict[int, str]:
+    channels = (description or {}).get("channel_names")
+    if not isinstance(channels, dict):
+        return {}
+    return {int(key): str(name) for key, name in channels.items() if str(key).isdecimal() and len(str(key)) < 5}
+
+
+def _ct_channel(channels: Mapping[int, str]) -> tuple[int, str]:
+    """Return the channel that is read: the one named CT, else the first; and what to say of it."""
+    if len(channels) < 2:
+        return 0, ""
+    ct = sorted(number for number, name in channels.items() if name.strip().upper() == "CT")
+    channel = ct[0] if ct else min(channels)
+    return channel, f"; of {len(channels)} channels, {channel} ({channels[channel]}) is read"
+
+
+def _nnunet_cases(root: Path, log: FolderLog, kind: str, channel: int, *, split: str) -> list[CaseFiles]:
+    images_dir, labels_dir = root / f"images{kind}", root / f"labels{kind}"
+    images: dict[str, Sequence[Path]] = {}
+    for stem, files in log.list(images_dir).volumes.items():
+        match = _CHANNEL.search(stem)
+        bare = stem[: match.start()] if match else stem
+        if match is None or int(match[1]) == channel:
+            images[bare] = [*images.get(bare, ()), *files]
+    cases = pair(images, log.list(labels_dir).volumes, images_dir=images_dir, labels_dir=labels_dir)
+    return [replace(case, split=split) for case in cases]
+
+
+def _apart(cases: list[CaseFiles], tests: list[CaseFiles]) -> tuple[list[CaseFiles], list[CaseFiles]]:
+    """Keep test cases whose names training cases have too apart from them."""
+    taken = {case.case_id for case in cases}
+    tests = [replace(case, case_id=f"{case.case_id}-test") if case.case_id in taken else case for case in tests]
+    return cases, tests

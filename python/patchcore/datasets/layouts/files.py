@@ -1,0 +1,225 @@
+"""Files of a data set: listing folders without surprises, and pairing names that differ in form only."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from patchcore.datasets.layouts.model import CaseFiles
+from patchcore.errors import DataError
+
+__all__ = ["Folder", "FolderLog", "case_id_problem", "name_key", "pair", "volume_stem"]
+
+SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img")
+FOREIGN = (".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".npy", ".npz")
+_LONGEST_ID = 200
+
+
+def volume_stem(name: str) -> str | None:
+    """Return a file's name without its volume suffix, None where it is no volume or hidden.
+
+    Example:
+        >>> volume_stem("a.b.nii.gz"), volume_stem("._a.nii.gz"), volume_stem("notes.txt")
+        ('a.b', None, None)
+    """
+    if name.startswith("."):
+        return None
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return None
+
+
+def name_key(name: str) -> str:
+    """Return what two names share that differ only in case or in Unicode form.
+
+    Example:
+        >>> name_key("Müller_1") == name_key(unicodedata.normalize("NFD", "müller_1"))
+        True
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def case_id_problem(case_id: str) -> str | None:
+    """Say why a case id cannot stand for a file or folder of a study, None where it can.
+
+    Example:
+        >>> case_id_problem("case_1") is None, case_id_problem("../case_1")
+        (True, 'holds a slash')
+    """
+    if not case_id.strip():
+        return "is empty"
+    if "/" in case_id or "\\" in case_id:
+        return "holds a slash"
+    if case_id in (".", ".."):
+        return "is no name"
+    if not case_id.isprintable():
+        return "holds a character that cannot be printed"
+    if len(case_id.encode()) > _LONGEST_ID:
+        return f"is longer than {_LONGEST_ID} bytes"
+    return None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What lies in a folder: volumes by case id, folders, and files of formats that are not read."""
+
+    path: Path
+    volumes: Mapping[str, Sequence[Path]]
+    folders: Sequence[Path]
+    foreign: Sequence[Path]
+    names: frozenset[str]
+
+
+@dataclass
+class FolderLog:
+    """Lists folders, and remembers every folder and file that decided what the cases are."""
+
+    looked_at: dict[Path, None] = field(default_factory=dict)
+    _known: dict[Path, Folder] = field(default_factory=dict)
+
+    def note(self, path: Path) -> Path:
+        """Remember a file that was read."""
+        self.looked_at.setdefault(path)
+        return path
+
+    def list(self, path: Path) -> Folder:
+        """List a folder; hidden entries are passed over, links are followed.
+
+        Raises:
+            DataError: It may not be read.
+        """
+        if path in self._known:
+            return self._known[path]
+        self.note(path)
+        volumes: dict[str, list[Path]] = {}
+        folders, foreign, names = [], [], []
+        try:
+            with os.scandir(path) as found:
+                entries = sorted((entry.name, _is_folder(entry)) for entry in found)
+        except OSError as error:
+            raise DataError(
+                f"the folder cannot be listed ({error.strerror or error})", path=path, remedy="make it readable"
+            ) from None
+        for name, is_folder in entries:
+            if name.startswith("."):
+                continue
+            names.append(name)
+            if is_folder:
+                folders.append(path / name)
+                continue
+            stem = volume_stem(name)
+            if stem is None:
+                if name.lower().endswith(FOREIGN):
+                    foreign.append(path / name)
+                continue
+            volumes.setdefault(stem, []).append(path / name)
+        for stem, files in volumes.items():
+            # The .img of a pair is reached through its header.
+            headers = {file.stem for file in files if file.suffix.lower() == ".hdr"}
+            kept = [file for file in files if not (file.name.lower().endswith(".img") and file.stem in headers)]
+            volumes[stem] = kept
+        folder = Folder(path, volumes, tuple(folders), tuple(foreign), frozenset(names))
+        self._known[path] = folder
+        return folder
+
+
+def pair(
+    images: Mapping[str, Sequence[Path]],
+    labels: Mapping[str, Sequence[Path]],
+    *,
+    images_dir: Path | None,
+    labels_dir: Path,
+) -> list[CaseFiles]:
+    """Pair images with label maps by name; names that differ in case or Unicode form only are the same name.
+
+    Args:
+        images: Files by name without suffix; several where one name has several.
+        labels: Likewise.
+        images_dir: Where images lie; None where there are none: then none is missed.
+        labels_dir: Where label maps lie.
+
+    Returns:
+        One case for each name, in case_id order; the label map's spelling names the case.
+    """
+    labels_by_key = _by_key(labels)
+    images_by_key = _by_key(images)
+    cases = []
+    for key in sorted(labels_by_key.keys() | images_by_key.keys()):
+        label_names, image_names = labels_by_key.get(key, []), images_by_key.get(key, [])
+        if len(label_names) > 1 or len(image_names) > 1:
+            cases += _alike(label_names, image_names, images, labels, images_dir, labels_dir)
+            continue
+        case_id = (label_names or image_names)[0]
+        image = images[image_names[0]] if image_names else ()
+        label = labels[label_names[0]] if label_names else ()
+        cases.append(_case(case_id, image, label, images_dir, labels_dir))
+    return sorted(cases, key=lambda case: case.case_id)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A loop of links: no folder, and no file that can be opened.
+        return False
+
+
+def _by_key(names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name_key(name), []).append(name)
+    return found
+
+
+def _alike(
+    label_names: Sequence[str],
+    image_names: Sequence[str],
+    images: Mapping[str, Sequence[Path]],
+    labels: Mapping[str, Sequence[Path]],
+    images_dir: Path | None,
+    labels_dir: Path,
+) -> list[CaseFiles]:
+    """Names that differ in form only: those spelt exactly alike are pairs, unless something is left over."""
+    spelt = sorted({*label_names, *image_names})
+    alike = images_dir is None or set(label_names) == set(image_names)
+    cases = []
+    for name in spelt:
+        case = _case(name, images.get(name, ()), labels.get(name, ()), images_dir, labels_dir)
+        if not alike:
+            case = CaseFiles(
+                case_id=name,
+                image=case.image,
+                label=case.label,
+                problem=f"names that differ in upper and lower case or Unicode form only: {', '.join(spelt)}",
+                remedy="rename the files so that image and label map of a case have one name",
+            )
+        cases.append(case)
+    return cases
+
+
+def _case(
+    case_id: str, image: Sequence[Path], label: Sequence[Path], images_dir: Path | None, labels_dir: Path
+) -> CaseFiles:
+    problem = remedy = None
+    if len(image) > 1 or len(label) > 1:
+        several = ", ".join(path.name for path in (image if len(image) > 1 else label))
+        problem, remedy = f"several files for one case: {several}", "keep one of them"
+    elif not label:
+        problem = "image without label map"
+        remedy = f"add {labels_dir.name}/{case_id}.nii.gz, or exclude the case with --exclude {case_id}"
+    elif images_dir is not None and not image:
+        problem = "label map without image"
+        remedy = f"add {images_dir.name}/{case_id}.nii.gz, or exclude the case with --exclude {case_id}"
+    elif unsafe := case_id_problem(case_id):
+        problem, remedy = f"its name {unsafe}", "rename its files"
+    return CaseFiles(
+        case_id=case_id,
+        image=image[0] if image else None,
+        label=label[0] if label else labels_dir / f"{case_id}.nii.gz",
+        problem=problem,
+        remedy=remedy,
+    )

@@ -1,0 +1,256 @@
+"""Recognising a data set: every layout is tried, one has to fit, and what fits is said with its reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from patchcore.datasets.layouts.challenges import find_kits, find_lits, find_msd, find_nnunet
+from patchcore.datasets.layouts.files import FOREIGN, FolderLog
+from patchcore.datasets.layouts.folders import find_folders, known_folders
+from patchcore.datasets.layouts.manifest import MANIFEST_NAMES, is_manifest, read_manifest
+from patchcore.datasets.layouts.model import Layout
+from patchcore.errors import DataError
+from patchcore.types import PathLike
+
+__all__ = ["LAYOUTS", "find_cases"]
+
+LAYOUTS: Final = ("manifest", "nnunet", "msd", "lits", "kits", "two-folders", "labels-only", "dicom")
+"""Every layout that is read, by the name that ``--layout`` takes."""
+
+_DICOM_SAMPLES = 64
+_EXPECTED = (
+    "image/ and mask/, images/ and labels/, imagesTr/ and labelsTr/, volume-N and segmentation-N, case_NNNNN/, DICOM, "
+    "or a list manifest.csv; name folders with --images and --labels, or a layout with --layout"
+)
+
+
+def find_cases(
+    dataset: PathLike,
+    *,
+    images: PathLike | None = None,
+    labels: PathLike | None = None,
+    layout: str | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Layout:
+    """Recognise a data set's layout and find the files of each case.
+
+    Args:
+        dataset: The data set's folder, or the CSV or JSON file that lists it.
+        images: Folder of the images, relative to `dataset` or absolute; recognised by its name where None.
+        labels: Folder of the label maps, likewise.
+        layout: One of :data:`LAYOUTS`, where it is not to be recognised.
+        progress: Called with the files looked at and their number, None while that is unknown; DICOM only.
+
+    Returns:
+        The layout with its cases in case_id order, those without a partner included with their problem.
+
+    Raises:
+        DataError: There is no such data set, no layout or several were recognised, or no volume is in it.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for name in ("image", "mask"):
+        ...     (root / name).mkdir()
+        ...     (root / name / "a_1.nii.gz").touch()
+        >>> found = find_cases(root)
+        >>> found.name, [case.case_id for case in found.cases]
+        ('two-folders', ['a_1'])
+    """
+    root = Path(dataset).resolve()
+    if layout is not None and layout not in LAYOUTS:
+        raise DataError(f"--layout {layout!r} is not known", found=layout, remedy=f"one of {', '.join(LAYOUTS)}")
+    log = FolderLog()
+    found = _find(root, log, images=images, labels=labels, layout=layout, progress=progress)
+    override = found.override or "if that is wrong: --layout NAME, or --images and --labels"
+    return replace(found, override=override, looked_at=tuple(dict.fromkeys((*log.looked_at, *found.looked_at))))
+
+
+def _find(
+    root: Path,
+    log: FolderLog,
+    *,
+    images: PathLike | None,
+    labels: PathLike | None,
+    layout: str | None,
+    progress: Callable[[int, int | None], None] | None,
+) -> Layout:
+    if not root.exists():
+        raise DataError("no such data set", path=root, remedy="check the path")
+    if not root.is_dir():
+        if layout not in (None, "manifest") or not is_manifest(root):
+            raise DataError(
+                "the data set is a file",
+                path=root,
+                remedy="name the folder that holds the cases, or a CSV or JSON list",
+            )
+        return read_manifest(root, log)
+    if images is not None or labels is not None:
+        found = find_folders(root, log, images=images, labels=labels)
+        if found is None:
+            raise _nothing(root, log, images, labels)
+        return found
+    if layout is not None:
+        return _forced(root, log, layout, progress)
+    listed = next((name for name in MANIFEST_NAMES if name in log.list(root).names), None)
+    if listed is not None:
+        return read_manifest(root / listed, log)
+    found = _recognised(root, log)
+    if found is not None:
+        return found
+    if _holds_dicom(root, log):
+        return _dicom(root, progress)
+    raise _nothing(root, log, None, None)
+
+
+def _recognised(root: Path, log: FolderLog) -> Layout | None:
+    lits, kits = find_lits(root, log), find_kits(root, log)
+    folders = find_msd(root, log) or find_nnunet(root, log)
+    if folders is None:
+        folders = find_folders(root, log)
+        if folders is not None and lits is not None and _same_files(folders, lits):
+            # Two folders of volume-N and segmentation-N.
+            folders = None
+    fitting = [item for item in (lits, kits, folders) if item is not None]
+    if len(fitting) > 1:
+        what = "; ".join(f"{item.name} ({item.reason})" for item in fitting)
+        raise DataError(
+            f"several layouts in one folder: {what}",
+            path=root,
+            found=[item.name for item in fitting],
+            remedy="say which with " + " or ".join(f"--layout {item.name}" for item in fitting),
+        )
+    return fitting[0] if fitting else None
+
+
+def _same_files(layout: Layout, other: Layout) -> bool:
+    return {case.label for case in other.cases} >= {case.label for case in layout.cases if case.label.exists()}
+
+
+def _forced(root: Path, log: FolderLog, layout: str, progress: Callable[[int, int | None], None] | None) -> Layout:
+    found: Layout | None = None
+    match layout:
+        case "manifest":
+            names = log.list(root).names
+            listed = next((name for name in MANIFEST_NAMES if name in names), None)
+            found = None if listed is None else read_manifest(root / listed, log)
+        case "lits":
+            found = find_lits(root, log)
+        case "kits":
+            found = find_kits(root, log)
+        case "msd":
+            found = find_msd(root, log)
+        case "nnunet":
+            found = find_nnunet(root, log)
+        case "dicom":
+            return _dicom(root, progress)
+        case _:
+            found = find_folders(root, log)
+            if found is not None and layout == "labels-only" and found.name != layout:
+                assert found.labels is not None
+                cases = tuple(
+                    replace(
+                        case, image=None, problem=None if case.problem == "label map without image" else case.problem
+                    )
+                    for case in found.cases
+                    if case.problem != "image without label map"
+                )
+                found = replace(
+                    found, name=layout, reason=f"label maps in {found.labels.name}/", cases=cases, images=None
+                )
+            elif found is not None and found.name != layout:
+                found = None
+    if found is None:
+        raise DataError(f"no {layout} data set: {_holds(root, log)}", path=root, remedy=f"expected {_WANTS[layout]}")
+    return replace(found, reason=f"{found.reason}; asked for by --layout {layout}")
+
+
+_WANTS: Final = {
+    "manifest": f"one of {', '.join(MANIFEST_NAMES)}, or the list itself as DATASET",
+    "nnunet": "imagesTr/case_0000.nii.gz and labelsTr/case.nii.gz",
+    "msd": "a dataset.json with a list training of image and label",
+    "lits": "files named volume-N.nii and segmentation-N.nii",
+    "kits": "folders named case_NNNNN with imaging.nii.gz and segmentation.nii.gz",
+    "two-folders": "a folder of images and one of label maps with same-named files",
+    "labels-only": "a folder of label maps named labels, labelsTr, label, masks or mask",
+}
+
+
+def _dicom(root: Path, progress: Callable[[int, int | None], None] | None) -> Layout:
+    from patchcore.datasets.dicom.find import find_dicom
+
+    return find_dicom(root, progress=progress)
+
+
+def _holds_dicom(root: Path, log: FolderLog) -> bool:
+    """Look at some files for the DICOM mark; folders are walked in order, links to folders are not followed."""
+    looked = 0
+    for place, inner, names in os.walk(root):
+        folder = Path(place)
+        inner.sort()
+        for name in sorted(names):
+            if name.startswith("."):
+                continue
+            path = folder / name
+            if name.lower().endswith((".dcm", ".ima")) or name == "DICOMDIR":
+                return True
+            looked += 1
+            if looked > _DICOM_SAMPLES:
+                return False
+            try:
+                with path.open("rb") as handle:
+                    if handle.read(132)[128:] == b"DICM":
+                        return True
+            except OSError:
+                continue
+        log.note(folder)
+    return False
+
+
+def _holds(root: Path, log: FolderLog) -> str:
+    found = sorted(log.list(root).names)
+    if not found:
+        return "the folder is empty"
+    return f"it holds {', '.join(found[:6])}{' …' if len(found) > 6 else ''}"
+
+
+def _nothing(root: Path, log: FolderLog, images: PathLike | None, labels: PathLike | None) -> DataError:
+    if images is not None or labels is not None:
+        where = " and ".join(str(root / item) for item in (images, labels) if item is not None)
+        return DataError(
+            "no volume found",
+            path=where,
+            expected="files ending in .nii.gz, .nii or .hdr/.img",
+            remedy="expected .nii.gz, .nii or .hdr/.img; name the folders with --images and --labels",
+        )
+    foreign = next((file for folder in (root, *log.list(root).folders) for file in _listed(log, folder)), None)
+    if foreign is not None:
+        return DataError(
+            f"no layout recognised: {foreign.name} and its like are not read",
+            path=root,
+            found=foreign.suffix,
+            expected="NIfTI or DICOM",
+            remedy=f"convert {', '.join(FOREIGN[:4])} … to .nii.gz, for example with SimpleITK",
+        )
+    empty = known_folders(root, log)
+    if empty:
+        return DataError(
+            f"no volume found in {' and '.join(folder.name + '/' for folder in empty)}",
+            path=root,
+            expected="files ending in .nii.gz, .nii or .hdr/.img",
+            remedy="expected .nii.gz, .nii or .hdr/.img; name other folders with --images and --labels",
+        )
+    holds = _holds(root, log)
+    message = holds if holds == "the folder is empty" else f"no layout recognised: {holds}"
+    return DataError(message, path=root, found=sorted(log.list(root).names), remedy=f"expected {_EXPECTED}")
+
+
+def _listed(log: FolderLog, folder: Path) -> tuple[Path, ...]:
+    try:
+        return tuple(log.list(folder).foreign)
+    except DataError:
+        return ()

@@ -1,0 +1,209 @@
+"""A data set listed in a file: CSV or JSON with a case in each row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from patchcore.datasets.layouts.described import all_labels
+from patchcore.datasets.layouts.files import FolderLog, case_id_problem
+from patchcore.datasets.layouts.model import CaseFiles, Layout
+from patchcore.errors import DataError
+
+__all__ = ["MANIFEST_NAMES", "is_manifest", "read_manifest"]
+
+MANIFEST_NAMES = ("manifest.csv", "manifest.json", "cases.csv", "cases.json")
+"""Looked for in the data set's folder, in this order; any other name is given as DATASET."""
+
+_LARGEST = 512 << 20
+_SPLITS = {"": "", "train": "train", "training": "train", "val": "train", "validation": "train", "test": "test",
+           "testing": "test", "tr": "train", "ts": "test"}  # fmt: skip
+_KNOWN = ("case_id", "image", "label", "patient", "split")
+_COLUMNS = "case_id, image, label, and where you like patient, split and columns of your own"
+
+
+def is_manifest(path: Path) -> bool:
+    """Return whether a file may list a data set."""
+    return path.suffix.lower() in (".csv", ".json", ".tsv")
+
+
+def read_manifest(path: Path, log: FolderLog) -> Layout:
+    """Read the cases that a file lists.
+
+    Paths are relative to the file's folder, or absolute. A case without an image is measured only; a case whose files
+    are missing has a problem. ``split`` may be ``train`` or ``test``; other columns are kept.
+
+    Args:
+        path: CSV (comma, semicolon or tab) with a header row, or JSON: a list of objects, or an object with a list
+            ``cases`` and, where you like, ``labels`` as in ``dataset.json``.
+        log: Remembers the file.
+
+    Raises:
+        DataError: It is no such file, lacks a column, or names a case twice or in a way that cannot name a file.
+    """
+    log.note(path)
+    text = _text(path)
+    names: dict[int, str] = {}
+    if path.suffix.lower() == ".json":
+        rows, names = _json_rows(path, text)
+    else:
+        rows = _csv_rows(path, text)
+    if not rows:
+        raise DataError("lists no case", path=path, expected=_COLUMNS, remedy=f"columns are {_COLUMNS}")
+    cases: dict[str, CaseFiles] = {}
+    for where, row in rows:
+        case = _case(path, where, row)
+        if case.case_id in cases:
+            raise DataError(f"{where}: case {case.case_id} is listed twice", path=path, remedy="give each case one row")
+        cases[case.case_id] = case
+    tests = sum(case.split == "test" for case in cases.values())
+    kept = f", {tests} of them kept for testing" if tests else ""
+    return Layout(
+        name="manifest",
+        reason=f"{path.name} lists {len(cases)} case{'' if len(cases) == 1 else 's'}{kept}",
+        cases=tuple(cases[case_id] for case_id in sorted(cases)),
+        label_names=names,
+        override="name another layout with --layout, or another list as DATASET",
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if size > _LARGEST:
+            raise DataError(f"{size} bytes are no list of cases", path=path, remedy="name another file")
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror or error})", path=path, remedy="check the path") from None
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not UTF-8 ({error.reason})", path=path, remedy="save it as UTF-8") from None
+    if "\0" in text:
+        raise DataError("holds NUL characters: it is no text", path=path, remedy="name another file")
+    return text
+
+
+def _csv_rows(path: Path, text: str) -> list[tuple[str, Mapping[str, str]]]:
+    lines = text.splitlines()
+    head = next((line for line in lines if line.strip()), "")
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows: list[tuple[str, Mapping[str, str]]] = []
+    header: list[str] | None = None
+    try:
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            where = f"line {reader.line_num}"
+            if header is None:
+                header = [cell.strip() for cell in row]
+                _check_header(path, header)
+                continue
+            if len(row) > len(header) or len(row) < 1:
+                raise DataError(
+                    f"{where} has {len(row)} fields, the header {len(header)}", path=path, remedy="quote the fields"
+                )
+            rows.append((where, dict(zip(header, (cell.strip() for cell in row), strict=False))))
+    except csv.Error as error:
+        raise DataError(f"line {reader.line_num}: {error}", path=path, remedy="save it as CSV again") from None
+    return rows
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    lowered = [name.casefold() for name in header]
+    for name in ("case_id", "label"):
+        if name not in lowered:
+            raise DataError(
+                f"has no column {name}", path=path, found=header, expected=_COLUMNS, remedy=f"columns are {_COLUMNS}"
+            )
+    twice = sorted({name for name in lowered if name and lowered.count(name) > 1})
+    if twice:
+        raise DataError(f"has two columns {', '.join(twice)}", path=path, remedy="remove one of them")
+    for index, name in enumerate(lowered):
+        if name in _KNOWN:
+            header[index] = name
+
+
+def _json_rows(path: Path, text: str) -> tuple[list[tuple[str, Mapping[str, str]]], dict[int, str]]:
+    try:
+        value: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON ({error})", path=path, remedy="correct the file") from None
+    names: dict[int, str] = {}
+    if isinstance(value, dict):
+        names = all_labels(value)
+        value = value.get("cases")
+    if not isinstance(value, list):
+        raise DataError("holds no list of cases", path=path, remedy='write [{"case_id": …, "image": …, "label": …}, …]')
+    return [(f"case {number}", _json_row(path, number, item)) for number, item in enumerate(value, 1)], names
+
+
+def _json_row(path: Path, number: int, item: object) -> dict[str, str]:
+    if not isinstance(item, dict):
+        raise DataError(f"case {number} is no object", path=path, remedy="write an object for each case")
+    row: dict[str, str] = {}
+    for key, value in item.items():
+        if value is None:
+            continue
+        if (key in _KNOWN and not isinstance(value, str | int)) or (isinstance(value, bool) and key in _KNOWN):
+            raise DataError(f"case {number}: {key} is no text", path=path, found=value, remedy="write it as text")
+        row[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    for name in ("case_id", "label"):
+        if name not in row:
+            raise DataError(f"case {number} has no {name}", path=path, expected=_COLUMNS, remedy=f"give {_COLUMNS}")
+    return row
+
+
+def _case(path: Path, where: str, row: Mapping[str, str]) -> CaseFiles:
+    case_id = row.get("case_id", "")
+    unsafe = case_id_problem(case_id)
+    if unsafe:
+        raise DataError(
+            f"{where}: case_id {case_id[:60]!r} {unsafe}", path=path, remedy="name cases so that files can be named so"
+        )
+    split = _SPLITS.get(row.get("split", "").casefold())
+    if split is None:
+        raise DataError(
+            f"{where}: split {row['split']!r} is not known", path=path, remedy="write train or test, or leave it empty"
+        )
+    image = _file(path, row.get("image", ""))
+    label = _file(path, row.get("label", ""))
+    problem = remedy = None
+    for what, given, file in (("label map", row.get("label", ""), label), ("image", row.get("image", ""), image)):
+        if what == "label map" and not given:
+            problem, remedy = "no label map is listed", "name it in the column label"
+        elif given and file is None:
+            problem, remedy = f"its {what} has no name that a file can have", "correct the list"
+        elif file is not None and not _exists(file):
+            problem, remedy = f"its {what} {given} does not exist", f"correct {path.name}: paths are relative to it"
+        if problem:
+            break
+    return CaseFiles(
+        case_id=case_id,
+        image=image,
+        label=label if label is not None else path.parent / f"{case_id}.nii.gz",
+        problem=problem,
+        remedy=remedy,
+        patient=row.get("patient") or None,
+        split=split,
+        columns={key: value for key, value in row.items() if key and key not in _KNOWN},
+    )
+
+
+def _file(path: Path, name: str) -> Path | None:
+    if not name or "\0" in name:
+        return None
+    return path.parent / name
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,94 @@
+"""All lesions of a cohort as ``lesions.csv``: for programs to read exactly, and for spreadsheets to open safely."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from patchcore.datasets.measures import CaseMeasures
+
+__all__ = ["lesions_csv", "segments_csv", "spreadsheet_text", "text_of_cell"]
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def lesions_csv(measures: Sequence[CaseMeasures], *, label_names: Mapping[int, str] | None = None) -> str:
+    """Return the table of all lesions as CSV text: one row a lesion, numbered within its case from 1.
+
+    Axes i, j, k are the stored array's, x, y, z the world's in mm (RAS+). Numbers read back exactly. Text that
+    a spreadsheet would take for a formula carries an apostrophe in front (:func:`spreadsheet_text`).
+
+    The file is UTF-8 without a byte order mark: with one, Python's csv and R would read the first column's name
+    wrongly. Headings and numbers are ASCII, so a spreadsheet that guesses another encoding can only show
+    accented letters of case ids wrongly, until told UTF-8 on import.
+
+    Args:
+        measures: Cases in any order; rows come in case_id order.
+        label_names: Names for the column ``label_name``, which is empty for a label without one.
+    """
+    axes = ("i", "j", "k")
+    header = [
+        "case_id", "patient", "label", "lesion", "voxel_count", "volume_mm3", "equivalent_diameter_mm",
+        "longest_axial_diameter_mm", *(f"extent_{axis}_mm" for axis in axes),
+        *(f"centroid_{axis}" for axis in axes), *(f"centroid_{axis}_mm" for axis in ("x", "y", "z")),
+        "touches_border", "label_name", *(f"spacing_{axis}_mm" for axis in axes),
+    ]  # fmt: skip
+    names = {label: spreadsheet_text(name) for label, name in (label_names or {}).items()}
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    for item in sorted(measures, key=lambda entry: entry.record.case_id):
+        columns, record = item.lesions, item.record
+        case_id, patient = spreadsheet_text(record.case_id), spreadsheet_text(record.patient)
+        for index, label in enumerate(columns["label"]):
+            values: list[Any] = [case_id, patient, label, index + 1]
+            values += [columns[name][index] for name in header[4:8]]
+            for name in ("extent_mm", "centroid_voxel", "centroid_mm"):
+                values += columns[name][index]
+            values += ["true" if columns["touches_border"][index] else "false", names.get(label, ""), *record.spacing]
+            writer.writerow(values)
+    return out.getvalue()
+
+
+def segments_csv(measures: Sequence[CaseMeasures]) -> str:
+    """Return the table of all DICOM segments as CSV text: who they are, and which lesions of ``lesions.csv`` hold them.
+
+    ``components`` counts the connected parts of the segment by itself; ``lesions`` are numbers within the case,
+    separated by spaces: where several segments name one lesion, they touch.
+    """
+    header = ["case_id", "patient", "segment", "name", "label", "voxel_count", "volume_mm3", "components", "lesions"]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    for item in sorted(measures, key=lambda entry: entry.record.case_id):
+        case = [spreadsheet_text(item.record.case_id), spreadsheet_text(item.record.patient)]
+        for segment in item.segments:
+            values = [segment[name] for name in ("segment", "name", "label", "voxel_count", "volume_mm3", "components")]
+            values[1] = spreadsheet_text(str(values[1]))
+            writer.writerow([*case, *values, " ".join(str(row + 1) for row in segment["lesions"])])
+    return out.getvalue()
+
+
+def spreadsheet_text(text: str) -> str:
+    """Return text that no spreadsheet runs as a formula: with an apostrophe before ``= + - @``, tab or line end.
+
+    Text that already is an apostrophe before one of these gets another, so that :func:`text_of_cell` can take
+    off exactly what was put on.
+
+    Example:
+        >>> spreadsheet_text("=HYPERLINK(1)"), spreadsheet_text("case_1"), spreadsheet_text("'s")
+        ("'=HYPERLINK(1)", 'case_1', "'s")
+    """
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
+
+
+def text_of_cell(cell: str) -> str:
+    """Return the text that :func:`spreadsheet_text` made a cell of.
+
+    Example:
+        >>> text_of_cell("'=1"), text_of_cell("''=1"), text_of_cell("'s")
+        ('=1', "'=1", "'s")
+    """
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell

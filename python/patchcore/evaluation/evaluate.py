@@ -1,0 +1,491 @@
+"""How good a run is: DSC of each case against its own label map on its own grid, beside what needs no training."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchcore.config.plan import TargetPlan
+from patchcore.config.run import RunConfig
+from patchcore.errors import ConfigError, DataError, MissingExtraError, RunError
+from patchcore.files import write_atomic, write_json_atomic
+from patchcore.inference.geometry import label_on_grid, uncropped
+from patchcore.inference.predict import Predictor
+from patchcore.metrics import (
+    BallBaseline,
+    DscCounts,
+    LesionMatch,
+    LesionScore,
+    ThresholdBaseline,
+    best_threshold_dsc,
+    dsc_ball_baseline,
+    lesion_score,
+    match_lesions,
+    mean_dsc,
+    size_bin,
+)
+from patchcore.resampling.grid import Grid
+from patchcore.runs import RunState, list_runs, resolve_run
+from patchcore.store.prepare import PreparedCase, class_indices, prepare_cases
+from patchcore.study import CaseRecord, Study, patients_on_both_sides
+from patchcore.training.trainer import RunSplit, divide_cases, read_setup, read_split
+from patchcore.types import AnyArray, BoolArray, PathLike
+
+__all__ = ["SIZE_BIN_NAMES", "CaseEvaluation", "Evaluation", "SizeBin", "evaluate"]
+
+SIZE_BIN_NAMES = ("< 5 mm", "5–10 mm", "10–20 mm", "≥ 20 mm")
+_PANELS = 6
+
+
+@dataclass(frozen=True)
+class CaseEvaluation:
+    """One case.
+
+    Attributes:
+        case_id: The case.
+        patient: Its patient.
+        dsc: Mean over the classes of DSC on the case's own grid; NaN where neither map has any.
+        lesion_dsc: DSC of the lesions' class alone: what bins of size and baselines are of.
+        dsc_by_class: DSC by label; of a region by the label that is its own.
+        volume_mm3: Labelled lesion volume.
+        predicted_mm3: Predicted lesion volume.
+        lesion_count: Lesions in the label map.
+        lesions_found: Of these, with at least one predicted voxel.
+        false_positives: Predicted components without a voxel of a lesion; connectivity is the plan's.
+        largest_lesion_mm3: Volume of the largest, 0 where there is none.
+        size_bin: Index into :data:`SIZE_BIN_NAMES` of the largest lesion, None where there is none.
+        ball_dsc: DSC of the centre-ball baseline.
+        threshold_dsc: DSC of the best HU threshold, None where it was not asked for.
+    """
+
+    case_id: str
+    patient: str
+    dsc: float
+    lesion_dsc: float
+    dsc_by_class: dict[int, float]
+    volume_mm3: float
+    predicted_mm3: float
+    lesion_count: int
+    lesions_found: int
+    false_positives: int
+    largest_lesion_mm3: float
+    size_bin: int | None
+    ball_dsc: float
+    threshold_dsc: float | None = None
+
+
+@dataclass(frozen=True)
+class SizeBin:
+    """Mean DSC of the lesions in cases whose largest is of one size; `n` cases have a DSC."""
+
+    name: str
+    mean_dsc: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What :func:`evaluate` found.
+
+    Attributes:
+        run_id: The run.
+        checkpoint_step: Step of its checkpoint.
+        role: What the cases were to the run: ``used for selection``, ``used for training``, ``new to the run`` or
+            ``held out``; ``some used for …`` where they were not alike; ``named cases, …`` where they were named.
+        cases: In case_id order.
+        mean_dsc: Mean over the cases that have a DSC.
+        n: How many those are.
+        undefined: Cases left out of the mean: nothing predicted and nothing labelled.
+        global_dsc: DSC of all voxels taken together.
+        dsc_by_class: Mean DSC by label.
+        bins: By size of the largest lesion.
+        lesions: Recall and precision over all lesions.
+        lesion_bins: The same by size: recall by the true lesion's, precision by the predicted component's.
+        ball: The centre-ball baseline.
+        threshold: The best fixed HU threshold within the organ, where asked for.
+        mirrored: Whether windows were also predicted mirrored, and averaged.
+        folder: Where the report was written.
+        failed: Cases that could not be used, with why.
+        figure: The picture of contours, None where it could not be drawn.
+    """
+
+    run_id: str
+    checkpoint_step: int
+    role: str
+    cases: tuple[CaseEvaluation, ...]
+    mean_dsc: float
+    n: int
+    undefined: int
+    global_dsc: float
+    dsc_by_class: dict[int, float]
+    bins: tuple[SizeBin, ...]
+    lesions: LesionScore
+    lesion_bins: tuple[LesionScore, ...]
+    ball: BallBaseline
+    threshold: ThresholdBaseline | None
+    mirrored: bool
+    folder: Path
+    failed: tuple[tuple[str, str], ...]
+    figure: Path | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """A case with the arrays that figure and baselines want, on its own grid in canonical order."""
+
+    case: PreparedCase
+    record: CaseRecord
+    match: LesionMatch
+    labelled_voxels: int
+    predicted_voxels: int
+    voxel_mm3: float
+    panel: tuple[AnyArray, AnyArray, AnyArray, str] | None
+
+
+def evaluate(
+    study: Study | PathLike,
+    run: str | PathLike | None = None,
+    *,
+    fold: int | None = None,
+    case_ids: Sequence[str] | None = None,
+    held_out: bool = False,
+    checkpoint: str | None = None,
+    organ_label: int | None = None,
+    device: str | None = None,
+    mirror: bool | None = None,
+    on_case: Callable[[str, float, int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate a run: DSC per case against its label map on its own grid, and baselines beside it.
+
+    Class probabilities are interpolated to the case's grid slab by slab and only then compared. Written to
+    ``STUDY/reports/<run>/``, of held-out cases ``STUDY/reports/<run>-held-out/``: ``evaluation.json``, ``dsc.csv`` and
+    ``contours.png``.
+
+    Args:
+        study: The study.
+        run: The run's folder or id; default: the newest finished one.
+        fold: The fold to evaluate; default: the run's validation fold.
+        case_ids: These cases instead.
+        held_out: The cases that the data set keeps for testing instead: nothing was chosen by them.
+        checkpoint: ``best`` or ``last``; default: best.
+        organ_label: Also find the best fixed HU threshold within this organ (its label and the lesions').
+        device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
+        mirror: Whether to average over mirrored windows; default: as the run validates.
+        on_case: Called with (case_id, DSC, number, of how many) after each case.
+
+    Raises:
+        RunError: There is no such run, or none has finished.
+        CheckpointError: It has no checkpoint.
+        ConfigError: `held_out` beside `fold` or `case_ids`.
+        DataError: A case or fold that is not there; no case could be used; held-out cases, or patients, of whom the run
+            has seen some.
+
+    Example:
+        >>> import patchcore as pc  # doctest: +SKIP
+        >>> pc.evaluate("study/").mean_dsc  # doctest: +SKIP
+    """
+    if held_out and (fold is not None or case_ids):
+        raise ConfigError(
+            "held_out goes with neither fold nor case_ids", remedy="ask for the held-out cases, a fold, or named cases"
+        )
+    study = study if isinstance(study, Study) else Study(study)
+    path = _newest_finished(study) if run is None else resolve_run(study.path, str(run))
+    setup = read_setup(path)
+    target = setup.plan.target
+    predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror)
+    # Runs from before divisions were kept have today's.
+    split = read_split(path) or divide_cases(study, setup.config)
+    if held_out:
+        records, role = _held_out(study, split), "held out"
+    else:
+        records, role = _choose(study, split, setup.config, fold, case_ids)
+    prepared = prepare_cases(study, target, records)
+    by_id = {record.case_id: record for record in records}
+
+    counts = DscCounts(target.classes, target.judged)
+    scored = []
+    for number, case in enumerate(prepared.cases, 1):
+        # A picture wants its arrays: kept for the first few only.
+        scored.append(_score(predictor, case, by_id[case.case_id], counts, keep=number <= _PANELS))
+        if on_case is not None:
+            on_case(case.case_id, mean_dsc(counts.per_case()[case.case_id].values()), number, len(prepared.cases))
+
+    kept = [item.record for item in scored]
+    ball_mm3 = _median_lesion_mm3(study, target)
+    ball = dsc_ball_baseline(*_masks(kept, target), volume_mm3=ball_mm3)
+    threshold = None if organ_label is None else _threshold(kept, target, organ_label)
+    folder = study.reports_dir / (f"{path.name}-held-out" if held_out else path.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    cases = _cases(scored, counts, target, ball, threshold)
+    summary = counts.summary()
+    lesions, lesion_bins = lesion_score(item.match for item in scored)
+    evaluation = Evaluation(
+        run_id=path.name,
+        checkpoint_step=int(found.state.get("step", 0)),
+        role=role,
+        cases=cases,
+        mean_dsc=mean_dsc(case.dsc for case in cases),
+        n=sum(not math.isnan(case.dsc) for case in cases),
+        undefined=sum(math.isnan(case.dsc) for case in cases),
+        global_dsc=summary.global_dsc,
+        dsc_by_class={label: item.mean for label, item in summary.classes.items()},
+        bins=_bins(cases),
+        lesions=lesions,
+        lesion_bins=lesion_bins,
+        ball=ball,
+        threshold=threshold,
+        mirrored=predictor.mirror,
+        folder=folder,
+        failed=tuple((item.case_id, str(item.error)) for item in prepared.failed),
+        figure=_draw(scored, cases, target, folder / "contours.png"),
+    )
+    _write(evaluation)
+    return evaluation
+
+
+def _newest_finished(study: Study) -> Path:
+    for summary in list_runs(study.path):
+        if summary.state.state is RunState.FINISHED and summary.kind in ("train", "fine-tune"):
+            return summary.path
+    raise RunError(
+        "the study has no finished training", path=study.path, remedy="train with patchcore train STUDY, or name a run"
+    )
+
+
+def _held_out(study: Study, split: RunSplit) -> list[CaseRecord]:
+    """Return the cases kept for testing, if neither they nor their patients have had a part in the run."""
+    records, cases = study.held_out(), study.cases()
+    known = patients_on_both_sides(cases)
+    if known:
+        raise DataError(
+            f"{', '.join(known[:10])} {'has' if len(known) == 1 else 'have'} cases to train on and to test",
+            path=study.cases_path,
+            remedy="mark all cases of a patient for testing, or none, and analyze again",
+        )
+    if not records:
+        raise DataError(
+            "the data set keeps no case for testing",
+            path=study.cases_path,
+            remedy="mark some with split=test in a manifest, or evaluate the validation fold",
+        )
+    seen = {*split.train, *split.validation}
+    patients = {record.patient for record in cases if record.case_id in seen}
+    met = [record.case_id for record in records if record.case_id in seen or record.patient in patients]
+    if met:
+        raise DataError(
+            f"the run was trained or chosen by {len(met)} of the {len(records)} held-out cases, or others of the same "
+            f"patients: {', '.join(met[:10])}",
+            path=study.cases_path,
+            remedy="they were kept for testing after it had begun: train anew, or name a later run",
+        )
+    return records
+
+
+def _role(case_ids: Iterable[str], split: RunSplit) -> str:
+    roles = {
+        **dict.fromkeys(split.train, "used for training"),
+        **dict.fromkeys(split.validation, "used for selection"),
+    }
+    found = {roles.get(case_id, "new to the run") for case_id in case_ids}
+    worst = next(role for role in ("used for training", "used for selection", "new to the run") if role in found)
+    return worst if len(found) == 1 else f"some {worst}"
+
+
+def _choose(
+    study: Study, split: RunSplit, config: RunConfig, fold: int | None, case_ids: Sequence[str] | None
+) -> tuple[list[CaseRecord], str]:
+    """Return the cases to evaluate, in case_id order, and what they were to the run."""
+    accepted = {record.case_id: record for record in study.accepted()}
+    if case_ids:
+        unknown = [case_id for case_id in case_ids if case_id not in accepted]
+        if unknown:
+            raise DataError(
+                f"no accepted case {', '.join(unknown)}", path=study.cases_path, remedy="cases.jsonl lists them"
+            )
+        return [accepted[case_id] for case_id in sorted(set(case_ids))], f"named cases, {_role(case_ids, split)}"
+    train = config.train
+    chosen = train.fold if fold is None else fold
+    if not 0 <= chosen < train.folds:
+        raise DataError(f"fold {chosen}", expected=f"0 to {train.folds - 1}", remedy=f"legal: 0 to {train.folds - 1}")
+    if chosen == train.fold:
+        # What the run has validated on counts, whatever came to the study since.
+        ids = [case_id for case_id in accepted if case_id in split.validation]
+    else:
+        ids = study.folds(train.folds, config.seed)[chosen]
+    if not ids:
+        raise DataError(
+            f"none of the cases of fold {chosen} is accepted any more",
+            path=study.cases_path,
+            remedy="name cases with --cases, or another fold",
+        )
+    return [accepted[case_id] for case_id in sorted(ids)], _role(ids, split)
+
+
+def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts: DscCounts, *, keep: bool) -> _Scored:
+    from patchcore.volumes.nifti import read_case_image, read_case_label
+
+    target = predictor.target
+    truth = read_case_label(record)
+    grid = Grid.of(record.shape, record.affine_array, target.spacing)
+    whole = uncropped(predictor.probabilities(case.image()), grid.shape, case.crop_start)
+    indices = label_on_grid(whole, grid, target.region_indices)
+    expected = class_indices(truth.array, target.classes)
+    by_label = np.asarray((0, *target.classes))
+    counts.add(case.case_id, by_label[indices], by_label[expected])
+    lesion_class = target.classes.index(target.lesion_label) + 1
+    voxel_mm3 = abs(float(np.linalg.det(truth.affine[:3, :3])))
+    predicted, labelled = indices == lesion_class, expected == lesion_class
+    match = match_lesions(
+        predicted,
+        labelled,
+        voxel_mm3=voxel_mm3,
+        connectivity=target.connectivity,
+        min_volume_mm3=target.min_volume_mm3,
+    )
+    panel = None
+    if keep:
+        views = (read_case_image(record).array, expected, indices)
+        image, label, prediction = (np.ascontiguousarray(grid.canonical(view)) for view in views)
+        panel = (image, label, prediction, case.case_id)
+    return _Scored(
+        case=case,
+        record=record,
+        match=match,
+        labelled_voxels=int(np.count_nonzero(labelled)),
+        predicted_voxels=int(np.count_nonzero(predicted)),
+        voxel_mm3=voxel_mm3,
+        panel=panel,
+    )
+
+
+def _cases(
+    scored: Sequence[_Scored],
+    counts: DscCounts,
+    target: TargetPlan,
+    ball: BallBaseline,
+    threshold: ThresholdBaseline | None,
+) -> tuple[CaseEvaluation, ...]:
+    per_case = counts.per_case()
+    rows = []
+    for index, item in enumerate(scored):
+        by_class = per_case[item.case.case_id]
+        largest = max(item.match.true_mm3, default=0.0)
+        rows.append(
+            CaseEvaluation(
+                case_id=item.case.case_id,
+                patient=item.case.patient,
+                dsc=mean_dsc(by_class.values()),
+                lesion_dsc=by_class[target.lesion_label],
+                dsc_by_class=by_class,
+                volume_mm3=item.labelled_voxels * item.voxel_mm3,
+                predicted_mm3=item.predicted_voxels * item.voxel_mm3,
+                lesion_count=len(item.match.true_mm3),
+                lesions_found=item.match.found,
+                false_positives=item.match.false_positives,
+                largest_lesion_mm3=largest,
+                size_bin=size_bin(largest) if largest else None,
+                ball_dsc=ball.dsc[index],
+                threshold_dsc=None if threshold is None else threshold.dsc[index],
+            )
+        )
+    return tuple(rows)
+
+
+def _bins(cases: Sequence[CaseEvaluation]) -> tuple[SizeBin, ...]:
+    bins = []
+    for number, name in enumerate(SIZE_BIN_NAMES):
+        values = [case.lesion_dsc for case in cases if case.size_bin == number and not math.isnan(case.lesion_dsc)]
+        bins.append(SizeBin(name=name, mean_dsc=mean_dsc(values), n=len(values)))
+    return tuple(bins)
+
+
+def _median_lesion_mm3(study: Study, target: TargetPlan) -> float:
+    volumes = [v for case in study.fingerprint().cases for v in case.volumes_mm3(target.lesion_label)]
+    return float(np.median(volumes)) if volumes else target.median_volume_mm3
+
+
+def _masks(records: Sequence[CaseRecord], target: TargetPlan) -> tuple[Any, Any]:
+    """Return generators of lesion masks and of spacings, so that one case is in memory at a time."""
+    from patchcore.volumes.nifti import read_case_label
+
+    masks = (read_case_label(record).array == target.lesion_label for record in records)
+    return masks, (record.spacing for record in records)
+
+
+def _threshold(records: Sequence[CaseRecord], target: TargetPlan, organ_label: int) -> ThresholdBaseline:
+    from patchcore.volumes.nifti import read_case_image, read_case_label
+
+    def image(record: CaseRecord) -> AnyArray:
+        return read_case_image(record).array
+
+    def organ(record: CaseRecord) -> BoolArray:
+        label = read_case_label(record).array
+        inside: BoolArray = (label == organ_label) | (label == target.lesion_label)
+        return inside
+
+    if not any(organ_label in record.labels for record in records):
+        raise DataError(
+            f"organ label {organ_label} is in none of the cases",
+            found=sorted({label for record in records for label in record.labels}),
+            remedy="choose one of the labels found",
+        )
+    low, high = target.hu_range
+    masks, _ = _masks(records, target)
+    return best_threshold_dsc(
+        (image(record) for record in records),
+        (organ(record) for record in records),
+        masks,
+        np.arange(math.floor(low), math.ceil(high) + 1, dtype=np.float64),
+    )
+
+
+def _draw(scored: Sequence[_Scored], cases: Sequence[CaseEvaluation], target: TargetPlan, path: Path) -> Path | None:
+    from patchcore.views.figures import contours_figure
+
+    panels = []
+    for item, case in zip(scored, cases, strict=True):
+        if item.panel is not None:
+            image, label, prediction, title = item.panel
+            panels.append((image, label, prediction, f"{title}  DSC {case.dsc:.2f}"))
+    with suppress(MissingExtraError):
+        return contours_figure(panels, path, hu_range=target.hu_range)
+    return None
+
+
+def _lesion_json(score: LesionScore) -> dict[str, Any]:
+    return asdict(score) | {"recall": score.recall, "precision": score.precision}
+
+
+def _write(evaluation: Evaluation) -> None:
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator="\n")
+    labels = list(evaluation.dsc_by_class)
+    plain = [name for name in CaseEvaluation.__dataclass_fields__ if name != "dsc_by_class"]
+    writer.writerow([*plain, *(f"dsc_{label}" for label in labels)])
+    for case in evaluation.cases:
+        values = [getattr(case, name) for name in plain] + [case.dsc_by_class[label] for label in labels]
+        writer.writerow(["" if value is None or value != value else value for value in values])
+    write_atomic(evaluation.folder / "dsc.csv", rows.getvalue())
+    content = asdict(evaluation) | {
+        "schema_version": 1,
+        "grid": "original",
+        "lesions": _lesion_json(evaluation.lesions),
+        "lesion_bins": [
+            {"name": name} | _lesion_json(score)
+            for name, score in zip(SIZE_BIN_NAMES, evaluation.lesion_bins, strict=True)
+        ],
+        "ball": asdict(evaluation.ball) | {"mean": evaluation.ball.mean},
+        "folder": evaluation.folder.name,
+        "figure": evaluation.figure.name if evaluation.figure else None,
+    }
+    if evaluation.threshold is not None:
+        content["threshold"] = asdict(evaluation.threshold) | {"mean": evaluation.threshold.mean}
+    write_json_atomic(evaluation.folder / "evaluation.json", content)

@@ -1,0 +1,145 @@
+"""Cross-validation: a training for each fold, one after the other, and what they say together.
+
+The runs are found again by their configuration and plan: what has finished is not trained again, what was stopped goes
+on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from patchcore.config import Plan, RunConfig, resolve_config
+from patchcore.errors import PatchcoreError
+from patchcore.files import read_json
+from patchcore.metrics import mean_dsc
+from patchcore.runs import RunReader, RunState, list_runs, read_cases
+from patchcore.study import Study
+from patchcore.training.launch import create_run, run_config
+from patchcore.types import PathLike
+
+__all__ = ["FoldRun", "FoldScore", "FoldScores", "fold_run", "fold_scores"]
+
+
+@dataclass(frozen=True)
+class FoldRun:
+    """The run of a fold.
+
+    Attributes:
+        fold: The fold that validates.
+        path: The run folder.
+        state: Its state; None where it was made just now and nothing has been started.
+    """
+
+    fold: int
+    path: Path
+    state: RunState | None
+
+
+def fold_run(
+    study: Study | PathLike,
+    fold: int,
+    *,
+    settings: Sequence[str] = (),
+    toml: PathLike | None = None,
+    name: str | None = None,
+) -> FoldRun:
+    """Return the run of a fold: one that was made before with this configuration and plan, else a new one.
+
+    Args:
+        study: The study.
+        fold: The fold that validates.
+        settings: ``section.key=value``; the fold goes on top.
+        toml: A TOML file of settings.
+        name: A few words for the run's folder name; the fold is added.
+
+    Raises:
+        PatchcoreError: As :func:`patchcore.training.launch.create_run`.
+    """
+    study = study if isinstance(study, Study) else Study(study)
+    settings = [*settings, f"train.fold={fold}"]
+    config = run_config(study, toml, settings)
+    plan = study.plan()
+    for summary in list_runs(study.path):
+        if _is_of(summary.path, config, plan):
+            return FoldRun(fold, summary.path, summary.state.state)
+    words = f"{name}-fold{fold}" if name else f"fold{fold}"
+    return FoldRun(fold, create_run(study, settings=settings, toml=toml, name=words), None)
+
+
+def _is_of(run: Path, config: RunConfig, plan: Plan) -> bool:
+    """Whether a run was made with a configuration and plan, and nothing was changed for one of its attempts."""
+    try:
+        record = read_json(run / "run.json", schema=1)
+        # Settings that came later have their defaults there, too.
+        same = resolve_config(base=record["config"]) == config
+        same = same and Plan.model_validate_json(json.dumps(record["plan"])) == plan
+        starts = [read_json(path) for path in (run / "attempts").glob("*/start.json")]
+    except (PatchcoreError, ValidationError, OSError, KeyError, TypeError):
+        return False
+    return same and not any(start.get("overrides") for start in starts)
+
+
+@dataclass(frozen=True)
+class FoldScore:
+    """The best validation of a fold.
+
+    Attributes:
+        fold: The fold.
+        run_id: Its run.
+        step: Step of the best validation of all cases; None where there is none.
+        mean_dsc: Its mean DSC, on the training grid.
+        n: Its cases.
+    """
+
+    fold: int
+    run_id: str
+    step: int | None
+    mean_dsc: float
+    n: int
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """What the folds say together.
+
+    Attributes:
+        folds: Each.
+        mean_dsc: Mean DSC of all cases, each from the fold that held it out.
+        n: Cases with a DSC.
+        deviation: Standard deviation of the folds' means; NaN with less than two.
+    """
+
+    folds: tuple[FoldScore, ...]
+    mean_dsc: float
+    n: int
+    deviation: float
+
+
+def fold_scores(runs: Sequence[FoldRun]) -> FoldScores:
+    """Gather the best validations of the folds. They were used for selection: a held-out test set is judged apart.
+
+    Args:
+        runs: The runs, finished or not.
+    """
+    scores: list[FoldScore] = []
+    values: list[float] = []
+    for run in runs:
+        best = RunReader(run.path).poll().best_validation
+        if best is None or best.subset != "all":
+            scores.append(FoldScore(run.fold, run.path.name, None, math.nan, 0))
+            continue
+        cases = [
+            math.nan if c.get("dsc") is None else float(c["dsc"]) for c in read_cases(run.path, best.validation_id)
+        ]
+        values += [value for value in cases if not math.isnan(value)]
+        scores.append(FoldScore(run.fold, run.path.name, best.step, best.dsc_mean, best.n_cases or 0))
+    means = [score.mean_dsc for score in scores if not math.isnan(score.mean_dsc)]
+    deviation = statistics.stdev(means) if len(means) > 1 else math.nan
+    return FoldScores(tuple(scores), mean_dsc(values), len(values), deviation)

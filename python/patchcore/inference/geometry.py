@@ -1,0 +1,134 @@
+"""From the training grid back to a scan's own: class probabilities, slab by slab, linearly.
+
+Linear interpolation of probabilities cannot overshoot and keeps their sum. The training grid is defined in
+:mod:`patchcore.resampling.grid`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchcore.resampling.grid import Grid
+from patchcore.types import Float32Array, IntTriple, Triple
+
+__all__ = ["class_map", "interpolate", "label_on_grid", "uncropped"]
+
+# Probabilities come back to the stored grid in slabs of at most this many voxels, to bound memory.
+_SLAB_VOXELS = 16 * 2**20
+
+
+def interpolate(
+    array: npt.NDArray[Any], ratio: Triple, shape: IntTriple, *, start: IntTriple = (0, 0, 0)
+) -> Float32Array:
+    """Interpolate linearly on an edge-aligned grid; beyond the outermost centres the edge value holds.
+
+    Args:
+        array: 3D, any real dtype.
+        ratio: New spacing over old per axis; an axis of exactly 1 is copied.
+        shape: Voxels wanted.
+        start: First voxel wanted on the new grid: for slabs of it.
+
+    Returns:
+        float32 of shape `shape`.
+    """
+    from scipy import ndimage
+
+    source = np.asarray(array, dtype=np.float32)
+    if all(r == 1.0 for r in ratio):
+        return np.ascontiguousarray(source[tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))])
+    out = np.empty(shape, dtype=np.float32)
+    offset = [(s + 0.5) * r - 0.5 for s, r in zip(start, ratio, strict=True)]
+    ndimage.affine_transform(
+        source,
+        np.asarray(ratio),
+        offset=offset,
+        output=out,
+        output_shape=shape,
+        order=1,
+        mode="nearest",
+        prefilter=False,
+    )
+    return out
+
+
+def _slabs(shape: IntTriple) -> Iterator[tuple[int, int]]:
+    thickness = max(1, _SLAB_VOXELS // max(1, shape[1] * shape[2]))
+    for low in range(0, shape[0], thickness):
+        yield low, min(low + thickness, shape[0])
+
+
+def class_map(probabilities: Float32Array, regions: Mapping[int, Sequence[int]] | None = None) -> npt.NDArray[np.uint8]:
+    """Return the likeliest class of each voxel; on a tie the lower index.
+
+    Args:
+        probabilities: float32 (1 + classes, X, Y, Z), background first.
+        regions: The plan's ``region_indices``: a region is painted, in their order, where the
+            probabilities of its classes add up to more than a half.
+    """
+    if regions is not None:
+        painted = np.zeros(probabilities.shape[1:], dtype=np.uint8)
+        for own, members in regions.items():
+            painted[probabilities[list(members)].sum(0) > 0.5] = own
+        return painted
+    if len(probabilities) == 2:
+        # The same, without argmax's strided pass.
+        larger: npt.NDArray[np.uint8] = (probabilities[1] > probabilities[0]).view(np.uint8)
+        return larger
+    chosen: npt.NDArray[np.uint8] = probabilities.argmax(axis=0).astype(np.uint8)
+    return chosen
+
+
+def label_on_grid(
+    probabilities: Float32Array, grid: Grid, regions: Mapping[int, Sequence[int]] | None = None
+) -> npt.NDArray[np.uint8]:
+    """Take class probabilities from the training grid to the scan's own grid, and only there choose the class.
+
+    Choosing first and resampling the choice loses small lesions: a sphere of radius 2.5 mm came back with DSC 0.75
+    instead of 0.92.
+
+    Args:
+        probabilities: float32 (1 + classes, *grid.shape), background first.
+        grid: The scan's grid.
+        regions: As of :func:`class_map`.
+
+    Returns:
+        uint8 class indices, stored axis order, shape ``grid.stored_shape``.
+    """
+    shape = grid.canonical_shape
+    first, second, third = (1.0 / r for r in grid.ratio)
+    out = np.empty(shape, dtype=np.uint8)
+    for low, high in _slabs(shape):
+        size = (high - low, shape[1], shape[2])
+        if regions is not None:
+            # All channels of a slab at once: plans with regions have few.
+            shares = [interpolate(c, (first, second, third), size, start=(low, 0, 0)) for c in probabilities]
+            out[low:high] = class_map(np.stack(shares), regions)
+            continue
+        best = np.full(size, -np.inf, dtype=np.float32)
+        slab = out[low:high]
+        for index, channel in enumerate(probabilities):
+            share = interpolate(channel, (first, second, third), size, start=(low, 0, 0))
+            slab[share > best] = index
+            np.maximum(best, share, out=best)
+    return np.ascontiguousarray(grid.stored(out))
+
+
+def uncropped(probabilities: Float32Array, shape: IntTriple, start: IntTriple) -> Float32Array:
+    """Put class probabilities of a part of a grid on the whole of it; everywhere else is background.
+
+    Args:
+        probabilities: float32 (1 + classes, x, y, z), background first.
+        shape: Voxels of the whole grid.
+        start: Where the part begins.
+    """
+    if probabilities.shape[1:] == shape:
+        return probabilities
+    whole = np.zeros((len(probabilities), *shape), dtype=np.float32)
+    whole[0] = 1.0
+    part = tuple(slice(a, a + n) for a, n in zip(start, probabilities.shape[1:], strict=True))
+    whole[(slice(None), *part)] = probabilities
+    return whole

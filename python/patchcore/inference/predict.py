@@ -1,0 +1,287 @@
+"""From a CT file to a label map on its own grid, by the network of a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from patchcore.config.plan import TargetPlan
+from patchcore.errors import CheckpointError, ConfigError, DataError, PatchcoreError
+from patchcore.files import replace_atomically
+from patchcore.inference.geometry import label_on_grid
+from patchcore.models.checkpoint import Checkpoint, find_checkpoint
+from patchcore.models.device import Placement, place
+from patchcore.resampling.grid import Grid
+from patchcore.training.network import build_network
+from patchcore.training.trainer import read_setup
+from patchcore.training.validate import predict_volume
+from patchcore.types import Affine, AnyArray, Float32Array, PathLike
+
+__all__ = ["Prediction", "Predictor", "predict"]
+
+_NIFTI = re.compile(r"\.(nii|nii\.gz|hdr)$")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One file that was predicted.
+
+    Attributes:
+        source: The CT.
+        path: The label map that was written; None where it failed.
+        voxel_count: Voxels of each of the plan's labels.
+        volume_mm3: Their volume, by label.
+        error: Why it failed, or None.
+    """
+
+    source: Path
+    path: Path | None
+    voxel_count: dict[int, int]
+    volume_mm3: dict[int, float]
+    error: str | None = None
+
+
+class Predictor:
+    """A trained network, ready for whole scans.
+
+    Args:
+        network: Takes (B, 1, *window_size), gives logits (B, 1 + classes, *window_size); is put into evaluation mode.
+        target: The plan it was trained with.
+        placement: Where to compute; the network is there already.
+        overlap: Overlap of neighbouring windows.
+        mirror: Whether to average over mirrored windows: 8 times the work.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        target: TargetPlan,
+        placement: Placement,
+        *,
+        overlap: float = 0.5,
+        mirror: bool = False,
+    ) -> None:
+        self.network = network.eval()
+        self.target = target
+        self.placement = placement
+        self.overlap = overlap
+        self.mirror = mirror
+
+    @classmethod
+    def of_run(
+        cls,
+        run: PathLike,
+        *,
+        checkpoint: str | None = None,
+        device: str | None = None,
+        overlap: float | None = None,
+        mirror: bool | None = None,
+    ) -> tuple[Predictor, Checkpoint]:
+        """Load the network of a run.
+
+        Args:
+            run: The run folder.
+            checkpoint: ``best`` or ``last``; default: best where there is one, else last.
+            device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
+            overlap: Overlap of neighbouring windows; default: the run's.
+            mirror: Whether to average over mirrored windows; default: the run's.
+
+        Returns:
+            The predictor, and the checkpoint it was loaded from.
+
+        Raises:
+            RunError: This is no run folder.
+            CheckpointError: There is no such checkpoint, or it is damaged.
+            ConfigError: CUDA was asked for and there is none, or an impossible device.
+        """
+        run = Path(run)
+        # One process predicts, however many trained.
+        overrides: dict[str, Any] = {"train.ranks": 1, "train.accumulate": 1}
+        if device is not None:
+            overrides["train.device"] = device
+        if overlap is not None:
+            overrides["validation.overlap"] = overlap
+        if mirror is not None:
+            overrides["validation.mirror"] = mirror
+        setup = read_setup(run, overrides)
+        placement = place(setup.config.train)
+        found = _find(run, checkpoint)
+        network = build_network(setup.plan.target, setup.config.model)
+        found.restore(network)
+        validation = setup.config.validation
+        predictor = cls(
+            placement.network(network),
+            setup.plan.target,
+            placement,
+            overlap=validation.overlap,
+            mirror=validation.mirror,
+        )
+        return predictor, found
+
+    def probabilities(self, image: AnyArray, *, look: Callable[[], None] | None = None) -> Float32Array:
+        """Return class probabilities on the training grid, float32 (1 + classes, X, Y, Z), of HU on that grid."""
+        return predict_volume(
+            self.network, image, self.target, self.placement, overlap=self.overlap, mirror=self.mirror, look=look
+        )
+
+    def label_map(
+        self, image: AnyArray, affine: Affine, *, look: Callable[[], None] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Predict a scan on its own grid.
+
+        Orientation and spacing are brought to the training grid and back; probabilities, not labels, are interpolated.
+
+        Args:
+            image: HU, stored axis order.
+            affine: Voxel index → world mm.
+            look: Called before each batch of windows; what it raises is passed on.
+
+        Returns:
+            uint8 of the image's shape: the data set's own label values, 0 for background.
+        """
+        shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))
+        grid = Grid.of(shape, affine, self.target.spacing)
+        store = self.target.store
+        resampled = grid.resample(image, kernel=store.kernel, antialias=store.antialias)
+        indices = label_on_grid(self.probabilities(resampled, look=look), grid, self.target.region_indices)
+        return original_labels(indices, self.target.classes)
+
+
+def original_labels(indices: npt.NDArray[np.uint8], classes: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """Turn class indices into the data set's label values.
+
+    Raises:
+        DataError: A label does not fit uint8.
+    """
+    if max(classes) > 255 or min(classes) < 0:
+        raise DataError(f"classes {tuple(classes)} do not fit uint8", remedy="renumber the label maps from 1")
+    values: npt.NDArray[np.uint8] = np.asarray((0, *classes), dtype=np.uint8)[indices]
+    return values
+
+
+def predict(
+    run: PathLike,
+    source: PathLike,
+    out: PathLike,
+    *,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    overlap: float | None = None,
+    mirror: bool | None = None,
+    overwrite: bool = False,
+    on_file: Callable[[Prediction, int, int], None] | None = None,
+) -> list[Prediction]:
+    """Segment CT scans with the network of a run.
+
+    Args:
+        run: The run folder.
+        source: A NIfTI file, or a folder of them.
+        out: The label map to write (``.nii`` or ``.nii.gz``), or for a folder the folder to fill.
+        checkpoint: ``best`` or ``last``; default: best where there is one.
+        device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
+        overlap: Overlap of neighbouring windows; default: the run's.
+        mirror: Whether to average over mirrored windows; default: the run's.
+        overwrite: Whether label maps that are there already are replaced.
+        on_file: Called with (prediction, number, of how many) after each file.
+
+    Returns:
+        One entry a file. Of a folder, a file that cannot be used is told in its entry and does not stop the rest.
+
+    Raises:
+        PatchcoreError: The run has no usable checkpoint; a single file cannot be used.
+        OSError: Something cannot be read or written.
+
+    Example:
+        >>> import patchcore as pc  # doctest: +SKIP
+        >>> pc.predict("study/runs/…", "scan.nii.gz", "tumours.nii.gz")  # doctest: +SKIP
+    """
+    jobs = _jobs(Path(source), Path(out), overwrite=overwrite)
+    predictor, _ = Predictor.of_run(run, checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror)
+    single = Path(source).is_file()
+    predictions = []
+    for number, (scan, path) in enumerate(jobs, 1):
+        try:
+            prediction = _predict_file(predictor, scan, path)
+        except (PatchcoreError, MemoryError) as error:
+            if single:
+                raise
+            prediction = Prediction(scan, None, {}, {}, error=str(error))
+        predictions.append(prediction)
+        if on_file is not None:
+            on_file(prediction, number, len(jobs))
+    return predictions
+
+
+def _predict_file(predictor: Predictor, scan: Path, path: Path) -> Prediction:
+    import nibabel
+
+    from patchcore.volumes.nifti import read_image
+
+    image = read_image(scan)
+    labels = predictor.label_map(image.array, image.affine)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    original: Any = nibabel.load(scan)
+    header = original.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    # A pair's header would name the file type of a pair.
+    kind = nibabel.Nifti2Image if isinstance(original, nibabel.Nifti2Pair) else nibabel.Nifti1Image
+    result = kind(labels, original.affine, header)
+    with replace_atomically(path) as temporary:
+        # nibabel goes by the name's ending.
+        named = temporary.with_name(temporary.name + (".nii.gz" if path.name.endswith(".gz") else ".nii"))
+        try:
+            nibabel.save(result, named)
+            named.replace(temporary)
+        finally:
+            named.unlink(missing_ok=True)
+    voxel_mm3 = image.spacing[0] * image.spacing[1] * image.spacing[2]
+    counts = {label: int(np.count_nonzero(labels == label)) for label in predictor.target.classes}
+    return Prediction(scan, path, counts, {label: count * voxel_mm3 for label, count in counts.items()})
+
+
+def _jobs(source: Path, out: Path, *, overwrite: bool) -> list[tuple[Path, Path]]:
+    """Pair inputs with outputs, and refuse what would overwrite."""
+    if source.is_dir():
+        scans = sorted(path for path in source.iterdir() if _NIFTI.search(path.name) and not path.name.startswith("."))
+        if not scans:
+            raise DataError("no NIfTI file (.nii, .nii.gz, .hdr)", path=source, remedy="name the folder of the CTs")
+        if out.exists() and not out.is_dir():
+            raise DataError("is a file, but a folder of scans needs a folder", path=out, remedy="name a folder with -o")
+        jobs = [(scan, out / (_NIFTI.sub("", scan.name) + ".nii.gz")) for scan in scans]
+    else:
+        if not source.exists():
+            raise FileNotFoundError(2, "no such file or folder", str(source))
+        path = out / (_NIFTI.sub("", source.name) + ".nii.gz") if out.is_dir() else out
+        if not re.search(r"\.nii(\.gz)?$", path.name):
+            raise ConfigError(f"{path.name!r} is no NIfTI name", path=path, remedy="end it in .nii.gz or .nii")
+        jobs = [(source, path)]
+    inputs = {scan.resolve() for scan, _ in jobs}
+    for scan, path in jobs:
+        if path.resolve() in inputs:
+            raise DataError("the output would overwrite the input", path=scan, remedy="name another place with -o")
+        if path.exists() and not overwrite:
+            raise DataError("is there already", path=path, remedy="add --overwrite, or name another place with -o")
+    return jobs
+
+
+def _find(run: Path, which: str | None) -> Checkpoint:
+    if which not in (None, "best", "last"):
+        raise ConfigError(f"checkpoint {which!r}", expected=("best", "last"), remedy="legal: best, last")
+    for name in ("best", "last") if which is None else (which,):
+        found = find_checkpoint(run / "checkpoints" / name)
+        if found is not None:
+            return found
+    raise CheckpointError(
+        f"the run has no {which or 'best or last'} checkpoint yet",
+        path=run,
+        remedy="let it train until its first validation, or ask for one with patchcore runs checkpoint",
+    )

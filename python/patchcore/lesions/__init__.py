@@ -1,0 +1,21 @@
+"""Lesion measurement: components of a label map, with volume, extent and diameter, from NumPy arrays or NIfTI files."""
+
+from patchcore.lesions.measure import (
+    Lesions,
+    LesionSpans,
+    NiftiHeader,
+    label_components,
+    lesion_spans,
+    measure_lesions,
+    read_header,
+)
+
+__all__ = [
+    "LesionSpans",
+    "Lesions",
+    "NiftiHeader",
+    "label_components",
+    "lesion_spans",
+    "measure_lesions",
+    "read_header",
+]

@@ -1,0 +1,369 @@
+"""Measuring lesions: from a label map, in memory or in a file, to a table of lesions.
+
+Nothing here makes a label volume. Rust finds spans (maximal stretches of one label along the fastest axis of memory)
+at memory bandwidth and joins them by union-find; a file is inflated and measured in a stream and never held whole.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchcore import _core
+from patchcore.arrays import thread_count
+from patchcore.errors import DataError, HeaderError, PatchcoreError, UnsupportedDataError
+from patchcore.types import Affine, AnyArray, BoolArray, Float64Array, Int64Array, IntTriple, PathLike, Triple
+
+__all__ = [
+    "LesionSpans",
+    "Lesions",
+    "NiftiHeader",
+    "label_components",
+    "lesion_spans",
+    "measure_lesions",
+    "read_header",
+]
+
+CONNECTIVITIES = (6, 18, 26)
+
+
+@dataclass(frozen=True, eq=False)
+class Lesions:
+    """One row a lesion, in the order of the smallest C-order voxel index; axes are the array's own (i, j, k).
+
+    Attributes:
+        label: Label of each lesion, shape (N,).
+        voxel_count: Voxels, shape (N,).
+        volume_mm3: Voxels times the volume of one, shape (N,).
+        bbox_start: First voxel index of the bounding box, shape (N, 3).
+        bbox_stop: One past the last voxel index of the bounding box, shape (N, 3).
+        centroid_voxel: Mean voxel index, shape (N, 3).
+        centroid_mm: Mean world position (RAS+), shape (N, 3).
+        extent_mm: Edge of the bounding box in whole voxels, per array axis, shape (N, 3).
+        equivalent_diameter_mm: Diameter of the ball of the same volume, shape (N,).
+        longest_axial_diameter_mm: Largest distance between voxel centres within one axial slice, shape (N,).
+        touches_border: Whether a voxel lies at an end of the array, shape (N,).
+        shape: Voxels of the label map along each axis.
+        spacing: mm per voxel along each axis.
+        affine: Voxel index → world mm, shape (4, 4).
+        connectivity: 6, 18 or 26.
+        min_volume_mm3: Components below this were dropped.
+        speck_count: Components dropped.
+        speck_voxel_count: Voxels of the components dropped.
+    """
+
+    label: Int64Array
+    voxel_count: Int64Array
+    volume_mm3: Float64Array
+    bbox_start: Int64Array
+    bbox_stop: Int64Array
+    centroid_voxel: Float64Array
+    centroid_mm: Float64Array
+    extent_mm: Float64Array
+    equivalent_diameter_mm: Float64Array
+    longest_axial_diameter_mm: Float64Array
+    touches_border: BoolArray
+    shape: IntTriple
+    spacing: Triple
+    affine: Affine
+    connectivity: int
+    min_volume_mm3: float
+    speck_count: int
+    speck_voxel_count: int
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __repr__(self) -> str:
+        total = float(self.volume_mm3.sum()) / 1000
+        return f"Lesions({len(self)} lesions, {total:.3g} mL, connectivity={self.connectivity})"
+
+
+@dataclass(frozen=True, eq=False)
+class LesionSpans:
+    """Every lesion as spans, so that a voxel of it can be drawn without the label map.
+
+    Attributes:
+        lesion: Lesion of each span, 0-based and ascending, int32, shape (S,).
+        origin: First voxel of each span, int32, shape (S, 3), array axes.
+        length: Voxels of each span, int32, shape (S,).
+        axis: The array axis along which spans lie.
+        voxel_count: Voxels of each lesion, int64, shape (N,).
+    """
+
+    lesion: npt.NDArray[np.int32]
+    origin: npt.NDArray[np.int32]
+    length: npt.NDArray[np.int32]
+    axis: int
+    voxel_count: Int64Array
+
+    @property
+    def lesion_count(self) -> int:
+        """Number of lesions."""
+        return len(self.voxel_count)
+
+
+@dataclass(frozen=True, eq=False)
+class NiftiHeader:
+    """What a NIfTI header says of one 3D volume; lengths in mm, axes as stored."""
+
+    shape: IntTriple
+    spacing: Triple
+    affine: Affine
+    axial_axis: int
+    scaling: tuple[float, float]
+    pixdim: Triple
+    sform: Affine | None
+    qform: Affine | None
+    dtype: np.dtype[Any]
+    data_offset: int
+    data_bytes: int
+
+
+def measure_lesions(
+    source: AnyArray | PathLike,
+    *,
+    label: int | None = None,
+    labels: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+    affine: npt.ArrayLike | None = None,
+    connectivity: int = 26,
+    min_volume_mm3: float = 0.0,
+    axial_axis: int | None = None,
+    threads: int | None = None,
+) -> Lesions:
+    """Measure every lesion of a label map.
+
+    Args:
+        source: A label map or mask of shape (i, j, k): bool, any integer dtype or integral floats, in any memory
+            order, strides and byte order, left alone during the call; or the path of a NIfTI-1 or -2 file (.nii,
+            .nii.gz, .hdr/.img).
+        label: Measure this label only.
+        labels: Measure these labels; components never cross labels. Default: all that are not 0.
+        spacing: mm per voxel along each array axis; for an array without `affine`. Default 1 mm. A file has its own.
+        affine: Voxel index → world mm, shape (4, 4); a file brings its own, which this replaces.
+        connectivity: 6 (faces), 18 (and edges) or 26 (and corners).
+        min_volume_mm3: Components below this are specks: dropped and counted.
+        axial_axis: Array axis that axial slices are normal to. Default: nearest to world S by the affine, else 2.
+        threads: Threads for arrays; the result does not depend on it. Default: all cores.
+
+    Returns:
+        The table of lesions. No lesion is an empty table.
+
+    Raises:
+        DataError: Impossible spacing, affine, connectivity or labels.
+        NonIntegralLabelError: A voxel's value is no integer.
+        UnsupportedDataError: Not three axes, or complex numbers or colours.
+        HeaderError: The file's header is malformed, or contradicts the file.
+        CorruptFileError: The file ends early or fails its checksum.
+        OSError: The file cannot be read.
+
+    Example:
+        >>> import numpy as np
+        >>> mask = np.zeros((64, 64, 32), np.uint8)
+        >>> mask[10:20, 10:20, 5:10] = 1
+        >>> lesions = measure_lesions(mask, spacing=(0.8, 0.8, 2.5))
+        >>> lesions.voxel_count.tolist(), lesions.volume_mm3.round(6).tolist()
+        ([500], [800.0])
+    """
+    chosen = _labels(label, labels)
+    _check_connectivity(connectivity)
+    if axial_axis not in (None, 0, 1, 2):
+        raise DataError(f"axial_axis {axial_axis!r}", found=axial_axis, remedy="legal: 0, 1, 2")
+    matrix = _affine(spacing, affine)
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if spacing is not None:
+            raise DataError(
+                "spacing given for a file, which has its own", path=path, remedy="pass affine=, or the array"
+            )
+        try:
+            columns, header = _core.measure_file(
+                path,
+                labels=chosen,
+                connectivity=connectivity,
+                min_volume_mm3=float(min_volume_mm3),
+                affine=None if matrix is None else matrix.tolist(),
+                axial_axis=axial_axis,
+            )
+        except PatchcoreError as error:
+            error.path = str(path)
+            raise
+        except OSError as error:
+            raise _with_filename(error, path) from None
+        shape, matrix = header["shape"], np.asarray(header["affine"]) if matrix is None else matrix
+    else:
+        array = _array(source)
+        matrix_or_unit = np.eye(4) if matrix is None else matrix
+        if affine is None and axial_axis is None:
+            axial_axis = 2
+        columns = _core.measure_array(
+            array,
+            matrix_or_unit.tolist(),
+            labels=chosen,
+            connectivity=connectivity,
+            min_volume_mm3=float(min_volume_mm3),
+            axial_axis=axial_axis,
+            threads=thread_count(threads),
+        )
+        shape, matrix = array.shape, matrix_or_unit
+    i, j, k = np.linalg.norm(matrix[:3, :3], axis=0)
+    return Lesions(
+        **columns,
+        shape=(int(shape[0]), int(shape[1]), int(shape[2])),
+        spacing=(float(i), float(j), float(k)),
+        affine=matrix,
+        connectivity=connectivity,
+        min_volume_mm3=float(min_volume_mm3),
+    )
+
+
+def label_components(
+    array: AnyArray,
+    *,
+    connectivity: int = 26,
+    labels: Sequence[int] | None = None,
+    threads: int | None = None,
+) -> AnyArray:
+    """Number the components of a label map: 1…N by smallest C-order voxel index, one counter across labels.
+
+    Args:
+        array: As for :func:`measure_lesions`.
+        connectivity: 6, 18 or 26.
+        labels: Only these labels. Default: all that are not 0.
+        threads: Threads; the result does not depend on it. Default: all cores.
+
+    Returns:
+        The label image: the input's shape, its axes in memory as the input's, and the smallest unsigned dtype that
+        holds N. On a mask it equals ``scipy.ndimage.label`` with the same connectivity.
+
+    Raises:
+        DataError: As for :func:`measure_lesions`.
+
+    Example:
+        >>> import numpy as np
+        >>> mask = np.zeros((4, 4, 4), bool)
+        >>> mask[0, 0, 0] = mask[3, 3, 3] = True
+        >>> label_components(mask).max(), label_components(mask).dtype
+        (np.uint8(2), dtype('uint8'))
+    """
+    _check_connectivity(connectivity)
+    image, _count = _core.label_components(
+        _array(array), labels=_labels(None, labels), connectivity=connectivity, threads=thread_count(threads)
+    )
+    return image
+
+
+def lesion_spans(array: AnyArray, *, labels: Sequence[int] | None = None, connectivity: int = 26) -> LesionSpans:
+    """Return every lesion of a label map as spans; lesions are numbered as :func:`label_components` does, from 0.
+
+    Args:
+        array: As for :func:`measure_lesions`.
+        labels: Only these labels. Default: all that are not 0.
+        connectivity: 6, 18 or 26.
+
+    Returns:
+        The spans, grouped by lesion.
+
+    Raises:
+        DataError: As for :func:`measure_lesions`.
+
+    Example:
+        >>> import numpy as np
+        >>> mask = np.zeros((4, 4, 4), bool)
+        >>> mask[1, 2, 1:3] = True
+        >>> spans = lesion_spans(mask)
+        >>> spans.origin.tolist(), spans.length.tolist(), spans.axis
+        ([[1, 2, 1]], [2], 2)
+    """
+    _check_connectivity(connectivity)
+    columns = _core.component_spans(_array(array), labels=_labels(None, labels), connectivity=connectivity)
+    return LesionSpans(**columns)
+
+
+def read_header(path: PathLike) -> NiftiHeader:
+    """Read and check the header of a NIfTI file; the voxels are not touched.
+
+    Args:
+        path: .nii, .nii.gz, .hdr or .img.
+
+    Returns:
+        Shape, spacing and affine; which affine counts follows nibabel (sform, else qform, else voxel size).
+
+    Raises:
+        HeaderError: The header is malformed or promises more voxels than the file can hold.
+        CorruptFileError: The file is shorter than its header says.
+        UnsupportedDataError: Not 3D, colours, complex numbers, or lengths not in mm.
+        OSError: The file cannot be read.
+    """
+    path = Path(path)
+    try:
+        fields = _core.read_nifti_header(path)
+    except PatchcoreError as error:
+        error.path = str(path)
+        raise
+    except OSError as error:
+        raise _with_filename(error, path) from None
+    forms = {name: fields[name] for name in ("affine", "sform", "qform")}
+    fields |= {name: None if form is None else np.asarray(form) for name, form in forms.items()}
+    fields |= {name: tuple(fields[name]) for name in ("shape", "spacing", "scaling", "pixdim")}
+    fields["dtype"] = np.dtype(fields["dtype"])
+    return NiftiHeader(**fields)
+
+
+def _with_filename(error: OSError, path: Path) -> OSError:
+    if error.errno is None:
+        return type(error)(f"{path}: {error}")
+    return OSError(error.errno, error.strerror, str(path))
+
+
+def _array(source: AnyArray) -> AnyArray:
+    """Return what the core borrows; a mask of masked elements would be lost on it."""
+    if isinstance(source, np.ma.MaskedArray):
+        raise UnsupportedDataError("a masked array", remedy="pass array.filled(0)")
+    return np.asarray(source)
+
+
+def _labels(label: int | None, labels: Sequence[int] | None) -> list[int] | None:
+    if label is not None and labels is not None:
+        raise DataError("both label and labels were given", remedy="give one of them")
+    chosen = [label] if label is not None else labels
+    if chosen is None:
+        return None
+    try:
+        values = [operator.index(value) for value in chosen]
+    except TypeError:
+        raise DataError(f"labels {list(chosen)}", expected="integers", remedy="name labels by their numbers") from None
+    if any(not -(2**63) <= value < 2**63 for value in values):
+        raise DataError(f"labels {values}; a label has 64 bits", remedy="name labels that the map can hold")
+    if not values or 0 in values:
+        raise DataError(f"labels {values}; 0 is background", remedy="name at least one label that is not 0")
+    return values
+
+
+def _check_connectivity(connectivity: int) -> None:
+    if connectivity not in CONNECTIVITIES:
+        raise DataError(f"connectivity {connectivity}", expected=CONNECTIVITIES, remedy="legal: 6, 18, 26")
+
+
+def _affine(spacing: Sequence[float] | None, affine: npt.ArrayLike | None) -> Affine | None:
+    if spacing is not None and affine is not None:
+        raise DataError("both spacing and affine were given", remedy="give one of them")
+    if affine is not None:
+        matrix = np.asarray(affine, np.float64)
+        if matrix.shape != (4, 4):
+            raise DataError(f"affine of shape {matrix.shape}", expected=(4, 4), remedy="pass a 4×4 matrix")
+        return matrix
+    if spacing is None:
+        return None
+    sizes = np.asarray(spacing, np.float64)
+    if sizes.shape != (3,) or not np.all(np.isfinite(sizes) & (sizes > 0)):
+        raise HeaderError(f"spacing {tuple(spacing)}", remedy="give three positive lengths in mm, in array-axis order")
+    return np.diag([*sizes, 1.0])

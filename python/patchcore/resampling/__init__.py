@@ -1,0 +1,6 @@
+"""Resampling of CT images and label maps to another spacing."""
+
+from patchcore.resampling.grid import SAME_SPACING, Grid
+from patchcore.resampling.image import resample_image
+
+__all__ = ["SAME_SPACING", "Grid", "resample_image"]

@@ -1,0 +1,147 @@
+"""A case in the store: its geometry, its lesions, and windows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchcore.errors import CorruptFileError, DataError
+from patchcore.lesions.measure import LesionSpans
+from patchcore.store import StoredArray
+from patchcore.store.facts import missing_shards, read_table
+from patchcore.types import Affine, IntTriple, Triple
+
+__all__ = ["PreparedCase"]
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case on the training grid.
+
+    Attributes:
+        case_id: The case.
+        patient: Its patient.
+        path: Its folder in the store.
+        shape: Voxels, canonical axes.
+        spacing: mm per voxel, canonical axes.
+        class_voxels: Voxels of each class, background left out.
+        lesion_voxels: Voxels of each lesion, in the order of the spans.
+        span_axis: The axis that the spans lie along.
+        kept_lesions: Lesions that would have vanished on the training grid and were kept as one voxel.
+        crop_start: First voxel kept of the whole training grid.
+        cropped: Whether only a part of that grid was kept.
+        cut_lesions: Lesions that do not lie wholly within that part.
+        affine: Voxel index → world mm (RAS+), float64 (4, 4).
+    """
+
+    case_id: str
+    patient: str
+    path: Path
+    shape: IntTriple
+    spacing: Triple
+    class_voxels: tuple[int, ...]
+    lesion_voxels: tuple[int, ...]
+    span_axis: int
+    kept_lesions: int = 0
+    crop_start: IntTriple = (0, 0, 0)
+    cropped: bool = False
+    cut_lesions: int = 0
+    affine: Affine = field(default_factory=lambda: np.eye(4), compare=False)
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of a training voxel."""
+        return self.spacing[0] * self.spacing[1] * self.spacing[2]
+
+    @property
+    def image_bytes(self) -> int:
+        """Memory of image and label together."""
+        return 3 * self.shape[0] * self.shape[1] * self.shape[2]
+
+    @cached_property
+    def image_array(self) -> StoredArray:
+        """The CT, open for windows: int16 HU of shape `shape`."""
+        return self._open("image", np.int16)
+
+    @cached_property
+    def label_array(self) -> StoredArray:
+        """The class indices, open for windows: uint8 of shape `shape`."""
+        return self._open("label", np.uint8)
+
+    def image(self) -> npt.NDArray[np.int16]:
+        """Read the CT: int16 HU of shape `shape`."""
+        with self._case_named():
+            return self.image_array.read()
+
+    def label(self) -> npt.NDArray[np.uint8]:
+        """Read the class indices: uint8 of shape `shape`."""
+        with self._case_named():
+            return self.label_array.read()
+
+    def spans(self) -> LesionSpans:
+        """Read the lesions as spans on the training grid."""
+        table = self._table("spans.npy")
+        return LesionSpans(
+            lesion=table[:, 0],
+            origin=table[:, 1:4],
+            length=table[:, 4],
+            axis=self.span_axis,
+            voxel_count=np.asarray(self.lesion_voxels, dtype=np.int64),
+        )
+
+    def class_spans(self, class_index: int) -> LesionSpans:
+        """Read all voxels of a class that is not the lesions', an organ's, as the spans of one number 0."""
+        table = self._table("class_spans.npy")
+        table = table[table[:, 0] == class_index]
+        return LesionSpans(
+            lesion=np.zeros(len(table), np.int32),
+            origin=table[:, 1:4],
+            length=table[:, 4],
+            axis=self.span_axis,
+            voxel_count=np.asarray([int(table[:, 4].sum())] if len(table) else [], dtype=np.int64),
+        )
+
+    def _table(self, name: str) -> npt.NDArray[np.int32]:
+        path = self.path / name
+        try:
+            return read_table(path)
+        except CorruptFileError as error:
+            raise self.damaged(path, error.message) from None
+        except FileNotFoundError as error:
+            raise self.damaged(path, error) from None
+
+    def _open(self, name: str, dtype: Any) -> StoredArray:
+        try:
+            array = StoredArray(self.path / name)
+        except (DataError, FileNotFoundError) as error:
+            raise self.damaged(self.path / name, error) from None
+        if array.dtype != dtype or array.shape != self.shape:
+            raise self.damaged(self.path / name, f"{array.dtype} {array.shape}")
+        if lack := missing_shards(array):
+            raise self.damaged(self.path / name, lack)
+        return array
+
+    @contextmanager
+    def _case_named(self) -> Iterator[None]:
+        try:
+            yield
+        except CorruptFileError as error:
+            if error.case_id is not None:
+                raise
+            raise self.damaged(self.path, error.message) from None
+
+    def damaged(self, path: Path, found: object) -> CorruptFileError:
+        """Return the error that says that a file of this case is damaged, and what to do."""
+        return CorruptFileError(
+            f"damaged store ({found})",
+            case_id=self.case_id,
+            path=path,
+            remedy=f"delete {self.path}; it is made anew when it is missing",
+        )

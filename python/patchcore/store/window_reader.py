@@ -1,0 +1,256 @@
+"""One reader of windows, wherever voxels lie: in a store, a NIfTI file or an array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from patchcore.arrays import corner_rows, size_triple
+from patchcore.errors import UnsupportedDataError, WindowError
+from patchcore.store import ChunkCache, StoredArray, read_windows
+from patchcore.store.array import CacheCounts, window_dtype
+from patchcore.store.case import AIR_HU
+from patchcore.store.prepared_case import PreparedCase
+from patchcore.types import AnyArray, Int64Array, IntTriple, PathLike, WindowDtype
+from patchcore.volumes.nifti_volume import NiftiVolume
+from patchcore.windows.blending import window_grid
+from patchcore.windows.extract import Windows, check_buffer, extract_parts
+
+__all__ = ["WindowCase", "WindowReader"]
+
+Volume: TypeAlias = StoredArray | NiftiVolume | npt.NDArray[Any]
+WindowCase: TypeAlias = "PreparedCase | PathLike | AnyArray | StoredArray | tuple[Any, Any]"
+"""A CT, or a CT and its label map: a path to NIfTI or to a Zarr array of a store, an array, a case of a store."""
+
+
+class WindowReader:
+    """Reads windows of many cases in one call, into the caller's memory.
+
+    Nobody has to prepare a store to try: NIfTI files and arrays are read by the same calls, in stored axis order, at
+    their own spacing. A case of a store is faster, and has canonical axes and the training spacing. Reading is safe
+    from several threads, in forked and in spawned workers.
+
+    Args:
+        cases: Each a CT, or a pair of a CT and its label map.
+        cache_bytes: Bytes of decoded chunks of stores that are kept; 0 for none.
+
+    Raises:
+        UnsupportedDataError: Something that holds no voxels, or is not 3D.
+        WindowError: An image and its label map differ in shape.
+        DataError, OSError: A file that cannot be read.
+
+    Example:
+        >>> volume = np.arange(1000, dtype=np.int16).reshape(10, 10, 10)
+        >>> reader = WindowReader([(volume, volume > 500)])
+        >>> windows = reader.read([0, 0], [(4, 5, 8), (-1, 0, 0)], (2, 2, 3), hu_range=(0, 1000))
+        >>> (1000 * windows.image[0, 0, 0]).round().tolist(), windows.label[0, 1, 1].tolist()
+        ([458.0, 459.0, 0.0], [1, 1, 0])
+    """
+
+    def __init__(self, cases: Sequence[WindowCase], *, cache_bytes: int = 0) -> None:
+        self.cache = ChunkCache(cache_bytes)
+        pairs = [_pair(number, case) for number, case in enumerate(cases)]
+        self._images = [image for image, _ in pairs]
+        self._labels = [label for _, label in pairs]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def shape(self, case: int) -> IntTriple:
+        """Return the voxels of a case along each axis."""
+        a, b, c = self._images[case].shape
+        return (int(a), int(b), int(c))
+
+    def grid(self, case: int, window_size: Sequence[int], *, overlap: float | Sequence[float] = 0.5) -> Int64Array:
+        """Return the corners of windows that cover a case; see :func:`patchcore.windows.extract.window_grid`."""
+        return window_grid(self.shape(case), window_size, overlap=overlap)
+
+    @property
+    def cache_counts(self) -> CacheCounts:
+        """What the cache holds, and how often a chunk was found in it."""
+        return self.cache.counts
+
+    def read(
+        self,
+        cases: npt.ArrayLike,
+        corners: npt.ArrayLike,
+        window_size: Sequence[int],
+        *,
+        hu_range: tuple[float, float] | None = None,
+        dtype: WindowDtype = "float32",
+        with_labels: bool | None = None,
+        padding: float = AIR_HU,
+        out: AnyArray | None = None,
+        label_out: npt.NDArray[np.uint8] | None = None,
+        threads: int | None = None,
+    ) -> Windows:
+        """Read a batch of windows.
+
+        Args:
+            cases: Integers (windows,): which case each window is of; or one for all.
+            corners: Integers (windows, 3): index of each window's first voxel; anything, also outside the case.
+            window_size: Voxels along each axis.
+            hu_range: HU are clipped to it and scaled to [0, 1]; what lies outside the case is 0. None: HU as they are.
+            dtype: ``float32``, ``float16``, ``bfloat16`` (its bits, as uint16) or ``int16`` (HU as they are).
+            with_labels: Whether labels are read too; default: where every one of the cases has them.
+            padding: HU outside the case where `hu_range` is None. Labels there are 0.
+            out: Of `dtype`, (windows, *window_size) or (windows, 1, *window_size), C order, to be filled.
+            label_out: uint8 of such a shape too.
+            threads: Threads; all cores by default. What is read does not depend on them.
+
+        Returns:
+            The windows, in `out` and `label_out` where given.
+
+        Raises:
+            WindowError: Numbers, sizes or buffers do not fit, or a case has no labels although they are wanted.
+            CorruptFileError: A file is damaged; it is named.
+            UnsupportedDataError: A label does not fit uint8.
+            OSError: A file cannot be read.
+        """
+        rows, size = corner_rows(corners), size_triple("window_size", window_size)
+        chosen = self._chosen(cases, len(rows))
+        if with_labels is None:
+            with_labels = label_out is not None or all(self._labels[case] is not None for case in chosen)
+        lacking = [case for case in chosen if self._labels[case] is None] if with_labels else []
+        if lacking:
+            raise WindowError(
+                f"case {lacking[0]} has no label map", remedy="give a pair of CT and label map, or with_labels=False"
+            )
+        shape = (len(rows), *size)
+        stored = window_dtype(dtype, hu_range)
+        out = _buffer("out", out, len(rows), size, stored)
+        label_out = _buffer("label_out", label_out, len(rows), size, np.dtype(np.uint8)) if with_labels else None
+        flat, flat_label = out.reshape(shape), None if label_out is None else label_out.reshape(shape)
+        kinds = [isinstance(self._images[case], StoredArray) for case in chosen]
+        # One call for all where they lie alike, as they do in a training.
+        groups = [slice(0, len(rows))] if len(set(kinds)) < 2 else [slice(n, n + 1) for n in range(len(rows))]
+        for group in groups:
+            if not len(rows):
+                break
+            images = [self._images[case] for case in chosen[group]]
+            labels = [self._labels[case] for case in chosen[group]] if with_labels else None
+            part = None if flat_label is None else flat_label[group]
+            self._read(images, labels, rows[group], size, hu_range, dtype, padding, flat[group], part, threads)
+        return Windows(image=out, label=label_out, corners=rows)
+
+    def _read(
+        self,
+        images: list[Volume],
+        labels: list[Volume | None] | None,
+        rows: Int64Array,
+        size: IntTriple,
+        hu_range: tuple[float, float] | None,
+        dtype: WindowDtype,
+        padding: float,
+        out: AnyArray,
+        label_out: npt.NDArray[np.uint8] | None,
+        threads: int | None,
+    ) -> None:
+        """Read windows of images that are all stored, or none of them is."""
+        stored_images = [image for image in images if isinstance(image, StoredArray)]
+        stored_labels = [label for label in labels or () if isinstance(label, StoredArray)]
+        if stored_images:
+            read_windows(
+                stored_images,
+                rows,
+                size,
+                hu_range=hu_range,
+                dtype=dtype,
+                padding=padding,
+                labels=stored_labels if label_out is not None else None,
+                out=out,
+                label_out=label_out,
+                cache=self.cache,
+                threads=threads,
+            )
+            return
+        volumes, corners = _parts(images, rows, size)
+        maps = None
+        if labels is not None and label_out is not None:
+            maps = (*_parts([label for label in labels if label is not None], rows, size), label_out)
+        extract_parts(
+            volumes,
+            corners,
+            size,
+            hu_range=hu_range,
+            dtype=dtype,
+            out=out,
+            labels=maps,
+            padding=padding,
+            threads=threads,
+        )
+
+    def _chosen(self, cases: npt.ArrayLike, count: int) -> list[int]:
+        numbers = np.atleast_1d(np.asarray(cases))
+        if numbers.size == 0:
+            numbers = np.empty(0, np.int64)
+        elif numbers.size == 1:
+            numbers = np.repeat(numbers, count)
+        if numbers.ndim != 1 or len(numbers) != count or numbers.dtype.kind not in "iu":
+            raise WindowError(f"cases of shape {numbers.shape} for {count} corners", remedy="give one number a window")
+        chosen: list[int] = numbers.tolist()
+        for case in chosen:
+            if not 0 <= case < len(self):
+                raise WindowError(f"case {case} of {len(self)}", found=case, expected=f"0 to {len(self) - 1}")
+        return chosen
+
+
+def _pair(number: int, case: Any) -> tuple[Volume, Volume | None]:
+    if isinstance(case, PreparedCase):
+        return case.image_array, case.label_array
+    image, label = case if isinstance(case, tuple) else (case, None)
+    volume = _volume(number, image, "image")
+    if label is None:
+        return volume, None
+    other = _volume(number, label, "label")
+    if tuple(other.shape) != tuple(volume.shape):
+        raise WindowError(
+            f"case {number}: label shape {tuple(other.shape)} does not match image {tuple(volume.shape)}",
+            remedy="pair each CT with its own label map",
+        )
+    if isinstance(volume, StoredArray) != isinstance(other, StoredArray):
+        raise UnsupportedDataError(
+            f"case {number}: one of image and label lies in a store, the other does not", remedy="take both from one"
+        )
+    return volume, other
+
+
+def _volume(number: int, source: Any, kind: Any) -> Volume:
+    if isinstance(source, StoredArray | NiftiVolume):
+        return source
+    if isinstance(source, str | Path) or hasattr(source, "__fspath__"):
+        path = Path(source)
+        return StoredArray(path) if (path / "zarr.json").exists() else NiftiVolume(path, kind)
+    array = np.asarray(source)
+    if array.ndim != 3 or array.dtype.kind not in "biuf":
+        raise UnsupportedDataError(
+            f"case {number}: an {kind} of shape {array.shape} and dtype {array.dtype}",
+            expected="a path, or an array of three axes of real numbers",
+            remedy="pass one channel of one volume",
+        )
+    return array
+
+
+def _parts(volumes: Sequence[Volume], rows: Int64Array, size: IntTriple) -> tuple[list[AnyArray], Int64Array]:
+    """Return an array for each window that holds what it needs, and its corner there."""
+    arrays: list[AnyArray] = []
+    corners = rows.copy()
+    for number, volume in enumerate(volumes):
+        if isinstance(volume, NiftiVolume):
+            array, corners[number] = volume.part(rows[number], size)
+            arrays.append(array)
+        else:
+            assert isinstance(volume, np.ndarray)
+            arrays.append(volume)
+    return arrays, corners
+
+
+def _buffer(name: str, buffer: AnyArray | None, count: int, size: IntTriple, dtype: np.dtype[Any]) -> AnyArray:
+    if buffer is None:
+        return np.empty((count, *size), dtype)
+    check_buffer(name, buffer, dtype, count, size)
+    return buffer

@@ -1,0 +1,90 @@
+"""What a running trainer was asked: requests of the run folder, and the signals that count as one."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Literal, TypeAlias
+
+from patchcore.runs import Request, Verb
+from patchcore.training.silence import Writer
+
+__all__ = ["LEAVING", "Control", "Interrupted", "Leaving", "StopSignal"]
+
+Leaving: TypeAlias = Literal["stop", "pause"]
+LEAVING: tuple[Leaving | None, ...] = (None, "stop", "pause")
+"""How a training can be told to leave, numbered for other ranks."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: a validation or preparation that was left on request
+    """Raised inside long work to leave it for a stop or pause."""
+
+
+class StopSignal:
+    """Remembers SIGTERM and SIGINT; the second one of a kind ends the process as usual."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Control:
+    """Looks for requests and answers them.
+
+    Attributes:
+        leave: How to end, once asked: ``"stop"`` or ``"pause"``; None to go on.
+        validate: Whether a validation was asked for.
+        checkpoint: Whether a checkpoint was asked for.
+    """
+
+    def __init__(self, writer: Writer, stop_signal: StopSignal | None = None) -> None:
+        self._writer = writer
+        self._signal = stop_signal
+        self._open: list[Request] = []
+        self.leave: Leaving | None = None
+        self.validate = False
+        self.checkpoint = False
+
+    def look(self) -> None:
+        """Take on what was asked since the last look; cheap enough for every step and every batch of windows."""
+        for request in self._writer.requests():
+            if request.verb is Verb.STOP:
+                self.leave = "stop"
+            elif request.verb is Verb.PAUSE:
+                self.leave = self.leave or "pause"
+            elif request.verb is Verb.VALIDATE:
+                self.validate = True
+            else:
+                self.checkpoint = True
+            self._open.append(request)
+            self._writer.acknowledge(request, "accepted")
+        if self._signal is not None and self._signal.received and self.leave is None:
+            self.leave = "stop"
+            self._writer.state("stopping", f"received {self._signal.received}")
+
+    def look_or_leave(self) -> None:
+        """Look, and leave work that is redone later.
+
+        Raises:
+            Interrupted: A stop or pause was asked for.
+        """
+        self.look()
+        if self.leave is not None:
+            raise Interrupted
+
+    def done(self, *verbs: Verb, detail: Callable[[], str] | str | None = None) -> None:
+        """Answer the open requests of these verbs."""
+        text = detail() if callable(detail) else detail
+        for request in [item for item in self._open if item.verb in verbs]:
+            self._writer.acknowledge(request, "done", text)
+            self._open.remove(request)
+        if Verb.VALIDATE in verbs:
+            self.validate = False
+        if Verb.CHECKPOINT in verbs:
+            self.checkpoint = False

@@ -1,0 +1,290 @@
+"""The training loop: one function that reads from top to bottom.
+
+A step is counted when it is done, so an event of step n tells of the n-th update, and a checkpoint of step n is
+resumed with step n + 1.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from patchcore.config.plan import TargetPlan
+from patchcore.config.run import RunConfig
+from patchcore.errors import RunError
+from patchcore.models.checkpoint import save_checkpoint
+from patchcore.models.device import Placement
+from patchcore.runs import Verb
+from patchcore.runs.events import (
+    DATA_WAIT,
+    GRAD_NORM,
+    LEARNING_RATE,
+    LESIONS_DRAWN,
+    LESIONS_SEEN,
+    STEP_TIME,
+    TRAIN_LOSS,
+    TRAIN_WINDOW_DSC,
+    WINDOWS_PER_SECOND,
+)
+from patchcore.store.prepare import PreparedCase
+from patchcore.training.augment import Augmenter
+from patchcore.training.control import LEAVING, Control, Interrupted, Leaving
+from patchcore.training.loader import BatchLoader, BatchSource
+from patchcore.training.loss import make_loss, outputs_of, supervised_loss, window_dsc, window_voxels
+from patchcore.training.network import Step, freeze_encoder
+from patchcore.training.optim import WeightAverage, learning_rate
+from patchcore.training.progress import Progress, total_steps
+from patchcore.training.ranks import Ranks
+from patchcore.training.selection import validate
+from patchcore.training.silence import Writer
+from patchcore.training.tensorboard import TensorBoard
+
+__all__ = ["Outcome", "Training", "run_loop"]
+
+Outcome = Literal["finished"] | Leaving
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that the loop needs.
+
+    Attributes:
+        run: The run folder.
+        config: The resolved configuration.
+        target: The plan's target.
+        placement: Where to compute.
+        ranks: The processes that share each step.
+        network: On its device, in training mode.
+        stepped: The same for training steps: shared with other ranks, compiled where that was asked for.
+        optimizer: Over the network's parameters.
+        average: The moving average of the network's weights, where one is kept.
+        source: The training windows.
+        validation: The validation fold.
+        steps_per_epoch: Steps between two ends of an epoch.
+        board: TensorBoard's events.
+    """
+
+    run: Path
+    config: RunConfig
+    target: TargetPlan
+    placement: Placement
+    ranks: Ranks
+    network: nn.Module
+    stepped: Step
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
+    source: BatchSource
+    validation: Sequence[PreparedCase]
+    steps_per_epoch: int
+    board: TensorBoard
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and kept as the best."""
+        return self.network if self.average is None else self.average.network
+
+    def save(self, which: Literal["last", "best"], progress: Progress, writer: Writer) -> None:
+        """Write a checkpoint and tell of it; `best` holds no optimiser. Rank 0 does it for all."""
+        if not self.ranks.first:
+            return
+        state = {
+            **progress.to_state(),
+            "machine": self.placement.machine,
+            "epoch": progress.step // self.steps_per_epoch,
+        }
+        folder = self.run / "checkpoints" / which
+        if which == "best":
+            save_checkpoint(folder, self.judged, state)
+        else:
+            average = None if self.average is None else self.average.network
+            save_checkpoint(folder, self.network, state, optimizer=self.optimizer, average=average)
+        writer.checkpoint(progress.step, which, folder)
+
+    def no_sync(self, *, last: bool) -> AbstractContextManager[None]:
+        """Keep gradients to this rank but for the `last` part of a step."""
+        wait = getattr(self.stepped, "no_sync", None)
+        return nullcontext() if last or wait is None else wait()
+
+
+def run_loop(training: Training, progress: Progress, writer: Writer, control: Control) -> Outcome:
+    """Train until the last step, the time limit, or until told to leave.
+
+    Args:
+        training: What to train.
+        progress: Where to begin; is kept up to date.
+        writer: Where to tell.
+        control: What was asked.
+
+    Returns:
+        ``"finished"``, or how it was told to leave. In either case the last checkpoint holds everything.
+
+    Raises:
+        RunError: The loss is no longer finite.
+        CheckpointError: A checkpoint cannot be written; the one before is whole.
+    """
+    config, network, optimizer, placement = training.config, training.network, training.optimizer, training.placement
+    ranks, epoch_steps, parts = training.ranks, training.steps_per_epoch, training.config.train.accumulate
+    total, patience = total_steps(config, epoch_steps), config.train.patience
+    validate_every = epoch_steps * config.validation.every_epochs
+    compute_loss = make_loss(config.loss, training.target, across=ranks.add)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    augment = Augmenter(config.augment, training.target.spacing, training.target.window_size)
+    drawn, seen = progress.lesions_drawn, progress.lesions_seen
+    clock = _Clock(progress.seconds)
+    saved_step = progress.step
+
+    writer.progress(step=progress.step, total_steps=total, epoch=progress.step // epoch_steps, phase="train")
+    with BatchLoader(training.source, progress.step, total) as loader:
+        while True:
+            step = progress.step
+            progress.seconds = clock.seconds()
+            scheduled = step > 0 and step % validate_every == 0
+            at_epoch_end = step > 0 and step % epoch_steps == 0
+
+            # Whatever was asked comes first: a stop is at most one step away. Rank 0 decides for all.
+            control.look()
+            leave, asked, checkpoint, ending = ranks.agree(
+                LEAVING.index(control.leave),
+                control.validate,
+                control.checkpoint or clock.since_save_s() > 60 * config.train.checkpoint_minutes,
+                step >= total
+                or clock.is_out_of_time(config.train.max_minutes, progress.case_s * len(training.validation), scheduled)
+                or 0 < patience <= progress.stale,
+            )
+            if reason := LEAVING[leave]:
+                training.save("last", progress, writer)
+                return reason
+
+            # Validation belongs to the step it follows. It is told before the checkpoint that remembers it, so one that
+            # was cut short, by a stop or a kill, is redone by the resume. At the end all cases are judged, also where
+            # some of them were at this step.
+            wanted = (scheduled and progress.validated_step < step) or (ending and progress.whole_step < step)
+            if wanted or asked:
+                began = time.monotonic()
+                writer.progress(phase="validate", eta_s=clock.eta_s(step, total, validate_every))
+                try:
+                    validate(training, progress, writer, control, whole=bool(ending), counts=bool(ending) or scheduled)
+                except Interrupted:
+                    continue
+                clock.validation_s = time.monotonic() - began
+                writer.progress(phase="train")
+                progress.seconds = clock.seconds()
+                (ending,) = ranks.agree(ending or (progress.whole_step == step and 0 < patience <= progress.stale))
+            if ending or checkpoint or (at_epoch_end and saved_step < step):
+                training.save("last", progress, writer)
+                control.done(Verb.CHECKPOINT, detail=f"checkpoint of step {step}")
+                clock.saved()
+                saved_step = step
+            if ending:
+                return "finished"
+
+            # One step, in as many parts as its activations have to be computed in.
+            began = time.monotonic()
+            batch = loader.next()
+            waited = time.monotonic() - began
+            image = batch.image.to(placement.device, non_blocking=True)
+            label = batch.label.to(placement.device, non_blocking=True)
+            image, label = augment(image, label, batch.augmentation)
+            rate = learning_rate(step, total, config.optim)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            ranks.reseed(config.seed, step)
+            optimizer.zero_grad(set_to_none=True)
+            losses, voxels = [], []
+            for number, (images, labels) in enumerate(zip(image.chunk(parts), label.chunk(parts), strict=True), 1):
+                with training.no_sync(last=number == parts):
+                    with placement.precision():
+                        outputs = outputs_of(training.stepped(images))
+                    loss = supervised_loss(compute_loss, outputs, labels) / parts
+                    loss.backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.detach())
+                voxels.append(window_voxels(outputs[0].detach(), labels))
+            if step < config.init.freeze_epochs * epoch_steps:
+                freeze_encoder(network)
+            norm = nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm)
+            # The mean over ranks of each: gradients, and so their norm, are the same on all.
+            told = torch.cat((torch.stack((*losses, norm)).double(), torch.stack(voxels).sum(0))).cpu()
+            *part_losses, norm_value, both, either = ranks.mean(told).tolist()
+            value = math.fsum(part_losses)
+            # Before the update: a checkpoint never holds weights that a broken gradient has touched.
+            if not (math.isfinite(value) and math.isfinite(norm_value)):
+                raise _diverged(step + 1, value, norm_value, config)
+            optimizer.step()
+            if training.average is not None:
+                training.average.update(step + 1)
+
+            # Tell.
+            step += 1
+            progress.step = step
+            drawn |= batch.lesions_drawn
+            seen |= batch.lesions_seen
+            seconds = time.monotonic() - began
+            clock.stepped(seconds)
+            values = {
+                TRAIN_LOSS: value,
+                TRAIN_WINDOW_DSC: window_dsc(both, either),
+                GRAD_NORM: norm_value,
+                LEARNING_RATE: rate,
+                STEP_TIME: seconds,
+                DATA_WAIT: waited,
+                WINDOWS_PER_SECOND: config.train.batch_size / seconds,
+            }
+            if step % epoch_steps == 0 or step == total:
+                values |= {LESIONS_DRAWN: len(drawn), LESIONS_SEEN: len(seen)}
+            epoch = (step - 1) // epoch_steps
+            writer.metric(step, epoch, values)
+            training.board.scalars(step, values)
+            writer.progress(step=step, epoch=epoch, eta_s=clock.eta_s(step, total, validate_every))
+
+
+def _diverged(step: int, loss: float, norm: float, config: RunConfig) -> RunError:
+    return RunError(
+        f"training diverged at step {step}: loss {loss:g}, gradient norm {norm:g}",
+        found=loss,
+        remedy=f"start anew with a lower optim.lr (now {config.optim.lr:g}) or more optim.warmup_steps "
+        f"(now {config.optim.warmup_steps}), or with train.precision=fp32",
+    )
+
+
+class _Clock:
+    """Time in the loop, over all attempts, and what is left of it."""
+
+    def __init__(self, seconds_before: float) -> None:
+        self._began = time.monotonic() - seconds_before
+        self._saved = time.monotonic()
+        self._step_s: float | None = None
+        self.validation_s = 0.0
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def since_save_s(self) -> float:
+        return time.monotonic() - self._saved
+
+    def saved(self) -> None:
+        self._saved = time.monotonic()
+
+    def stepped(self, seconds: float) -> None:
+        self._step_s = seconds if self._step_s is None else 0.95 * self._step_s + 0.05 * seconds
+
+    def is_out_of_time(self, max_minutes: float, whole_s: float, scheduled: bool) -> bool:
+        """Whether the limit leaves no time but for the final validation, nor for a `scheduled` one before it.
+
+        `whole_s` is the time that a validation of all cases takes.
+        """
+        reserve_s = whole_s * (2 if scheduled else 1)
+        return max_minutes > 0 and self.seconds() + reserve_s >= 60 * max_minutes
+
+    def eta_s(self, step: int, total: int, validate_every: int) -> float | None:
+        if self._step_s is None:
+            return None
+        validations = math.ceil((total - step) / validate_every)
+        return (total - step) * self._step_s + validations * self.validation_s

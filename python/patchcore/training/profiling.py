@@ -1,0 +1,192 @@
+"""Where a training step's time goes: its parts by the clock, its operations by torch's profiler."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from patchcore.config import resolve_config
+from patchcore.errors import ConfigError
+from patchcore.files import replace_atomically
+from patchcore.models.device import place
+from patchcore.store.prepare import prepare_cases
+from patchcore.study import Study
+from patchcore.training.augment import Augmenter
+from patchcore.training.loader import training_windows
+from patchcore.training.loss import make_loss, outputs_of, supervised_loss
+from patchcore.training.memory import step_footprint
+from patchcore.training.network import build_network, compiled
+from patchcore.training.optim import make_optimizer
+from patchcore.types import PathLike
+
+__all__ = ["StepProfile", "profile_step"]
+
+_WARM = 3
+_OPERATIONS = 12
+_MADE_AHEAD = "windows (made ahead, on a thread)"
+
+
+@dataclass(frozen=True)
+class StepProfile:
+    """One training step.
+
+    Attributes:
+        device: Where it ran.
+        windows: Windows of a step.
+        step_s: Median time of a step, windows made ahead of it left out.
+        parts: Median seconds of each part.
+        operations: (name, seconds a step, calls a step), what takes longest first.
+        peak_bytes: Most memory that torch held on the GPU; None on a CPU.
+        expected_bytes: What :func:`patchcore.models.footprint.footprint` expects; None where it cannot tell.
+        compiled: Whether the network ran compiled, as ``train.compile`` asks.
+        warnings: Sentences about what was asked for and could not be had.
+    """
+
+    device: str
+    windows: int
+    step_s: float
+    parts: dict[str, float]
+    operations: tuple[tuple[str, float, float], ...]
+    peak_bytes: int | None
+    expected_bytes: int | None
+    compiled: bool
+    warnings: tuple[str, ...]
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keep what torch's profiler writes to the error output, past Python, from the terminal; errors are raised."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def profile_step(
+    study: Study | PathLike,
+    *,
+    settings: Sequence[str] = (),
+    toml: PathLike | None = None,
+    steps: int = 5,
+    trace: PathLike | None = None,
+) -> StepProfile:
+    """Run training steps of a study's plan, and measure them. Nothing is kept.
+
+    Args:
+        study: The study; cases that are not prepared yet are.
+        settings: ``section.key=value``.
+        toml: A TOML file of settings.
+        steps: Steps that are measured.
+        trace: Also write a trace of one step, JSON, for Perfetto or chrome://tracing.
+
+    Raises:
+        PatchcoreError: The study has no plan, or nothing to train on.
+        ConfigError: An impossible setting; several ranks, of which one alone would be seen.
+    """
+    study = study if isinstance(study, Study) else Study(study)
+    config = resolve_config(toml, settings)
+    if config.train.ranks > 1:
+        raise ConfigError("one rank is profiled at a time", remedy="leave train.ranks at 1")
+    config = config.model_copy(update={"train": config.train.model_copy(update={"ranks": 1})})
+    target, placement = study.plan().target, place(config.train)
+    cases = prepare_cases(study, target, study.accepted()).cases
+    torch.manual_seed(config.seed)
+    network = placement.network(build_network(target, config.model)).train()
+    warnings: list[str] = []
+    stepped = compiled(network, config.train, target, placement, warnings.append)
+    optimizer = make_optimizer(network, config.optim)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    augment = Augmenter(config.augment, target.spacing, target.window_size)
+    compute_loss = make_loss(config.loss, target)
+    source = training_windows(cases, config, target, placement)
+    on_gpu = placement.device.type == "cuda"
+    times: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[[], Any], *, keep: bool) -> Any:
+        if on_gpu:
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        found = work()
+        if on_gpu:
+            torch.cuda.synchronize()
+        if keep:
+            times.setdefault(name, []).append(time.perf_counter() - began)
+        return found
+
+    def step(number: int, *, keep: bool) -> None:
+        batch = timed(_MADE_AHEAD, lambda: source.batch(number), keep=keep)
+        image, label = timed(
+            "to the device, augmentation",
+            lambda: augment(batch.image.to(placement.device), batch.label.to(placement.device), batch.augmentation),
+            keep=keep,
+        )
+        optimizer.zero_grad(set_to_none=True)
+        parts = config.train.accumulate
+        for images, labels in zip(image.chunk(parts), label.chunk(parts), strict=True):
+
+            def forward(images: torch.Tensor = images) -> list[torch.Tensor]:
+                with placement.precision():
+                    return outputs_of(stepped(images))
+
+            outputs = timed("forward", forward, keep=keep)
+
+            def judge(outputs: list[torch.Tensor] = outputs, labels: torch.Tensor = labels) -> torch.Tensor:
+                return supervised_loss(compute_loss, outputs, labels) / parts
+
+            loss = timed("loss", judge, keep=keep)
+            timed("backward", loss.backward, keep=keep)
+        timed("clipping", lambda: nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm).item(), keep=keep)
+        timed("optimiser", optimizer.step, keep=keep)
+
+    for number in range(_WARM):
+        step(number, keep=False)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    for number in range(steps):
+        step(_WARM + number, keep=True)
+    peak = torch.cuda.max_memory_allocated() if on_gpu else None
+    parts = {name: statistics.median(values) * len(values) / steps for name, values in times.items()}
+
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if on_gpu:
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with _without_chatter(), torch.profiler.profile(activities=activities) as profiler:
+        step(_WARM + steps, keep=False)
+    if trace is not None:
+        with replace_atomically(trace) as temporary:
+            profiler.export_chrome_trace(str(temporary))
+    attribute = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    rows = sorted(profiler.key_averages(), key=lambda row: -float(getattr(row, attribute)))
+    operations = tuple((str(r.key), float(getattr(r, attribute)) / 1e6, float(r.count)) for r in rows[:_OPERATIONS])
+    expected_bytes: int | None = None
+    try:
+        expected = step_footprint(config, target, placement)
+        expected_bytes = expected.step_bytes(config.train.batch_size // config.train.accumulate)
+    except Exception as error:
+        # A network of the user's own may not run on tensors without storage: what was measured is told all the same.
+        warnings.append(f"the memory that autograd keeps could not be found ({type(error).__name__}: {error})")
+    return StepProfile(
+        device=str(placement.machine["processor"]),
+        windows=config.train.batch_size,
+        step_s=sum(seconds for name, seconds in parts.items() if name != _MADE_AHEAD),
+        parts=parts,
+        operations=operations,
+        peak_bytes=peak,
+        expected_bytes=expected_bytes,
+        compiled=stepped is not network,
+        warnings=tuple(warnings),
+    )

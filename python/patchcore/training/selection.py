@@ -1,0 +1,167 @@
+"""Validation within a training: on which cases, told how, and which checkpoint is the best.
+
+A *whole* validation is of all cases of the fold; only these choose the best checkpoint and count towards the patience.
+Where a subset was asked for, or follows from a limit of time, the validations between are of that, fixed for the run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from patchcore.runs import Verb
+from patchcore.store.prepare import PreparedCase
+from patchcore.training.control import Control, Interrupted
+from patchcore.training.preview import Previews
+from patchcore.training.progress import Best, Progress, case_set_id
+from patchcore.training.silence import Writer
+from patchcore.training.validate import ValidationResult, predict_volume, validate_cases
+
+if TYPE_CHECKING:
+    from patchcore.training.loop import Training
+
+__all__ = ["spread", "validate"]
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Return `wanted` of `count` indices, evenly spread; all of them where 0 are wanted, or too many.
+
+    Example:
+        >>> spread(10, 3)
+        [0, 3, 6]
+    """
+    if not wanted or wanted >= count:
+        return list(range(count))
+    return [index * count // wanted for index in range(wanted)]
+
+
+def validate(
+    training: Training, progress: Progress, writer: Writer, control: Control, *, whole: bool, counts: bool
+) -> None:
+    """Validate, tell, and keep the best.
+
+    Args:
+        training: What is trained.
+        progress: Is kept up to date.
+        writer: Where to tell.
+        control: What was asked meanwhile.
+        whole: Whether all cases are wanted in any case.
+        counts: Whether it is a scheduled one: those asked for by hand change nothing about patience and schedule.
+
+    Raises:
+        Interrupted: A stop or pause was asked for meanwhile.
+    """
+    config, ranks, step = training.config.validation, training.ranks, progress.step
+    epoch = max(0, step - 1) // training.steps_per_epoch
+    cases, validation_id = training.validation, f"{step:07d}"
+    if config.max_minutes and not progress.subset:
+        (progress.subset,) = ranks.agree(_affordable(training, control) if ranks.first else 0)
+    limits = [limit for limit in (config.max_cases, progress.subset) if limit]
+    subset = spread(len(cases), min(limits, default=0))
+    number = progress.validations + counts
+    whole = whole or len(subset) == len(cases) or (counts and number % config.whole_every == 0)
+    indices = list(range(len(cases))) if whole else subset
+
+    def look() -> None:
+        if ranks.is_called_off(validation_id):
+            raise Interrupted
+        try:
+            control.look_or_leave()
+        except Interrupted:
+            ranks.call_off(validation_id)
+            raise
+
+    def tell(record: dict[str, Any]) -> None:
+        writer.case(validation_id, record, step=step, epoch=epoch)
+
+    count = config.previews
+    fixed = {cases[subset[index]].case_id for index in spread(len(subset), (count + 1) // 2)} if count else set()
+    previews = Previews(training.run / "preview", validation_id, fixed, math.ceil(count // 2 / ranks.world))
+    records: list[dict[str, Any]] = []
+    interrupted = False
+    result = ValidationResult.empty(training.target)
+    began = time.monotonic()
+    try:
+        result = validate_cases(
+            training.judged,
+            cases,
+            training.target,
+            training.placement,
+            indices=indices[ranks.rank :: ranks.world],
+            overlap=config.overlap,
+            mirror=config.mirror,
+            look=look,
+            on_case=tell if ranks.first else records.append,
+            previews=previews if config.previews else None,
+        )
+        gathered = ranks.collect({"cases": result.to_json(), "records": records}, look)
+    except Interrupted:
+        interrupted, gathered = True, None
+    # All ranks leave together: one that had finished its share learns here that another had not.
+    (leaving,) = ranks.agree(interrupted)
+    if leaving:
+        raise Interrupted
+    progress.case_s = (time.monotonic() - began) / max(1, len(indices))
+    for other in (gathered or [])[1:]:
+        result.merge(other["cases"])
+        for record in other["records"]:
+            tell(record)
+
+    name = "all" if whole else f"fixed {len(indices)} of {len(cases)}"
+    values = result.metrics() if ranks.first else {}
+    writer.validation(step, epoch, validation_id, values, n_cases=len(indices), subset=name)
+    training.board.scalars(step, values)
+    fresh, progress.validated_step = progress.validated_step < step, step
+    progress.validations += counts and fresh
+    if whole:
+        progress.whole_step = step
+        progress.stale += counts and fresh
+        kept = [cases[index] for index in indices]
+        if ranks.first and _keep_best(training, progress, writer, result, kept) and counts:
+            progress.stale = 0
+    if ranks.first:
+        control.done(Verb.VALIDATE, detail=f"mean DSC {result.mean():.4f} after step {step}")
+        previews.tidy(keep=f"{progress.best.step:07d}" if progress.best else None)
+        print(f"step {step}: validation DSC {result.mean():.4f} on {len(indices)} cases (training grid)", flush=True)
+
+
+def _keep_best(
+    training: Training, progress: Progress, writer: Writer, result: ValidationResult, cases: Sequence[PreparedCase]
+) -> bool:
+    """Keep the best; returns whether this is it."""
+    mean, case_set = result.mean(), case_set_id([case.case_id for case in cases])
+    if not progress.improves(mean, case_set):
+        return False
+    progress.best = Best(-1.0 if math.isnan(mean) else mean, progress.step, case_set)
+    training.save("best", progress, writer)
+    return True
+
+
+def _affordable(training: Training, control: Control) -> int:
+    """Measure how long a case takes, and return how many of the fold can be validated within the limit."""
+    cases, limit_s = training.validation, 60 * training.config.validation.max_minutes * training.ranks.world
+    first = cases[0]
+    network = training.judged
+    was_training = network.training
+    network.eval()
+    began = time.monotonic()
+    try:
+        predict_volume(
+            network,
+            first.image(),
+            training.target,
+            training.placement,
+            overlap=training.config.validation.overlap,
+            mirror=training.config.validation.mirror,
+            look=control.look,
+        )
+    finally:
+        network.train(was_training)
+    s_per_voxel = (time.monotonic() - began) / math.prod(first.shape)
+    voxels = [math.prod(case.shape) for case in cases]
+    count = len(cases)
+    while count > 1 and s_per_voxel * sum(voxels[index] for index in spread(len(cases), count)) > limit_s:
+        count -= 1
+    return count

@@ -1,0 +1,283 @@
+"""Training windows for anybody's PyTorch loop: a loader with threads of its own, and a plain map-style data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from patchcore.config.run import AugmentConfig, SamplingConfig
+from patchcore.errors import ConfigError
+from patchcore.store.prepare import PreparedCase, prepare_cases
+from patchcore.study import Study
+from patchcore.training.augment import Augmenter
+from patchcore.training.loader import Batch, BatchLoader, BatchSource
+from patchcore.types import IntTriple, PathLike, Triple, WindowDtype
+from patchcore.windows.sampling import DrawKind
+
+__all__ = ["WindowDataset", "WindowLoader"]
+
+
+class _Windows:
+    """What both are made of: the cases, where to read, and how to vary."""
+
+    def __init__(
+        self,
+        study: Study | PathLike,
+        *,
+        fold: int | None,
+        folds: int,
+        batch_size: int,
+        seed: int,
+        sampling: SamplingConfig | None,
+        augment: AugmentConfig | None,
+        window_size: IntTriple | None,
+        dtype: WindowDtype,
+        rank: int,
+        world_size: int,
+        pin: bool,
+    ) -> None:
+        study = study if isinstance(study, Study) else Study(study)
+        target = study.plan().target
+        records = study.accepted()
+        if fold is not None:
+            if not 0 <= fold < folds:
+                raise ConfigError(f"fold {fold} of {folds}", remedy=f"name one from 0 to {folds - 1}, or none")
+            held_out = set(study.folds(folds, seed)[fold])
+            records = [record for record in records if record.case_id not in held_out]
+        self.cases: tuple[PreparedCase, ...] = prepare_cases(study, target, records).cases
+        self.spacing: Triple = target.spacing
+        self.window_size: IntTriple = window_size or target.window_size
+        self.source = BatchSource(
+            self.cases,
+            self.window_size,
+            target.hu_range,
+            classes=target.classes,
+            seed=seed,
+            batch_size=batch_size,
+            sampling=sampling,
+            augment=augment,
+            dtype=dtype,
+            rank=rank,
+            world_size=world_size,
+            pin=pin,
+        )
+
+    def meta(self, batch: Batch) -> dict[str, Any]:
+        """Say where the windows of a batch come from."""
+        draws = batch.draws
+        return {
+            "step": batch.step,
+            "case_id": [self.cases[case].case_id for case in draws.case.tolist()],
+            "corner": torch.from_numpy(draws.corner),
+            "kind": [DrawKind(kind).name.lower() for kind in draws.kind.tolist()],
+            "lesion": torch.from_numpy(draws.lesion),
+            "augmentation": torch.from_numpy(batch.augmentation),
+        }
+
+
+class WindowLoader:
+    """Batches of training windows of a study, read on threads of this process: ``{"image", "label", "meta"}``.
+
+    Windows follow from seed, step and position in the batch alone: the same for any number of ranks and threads, and
+    when begun at any step. Cases that are not in the study's store yet are prepared first. Iterate over it once, within
+    ``with``.
+
+    Args:
+        study: A study with a plan, or its path.
+        steps: Step after the last.
+        start: First step: where a resume goes on.
+        fold: The fold that is held out; None: train on all.
+        folds: Number of folds.
+        batch_size: Windows of a step, over all ranks together.
+        seed: Of all draws.
+        sampling: How windows are drawn; by default as a training would.
+        augment: How they are varied, on `device`; None: not at all.
+        window_size: Voxels per axis; default: the plan's.
+        dtype: Of images: ``float32``, ``float16``, ``bfloat16``, or ``int16`` for HU as they are.
+        device: Where batches go; by way of pinned memory where that is CUDA.
+        rank: This process's; it gets every `world_size`-th window.
+        world_size: Number of processes.
+        threads: Batches that are made at once.
+
+    Raises:
+        StudyError: There is no study, or it has no plan.
+        ConfigError, DataError: A fold, share or batch that cannot be.
+
+    Example:
+        >>> import patchcore as pc  # doctest: +SKIP
+        >>> with pc.WindowLoader("study/", steps=1000, fold=0, device="cuda") as loader:  # doctest: +SKIP
+        ...     for batch in loader:
+        ...         loss = compute_loss(network(batch["image"]), batch["label"])
+        ...     print(loader.waited_share)
+    """
+
+    def __init__(
+        self,
+        study: Study | PathLike,
+        *,
+        steps: int,
+        start: int = 0,
+        fold: int | None = None,
+        folds: int = 5,
+        batch_size: int = 2,
+        seed: int = 0,
+        sampling: SamplingConfig | None = None,
+        augment: AugmentConfig | None = None,
+        window_size: IntTriple | None = None,
+        dtype: WindowDtype = "float32",
+        device: str | torch.device = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int = 1,
+    ) -> None:
+        self.device = torch.device(device)
+        if augment is not None and dtype == "int16":
+            raise ConfigError("int16 windows cannot be varied", remedy="ask for float32, or leave augment out")
+        self._windows = _Windows(
+            study,
+            fold=fold,
+            folds=folds,
+            batch_size=batch_size,
+            seed=seed,
+            sampling=sampling,
+            augment=augment,
+            window_size=window_size,
+            dtype=dtype,
+            rank=rank,
+            world_size=world_size,
+            pin=self.device.type == "cuda",
+        )
+        self._augmenter: Augmenter | None = None
+        if augment is not None:
+            self._augmenter = Augmenter(augment, self._windows.spacing, self._windows.window_size)
+        self._steps = max(0, steps - start)
+        self._loader = BatchLoader(self._windows.source, start, steps, threads=threads)
+
+    @property
+    def cases(self) -> Sequence[PreparedCase]:
+        """The cases that windows are drawn from."""
+        return self._windows.cases
+
+    @property
+    def waited_share(self) -> float:
+        """The share of the loop's time so far that was spent waiting for data."""
+        return self._loader.waited_share
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds spent waiting for data so far."""
+        return self._loader.waited_s
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            try:
+                batch = self._loader.next()
+            except StopIteration:
+                return
+            image = batch.image.to(self.device, non_blocking=True)
+            label = batch.label.to(self.device, non_blocking=True)
+            if self._augmenter is not None:
+                image, label = self._augmenter(image, label, batch.augmentation)
+            yield {"image": image, "label": label, "meta": self._windows.meta(batch)}
+
+    def __enter__(self) -> WindowLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loader.close()
+
+
+class WindowDataset(Dataset[dict[str, Any]]):
+    """Training windows of a study as a map-style data set, for a DataLoader with forked or spawned workers.
+
+    Item n is window n % `batch_size` of step n // `batch_size`: read in order, and in batches of `batch_size`, they are
+    those of a :class:`WindowLoader`. Items hold ``image`` (1, X, Y, Z), ``label`` (X, Y, Z), ``case_id``, ``corner``,
+    ``kind``, ``lesion`` and ``augmentation``, the draws for an :class:`patchcore.training.augment.Augmenter`.
+
+    Args:
+        study: A study with a plan, or its path.
+        length: Number of items.
+        fold: The fold that is held out; None: train on all.
+        folds: Number of folds.
+        batch_size: Windows of a step.
+        seed: Of all draws.
+        sampling: How windows are drawn; by default as a training would.
+        augment: How HU are shifted and scaled at reading; None: not at all.
+        window_size: Voxels per axis; default: the plan's.
+        dtype: Of images.
+
+    Raises:
+        StudyError: There is no study, or it has no plan.
+        ConfigError, DataError: A fold or share that cannot be.
+
+    Example:
+        >>> from torch.utils.data import DataLoader  # doctest: +SKIP
+        >>> loader = DataLoader(pc.WindowDataset("study/", length=2000), batch_size=2, num_workers=4)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        study: Study | PathLike,
+        *,
+        length: int,
+        fold: int | None = None,
+        folds: int = 5,
+        batch_size: int = 2,
+        seed: int = 0,
+        sampling: SamplingConfig | None = None,
+        augment: AugmentConfig | None = None,
+        window_size: IntTriple | None = None,
+        dtype: WindowDtype = "float32",
+    ) -> None:
+        self._length, self._batch_size = length, batch_size
+        self._arguments: dict[str, Any] = {
+            "study": study.path if isinstance(study, Study) else study,
+            "fold": fold,
+            "folds": folds,
+            "batch_size": batch_size,
+            "seed": seed,
+            "sampling": sampling,
+            "augment": augment,
+            "window_size": window_size,
+            "dtype": dtype,
+            "rank": 0,
+            "world_size": 1,
+            "pin": False,
+        }
+        self._windows = _Windows(**self._arguments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A spawned worker opens the store itself.
+        return {name: value for name, value in self.__dict__.items() if name != "_windows"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._windows = _Windows(**self._arguments)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(self._length)[index]
+        step, position = divmod(index, self._batch_size)
+        batch = self._windows.source.windows(step, np.asarray([position], dtype=np.uint32))
+        meta = self._windows.meta(batch)
+        return {
+            "image": batch.image[0],
+            "label": batch.label[0],
+            "case_id": meta["case_id"][0],
+            "corner": meta["corner"][0],
+            "kind": meta["kind"][0],
+            "lesion": meta["lesion"][0],
+            "augmentation": meta["augmentation"][0],
+        }

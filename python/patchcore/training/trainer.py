@@ -1,0 +1,381 @@
+"""The trainer process: ``python -m patchcore.training.trainer RUN ATTEMPT``, started by the run's supervisor.
+
+It sets a training up from the run folder alone, hands it to :func:`patchcore.training.loop.run_loop`, and ends with the
+exit code that the run folder contracts: 0 finished, 75 stopped or paused, else failed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from patchcore.config import Plan, RunConfig, resolve_config
+from patchcore.errors import DataError, PatchcoreError, RunError, StudyError
+from patchcore.files import read_json, write_json_atomic
+from patchcore.models.checkpoint import Checkpoint, find_checkpoint
+from patchcore.models.device import Placement, keep_memory, place
+from patchcore.runs import RunState, RunWriter, Verb
+from patchcore.store.prepare import PreparedCase, check_classes, prepare_cases
+from patchcore.study import Study
+from patchcore.training.control import Control, Interrupted, StopSignal
+from patchcore.training.init_from import initialise
+from patchcore.training.loader import training_windows
+from patchcore.training.loop import Outcome, Training, run_loop
+from patchcore.training.memory import memory_remedy
+from patchcore.training.network import build_network, compiled
+from patchcore.training.optim import WeightAverage, make_optimizer
+from patchcore.training.progress import Progress, steps_per_epoch
+from patchcore.training.ranks import OUT_OF_MEMORY, RankError, Ranks, leave_words, rank_of_environment
+from patchcore.training.silence import Silence, Writer
+from patchcore.training.tensorboard import TensorBoard
+from patchcore.types import ExitCode
+
+__all__ = ["RunSetup", "RunSplit", "divide_cases", "main", "read_setup", "read_split", "run_study", "train_attempt"]
+
+Cases: TypeAlias = tuple[list[PreparedCase], list[PreparedCase]]
+"""To train on, and to validate on."""
+
+# No training comes this far: an attempt that records from here on takes nothing back of what earlier ones recorded.
+_NO_STEP = 2**62
+
+
+@dataclass(frozen=True)
+class RunSetup:
+    """What a run folder says of its training."""
+
+    config: RunConfig
+    plan: Plan
+
+
+def read_setup(run: Path, overrides: Mapping[str, Any] | None = None) -> RunSetup:
+    """Read configuration and plan of a run.
+
+    Args:
+        run: The run folder.
+        overrides: What an attempt changes: a nested mapping, or dotted keys.
+
+    Raises:
+        RunError: This is no run folder.
+        ConfigError: An override is impossible.
+    """
+    try:
+        record = read_json(run / "run.json", schema=1)
+    except FileNotFoundError:
+        raise RunError("no run folder (it has no run.json)", path=run) from None
+    settings = [f"{key}={json.dumps(value)}" for key, value in _dotted(overrides or {}).items()]
+    config = resolve_config(settings=settings, base=record["config"])
+    return RunSetup(config=config, plan=Plan.model_validate_json(json.dumps(record["plan"])))
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _dotted(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def run_study(run: Path) -> Study:
+    """Return the study that a run lies in.
+
+    Raises:
+        StudyError: It lies in none.
+    """
+    return Study(run.absolute().parent.parent)
+
+
+def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None) -> int:
+    """Train until the end, or until told to leave; the exit code says which.
+
+    Other ranks than 0 (:func:`patchcore.training.ranks.rank_of_environment`) train along with rank 0.
+    """
+    start = read_json(run / "attempts" / str(attempt) / "start.json")
+    setup = read_setup(run, start.get("overrides"))
+    if rank_of_environment():
+        return _train_along(run, attempt, setup)
+    try:
+        placement = place(setup.config.train)
+        checkpoint = find_checkpoint(run / "checkpoints" / "last")
+    except PatchcoreError as error:
+        with RunWriter(run, attempt, resumed_from_step=_NO_STEP) as writer:
+            return _fail(error, setup, writer)
+    done = int(checkpoint.state["step"]) if checkpoint else 0
+    with RunWriter(
+        run,
+        attempt,
+        resumed_from_step=done + 1 if done else 0,
+        versions={key: str(value) for key, value in placement.machine.items()},
+        threads=placement.threads,
+    ) as writer:
+        try:
+            control = Control(writer, stop_signal)
+            cases = _cases_or_leave(run, setup, writer, control)
+            if cases is None:
+                outcome: Outcome = control.leave or "stop"
+            else:
+
+                def tell(error: RankError) -> None:
+                    _fail(error, setup, writer)
+                    writer.flush()
+
+                with Ranks(placement.ranks, placement.device, run, attempt, tell=tell) as ranks:
+                    outcome = _train(run, setup, placement, checkpoint, cases, writer, control, ranks)
+        except Exception as error:
+            return _fail(error, setup, writer)
+        states = {"finished": RunState.FINISHED, "stop": RunState.STOPPED, "pause": RunState.PAUSED}
+        writer.state(states[outcome])
+        return ExitCode.DONE if outcome == "finished" else ExitCode.STOPPED
+
+
+def _train_along(run: Path, attempt: int, setup: RunSetup) -> int:
+    """Share the steps of rank 0, which tells and is told everything."""
+    rank = rank_of_environment()
+    # Signals are rank 0's matter, and this one ends with it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    writer = Silence()
+    control = Control(writer)
+    try:
+        placement = place(setup.config.train, rank)
+        with Ranks(placement.ranks, placement.device, run, attempt) as ranks:
+            checkpoint = find_checkpoint(run / "checkpoints" / "last")
+            cases = _prepare(run, run_study(run), setup, writer, control)
+            _train(run, setup, placement, checkpoint, cases, writer, control, ranks)
+    except Exception as error:
+        leave_words(run, attempt, rank, OUT_OF_MEMORY if _is_out_of_memory(error) else str(error))
+        raise
+    return ExitCode.DONE
+
+
+def _cases_or_leave(run: Path, setup: RunSetup, writer: RunWriter, control: Control) -> Cases | None:
+    """Return the cases to train and to validate on; None where it was told to leave meanwhile."""
+    writer.progress(phase="prepare", total_steps=setup.config.train.steps, step=0)
+    try:
+        return _prepare(run, run_study(run), setup, writer, control)
+    except Interrupted:
+        assert control.leave is not None
+        control.done(Verb.STOP, Verb.PAUSE, detail="nothing was trained yet")
+        return None
+
+
+def _train(
+    run: Path,
+    setup: RunSetup,
+    placement: Placement,
+    checkpoint: Checkpoint | None,
+    cases: Cases,
+    writer: Writer,
+    control: Control,
+    ranks: Ranks,
+) -> Outcome:
+    config, target = setup.config, setup.plan.target
+    train_cases, validation_cases = cases
+    print(f"{placement.machine}", flush=True)
+
+    _compare_cases(cases, ranks)
+    # Weights are drawn on the CPU, so that they are the same wherever the training runs.
+    torch.manual_seed(config.seed)
+    network = placement.network(build_network(target, config.model)).train()
+    optimizer = make_optimizer(network, config.optim)
+    progress = Progress()
+    if checkpoint is None and config.init.source:
+        report = initialise(network, config.init, target)
+        if ranks.first:
+            write_json_atomic(run / "init_report.json", report.to_json())
+            print("\n".join(report.lines()), flush=True)
+        for difference in report.differences or ():
+            writer.alert("warning", f"the weights come from another preprocessing: {difference}")
+    # After first weights from elsewhere: the average begins with what the training begins with.
+    average = WeightAverage(network, config.optim.ema) if config.optim.ema else None
+    if checkpoint is not None:
+        checkpoint.restore(network, optimizer, average=average.network if average else None)
+        progress = Progress.from_state(checkpoint.state)
+        _compare_machines(checkpoint, placement, writer)
+
+    def warn(text: str) -> None:
+        writer.alert("warning", text)
+
+    # Proved without the other ranks: one that failed amid a shared step would leave them waiting.
+    fast = compiled(network, config.train, target, placement, warn)
+    (all_fast,) = ranks.mean(torch.tensor([float(fast is not network)])).tolist()
+    stepped = ranks.parallel(fast if all_fast == 1 else network)
+    board = TensorBoard(run / "tensorboard", progress.step + 1, warn, wanted=config.train.tensorboard and ranks.first)
+    training = Training(
+        run=run,
+        config=config,
+        target=target,
+        placement=placement,
+        ranks=ranks,
+        network=network,
+        stepped=stepped,
+        optimizer=optimizer,
+        average=average,
+        source=training_windows(train_cases, config, target, placement, rank=ranks.rank),
+        validation=validation_cases,
+        steps_per_epoch=steps_per_epoch(config, len(train_cases)),
+        board=board,
+    )
+    writer.state(RunState.RUNNING)
+    try:
+        outcome = run_loop(training, progress, writer, control)
+        ranks.finish()
+    finally:
+        board.close()
+    control.done(Verb.STOP, Verb.PAUSE, detail=f"checkpoint of step {progress.step}")
+    return outcome
+
+
+def _compare_cases(cases: Cases, ranks: Ranks) -> None:
+    """See that this rank has the cases that rank 0 has: windows are shared by number."""
+    text = "\n".join("\t".join(case.case_id for case in part) for part in cases)
+    own = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+    (first,) = ranks.agree(own)
+    if first != own:
+        raise RunError(
+            f"rank {ranks.rank} could use other cases than rank 0", remedy="run patchcore inspect, then resume the run"
+        )
+
+
+def _prepare(run: Path, study: Study, setup: RunSetup, writer: Writer, control: Control) -> Cases:
+    """Bring all cases to the training grid; returns the cases to train on and those to validate on."""
+    config, target = setup.config, setup.plan.target
+    records = {record.case_id: record for record in study.accepted()}
+    split = read_split(run) or _new_split(run, study, config)
+    gone = [case_id for case_id in (*split.train, *split.validation) if case_id not in records]
+    if gone:
+        writer.alert("warning", f"{', '.join(gone)} had been split for this run, and is accepted no more: left out")
+
+    def tell(done: int, total: int) -> None:
+        control.look_or_leave()
+        writer.progress(phase=f"prepare {done}/{total}")
+
+    with suppress(StudyError):
+        if warning := study.outdated_plan():
+            writer.alert("warning", warning)
+    wanted = [records[case_id] for case_id in (*split.train, *split.validation) if case_id in records]
+    prepared = prepare_cases(study, target, wanted, on_progress=tell)
+    for failed in prepared.failed:
+        writer.alert("warning", f"{failed.case_id} is left out: {failed.error}", "run patchcore analyze again")
+    validating = set(split.validation)
+    train_cases = [case for case in prepared.cases if case.case_id not in validating]
+    validation_cases = [case for case in prepared.cases if case.case_id in validating]
+    for name, cases in (("train", train_cases), ("validate", validation_cases)):
+        if not cases:
+            raise DataError(f"no case is left to {name} on", path=study.path, remedy="choose another train.fold")
+    check_classes(train_cases, target)
+    return train_cases, validation_cases
+
+
+def _new_split(run: Path, study: Study, config: RunConfig) -> RunSplit:
+    """Divide the study's cases for a run, and keep it there: a resume trains on the same ones, whatever came later."""
+    split = divide_cases(study, config)
+    write_json_atomic(run / "split.json", {"schema_version": 1, **asdict(split)})
+    return split
+
+
+@dataclass(frozen=True)
+class RunSplit:
+    """Which cases a run trains on, and which it validates on."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+def divide_cases(study: Study, config: RunConfig) -> RunSplit:
+    """Return how the study's cases of today are divided for a configuration.
+
+    Raises:
+        DataError: Fewer patients than folds.
+    """
+    validating = set(study.folds(config.train.folds, config.seed)[config.train.fold])
+    ids = [record.case_id for record in study.accepted()]
+    return RunSplit(tuple(i for i in ids if i not in validating), tuple(i for i in ids if i in validating))
+
+
+def read_split(run: Path) -> RunSplit | None:
+    """Return how a run's cases were divided; None where it has not begun."""
+    try:
+        found = read_json(run / "split.json", schema=1)
+    except FileNotFoundError:
+        return None
+    return RunSplit(tuple(found["train"]), tuple(found["validation"]))
+
+
+def _compare_machines(checkpoint: Checkpoint, placement: Placement, writer: Writer) -> None:
+    # A checkpoint from before there were ranks is of one.
+    before, now = {"ranks": 1} | checkpoint.state.get("machine", {}), placement.machine
+    changed = [f"{key} {before.get(key)} → {value}" for key, value in now.items() if before.get(key) != value]
+    if changed:
+        writer.alert(
+            "warning",
+            f"resumed elsewhere ({', '.join(changed)}): the run goes on, but not bit for bit as it would have",
+        )
+
+
+def _fail(error: Exception, setup: RunSetup, writer: RunWriter) -> int:
+    """Tell why the training failed; unexpected errors also leave their traceback in ``stdout.log``."""
+    if _is_out_of_memory(error):
+        try:
+            remedy = memory_remedy(setup.config, setup.plan.target)
+        except Exception:
+            # Memory may be too short even for that, and a network of the user's own may not run on no memory.
+            remedy = "set a smaller train.batch_size or window, train.accumulate or model.checkpointing=true"
+        writer.alert("error", "out of memory", remedy)
+        writer.state(RunState.OUT_OF_MEMORY, remedy)
+        return ExitCode.ERROR
+    if isinstance(error, PatchcoreError | OSError):
+        remedy_text = getattr(error, "remedy", None)
+        message = str(error) if not remedy_text else str(error).removesuffix(f"; {remedy_text}")
+        writer.alert("error", message, remedy_text)
+        writer.state(RunState.FAILED, str(error))
+        print(f"failed: {error}", file=sys.stderr, flush=True)
+        return ExitCode.ERROR
+    raise error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, RankError):
+        return error.out_of_memory
+    # torch's CPU allocator raises a bare RuntimeError.
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one attempt of one run."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if len(arguments) != 2 or not arguments[1].isdigit():
+        print("usage: python -m patchcore.training.trainer RUN ATTEMPT", file=sys.stderr)
+        return ExitCode.USAGE
+    keep_memory()
+    try:
+        code = train_attempt(Path(arguments[0]), int(arguments[1]), StopSignal())
+    except Exception:
+        if not torch.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        code = ExitCode.ERROR
+    if code not in (ExitCode.DONE, ExitCode.STOPPED) and torch.distributed.is_initialized():
+        # What is left of shared kernels would wait for the other ranks when the interpreter ends.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+"""Whole volumes by sliding window, and the validation of a fold: DSC on the training grid.
+
+DSC here compares label maps on the training grid, where training happens; reports compare on each scan's own grid, see
+:mod:`patchcore.evaluation.evaluate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from patchcore.config.plan import TargetPlan
+from patchcore.inference.geometry import class_map
+from patchcore.metrics import DscCounts, LesionMatch, VoxelCounts, lesion_score, match_lesions, mean_dsc, size_bin
+from patchcore.models.device import Placement
+from patchcore.runs.events import (
+    VAL_DSC_GLOBAL,
+    VAL_DSC_MEAN,
+    VAL_LESION_PRECISION,
+    VAL_LESION_RECALL,
+    val_dsc_bin,
+    val_dsc_class,
+    val_precision_bin,
+    val_recall_bin,
+)
+from patchcore.store.prepare import PreparedCase
+from patchcore.training.preview import Previews
+from patchcore.types import AnyArray, Float32Array
+from patchcore.windows.blending import WindowBlender, window_grid
+from patchcore.windows.extract import extract_windows
+
+__all__ = ["ValidationResult", "predict_volume", "validate_cases", "windows_a_batch"]
+
+
+def windows_a_batch(placement: Placement) -> int:
+    """Return how many windows are predicted at a time."""
+    return 4 if placement.device.type == "cpu" else 16
+
+
+@torch.inference_mode()
+def predict_volume(
+    network: nn.Module,
+    image: AnyArray,
+    target: TargetPlan,
+    placement: Placement,
+    *,
+    overlap: float = 0.5,
+    mirror: bool = False,
+    look: Callable[[], None] | None = None,
+) -> Float32Array:
+    """Predict the class probabilities of a volume by sliding window, blended with a Gaussian of σ 0.125 window edges.
+
+    A volume smaller than the window is padded with the lower end of ``hu_range``. The network is left as it is: put it
+    into evaluation mode before.
+
+    Args:
+        network: Takes (B, 1, *window_size), gives logits (B, 1 + classes, *window_size).
+        image: HU on the training grid, (X, Y, Z).
+        target: The plan: window, ``hu_range`` and classes.
+        placement: Where to compute.
+        overlap: Overlap of neighbouring windows.
+        mirror: Whether to average over each window mirrored along no, one, two and all axes.
+        look: Called before each batch of windows; what it raises is passed on.
+
+    Returns:
+        float32 (1 + classes, X, Y, Z), background first.
+    """
+    channels = len(target.classes) + 1
+    corners = window_grid(image.shape, target.window_size, overlap=overlap)
+    blender = WindowBlender(image.shape, channels, target.window_size)
+    size = windows_a_batch(placement)
+    flips = [axes for count in range(4 if mirror else 1) for axes in combinations((2, 3, 4), count)]
+    for start in range(0, len(corners), size):
+        if look is not None:
+            look()
+        part = corners[start : start + size]
+        windows = extract_windows(image, part, target.window_size, hu_range=target.hu_range).image
+        batch = torch.from_numpy(windows[:, None]).to(placement.device)
+        total: torch.Tensor | None = None
+        for axes in flips:
+            with placement.precision():
+                logits = network(torch.flip(batch, axes) if axes else batch)
+            probabilities = torch.softmax(logits.float(), dim=1)
+            if axes:
+                probabilities = torch.flip(probabilities, axes)
+            total = probabilities if total is None else total.add_(probabilities)
+        assert total is not None
+        blender.add(part, total.div_(len(flips)).contiguous().cpu().numpy())
+    return blender.result()
+
+
+@dataclass
+class ValidationResult:
+    """DSC of cases on the training grid, and their lesions.
+
+    Attributes:
+        classes: The plan's labels.
+        lesion_label: That of the lesions: bins of size are of its DSC.
+        counts: Voxel counts by case and class index.
+        bins: For each case the size bin of its largest lesion, None where it has none.
+        lesions: For each case its lesions against what was predicted.
+    """
+
+    classes: tuple[int, ...]
+    lesion_label: int
+    counts: DscCounts
+    bins: dict[str, int | None] = field(default_factory=dict)
+    lesions: dict[str, LesionMatch] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls, target: TargetPlan) -> ValidationResult:
+        """Return a result without a case."""
+        return cls(
+            target.classes, target.lesion_label, DscCounts(range(1, len(target.classes) + 1), target.judged_indices)
+        )
+
+    def mean(self) -> float:
+        """Return the mean DSC; NaN where none is defined."""
+        per_case = self.counts.per_case().values()
+        return mean_dsc(mean_dsc(dsc[index] for dsc in per_case) for index in self.counts.classes)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the values of a validation event."""
+        summary = self.counts.summary()
+        values = {VAL_DSC_MEAN: summary.mean, VAL_DSC_GLOBAL: summary.global_dsc}
+        for index, label in enumerate(self.classes, 1):
+            values[val_dsc_class(label)] = summary.classes[index].mean
+        score, by_bin = lesion_score(self.lesions.values())
+        values |= {VAL_LESION_RECALL: score.recall, VAL_LESION_PRECISION: score.precision}
+        per_case, lesion_class = self.counts.per_case(), self.classes.index(self.lesion_label) + 1
+        for number, its_score in enumerate(by_bin):
+            members = [per_case[case_id] for case_id, size in self.bins.items() if size == number]
+            if members:
+                values[val_dsc_bin(number)] = mean_dsc(dsc[lesion_class] for dsc in members)
+            if its_score.lesions:
+                values[val_recall_bin(number)] = its_score.recall
+            if its_score.predicted:
+                values[val_precision_bin(number)] = its_score.precision
+        return values
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what :meth:`merge` takes, by case."""
+        return {
+            case_id: {
+                "counts": [astuple(self.counts.counts(case_id)[index]) for index in self.counts.classes],
+                "bin": self.bins[case_id],
+                "lesions": asdict(self.lesions[case_id]),
+            }
+            for case_id in self.counts.per_case()
+        }
+
+    def merge(self, cases: Mapping[str, Any]) -> None:
+        """Add cases that another rank has validated."""
+        for case_id, found in cases.items():
+            counts = zip(self.counts.classes, found["counts"], strict=True)
+            self.counts.add_counts(case_id, {index: VoxelCounts(*numbers) for index, numbers in counts})
+            self.bins[case_id] = found["bin"]
+            self.lesions[case_id] = LesionMatch(**{name: tuple(part) for name, part in found["lesions"].items()})
+
+
+def validate_cases(
+    network: nn.Module,
+    cases: Sequence[PreparedCase],
+    target: TargetPlan,
+    placement: Placement,
+    *,
+    indices: Sequence[int] | None = None,
+    overlap: float = 0.5,
+    mirror: bool = False,
+    look: Callable[[], None] | None = None,
+    on_case: Callable[[dict[str, Any]], None] | None = None,
+    previews: Previews | None = None,
+) -> ValidationResult:
+    """Predict whole cases and compare them with their label on the training grid.
+
+    Args:
+        network: The network; its mode is restored.
+        cases: The cases; each is read whole, one after the other.
+        target: The plan's target.
+        placement: Where to compute.
+        indices: Which of the cases; default: all.
+        overlap: Overlap of neighbouring windows.
+        mirror: As of :func:`predict_volume`.
+        look: Called before each batch of windows; what it raises is passed on.
+        on_case: Called with the record of each case.
+        previews: Takes pictures.
+
+    Returns:
+        The counts of all cases.
+    """
+    result = ValidationResult.empty(target)
+    lesion_class = target.classes.index(target.lesion_label) + 1
+    training = network.training
+    network.eval()
+    try:
+        for index in range(len(cases)) if indices is None else indices:
+            case = cases[index]
+            image, label = case.image(), case.label()
+            probabilities = predict_volume(network, image, target, placement, overlap=overlap, mirror=mirror, look=look)
+            prediction = class_map(probabilities, target.region_indices)
+            del probabilities
+            result.counts.add(case.case_id, prediction, label)
+            largest = max(case.lesion_voxels, default=0) * case.voxel_mm3
+            result.bins[case.case_id] = size_bin(largest) if largest else None
+            predicted, labelled = prediction == lesion_class, label == lesion_class
+            result.lesions[case.case_id] = match_lesions(
+                predicted,
+                labelled,
+                voxel_mm3=case.voxel_mm3,
+                connectivity=target.connectivity,
+                min_volume_mm3=target.min_volume_mm3,
+                true_spans=case.spans(),
+            )
+            record = _record(case, result, (int(np.count_nonzero(labelled)), int(np.count_nonzero(predicted))))
+            if on_case is not None:
+                on_case(record)
+            if previews is not None:
+                facts = {"hu_range": target.hu_range, "lesion_class": lesion_class, "dsc": record["dsc"]}
+                previews.offer(case, image, label, prediction, **facts)
+    finally:
+        network.train(training)
+    return result
+
+
+def _record(case: PreparedCase, result: ValidationResult, voxels: tuple[int, int]) -> dict[str, Any]:
+    """Return what is told of a case; `voxels` are the lesions', labelled and predicted."""
+    counts, match = result.counts.counts(case.case_id), result.lesions[case.case_id]
+    lesion_voxels, predicted_voxels = voxels
+    by_class = {str(label): counts[index].dsc for index, label in enumerate(result.classes, 1)}
+    return {
+        "case_id": case.case_id,
+        "patient": case.patient,
+        "grid": "training",
+        "dsc": mean_dsc(by_class.values()),
+        "volume_mm3": lesion_voxels * case.voxel_mm3,
+        "predicted_mm3": predicted_voxels * case.voxel_mm3,
+        "size_bin": result.bins[case.case_id],
+        "lesion_count": len(match.true_mm3),
+        "lesions_found": match.found,
+        "false_positives": match.false_positives,
+        "dsc_by_class": by_class,
+        "lesions": [
+            {"volume_mm3": volume, "share_predicted": round(share, 4), "found": share > 0}
+            for volume, share in zip(match.true_mm3, match.covered_share, strict=True)
+        ],
+        "predicted": [
+            {"volume_mm3": volume, "share_lesion": round(share, 4)}
+            for volume, share in zip(match.predicted_mm3, match.overlap_share, strict=True)
+        ],
+    }

@@ -1,0 +1,111 @@
+"""The figures of an analysis: lesion volumes with the patches they might get, burden, spacing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from patchcore.errors import MissingExtraError
+from patchcore.planning.candidates import DEFAULT_CANDIDATES
+from patchcore.planning.rules import ideal_edge
+from patchcore.study.fingerprint import Fingerprint
+from patchcore.study.study import Study
+
+__all__ = ["FIGURES", "draw_figures", "draw_lesion_volumes", "figure_paths"]
+
+FIGURES = ("lesion_volumes", "burden", "spacing")
+"""Names of the figures; each is a ``.png`` and a ``.svg`` in the study's ``figures/``."""
+
+_SUFFIXES = (".png", ".svg")
+
+
+def draw_figures(study: Study, fingerprint: Fingerprint, *, anew: bool = True) -> tuple[Path, ...]:
+    """Draw the figures of a study; those of lesions are taken away where there is no lesion any more.
+
+    Args:
+        study: Where to.
+        fingerprint: What was measured.
+        anew: Draw also what is there already.
+
+    Returns:
+        Every figure that is there now; nothing without matplotlib, which the extra ``figures`` brings.
+
+    Raises:
+        OSError: A figure cannot be written.
+    """
+    wanted = _wanted(fingerprint)
+    for name in FIGURES:
+        files = [study.figures_dir / f"{name}{suffix}" for suffix in _SUFFIXES]
+        if name not in wanted:
+            for file in files:
+                file.unlink(missing_ok=True)
+        elif anew or not all(file.exists() for file in files):
+            try:
+                _draw(name, fingerprint, files[0])
+            except MissingExtraError:
+                # What is there would show other numbers than the fingerprint's.
+                for file in files:
+                    file.unlink(missing_ok=True)
+    return figure_paths(study)
+
+
+def warm_up() -> None:
+    """Load what :func:`draw_figures` draws with, where it is installed."""
+    from contextlib import suppress
+
+    with suppress(ImportError):
+        import matplotlib.backends.backend_agg
+        import matplotlib.backends.backend_svg
+        import matplotlib.figure  # noqa: F401
+
+
+def draw_lesion_volumes(study: Study, fingerprint: Fingerprint, *, anew: bool = True) -> Path | None:
+    """Draw all figures as :func:`draw_figures` does, and return ``lesion_volumes.png``, None where it is not there."""
+    path = study.figures_dir / "lesion_volumes.png"
+    return path if path in draw_figures(study, fingerprint, anew=anew) else None
+
+
+def figure_paths(study: Study) -> tuple[Path, ...]:
+    """Return the figures of an analysis that are there."""
+    files = (study.figures_dir / f"{name}{suffix}" for name in FIGURES for suffix in _SUFFIXES)
+    return tuple(file for file in files if file.exists())
+
+
+def _wanted(fingerprint: Fingerprint) -> tuple[str, ...]:
+    label = fingerprint.lesion_label
+    target = None if label is None else fingerprint.label(label)
+    if fingerprint.spacing is None:
+        return ()
+    return FIGURES if target is not None and target.volume is not None else ("spacing",)
+
+
+def _draw(name: str, fingerprint: Fingerprint, path: Path) -> None:
+    from patchcore.views.figures import burden_figure, lesion_volumes_figure, spacing_figure
+
+    count = len(fingerprint.cases)
+    if name == "spacing":
+        title = f"{fingerprint.dataset}: spacing of {count} case{'s' * (count != 1)}"
+        spacing_figure([case.spacing for case in fingerprint.cases], path, title=title)
+        return
+    label = fingerprint.lesion_label
+    assert label is not None
+    target, spacing = fingerprint.label(label), fingerprint.spacing
+    assert target is not None
+    if name == "burden" and target.burden_per_case is not None:
+        who = (
+            f"all {count} cases"
+            if target.case_count == count
+            else f"the {target.case_count} of {count} cases with lesions"
+        )
+        title = f"{fingerprint.dataset}: {target.name}, burden of {who}"
+        burden_figure(target.burden_per_case, target.burden_per_patient, path, title=title)
+    elif name == "lesion_volumes" and target.volume is not None and spacing is not None:
+        volumes = [volume for case in fingerprint.cases for volume in case.volumes_mm3(label)]
+        people = f"{target.patient_count} patient{'s' * (target.patient_count != 1)}"
+        lesion_volumes_figure(
+            volumes,
+            DEFAULT_CANDIDATES,
+            spacing.median,
+            ideal_edge(target.volume.mean_mm3, spacing.median),
+            path,
+            title=f"{fingerprint.dataset}: {len(volumes)} lesion{'s' * (len(volumes) != 1)} of {people}",
+        )

@@ -1,0 +1,1 @@
+"""Where voxels are read: NIfTI files and DICOM series behind one type."""

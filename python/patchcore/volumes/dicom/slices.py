@@ -1,0 +1,223 @@
+"""Slices of CT series: read from headers, and chosen so that each position is there once."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from patchcore.errors import DataError, HeaderError
+from patchcore.volumes.dicom.grid import Grid, Plane, grid_of
+from patchcore.volumes.dicom.objects import numbers, text
+
+__all__ = ["ENHANCED", "PLANE_TAGS", "Slice", "choose_slices", "frame_group", "frame_plane", "slices_of"]
+
+ENHANCED = frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"})
+"""SOP classes of CT with many frames in one file: Enhanced CT, and Legacy Converted Enhanced CT."""
+
+# By what acquisitions within one series are told apart, the most telling first.
+_KEYS = (
+    "AcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "StackID",
+    "ImageType",
+    "AcquisitionTime",
+    "ConvolutionKernel",
+)
+
+PLANE_TAGS = (
+    "Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness",
+    "SpacingBetweenSlices", *_KEYS,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice: a file, or a frame of one (counted from 1; 0 where the file has a single frame)."""
+
+    path: Path
+    uid: str
+    frame: int
+    plane: Plane
+    thickness: float | None
+    keys: tuple[str, ...]
+    localizer: bool = False
+
+    @property
+    def along(self) -> float:
+        """Position along the normal, mm."""
+        return sum(a * float(b) for a, b in zip(self.plane.position, self.plane.normal, strict=True))
+
+
+def slices_of(dataset: Any, path: Path, *, uid: str, enhanced: bool) -> list[Slice]:
+    """Return the slices of one CT file, localizers marked.
+
+    Raises:
+        HeaderError: Position, orientation or spacing is missing or impossible.
+    """
+    if enhanced:
+        return _frames(dataset, path, uid)
+    position = numbers(dataset, "ImagePositionPatient", 3, path)
+    orientation = numbers(dataset, "ImageOrientationPatient", 6, path)
+    spacing = numbers(dataset, "PixelSpacing", 2, path)
+    kinds = text(dataset, "ImageType").upper()
+    localizer = "LOCALIZER" in kinds or "SCREEN SAVE" in kinds or "SCOUT" in kinds
+    if position is None or orientation is None or spacing is None:
+        if localizer:
+            position, orientation, spacing = (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (1.0, 1.0)
+        else:
+            raise HeaderError("says no position, orientation or pixel spacing", path=path, remedy="export it again")
+    plane = Plane(position, orientation, spacing, _shape(dataset, path))
+    plane.check(path)
+    keys = tuple(text(dataset, name) for name in _KEYS)
+    return [Slice(path, uid, 0, plane, _thickness(dataset, path), keys, localizer)]
+
+
+def frame_group(dataset: Any, index: int, name: str) -> Any:
+    """Return the item of a functional group for a frame (from 0), or else of all frames; None where it has none."""
+    frames = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    if index < len(frames) and (found := frames[index].get(name)):
+        return found[0]
+    shared = dataset.get("SharedFunctionalGroupsSequence") or ()
+    if shared and (found := shared[0].get(name)):
+        return found[0]
+    return None
+
+
+def frame_plane(dataset: Any, index: int, path: Path) -> tuple[Plane | None, float | None]:
+    """Return the plane of a frame of a multi-frame image and its thickness; None where it says none."""
+    position, orientation, measures = (
+        frame_group(dataset, index, name)
+        for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    )
+    if position is None or orientation is None or measures is None:
+        return None, None
+    at = numbers(position, "ImagePositionPatient", 3, path)
+    along = numbers(orientation, "ImageOrientationPatient", 6, path)
+    spacing = numbers(measures, "PixelSpacing", 2, path)
+    if at is None or along is None or spacing is None:
+        return None, None
+    plane = Plane(at, along, spacing, _shape(dataset, path))
+    plane.check(path)
+    return plane, _thickness(measures, path)
+
+
+def _frames(dataset: Any, path: Path, uid: str) -> list[Slice]:
+    found = []
+    for index in range(len(dataset.get("PerFrameFunctionalGroupsSequence") or ())):
+        plane, thickness = frame_plane(dataset, index, path)
+        if plane is None:
+            raise HeaderError(f"frame {index + 1} says no position, orientation or spacing", path=path)
+        content = frame_group(dataset, index, "FrameContentSequence")
+        kind = frame_group(dataset, index, "CTImageFrameTypeSequence")
+        kinds = "" if kind is None else text(kind, "FrameType")
+        keys: tuple[str, ...] = ("", "", "", kinds, "", "")
+        if content is not None:
+            names = ("FrameAcquisitionNumber", "TemporalPositionIndex", "StackID")
+            keys = (*(text(content, name) for name in names), kinds, "", "")
+        found.append(Slice(path, uid, index + 1, plane, thickness, keys, "LOCALIZER" in kinds.upper()))
+    if not found:
+        raise HeaderError("is an enhanced CT without frames", path=path, remedy="export it again")
+    return found
+
+
+def _shape(dataset: Any, path: Path) -> tuple[int, int]:
+    rows, columns = numbers(dataset, "Rows", 1, path), numbers(dataset, "Columns", 1, path)
+    if rows is None or columns is None:
+        raise HeaderError("says no rows or columns", path=path, remedy="download or export it again")
+    return int(rows[0]), int(columns[0])
+
+
+def _thickness(dataset: Any, path: Path) -> float | None:
+    for name in ("SpacingBetweenSlices", "SliceThickness"):
+        found = numbers(dataset, name, 1, path)
+        if found is not None and 0 < abs(found[0]) < 1000:
+            return abs(found[0])
+    return None
+
+
+def choose_slices(slices: Sequence[Slice], referenced: AbstractSet[str]) -> tuple[list[Slice], Grid]:
+    """Return the slices of one acquisition, sorted along their normal, and their grid.
+
+    A series may hold several acquisitions at the same positions: the one that a segmentation refers to is kept, else
+    the largest, and the grid's notes say so.
+
+    Args:
+        slices: Of one series, without localizers.
+        referenced: SOP instances that a segmentation refers to.
+
+    Raises:
+        DataError: Whatever is kept has a slice missing, doubled or shifted.
+    """
+    notes = []
+    unique = list({(item.uid, item.frame): item for item in sorted(slices, key=lambda item: str(item.path))}.values())
+    if len(unique) < len(slices):
+        notes.append(f"{len(slices) - len(unique)} slices are there twice, under one UID: one of each is used")
+    part = _best(_by_plane(unique), referenced)
+    if len(part) < len(unique):
+        notes.append(f"{len(unique) - len(part)} slices of another size, spacing or orientation are left out")
+    try:
+        ordered, grid = _sorted(part)
+    except DataError as error:
+        found = _acquisition(part, referenced)
+        if found is None:
+            raise error from None
+        ordered, grid, note = found
+        notes.append(note)
+    return ordered, replace(grid, notes=(*notes, *grid.notes))
+
+
+def _sorted(slices: Sequence[Slice]) -> tuple[list[Slice], Grid]:
+    ordered = sorted(slices, key=lambda item: (item.along, item.uid, item.frame))
+    return ordered, grid_of([item.plane for item in ordered], thickness=ordered[0].thickness)
+
+
+def _by_plane(slices: Sequence[Slice]) -> list[list[Slice]]:
+    parts: list[list[Slice]] = []
+    for item in slices:
+        part = next((part for part in parts if part[0].plane.like(item.plane)), None)
+        if part is None:
+            parts.append([item])
+        else:
+            part.append(item)
+    return parts
+
+
+def _best(parts: Sequence[list[Slice]], referenced: AbstractSet[str]) -> list[Slice]:
+    """Return the part that is most referred to, else the largest, else the first."""
+    return max(parts, key=lambda part: (sum(item.uid in referenced for item in part), len(part)))
+
+
+def _acquisition(slices: Sequence[Slice], referenced: AbstractSet[str]) -> tuple[list[Slice], Grid, str] | None:
+    """Split the slices by whatever makes one acquisition of them that is whole."""
+    for index, key in enumerate(_KEYS):
+        parts: dict[str, list[Slice]] = defaultdict(list)
+        for item in slices:
+            parts[item.keys[index]].append(item)
+        if len(parts) < 2:
+            continue
+        kept = _best([parts[name] for name in sorted(parts)], referenced)
+        if len(kept) < 2:
+            continue
+        try:
+            ordered, grid = _sorted(kept)
+        except DataError:
+            continue
+        pointed = any(item.uid in referenced for item in kept)
+        why = "that the segmentation refers to" if pointed else "with the most slices, as no segmentation says which"
+        value = kept[0].keys[index]
+        return ordered, grid, f"holds {len(parts)} acquisitions: the one {why} is used ({key} {value or 'empty'})"
+    # Nothing tells them apart, but the segmentation names the slice at each position.
+    at = Counter(round(item.along, 3) for item in slices)
+    kept = [item for item in slices if at[round(item.along, 3)] == 1 or item.uid in referenced]
+    if len(kept) < len(slices) and len({round(item.along, 3) for item in kept}) == len(at) == len(kept):
+        try:
+            ordered, grid = _sorted(kept)
+        except DataError:
+            return None
+        left = len(slices) - len(kept)
+        return ordered, grid, f"{left} slices at taken positions are left out: the segmentation refers to the others"
+    return None

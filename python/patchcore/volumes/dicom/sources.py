@@ -1,0 +1,112 @@
+"""Which DICOM files make up one volume: kept as a small JSON index beside the study, so that a path stays a path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from patchcore.errors import HeaderError
+from patchcore.files import read_json, write_atomic
+from patchcore.types import PathLike
+
+if TYPE_CHECKING:
+    from patchcore.datasets.layouts.model import Layout
+
+__all__ = ["INDEX_SUFFIX", "DicomSource", "Kind", "is_index", "read_source", "write_sources"]
+
+INDEX_SUFFIX = ".dicom.json"
+_SCHEMA = 1
+
+Kind = Literal["ct", "seg", "rtstruct"]
+
+
+@dataclass(frozen=True)
+class DicomSource:
+    """The files of one CT series, or of the SEGs or RTSTRUCTs that label it.
+
+    Attributes:
+        kind: What the files are.
+        files: In slice order for a CT.
+        details: JSON values. Of a CT: ``series`` (its UID). Of labels: ``labels`` (label number by label name),
+            ``slices`` (SOP instance and frame of each slice of the CT, None for a label map without CT), ``shape`` and
+            ``affine`` (of the grid to paint on). Of all: ``notes`` (sentences that the user has to read).
+    """
+
+    kind: Kind
+    files: tuple[Path, ...]
+    details: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found and decided about these files, in sentences."""
+        return tuple(self.details.get("notes", ()))
+
+
+def is_index(path: PathLike) -> bool:
+    """Return whether a path is the index of a DICOM volume rather than a NIfTI file."""
+    return Path(path).name.endswith(INDEX_SUFFIX)
+
+
+def read_source(path: PathLike) -> DicomSource:
+    """Read an index.
+
+    Raises:
+        HeaderError: It is no index of DICOM files.
+        SchemaVersionError: A newer patchcore wrote it.
+        OSError: It cannot be read.
+    """
+    value = read_json(path, schema=_SCHEMA)
+    kind, files, details = (value.get(name) for name in ("kind", "files", "details"))
+    names = isinstance(files, list) and files and all(isinstance(name, str) for name in files)
+    if kind not in get_args(Kind) or not names or not isinstance(details, dict):
+        raise HeaderError("is no index of DICOM files", path=path, remedy="run patchcore analyze again")
+    return DicomSource(kind, tuple(Path(name) for name in files), MappingProxyType(details))
+
+
+def write_sources(layout: Layout, folder: PathLike) -> Layout:
+    """Write an index for each DICOM volume of a layout; one that says the same already is left untouched.
+
+    Args:
+        layout: Of :func:`patchcore.datasets.dicom.find.find_dicom`; others are returned as they are.
+        folder: Where the indices go; made where it is missing.
+
+    Returns:
+        The layout with the paths of the indices as images and label maps.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    folder = Path(folder)
+    cases = []
+    for case in layout.cases:
+        image, label = case.image, case.label
+        if case.image_source is not None:
+            image = _write(case.image_source, folder / f"{case.case_id}.image{INDEX_SUFFIX}")
+        if case.label_source is not None:
+            label = _write(case.label_source, folder / f"{case.case_id}.label{INDEX_SUFFIX}")
+        cases.append(replace(case, image=image, label=label))
+    return replace(layout, cases=tuple(cases))
+
+
+def _write(source: DicomSource, path: Path) -> Path:
+    value = {
+        "schema_version": _SCHEMA,
+        "kind": source.kind,
+        "files": [str(file) for file in source.files],
+        "details": dict(source.details),
+    }
+    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+    try:
+        same = path.read_text(encoding="utf-8") == text
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        same = False
+    except UnicodeDecodeError:
+        same = False
+    if not same:
+        write_atomic(path, text)
+    return path

@@ -1,0 +1,308 @@
+"""Every check has a file, or a set of cases, that trips it; a clean case trips none."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from patchcore.datasets.check import CheckReport, check_dataset
+from patchcore.datasets.checks import CHECKS, LEVELS, finding_of, header_findings, image_findings, spacing_findings
+from patchcore.datasets.checks.content import image_sha256
+from patchcore.errors import HeaderError, UnsupportedDataError
+from patchcore.volumes.dicom.grid import SlicesError
+from patchcore.volumes.dicom.sources import DicomSource
+from patchcore.volumes.nifti import read_header
+
+AFFINE = np.diag([-0.8, -0.8, 2.5, 1.0])
+AFFINE[:3, 3] = 100, 80, -40
+SHAPE = (24, 20, 12)
+FORM_CODES = 252
+Array = np.ndarray[Any, Any]
+
+
+def ct(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> Array:
+    """Soft tissue with air around it."""
+    rng = np.random.default_rng(seed)
+    array = rng.normal(40, 30, shape)
+    array[: shape[0] // 4] = rng.normal(-1000, 10, array[: shape[0] // 4].shape)
+    return array.astype(np.int16)
+
+
+def mask(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> Array:
+    label = np.zeros(shape, np.uint8)
+    label[8 : 12 + seed % 8, 4:9, 3:6] = 1
+    return label
+
+
+def save(path: Path, array: Array, affine: Any = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return path
+
+
+class Cohort:
+    """A data set of two folders with three clean cases, to spoil one of."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for seed, name in enumerate(("P1_a", "P1_b", "P2_a")):
+            self.put(name, ct(seed), mask(seed))
+
+    def put(self, name: str, image: Array | None, label: Array, affine: Any = AFFINE, other: Any = None) -> None:
+        if image is not None:
+            save(self.image(name), image, affine)
+        save(self.label(name), label, affine if other is None else other)
+
+    def image(self, name: str = "P2_a") -> Path:
+        return self.root / "images" / f"{name}.nii"
+
+    def label(self, name: str = "P2_a") -> Path:
+        return self.root / "labels" / f"{name}.nii"
+
+    def check(self, **options: Any) -> CheckReport:
+        return check_dataset(self.root, threads=1, **options)
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Cohort:
+    return Cohort(tmp_path / "data")
+
+
+def sheared() -> Array:
+    affine = AFFINE.copy()
+    affine[1, 2] = 0.3
+    return affine
+
+
+def moved(voxels: float) -> Array:
+    affine = AFFINE.copy()
+    affine[0, 3] += voxels * 0.8
+    return affine
+
+
+def patch(path: Path, offset: int, data: bytes) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset : offset + len(data)] = data
+    path.write_bytes(content)
+
+
+def forms(path: Path, *, pixdim: float = 0.8, qform: Any = None) -> None:
+    """Let the header say one thing by its sform and another by pixdim or its qform."""
+    image: Any = nibabel.load(path)
+    array = image.get_fdata().astype(np.asanyarray(image.dataobj).dtype)
+    made = nibabel.Nifti1Image(array, AFFINE)
+    made.set_sform(AFFINE, code=1)
+    made.set_qform(AFFINE if qform is None else qform, code=1)
+    nibabel.save(made, path)
+    if pixdim != 0.8:
+        patch(path, 80, struct.pack("<f", pixdim))
+
+
+def both_forms(cohort: Cohort, **options: Any) -> None:
+    forms(cohort.image(), **options)
+
+
+def cut(cohort: Cohort) -> None:
+    """End a compressed image within its voxels."""
+    path = cohort.image()
+    data = gzip.compress(path.read_bytes())
+    path.unlink()
+    path.with_suffix(".nii.gz").write_bytes(data[: len(data) // 2])
+
+
+def fractional(cohort: Cohort) -> None:
+    label = mask(2).astype(np.float32)
+    label[9, 5, 4] = 0.5
+    save(cohort.label(), label)
+
+
+def large(affine: Any, image: bool = True) -> Callable[[Cohort], None]:
+    shape = (256, 256, 6)
+    return lambda cohort: cohort.put("P2_a", ct(2, shape) if image else None, mask(2, shape), affine)
+
+
+def image(values: Callable[[Array], Array]) -> Callable[[Cohort], None]:
+    return lambda cohort: cohort.put("P2_a", values(ct(2).astype(np.float32)), mask(2))
+
+
+def with_nan(array: Array) -> Array:
+    array[3, 3, 3] = np.nan
+    return array
+
+
+TRIPS: dict[str, Callable[[Cohort], Any]] = {
+    "files": lambda cohort: cohort.label().unlink(),
+    "unreadable": cut,
+    "header": lambda cohort: patch(cohort.image(), 80, struct.pack("<3f", *[float("nan")] * 3)),
+    "unsupported": lambda cohort: save(cohort.image(), np.zeros((*SHAPE, 2), np.int16)),
+    "pair-shape": lambda cohort: save(cohort.label(), mask(2, (24, 20, 11))),
+    "pair-affine": lambda cohort: save(cohort.label(), mask(2), moved(0.2)),
+    "identity-affine": large(np.eye(4)),
+    "unit-spacing": large(np.array([[-1, 0, 0, 9], [0, -1, 0, 9], [0, 0, 1, 9], [0, 0, 0, 1.0]])),
+    "spacing": lambda cohort: cohort.put("P2_a", ct(2), mask(2), np.diag([0.8, 0.8, 25, 1])),
+    "extent": lambda cohort: cohort.put("P2_a", ct(2), mask(2), np.diag([0.2, 0.2, 0.2, 1])),
+    "header-spacing": lambda cohort: both_forms(cohort, pixdim=0.9),
+    "header-place": lambda cohort: both_forms(cohort, qform=moved(5)),
+    "sheared-affine": lambda cohort: cohort.put("P2_a", ct(2), mask(2), sheared()),
+    "unplaced": lambda cohort: [patch(path, FORM_CODES, bytes(4)) for path in (cohort.image(), cohort.label())],
+    "few-slices": lambda cohort: cohort.put("P2_a", ct(2, (24, 20, 1)), mask(2)[:, :, 4:5]),
+    "hu-not-finite": image(with_nan),
+    "hu-constant": image(np.zeros_like),
+    "hu-8-bit": image(lambda array: np.clip((array + 1050) / 8, 0, 255).astype(np.uint8)),
+    "hu-normalised": image(lambda array: (array + 1100) / 2000),
+    "hu-offset": image(lambda array: np.clip(array + 1024, 0, None)),
+    "hu-scale": image(lambda array: array * 10),
+    "not-ct": image(lambda array: np.abs(array) * 3),
+    "hu-no-air": lambda cohort: cohort.put("P2_a", np.clip(ct(2, (256, 256, 6)), -200, 300), mask(2, (256, 256, 6))),
+    "label-fractional": fractional,
+    "label-negative": lambda cohort: save(cohort.label(), -mask(2).astype(np.int16)),
+    "label-empty": lambda cohort: save(cohort.label(), np.zeros(SHAPE, np.uint8)),
+    "duplicate-image": lambda cohort: cohort.put("P2_a", ct(0), mask(2)),
+    "same-label": lambda cohort: save(cohort.label(), mask(0)),
+}
+
+
+def names(report: CheckReport, case_id: str = "P2_a") -> list[str]:
+    return [item.check for record in report.cases if record.case_id == case_id for item in record.findings]
+
+
+def test_a_clean_data_set_trips_none(cohort: Cohort) -> None:
+    report = cohort.check()
+    assert [record.findings for record in report.cases] == [(), (), ()]
+    assert report.findings == ()
+    assert report.ok
+    assert [record.status for record in report.cases] == ["accepted"] * 3
+
+
+@pytest.mark.parametrize("check", TRIPS)
+def test_each_check_is_tripped_by_a_file_and_alone(cohort: Cohort, check: str) -> None:
+    TRIPS[check](cohort)
+    report = cohort.check()
+    assert names(report) == [check]
+    record = next(record for record in report.cases if record.case_id == "P2_a")
+    info = CHECKS[check]
+    assert record.status == {"error": "quarantined", "geometry": "held", "warning": "accepted"}[info.level]
+    assert report.ok == (info.level == "warning")
+    (item,) = record.findings
+    assert item.level == info.level
+    assert item.message
+    assert item.remedy
+    assert all(other.status == "accepted" for other in report.cases if other is not record), "the rest go on"
+
+
+def test_every_check_is_tried_somewhere() -> None:
+    elsewhere = {"slices", "changed", "dicom-note", "label-undeclared", "duplicate-label", "patients-untold"}
+    assert set(CHECKS) == set(TRIPS) | elsewhere | {"one-patient"}
+    assert {info.level for info in CHECKS.values()} == set(LEVELS)
+
+
+def test_a_duplicate_is_found_whatever_the_compression(cohort: Cohort) -> None:
+    cohort.put("P2_a", ct(0), mask(2))
+    path = cohort.image()
+    path.with_suffix(".nii.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=1))
+    path.unlink()
+    report = cohort.check()
+    assert names(report) == ["duplicate-image"]
+    message = report.cases[2].findings[0].message
+    assert "P1_a" in message
+    assert "another patient" in message
+    assert cohort.check(exclude=["P1_a"]).ok, "what is left out is no original"
+
+
+def test_a_file_that_changes_while_it_is_read(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    def grow(array: Array) -> str:
+        with cohort.image("P1_a").open("ab") as handle:
+            handle.write(b"more")
+        return image_sha256(array)
+
+    monkeypatch.setattr("patchcore.datasets.check.image_sha256", grow)
+    assert "changed" in names(cohort.check(), "P1_a")
+
+
+def test_the_check_of_an_error_is_told_by_its_kind() -> None:
+    assert finding_of(SlicesError("2 slices are missing")).check == "slices"
+    assert finding_of(HeaderError("spacing is nan")).check == "header"
+    assert finding_of(UnsupportedDataError("4D")).check == "unsupported"
+    assert finding_of(MemoryError()).level == "error"
+    assert finding_of(PermissionError(13, "Permission denied", "/a/b/c.nii")).message == "b/c.nii: Permission denied"
+    assert finding_of(ZeroDivisionError("x")).check == "unreadable"
+
+
+def test_what_was_decided_about_dicom_files_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = DicomSource("ct", (Path("1.dcm"),), {"notes": ["two acquisitions; the second was kept"]})
+    monkeypatch.setattr("patchcore.datasets.checks.geometry.read_source", lambda path: source)
+    header = replace(read_header(save(tmp_path / "a.nii", ct())), path=tmp_path / "a.image.dicom.json")
+    (item,) = header_findings(header, header, case_id="a")[:1]
+    assert (item.check, item.level) == ("dicom-note", "warning")
+    assert item.message == "two acquisitions; the second was kept"
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine"),
+    [
+        ((512, 512, 75), AFFINE),
+        ((44, 44, 5), np.diag([0.46, 0.46, 2.5, 1])),
+        ((43, 43, 2), np.diag([-0.6, 0.6, 0.5, 1])),
+        ((796, 512, 100), np.diag([1, 0.9, 0.9, 1.0])),
+        ((120, 100, 110), np.diag([3.0, 3.0, 3.0, 1])),
+        ((512, 512, 1200), np.diag([-0.97, -0.97, 1.5, 1])),
+    ],
+    ids=["ct", "crop", "smallest crop", "kits", "thinned", "whole body"],
+)
+def test_grids_that_a_ct_may_have(shape: tuple[int, int, int], affine: Array) -> None:
+    assert spacing_findings(shape, affine) == []
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e-1, 10, 1e3])
+def test_lengths_in_another_unit(factor: float) -> None:
+    affine = AFFINE.copy()
+    affine[:3] *= factor
+    assert {item.level for item in spacing_findings((512, 512, 75), affine)} == {"geometry"}
+
+
+def test_a_tilted_gantry_is_told_from_rounding(tmp_path: Path) -> None:
+    for degrees, expected in ((0.05, []), (0.2, ["sheared-affine"]), (20, ["sheared-affine"])):
+        affine = AFFINE.copy()
+        affine[1, 2] = 2.5 * np.tan(np.radians(degrees))
+        header = read_header(save(tmp_path / "a.nii", ct(), affine))
+        found = header_findings(header, header, case_id="a")
+        assert [item.check for item in found] == expected
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.random.default_rng(0).normal(-850, 80, (40, 40, 6)),
+        np.random.default_rng(0).uniform(-200, 300, (40, 40, 6)).astype(np.int16),
+        np.where(np.random.default_rng(0).random((40, 40, 6)) < 0.4, -3024, ct(0, (40, 40, 6))),
+        np.where(np.random.default_rng(0).random((40, 40, 6)) < 0.001, 30_000, ct(0, (40, 40, 6))),
+        ct(0, (256, 256, 6)),
+    ],
+    ids=["lung", "soft tissue crop", "padding", "metal", "whole slices"],
+)
+def test_what_may_be_a_ct(array: Array) -> None:
+    assert image_findings(array) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        (lambda hu: np.where(hu < -900, -2000, hu + 1024), "hu-offset"),
+        (lambda hu: hu - 1024, "hu-offset"),
+        (lambda hu: hu * 2, "hu-scale"),
+        (lambda hu: (hu - hu.mean()) / hu.std(), "hu-normalised"),
+        (lambda hu: (hu > 0).astype(np.int16) * 2, "not-ct"),
+    ],
+    ids=["padded", "twice", "doubled", "by deviation", "a label map"],
+)
+def test_how_hu_go_wrong(change: Callable[[Array], Array], check: str) -> None:
+    wrong = change(ct(0, (60, 40, 6)).astype(np.float64))
+    assert [item.check for item in image_findings(wrong, case_id="x")] == [check]

@@ -1,0 +1,302 @@
+"""CT series: geometry from positions, HU from rescale, one acquisition of several, whatever the files are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
+
+import dicom_files as files
+from patchcore.datasets.dicom.find import find_dicom
+from patchcore.datasets.layouts import CaseFiles
+from patchcore.errors import CorruptFileError, DataError, HeaderError, UnsupportedDataError
+from patchcore.volumes.dicom.sources import write_sources
+from patchcore.volumes.dicom.volumes import dicom_notes
+from patchcore.volumes.nifti import CtImage, read_header, read_image, volume_files
+
+
+def only_case(folder: Path, indices: Path) -> CaseFiles:
+    layout = write_sources(find_dicom(folder), indices)
+    assert len(layout.cases) == 1
+    return layout.cases[0]
+
+
+def read_ct(folder: Path, indices: Path) -> CtImage:
+    case = only_case(folder, indices)
+    assert case.image is not None
+    return read_image(case.image)
+
+
+def test_slices_are_ordered_by_position_and_placed_in_ras(tmp_path: Path) -> None:
+    series = files.ct_series()
+    files.save([series[k] for k in (3, 0, 4, 1, 2)], tmp_path / "in")
+    image = read_ct(tmp_path / "in", tmp_path / "x")
+    np.testing.assert_array_equal(image.array, files.stored_values(series).astype(int) - 1024)
+    assert image.array.dtype == np.int16
+    # Columns go to the patient's left, rows to the back: both against RAS.
+    expected = [[-0.7, 0, 0, 10.5], [0, -0.8, 0, 20.25], [0, 0, 2.5, 30], [0, 0, 0, 1]]
+    np.testing.assert_allclose(image.affine, expected, atol=1e-9)
+    assert image.spacing == (0.7, 0.8, 2.5)
+
+
+def test_header_equals_image_and_lists_every_file(tmp_path: Path) -> None:
+    paths = files.save(files.ct_series(), tmp_path / "in")
+    case = only_case(tmp_path / "in", tmp_path / "x")
+    assert case.image is not None
+    header, image = read_header(case.image), read_image(case.image)
+    assert header.shape == image.array.shape == (40, 34, 5)
+    np.testing.assert_array_equal(header.affine, image.affine)
+    assert header.orientation == "LPS"
+    assert set(volume_files(case.image)) == {case.image, *paths}
+
+
+def test_indices_are_only_written_where_they_change(tmp_path: Path) -> None:
+    files.save(files.ct_series(), tmp_path / "in")
+    case = only_case(tmp_path / "in", tmp_path / "x")
+    assert case.image is not None
+    before = case.image.stat().st_mtime_ns
+    assert only_case(tmp_path / "in", tmp_path / "x").image == case.image
+    assert case.image.stat().st_mtime_ns == before
+
+
+def test_each_slice_has_its_own_rescale_and_padding_is_air(tmp_path: Path) -> None:
+    series = files.ct_series()
+    stored = files.stored_values(series).astype(np.float64)
+    for k, item in enumerate(series):
+        item.RescaleSlope, item.RescaleIntercept = 1 + k, -1000 - k
+        item.PixelPaddingValue = int(stored[0, 0, k])
+    files.save(series, tmp_path / "in")
+    expected = stored * np.arange(1, 6) - 1000 - np.arange(5)
+    expected[stored == stored[0, 0]] = -1024
+    np.testing.assert_array_equal(read_ct(tmp_path / "in", tmp_path / "x").array, expected)
+
+
+def test_fractional_slopes_give_float32(tmp_path: Path) -> None:
+    series = files.ct_series()
+    series[2].RescaleSlope = "0.25"
+    files.save(series, tmp_path / "in")
+    image = read_ct(tmp_path / "in", tmp_path / "x")
+    assert image.array.dtype == np.float32
+    stored = files.stored_values(series).astype(np.float64)
+    np.testing.assert_array_equal(image.array[:, :, 2], stored[:, :, 2] * 0.25 - 1024)
+    np.testing.assert_array_equal(image.array[:, :, 1], stored[:, :, 1] - 1024)
+
+
+def test_signed_values_of_twelve_bits_with_rubbish_above_them(tmp_path: Path) -> None:
+    series = files.ct_series(shape=(4, 3, 3))
+    values = np.array([[-2048, -1, 0, 1], [2047, -1000, 5, 6], [7, 8, 9, -10]])
+    for item in series:
+        files.pixels(item, (values & 0x0FFF) | 0x5000, bits_stored=12, signed=True)
+        item.RescaleIntercept = 0
+    files.save(series, tmp_path / "in")
+    np.testing.assert_array_equal(read_ct(tmp_path / "in", tmp_path / "x").array[:, :, 0], values.T)
+
+
+def test_monochrome1_changes_the_display_and_not_the_numbers(tmp_path: Path) -> None:
+    series = files.ct_series()
+    for item in series:
+        item.PhotometricInterpretation = "MONOCHROME1"
+    files.save(series, tmp_path / "in")
+    image = read_ct(tmp_path / "in", tmp_path / "x")
+    np.testing.assert_array_equal(image.array, files.stored_values(series).astype(int) - 1024)
+
+
+def test_tilted_gantry_gives_a_sheared_affine(tmp_path: Path) -> None:
+    files.save(files.ct_series(step=(0, 0.5, 2.5)), tmp_path / "in")
+    case = only_case(tmp_path / "in", tmp_path / "x")
+    assert case.image is not None
+    np.testing.assert_allclose(read_header(case.image).affine[:3, 2], [0, -0.5, 2.5], atol=1e-9)
+    assert any("tilted by 11.31°" in note for note in dicom_notes(case.image))
+
+
+def test_tilt_below_a_tenth_of_a_degree_is_straightened(tmp_path: Path) -> None:
+    files.save(files.ct_series(step=(0, 0.002, 2.5)), tmp_path / "in")
+    image = read_ct(tmp_path / "in", tmp_path / "x")
+    np.testing.assert_allclose(image.affine[:3, 2], [0, 0, 2.5], atol=1e-9)
+
+
+def test_sagittal_series(tmp_path: Path) -> None:
+    series = files.ct_series(orientation=(0, 1, 0, 0, 0, -1), step=(-3, 0, 0))
+    files.save(series, tmp_path / "in")
+    case = only_case(tmp_path / "in", tmp_path / "x")
+    assert case.image is not None
+    assert read_header(case.image).orientation == "PIR"
+    np.testing.assert_array_equal(read_image(case.image).array, files.stored_values(series).astype(int) - 1024)
+
+
+def test_missing_slice_is_named_by_its_position(tmp_path: Path) -> None:
+    series = files.ct_series()
+    files.save(series[:2] + series[3:], tmp_path / "in")
+    case = only_case(tmp_path / "in", tmp_path / "x")
+    assert case.problem is not None
+    assert "1 slice is missing at (-10.5, -20.25, 35) mm" in case.problem
+
+
+def test_unequal_spacing_is_an_error_and_rounding_is_told(tmp_path: Path) -> None:
+    series = files.ct_series(shape=(40, 34, 6))
+    series[2].ImagePositionPatient[2] += 0.9
+    files.save(series, tmp_path / "bad")
+    assert "not equally spaced" in str(only_case(tmp_path / "bad", tmp_path / "x").problem)
+    series[2].ImagePositionPatient[2] -= 0.8
+    files.save(series, tmp_path / "rounded")
+    case = only_case(tmp_path / "rounded", tmp_path / "y")
+    assert case.image is not None
+    assert any("stray from equal spacing" in note for note in dicom_notes(case.image))
+
+
+def test_two_slices_at_one_position_are_an_error(tmp_path: Path) -> None:
+    series = files.ct_series()
+    double = files.ct_series(name="ct", seed=1)[2]
+    double.SOPInstanceUID = double.file_meta.MediaStorageSOPInstanceUID = files.uid("double")
+    files.save([*series, double], tmp_path / "in")
+    assert "two slices lie at (-10.5, -20.25, 35) mm" in str(only_case(tmp_path / "in", tmp_path / "x").problem)
+
+
+def test_the_same_file_twice_counts_once(tmp_path: Path) -> None:
+    series = files.ct_series()
+    files.save(series, tmp_path / "in" / "a")
+    files.save(series, tmp_path / "in" / "b")
+    image = read_ct(tmp_path / "in", tmp_path / "x")
+    np.testing.assert_array_equal(image.array, files.stored_values(series).astype(int) - 1024)
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_of_several_acquisitions_the_one_that_is_referred_to_is_kept(tmp_path: Path, kept: int) -> None:
+    acquisitions = {number: files.ct_series(seed=number) for number in (1, 2)}
+    for number, series in acquisitions.items():
+        for k, item in enumerate(series):
+            item.AcquisitionNumber = number
+            item.SOPInstanceUID = item.file_meta.MediaStorageSOPInstanceUID = files.uid(number, k)
+    mask = np.ones((5, 34, 40, 1), bool)
+    seg = files.segmentation(acquisitions[kept], mask, ["Liver"])
+    files.save([*acquisitions[1], *acquisitions[2], seg], tmp_path / "in")
+    case = only_case(tmp_path / "in", tmp_path / "x")
+    assert case.problem is None
+    assert case.image is not None
+    expected = files.stored_values(acquisitions[kept]).astype(int) - 1024
+    np.testing.assert_array_equal(read_image(case.image).array, expected)
+    assert any("2 acquisitions" in note and "refers to" in note for note in dicom_notes(case.image))
+
+
+def test_localizers_and_other_modalities_are_left_out(tmp_path: Path) -> None:
+    series = files.ct_series()
+    scout = files.ct_series(shape=(50, 60, 1), name="ct", orientation=(1, 0, 0, 0, 0, -1))[0]
+    scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    scout.SOPInstanceUID = scout.file_meta.MediaStorageSOPInstanceUID = files.uid("scout")
+    mr = files.dataset("1.2.840.10008.5.1.4.1.1.4", "PAT-1", files.uid("mr"), files.uid("mr", 1), "MR")
+    capture = files.dataset("1.2.840.10008.5.1.4.1.1.7", "PAT-1", files.uid("sc"), files.uid("sc", 1), "OT")
+    files.save([*series, scout, mr, capture], tmp_path / "in")
+    layout = find_dicom(tmp_path / "in")
+    assert len(layout.cases) == 1
+    assert layout.cases[0].problem == "no SEG or RTSTRUCT refers to it"
+    assert "1 MR" in layout.reason
+    assert "1 localizers" in layout.reason
+    np.testing.assert_array_equal(
+        read_ct(tmp_path / "in", tmp_path / "x").array, files.stored_values(series).astype(int) - 1024
+    )
+
+
+def test_enhanced_multi_frame_ct_equals_its_slices(tmp_path: Path) -> None:
+    series = files.ct_series()
+    for k, item in enumerate(series):
+        item.RescaleIntercept = -1000 - k
+    files.save([files.enhanced([series[k] for k in (2, 0, 1, 4, 3)])], tmp_path / "in")
+    image = read_ct(tmp_path / "in", tmp_path / "x")
+    np.testing.assert_array_equal(image.array, files.stored_values(series).astype(int) - 1000 - np.arange(5))
+    assert image.spacing == (0.7, 0.8, 2.5)
+
+
+@pytest.mark.parametrize(
+    "syntax", [JPEGLSLossless, RLELossless, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian]
+)
+def test_transfer_syntaxes(tmp_path: Path, syntax: pydicom.uid.UID) -> None:
+    series = files.ct_series()
+    expected = files.stored_values(series).astype(int) - 1024
+    for item in series:
+        if syntax.is_encapsulated:
+            item.compress(
+                syntax, encoding_plugin="pydicom" if syntax == RLELossless else "", generate_instance_uid=False
+            )
+        else:
+            item.file_meta.TransferSyntaxUID = syntax
+    files.save(series, tmp_path / "in")
+    np.testing.assert_array_equal(read_ct(tmp_path / "in", tmp_path / "x").array, expected)
+
+
+def test_nested_and_renamed_archives_with_loops_and_other_files(tmp_path: Path) -> None:
+    for number in (1, 2):
+        for k, item in enumerate(files.ct_series(patient=f"P/{number}")):
+            files.save([item], tmp_path / "in" / f"{k % 2}", prefix=f"{number}-{k}-")
+    (tmp_path / "in" / "0" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "outside").symlink_to(tmp_path)
+    (tmp_path / "in" / "LICENSE").write_text("not DICOM")
+    files.save(files.ct_series(patient="outside"), tmp_path / "elsewhere")
+    layout = find_dicom(tmp_path / "in")
+    assert [case.case_id for case in layout.cases] == ["P-1", "P-2"]
+    assert [case.patient for case in layout.cases] == ["P/1", "P/2"]
+
+
+def test_several_series_of_one_patient_are_told_apart(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        files.save(files.ct_series(name=name), tmp_path / "in" / name)
+    names = [case.case_id for case in find_dicom(tmp_path / "in").cases]
+    assert len(set(names)) == 2
+    assert all(name.startswith("PAT-1_") for name in names)
+
+
+def test_a_damaged_file_is_a_case_of_its_own_and_stops_nothing(tmp_path: Path) -> None:
+    paths = files.save(files.ct_series(), tmp_path / "in")
+    files.save(files.ct_series(patient="good"), tmp_path / "in" / "good")
+    content = paths[4].read_bytes()
+    paths[4].write_bytes(content[:200])
+    layout = find_dicom(tmp_path / "in")
+    assert [case.case_id for case in layout.cases][:2] == ["PAT-1", "good"]
+    assert layout.cases[2].case_id.startswith("unreadable_")
+    assert "f4" in str(layout.cases[2].problem)
+
+
+def test_a_file_cut_within_its_pixels_is_corrupt(tmp_path: Path) -> None:
+    paths = files.save(files.ct_series(), tmp_path / "in")
+    paths[1].write_bytes(paths[1].read_bytes()[:-100])
+    case = only_case(tmp_path / "in", tmp_path / "x")
+    assert case.image is not None
+    with pytest.raises(CorruptFileError, match="f1"):
+        read_image(case.image)
+
+
+def test_sizes_beyond_the_file_are_refused(tmp_path: Path) -> None:
+    series = files.ct_series()
+    for item in series:
+        item.Rows = 60000
+    files.save(series, tmp_path / "in")
+    with pytest.raises(DataError):
+        read_ct(tmp_path / "in", tmp_path / "x")
+
+
+def test_files_that_changed_since_they_were_indexed_are_refused(tmp_path: Path) -> None:
+    series = files.ct_series()
+    files.save(series, tmp_path / "in")
+    case = only_case(tmp_path / "in", tmp_path / "x")
+    assert case.image is not None
+    series[2].ImagePositionPatient[0] += 5
+    files.save(series, tmp_path / "in")
+    with pytest.raises(HeaderError, match="elsewhere"):
+        read_image(case.image)
+
+
+def test_colour_is_refused(tmp_path: Path) -> None:
+    series = files.ct_series()
+    for item in series:
+        item.SamplesPerPixel = 3
+    files.save(series, tmp_path / "in")
+    with pytest.raises(UnsupportedDataError, match="colour"):
+        read_ct(tmp_path / "in", tmp_path / "x")
+
+
+def test_a_folder_without_dicom_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(DataError, match="no DICOM"):
+        find_dicom(tmp_path)

@@ -1,0 +1,307 @@
+"""The plan: rules, window, costs, warnings and the words for them."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from patchcore.config import Plan, read_plan
+from patchcore.errors import DataError, EmptyClassError, PatchSizeError, PlanError
+from patchcore.files import write_json_atomic
+from patchcore.planning import CaseSample, LesionSample, encoder_cost, legal_patch_sizes, plan_from_samples
+from patchcore.planning.candidates import check_candidates, wider_candidate
+from patchcore.planning.window import hu_range_of
+from patchcore.views.plan_text import plan_summary
+from real_data import SHARED
+
+
+def cohort(
+    volumes: list[float],
+    *,
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    shape: tuple[int, int, int] = (128, 128, 128),
+    extent: tuple[float, float, float] = (10.0, 10.0, 10.0),
+) -> tuple[list[CaseSample], list[LesionSample]]:
+    """One patient and case for each lesion."""
+    cases = [CaseSample(f"c{i}", f"p{i}", spacing, shape) for i in range(len(volumes))]
+    return cases, [LesionSample(f"c{i}", 1, v, extent) for i, v in enumerate(volumes)]
+
+
+def plan(volumes: list[float], **options: object) -> Plan:
+    grid = {k: options.pop(k) for k in ("spacing_of_cases", "shape", "extent") if k in options}
+    if "spacing_of_cases" in grid:
+        grid["spacing"] = grid.pop("spacing_of_cases")
+    options = {"lesion_label": 1, "hu_range": "liver", "resamples": 200} | options
+    return plan_from_samples(*cohort(volumes, **grid), **options)  # type: ignore[arg-type]
+
+
+def test_mean_lesion_of_a_cube_gives_that_cube() -> None:
+    made = plan([1000.0, 2456.0])
+    assert made.target.ideal_edge == pytest.approx(12.0)
+    assert made.patch_size == (12, 12, 12)
+
+
+def test_rules_stand_side_by_side() -> None:
+    volumes = [500.0, 512.0, 600.0, 30_000.0]
+    outcomes = {o.rule.value: o for o in plan(volumes, extent=(30.0, 11.0, 5.0)).target.rules}
+    assert outcomes["mean-volume"].volume_mm3 == pytest.approx(np.mean(volumes))
+    assert outcomes["median"].volume_mm3 == pytest.approx(np.median(volumes))
+    assert outcomes["geometric-mean"].volume_mm3 == pytest.approx(np.exp(np.log(volumes).mean()))
+    assert outcomes["extent"].edge == pytest.approx((30.0, 11.0, 5.0))
+    assert outcomes["extent"].patch_size == (24, 12, 8)
+
+
+def test_each_cases_own_spacing_counts_its_own_voxels() -> None:
+    cases = [CaseSample("a", "a", (1, 1, 1), (128,) * 3), CaseSample("b", "b", (2, 2, 2), (128,) * 3)]
+    lesions = [LesionSample("a", 1, 1000.0, (10,) * 3), LesionSample("b", 1, 8000.0, (20,) * 3)]
+    target = plan_from_samples(cases, lesions, lesion_label=1, hu_range="liver").target
+    at_training, at_1mm, own = target.ideal_edges
+    assert at_training.spacing == (1.5, 1.5, 1.5)
+    assert at_training.edge[0] == pytest.approx((4500 / 1.5**3) ** (1 / 3))
+    assert at_1mm.edge[0] == pytest.approx(4500 ** (1 / 3))
+    assert own.spacing is None
+    assert own.edge == pytest.approx((10.0, 10.0, 10.0))
+
+
+def test_cases_without_lesions_count_for_spacing_and_window_alone() -> None:
+    cases, lesions = cohort([1000.0], shape=(128, 128, 128))
+    empty = [CaseSample(f"e{i}", f"e{i}", (1.0, 1.0, 5.0), (128, 128, 12)) for i in range(2)]
+    made = plan_from_samples(cases + empty, lesions, lesion_label=1, hu_range="liver")
+    assert made.spacing == (1.0, 1.0, 5.0)
+    assert made.window_size == (96, 96, 48)
+    assert made.target.patient_count == 1
+
+
+@pytest.mark.parametrize(("extent", "edge"), [(71, 48), (72, 96), (300, 96), (20, 48)])
+def test_window_is_96_or_48_where_the_median_case_is_below_72(extent: int, edge: int) -> None:
+    made = plan([1000.0] * 3, shape=(128, 128, extent))
+    assert made.window_size == (96, 96, edge)
+
+
+def test_padding_is_the_share_outside_the_case() -> None:
+    assert plan([1000.0], shape=(96, 96, 24)).target.padding_share == pytest.approx(0.5)
+    assert plan([1000.0], shape=(96, 96, 48)).target.padding_share == 0
+
+
+def test_mostly_padded_window_offers_a_smaller_one_that_the_plan_takes() -> None:
+    made = plan([1728.0] * 2, shape=(96, 96, 10))
+    offer = next(w for w in made.target.warnings if "padding" in w)
+    window = tuple(int(n) for n in re.search(r"--window (\d+),(\d+),(\d+)", offer).groups())  # type: ignore[union-attr]
+    again = plan([1728.0] * 2, shape=(96, 96, 10), window_size=window)
+    assert again.patch_size == made.patch_size
+    assert again.target.padding_share < 0.5
+
+
+def test_only_a_fixed_window_filters_candidates() -> None:
+    free = plan([1728.0] * 3)
+    assert [c.patch_size[0] for c in free.target.candidates] == [8, 12, 16, 24]
+    fixed = plan([1728.0] * 3, window_size=64)
+    assert fixed.window_size == (64, 64, 64)
+    assert [c.patch_size[0] for c in fixed.target.candidates] == [8, 16]
+    assert any("left out" in w and "12, 24" in w for w in fixed.target.warnings)
+    with pytest.raises(PlanError, match="divides window size 50 along axis 2"):
+        plan([1728.0], window_size=(96, 96, 50))
+
+
+def test_extent_rule_takes_candidates_per_axis_of_a_fixed_window() -> None:
+    made = plan([1728.0] * 2, window_size=(64, 48, 36), rule="extent", extent=(12.0, 12.0, 12.0))
+    assert made.patch_size == (16, 12, 12)
+    with pytest.raises(PlanError, match="divides every axis"):
+        plan([1728.0] * 2, window_size=(64, 48, 36), candidates=(12, 16))
+
+
+def test_wider_candidates_widen_the_window() -> None:
+    made = plan([50_000.0] * 2, candidates=(8, 16, 32), shape=(60, 60, 60))
+    assert made.patch_size == (32, 32, 32)
+    assert made.window_size == (96, 96, 96)
+    with pytest.raises(PlanError, match="share no window"):
+        plan([1000.0], candidates=(9, 32))
+
+
+@pytest.mark.parametrize(
+    ("volume", "chosen", "said"),
+    [
+        (40.0**3, 24, "--candidates 8,12,16,24,48"),
+        (25.0**3, 24, "no other common edge is nearer"),
+        (4.0**3, 8, "--candidates 4,8,12,16,24"),
+    ],
+)
+def test_beyond_the_candidates_the_outermost_is_taken_and_said(volume: float, chosen: int, said: str) -> None:
+    made = plan([volume] * 3)
+    assert made.patch_size == (chosen,) * 3
+    assert any(said in w for w in made.target.warnings)
+
+
+def test_within_the_candidates_nothing_is_said_of_beyond() -> None:
+    assert not any("candidate," in w for w in plan([12.0**3] * 30).target.warnings)
+
+
+def test_clean_cohort_has_no_warning() -> None:
+    made = plan([12.0**3] * 30, extent=(12.0, 12.0, 12.0))
+    assert made.target.warnings == ()
+    assert made.target.ideal_edges[0].interval == pytest.approx((12.0, 12.0))
+
+
+def test_poor_means_are_told() -> None:
+    said = " | ".join(plan([600.0] * 30 + [200_000.0]).target.warnings)
+    assert "times the median" in said
+    assert "leaving it out would choose 8 instead of 16" in said
+    assert "other rules would choose otherwise: median 8, geometric-mean 8" in said
+    assert "reaches from candidate 8 to 24" in said
+    assert "only 2 lesions" in " | ".join(plan([600.0, 700.0]).target.warnings)
+    assert "one patient" in " | ".join(plan([600.0]).target.warnings)
+
+
+def test_interval_resamples_patients_not_lesions() -> None:
+    cases = [CaseSample("a", "one", (1, 1, 1), (99,) * 3), CaseSample("b", "two", (1, 1, 1), (99,) * 3)]
+    few = [LesionSample("b", 1, 8000.0, (20,) * 3)]
+    many = [LesionSample("a", 1, 1000.0, (10,) * 3)] * 50
+    interval = plan_from_samples(cases, many + few, lesion_label=1, hu_range="liver").target.ideal_edges[0].interval
+    # With two patients one of four cohorts holds patient two alone; resampling lesions would hardly ever
+    # get there.
+    assert interval == pytest.approx((10.0, 20.0))
+
+
+def test_seed_fixes_the_interval() -> None:
+    volumes = list(np.linspace(500, 9000, 25))
+    first, second, other = (plan(volumes, seed=s) for s in (3, 3, 4))
+    assert first == second
+    assert first.target.ideal_edges[0].interval != other.target.ideal_edges[0].interval
+
+
+def test_encoder_cost_by_hand() -> None:
+    cost = encoder_cost((96, 96, 96), (16, 16, 16))
+    n, d, m = 216, 768, 3072
+    assert cost.tokens == n
+    assert cost.attention_gflop == pytest.approx(12 * 4 * n * n * d / 1e9)
+    rest = 12 * (8 * n * d * d + 4 * n * d * m) + 2 * n * d * 16**3
+    assert cost.encoder_gflop == pytest.approx(cost.attention_gflop + rest / 1e9)
+    eight = encoder_cost((96, 96, 96), (8, 8, 8))
+    assert eight.attention_gflop == pytest.approx(64 * cost.attention_gflop)
+    with pytest.raises(PatchSizeError, match="does not divide"):
+        encoder_cost((96, 96, 96), (7, 8, 8))
+
+
+def test_share_of_lesions_smaller_than_a_patch() -> None:
+    made = plan([600.0, 1000.0, 2000.0, 20_000.0])
+    assert [c.smaller_lesions_share for c in made.target.candidates] == [0.0, 0.5, 0.75, 0.75]
+    assert sum(c.chosen for c in made.target.candidates) == 1
+
+
+def test_candidates_are_checked_with_legal_ones_named() -> None:
+    assert check_candidates([24, 8, 8]) == (8, 24)
+    assert set(legal_patch_sizes(32)) >= {2, 3, 4, 6, 8, 9, 12, 16, 18, 24, 27, 32}
+    with pytest.raises(PatchSizeError, match="the nearest legal: 9 and 12"):
+        check_candidates([8, 10])
+    with pytest.raises(PatchSizeError, match="no candidate"):
+        check_candidates([])
+    assert wider_candidate(5.7, (8, 12)) == 6
+
+
+def test_hu_range() -> None:
+    assert hu_range_of(None, (-101.0, 149.0)) == (-150.0, 150.0)
+    assert hu_range_of(None, (-100.0, 150.0)) == (-100.0, 150.0)
+    assert hu_range_of(None, (0.0, 0.0)) == (-50.0, 50.0)
+    assert hu_range_of("lung", (0.0, 1.0)) == (-1000.0, 400.0)
+    assert hu_range_of((-5, 5), None) == (-5.0, 5.0)
+    for wrong in ("liverr", (5.0, 5.0), (float("nan"), 5.0), None):
+        with pytest.raises(PlanError):
+            hu_range_of(wrong, None)
+
+
+def test_a_range_from_air_to_bone_is_told_where_it_was_measured() -> None:
+    measured = plan([1728.0] * 30, hu_range=None, hu_percentiles=(-1000.0, 1350.0))
+    assert measured.hu_range == (-1000.0, 1350.0)
+    assert any("--hu-range soft-tissue" in w for w in measured.target.warnings)
+    asked = plan([1728.0] * 30, hu_range=(-1000.0, 1350.0))
+    assert not any("soft-tissue" in w for w in asked.target.warnings)
+
+
+def test_bad_input_is_named() -> None:
+    cases, lesions = cohort([1000.0])
+    with pytest.raises(EmptyClassError, match=r"label 2 has no lesion.*labels with lesions: 1"):
+        plan_from_samples(cases, lesions, lesion_label=2, hu_range="liver")
+    with pytest.raises(PlanError, match="background"):
+        plan_from_samples(cases, lesions, lesion_label=0, hu_range="liver")
+    with pytest.raises(PlanError, match="no accepted case"):
+        plan_from_samples([], [], lesion_label=1)
+    with pytest.raises(PlanError, match="choose one of mean-volume"):
+        plan([1000.0], rule="mode")
+    for spacing in ((0, 1, 1), (float("nan"), 1, 1), (1, 1, -2)):
+        with pytest.raises(PlanError, match="impossible"):
+            plan([1000.0], spacing=spacing)
+    with pytest.raises(PlanError, match="impossible"):
+        plan([1000.0], window_size=0)
+    with pytest.raises(DataError, match="c0"):
+        plan([float("nan")])
+    with pytest.raises(DataError, match="not among"):
+        plan_from_samples(cases, [LesionSample("x", 1, 5.0, (1, 1, 1))], lesion_label=1)
+
+
+def test_plan_survives_json(tmp_path: Path) -> None:
+    made = plan([600.0] * 5 + [20_000.0], rule="extent", extent=(20.0, 14.0, 5.0), fingerprint_hash="abc")
+    write_json_atomic(tmp_path / "plan.json", made.model_dump(mode="json"))
+    assert read_plan(tmp_path / "plan.json") == made
+
+
+def test_reason_and_summary_show_the_numbers() -> None:
+    made = plan([48_000.0] * 8, spacing_of_cases=(1.0, 1.0, 3.0), label_names={1: "tumour"})
+    for part in ("8 lesions of label 1 (tumour)", "48 mL", "p* = 25.2", "1 × 1 × 3 mm", "16,000 voxels"):
+        assert part in made.reason
+    text = plan_summary(made)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    for part in ("→ 24", "mean-volume", "geometric-mean", "Warning: ", "at each case's own", "GFLOP"):
+        assert part in text
+
+
+def real_cohort(folder: Path) -> tuple[list[CaseSample], list[LesionSample]]:
+    nib = pytest.importorskip("nibabel")
+    cases, lesions = [], []
+    for path in sorted(folder.glob("*.nii.gz")):
+        scan = nib.as_closest_canonical(nib.load(path))
+        spacing = np.linalg.norm(scan.affine[:3, :3], axis=0)
+        case_id = path.name.removesuffix(".nii.gz")
+        patient = case_id.split("_")[0] if case_id.startswith("LIDC") else case_id
+        labels, _ = ndimage.label(np.asanyarray(scan.dataobj) > 0, np.ones((3, 3, 3)))
+        cases.append(CaseSample(case_id, patient, tuple(spacing.tolist()), scan.shape))
+        for count, box in zip(np.bincount(labels.ravel())[1:], ndimage.find_objects(labels), strict=True):
+            extent = [float((s.stop - s.start) * mm) for s, mm in zip(box, spacing, strict=True)]
+            lesions.append(LesionSample(case_id, 1, float(count * spacing.prod()), tuple(extent)))
+    return cases, lesions
+
+
+@pytest.mark.parametrize(
+    ("name", "spacing", "edge", "patch"),
+    [("sts", None, 25.0, 24), ("lidc_nodules", None, 10.4, 12), ("lidc_nodules", (1.0, 1.0, 2.5), 8.5, 8)],
+)
+def test_real_cohorts(name: str, spacing: tuple[float, float, float] | None, edge: float, patch: int) -> None:
+    folder = SHARED / "data" / name / "mask"
+    if not folder.is_dir():
+        pytest.skip("the real data are not here")
+    made = plan_from_samples(*real_cohort(folder), lesion_label=1, spacing=spacing, hu_range="wide", resamples=50)
+    assert round(made.target.ideal_edge, 1) == edge
+    assert made.patch_size == (patch,) * 3
+
+
+def test_kidney_tumours_lie_beyond_the_candidates() -> None:
+    path = SHARED / "reference" / "kits19_lesions.csv"
+    if not path.is_file():
+        pytest.skip("the reference volumes are not here")
+    cases, lesions = {}, []
+    for row in csv.DictReader(path.read_text().splitlines()):
+        # Stored slices first; canonical axes have them last.
+        spacing = tuple(float(s) for s in reversed(row["spacing"].split("x")))
+        shape = tuple(int(n) for n in reversed(row["shape"].split("x")))
+        cases[row["case"]] = CaseSample(row["case"], row["case"], spacing, shape)
+        lesions.append(LesionSample(row["case"], 2, float(row["volume_mm3"]), (1.0, 1.0, 1.0)))
+    target = plan_from_samples(list(cases.values()), lesions, lesion_label=2, hu_range="abdomen").target
+    assert round(target.ideal_edge, 1) == 36.7
+    assert target.patch_size == (24, 24, 24)
+    median = next(o for o in target.rules if o.rule == "median")
+    assert round(median.edge[0], 1) == 14.1
+    assert any("above the largest candidate" in w for w in target.warnings)
