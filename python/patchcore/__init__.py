@@ -13,8 +13,11 @@ Example:
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from patchcore.notebook import load_renderers_with
 
 if TYPE_CHECKING:
     from patchcore.config import AugmentConfig as AugmentConfig
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from patchcore.windows.sampling import WindowSampler as WindowSampler
 
 __version__: str
+
+load_renderers_with(partial(import_module, "patchcore.views.html"))
 
 _HOMES = {
     "AugmentConfig": "patchcore.config",

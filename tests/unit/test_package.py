@@ -17,8 +17,8 @@ from patchcore import errors
 
 HEAVY = ("torch", "monai", "textual", "matplotlib", "scipy", "nibabel", "pydantic")
 LIGHT_ROOMS = (
-    "cli", "config", "datasets", "lesions", "metrics", "phantoms", "planning", "resampling", "runs", "store", "study", "tui",
-    "views", "volumes", "windows",
+    "cli", "config", "datasets", "lesions", "metrics", "phantoms", "planning", "resampling", "runs", "store", "study",
+    "tui", "views", "volumes", "windows",
 )  # fmt: skip
 
 

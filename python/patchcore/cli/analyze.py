@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from patchcore.datasets.analyze import AnalyzeProgress
+    from patchcore.study.analysis import AnalyzeProgress
 
 __all__ = ["analyze"]
 

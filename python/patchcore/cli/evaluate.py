@@ -67,7 +67,7 @@ def evaluate(
 def _show(evaluation: Evaluation, console: Console) -> None:
     from rich.table import Table
 
-    from patchcore.evaluation.evaluate import SIZE_BIN_NAMES
+    from patchcore.lesions.size_bins import SIZE_BIN_NAMES
 
     threshold = evaluation.threshold
     # Over the table, not its title: a title is folded to the width of the table.

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from patchcore.config.patches import legal_patch_sizes
 from patchcore.errors import DataError, PlanError, SchemaVersionError
 from patchcore.files import read_json
+from patchcore.notebook import HtmlView
 from patchcore.types import IntTriple, PathLike, Rule, Triple
 
 __all__ = [
@@ -301,7 +302,7 @@ class LikePlan(_Model):
     own_patch_size: IntTriple = Field(description="what this study's own lesions would have had")
 
 
-class Plan(_Model):
+class Plan(_Model, HtmlView):
     """``plan.json``: one target for each lesion label. The first target's fields are offered directly."""
 
     schema_version: Literal[1, 2, 3] = 3
@@ -339,12 +340,6 @@ class Plan(_Model):
     def reason(self) -> str:
         """Why this patch size, in plain language."""
         return self.target.reason
-
-    def _repr_html_(self) -> str:
-        """Return the view that Jupyter shows."""
-        from patchcore.views.html import plan_html
-
-        return plan_html(self)
 
 
 def read_plan(path: PathLike) -> Plan:

@@ -6,7 +6,6 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,53 +18,21 @@ from patchcore.datasets.layouts import Layout, find_cases
 from patchcore.datasets.lesion_label import choose_lesion_label
 from patchcore.datasets.lesion_table import lesions_csv, segments_csv
 from patchcore.datasets.measures import CaseMeasures, MeasureLog
-from patchcore.datasets.patients import Grouping, group_patients
+from patchcore.datasets.patients import group_patients
 from patchcore.datasets.preload import load_readers
 from patchcore.errors import DataError, StudyError
 from patchcore.files import read_json, write_atomic, write_json_atomic
 from patchcore.interrupts import interrupts_wait
-from patchcore.study.cases import CaseRecord, Finding
+from patchcore.study.analysis import Analysis, AnalyzeProgress, Grouping
+from patchcore.study.cases import CaseRecord
 from patchcore.study.fingerprint import Fingerprint
 from patchcore.study.study import Study
 from patchcore.types import PathLike
 from patchcore.views.study_figures import draw_figures, warm_up
+from patchcore.views.summary import summary_json, summary_text
 from patchcore.volumes.dicom.sources import is_index, write_sources
 
-__all__ = ["Analysis", "AnalyzeProgress", "analyze", "analyze_dataset"]
-
-
-@dataclass(frozen=True)
-class AnalyzeProgress:
-    """One case is done with one phase: ``"labels"`` (measuring) or ``"images"`` (reading, HU)."""
-
-    phase: str
-    done: int
-    total: int
-    record: CaseRecord
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What an analysis found; `fingerprint` is None without accepted cases, `findings` are of the whole data set."""
-
-    study: Study
-    layout: Layout
-    grouping: Grouping
-    records: tuple[CaseRecord, ...]
-    fingerprint: Fingerprint | None
-    figures: tuple[Path, ...]
-    reused_count: int
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def quarantined(self) -> tuple[CaseRecord, ...]:
-        """Cases that were found faulty."""
-        return tuple(record for record in self.records if record.status == "quarantined")
-
-    @property
-    def held(self) -> tuple[CaseRecord, ...]:
-        """Cases whose geometry awaits a decision."""
-        return tuple(record for record in self.records if record.status == "held")
+__all__ = ["analyze", "analyze_dataset"]
 
 
 def analyze(
@@ -326,7 +293,6 @@ def _fingerprint(
 
 def _remember(analysis: Analysis, source: Path, listed: Mapping[str, Any]) -> None:
     """Keep what is needed to see at once, the next time, that nothing has changed."""
-    from patchcore.views.summary import summary_json, summary_text
     from patchcore.volumes.nifti import volume_files
 
     study = analysis.study

@@ -12,10 +12,10 @@ from patchcore.datasets.hu import DILATION_MM, add_histograms, summarise_hu
 from patchcore.datasets.layouts import Layout
 from patchcore.datasets.lesion_table import lesions_csv
 from patchcore.datasets.measures import CaseMeasures
+from patchcore.lesions.size_bins import count_by_size
 from patchcore.study.cases import to_canonical
 from patchcore.study.fingerprint import (
     PERCENTILES,
-    SIZE_BIN_EDGES_MM,
     AxisSummary,
     Burden,
     CaseFingerprint,
@@ -28,7 +28,7 @@ from patchcore.study.fingerprint import (
 )
 from patchcore.types import Float64Array, Triple
 
-__all__ = ["build_fingerprint", "lesions_csv", "size_bins", "summarise_burden", "summarise_volumes"]
+__all__ = ["build_fingerprint", "lesions_csv", "summarise_burden", "summarise_volumes"]
 
 
 def build_fingerprint(
@@ -156,17 +156,6 @@ def summarise_burden(names: Sequence[str], volumes: Float64Array) -> Burden | No
     )
 
 
-def size_bins(diameters_mm: Float64Array) -> tuple[int, int, int, int]:
-    """Count lesions by equivalent diameter: < 5, 5–10, 10–20, ≥ 20 mm.
-
-    Example:
-        >>> size_bins(np.array([4.9, 5.0, 19.0, 20.0]))
-        (1, 1, 1, 1)
-    """
-    bins = np.bincount(np.digitize(diameters_mm, SIZE_BIN_EDGES_MM), minlength=4)
-    return (int(bins[0]), int(bins[1]), int(bins[2]), int(bins[3]))
-
-
 def _case(item: CaseMeasures) -> CaseFingerprint:
     record, axes = item.record, item.record.canonical_axes
     rows = zip(item.lesions["label"], item.lesions["volume_mm3"], item.lesions["extent_mm"], strict=True)
@@ -207,7 +196,7 @@ def _labels(
                 patient_count=len(set(patients)),
                 volume=summarise_volumes(volumes[rows]),
                 border_share=float(border[rows].mean()) if len(rows) else 0.0,
-                size_bins=size_bins(diameters[rows]),
+                size_bins=count_by_size(diameters[rows]),
                 median_extent_mm=_triple(np.median, extents[rows]) if len(rows) else (0.0, 0.0, 0.0),
                 burden_per_case=summarise_burden([cases[holder].case_id for holder in holders], volumes[rows]),
                 burden_per_patient=summarise_burden(patients, volumes[rows]),

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from patchcore.errors import DataError
+from patchcore.study.analysis import Grouping
 
-__all__ = ["Grouping", "group_patients"]
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """The patient of each case, in the order of the cases, and how it was told."""
-
-    patients: tuple[str, ...]
-    description: str
-    known: bool = False
+__all__ = ["group_patients"]
 
 
 def group_patients(

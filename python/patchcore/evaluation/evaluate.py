@@ -19,6 +19,7 @@ from patchcore.errors import ConfigError, DataError, MissingExtraError, RunError
 from patchcore.files import write_atomic, write_json_atomic
 from patchcore.inference.geometry import label_on_grid, uncropped
 from patchcore.inference.predict import Predictor
+from patchcore.lesions.size_bins import SIZE_BIN_NAMES, size_bin
 from patchcore.metrics import (
     BallBaseline,
     DscCounts,
@@ -30,18 +31,16 @@ from patchcore.metrics import (
     lesion_score,
     match_lesions,
     mean_dsc,
-    size_bin,
 )
 from patchcore.resampling.grid import Grid
 from patchcore.runs import RunState, list_runs, resolve_run
+from patchcore.runs.setup import RunSplit, divide_cases, read_setup, read_split
 from patchcore.store.prepare import PreparedCase, class_indices, prepare_cases
 from patchcore.study import CaseRecord, Study, patients_on_both_sides
-from patchcore.training.trainer import RunSplit, divide_cases, read_setup, read_split
 from patchcore.types import AnyArray, BoolArray, PathLike
 
-__all__ = ["SIZE_BIN_NAMES", "CaseEvaluation", "Evaluation", "SizeBin", "evaluate"]
+__all__ = ["CaseEvaluation", "Evaluation", "SizeBin", "evaluate"]
 
-SIZE_BIN_NAMES = ("< 5 mm", "5–10 mm", "10–20 mm", "≥ 20 mm")
 _PANELS = 6
 
 

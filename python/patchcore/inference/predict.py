@@ -16,12 +16,12 @@ from patchcore.config.plan import TargetPlan
 from patchcore.errors import CheckpointError, ConfigError, DataError, PatchcoreError
 from patchcore.files import replace_atomically
 from patchcore.inference.geometry import label_on_grid
+from patchcore.inference.sliding_window import predict_volume
 from patchcore.models.checkpoint import Checkpoint, find_checkpoint
 from patchcore.models.device import Placement, place
+from patchcore.models.registry import build_network
 from patchcore.resampling.grid import Grid
-from patchcore.training.network import build_network
-from patchcore.training.trainer import read_setup
-from patchcore.training.validate import predict_volume
+from patchcore.runs.setup import read_setup
 from patchcore.types import Affine, AnyArray, Float32Array, PathLike
 
 __all__ = ["Prediction", "Predictor", "predict"]

@@ -10,7 +10,7 @@ from patchcore.metrics.baselines import (
     dsc_ball_baseline,
 )
 from patchcore.metrics.dice import ClassDsc, DscCounts, DscSummary, VoxelCounts, dsc, mean_dsc
-from patchcore.metrics.lesions import LesionMatch, LesionScore, lesion_score, match_lesions, size_bin
+from patchcore.metrics.lesions import LesionMatch, LesionScore, lesion_score, match_lesions
 
 __all__ = [
     "BallBaseline",
@@ -28,5 +28,4 @@ __all__ = [
     "lesion_score",
     "match_lesions",
     "mean_dsc",
-    "size_bin",
 ]

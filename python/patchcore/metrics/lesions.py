@@ -16,23 +16,12 @@ import numpy as np
 
 from patchcore.errors import ShapeMismatchError
 from patchcore.lesions.measure import LesionSpans, lesion_spans
-from patchcore.study.fingerprint import SIZE_BIN_EDGES_MM
+from patchcore.lesions.size_bins import SIZE_BIN_NAMES, size_bin
 from patchcore.types import AnyArray, BoolArray
 
 _VOXELS_AT_ONCE = 4 << 20
 
-__all__ = ["LesionMatch", "LesionScore", "lesion_score", "match_lesions", "size_bin"]
-
-
-def size_bin(volume_mm3: float) -> int:
-    """Return the size bin of a lesion by its equivalent diameter: 0 below 5 mm, 1 to 10, 2 to 20, 3 from 20 mm.
-
-    Example:
-        >>> [size_bin(v) for v in (60.0, 70.0, 4188.0, 4190.0)]
-        [0, 1, 2, 3]
-    """
-    diameter_mm = (6 * volume_mm3 / math.pi) ** (1 / 3)
-    return sum(diameter_mm >= edge for edge in SIZE_BIN_EDGES_MM)
+__all__ = ["LesionMatch", "LesionScore", "lesion_score", "match_lesions"]
 
 
 @dataclass(frozen=True)
@@ -157,7 +146,7 @@ class LesionScore:
 
 def lesion_score(matches: Iterable[LesionMatch]) -> tuple[LesionScore, tuple[LesionScore, ...]]:
     """Return the score of a cohort, and that of each size bin."""
-    bins = len(SIZE_BIN_EDGES_MM) + 1
+    bins = len(SIZE_BIN_NAMES)
     table = np.zeros((bins, 4), np.int64)
     for match in matches:
         _count(table[:, :2], match.true_mm3, match.covered_share)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from patchcore.config.plan import TargetPlan
 from patchcore.config.run import ModelConfig
 from patchcore.errors import ConfigError, PatchSizeError
 from patchcore.models.layout import check_window
@@ -22,7 +23,15 @@ from patchcore.types import IntTriple, Triple
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["NETWORKS", "NetworkKind", "NetworkRequest", "check_network", "make_network", "network_kind"]
+__all__ = [
+    "NETWORKS",
+    "NetworkKind",
+    "NetworkRequest",
+    "build_network",
+    "check_network",
+    "make_network",
+    "network_kind",
+]
 
 
 @dataclass(frozen=True)
@@ -359,3 +368,19 @@ def _check_own(network: Any, name: str, asked: NetworkRequest) -> None:
     expected = (1, asked.out_channels, *window)
     if shape != expected:
         raise ConfigError(f"{name} gives {shape} for a window of {window}", found=shape, expected=expected)
+
+
+def build_network(target: TargetPlan, config: ModelConfig) -> nn.Module:
+    """Return a new network with the plan's patch, window and classes; its weights come from torch's generator.
+
+    Raises:
+        PatchSizeError: The plan's patch size or window has no such network; the message names what has.
+        ConfigError: There is no such network, or it cannot do what was asked of it.
+    """
+    return make_network(
+        config,
+        out_channels=len(target.classes) + 1,
+        window_size=target.window_size,
+        patch_size=target.patch_size,
+        spacing=target.spacing,
+    )

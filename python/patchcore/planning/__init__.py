@@ -6,7 +6,6 @@ from patchcore.planning.plan import plan_from_samples, plan_patch_size
 from patchcore.planning.rules import ideal_edge, ideal_edges, nearest_candidate
 from patchcore.planning.samples import CaseSample, Cohort, LesionSample, cohort_of
 from patchcore.planning.window import HU_PRESETS
-from patchcore.views.plan_text import plan_summary
 
 __all__ = [
     "DEFAULT_CANDIDATES",
@@ -24,6 +23,5 @@ __all__ = [
     "nearest_candidate",
     "plan_from_samples",
     "plan_patch_size",
-    "plan_summary",
     "token_count",
 ]

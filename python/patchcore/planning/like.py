@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from patchcore.config.plan import TargetPlan
-from patchcore.views.plan_text import format_size
+from patchcore.planning.reasons import format_size
 
 __all__ = ["taken_from"]
 

@@ -15,11 +15,11 @@ from patchcore.planning.bootstrap import edge_interval
 from patchcore.planning.candidates import DEFAULT_CANDIDATES, check_candidates, encoder_cost
 from patchcore.planning.joint import as_target, joint_plan
 from patchcore.planning.like import taken_from
+from patchcore.planning.reasons import plan_reason, plan_warnings
 from patchcore.planning.rules import average_volume, choose_patch_size, ideal_edges
 from patchcore.planning.samples import CaseSample, Cohort, LesionSample, cohort_of
 from patchcore.planning.window import WIDE_HU_RANGE, choose_window, divisible_candidates, hu_range_of, padding_share
 from patchcore.types import IntTriple, PathLike, Rule, Triple
-from patchcore.views.plan_text import plan_reason, plan_warnings
 
 if TYPE_CHECKING:
     from patchcore.study import Study

@@ -19,16 +19,15 @@ from patchcore.errors import PatchcoreError, UnsupportedDataError, WindowError
 from patchcore.files import write_json_atomic
 from patchcore.store.layout import array_metadata, read_layout, shard_shape
 from patchcore.types import AnyArray, IntTriple, PathLike, WindowDtype
+from patchcore.windows.format import as_bits, window_dtype
 
 __all__ = [
     "CacheCounts",
     "ChunkCache",
     "StoredArray",
     "Verified",
-    "as_bits",
     "read_label_windows",
     "read_windows",
-    "window_dtype",
     "write_array",
 ]
 
@@ -326,34 +325,6 @@ def _ranges(
     if ranges.size % 2 or ranges.ndim not in (1, 2) or ranges.shape[-1] != 2:
         raise WindowError(f"hu_range of shape {ranges.shape}", expected="two numbers, or two a window")
     return [(low, high) for low, high in ranges.reshape(-1, 2).tolist()]
-
-
-def window_dtype(dtype: str, hu_range: object) -> np.dtype[Any]:
-    """Return the NumPy dtype that windows of a format have.
-
-    Raises:
-        WindowError: There is no such format, or it cannot hold what is wanted.
-
-    Example:
-        >>> window_dtype("bfloat16", (-100, 300))
-        dtype('uint16')
-    """
-    found = _DTYPES.get(dtype)
-    if found is None:
-        raise WindowError(f"dtype {dtype!r}", expected=list(_DTYPES), remedy="use float32")
-    if dtype == "int16" and hu_range is not None:
-        raise WindowError(
-            "int16 cannot hold what is scaled to [0, 1]", remedy="leave hu_range out: int16 windows are HU as they are"
-        )
-    return np.dtype(found)
-
-
-_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int16": np.int16}
-
-
-def as_bits(array: AnyArray) -> AnyArray:
-    """Return windows as the core takes them: of float16, which it has no name for, the bits."""
-    return array.view(np.uint16) if array.dtype == np.float16 else array
 
 
 def read_label_windows(

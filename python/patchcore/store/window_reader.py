@@ -12,13 +12,14 @@ import numpy.typing as npt
 from patchcore.arrays import corner_rows, size_triple
 from patchcore.errors import UnsupportedDataError, WindowError
 from patchcore.store import ChunkCache, StoredArray, read_windows
-from patchcore.store.array import CacheCounts, window_dtype
+from patchcore.store.array import CacheCounts
 from patchcore.store.case import AIR_HU
 from patchcore.store.prepared_case import PreparedCase
 from patchcore.types import AnyArray, Int64Array, IntTriple, PathLike, WindowDtype
 from patchcore.volumes.nifti_volume import NiftiVolume
 from patchcore.windows.blending import window_grid
 from patchcore.windows.extract import Windows, check_buffer, extract_parts
+from patchcore.windows.format import window_dtype
 
 __all__ = ["WindowCase", "WindowReader"]
 

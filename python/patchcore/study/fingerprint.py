@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from patchcore.config.plan import explain
 from patchcore.errors import SchemaVersionError, StudyError
 from patchcore.files import read_json, write_atomic
+from patchcore.notebook import HtmlView
 from patchcore.types import IntTriple, Triple
 
 __all__ = [
     "FINGERPRINT_SCHEMA",
     "PERCENTILES",
-    "SIZE_BIN_EDGES_MM",
     "AxisSummary",
     "Burden",
     "CaseFingerprint",
@@ -39,9 +39,6 @@ FINGERPRINT_SCHEMA = 2
 
 PERCENTILES = (1, 5, 10, 25, 75, 90, 95, 99)
 """Percentiles of every distribution here but HU; the median has its own name."""
-
-SIZE_BIN_EDGES_MM = (5.0, 10.0, 20.0)
-"""Lesion-size bins by equivalent diameter: < 5, 5–10, 10–20, ≥ 20 mm."""
 
 
 class _Model(BaseModel):
@@ -167,7 +164,7 @@ class HuFingerprint(_Model):
         return self.around.percentiles["99.5"]
 
 
-class Fingerprint(_Model):
+class Fingerprint(_Model, HtmlView):
     """``fingerprint.json``: the accepted cases; those kept for testing are only counted."""
 
     schema_version: Literal[2] = 2
@@ -204,12 +201,6 @@ class Fingerprint(_Model):
         """Return the same fingerprint with `fingerprint_hash` filled in."""
         content = self.model_dump_json(exclude={"fingerprint_hash"})
         return self.model_copy(update={"fingerprint_hash": hashlib.sha256(content.encode()).hexdigest()})
-
-    def _repr_html_(self) -> str:
-        """Return the view that Jupyter shows."""
-        from patchcore.views.html import fingerprint_html
-
-        return fingerprint_html(self)
 
 
 def read_fingerprint(path: Path) -> Fingerprint:

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from patchcore.config.plan import Plan, explain, read_plan
 from patchcore.errors import LockedError, StudyError
 from patchcore.files import read_json, write_atomic, write_json_atomic
+from patchcore.notebook import HtmlView
 from patchcore.study.cases import CaseRecord
 from patchcore.study.decisions import checked_decisions
 from patchcore.study.fingerprint import Fingerprint, read_fingerprint, write_fingerprint
@@ -38,7 +39,7 @@ _FOLDS_WAIT_S = 10.0
 _LOCK_POLL_S = 0.02
 
 
-class Study:
+class Study(HtmlView):
     """An existing study folder.
 
     Args:
@@ -116,12 +117,6 @@ class Study:
 
     def __repr__(self) -> str:
         return f"Study({str(self.path)!r})"
-
-    def _repr_html_(self) -> str:
-        """Return the view that Jupyter shows."""
-        from patchcore.views.html import study_html
-
-        return study_html(self)
 
     def __fspath__(self) -> str:
         return str(self.path)

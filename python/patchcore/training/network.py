@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from patchcore.config.plan import TargetPlan
-from patchcore.config.run import ModelConfig, TrainConfig
+from patchcore.config.run import TrainConfig
 from patchcore.models.device import Placement
-from patchcore.models.registry import make_network
 from patchcore.models.weights import ENCODERS
 from patchcore.training.loss import outputs_of
 
-__all__ = ["Step", "build_network", "compiled", "freeze_encoder"]
+__all__ = ["Step", "compiled", "freeze_encoder"]
 
 Step: TypeAlias = Callable[[Tensor], Tensor | Sequence[Tensor]]
 """A network as training steps call it: windows in, logits out, of several resolutions with deep supervision."""
@@ -73,19 +72,3 @@ def freeze_encoder(network: nn.Module) -> None:
     for name, parameter in network.named_parameters():
         if name.startswith(ENCODERS):
             parameter.grad = None
-
-
-def build_network(target: TargetPlan, config: ModelConfig) -> nn.Module:
-    """Return a new network with the plan's patch, window and classes; its weights come from torch's generator.
-
-    Raises:
-        PatchSizeError: The plan's patch size or window has no such network; the message names what has.
-        ConfigError: There is no such network, or it cannot do what was asked of it.
-    """
-    return make_network(
-        config,
-        out_channels=len(target.classes) + 1,
-        window_size=target.window_size,
-        patch_size=target.patch_size,
-        spacing=target.spacing,
-    )

@@ -18,13 +18,14 @@ from patchcore.config import resolve_config
 from patchcore.errors import ConfigError
 from patchcore.files import replace_atomically
 from patchcore.models.device import place
+from patchcore.models.registry import build_network
 from patchcore.store.prepare import prepare_cases
 from patchcore.study import Study
 from patchcore.training.augment import Augmenter
 from patchcore.training.loader import training_windows
 from patchcore.training.loss import make_loss, outputs_of, supervised_loss
 from patchcore.training.memory import step_footprint
-from patchcore.training.network import build_network, compiled
+from patchcore.training.network import compiled
 from patchcore.training.optim import make_optimizer
 from patchcore.types import PathLike
 

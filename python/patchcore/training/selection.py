@@ -9,18 +9,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from patchcore.inference.sliding_window import predict_volume
 from patchcore.runs import Verb
 from patchcore.store.prepare import PreparedCase
 from patchcore.training.control import Control, Interrupted
 from patchcore.training.preview import Previews
 from patchcore.training.progress import Best, Progress, case_set_id
 from patchcore.training.silence import Writer
-from patchcore.training.validate import ValidationResult, predict_volume, validate_cases
-
-if TYPE_CHECKING:
-    from patchcore.training.loop import Training
+from patchcore.training.state import Training
+from patchcore.training.validate import ValidationResult, validate_cases
 
 __all__ = ["spread", "validate"]
 

@@ -7,94 +7,49 @@ exit code that the run folder contracts: 0 finished, 75 stopped or paused, else 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 
-from patchcore.config import Plan, RunConfig, resolve_config
+from patchcore.config import RunConfig
 from patchcore.errors import DataError, PatchcoreError, RunError, StudyError
 from patchcore.files import read_json, write_json_atomic
 from patchcore.models.checkpoint import Checkpoint, find_checkpoint
 from patchcore.models.device import Placement, keep_memory, place
+from patchcore.models.registry import build_network
 from patchcore.runs import RunState, RunWriter, Verb
+from patchcore.runs.setup import RunSetup, RunSplit, divide_cases, read_setup, read_split, run_study
 from patchcore.store.prepare import PreparedCase, check_classes, prepare_cases
 from patchcore.study import Study
 from patchcore.training.control import Control, Interrupted, StopSignal
 from patchcore.training.init_from import initialise
 from patchcore.training.loader import training_windows
-from patchcore.training.loop import Outcome, Training, run_loop
+from patchcore.training.loop import Outcome, run_loop
 from patchcore.training.memory import memory_remedy
-from patchcore.training.network import build_network, compiled
+from patchcore.training.network import compiled
 from patchcore.training.optim import WeightAverage, make_optimizer
 from patchcore.training.progress import Progress, steps_per_epoch
 from patchcore.training.ranks import OUT_OF_MEMORY, RankError, Ranks, leave_words, rank_of_environment
 from patchcore.training.silence import Silence, Writer
+from patchcore.training.state import Training
 from patchcore.training.tensorboard import TensorBoard
 from patchcore.types import ExitCode
 
-__all__ = ["RunSetup", "RunSplit", "divide_cases", "main", "read_setup", "read_split", "run_study", "train_attempt"]
+__all__ = ["main", "train_attempt"]
 
 Cases: TypeAlias = tuple[list[PreparedCase], list[PreparedCase]]
 """To train on, and to validate on."""
 
 # No training comes this far: an attempt that records from here on takes nothing back of what earlier ones recorded.
 _NO_STEP = 2**62
-
-
-@dataclass(frozen=True)
-class RunSetup:
-    """What a run folder says of its training."""
-
-    config: RunConfig
-    plan: Plan
-
-
-def read_setup(run: Path, overrides: Mapping[str, Any] | None = None) -> RunSetup:
-    """Read configuration and plan of a run.
-
-    Args:
-        run: The run folder.
-        overrides: What an attempt changes: a nested mapping, or dotted keys.
-
-    Raises:
-        RunError: This is no run folder.
-        ConfigError: An override is impossible.
-    """
-    try:
-        record = read_json(run / "run.json", schema=1)
-    except FileNotFoundError:
-        raise RunError("no run folder (it has no run.json)", path=run) from None
-    settings = [f"{key}={json.dumps(value)}" for key, value in _dotted(overrides or {}).items()]
-    config = resolve_config(settings=settings, base=record["config"])
-    return RunSetup(config=config, plan=Plan.model_validate_json(json.dumps(record["plan"])))
-
-
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _dotted(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def run_study(run: Path) -> Study:
-    """Return the study that a run lies in.
-
-    Raises:
-        StudyError: It lies in none.
-    """
-    return Study(run.absolute().parent.parent)
 
 
 def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None) -> int:
@@ -284,34 +239,6 @@ def _new_split(run: Path, study: Study, config: RunConfig) -> RunSplit:
     split = divide_cases(study, config)
     write_json_atomic(run / "split.json", {"schema_version": 1, **asdict(split)})
     return split
-
-
-@dataclass(frozen=True)
-class RunSplit:
-    """Which cases a run trains on, and which it validates on."""
-
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-
-
-def divide_cases(study: Study, config: RunConfig) -> RunSplit:
-    """Return how the study's cases of today are divided for a configuration.
-
-    Raises:
-        DataError: Fewer patients than folds.
-    """
-    validating = set(study.folds(config.train.folds, config.seed)[config.train.fold])
-    ids = [record.case_id for record in study.accepted()]
-    return RunSplit(tuple(i for i in ids if i not in validating), tuple(i for i in ids if i in validating))
-
-
-def read_split(run: Path) -> RunSplit | None:
-    """Return how a run's cases were divided; None where it has not begun."""
-    try:
-        found = read_json(run / "split.json", schema=1)
-    except FileNotFoundError:
-        return None
-    return RunSplit(tuple(found["train"]), tuple(found["validation"]))
 
 
 def _compare_machines(checkpoint: Checkpoint, placement: Placement, writer: Writer) -> None:

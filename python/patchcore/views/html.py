@@ -9,17 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from patchcore.config.plan import Plan, TargetPlan
 from patchcore.errors import PatchcoreError
+from patchcore.notebook import renders
+from patchcore.study.fingerprint import Fingerprint, LabelFingerprint, VolumeSummary
+from patchcore.study.study import Study
 from patchcore.views.log_scale import log_bins, log_ticks, plain_number
-
-if TYPE_CHECKING:
-    from patchcore.config.plan import Plan, TargetPlan
-    from patchcore.study.fingerprint import Fingerprint, LabelFingerprint, VolumeSummary
-    from patchcore.study.study import Study
 
 __all__ = ["fingerprint_html", "plan_html", "study_html"]
 
@@ -40,6 +38,7 @@ _STYLE = """<style>
 </style>"""
 
 
+@renders(Fingerprint)
 def fingerprint_html(fingerprint: Fingerprint) -> str:
     """Return the tables of a fingerprint and a drawing of its lesion volumes as one piece of HTML."""
     f = fingerprint
@@ -85,6 +84,7 @@ def fingerprint_html(fingerprint: Fingerprint) -> str:
     return _wrap(parts)
 
 
+@renders(Plan)
 def plan_html(plan: Plan) -> str:
     """Return patch size, reasons, candidates and rules of every target as one piece of HTML."""
     parts: list[str] = []
@@ -93,6 +93,7 @@ def plan_html(plan: Plan) -> str:
     return _wrap(parts)
 
 
+@renders(Study)
 def study_html(study: Study) -> str:
     """Return where a study lies, and its fingerprint and plan as far as there are any, as one piece of HTML.
 

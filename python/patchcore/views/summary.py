@@ -6,7 +6,7 @@ import io
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -14,19 +14,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from patchcore.lesions.size_bins import SIZE_BIN_NAMES
+from patchcore.planning.reasons import format_volume
+from patchcore.study.analysis import Analysis
 from patchcore.study.cases import CaseStatus, patients_on_both_sides
-from patchcore.views.plan_text import format_volume
+from patchcore.study.fingerprint import AxisSummary, Fingerprint, HuSummary, LabelFingerprint, VolumeSummary
 from patchcore.views.study_figures import figure_paths
 from patchcore.views.summary_findings import Command, show_findings
-
-if TYPE_CHECKING:
-    from patchcore.datasets.analyze import Analysis
-    from patchcore.study.fingerprint import AxisSummary, Fingerprint, HuSummary, LabelFingerprint, VolumeSummary
 
 __all__ = ["print_summary", "summary_json", "summary_text"]
 
 _LISTED = 20
-_BINS = ("< 5 mm", "5–10 mm", "10–20 mm", "≥ 20 mm")
 _STATUSES: dict[CaseStatus, str] = {
     "accepted": "accepted",
     "test": "kept for testing",
@@ -222,7 +220,7 @@ def _bars(target: LabelFingerprint) -> Table:
     sizes.add_column(justify="right", no_wrap=True)
     sizes.add_column(justify="right", no_wrap=True)
     sizes.add_column(no_wrap=True)
-    for name, count in zip(_BINS, target.size_bins, strict=True):
+    for name, count in zip(SIZE_BIN_NAMES, target.size_bins, strict=True):
         sizes.add_row(name, str(count), "█" * round(30 * count / most))
     return sizes
 

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from patchcore.study.cases import CaseRecord, Finding, FindingLevel
+from patchcore.study.checks import CHECKS
 
 __all__ = ["Command", "show_findings"]
 
@@ -58,8 +59,6 @@ def _held(records: Sequence[CaseRecord], typed: str) -> Iterator[RenderableType 
     """Show held cases by what holds them, with the commands that correct or accept it."""
     if not records:
         return
-    from patchcore.datasets.checks.registry import CHECKS
-
     yield Text(f"\nHeld: {len(records)}, not measured until you have decided on their geometry", style="bold")
     for check, holders in _by_check(records, "geometry", decided=False).items():
         yield _group(check, holders)

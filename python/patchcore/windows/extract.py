@@ -18,8 +18,8 @@ import numpy.typing as npt
 from patchcore import _core
 from patchcore.arrays import corner_rows, needed_part, size_triple, thread_count
 from patchcore.errors import UnsupportedDataError, WindowError
-from patchcore.store.array import as_bits, window_dtype
 from patchcore.types import AnyArray, Int64Array, IntTriple, WindowDtype
+from patchcore.windows.format import as_bits, window_dtype
 
 __all__ = ["Windows", "check_buffer", "extract_parts", "extract_windows"]
 

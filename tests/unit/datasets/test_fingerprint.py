@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from patchcore.datasets.fingerprint import build_fingerprint, size_bins, summarise_burden, summarise_volumes
+from patchcore.datasets.fingerprint import build_fingerprint, summarise_burden, summarise_volumes
 from patchcore.datasets.hu import add_histograms, dilate_mm, hu_histogram, summarise_hu
 from patchcore.datasets.layouts import Layout
 from patchcore.datasets.lesion_table import lesions_csv, spreadsheet_text, text_of_cell
 from patchcore.datasets.measures import COLUMNS, CaseHu, CaseMeasures, MeasureLog
 from patchcore.errors import SchemaVersionError, StudyError
+from patchcore.lesions.size_bins import count_by_size
 from patchcore.study.cases import CaseRecord, FileStamp
 from patchcore.study.fingerprint import PERCENTILES, read_fingerprint, write_fingerprint
 
@@ -78,7 +79,7 @@ def test_volumes_are_summarised() -> None:
     assert summary.geometric_mean_mm3 == pytest.approx(10**1.5)
     assert summary.percentiles_mm3 == {str(p): np.percentile(volumes, p) for p in PERCENTILES}
     assert summarise_volumes(np.zeros(0)) is None
-    assert size_bins(np.zeros(0)) == (0, 0, 0, 0)
+    assert count_by_size(np.zeros(0)) == (0, 0, 0, 0)
 
 
 def measures(case_id: str = "p1_a", *, volume: float = 8.0, orientation: str = "LPS", hu: bool = True) -> Any:

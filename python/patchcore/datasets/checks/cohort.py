@@ -7,8 +7,8 @@ from statistics import median
 
 import numpy as np
 
-from patchcore.datasets.checks.registry import finding
 from patchcore.study.cases import CaseRecord, FileStamp, Finding
+from patchcore.study.checks import finding
 
 __all__ = ["COHORT", "cohort_findings"]
 

@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 
 from patchcore.datasets.checks.geometry import spacing_findings
-from patchcore.datasets.checks.registry import CHECKS, most_serious_first
 from patchcore.errors import DataError
 from patchcore.study.cases import CaseRecord, Finding
+from patchcore.study.checks import CHECKS, most_serious_first
 from patchcore.types import Triple
 
 __all__ = ["COMMAND", "check_decisions", "commands", "decide", "given_spacing", "parse_accept", "parse_spacing"]
@@ -134,7 +134,7 @@ def decide(
         it is accepted, or kept for testing where its split says so. `findings` are sorted, most serious first.
 
     Example:
-        >>> from patchcore.datasets.checks.registry import finding
+        >>> from patchcore.study.checks import finding
         >>> record = CaseRecord(case_id="v", patient="v", image=None, label="v.nii", status="accepted",
         ...     shape=(512, 512, 75), spacing=(1, 1, 1), affine=np.eye(4).tolist(), orientation="RAS",
         ...     findings=(finding("identity-affine", "identity affine"),))

@@ -12,9 +12,9 @@ from itertools import combinations
 import numpy as np
 
 from patchcore.datasets.checks.pair import MAX_CORNER_SHIFT, check_pair, corner_shift
-from patchcore.datasets.checks.registry import finding, finding_of
 from patchcore.errors import DataError
 from patchcore.study.cases import Finding
+from patchcore.study.checks import finding, finding_of
 from patchcore.types import Affine, IntTriple, Triple
 from patchcore.volumes.dicom.sources import is_index, read_source
 from patchcore.volumes.nifti import VolumeHeader, spacing_of

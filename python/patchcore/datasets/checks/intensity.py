@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from patchcore.datasets.checks.registry import finding
 from patchcore.study.cases import Finding
+from patchcore.study.checks import finding
 from patchcore.types import Float64Array
 
 __all__ = ["image_findings"]

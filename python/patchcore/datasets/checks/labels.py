@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from patchcore.datasets.checks.registry import finding
 from patchcore.study.cases import Finding
+from patchcore.study.checks import finding
 
 __all__ = ["label_findings"]
 

@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from patchcore.datasets.dicom.find import find_dicom
 from patchcore.datasets.dicom.measure import measure_segments
-from patchcore.datasets.layouts.model import CaseFiles, Layout
 from patchcore.datasets.measures import stamp_of
 from patchcore.datasets.preload import load_readers
 from patchcore.errors import DataError
 from patchcore.files import read_json, replace_atomically, write_atomic, write_json_atomic
+from patchcore.study.layout import CaseFiles, Layout
 from patchcore.types import Affine, PathLike
 from patchcore.volumes.dicom.sources import write_sources
 from patchcore.volumes.dicom.volumes import dicom_notes

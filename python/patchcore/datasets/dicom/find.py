@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from patchcore.datasets.dicom.scan import Found, Scan, scan_folder
-from patchcore.datasets.layouts.model import CaseFiles, Layout
 from patchcore.errors import DataError
+from patchcore.study.layout import CaseFiles, Layout
 from patchcore.types import PathLike
 from patchcore.volumes.dicom.grid import Grid, place
 from patchcore.volumes.dicom.names import label_numbers

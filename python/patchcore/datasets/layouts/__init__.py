@@ -3,6 +3,6 @@
 from patchcore.datasets.layouts.described import label_names
 from patchcore.datasets.layouts.files import volume_stem
 from patchcore.datasets.layouts.find import LAYOUTS, find_cases
-from patchcore.datasets.layouts.model import CaseFiles, Layout
+from patchcore.study.layout import CaseFiles, Layout
 
 __all__ = ["LAYOUTS", "CaseFiles", "Layout", "find_cases", "label_names", "volume_stem"]

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from patchcore.datasets.layouts.described import all_labels, read_description
 from patchcore.datasets.layouts.files import FolderLog, case_id_problem, pair, volume_stem
-from patchcore.datasets.layouts.model import CaseFiles, Layout
 from patchcore.errors import DataError
+from patchcore.study.layout import CaseFiles, Layout
 
 __all__ = ["find_kits", "find_lits", "find_msd", "find_nnunet"]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from patchcore.datasets.layouts.model import CaseFiles
 from patchcore.errors import DataError
+from patchcore.study.layout import CaseFiles
 
 __all__ = ["Folder", "FolderLog", "case_id_problem", "name_key", "pair", "volume_stem"]
 

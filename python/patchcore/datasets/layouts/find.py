@@ -12,8 +12,8 @@ from patchcore.datasets.layouts.challenges import find_kits, find_lits, find_msd
 from patchcore.datasets.layouts.files import FOREIGN, FolderLog
 from patchcore.datasets.layouts.folders import find_folders, known_folders
 from patchcore.datasets.layouts.manifest import MANIFEST_NAMES, is_manifest, read_manifest
-from patchcore.datasets.layouts.model import Layout
 from patchcore.errors import DataError
+from patchcore.study.layout import Layout
 from patchcore.types import PathLike
 
 __all__ = ["LAYOUTS", "find_cases"]

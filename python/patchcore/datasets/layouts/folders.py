@@ -6,8 +6,8 @@ from pathlib import Path
 
 from patchcore.datasets.layouts.described import all_labels, read_description
 from patchcore.datasets.layouts.files import FolderLog, pair
-from patchcore.datasets.layouts.model import Layout
 from patchcore.errors import DataError
+from patchcore.study.layout import Layout
 from patchcore.types import PathLike
 
 __all__ = ["find_folders", "known_folders"]

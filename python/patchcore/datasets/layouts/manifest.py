@@ -11,8 +11,8 @@ from typing import Any
 
 from patchcore.datasets.layouts.described import all_labels
 from patchcore.datasets.layouts.files import FolderLog, case_id_problem
-from patchcore.datasets.layouts.model import CaseFiles, Layout
 from patchcore.errors import DataError
+from patchcore.study.layout import CaseFiles, Layout
 
 __all__ = ["MANIFEST_NAMES", "is_manifest", "read_manifest"]
 

@@ -14,7 +14,7 @@ from patchcore.files import read_json, write_atomic
 from patchcore.types import PathLike
 
 if TYPE_CHECKING:
-    from patchcore.datasets.layouts.model import Layout
+    from patchcore.study.layout import Layout
 
 __all__ = ["INDEX_SUFFIX", "DicomSource", "Kind", "is_index", "read_source", "write_sources"]
 

@@ -1,0 +1,74 @@
+"""Whole volumes by sliding window: class probabilities of overlapping windows, blended with Gaussian weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+
+import torch
+from torch import nn
+
+from patchcore.config.plan import TargetPlan
+from patchcore.models.device import Placement
+from patchcore.types import AnyArray, Float32Array
+from patchcore.windows.blending import WindowBlender, window_grid
+from patchcore.windows.extract import extract_windows
+
+__all__ = ["predict_volume", "windows_a_batch"]
+
+
+def windows_a_batch(placement: Placement) -> int:
+    """Return how many windows are predicted at a time."""
+    return 4 if placement.device.type == "cpu" else 16
+
+
+@torch.inference_mode()
+def predict_volume(
+    network: nn.Module,
+    image: AnyArray,
+    target: TargetPlan,
+    placement: Placement,
+    *,
+    overlap: float = 0.5,
+    mirror: bool = False,
+    look: Callable[[], None] | None = None,
+) -> Float32Array:
+    """Predict the class probabilities of a volume by sliding window, blended with a Gaussian of σ 0.125 window edges.
+
+    A volume smaller than the window is padded with the lower end of ``hu_range``. The network is left as it is: put it
+    into evaluation mode before.
+
+    Args:
+        network: Takes (B, 1, *window_size), gives logits (B, 1 + classes, *window_size).
+        image: HU on the training grid, (X, Y, Z).
+        target: The plan: window, ``hu_range`` and classes.
+        placement: Where to compute.
+        overlap: Overlap of neighbouring windows.
+        mirror: Whether to average over each window mirrored along no, one, two and all axes.
+        look: Called before each batch of windows; what it raises is passed on.
+
+    Returns:
+        float32 (1 + classes, X, Y, Z), background first.
+    """
+    channels = len(target.classes) + 1
+    corners = window_grid(image.shape, target.window_size, overlap=overlap)
+    blender = WindowBlender(image.shape, channels, target.window_size)
+    size = windows_a_batch(placement)
+    flips = [axes for count in range(4 if mirror else 1) for axes in combinations((2, 3, 4), count)]
+    for start in range(0, len(corners), size):
+        if look is not None:
+            look()
+        part = corners[start : start + size]
+        windows = extract_windows(image, part, target.window_size, hu_range=target.hu_range).image
+        batch = torch.from_numpy(windows[:, None]).to(placement.device)
+        total: torch.Tensor | None = None
+        for axes in flips:
+            with placement.precision():
+                logits = network(torch.flip(batch, axes) if axes else batch)
+            probabilities = torch.softmax(logits.float(), dim=1)
+            if axes:
+                probabilities = torch.flip(probabilities, axes)
+            total = probabilities if total is None else total.add_(probabilities)
+        assert total is not None
+        blender.add(part, total.div_(len(flips)).contiguous().cpu().numpy())
+    return blender.result()

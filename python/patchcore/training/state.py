@@ -1,0 +1,89 @@
+"""Everything that one attempt of a training holds: network, optimiser, windows, cases to validate on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from patchcore.config.plan import TargetPlan
+from patchcore.config.run import RunConfig
+from patchcore.models.checkpoint import save_checkpoint
+from patchcore.models.device import Placement
+from patchcore.store.prepared_case import PreparedCase
+from patchcore.training.loader import BatchSource
+from patchcore.training.network import Step
+from patchcore.training.optim import WeightAverage
+from patchcore.training.progress import Progress
+from patchcore.training.ranks import Ranks
+from patchcore.training.silence import Writer
+from patchcore.training.tensorboard import TensorBoard
+
+__all__ = ["Training"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that the loop needs.
+
+    Attributes:
+        run: The run folder.
+        config: The resolved configuration.
+        target: The plan's target.
+        placement: Where to compute.
+        ranks: The processes that share each step.
+        network: On its device, in training mode.
+        stepped: The same for training steps: shared with other ranks, compiled where that was asked for.
+        optimizer: Over the network's parameters.
+        average: The moving average of the network's weights, where one is kept.
+        source: The training windows.
+        validation: The validation fold.
+        steps_per_epoch: Steps between two ends of an epoch.
+        board: TensorBoard's events.
+    """
+
+    run: Path
+    config: RunConfig
+    target: TargetPlan
+    placement: Placement
+    ranks: Ranks
+    network: nn.Module
+    stepped: Step
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
+    source: BatchSource
+    validation: Sequence[PreparedCase]
+    steps_per_epoch: int
+    board: TensorBoard
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and kept as the best."""
+        return self.network if self.average is None else self.average.network
+
+    def save(self, which: Literal["last", "best"], progress: Progress, writer: Writer) -> None:
+        """Write a checkpoint and tell of it; `best` holds no optimiser. Rank 0 does it for all."""
+        if not self.ranks.first:
+            return
+        state = {
+            **progress.to_state(),
+            "machine": self.placement.machine,
+            "epoch": progress.step // self.steps_per_epoch,
+        }
+        folder = self.run / "checkpoints" / which
+        if which == "best":
+            save_checkpoint(folder, self.judged, state)
+        else:
+            average = None if self.average is None else self.average.network
+            save_checkpoint(folder, self.network, state, optimizer=self.optimizer, average=average)
+        writer.checkpoint(progress.step, which, folder)
+
+    def no_sync(self, *, last: bool) -> AbstractContextManager[None]:
+        """Keep gradients to this rank but for the `last` part of a step."""
+        wait = getattr(self.stepped, "no_sync", None)
+        return nullcontext() if last or wait is None else wait()
