@@ -61,7 +61,7 @@ def _store(study: Path, name: str, found: dict[str, str]) -> None:
         key = f"{name}/{place.parent.relative_to(study)}"
         _flat({key: value for key, value in about.items() if key != "attributes"}, key, found)
         attributes = about["attributes"].get("patchcore", {})
-        _flat({k: v for k, v in attributes.items() if k not in ("sources", "sha256")}, f"{key}/patchcore", found)
+        _flat({k: v for k, v in attributes.items() if k not in ("sources", "sha256", "content_hashes")}, f"{key}/patchcore", found)
         if about["node_type"] == "array":
             voxels = zarr.open_array(place.parent, mode="r")[:]
             found[f"{key}/voxels"] = hashlib.sha256(voxels.tobytes()).hexdigest()

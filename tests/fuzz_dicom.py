@@ -107,20 +107,20 @@ def try_archive(folder: Path, work: Path) -> str:
     """Search, read and measure an archive; return how it ended."""
     from patchcore.datasets.dicom.find import find_dicom
     from patchcore.datasets.dicom.measure import measure_segments
+    from patchcore.datasets.layouts.indices import with_indices
     from patchcore.errors import DataError
-    from patchcore.volumes.dicom.sources import write_sources
-    from patchcore.volumes.nifti import read_header, read_image, read_label
+    from patchcore.volumes.volume import read_header, read_image, read_label
 
     ends = []
     try:
-        layout = write_sources(find_dicom(folder), work)
+        layout = with_indices(find_dicom(folder), work)
     except (DataError, OSError) as error:
         return type(error).__name__
     for case in layout.cases:
         if case.problem is not None:
             ends.append("problem")
             continue
-        steps = [(read_header, case.image), (read_image, case.image)] if case.image_source is not None else []
+        steps = [(read_header, case.image), (read_image, case.image)] if case.image is not None else []
         for step, path in (*steps, (read_header, case.label), (read_label, case.label), (measure_segments, case.label)):
             try:
                 step(path)

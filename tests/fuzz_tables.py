@@ -28,7 +28,7 @@ from patchcore.config.plan import read_plan
 from patchcore.datasets.layouts import find_cases
 from patchcore.errors import PatchcoreError
 from patchcore.study import Study
-from patchcore.volumes.nifti import read_image, read_label
+from patchcore.volumes.volume import read_image, read_label
 
 TOKENS = (
     *(b"null", b"true", b"NaN", b"Infinity", b"-Infinity", b"0", b"-1", b"0.5", b"1e308", b"1e999", b"2e-308"),

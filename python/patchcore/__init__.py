@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from patchcore.evaluation.compare import compare as compare
     from patchcore.evaluation.evaluate import evaluate as evaluate
     from patchcore.inference.predict import predict as predict
-    from patchcore.lesions.measure import Lesions as Lesions
     from patchcore.lesions.measure import label_components as label_components
     from patchcore.lesions.measure import measure_lesions as measure_lesions
+    from patchcore.lesions.table import Lesions as Lesions
     from patchcore.phantoms import make_phantoms as make_phantoms
     from patchcore.planning import plan_patch_size as plan_patch_size
     from patchcore.resampling.image import resample_image as resample_image
@@ -55,7 +55,7 @@ load_renderers_with(partial(import_module, "patchcore.views.html"))
 _HOMES = {
     "AugmentConfig": "patchcore.config",
     "Augmenter": "patchcore.training.augment",
-    "Lesions": "patchcore.lesions.measure",
+    "Lesions": "patchcore.lesions.table",
     "SamplingConfig": "patchcore.config",
     "StoredArray": "patchcore.store",
     "Study": "patchcore.study",

@@ -140,6 +140,33 @@ def label_components(
     array: npt.NDArray[Any], *, labels: list[int] | None, connectivity: int, threads: int | None
 ) -> tuple[npt.NDArray[Any], int]: ...
 def component_spans(array: npt.NDArray[Any], *, labels: list[int] | None, connectivity: int) -> dict[str, Any]: ...
+def component_spans_of_file(path: Path, *, labels: list[int] | None, connectivity: int) -> dict[str, Any]: ...
+
+# --- reading CTs ---
+
+def read_nifti_voxels(path: Path) -> tuple[npt.NDArray[np.uint64], dict[str, Any]]: ...
+def examine_ct_file(
+    path: Path,
+    *,
+    origin: npt.NDArray[np.int32],
+    length: npt.NDArray[np.int32],
+    spacing: tuple[float, float, float],
+    radius_mm: float,
+    lowest: float,
+    highest: float,
+    sample: int,
+) -> dict[str, Any]: ...
+def examine_ct_array(
+    array: npt.NDArray[Any],
+    *,
+    origin: npt.NDArray[np.int32],
+    length: npt.NDArray[np.int32],
+    spacing: tuple[float, float, float],
+    radius_mm: float,
+    lowest: float,
+    highest: float,
+    sample: int,
+) -> dict[str, Any]: ...
 
 # --- windows, blending, sampling ---
 

@@ -20,7 +20,7 @@ from patchcore.cli.analyze import analyze as command
 from patchcore.datasets.analyze import analyze, analyze_dataset
 from patchcore.errors import DataError, EmptyClassError, LockedError, StudyError
 from patchcore.study import Study
-from patchcore.volumes.nifti import read_image, read_label
+from patchcore.volumes.volume import read_image, read_label
 from real_data import DATA, needs_data
 
 app = typer.Typer()

@@ -21,7 +21,6 @@ from patchcore.errors import DataError, LockedError, SchemaVersionError, StudyEr
 from patchcore.phantoms import make_phantoms
 from patchcore.planning import plan_patch_size
 from patchcore.study import Study
-from patchcore.volumes.nifti import read_case_image, read_case_label
 
 GOOD = np.diag([-0.8, -0.8, 2.5, 1.0])
 
@@ -64,7 +63,7 @@ def test_a_lost_header_is_held_until_a_spacing_is_given(lits: Path, tmp_path: Pa
     with second.study.lesions_path.open(newline="") as handle:
         row = next(row for row in csv.DictReader(handle) if row["case_id"] == "volume-28" and row["label"] == "2")
     assert float(row["volume_mm3"]) == pytest.approx(int(row["voxel_count"]) * 0.7 * 0.7 * 5)
-    assert read_case_label(case).spacing == pytest.approx((0.7, 0.7, 5.0))
+    assert case.read_label().spacing == pytest.approx((0.7, 0.7, 5.0))
 
     third = analyze_dataset(lits, study)
     assert third.study.case("volume-28").spacing == (0.7, 0.7, 5.0), "the decision is kept"
@@ -141,8 +140,8 @@ def test_dicom_is_measured_and_its_study_may_be_moved(tmp_path: Path) -> None:
     assert sum(row["name"].startswith("Tumor_") for row in rows) == mine.lesion_count
     (tmp_path / "study").rename(tmp_path / "moved")
     case = Study(tmp_path / "moved").accepted()[0]
-    assert read_case_image(case).array.shape == case.shape
-    assert (read_case_label(case).array == 2).any()
+    assert case.read_image().array.shape == case.shape
+    assert (case.read_label().array == 2).any()
 
 
 def test_a_file_that_changes_while_it_is_read(lits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

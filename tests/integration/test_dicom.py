@@ -13,9 +13,9 @@ import pytest
 from patchcore.datasets.dicom.find import find_dicom
 from patchcore.datasets.dicom.measure import measure_segments
 from patchcore.datasets.layouts import CaseFiles
-from patchcore.volumes.dicom.sources import write_sources
+from patchcore.datasets.layouts.indices import with_indices
 from patchcore.volumes.dicom.volumes import read_labelled
-from patchcore.volumes.nifti import read_image, read_label
+from patchcore.volumes.volume import read_image, read_label
 from real_data import DATA, needs_data
 
 pytestmark = needs_data
@@ -25,7 +25,7 @@ def case_of(tmp_path: Path, *sources: Path) -> CaseFiles:
     (tmp_path / "in").mkdir()
     for source in sources:
         shutil.copy(source, tmp_path / "in")
-    (case,) = write_sources(find_dicom(tmp_path / "in"), tmp_path / "x").cases
+    (case,) = with_indices(find_dicom(tmp_path / "in"), tmp_path / "x").cases
     assert case.problem is None
     return case
 
@@ -74,7 +74,7 @@ def test_overlapping_segments_equal_highdicom(tmp_path: Path, with_ct: bool) -> 
 
 
 def test_sarcoma_equals_the_published_volumes(tmp_path: Path) -> None:
-    (case,) = write_sources(find_dicom(DATA / "sts_019_dicom"), tmp_path).cases
+    (case,) = with_indices(find_dicom(DATA / "sts_019_dicom"), tmp_path).cases
     assert case.case_id == case.patient == "STS_019"
     assert case.image is not None
     image, label = read_image(case.image), read_label(case.label)

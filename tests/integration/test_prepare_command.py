@@ -73,7 +73,7 @@ def test_damage_is_told_and_mended(study: Path) -> None:
 def test_a_case_that_fails_is_left_out_and_told(study: Path) -> None:
     record = Study(study).accepted()[2]
     assert record.image is not None
-    record.image.write_bytes(record.image.read_bytes()[:2000])
+    record.image.path.write_bytes(record.image.path.read_bytes()[:2000])
     done = command("prepare", study)
     assert done.returncode == 3
     assert f"left out: {record.case_id}" in done.stdout

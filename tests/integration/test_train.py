@@ -332,7 +332,9 @@ def test_a_bad_case_is_left_out_with_an_alert(tiny_study: Path, make_run: MakeRu
     run = make_run()
     # The file is gone since it was analysed.
     records = [
-        record.model_copy(update={"image": record.image.with_name("gone.nii.gz")}) if number == 0 else record
+        record.model_copy(update={"image": record.image.moved(record.image.path.with_name("gone.nii.gz"))})
+        if number == 0
+        else record
         for number, record in enumerate(study.accepted())
         if record.image is not None
     ]

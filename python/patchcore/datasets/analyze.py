@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from patchcore.datasets import unchanged
 from patchcore.datasets.checks import COHORT, check_decisions, cohort_findings, parse_accept, parse_spacing
 from patchcore.datasets.checks.decisions import given_spacing
-from patchcore.datasets.examination import Settings, measure_image, measure_label, new_record, with_findings
+from patchcore.datasets.examination import Settings, examine_image, examine_label, new_record, with_findings
 from patchcore.datasets.fingerprint import build_fingerprint
 from patchcore.datasets.layouts import Layout, find_cases
+from patchcore.datasets.layouts.indices import with_indices
 from patchcore.datasets.lesion_label import choose_lesion_label
 from patchcore.datasets.lesion_table import lesions_csv, segments_csv
 from patchcore.datasets.measures import CaseMeasures, MeasureLog
@@ -27,10 +26,10 @@ from patchcore.study.analysis import Analysis, AnalyzeProgress, Grouping
 from patchcore.study.cases import CaseRecord
 from patchcore.study.fingerprint import Fingerprint
 from patchcore.study.study import Study
+from patchcore.threads import checked_threads, for_each
 from patchcore.types import PathLike
 from patchcore.views.study_figures import draw_figures, warm_up
 from patchcore.views.summary import summary_json, summary_text
-from patchcore.volumes.dicom.sources import is_index, write_sources
 
 __all__ = ["analyze", "analyze_dataset"]
 
@@ -152,15 +151,12 @@ def analyze_dataset(
     made = Study.create(folder, root)
     with made.lock("analyze"):
         unchanged.forget(made.path)
-        placed = write_sources(found, made.path / "dicom")
+        placed = with_indices(found, made.path / "dicom")
         records = [
             new_record(case, patient, settings, excluded=case.case_id in excluded)
             for case, patient in zip(placed.cases, grouping.patients, strict=True)
         ]
-        load_readers(
-            images=any(record.image is not None for record in records),
-            dicom=any(is_index(record.label) for record in records),
-        )
+        load_readers(volume for record in records for volume in record.volumes)
         log = MeasureLog(made.path / "measures.jsonl")
         pool = _Pool(threads, log, settings, progress)
         try:
@@ -177,7 +173,7 @@ def analyze_dataset(
             for record in records
         ]
         final = {record.case_id: record for record in records}
-        log.compact(item for item in measures.values() if item.record.status in ("accepted", "test"))
+        log.compact(item for item in measures.values() if item.record.usable)
         good = [
             item.with_record(final[item.record.case_id])
             for item in measures.values()
@@ -293,20 +289,18 @@ def _fingerprint(
 
 def _remember(analysis: Analysis, source: Path, listed: Mapping[str, Any]) -> None:
     """Keep what is needed to see at once, the next time, that nothing has changed."""
-    from patchcore.volumes.nifti import volume_files
-
     study = analysis.study
     write_atomic(study.path / "summary.txt", summary_text(analysis))
     write_json_atomic(study.path / "summary.json", summary_json(analysis))
     stamps: dict[str, tuple[int, int] | None] = {}
     for record in analysis.records:
-        for path, stamp in ((record.image, record.image_stamp), (record.label, record.label_stamp)):
-            if path is None:
+        for volume, stamp in ((record.image, record.image_stamp), (record.label, record.label_stamp)):
+            if volume is None:
                 continue
             try:
-                files = volume_files(path)
+                files = volume.files()
             except (OSError, DataError):
-                files = [path]
+                files = [volume.path]
             known = None if stamp is None else (stamp.size, stamp.mtime_ns)
             for file in files:
                 stamps[str(file)] = known if len(files) == 1 else None
@@ -355,9 +349,7 @@ class _Pool:
         settings: Settings,
         progress: Callable[[AnalyzeProgress], None] | None,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise DataError(f"{threads} threads cannot work", found=threads, remedy="use 1 or more")
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = checked_threads(threads)
         self.log = log
         self.settings = settings
         self.progress = progress
@@ -368,7 +360,7 @@ class _Pool:
         done: dict[str, CaseMeasures] = {}
         rest = []
         for record in records:
-            if record.status not in ("accepted", "test"):
+            if not record.usable:
                 continue
             known = self.log.find(
                 record,
@@ -379,14 +371,14 @@ class _Pool:
             if known is not None:
                 # What is declared or decided may have changed since.
                 again = known.with_record(with_findings(known.record, [], self.settings))
-                if again.record.status in ("accepted", "test"):
+                if again.record.usable:
                     done[record.case_id] = again
                     self.reused_count += 1
                     continue
             rest.append(record)
         # Large files first: the last to finish is then a small one, and no core waits long for it.
         rest.sort(key=lambda record: -(record.label_stamp.size if record.label_stamp else 0))
-        return done | self._run("labels", [(record, self.settings) for record in rest], measure_label)
+        return done | self._run("labels", [(record, self.settings) for record in rest], examine_label)
 
     def measure_images(self, measures: Iterable[CaseMeasures], lesion_label: int) -> dict[str, CaseMeasures]:
         """Return the measures completed by HU of those cases whose image was not looked at for this label."""
@@ -394,30 +386,35 @@ class _Pool:
             (item, lesion_label, self.settings)
             for item in measures
             if item.record.image is not None
-            and item.record.status in ("accepted", "test")
+            and item.record.usable
             and (item.hu is None or item.hu.label != lesion_label)
         ]
-        return self._run("images", rest, measure_image)
+        return self._run("images", rest, examine_image)
 
     def _run(
         self, phase: str, tasks: Sequence[tuple[Any, ...]], function: Callable[..., CaseMeasures]
     ) -> dict[str, CaseMeasures]:
         results: dict[str, CaseMeasures] = {}
-        executor = ThreadPoolExecutor(self.threads, thread_name_prefix="analyze")
-        try:
-            futures = [executor.submit(function, *task) for task in tasks]
+
+        def done(_: int, item: CaseMeasures) -> None:
+            results[item.record.case_id] = item
+            if item.record.usable:
+                self.log.append(item)
+            if self.progress is not None:
+                self.progress(AnalyzeProgress(phase, len(results), len(tasks), item.record))
+
+        def load_figures() -> None:
+            # Figures come last, when nothing else is left to do: their library loads while cases are worked on.
             if len(tasks) > self.threads:
-                # Figures come last, when nothing else is left to do: their library loads while cases are worked on.
                 with interrupts_wait():
                     warm_up()
-            for future in as_completed(futures):
-                item = future.result()
-                results[item.record.case_id] = item
-                if item.record.status in ("accepted", "test"):
-                    self.log.append(item)
-                if self.progress is not None:
-                    self.progress(AnalyzeProgress(phase, len(results), len(tasks), item.record))
-        finally:
-            # After Ctrl-C the cases at work are waited for, those not begun are dropped.
-            executor.shutdown(wait=True, cancel_futures=True)
+
+        for_each(
+            lambda task: function(*task),
+            tasks,
+            threads=self.threads,
+            name="analyze",
+            done=done,
+            meanwhile=load_figures,
+        )
         return results

@@ -8,11 +8,12 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from patchcore.datasets.hu import DILATION_MM, add_histograms, summarise_hu
+from patchcore.datasets.hu import add_histograms, summarise_hu
 from patchcore.datasets.layouts import Layout
 from patchcore.datasets.lesion_table import lesions_csv
 from patchcore.datasets.measures import CaseMeasures
 from patchcore.lesions.size_bins import count_by_size
+from patchcore.lesions.table import join_lesions, no_lesions
 from patchcore.study.cases import to_canonical
 from patchcore.study.fingerprint import (
     PERCENTILES,
@@ -27,6 +28,7 @@ from patchcore.study.fingerprint import (
     VolumeSummary,
 )
 from patchcore.types import Float64Array, Triple
+from patchcore.volumes.ct import DILATION_MM
 
 __all__ = ["build_fingerprint", "lesions_csv", "summarise_burden", "summarise_volumes"]
 
@@ -90,7 +92,7 @@ def build_fingerprint(
         held_count=held_count,
         quarantined_count=quarantined_count,
         patient_count=len({case.patient for case in cases}),
-        speck_count=sum(item.speck_count for item in ordered),
+        speck_count=sum(item.lesions.speck_count for item in ordered),
         labels=_labels(ordered, cases, label_names),
         spacing=_axes(spacings),
         shape=_axes(shapes),
@@ -158,7 +160,8 @@ def summarise_burden(names: Sequence[str], volumes: Float64Array) -> Burden | No
 
 def _case(item: CaseMeasures) -> CaseFingerprint:
     record, axes = item.record, item.record.canonical_axes
-    rows = zip(item.lesions["label"], item.lesions["volume_mm3"], item.lesions["extent_mm"], strict=True)
+    lesions = item.lesions
+    rows = zip(lesions.label.tolist(), lesions.volume_mm3.tolist(), lesions.extent_mm.tolist(), strict=True)
     return CaseFingerprint(
         case_id=record.case_id,
         patient=record.patient,
@@ -175,10 +178,9 @@ def _labels(
     measures: Sequence[CaseMeasures], cases: Sequence[CaseFingerprint], names: Mapping[int, str]
 ) -> tuple[LabelFingerprint, ...]:
     """Summarise label by label; the lesions are gathered into columns once, in case order."""
-    own = np.array([label for item in measures for label in item.lesions["label"]], dtype=np.int64)
-    volumes = np.array([v for item in measures for v in item.lesions["volume_mm3"]], dtype=np.float64)
-    diameters = np.array([d for item in measures for d in item.lesions["equivalent_diameter_mm"]], dtype=np.float64)
-    border = np.array([bool(b) for item in measures for b in item.lesions["touches_border"]], dtype=np.bool_)
+    table = join_lesions([no_lesions(), *(item.lesions for item in measures)])
+    own, volumes, diameters = table.label, table.volume_mm3, table.equivalent_diameter_mm
+    border = table.touches_border
     extents = np.array([lesion.extent_mm for case in cases for lesion in case.lesions], dtype=np.float64)
     owner = np.repeat(np.arange(len(cases)), [len(case.lesions) for case in cases])
     present = {label for item in measures for label in item.record.labels} | set(own.tolist())

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from patchcore.datasets.measures import CaseMeasures
+from patchcore.lesions.table import lesions_to_json
 
 __all__ = ["lesions_csv", "segments_csv", "spreadsheet_text", "text_of_cell"]
 
@@ -40,7 +41,7 @@ def lesions_csv(measures: Sequence[CaseMeasures], *, label_names: Mapping[int, s
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
     for item in sorted(measures, key=lambda entry: entry.record.case_id):
-        columns, record = item.lesions, item.record
+        columns, record = lesions_to_json(item.lesions), item.record
         case_id, patient = spreadsheet_text(record.case_id), spreadsheet_text(record.patient)
         for index, label in enumerate(columns["label"]):
             values: list[Any] = [case_id, patient, label, index + 1]

@@ -6,27 +6,22 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from patchcore.datasets.hu import HuHistogram
 from patchcore.files import write_atomic
+from patchcore.lesions.table import Lesions, lesions_from_json, lesions_to_json, no_lesions
 from patchcore.study.cases import CaseRecord, FileStamp
-from patchcore.types import Float64Array, Triple
+from patchcore.types import Triple
+from patchcore.volumes.types import HuHistogram
 
-__all__ = ["COLUMNS", "CaseHu", "CaseMeasures", "MeasureLog", "stamp_of"]
+__all__ = ["CaseHu", "CaseMeasures", "MeasureLog", "stamp_of"]
 
 # Raised when measuring changes, so that what an older patchcore measured is measured again.
-_VERSION = 2
-
-COLUMNS = (
-    "label", "voxel_count", "volume_mm3", "equivalent_diameter_mm", "longest_axial_diameter_mm", "extent_mm",
-    "centroid_voxel", "centroid_mm", "touches_border", "bbox_start", "bbox_stop",
-)  # fmt: skip
-"""Columns kept of :class:`patchcore.lesions.measure.Lesions`, as nested lists; axes in stored array order."""
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -40,22 +35,22 @@ class CaseHu:
 
 @dataclass(frozen=True)
 class CaseMeasures:
-    """A case and its lesions of every label; `hu` once its image was read to the end, `segments` of DICOM only."""
+    """Measurements of one case.
+
+    Attributes:
+        record: The case.
+        lesions: Its lesions of every label.
+        hu: HU in and around its lesions, once its image was read to the end.
+        segments: Its DICOM segments, see :class:`patchcore.datasets.dicom.measure.MeasuredSegments`; empty for NIfTI.
+    """
 
     record: CaseRecord
-    connectivity: int
-    min_volume_mm3: float
-    lesions: dict[str, list[Any]]
-    speck_count: int = 0
+    lesions: Lesions
     hu: CaseHu | None = None
-    segments: list[dict[str, Any]] = field(default_factory=list)
-
-    def column(self, name: str) -> Float64Array:
-        """Return one column as float64, shape (N,) or (N, 3)."""
-        return np.asarray(self.lesions[name], dtype=np.float64)
+    segments: tuple[dict[str, Any], ...] = ()
 
     def __len__(self) -> int:
-        return len(self.lesions["label"])
+        return len(self.lesions)
 
     def with_record(self, record: CaseRecord) -> CaseMeasures:
         """Return the same measures of the case as it now stands."""
@@ -71,12 +66,13 @@ class CaseMeasures:
         value = {
             "v": _VERSION,
             "record": self.record.model_dump(mode="json"),
-            "connectivity": self.connectivity,
-            "min_volume_mm3": self.min_volume_mm3,
-            "lesions": self.lesions,
-            "speck_count": self.speck_count,
+            "connectivity": self.lesions.connectivity,
+            "min_volume_mm3": self.lesions.min_volume_mm3,
+            "lesions": lesions_to_json(self.lesions),
+            "speck_count": self.lesions.speck_count,
+            "speck_voxel_count": self.lesions.speck_voxel_count,
             "hu": hu,
-            "segments": self.segments,
+            "segments": list(self.segments),
         }
         return json.dumps(value, separators=(",", ":"))
 
@@ -99,15 +95,19 @@ class CaseMeasures:
                 for start, counts in (value["hu"]["around"], value["hu"]["within"])
             )
             hu = CaseHu(int(value["hu"]["label"]), around, within)
-        lesions = value["lesions"]
-        return cls(
-            record=CaseRecord.model_validate(value["record"]),
+        record = CaseRecord.model_validate(value["record"])
+        like = no_lesions(
+            record.shape,
+            record.affine_array,
             connectivity=int(value["connectivity"]),
             min_volume_mm3=float(value["min_volume_mm3"]),
-            lesions={name: list(lesions[name]) for name in COLUMNS},
-            speck_count=int(value["speck_count"]),
+        )
+        like = replace(like, speck_count=int(value["speck_count"]), speck_voxel_count=int(value["speck_voxel_count"]))
+        return cls(
+            record=record,
+            lesions=lesions_from_json(value["lesions"], like),
             hu=hu,
-            segments=[dict(segment) for segment in value["segments"]],
+            segments=tuple(dict(segment) for segment in value["segments"]),
         )
 
 
@@ -149,7 +149,9 @@ class MeasureLog:
     ) -> CaseMeasures | None:
         """Return what was measured of a case with these files and settings, None where anything changed."""
         entry = self._entries.get(record.case_id)
-        if entry is None or (entry.connectivity, entry.min_volume_mm3) != (connectivity, min_volume_mm3):
+        if entry is None:
+            return None
+        if (entry.lesions.connectivity, entry.lesions.min_volume_mm3) != (connectivity, min_volume_mm3):
             return None
         known = entry.record
         if (known.image, known.label, known.given_spacing) != (record.image, record.label, given_spacing):

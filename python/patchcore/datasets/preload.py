@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from patchcore.interrupts import interrupts_wait
+from patchcore.volumes.volume import DicomVolume, Volume
 
 __all__ = ["load_readers"]
 
 
-def load_readers(*, images: bool, dicom: bool) -> None:
-    """Import what reading cases will need, in the calling thread and unbroken by Ctrl-C.
-
-    Args:
-        images: CTs are read, too, not label maps alone.
-        dicom: DICOM is among them.
+def load_readers(volumes: Iterable[Volume]) -> None:
+    """Import what reading these volumes will need, in the calling thread and not interrupted by Ctrl-C.
 
     Raises:
-        MissingExtraError: DICOM is, and the extra ``dicom`` is not installed.
+        MissingExtraError: DICOM volumes are among them, and the extra ``dicom`` is not installed.
     """
-    with interrupts_wait():
-        if images:
-            import scipy.ndimage  # noqa: F401
-        if dicom:
+    if any(isinstance(volume, DicomVolume) for volume in volumes):
+        with interrupts_wait():
             import patchcore.datasets.dicom.measure
             import patchcore.volumes.dicom.volumes  # noqa: F401

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-
-import numpy as np
 
 from patchcore.config.plan import Plan, TargetPlan
-from patchcore.lesions.measure import measure_lesions
+from patchcore.datasets.examination import measure_labels
 from patchcore.planning.plan import samples_of
 from patchcore.planning.samples import LesionSample
 from patchcore.planning.sensitivity import sensitivity_of
 from patchcore.study.cases import CaseRecord, to_canonical
 from patchcore.study.study import Study
+from patchcore.threads import for_each
 from patchcore.types import PathLike
-from patchcore.volumes.dicom.sources import is_index
 
 __all__ = ["plan_sensitivity", "remeasure"]
 
@@ -90,35 +86,23 @@ def remeasure(
     """
 
     def one(record: CaseRecord) -> list[LesionSample]:
-        if is_index(record.label):
-            from patchcore.datasets.dicom.measure import measure_segments
-
-            columns = measure_segments(
-                record.label,
-                connectivity=connectivity,
-                min_volume_mm3=min_volume_mm3,
-                affine=record.affine_array,
-            ).lesions
-        else:
-            table = measure_lesions(
-                record.label, connectivity=connectivity, min_volume_mm3=min_volume_mm3, affine=record.affine_array
-            )
-            names = ("label", "volume_mm3", "extent_mm")
-            columns = {name: np.asarray(getattr(table, name)).tolist() for name in names}
-        rows = zip(columns["label"], columns["volume_mm3"], columns["extent_mm"], strict=True)
+        lesions = measure_labels(
+            record.label, connectivity=connectivity, min_volume_mm3=min_volume_mm3, affine=record.affine_array
+        ).lesions
+        rows = zip(lesions.label.tolist(), lesions.volume_mm3.tolist(), lesions.extent_mm.tolist(), strict=True)
         axes = record.canonical_axes
         return [
-            LesionSample(record.case_id, int(label), float(volume), to_canonical(tuple(extent), axes))
+            LesionSample(record.case_id, label, volume, to_canonical(tuple(extent), axes))
             for label, volume, extent in rows
         ]
 
-    found: list[LesionSample] = []
-    executor = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="remeasure")
-    try:
-        for count, samples in enumerate(executor.map(one, records), start=1):
-            found += samples
-            if progress is not None:
-                progress(count)
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-    return found
+    count = 0
+
+    def done(_: int, __: list[LesionSample]) -> None:
+        nonlocal count
+        count += 1
+        if progress is not None:
+            progress(count)
+
+    found = for_each(one, records, threads=threads, name="remeasure", done=done)
+    return [sample for samples in found for sample in samples]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from patchcore.affines import voxel_volume_mm3
 from patchcore.config.plan import TargetPlan
 from patchcore.config.run import RunConfig
 from patchcore.errors import ConfigError, DataError, MissingExtraError, RunError
@@ -329,10 +330,8 @@ def _choose(
 
 
 def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts: DscCounts, *, keep: bool) -> _Scored:
-    from patchcore.volumes.nifti import read_case_image, read_case_label
-
     target = predictor.target
-    truth = read_case_label(record)
+    truth = record.read_label()
     grid = Grid.of(record.shape, record.affine_array, target.spacing)
     whole = uncropped(predictor.probabilities(case.image()), grid.shape, case.crop_start)
     indices = label_on_grid(whole, grid, target.region_indices)
@@ -340,7 +339,7 @@ def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts:
     by_label = np.asarray((0, *target.classes))
     counts.add(case.case_id, by_label[indices], by_label[expected])
     lesion_class = target.classes.index(target.lesion_label) + 1
-    voxel_mm3 = abs(float(np.linalg.det(truth.affine[:3, :3])))
+    voxel_mm3 = voxel_volume_mm3(truth.affine)
     predicted, labelled = indices == lesion_class, expected == lesion_class
     match = match_lesions(
         predicted,
@@ -351,7 +350,7 @@ def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts:
     )
     panel = None
     if keep:
-        views = (read_case_image(record).array, expected, indices)
+        views = (record.read_image().array, expected, indices)
         image, label, prediction = (np.ascontiguousarray(grid.canonical(view)) for view in views)
         panel = (image, label, prediction, case.case_id)
     return _Scored(
@@ -413,20 +412,16 @@ def _median_lesion_mm3(study: Study, target: TargetPlan) -> float:
 
 def _masks(records: Sequence[CaseRecord], target: TargetPlan) -> tuple[Any, Any]:
     """Return generators of lesion masks and of spacings, so that one case is in memory at a time."""
-    from patchcore.volumes.nifti import read_case_label
-
-    masks = (read_case_label(record).array == target.lesion_label for record in records)
+    masks = (record.read_label().array == target.lesion_label for record in records)
     return masks, (record.spacing for record in records)
 
 
 def _threshold(records: Sequence[CaseRecord], target: TargetPlan, organ_label: int) -> ThresholdBaseline:
-    from patchcore.volumes.nifti import read_case_image, read_case_label
-
     def image(record: CaseRecord) -> AnyArray:
-        return read_case_image(record).array
+        return record.read_image().array
 
     def organ(record: CaseRecord) -> BoolArray:
-        label = read_case_label(record).array
+        label = record.read_label().array
         inside: BoolArray = (label == organ_label) | (label == target.lesion_label)
         return inside
 

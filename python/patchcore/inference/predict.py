@@ -222,7 +222,7 @@ def predict(
 def _predict_file(predictor: Predictor, scan: Path, path: Path) -> Prediction:
     import nibabel
 
-    from patchcore.volumes.nifti import read_image
+    from patchcore.volumes.volume import read_image
 
     image = read_image(scan)
     labels = predictor.label_map(image.array, image.affine)

@@ -1,7 +1,6 @@
 """Lesion measurement: components of a label map, with volume, extent and diameter, from NumPy arrays or NIfTI files."""
 
 from patchcore.lesions.measure import (
-    Lesions,
     LesionSpans,
     NiftiHeader,
     label_components,
@@ -9,6 +8,7 @@ from patchcore.lesions.measure import (
     measure_lesions,
     read_header,
 )
+from patchcore.lesions.table import Lesions
 
 __all__ = [
     "LesionSpans",

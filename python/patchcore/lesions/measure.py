@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,73 +18,24 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore import _core
+from patchcore.affines import spacing_of
 from patchcore.arrays import thread_count
-from patchcore.errors import DataError, HeaderError, PatchcoreError, UnsupportedDataError
-from patchcore.types import Affine, AnyArray, BoolArray, Float64Array, Int64Array, IntTriple, PathLike, Triple
+from patchcore.errors import CorruptFileError, DataError, HeaderError, PatchcoreError, UnsupportedDataError
+from patchcore.lesions.table import Lesions
+from patchcore.types import Affine, AnyArray, BoolArray, Int64Array, IntTriple, PathLike, Triple
 
 __all__ = [
     "LesionSpans",
-    "Lesions",
     "NiftiHeader",
     "label_components",
     "lesion_spans",
     "measure_lesions",
+    "named_errors",
     "read_header",
+    "read_voxels",
 ]
 
 CONNECTIVITIES = (6, 18, 26)
-
-
-@dataclass(frozen=True, eq=False)
-class Lesions:
-    """One row a lesion, in the order of the smallest C-order voxel index; axes are the array's own (i, j, k).
-
-    Attributes:
-        label: Label of each lesion, shape (N,).
-        voxel_count: Voxels, shape (N,).
-        volume_mm3: Voxels times the volume of one, shape (N,).
-        bbox_start: First voxel index of the bounding box, shape (N, 3).
-        bbox_stop: One past the last voxel index of the bounding box, shape (N, 3).
-        centroid_voxel: Mean voxel index, shape (N, 3).
-        centroid_mm: Mean world position (RAS+), shape (N, 3).
-        extent_mm: Edge of the bounding box in whole voxels, per array axis, shape (N, 3).
-        equivalent_diameter_mm: Diameter of the ball of the same volume, shape (N,).
-        longest_axial_diameter_mm: Largest distance between voxel centres within one axial slice, shape (N,).
-        touches_border: Whether a voxel lies at an end of the array, shape (N,).
-        shape: Voxels of the label map along each axis.
-        spacing: mm per voxel along each axis.
-        affine: Voxel index → world mm, shape (4, 4).
-        connectivity: 6, 18 or 26.
-        min_volume_mm3: Components below this were dropped.
-        speck_count: Components dropped.
-        speck_voxel_count: Voxels of the components dropped.
-    """
-
-    label: Int64Array
-    voxel_count: Int64Array
-    volume_mm3: Float64Array
-    bbox_start: Int64Array
-    bbox_stop: Int64Array
-    centroid_voxel: Float64Array
-    centroid_mm: Float64Array
-    extent_mm: Float64Array
-    equivalent_diameter_mm: Float64Array
-    longest_axial_diameter_mm: Float64Array
-    touches_border: BoolArray
-    shape: IntTriple
-    spacing: Triple
-    affine: Affine
-    connectivity: int
-    min_volume_mm3: float
-    speck_count: int
-    speck_voxel_count: int
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def __repr__(self) -> str:
-        total = float(self.volume_mm3.sum()) / 1000
-        return f"Lesions({len(self)} lesions, {total:.3g} mL, connectivity={self.connectivity})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +55,22 @@ class LesionSpans:
     length: npt.NDArray[np.int32]
     axis: int
     voxel_count: Int64Array
+
+    def kept(self, chosen: BoolArray) -> LesionSpans:
+        """Return the spans of some lesions, numbered again from 0.
+
+        Args:
+            chosen: Which lesions to keep, shape (lesions,).
+        """
+        number = np.cumsum(chosen, dtype=np.int32) - np.int32(1)
+        rows = chosen[self.lesion]
+        return LesionSpans(
+            lesion=number[self.lesion[rows]],
+            origin=self.origin[rows],
+            length=self.length[rows],
+            axis=self.axis,
+            voxel_count=self.voxel_count[chosen],
+        )
 
     @property
     def lesion_count(self) -> int:
@@ -184,7 +152,7 @@ def measure_lesions(
             raise DataError(
                 "spacing given for a file, which has its own", path=path, remedy="pass affine=, or the array"
             )
-        try:
+        with named_errors(path):
             columns, header = _core.measure_file(
                 path,
                 labels=chosen,
@@ -193,11 +161,6 @@ def measure_lesions(
                 affine=None if matrix is None else matrix.tolist(),
                 axial_axis=axial_axis,
             )
-        except PatchcoreError as error:
-            error.path = str(path)
-            raise
-        except OSError as error:
-            raise _with_filename(error, path) from None
         shape, matrix = header["shape"], np.asarray(header["affine"]) if matrix is None else matrix
     else:
         array = _array(source)
@@ -214,11 +177,10 @@ def measure_lesions(
             threads=thread_count(threads),
         )
         shape, matrix = array.shape, matrix_or_unit
-    i, j, k = np.linalg.norm(matrix[:3, :3], axis=0)
     return Lesions(
         **columns,
         shape=(int(shape[0]), int(shape[1]), int(shape[2])),
-        spacing=(float(i), float(j), float(k)),
+        spacing=spacing_of(matrix),
         affine=matrix,
         connectivity=connectivity,
         min_volume_mm3=float(min_volume_mm3),
@@ -261,16 +223,18 @@ def label_components(
     return image
 
 
-def lesion_spans(array: AnyArray, *, labels: Sequence[int] | None = None, connectivity: int = 26) -> LesionSpans:
+def lesion_spans(
+    source: AnyArray | PathLike, *, labels: Sequence[int] | None = None, connectivity: int = 26
+) -> LesionSpans:
     """Return every lesion of a label map as spans; lesions are numbered as :func:`label_components` does, from 0.
 
     Args:
-        array: As for :func:`measure_lesions`.
-        labels: Only these labels. Default: all that are not 0.
+        source: An array or a file, see :func:`measure_lesions`.
+        labels: Only these labels [default: all labels that are not 0].
         connectivity: 6, 18 or 26.
 
     Returns:
-        The spans, grouped by lesion.
+        The spans, grouped by lesion. Those of a file lie along the first axis.
 
     Raises:
         DataError: As for :func:`measure_lesions`.
@@ -284,7 +248,13 @@ def lesion_spans(array: AnyArray, *, labels: Sequence[int] | None = None, connec
         ([[1, 2, 1]], [2], 2)
     """
     _check_connectivity(connectivity)
-    columns = _core.component_spans(_array(array), labels=_labels(None, labels), connectivity=connectivity)
+    chosen = _labels(None, labels)
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        with named_errors(path):
+            columns = _core.component_spans_of_file(path, labels=chosen, connectivity=connectivity)
+    else:
+        columns = _core.component_spans(_array(source), labels=chosen, connectivity=connectivity)
     return LesionSpans(**columns)
 
 
@@ -304,18 +274,54 @@ def read_header(path: PathLike) -> NiftiHeader:
         OSError: The file cannot be read.
     """
     path = Path(path)
-    try:
+    with named_errors(path):
         fields = _core.read_nifti_header(path)
-    except PatchcoreError as error:
-        error.path = str(path)
-        raise
-    except OSError as error:
-        raise _with_filename(error, path) from None
+    return _header(fields)
+
+
+def read_voxels(path: PathLike) -> tuple[AnyArray, NiftiHeader]:
+    """Read all voxels of a NIfTI file as they are stored, to its last byte; scaling is not applied.
+
+    Args:
+        path: ``.nii``, ``.nii.gz``, or the ``.hdr`` of a pair.
+
+    Returns:
+        The voxels in native byte order, shape (i, j, k), Fortran order; and the header.
+
+    Raises:
+        HeaderError: See :func:`read_header`.
+        CorruptFileError: The file ends early or fails its checksum.
+        UnsupportedDataError: Not 3D, or complex or RGB voxels.
+        OSError: The file cannot be opened or read.
+    """
+    path = Path(path)
+    with named_errors(path):
+        words, fields = _core.read_nifti_voxels(path)
+    header = _header(fields)
+    voxels: AnyArray = words.view(np.uint8)[: header.data_bytes].view(header.dtype.newbyteorder("="))
+    return voxels.reshape(header.shape, order="F"), header
+
+
+def _header(fields: dict[str, Any]) -> NiftiHeader:
     forms = {name: fields[name] for name in ("affine", "sform", "qform")}
     fields |= {name: None if form is None else np.asarray(form) for name, form in forms.items()}
     fields |= {name: tuple(fields[name]) for name in ("shape", "spacing", "scaling", "pixdim")}
     fields["dtype"] = np.dtype(fields["dtype"])
     return NiftiHeader(**fields)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Give errors of the core the path of the file that was read."""
+    try:
+        yield
+    except PatchcoreError as error:
+        error.path = str(path)
+        if isinstance(error, CorruptFileError):
+            error.remedy = error.remedy or "download or export it again"
+        raise
+    except OSError as error:
+        raise _with_filename(error, path) from None
 
 
 def _with_filename(error: OSError, path: Path) -> OSError:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from patchcore.affines import spacing_of
 from patchcore.errors import MissingExtraError
 from patchcore.phantoms.case import PhantomLesion, Planes
 from patchcore.phantoms.volumes import Turn
@@ -293,7 +294,7 @@ def _number_lesions(
     """
     from scipy import ndimage
 
-    spacing = np.linalg.norm(turn.affine[:3, :3], axis=0)
+    spacing = spacing_of(turn.affine)
     for number, lesion in enumerate(lesions, offset + 1):
         centre = turn.point(lesion.centre) - [0, 0, first]
         radius = np.ceil(3.5 * np.cbrt(lesion.intended_mm3 * 0.75 / np.pi) / spacing).astype(int) + 2

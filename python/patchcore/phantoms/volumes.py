@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from patchcore.affines import spacing_of
 from patchcore.files import replace_atomically
 from patchcore.phantoms.case import PhantomCase, Planes
 from patchcore.types import Float64Array, IntTriple, Triple
@@ -188,7 +189,7 @@ def _header(turn: Turn, dtype: str) -> bytes:
     header = nib.Nifti1Header()
     header.set_data_dtype(np.dtype(dtype))
     header.set_data_shape(turn.shape)
-    header.set_zooms(np.linalg.norm(turn.affine[:3, :3], axis=0))
+    header.set_zooms(spacing_of(turn.affine))
     header.set_xyzt_units("mm")
     header.set_qform(turn.affine, code=1)
     header.set_sform(turn.affine, code=1)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from patchcore.affines import spacing_of
 from patchcore.resampling.image import resample_image
 from patchcore.types import Affine, IntTriple, Triple
 
@@ -72,7 +73,7 @@ class Grid:
         axes = (world.index(0), world.index(1), world.index(2))
         flipped = tuple(bool(orientation[axis, 1] < 0) for axis in axes)
         canonical = affine @ nibabel.orientations.inv_ornt_aff(orientation, shape)
-        stored_spacing = np.sqrt((canonical[:3, :3] ** 2).sum(axis=0))
+        stored_spacing = np.asarray(spacing_of(canonical))
         ratio = np.asarray(spacing) / stored_spacing
         ratio[np.abs(ratio - 1) < SAME_SPACING] = 1.0
         stored = np.asarray([shape[axis] for axis in axes])

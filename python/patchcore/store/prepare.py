@@ -16,17 +16,10 @@ next and two at a time do not meet. Everything here can be deleted at any time.
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
-import math
-import os
-import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,16 +32,14 @@ from patchcore.config.plan import StorePlan, TargetPlan, explain
 from patchcore.datasets.preload import load_readers
 from patchcore.errors import ConfigError, DataError, EmptyClassError, PatchcoreError, PlanError
 from patchcore.files import write_json_atomic
-from patchcore.lesions.measure import measure_lesions
 from patchcore.memory import MemoryBudget, anonymous_bytes, available_bytes
-from patchcore.resampling.grid import Grid
-from patchcore.store.case import Placed, Source
-from patchcore.store.facts import read_attributes, read_failed, write_spans, write_table
-from patchcore.store.layout import group_metadata
+from patchcore.store.facts import read_failed
+from patchcore.store.groups import STORE_SCHEMA, store_folder, write_groups
+from patchcore.store.prepare_case import BASE_BYTES, StoreWriteError, prepare_case
 from patchcore.store.prepared_case import PreparedCase
 from patchcore.study import CaseRecord, Study
-from patchcore.types import IntTriple, PathLike
-from patchcore.volumes.dicom.sources import is_index
+from patchcore.threads import checked_threads, core_count, for_each
+from patchcore.types import PathLike
 
 __all__ = [
     "FailedCase",
@@ -58,15 +49,8 @@ __all__ = [
     "class_indices",
     "prepare",
     "prepare_cases",
-    "store_folder",
 ]
 
-STORE_SCHEMA = 2
-# What only the folder that is written to can raise; anything else is the matter of a source.
-_STORE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
-# What a case always takes beside its planes and slabs, and what is left to Python.
-_BASE_BYTES = 48 << 20
-_MEMORY_REMEDY = "raise --max-memory, or convert DICOM with patchcore import first"
 # No case takes as long to write.
 _LEFT_S = 24 * 3600
 
@@ -227,31 +211,36 @@ def prepare_cases(
             found=labels,
             remedy="make one with patchcore plan STUDY",
         )
-    load_readers(images=True, dicom=any(is_index(record.label) for record in records))
+    load_readers(volume for record in records for volume in record.volumes)
     root = store_folder(study, target)
     root.mkdir(parents=True, exist_ok=True)
-    _write_groups(root, target)
+    write_groups(root, target)
     found: dict[str, PreparedCase] = {}
     failed: dict[str, Exception] = {}
-    if workers is not None and workers < 1:
-        raise ConfigError(f"{workers} workers", expected="1 or more", remedy="leave it out")
+    threads = min(8, core_count()) if workers is None else checked_threads(workers, name="workers")
     budget = _budget(max_memory_bytes)
-    pool = ThreadPoolExecutor(workers or min(8, len(os.sched_getaffinity(0))), thread_name_prefix="prepare")
+
+    def prepare_one(record: CaseRecord) -> PreparedCase | Exception:
+        try:
+            return prepare_case(root, target, record, budget)
+        except StoreWriteError:
+            raise
+        except (PatchcoreError, OSError, MemoryError) as error:
+            return error
+
+    def done(index: int, outcome: PreparedCase | Exception) -> None:
+        case_id = records[index].case_id
+        if isinstance(outcome, Exception):
+            failed[case_id] = outcome
+        else:
+            found[case_id] = outcome
+        if on_progress is not None:
+            on_progress(len(found) + len(failed), len(records))
+
     try:
-        futures = {pool.submit(_prepare_case, root, target, record, budget): record.case_id for record in records}
-        for done, future in enumerate(as_completed(futures), 1):
-            case_id = futures[future]
-            try:
-                found[case_id] = future.result()
-            except _StoreWriteError as error:
-                raise error.cause from None
-            except (PatchcoreError, OSError, MemoryError) as error:
-                failed[case_id] = error
-            if on_progress is not None:
-                on_progress(done, len(futures))
-    finally:
-        budget.close()
-        pool.shutdown(cancel_futures=True)
+        for_each(prepare_one, records, threads=threads, name="prepare", done=done, at_end=budget.close)
+    except StoreWriteError as error:
+        raise error.cause from None
     _write_failed(root, {record.case_id for record in records}, failed)
     if not found:
         first = next(iter(failed.values()), None)
@@ -279,18 +268,13 @@ def _write_failed(root: Path, tried: set[str], failed: dict[str, Exception]) -> 
 def _budget(max_memory_bytes: int | None) -> MemoryBudget:
     taken = anonymous_bytes()
     allowed = taken + available_bytes() // 2 if max_memory_bytes is None else max_memory_bytes
-    if allowed - taken <= _BASE_BYTES:
+    if allowed - taken <= BASE_BYTES:
         raise DataError(
             f"{allowed / 2**20:,.0f} MiB of memory are too little: {taken / 2**20:,.0f} MiB are taken already",
             found=allowed,
             remedy="allow at least 256 MiB",
         )
     return MemoryBudget(allowed - taken)
-
-
-def store_folder(study: Study, target: TargetPlan) -> Path:
-    """Return the folder of the store that belongs to a plan, whether it is there or not."""
-    return study.path / "store.zarr" / _key(target)
 
 
 def check_classes(cases: Sequence[PreparedCase], target: TargetPlan) -> None:
@@ -306,268 +290,3 @@ def check_classes(cases: Sequence[PreparedCase], target: TargetPlan) -> None:
                 found=0,
                 remedy="correct classes in plan.json, choose the lesion label with patchcore plan, or use another fold",
             )
-
-
-class _StoreWriteError(Exception):
-    """The store cannot be written: no matter of one case."""
-
-    def __init__(self, cause: OSError, folder: Path) -> None:
-        super().__init__(str(cause))
-        plain = cause.errno is not None and cause.filename is None
-        self.cause = OSError(cause.errno, cause.strerror, str(folder)) if plain else cause
-
-
-def _decided(target: TargetPlan) -> dict[str, Any]:
-    return {
-        "schema_version": STORE_SCHEMA,
-        "spacing": target.spacing,
-        "classes": target.classes,
-        "lesion_label": target.lesion_label,
-        "connectivity": target.connectivity,
-        "min_volume_mm3": target.min_volume_mm3,
-        "store": target.store.model_dump(mode="json"),
-    }
-
-
-def _key(target: TargetPlan) -> str:
-    return hashlib.sha256(json.dumps(_decided(target)).encode()).hexdigest()[:16]
-
-
-def _write_groups(root: Path, target: TargetPlan) -> None:
-    """Make the folders above the cases Zarr groups, so that the store opens as one hierarchy."""
-    for folder, attributes in ((root.parent, {"schema_version": STORE_SCHEMA}), (root, _decided(target))):
-        if not (folder / "zarr.json").exists():
-            write_json_atomic(folder / "zarr.json", group_metadata({"patchcore": attributes}))
-
-
-def _stamps(record: CaseRecord) -> list[list[int]]:
-    from patchcore.volumes.nifti import volume_files
-
-    if record.image is None:
-        raise DataError(
-            "has a label map but no image", case_id=record.case_id, remedy="add its CT, or exclude the case"
-        )
-    stats = [part.stat() for path in (record.image, record.label) for part in volume_files(path)]
-    return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
-
-
-def _prepare_case(root: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBudget) -> PreparedCase:
-    folder = root / record.case_id
-    stamps = _stamps(record)
-    affine = [list(row) for row in record.affine]
-    meta = _read_meta(folder)
-    # A corrected spacing moves the voxels without touching the files.
-    if meta is None or not _same_sources(meta, {"sources": stamps, "affine": affine}):
-        meta = _write(folder, target, record, {"sources": stamps, "affine": affine}, budget)
-    return PreparedCase(
-        case_id=record.case_id,
-        patient=record.patient,
-        path=folder,
-        shape=tuple(meta["shape"]),
-        spacing=tuple(meta["spacing"]),
-        class_voxels=tuple(meta["class_voxels"]),
-        lesion_voxels=tuple(meta["lesion_voxels"]),
-        span_axis=meta["span_axis"],
-        kept_lesions=meta["kept_lesions"],
-        crop_start=tuple(meta["crop_start"]),
-        cropped=meta["cropped"],
-        affine=np.asarray(meta["grid_affine"], dtype=np.float64),
-        cut_lesions=meta["cut_lesions"],
-    )
-
-
-def _same_sources(meta: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(meta.get(name) == other.get(name) for name in ("sources", "affine"))
-
-
-def _write(
-    folder: Path, target: TargetPlan, record: CaseRecord, known: dict[str, Any], budget: MemoryBudget
-) -> dict[str, Any]:
-    """Write a case under a temporary name, and give it its own when it is whole. Returns its attributes."""
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        try:
-            temporary.mkdir()
-        except OSError as error:
-            raise _StoreWriteError(error, folder) from error
-        meta = _fill(temporary, target, record, budget) | known | {"sha256": _hashes(record, known["sources"])}
-        try:
-            write_json_atomic(temporary / "zarr.json", group_metadata({"patchcore": meta}))
-            _give_name(temporary, folder, meta)
-        except OSError as error:
-            raise _StoreWriteError(error, folder) from error
-        return meta
-    except OSError as error:
-        if error.errno in _STORE_ERRORS:
-            raise _StoreWriteError(error, folder) from error
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _give_name(temporary: Path, folder: Path, meta: Mapping[str, Any]) -> None:
-    found = _read_meta(folder)
-    if found is not None and _same_sources(found, meta):
-        # Somebody else has brought the same case meanwhile, and may read it by now: theirs is as good.
-        return
-    with suppress(FileNotFoundError):
-        outdated = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old.tmp")
-        folder.rename(outdated)
-        shutil.rmtree(outdated, ignore_errors=True)
-    try:
-        temporary.rename(folder)
-    except OSError:
-        # Another was a moment faster.
-        if not (folder / "zarr.json").exists():
-            raise
-
-
-def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBudget) -> dict[str, Any]:
-    """Write a case's arrays and lesions into a folder, and return what is to be said of them."""
-    from patchcore.volumes.nifti import read_header
-
-    assert record.image is not None
-    shape = read_header(record.image).shape
-    label_shape = read_header(record.label).shape
-    if label_shape != shape:
-        raise DataError(
-            f"label shape {label_shape} does not match image {shape}",
-            case_id=record.case_id,
-            remedy=f"re-export the pair or exclude the case with --exclude {record.case_id}",
-        )
-    grid = Grid.of(shape, record.affine_array, target.spacing)
-    threads = len(os.sched_getaffinity(0))
-    # A DICOM series is read whole, with room to convert it; a compressed NIfTI is streamed.
-    series = 8 * math.prod(shape)
-    with budget.hold(series * is_index(record.label) + _BASE_BYTES, record.case_id, remedy=_MEMORY_REMEDY):
-        crop = _crop(record, target, grid)
-    placed = Placed(grid, *crop.box, kernel=target.store.kernel, antialias=target.store.antialias)
-    needed = series * (is_index(record.image) or is_index(record.label)) + _BASE_BYTES
-    if is_index(record.image):
-        needed += 16 * threads * (shape[0] * shape[1] + math.prod(placed.shape[:2])) + (192 << 20)
-    else:
-        with _named(record, record.image):
-            while (planes := placed.needed_bytes(record.image, len(target.classes), threads)) + needed > budget.total:
-                if threads == 1:
-                    break
-                threads //= 2
-        needed += planes
-    with budget.hold(needed, record.case_id, remedy=_MEMORY_REMEDY):
-        with _named(record, record.image):
-            source = _image_source(record)
-            placed.write_image(source, folder / "image", threads=threads)
-            del source
-        with _named(record, record.label):
-            source = _label_source(record)
-            labels = placed.write_labels(
-                source,
-                folder / "label",
-                classes=target.classes,
-                lesion_label=target.lesion_label,
-                connectivity=target.connectivity,
-                threads=threads,
-            )
-            del source
-    spans = labels.spans
-    table = np.column_stack([spans.lesion, spans.origin, spans.length]).astype(np.int32)
-    table, voxels = _without_specks(table, spans.voxel_count, target)
-    write_spans(folder, table, voxels, spans.axis, target.spacing)
-    write_table(folder / "class_spans.npy", labels.other_classes)
-    affine = grid.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ np.asarray(placed.start)
-    return {
-        "schema_version": STORE_SCHEMA,
-        "patient": record.patient,
-        "shape": list(placed.shape),
-        "spacing": list(grid.spacing),
-        "grid_affine": affine.tolist(),
-        "crop_start": list(placed.start),
-        "whole_shape": list(grid.shape),
-        "cropped": placed.shape != grid.shape,
-        "cut_lesions": crop.cut_lesions,
-        "stored_shape": list(grid.stored_shape),
-        "class_voxels": list(labels.class_voxels),
-        "lesion_voxels": voxels.tolist(),
-        "span_axis": int(spans.axis),
-        "kept_lesions": labels.kept_lesions,
-    }
-
-
-@contextmanager
-def _named(record: CaseRecord, path: Path) -> Iterator[None]:
-    """Say of an error which case and file it was met in."""
-    try:
-        yield
-    except PatchcoreError as error:
-        error.case_id = error.case_id or record.case_id
-        error.path = error.path or str(path)
-        raise
-    except OSError as error:
-        if error.errno in _STORE_ERRORS or error.filename is not None or error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from None
-
-
-@dataclass(frozen=True)
-class _Crop:
-    """The part of a training grid that is kept: first voxel, voxel after the last; and how many lesions that cuts."""
-
-    box: tuple[IntTriple, IntTriple]
-    cut_lesions: int = 0
-
-
-def _crop(record: CaseRecord, target: TargetPlan, grid: Grid) -> _Crop:
-    store = target.store
-    whole = _Crop(((0, 0, 0), grid.shape))
-    if store.crop_to is None:
-        return whole
-    source = _label_source(record)
-    organ = measure_lesions(source, label=store.crop_to)
-    if not len(organ):
-        return whole
-    low, high = grid.box(organ.bbox_start.min(axis=0), organ.bbox_stop.max(axis=0), store.crop_margin_mm)
-    lesions = measure_lesions(source, label=target.lesion_label, connectivity=target.connectivity)
-    cut = 0
-    for start, stop in zip(lesions.bbox_start, lesions.bbox_stop, strict=True):
-        first, last = grid.box(start, stop, 0.0)
-        cut += not all(a <= b and c <= d for a, b, c, d in zip(low, first, last, high, strict=True))
-    return _Crop((low, high), cut)
-
-
-def _image_source(record: CaseRecord) -> Source:
-    from patchcore.volumes.nifti import read_case_image
-
-    assert record.image is not None
-    return read_case_image(record).array if is_index(record.image) else record.image
-
-
-def _label_source(record: CaseRecord) -> Source:
-    from patchcore.volumes.nifti import read_case_label
-
-    return read_case_label(record).array if is_index(record.label) else record.label
-
-
-def _hashes(record: CaseRecord, stamps: list[list[int]]) -> list[str]:
-    """Return the hashes of image and label map as analyze has read them; empty where the files have changed since."""
-    known = [stamp for stamp in (record.image_stamp, record.label_stamp) if stamp is not None]
-    # A volume of several files has one stamp: their sizes together, and the newest time.
-    sizes, times = sum(size for size, _ in stamps), {time for _, time in stamps}
-    unchanged = sum(stamp.size for stamp in known) == sizes and all(stamp.mtime_ns in times for stamp in known)
-    pair = (record.image_stamp, record.label_stamp)
-    return ["" if stamp is None or not unchanged else stamp.sha256 for stamp in pair]
-
-
-def _read_meta(folder: Path) -> dict[str, Any] | None:
-    meta = read_attributes(folder)
-    return meta if meta.get("schema_version") == STORE_SCHEMA else None
-
-
-def _without_specks(
-    table: npt.NDArray[np.int32], voxels: npt.NDArray[np.int64], target: TargetPlan
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Leave out components below the plan's smallest lesion, and number the rest from 0."""
-    kept = np.asarray(voxels) * math.prod(target.spacing) >= target.min_volume_mm3
-    number = np.cumsum(kept) - 1
-    table = table[kept[table[:, 0]]] if len(table) else table
-    table[:, 0] = number[table[:, 0]]
-    return np.ascontiguousarray(table), np.asarray(voxels)[kept]

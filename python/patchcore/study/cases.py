@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from patchcore.errors import DataError
 from patchcore.types import Affine, IntTriple, Triple
+from patchcore.volumes.types import CtImage, LabelMap, VolumeHeader
+from patchcore.volumes.volume import Volume, VolumeField
 
 __all__ = [
     "NO_AFFINE",
@@ -45,9 +48,9 @@ class FileStamp(_Model):
 
     size: int = Field(ge=0, description="bytes")
     mtime_ns: int = Field(description="modification time, ns since 1970")
-    sha256: str = Field(default="", description="of the file's bytes; empty where it was not read to the end")
-    content_sha256: str = Field(
-        default="", description="of the voxels, whatever the file's compression and header; empty where not known"
+    sha256: str = Field(default="", description="of a label map's bytes; empty if it was not read to the end")
+    content_hash: str = Field(
+        default="", description="of the voxels, whatever the file's compression and header; empty if not known"
     )
 
 
@@ -77,8 +80,8 @@ class CaseRecord(_Model):
 
     case_id: str
     patient: str
-    image: Path | None = Field(description="CT in HU; null where there is none")
-    label: Path = Field(description="label map; for a case without one, where it was looked for")
+    image: VolumeField | None = Field(description="CT in HU; null where there is none")
+    label: VolumeField = Field(description="label map; for a case without one, where it was looked for")
     status: CaseStatus
     split: str = Field(default="", description="train, test, or empty where the data set does not say")
     columns: dict[str, str] = Field(default_factory=dict, description="other columns of the manifest")
@@ -102,9 +105,62 @@ class CaseRecord(_Model):
         return self.status == "accepted"
 
     @property
+    def usable(self) -> bool:
+        """Whether the case is accepted, or kept for testing."""
+        return self.status in ("accepted", "test")
+
+    @property
     def affine_array(self) -> Affine:
         """Return the affine as a float64 array, shape (4, 4)."""
         return np.asarray(self.affine, dtype=np.float64)
+
+    @property
+    def volumes(self) -> tuple[Volume, ...]:
+        """Image, if there is one, and label map."""
+        return (self.label,) if self.image is None else (self.image, self.label)
+
+    def required_image(self) -> Volume:
+        """Return the image of a case that cannot be used without one.
+
+        Raises:
+            DataError: The case has no image.
+        """
+        if self.image is None:
+            raise DataError(
+                "has a label map but no image", case_id=self.case_id, remedy="add its CT, or exclude the case"
+            )
+        return self.image
+
+    def read_image(self) -> CtImage:
+        """Read the case's CT, placed by the case's own affine.
+
+        That affine differs from the file's if the user has corrected a spacing.
+
+        Raises:
+            DataError: The case has no image, or see :func:`patchcore.volumes.volume.read_image`.
+            OSError: A file cannot be opened or read.
+        """
+        return replace(self.required_image().image(), affine=self.affine_array, spacing=self.spacing)
+
+    def read_label(self) -> LabelMap:
+        """Read the case's label map, placed by the case's own affine.
+
+        Raises:
+            DataError: See :func:`patchcore.volumes.volume.read_label`.
+            OSError: A file cannot be opened or read.
+        """
+        return replace(self.label.label_map(), affine=self.affine_array, spacing=self.spacing)
+
+    def with_geometry(self, header: VolumeHeader) -> CaseRecord:
+        """Return the record with shape, spacing, affine and orientation of a header."""
+        update = {
+            "shape": header.shape,
+            "spacing": header.spacing,
+            "given_spacing": None,
+            "affine": tuple(tuple(float(value) for value in row) for row in header.affine),
+            "orientation": header.orientation,
+        }
+        return self.model_copy(update=update)
 
     @property
     def canonical_axes(self) -> IntTriple:

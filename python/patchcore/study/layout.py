@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from patchcore.volumes.dicom.sources import DicomSource
+from patchcore.volumes.volume import Volume
 
 __all__ = ["CaseFiles", "Layout"]
 
@@ -27,20 +25,16 @@ class CaseFiles:
         patient: Whose case it is, where the data set says so.
         split: ``train``, ``test`` or empty.
         columns: Other columns of a manifest.
-        image_source: The DICOM series, where `image` is to be written as an index of its files.
-        label_source: The DICOM SEG or RTSTRUCT, likewise.
     """
 
     case_id: str
-    image: Path | None
-    label: Path
+    image: Volume | None
+    label: Volume
     problem: str | None = None
     remedy: str | None = None
     patient: str | None = None
     split: str = ""
     columns: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    image_source: DicomSource | None = None
-    label_source: DicomSource | None = None
 
 
 @dataclass(frozen=True)

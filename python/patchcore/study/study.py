@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -175,8 +175,7 @@ class Study(HtmlView):
                     path=self.cases_path,
                     remedy="run patchcore analyze again",
                 ) from None
-            image = None if record.image is None else self._placed(record.image)
-            records.append(record.model_copy(update={"image": image, "label": self._placed(record.label)}))
+            records.append(_at(record, self._placed))
         return sorted(records, key=lambda record: record.case_id)
 
     def accepted(self) -> list[CaseRecord]:
@@ -200,11 +199,8 @@ class Study(HtmlView):
 
     def write_cases(self, records: Iterable[CaseRecord]) -> None:
         """Write ``cases.jsonl``, whole or not at all, in case_id order; data set paths become relative."""
-        lines = []
-        for record in sorted(records, key=lambda item: item.case_id):
-            image = None if record.image is None else self._relative(record.image)
-            stored = record.model_copy(update={"image": image, "label": self._relative(record.label)})
-            lines.append(stored.model_dump_json())
+        ordered = sorted(records, key=lambda item: item.case_id)
+        lines = [_at(record, self._relative).model_dump_json() for record in ordered]
         write_atomic(self.cases_path, "".join(line + "\n" for line in lines))
 
     def decisions(self) -> dict[str, Any]:
@@ -363,6 +359,12 @@ class Study(HtmlView):
                 path=self.path,
                 remedy="name a folder that you may write to",
             )
+
+
+def _at(record: CaseRecord, place: Callable[[Path], Path]) -> CaseRecord:
+    """Return a record whose files lie where `place` puts them."""
+    image = None if record.image is None else record.image.moved(place(record.image.path))
+    return record.model_copy(update={"image": image, "label": record.label.moved(place(record.label.path))})
 
 
 def _describe(path: Path, root: Path) -> None:

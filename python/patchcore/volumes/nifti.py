@@ -1,163 +1,36 @@
-"""Reading CT images and label maps from NIfTI, with every byte checked and no header believed unseen.
+"""Reading CT images and label maps from NIfTI files; arrays are in stored order (nibabel's i, j, k).
 
-Arrays are in stored order (nibabel's i, j, k). Files are read by position, never mapped: a file that is cut
-short under a memory map kills the process.
+Every byte is checked, and no size in a header is trusted before the voxels have arrived. Files are read by position,
+never mapped: a file that is cut short under a memory map ends the process.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import math
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from patchcore.errors import CorruptFileError, DataError, HeaderError, NonIntegralLabelError, UnsupportedDataError
-from patchcore.lesions.measure import read_header as read_nifti_header
-from patchcore.study.cases import CaseRecord
-from patchcore.types import Affine, IntTriple, PathLike, Triple
-from patchcore.volumes.dicom.sources import is_index
+from patchcore.affines import orientation_code
+from patchcore.errors import NonIntegralLabelError, UnsupportedDataError
+from patchcore.lesions.measure import read_header, read_voxels
+from patchcore.types import PathLike
+from patchcore.volumes.types import CtImage, LabelMap, VolumeHeader
 
-__all__ = [
-    "CtImage",
-    "LabelMap",
-    "VolumeHeader",
-    "file_sha256",
-    "orientation_code",
-    "read_case_image",
-    "read_case_label",
-    "read_header",
-    "read_image",
-    "read_label",
-    "spacing_of",
-    "volume_files",
-]
-
-_CHUNK = 1 << 24
+__all__ = ["nifti_files", "read_nifti_header", "read_nifti_image", "read_nifti_label"]
 
 
-@dataclass(frozen=True)
-class VolumeHeader:
-    """What a file's header says, checked for what can be checked without reading voxels.
-
-    `pixdim`, `sform` and `qform` are NIfTI's three ways to say where voxels lie, as they stand in the file.
-    """
-
-    path: Path
-    data_path: Path
-    shape: IntTriple
-    affine: Affine
-    spacing: Triple
-    orientation: str
-    dtype: np.dtype[Any]
-    offset: int
-    slope: float
-    intercept: float
-    pixdim: Triple | None = None
-    sform: Affine | None = None
-    qform: Affine | None = None
-
-
-@dataclass(frozen=True)
-class CtImage:
-    """A CT in HU: array (i, j, k), int16 or float32; affine voxel → world mm (RAS+); spacing in mm.
-
-    `stored_dtype` is the type of the voxels in the file.
-    """
-
-    array: npt.NDArray[Any]
-    affine: Affine
-    spacing: Triple
-    stored_dtype: np.dtype[Any]
-
-
-@dataclass(frozen=True)
-class LabelMap:
-    """Integer classes: array (i, j, k); affine voxel → world mm (RAS+); spacing in mm per array axis."""
-
-    array: npt.NDArray[Any]
-    affine: Affine
-    spacing: Triple
-
-
-def read_case_image(record: CaseRecord) -> CtImage:
-    """Read a case's CT from wherever it lies, placed by the case's own affine.
-
-    That affine differs from the file's where the user has corrected a spacing.
-
-    Raises:
-        DataError: The case has no image, or as :func:`read_image`.
-        OSError: A file cannot be opened or read.
-    """
-    if record.image is None:
-        raise DataError(
-            "has a label map but no image", case_id=record.case_id, remedy="add its CT, or exclude the case"
-        )
-    image = read_image(record.image)
-    return replace(image, affine=record.affine_array, spacing=record.spacing)
-
-
-def read_case_label(record: CaseRecord) -> LabelMap:
-    """Read a case's label map from wherever it lies, placed by the case's own affine.
-
-    Raises:
-        DataError: As :func:`read_label`.
-        OSError: A file cannot be opened or read.
-    """
-    label = read_label(record.label)
-    return replace(label, affine=record.affine_array, spacing=record.spacing)
-
-
-def volume_files(path: PathLike) -> list[Path]:
+def nifti_files(path: Path) -> list[Path]:
     """Return the files that make up one volume: the file, or header and data of an ``.hdr/.img`` pair."""
-    path = Path(path)
-    if is_index(path):
-        from patchcore.volumes.dicom.volumes import dicom_files
-
-        return dicom_files(path)
     if path.suffix == ".hdr":
         data = path.with_suffix(".img")
         return [path, data if data.exists() else data.with_suffix(".img.gz")]
     return [path]
 
 
-def file_sha256(path: PathLike) -> str:
-    """Return the SHA-256 of the bytes of a volume's files, hexadecimal."""
-    digest = hashlib.sha256()
-    for part in volume_files(path):
-        with part.open("rb") as handle:
-            while chunk := handle.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
-def spacing_of(affine: Affine) -> Triple:
-    """Return mm per voxel along each array axis: the column norms of the affine.
-
-    Example:
-        >>> spacing_of(np.diag([-2.0, 3.0, 5.0, 1.0]))
-        (2.0, 3.0, 5.0)
-    """
-    with np.errstate(over="ignore"):
-        a, b, c = (float(norm) for norm in np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
-    return (a, b, c)
-
-
-def orientation_code(affine: Affine) -> str:
-    """Return where each array axis points, to the closest world axis, as in ``"RAS"`` or ``"LPS"``."""
-    from nibabel.orientations import aff2axcodes
-
-    return "".join(str(code) for code in aff2axcodes(affine))
-
-
-def read_header(path: PathLike) -> VolumeHeader:
+def read_nifti_header(path: PathLike) -> VolumeHeader:
     """Read and check a NIfTI header.
 
     Args:
@@ -169,13 +42,9 @@ def read_header(path: PathLike) -> VolumeHeader:
         UnsupportedDataError: Not 3D, or complex or RGB voxels.
         OSError: The file cannot be opened.
     """
-    if is_index(path):
-        from patchcore.volumes.dicom.volumes import read_dicom_header
-
-        return read_dicom_header(path)
     path = Path(path)
-    data_path = volume_files(path)[-1]
-    header = read_nifti_header(path)
+    data_path = nifti_files(path)[-1]
+    header = read_header(path)
     slope, intercept = header.scaling
     return VolumeHeader(
         path=path,
@@ -194,7 +63,7 @@ def read_header(path: PathLike) -> VolumeHeader:
     )
 
 
-def read_image(path: PathLike) -> CtImage:
+def read_nifti_image(path: PathLike) -> CtImage:
     """Read a CT image whole, to the last byte of its file.
 
     Args:
@@ -213,30 +82,26 @@ def read_image(path: PathLike) -> CtImage:
         >>> import nibabel, tempfile
         >>> path = Path(tempfile.mkdtemp()) / "ct.nii.gz"
         >>> nibabel.save(nibabel.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.diag([1, 1, 5, 1])), path)
-        >>> image = read_image(path)
+        >>> image = read_nifti_image(path)
         >>> image.array.shape, str(image.array.dtype), image.spacing
         ((4, 3, 2), 'int16', (1.0, 1.0, 5.0))
     """
-    if is_index(path):
-        from patchcore.volumes.dicom.volumes import read_dicom_image
-
-        return read_dicom_image(path)
-    header = read_header(path)
-    stored = _read_voxels(header)
-    plain = header.slope == 1.0 and header.intercept == 0.0
+    stored, header = read_voxels(path)
+    slope, intercept = header.scaling
+    plain = slope == 1.0 and intercept == 0.0
     if plain and stored.dtype == np.int16:
         return CtImage(stored, header.affine, header.spacing, header.dtype)
-    # What float32 cannot hold becomes infinite, which the checks of HU refuse.
+    # Values beyond float32 become infinite; the checks of HU refuse them.
     with np.errstate(over="ignore", invalid="ignore"):
         array = stored.astype(np.float32, copy=False)
         if not plain:
-            # In place on an array of our own: astype copied, unless the file itself held float32.
-            array *= np.float32(header.slope)
-            array += np.float32(header.intercept)
+            # In place: the array is not shared, astype copied it unless the file itself held float32.
+            array *= np.float32(slope)
+            array += np.float32(intercept)
     return CtImage(array, header.affine, header.spacing, header.dtype)
 
 
-def read_label(path: PathLike) -> LabelMap:
+def read_nifti_label(path: PathLike) -> LabelMap:
     """Read a label map whole; integral labels that are stored as float become integers.
 
     Args:
@@ -252,17 +117,13 @@ def read_label(path: PathLike) -> LabelMap:
         UnsupportedDataError: Not 3D, or complex or RGB voxels.
         OSError: The file cannot be opened or read.
     """
-    if is_index(path):
-        from patchcore.volumes.dicom.volumes import read_dicom_label
-
-        return read_dicom_label(path)
-    header = read_header(path)
-    stored = _read_voxels(header)
-    if header.slope != 1.0 or header.intercept != 0.0:
+    stored, header = read_voxels(path)
+    slope, intercept = header.scaling
+    if slope != 1.0 or intercept != 0.0:
         with np.errstate(over="ignore", invalid="ignore"):
-            stored = stored * np.float64(header.slope) + header.intercept
+            stored = stored * np.float64(slope) + intercept
     if stored.dtype.kind == "f":
-        stored = _integral(stored, header.path)
+        stored = _integral(stored, Path(path))
     return LabelMap(stored, header.affine, header.spacing)
 
 
@@ -284,51 +145,3 @@ def _integral(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
     if low < -(2**63) or high >= 2**63:
         raise UnsupportedDataError(f"labels reach {high:g}", path=path, remedy="number labels from 1")
     return values.astype(np.result_type(np.min_scalar_type(int(low)), np.min_scalar_type(int(high))))
-
-
-def _corrupt(path: Path, error: object) -> CorruptFileError:
-    return CorruptFileError(
-        f"the file ends early or is damaged ({error})", path=path, remedy="download or export it again"
-    )
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
-    with path.open("rb") as raw:
-        if path.suffix == ".gz":
-            with gzip.GzipFile(fileobj=raw) as unzipped:
-                yield unzipped  # type: ignore[misc]
-        else:
-            yield raw
-
-
-def _read_voxels(header: VolumeHeader) -> npt.NDArray[Any]:
-    """Return the stored voxels, native byte order, Fortran order, read to the file's end: CRCs count."""
-    count = math.prod(header.shape)
-    try:
-        flat = np.empty(count, dtype=header.dtype)
-    except MemoryError:
-        raise HeaderError(
-            f"no memory for shape {header.shape}",
-            path=header.path,
-            found=header.shape,
-            remedy="check the header",
-        ) from None
-    buffer = flat.view(np.uint8).data
-    done = 0
-    try:
-        with _open(header.data_path) as handle:
-            handle.seek(header.offset)
-            while done < len(buffer):
-                got = handle.readinto(buffer[done : done + _CHUNK])  # type: ignore[attr-defined]
-                if not got:
-                    raise _corrupt(header.path, f"{done} of {len(buffer)} bytes of voxels")
-                done += got
-            if header.data_path.suffix == ".gz":
-                while handle.read(1 << 16):
-                    pass
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _corrupt(header.path, error) from None
-    if not flat.dtype.isnative:
-        flat = flat.byteswap(inplace=True).view(flat.dtype.newbyteorder("="))
-    return flat.reshape(header.shape, order="F")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from patchcore.arrays import needed_part
 from patchcore.errors import CorruptFileError, NonIntegralLabelError
 from patchcore.types import Int64Array, IntTriple, PathLike
-from patchcore.volumes.nifti import read_header, read_image, read_label
+from patchcore.volumes.nifti import read_nifti_header, read_nifti_image, read_nifti_label
 
 __all__ = ["NiftiVolume"]
 
@@ -36,7 +36,7 @@ class NiftiVolume:
     def __init__(self, path: PathLike, kind: Literal["image", "label"] = "image") -> None:
         self.path = Path(path)
         self.kind = kind
-        self._header = read_header(self.path)
+        self._header = read_nifti_header(self.path)
         self._whole: npt.NDArray[Any] | None = None
         self._file: int | None = None
         if self._header.data_path.suffix.lower() != ".gz":
@@ -71,7 +71,7 @@ class NiftiVolume:
         """
         if self._file is None:
             if self._whole is None:
-                read = read_image if self.kind == "image" else read_label
+                read = read_nifti_image if self.kind == "image" else read_nifti_label
                 self._whole = read(self.path).array
             return self._whole, corner
         start, stop, moved = needed_part(corner, window_size, self._header.shape)

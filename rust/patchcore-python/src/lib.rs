@@ -1,5 +1,6 @@
 //! `patchcore._core`: the thin Python binding. Parse, borrow, pass the gate, call the core.
 
+mod ct;
 mod gate;
 mod measure;
 mod prepare;
@@ -12,6 +13,7 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    ct::register(module)?;
     measure::register(module)?;
     prepare::register(module)?;
     resample::register(module)?;

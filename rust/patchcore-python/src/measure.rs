@@ -21,6 +21,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(measure_file, module)?)?;
     module.add_function(wrap_pyfunction!(label_components, module)?)?;
     module.add_function(wrap_pyfunction!(component_spans, module)?)?;
+    module.add_function(wrap_pyfunction!(component_spans_of_file, module)?)?;
     module.add_function(wrap_pyfunction!(inflated_bytes, module)?)?;
     module.add_function(wrap_pyfunction!(read_nifti_header, module)?)
 }
@@ -147,7 +148,7 @@ fn read_nifti_header(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict
     describe(py, &header)
 }
 
-fn describe<'py>(py: Python<'py>, header: &nifti::Header) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn describe<'py>(py: Python<'py>, header: &nifti::Header) -> PyResult<Bound<'py, PyDict>> {
     let geometry = header.geometry();
     let described = PyDict::new(py);
     described.set_item("shape", header.shape)?;
@@ -260,6 +261,23 @@ fn component_spans<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let table =
         with_components(py, array, labels.as_deref(), connectivity, None, |components, _| SpanTable::new(&components))?;
+    span_columns(py, table)
+}
+
+#[pyfunction]
+#[pyo3(signature = (path, *, labels, connectivity))]
+#[allow(clippy::needless_pass_by_value)]
+fn component_spans_of_file(
+    py: Python<'_>,
+    path: PathBuf,
+    labels: Option<Vec<i64>>,
+    connectivity: u32,
+) -> PyResult<Bound<'_, PyDict>> {
+    let connectivity = Connectivity::try_from(connectivity).map_err(to_python)?;
+    let table = run_interruptible(py, |interrupt| {
+        let (components, _) = nifti::components_of_file(&path, labels.as_deref(), connectivity, interrupt)?;
+        SpanTable::new(&components)
+    })?;
     span_columns(py, table)
 }
 

@@ -7,6 +7,7 @@
 //! and written where the caller wants them in one pass.
 
 mod components;
+pub mod ct;
 mod decode;
 mod diameter;
 pub mod error;

@@ -1,4 +1,4 @@
-//! NIfTI-1 and NIfTI-2 label maps, read and measured in a stream.
+//! NIfTI-1 and NIfTI-2 files, read and measured in a stream.
 //!
 //! Source: the NIfTI-1 (nifti1.h) and NIfTI-2 (nifti2.h) headers. Which affine counts follows nibabel: sform, else
 //! qform, else the voxel size about the middle of the array.
@@ -9,4 +9,4 @@ mod stream;
 
 pub use header::{Forms, Header, parse_header};
 pub(crate) use planes::FilePlanes;
-pub use stream::{components_of_bytes, components_of_file, inflated_bytes, read_header};
+pub use stream::{components_of_bytes, components_of_file, inflated_bytes, read_header, read_voxels};

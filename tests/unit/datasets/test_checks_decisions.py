@@ -41,7 +41,7 @@ def record(case_id: str = "volume-28", *checks: str, **fields: Any) -> CaseRecor
 
 
 def stamp(content: str) -> FileStamp:
-    return FileStamp(size=1, mtime_ns=1, content_sha256=content)
+    return FileStamp(size=1, mtime_ns=1, content_hash=content)
 
 
 def test_a_spacing_is_read_by_case_and_pattern() -> None:

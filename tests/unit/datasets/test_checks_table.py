@@ -15,11 +15,11 @@ import pytest
 
 from patchcore.datasets.check import CheckReport, check_dataset
 from patchcore.datasets.checks import CHECKS, LEVELS, finding_of, header_findings, image_findings, spacing_findings
-from patchcore.datasets.checks.content import image_sha256
 from patchcore.errors import HeaderError, UnsupportedDataError
+from patchcore.volumes.ct import examine_ct_array, examine_ct_file
 from patchcore.volumes.dicom.grid import SlicesError
-from patchcore.volumes.dicom.sources import DicomSource
-from patchcore.volumes.nifti import read_header
+from patchcore.volumes.types import CtExamination
+from patchcore.volumes.volume import read_header
 
 AFFINE = np.diag([-0.8, -0.8, 2.5, 1.0])
 AFFINE[:3, 3] = 100, 80, -40
@@ -218,12 +218,13 @@ def test_a_duplicate_is_found_whatever_the_compression(cohort: Cohort) -> None:
 
 
 def test_a_file_that_changes_while_it_is_read(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
-    def grow(array: Array) -> str:
+    def grow(path: Path, *rest: Any) -> CtExamination:
+        found = examine_ct_file(path, *rest)
         with cohort.image("P1_a").open("ab") as handle:
             handle.write(b"more")
-        return image_sha256(array)
+        return found
 
-    monkeypatch.setattr("patchcore.datasets.check.image_sha256", grow)
+    monkeypatch.setattr("patchcore.volumes.volume.examine_ct_file", grow)
     assert "changed" in names(cohort.check(), "P1_a")
 
 
@@ -236,10 +237,8 @@ def test_the_check_of_an_error_is_told_by_its_kind() -> None:
     assert finding_of(ZeroDivisionError("x")).check == "unreadable"
 
 
-def test_what_was_decided_about_dicom_files_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = DicomSource("ct", (Path("1.dcm"),), {"notes": ["two acquisitions; the second was kept"]})
-    monkeypatch.setattr("patchcore.datasets.checks.geometry.read_source", lambda path: source)
-    header = replace(read_header(save(tmp_path / "a.nii", ct())), path=tmp_path / "a.image.dicom.json")
+def test_what_was_decided_about_dicom_files_is_told(tmp_path: Path) -> None:
+    header = replace(read_header(save(tmp_path / "a.nii", ct())), notes=("two acquisitions; the second was kept",))
     (item,) = header_findings(header, header, case_id="a")[:1]
     assert (item.check, item.level) == ("dicom-note", "warning")
     assert item.message == "two acquisitions; the second was kept"
@@ -289,7 +288,7 @@ def test_a_tilted_gantry_is_told_from_rounding(tmp_path: Path) -> None:
     ids=["lung", "soft tissue crop", "padding", "metal", "whole slices"],
 )
 def test_what_may_be_a_ct(array: Array) -> None:
-    assert image_findings(array) == []
+    assert image_findings(examine_ct_array(array)) == []
 
 
 @pytest.mark.parametrize(
@@ -305,4 +304,4 @@ def test_what_may_be_a_ct(array: Array) -> None:
 )
 def test_how_hu_go_wrong(change: Callable[[Array], Array], check: str) -> None:
     wrong = change(ct(0, (60, 40, 6)).astype(np.float64))
-    assert [item.check for item in image_findings(wrong, case_id="x")] == [check]
+    assert [item.check for item in image_findings(examine_ct_array(wrong), case_id="x")] == [check]

@@ -12,14 +12,14 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, 
 import dicom_files as files
 from patchcore.datasets.dicom.find import find_dicom
 from patchcore.datasets.layouts import CaseFiles
+from patchcore.datasets.layouts.indices import with_indices
 from patchcore.errors import CorruptFileError, DataError, HeaderError, UnsupportedDataError
-from patchcore.volumes.dicom.sources import write_sources
-from patchcore.volumes.dicom.volumes import dicom_notes
-from patchcore.volumes.nifti import CtImage, read_header, read_image, volume_files
+from patchcore.volumes.types import CtImage
+from patchcore.volumes.volume import read_header, read_image
 
 
 def only_case(folder: Path, indices: Path) -> CaseFiles:
-    layout = write_sources(find_dicom(folder), indices)
+    layout = with_indices(find_dicom(folder), indices)
     assert len(layout.cases) == 1
     return layout.cases[0]
 
@@ -50,16 +50,16 @@ def test_header_equals_image_and_lists_every_file(tmp_path: Path) -> None:
     assert header.shape == image.array.shape == (40, 34, 5)
     np.testing.assert_array_equal(header.affine, image.affine)
     assert header.orientation == "LPS"
-    assert set(volume_files(case.image)) == {case.image, *paths}
+    assert set(case.image.files()) == {case.image.path, *paths}
 
 
 def test_indices_are_only_written_where_they_change(tmp_path: Path) -> None:
     files.save(files.ct_series(), tmp_path / "in")
     case = only_case(tmp_path / "in", tmp_path / "x")
     assert case.image is not None
-    before = case.image.stat().st_mtime_ns
+    before = case.image.path.stat().st_mtime_ns
     assert only_case(tmp_path / "in", tmp_path / "x").image == case.image
-    assert case.image.stat().st_mtime_ns == before
+    assert case.image.path.stat().st_mtime_ns == before
 
 
 def test_each_slice_has_its_own_rescale_and_padding_is_air(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_tilted_gantry_gives_a_sheared_affine(tmp_path: Path) -> None:
     case = only_case(tmp_path / "in", tmp_path / "x")
     assert case.image is not None
     np.testing.assert_allclose(read_header(case.image).affine[:3, 2], [0, -0.5, 2.5], atol=1e-9)
-    assert any("tilted by 11.31°" in note for note in dicom_notes(case.image))
+    assert any("tilted by 11.31°" in note for note in read_header(case.image).notes)
 
 
 def test_tilt_below_a_tenth_of_a_degree_is_straightened(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_unequal_spacing_is_an_error_and_rounding_is_told(tmp_path: Path) -> Non
     files.save(series, tmp_path / "rounded")
     case = only_case(tmp_path / "rounded", tmp_path / "y")
     assert case.image is not None
-    assert any("stray from equal spacing" in note for note in dicom_notes(case.image))
+    assert any("stray from equal spacing" in note for note in read_header(case.image).notes)
 
 
 def test_two_slices_at_one_position_are_an_error(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_of_several_acquisitions_the_one_that_is_referred_to_is_kept(tmp_path: P
     assert case.image is not None
     expected = files.stored_values(acquisitions[kept]).astype(int) - 1024
     np.testing.assert_array_equal(read_image(case.image).array, expected)
-    assert any("2 acquisitions" in note and "refers to" in note for note in dicom_notes(case.image))
+    assert any("2 acquisitions" in note and "refers to" in note for note in read_header(case.image).notes)
 
 
 def test_localizers_and_other_modalities_are_left_out(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import dicom_files as files
 from patchcore.cli import main
 from patchcore.datasets.dicom.convert import import_dicom
 from patchcore.datasets.dicom.measure import measure_segments
+from patchcore.datasets.layouts.indices import with_indices
 from patchcore.errors import DataError
 from patchcore.lesions.measure import measure_lesions
-from patchcore.volumes.dicom.sources import write_sources
 
 
 @pytest.fixture
@@ -33,14 +33,13 @@ def archive(tmp_path: Path) -> Path:
 def test_nifti_holds_the_same_lesions(archive: Path, tmp_path: Path) -> None:
     done = import_dicom(archive, tmp_path / "out")
     assert [case.case_id for case in done.written] == ["P1", "P2"]
-    indexed = write_sources(done.layout, tmp_path / "x")
+    indexed = with_indices(done.layout, tmp_path / "x")
     for case in indexed.cases:
         expected = measure_segments(case.label)
         found = measure_lesions(tmp_path / "out" / "labels" / f"{case.case_id}.nii.gz", label=2)
-        rows = [row for row, label in enumerate(expected.lesions["label"]) if label == 2]
-        assert found.voxel_count.tolist() == [expected.lesions["voxel_count"][row] for row in rows]
-        volumes = [expected.lesions["volume_mm3"][row] for row in rows]
-        np.testing.assert_allclose(found.volume_mm3, volumes, rtol=1e-6)
+        lesions = expected.lesions.of_label(2)
+        assert found.voxel_count.tolist() == lesions.voxel_count.tolist()
+        np.testing.assert_allclose(found.volume_mm3, lesions.volume_mm3, rtol=1e-6)
 
 
 def test_overlapping_segments_are_told_with_what_the_label_map_lacks(archive: Path, tmp_path: Path) -> None:

@@ -14,60 +14,80 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
 from patchcore.datasets.fingerprint import build_fingerprint, summarise_burden, summarise_volumes
-from patchcore.datasets.hu import add_histograms, dilate_mm, hu_histogram, summarise_hu
+from patchcore.datasets.hu import add_histograms, summarise_hu
 from patchcore.datasets.layouts import Layout
 from patchcore.datasets.lesion_table import lesions_csv, spreadsheet_text, text_of_cell
-from patchcore.datasets.measures import COLUMNS, CaseHu, CaseMeasures, MeasureLog
+from patchcore.datasets.measures import CaseHu, CaseMeasures, MeasureLog
 from patchcore.errors import SchemaVersionError, StudyError
+from patchcore.lesions.measure import LesionSpans, lesion_spans
 from patchcore.lesions.size_bins import count_by_size
+from patchcore.lesions.table import LESION_COLUMNS, lesions_from_json, no_lesions
 from patchcore.study.cases import CaseRecord, FileStamp
 from patchcore.study.fingerprint import PERCENTILES, read_fingerprint, write_fingerprint
+from patchcore.volumes.ct import DILATION_MM, examine_ct_array
+from patchcore.volumes.types import HuHistogram
 
 hu_values = hnp.arrays(np.int16, st.integers(1, 200), elements=st.integers(-1024, 3071))
+
+
+def histogram(values: np.ndarray[Any, Any]) -> HuHistogram:
+    """Return the histogram of all voxels: a volume that is one lesion."""
+    volume = values.reshape(-1, 1, 1)
+    return examine_ct_array(
+        volume,
+        LesionSpans(
+            lesion=np.zeros(1, np.int32),
+            origin=np.zeros((1, 3), np.int32),
+            length=np.array([len(values)], np.int32),
+            axis=0,
+            voxel_count=np.array([len(values)]),
+        ),
+    ).within
 
 
 @settings(deadline=None)
 @given(st.lists(hu_values, min_size=1, max_size=5))
 def test_summed_histograms_say_what_numpy_says_of_all_voxels(parts: list[np.ndarray[Any, Any]]) -> None:
     voxels = np.concatenate(parts).astype(np.float64)
-    summary = summarise_hu(add_histograms(hu_histogram(part) for part in parts))
+    summary = summarise_hu(add_histograms(histogram(part) for part in parts))
     assert summary.voxel_count == voxels.size
     assert summary.mean == pytest.approx(voxels.mean(), abs=1e-9)
     assert summary.std == pytest.approx(voxels.std(), abs=1e-6)
     assert (summary.min, summary.max) == (voxels.min(), voxels.max())
     for name, value in summary.percentiles.items():
         assert value == pytest.approx(np.percentile(voxels, float(name)), abs=1e-6)
-    backwards = summarise_hu(add_histograms(hu_histogram(part) for part in reversed(parts)))
+    backwards = summarise_hu(add_histograms(histogram(part) for part in reversed(parts)))
     assert backwards == summary
 
 
 def test_float_hu_are_rounded_and_outliers_bounded() -> None:
-    histogram = hu_histogram(np.array([-0.6, 0.4, 1e9], dtype=np.float32))
-    assert histogram.start == -1
-    assert histogram.voxel_count == 3
-    assert histogram.counts.size < 100_000
+    found = histogram(np.array([-0.6, 0.4, 1e9], dtype=np.float32))
+    assert found.start == -1
+    assert found.voxel_count == 3
+    assert found.counts.size < 100_000
     assert add_histograms([]).voxel_count == 0
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    hnp.arrays(np.bool_, (7, 6, 5), elements=st.sampled_from([False, False, False, True])),
-    st.tuples(*[st.sampled_from([0.5, 1.0, 2.5, 7.0])] * 3),
+    hnp.arrays(np.bool_, (70, 6, 5), elements=st.sampled_from([False] * 40 + [True])),
+    st.tuples(*[st.sampled_from([0.5, 1.0, 2.5, 5.0, 7.0])] * 3),
 )
 def test_dilation_takes_exactly_the_voxels_within_reach(
     mask: np.ndarray[Any, Any], spacing: tuple[float, float, float]
 ) -> None:
-    points = np.argwhere(mask)
-    # A box a voxel: what lies beyond one box's margin must not be lost, nor what several boxes share.
-    boxes = [tuple(slice(n, n + 1) for n in point) for point in points]
-    radius = 2.5
-    everywhere = np.argwhere(np.ones_like(mask)) * spacing
-    expected = np.zeros(mask.size, bool)
-    for point in points * np.array(spacing):
-        expected |= np.sqrt(((everywhere - point) ** 2).sum(axis=1)) <= radius + 1e-9
-    np.testing.assert_array_equal(dilate_mm(mask, boxes, spacing, radius), expected.reshape(mask.shape))
+    # Every voxel has its own value: the histogram says which voxels were counted.
+    volume = np.arange(mask.size, dtype=np.int16).reshape(mask.shape, order="F")
+    spans = lesion_spans(np.asfortranarray(mask))
+    found = examine_ct_array(volume, spans, spacing)
+    distance = ndimage.distance_transform_edt(~mask, sampling=spacing) if mask.any() else np.full(mask.shape, np.inf)
+    for seen, expected in ((found.within, mask), (found.around, distance <= DILATION_MM * (1 + 1e-9))):
+        values = np.sort(volume[expected])
+        assert (seen.start + np.flatnonzero(seen.counts)).tolist() == values.tolist()
+        assert seen.voxel_count == len(values)
 
 
 def test_volumes_are_summarised() -> None:
@@ -102,14 +122,9 @@ def measures(case_id: str = "p1_a", *, volume: float = 8.0, orientation: str = "
         "centroid_mm": [-1.0, 0.5, 1 / 3], "touches_border": True,
         "bbox_start": [0, 0, 0], "bbox_stop": [1, 1, 1],
     }  # fmt: skip
-    histogram = hu_histogram(np.array([1, 2, 2]))
-    return CaseMeasures(
-        record,
-        26,
-        0.0,
-        {name: [row[name]] for name in COLUMNS},
-        hu=CaseHu(1, histogram, histogram) if hu else None,
-    )
+    found = histogram(np.array([1, 2, 2], dtype=np.int16))
+    lesions = lesions_from_json({name: [row[name]] for name in LESION_COLUMNS}, no_lesions(record.shape))
+    return CaseMeasures(record, lesions, hu=CaseHu(1, found, found) if hu else None)
 
 
 def build(*items: CaseMeasures) -> Any:
@@ -196,8 +211,12 @@ def test_burden_loses_no_lesion(lesions: list[tuple[str, float]]) -> None:
 
 def test_labels_are_kept_apart_and_one_without_lesions_is_named() -> None:
     item = measures("p1_a")
-    two = {name: [*column, *column] for name, column in item.lesions.items()}
-    two |= {"label": [1, 3], "volume_mm3": [8.0, 5.0], "touches_border": [True, False]}
+    two = replace(
+        item.lesions.rows(np.array([0, 0])),
+        label=np.array([1, 3]),
+        volume_mm3=np.array([8.0, 5.0]),
+        touches_border=np.array([True, False]),
+    )
     both = replace(item, record=item.record.model_copy(update={"labels": (1, 2, 3)}), lesions=two)
     fingerprint = build(both, measures("p2_b"))
     assert [(x.label, x.name, x.lesion_count, x.case_count) for x in fingerprint.labels] == [

@@ -59,7 +59,7 @@ def test_a_pair_of_header_and_data_is_one_volume(tmp_path: Path) -> None:
     (case,) = find_cases(tmp_path).cases
     assert case.problem is None
     assert case.image is not None
-    assert case.image.name == "a.hdr"
+    assert case.image.path.name == "a.hdr"
 
 
 def test_cases_without_a_partner_and_with_two_are_told(tmp_path: Path) -> None:

@@ -17,17 +17,19 @@ import pytest
 import zarr
 from scipy import ndimage
 
-import patchcore.store.prepare as prepare_module
+import patchcore.store.prepare_case as prepare_module
 from patchcore.config.plan import Plan, TargetPlan
 from patchcore.errors import ConfigError, CorruptFileError, DataError, EmptyClassError
 from patchcore.inference.geometry import interpolate, label_on_grid
 from patchcore.memory import MemoryBudget
 from patchcore.resampling.grid import Grid
 from patchcore.resampling.image import resample_class_indices, resample_image
+from patchcore.store.groups import store_folder
 from patchcore.store.inspection import inspect_store
-from patchcore.store.prepare import PreparedCase, check_classes, class_indices, prepare, prepare_cases, store_folder
+from patchcore.store.prepare import PreparedCase, check_classes, class_indices, prepare, prepare_cases
 from patchcore.store.window_reader import WindowReader
 from patchcore.study import CaseRecord, Study
+from patchcore.volumes.volume import NiftiFile
 
 LPS = np.array([[-1, 0, 0, 30], [0, -1, 0, 40], [0, 0, 4, -10], [0, 0, 0, 1]], dtype=float)
 SLICES_FIRST = np.array([[0, 0, -0.7, 60], [0, 0.7, 0, -20], [3.0, 0, 0, 5], [0, 0, 0, 1]])
@@ -190,7 +192,7 @@ def test_a_case_is_brought_once(study: Study, record: CaseRecord, monkeypatch: p
         drawn[tuple(stretch)] = True
     assert np.array_equal(drawn, case.label() == 1)
 
-    monkeypatch.setattr("patchcore.store.prepare._fill", lambda *_: pytest.fail("was brought again"))
+    monkeypatch.setattr("patchcore.store.prepare_case._fill", lambda *_: pytest.fail("was brought again"))
     assert prepare_cases(study, target(), [record]).cases == (case,)
 
 
@@ -222,7 +224,9 @@ def test_specks_are_not_drawn_from(study: Study, record: CaseRecord) -> None:
 
 def test_one_bad_case_does_not_stop_the_others(study: Study, record: CaseRecord) -> None:
     assert record.image is not None
-    bad = record.model_copy(update={"case_id": "case_2", "image": record.image.with_name("gone.nii.gz")})
+    bad = record.model_copy(
+        update={"case_id": "case_2", "image": NiftiFile(record.image.path.with_name("gone.nii.gz"))}
+    )
     progress: list[tuple[int, int]] = []
     prepared = prepare_cases(study, target(), [bad, record], on_progress=lambda *done: progress.append(done))
     assert [case.case_id for case in prepared.cases] == ["case_1"]
@@ -444,7 +448,7 @@ def test_a_crop_keeps_the_organ_and_tells_what_it_cuts(study: Study, record: Cas
 def test_memory_that_is_too_little_is_told(study: Study, record: CaseRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"MiB.*allow at least 256 MiB"):
         prepare_cases(study, target(), [record], max_memory_bytes=1 << 20)
-    monkeypatch.setattr("patchcore.store.prepare.Placed.needed_bytes", lambda *_: 1 << 40)
+    monkeypatch.setattr("patchcore.store.prepare_case.Placed.needed_bytes", lambda *_: 1 << 40)
     with pytest.raises(DataError, match=r"case_1 needs about.*raise --max-memory"):
         prepare_cases(study, target(), [record])
 

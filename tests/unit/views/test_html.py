@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from test_fingerprint import build, measures
 
+from patchcore.lesions.table import no_lesions
 from patchcore.planning import plan_from_samples
 from patchcore.planning.samples import CaseSample, LesionSample
 from patchcore.study import Study
@@ -49,7 +50,7 @@ def test_a_fingerprint_shows_its_numbers() -> None:
 
 def test_a_fingerprint_without_lesions_or_images_has_a_view() -> None:
     item = measures("p1_a", hu=False)
-    empty = replace(item, lesions={name: [] for name in item.lesions})
+    empty = replace(item, lesions=no_lesions())
     html = build(empty)._repr_html_()
     assert "<svg" not in html
     assert "HU" not in text_of(html)
@@ -124,9 +125,11 @@ def test_nothing_is_loaded_from_elsewhere_and_ink_is_the_pages() -> None:
 def test_many_labels_and_lesions_stay_small() -> None:
     item = measures()
     count = 5000
-    rows: dict[str, list[Any]] = {name: column * count for name, column in item.lesions.items()}
-    rows["label"] = [1 + place % 40 for place in range(count)]
-    rows["volume_mm3"] = np.random.default_rng(0).lognormal(5, 2, count).tolist()
+    rows = replace(
+        item.lesions.rows(np.zeros(count, np.int64)),
+        label=np.arange(count) % 40 + 1,
+        volume_mm3=np.random.default_rng(0).lognormal(5, 2, count),
+    )
     html = build(replace(item, lesions=rows))._repr_html_()
     assert "and 20 more labels" in html
     assert len(html) < 40_000

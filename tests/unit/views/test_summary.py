@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 from test_fingerprint import build, measures
@@ -151,6 +152,6 @@ def test_importing_loads_no_heavy_package(module: str) -> None:
 
 def test_many_labels_are_cut_short(tmp_path: Path) -> None:
     item = measures("p1_a")
-    rows = {name: column * 30 for name, column in item.lesions.items()} | {"label": list(range(1, 31))}
+    rows = replace(item.lesions.rows(np.zeros(30, np.int64)), label=np.arange(1, 31))
     shown = summary_text(analysis(tmp_path, items=[replace(item, lesions=rows)]))
     assert "and 10 more labels in fingerprint.json" in shown

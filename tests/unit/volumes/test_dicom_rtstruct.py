@@ -11,10 +11,10 @@ import dicom_files as files
 from patchcore.datasets.dicom.find import find_dicom
 from patchcore.datasets.dicom.measure import measure_segments
 from patchcore.datasets.layouts import CaseFiles
+from patchcore.datasets.layouts.indices import with_indices
 from patchcore.errors import DataError
 from patchcore.volumes.dicom.rtstruct import inside
-from patchcore.volumes.dicom.sources import write_sources
-from patchcore.volumes.nifti import read_label
+from patchcore.volumes.volume import read_label
 
 
 def square(low: float, high: float, k: float) -> np.ndarray:
@@ -26,7 +26,7 @@ def square(low: float, high: float, k: float) -> np.ndarray:
 def case_of(folder: Path, rois: dict[str, list[np.ndarray]], *, named: bool = True) -> CaseFiles:
     series = files.ct_series()
     files.save([*series, files.rtstruct(series, rois, named=named)], folder / "in")
-    (case,) = write_sources(find_dicom(folder / "in"), folder / "x").cases
+    (case,) = with_indices(find_dicom(folder / "in"), folder / "x").cases
     assert case.problem is None
     return case
 
@@ -77,7 +77,7 @@ def test_keyhole_contour_is_a_ring(tmp_path: Path) -> None:
     keyhole = np.concatenate([outer, outer[:1], inner[::-1], inner[-1:]])
     ring = {"Tumor": [keyhole]}
     measured = measure_segments(case_of(tmp_path, ring).label)
-    assert measured.lesions["voxel_count"] == [100 - 9]
+    assert measured.lesions.voxel_count.tolist() == [100 - 9]
 
 
 def test_a_contour_between_slices_is_an_error(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_points_are_no_region_and_are_told(tmp_path: Path) -> None:
     made = files.rtstruct(series, {"Tumor": [square(2.5, 12.5, 1)], "Marker": [square(1, 2, 1)]})
     made.ROIContourSequence[1].ContourSequence[0].ContourGeometricType = "POINT"
     files.save([*series, made], tmp_path / "in")
-    (case,) = write_sources(find_dicom(tmp_path / "in"), tmp_path / "x").cases
+    (case,) = with_indices(find_dicom(tmp_path / "in"), tmp_path / "x").cases
     measured = measure_segments(case.label)
     assert [row["name"] for row in measured.segments] == ["Tumor"]
-    assert any("Marker has no closed contours (POINT)" in note for note in measured.disagreements)
+    assert any("Marker has no closed contours (POINT)" in note for note in measured.notes)

@@ -15,11 +15,10 @@ import dicom_files as files
 from patchcore.datasets.dicom.find import find_dicom
 from patchcore.datasets.dicom.measure import measure_segments
 from patchcore.datasets.layouts import CaseFiles, Layout
-from patchcore.datasets.measures import COLUMNS
+from patchcore.datasets.layouts.indices import with_indices
 from patchcore.errors import DataError, HeaderError
 from patchcore.volumes.dicom.names import label_numbers
-from patchcore.volumes.dicom.sources import write_sources
-from patchcore.volumes.nifti import read_header, read_image, read_label
+from patchcore.volumes.volume import read_header, read_image, read_label
 
 NAMES = ("Liver", "Tumor_1", "Tumor_2")
 WRITTEN = [
@@ -42,7 +41,7 @@ def masks(*, overlapping: bool = False) -> np.ndarray:
 
 
 def layout_of(folder: Path) -> Layout:
-    return write_sources(find_dicom(folder / "in"), folder / "x")
+    return with_indices(find_dicom(folder / "in"), folder / "x")
 
 
 def only_case(folder: Path) -> CaseFiles:
@@ -76,7 +75,7 @@ def test_every_encoding_that_highdicom_writes(tmp_path: Path, kind: str, syntax:
     np.testing.assert_array_equal(label.affine, read_image(case.image).affine)
     measured = measure_segments(case.label)
     assert [row["voxel_count"] for row in measured.segments] == made.sum(axis=(0, 1, 2)).tolist()
-    assert any("fractional" in note for note in measured.disagreements) == (kind == "FRACTIONAL")
+    assert any("fractional" in note for note in measured.notes) == (kind == "FRACTIONAL")
 
 
 def test_frames_in_any_order_and_without_references_go_by_position(tmp_path: Path) -> None:
@@ -137,7 +136,7 @@ def test_a_frame_near_the_slice_it_refers_to_is_put_there_and_told(tmp_path: Pat
     files.save([*series, seg], tmp_path / "in")
     case = only_case(tmp_path)
     np.testing.assert_array_equal(read_label(case.label).array, painted(made))
-    assert any("1 mm off the slices" in note for note in measure_segments(case.label).disagreements)
+    assert any("1 mm off the slices" in note for note in measure_segments(case.label).notes)
 
 
 def test_overlaps_cost_no_label_a_voxel(tmp_path: Path) -> None:
@@ -146,9 +145,9 @@ def test_overlaps_cost_no_label_a_voxel(tmp_path: Path) -> None:
     case = only_case(tmp_path)
     measured = measure_segments(case.label, connectivity=26)
     by_label = {1: made[..., 0], 2: made[..., 1:].any(axis=-1)}
-    counts = np.asarray(measured.lesions["voxel_count"])
-    labels = np.asarray(measured.lesions["label"])
-    assert tuple(measured.lesions) == COLUMNS
+    counts = measured.lesions.voxel_count
+    labels = measured.lesions.label
+    assert len(measured.lesions) == len(counts)
     for label, mask in by_label.items():
         numbered, count = ndimage.label(mask, np.ones((3, 3, 3)))
         assert sorted(counts[labels == label]) == sorted(np.bincount(numbered.ravel())[1:])
@@ -165,11 +164,11 @@ def test_segments_keep_their_identity_and_disagreements_are_told(tmp_path: Path)
     files.save([*series, seg], tmp_path / "in")
     case = only_case(tmp_path)
     measured = measure_segments(case.label, min_volume_mm3=2.0)
-    assert measured.speck_count == 1
-    assert measured.lesions["voxel_count"] == [15, 4, 4]
+    assert measured.lesions.speck_count == 1
+    assert measured.lesions.voxel_count.tolist() == [15, 4, 4]
     assert [row["lesions"] for row in measured.segments] == [[0], [0], [1, 2], []]
     assert [row["components"] for row in measured.segments] == [1, 1, 2, 1]
-    told = " / ".join(measured.disagreements)
+    told = " / ".join(measured.notes)
     assert "Tumor_1 and Tumor_2 touch or overlap: one component of 2 segments" in told
     assert "Tumor_3 falls into 2 components" in told
 
@@ -181,7 +180,7 @@ def test_given_affine_scales_volumes(tmp_path: Path) -> None:
     affine = read_header(path).affine.copy()
     affine[:, 2] *= 2
     plain, scaled = measure_segments(path), measure_segments(path, affine=affine)
-    np.testing.assert_allclose(scaled.lesions["volume_mm3"], np.asarray(plain.lesions["volume_mm3"]) * 2)
+    np.testing.assert_allclose(scaled.lesions.volume_mm3, plain.lesions.volume_mm3 * 2)
     assert scaled.segments[0]["volume_mm3"] == pytest.approx(plain.segments[0]["volume_mm3"] * 2)
 
 
@@ -192,7 +191,7 @@ def test_several_segs_of_one_ct_are_combined_and_told(tmp_path: Path) -> None:
     files.save([*series, liver, tumours], tmp_path / "in")
     case = only_case(tmp_path)
     np.testing.assert_array_equal(read_label(case.label).array, painted(made))
-    assert any("2 SEG objects" in note for note in measure_segments(case.label).disagreements)
+    assert any("2 SEG objects" in note for note in measure_segments(case.label).notes)
 
 
 def test_seg_without_ct_is_measured_on_its_own_grid(tmp_path: Path) -> None:
@@ -216,7 +215,7 @@ def test_seg_of_another_modality_is_ignored(tmp_path: Path) -> None:
     files.save([*series, *other, seg], tmp_path / "in")
     (case,) = layout_of(tmp_path).cases
     assert case.problem == "no SEG or RTSTRUCT refers to it"
-    assert case.label_source is None
+    assert case.label.found is None
 
 
 @pytest.mark.parametrize("keep_frame", [True, False])

@@ -5,7 +5,7 @@ from patchcore.datasets.checks.decisions import check_decisions, commands, decid
 from patchcore.datasets.checks.geometry import header_findings, spacing_findings
 from patchcore.datasets.checks.intensity import image_findings
 from patchcore.datasets.checks.labels import label_findings
-from patchcore.datasets.checks.pair import MAX_CORNER_SHIFT, check_ct, check_pair, corner_shift
+from patchcore.datasets.checks.pair import MAX_CORNER_SHIFT, check_pair, corner_shift
 from patchcore.study.checks import CHECKS, LEVELS, CheckInfo, finding, finding_of, most_serious_first
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "LEVELS",
     "MAX_CORNER_SHIFT",
     "CheckInfo",
-    "check_ct",
     "check_decisions",
     "check_pair",
     "cohort_findings",

@@ -119,7 +119,7 @@ def _same_label(record: CaseRecord, labels: dict[tuple[str, str], list[CaseRecor
 def _hashes(stamp: FileStamp | None) -> list[tuple[str, str]]:
     if stamp is None:
         return []
-    return [(kind, value) for kind, value in (("content", stamp.content_sha256), ("file", stamp.sha256)) if value]
+    return [(kind, value) for kind, value in (("content", stamp.content_hash), ("file", stamp.sha256)) if value]
 
 
 def _faulty(record: CaseRecord) -> bool:

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from patchcore.affines import spacing_of
 from patchcore.datasets.checks.geometry import spacing_findings
 from patchcore.errors import DataError
 from patchcore.study.cases import CaseRecord, Finding
@@ -197,7 +198,7 @@ def commands(records: Iterable[CaseRecord], *, command: str = COMMAND) -> list[s
 
 def _with_spacing(record: CaseRecord, given: Triple, findings: list[Finding]) -> tuple[CaseRecord, list[Finding]]:
     affine = record.affine_array.copy()
-    affine[:3, :3] *= np.asarray(given) / np.linalg.norm(affine[:3, :3], axis=0)
+    affine[:3, :3] *= np.asarray(given) / spacing_of(affine)
     anew = {item.check: item for item in spacing_findings(record.shape, affine)}
     kept = []
     for item in findings:

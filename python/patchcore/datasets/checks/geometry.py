@@ -11,13 +11,13 @@ from itertools import combinations
 
 import numpy as np
 
+from patchcore.affines import spacing_of
 from patchcore.datasets.checks.pair import MAX_CORNER_SHIFT, check_pair, corner_shift
 from patchcore.errors import DataError
 from patchcore.study.cases import Finding
 from patchcore.study.checks import finding, finding_of
 from patchcore.types import Affine, IntTriple, Triple
-from patchcore.volumes.dicom.sources import is_index, read_source
-from patchcore.volumes.nifti import VolumeHeader, spacing_of
+from patchcore.volumes.types import VolumeHeader
 
 __all__ = ["header_findings", "spacing_findings"]
 
@@ -51,7 +51,7 @@ def header_findings(image: VolumeHeader | None, label: VolumeHeader, *, case_id:
     found += spacing_findings(grid.shape, grid.affine)
     found += _shear(grid.affine)
     found += _raw_findings(grid)
-    found += [finding("dicom-note", note) for header in (image, label) for note in _notes(header)]
+    found += [finding("dicom-note", note) for header in (image, label) if header is not None for note in header.notes]
     if min(grid.shape) == 1:
         found.append(finding("few-slices", f"shape {grid.shape}: one axis has a single voxel"))
     return found
@@ -104,7 +104,7 @@ def spacing_findings(shape: IntTriple, affine: Affine) -> list[Finding]:
 
 
 def _shear(affine: Affine) -> list[Finding]:
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    axes = affine[:3, :3] / spacing_of(affine)
     # By the sine: near a right angle the cosine between two axes is the sine of what is missing to 90°.
     tilt = max(abs(float(axes[:, a] @ axes[:, b])) for a, b in combinations(range(3), 2))
     degrees = float(np.degrees(np.arcsin(min(tilt, 1.0))))
@@ -117,16 +117,6 @@ def _shear(affine: Affine) -> list[Finding]:
             "lengths and resampled images are not",
         )
     ]
-
-
-def _notes(header: VolumeHeader | None) -> tuple[str, ...]:
-    if header is None or not is_index(header.path):
-        return ()
-    try:
-        return read_source(header.path).notes
-    except (DataError, OSError):
-        # Whoever reads the volume itself says so.
-        return ()
 
 
 def _raw_findings(header: VolumeHeader) -> list[Finding]:

@@ -6,9 +6,7 @@ import csv
 import gzip
 import hashlib
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,17 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from patchcore.affines import spacing_of
 from patchcore.datasets.dicom.find import find_dicom
-from patchcore.datasets.dicom.measure import measure_segments
+from patchcore.datasets.examination import measure_labels
+from patchcore.datasets.layouts.indices import with_indices
 from patchcore.datasets.measures import stamp_of
 from patchcore.datasets.preload import load_readers
 from patchcore.errors import DataError
 from patchcore.files import read_json, replace_atomically, write_atomic, write_json_atomic
 from patchcore.study.layout import CaseFiles, Layout
+from patchcore.threads import checked_threads, for_each
 from patchcore.types import Affine, PathLike
-from patchcore.volumes.dicom.sources import write_sources
-from patchcore.volumes.dicom.volumes import dicom_notes
-from patchcore.volumes.nifti import read_image, read_label, volume_files
 
 __all__ = ["ImportProgress", "Imported", "ImportedCase", "import_dicom"]
 
@@ -121,8 +119,7 @@ def import_dicom(
     """
     root, folder = Path(dicom).resolve(), Path(out).absolute()
     _check_folders(root, folder)
-    if threads is not None and threads < 1:
-        raise DataError(f"{threads} threads cannot work", found=threads, remedy="use 1 or more")
+    checked_threads(threads)
 
     def searched(done: int, total: int | None) -> None:
         if progress is not None:
@@ -132,25 +129,24 @@ def import_dicom(
     for name in ("images", "labels", ".sources"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     log = _Log.open(folder)
-    indexed = write_sources(layout, folder / ".sources")
-    load_readers(images=True, dicom=True)
+    indexed = with_indices(layout, folder / ".sources")
+    load_readers(case.label for case in indexed.cases)
     results: dict[str, ImportedCase] = {}
-    executor = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="import")
-    try:
-        futures = {executor.submit(_convert, case, folder, log.cases.get(case.case_id)): case for case in indexed.cases}
-        for future in as_completed(futures):
-            done, entry = future.result()
-            results[done.case_id] = done
-            if entry is not None and not done.reused:
-                log.cases[done.case_id] = entry
-                log.write()
-            elif entry is None:
-                log.cases.pop(done.case_id, None)
-            if progress is not None:
-                progress(ImportProgress("cases", len(results), len(futures), done))
-    finally:
-        # After Ctrl-C the cases at work are waited for, those not begun are dropped.
-        executor.shutdown(wait=True, cancel_futures=True)
+
+    def done(_: int, outcome: tuple[ImportedCase, dict[str, Any] | None]) -> None:
+        case, entry = outcome
+        results[case.case_id] = case
+        if entry is not None and not case.reused:
+            log.cases[case.case_id] = entry
+            log.write()
+        elif entry is None:
+            log.cases.pop(case.case_id, None)
+        if progress is not None:
+            progress(ImportProgress("cases", len(results), len(indexed.cases), case))
+
+    # What the log knows is looked up before the first thread runs: `done` changes it.
+    known = [(case, log.cases.get(case.case_id)) for case in indexed.cases]
+    for_each(lambda item: _convert(item[0], folder, item[1]), known, threads=threads, name="import", done=done)
     _forget(folder, log, {name for name, case in results.items() if case.problem is None})
     _write_tables(folder, log, layout.label_names)
     return Imported(folder, layout, tuple(results[case.case_id] for case in indexed.cases))
@@ -181,30 +177,31 @@ def _convert(
         made_from = _digest(case)
         if known is not None and known.get("made_from") == made_from and known.get("sizes") == _sizes(image, label):
             return ImportedCase(case.case_id, patient, reused=True, notes=tuple(known["notes"])), dict(known)
-        notes = () if case.image_source is None or case.image is None else dicom_notes(case.image)
-        if case.image_source is not None and case.image is not None:
-            volume = read_image(case.image)
-            _write_nifti(image, volume.array, volume.affine)
-            del volume
+        notes: tuple[str, ...] = ()
+        if case.image is not None:
+            notes = case.image.header().notes
+            ct = case.image.image()
+            _write_nifti(image, ct.array, ct.affine)
+            del ct
         else:
             image.unlink(missing_ok=True)
-        painted = read_label(case.label)
+        painted = case.label.label_map()
         _write_nifti(label, painted.array, painted.affine)
         held = dict(zip(*np.unique(painted.array, return_counts=True), strict=True))
         del painted
-        measured = measure_segments(case.label)
+        measured = measure_labels(case.label)
         lost = _lost(measured.segments, held)
     except (DataError, OSError, MemoryError) as error:
         text = error.message if isinstance(error, DataError) else str(error) or "does not fit into memory"
         if isinstance(error, DataError) and error.path is not None:
             text = f"{Path(error.path).name}: {text}"
         return ImportedCase(case.case_id, patient, text, getattr(error, "remedy", None)), None
-    told = (*notes, *measured.disagreements, *lost)
+    told = (*notes, *measured.notes, *lost)
     entry = {
         "patient": patient,
         "made_from": made_from,
         "sizes": _sizes(image, label),
-        "segments": measured.segments,
+        "segments": list(measured.segments),
         "notes": list(told),
     }
     return ImportedCase(case.case_id, patient, notes=told), entry
@@ -229,11 +226,11 @@ def _lost(segments: Sequence[Mapping[str, Any]], held: Mapping[int, int]) -> lis
 def _digest(case: CaseFiles) -> str:
     """Return what changes when a file of the case, or what is made of it, does."""
     digest = hashlib.sha256()
-    for index in (case.image if case.image_source is not None else None, case.label):
-        if index is None:
+    for volume in (case.image, case.label):
+        if volume is None:
             continue
-        digest.update(index.read_bytes())
-        for file in volume_files(index)[1:]:
+        digest.update(volume.path.read_bytes())
+        for file in volume.files()[1:]:
             stamp = stamp_of([file])
             digest.update(f"{stamp.size} {stamp.mtime_ns}\n".encode())
     return digest.hexdigest()
@@ -259,7 +256,7 @@ def _write_nifti(path: Path, array: npt.NDArray[Any], affine: Affine) -> None:
 
 
 def _cosines(affine: Affine) -> npt.NDArray[np.float64]:
-    columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    columns = affine[:3, :3] / spacing_of(affine)
     return np.asarray((columns.T @ columns)[np.triu_indices(3, 1)])
 
 

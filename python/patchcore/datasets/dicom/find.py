@@ -22,6 +22,7 @@ from patchcore.volumes.dicom.objects import guarded, open_dataset
 from patchcore.volumes.dicom.segments import own_grid, seg_planes
 from patchcore.volumes.dicom.slices import Slice, choose_slices
 from patchcore.volumes.dicom.sources import DicomSource
+from patchcore.volumes.volume import DicomVolume
 
 __all__ = ["find_dicom"]
 
@@ -290,13 +291,11 @@ def _cases(drafts: Sequence[_Draft], numbers: dict[str, int]) -> list[CaseFiles]
         cases.append(
             CaseFiles(
                 case_id=name,
-                image=None if draft.image is None else draft.image.files[0],
-                label=draft.labels[0].path if draft.labels else draft.path,
+                image=None if draft.image is None else DicomVolume.of(draft.image),
+                label=DicomVolume(draft.labels[0].path if draft.labels else draft.path, source),
                 problem=draft.problem,
                 remedy=draft.remedy,
                 patient=draft.patient or name,
-                image_source=draft.image,
-                label_source=source,
             )
         )
     return cases
@@ -324,7 +323,7 @@ def _broken(scan: Scan, root: Path) -> list[CaseFiles]:
             CaseFiles(
                 case_id=f"unreadable_{digest}",
                 image=None,
-                label=first.path,
+                label=DicomVolume(first.path),
                 problem=f"{first.path.name}{more}: {what}",
                 remedy="download or export these files again, or take them out of the folder",
             )

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from patchcore.datasets.measures import COLUMNS
+from patchcore.affines import voxel_volume_mm3
 from patchcore.lesions.measure import label_components, measure_lesions
+from patchcore.lesions.table import Lesions, join_lesions, no_lesions
 from patchcore.types import Affine, IntTriple, PathLike
 from patchcore.volumes.dicom.segments import Segment
-from patchcore.volumes.dicom.volumes import Labelled, read_labelled
+from patchcore.volumes.dicom.volumes import read_labelled
 
 __all__ = ["MeasuredSegments", "measure_segments"]
 
 
 @dataclass(frozen=True)
 class MeasuredSegments:
-    """What the segments of a case measure.
+    """Measurements of the segments of a case.
 
     Attributes:
-        lesions: Columns :data:`patchcore.datasets.measures.COLUMNS`, one row a component of a label's own mask: where
-            labels overlap, none loses voxels. Ordered by label, then by smallest voxel index.
-        speck_count: Components below the minimum volume.
-        segments: One a segment: ``segment`` (number), ``name``, ``label``, ``label_name``, ``voxel_count``,
+        lesions: One row per component of each label's own mask: if labels overlap, none of them loses voxels. Ordered
+            by label, then by smallest voxel index.
+        segments: One entry per segment: ``segment`` (number), ``name``, ``label``, ``label_name``, ``voxel_count``,
             ``volume_mm3``, ``components`` (of the segment alone) and ``lesions`` (rows of `lesions` that it lies in).
-        disagreements: Where segments and components differ, and what else the user has to know, in sentences.
+        notes: Sentences that the user has to read: where segments and components differ, and what was decided.
     """
 
-    lesions: dict[str, list[Any]]
-    speck_count: int
-    segments: list[dict[str, Any]] = field(default_factory=list)
-    disagreements: list[str] = field(default_factory=list)
+    lesions: Lesions
+    segments: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
 
 
 def measure_segments(
@@ -44,8 +44,8 @@ def measure_segments(
     Args:
         path: Its index.
         connectivity: 6, 18 or 26.
-        min_volume_mm3: Smaller components are no lesions.
-        affine: Voxel index → world mm in the place of the file's own, shape (4, 4).
+        min_volume_mm3: Smaller components are not lesions.
+        affine: Voxel index → world mm instead of the file's own, shape (4, 4).
 
     Raises:
         DataError: A file is damaged or off the CT's grid.
@@ -56,46 +56,53 @@ def measure_segments(
     by_label: dict[int, list[Segment]] = {}
     for segment in labelled.segments:
         by_label.setdefault(labelled.label_number(segment), []).append(segment)
-    result = MeasuredSegments({name: [] for name in COLUMNS}, 0, [], list(labelled.notes))
-    specks = 0
+    settings = {"connectivity": connectivity, "min_volume_mm3": min_volume_mm3}
+    parts = [no_lesions(labelled.grid.shape, used, connectivity=connectivity, min_volume_mm3=min_volume_mm3)]
+    segments: list[dict[str, Any]] = []
+    notes = list(labelled.notes)
     for number in sorted(by_label):
-        specks += _measure_label(
-            result, labelled, number, by_label[number], used, connectivity=connectivity, least=min_volume_mm3
-        )
-    return MeasuredSegments(result.lesions, specks, result.segments, result.disagreements)
+        union = _union(labelled.grid.shape, by_label[number])
+        lesions = measure_lesions(union, label=1, affine=used, **settings)  # type: ignore[arg-type]
+        first = sum(map(len, parts))
+        parts.append(replace(lesions, label=np.full_like(lesions.label, number)))
+        found, said = _segments(union, lesions, number, by_label[number], first=first)
+        segments += found
+        notes += said
+    return MeasuredSegments(join_lesions(parts), tuple(segments), tuple(notes))
 
 
-def _measure_label(
-    result: MeasuredSegments,
-    labelled: Labelled,
-    number: int,
-    segments: list[Segment],
-    affine: Affine,
-    *,
-    connectivity: int,
-    least: float,
-) -> int:
-    shape = labelled.grid.shape
-    # The union is painted whole: border and bounding boxes are the grid's.
+def _union(shape: IntTriple, segments: Sequence[Segment]) -> npt.NDArray[np.uint8]:
+    """Paint segments on the whole grid: borders and bounding boxes are the grid's."""
     union = np.zeros(shape, dtype=np.uint8, order="F")
     for segment in segments:
         segment.paint(union, 1)
-    lesions = measure_lesions(union, label=1, affine=affine, connectivity=connectivity, min_volume_mm3=least)
-    first = len(result.lesions["label"])
-    for name in COLUMNS:
-        rows = np.asarray(getattr(lesions, name)).tolist()
-        result.lesions[name].extend([number] * len(rows) if name == "label" else rows)
+    return union
+
+
+def _segments(
+    union: npt.NDArray[np.uint8], lesions: Lesions, number: int, segments: Sequence[Segment], *, first: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Measure the segments of one label by themselves, and list where they disagree with its components.
+
+    Args:
+        union: The label's mask.
+        lesions: Its lesions.
+        number: The label.
+        segments: Its segments.
+        first: Row of its first lesion in the table of the case.
+    """
     start, stop = _bounds(union)
     inner = union[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
-    components = label_components(inner, connectivity=connectivity)
-    voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
+    components = label_components(inner, connectivity=lesions.connectivity)
+    voxel_mm3 = voxel_volume_mm3(lesions.affine)
     sizes = np.bincount(components.ravel(order="K")) if components.size else np.zeros(1, dtype=np.int64)
-    kept = sizes * voxel_mm3 >= least
+    kept = sizes * voxel_mm3 >= lesions.min_volume_mm3
     kept[0] = False
     row_of = np.where(kept, first + np.cumsum(kept) - 1, -1)
     holds: dict[int, list[str]] = {}
+    found, notes = [], []
     for segment in segments:
-        low, high = segment.box(shape)
+        low, high = segment.box(union.shape)
         low, high = _clip(low, start, stop), _clip(high, start, stop)
         mask = np.zeros(tuple(b - a for a, b in zip(low, high, strict=True)), dtype=np.uint8, order="F")
         voxel_count, own, inside = 0, 0, np.zeros(0, dtype=np.int64)
@@ -104,8 +111,8 @@ def _measure_label(
             part = components[tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))]
             inside = np.unique(part[mask != 0]).astype(np.int64)
             voxel_count = int(np.count_nonzero(mask))
-            own = int(label_components(mask, connectivity=connectivity).max())
-        result.segments.append(
+            own = int(label_components(mask, connectivity=lesions.connectivity).max())
+        found.append(
             {
                 "segment": segment.number,
                 "name": segment.name,
@@ -118,16 +125,16 @@ def _measure_label(
             }
         )
         if voxel_count == 0:
-            result.disagreements.append(f"{segment.name} is empty")
+            notes.append(f"{segment.name} is empty")
         elif own > 1:
-            result.disagreements.append(f"{segment.name} falls into {own} components")
+            notes.append(f"{segment.name} falls into {own} components")
         for item in inside.tolist():
             holds.setdefault(item, []).append(segment.name)
     for item in sorted(holds):
         if len(names := holds[item]) > 1:
             shown = f"{', '.join(names[:-1])} and {names[-1]}"
-            result.disagreements.append(f"{shown} touch or overlap: one component of {len(names)} segments")
-    return int(lesions.speck_count)
+            notes.append(f"{shown} touch or overlap: one component of {len(names)} segments")
+    return found, notes
 
 
 def _bounds(mask: npt.NDArray[Any]) -> tuple[IntTriple, IntTriple]:

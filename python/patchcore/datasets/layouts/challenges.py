@@ -12,6 +12,7 @@ from patchcore.datasets.layouts.described import all_labels, read_description
 from patchcore.datasets.layouts.files import FolderLog, case_id_problem, pair, volume_stem
 from patchcore.errors import DataError
 from patchcore.study.layout import CaseFiles, Layout
+from patchcore.volumes.volume import NiftiFile
 
 __all__ = ["find_kits", "find_lits", "find_msd", "find_nnunet"]
 
@@ -61,7 +62,7 @@ def find_kits(root: Path, log: FolderLog) -> Layout | None:
         if folder != root and folder.name not in {item.name for item in log.list(root).folders}:
             continue
         cases = [case for inner in log.list(folder).folders if (case := _kits_case(inner, log)) is not None]
-        if not any(case.label.name.startswith("segmentation") and case.problem is None for case in cases):
+        if not any(case.label.path.name.startswith("segmentation") and case.problem is None for case in cases):
             continue
         imaged = any(case.image is not None for case in cases)
         if imaged:
@@ -141,7 +142,7 @@ def _named_as(case: CaseFiles, label_stem: str, root: Path) -> CaseFiles:
     """Where a file is missing, say it by the name it would have."""
     if case.problem == "image without label map":
         remedy = f"add {label_stem}.nii, or exclude the case with --exclude {case.case_id}"
-        return replace(case, label=root / f"{label_stem}.nii", remedy=remedy)
+        return replace(case, label=NiftiFile(root / f"{label_stem}.nii"), remedy=remedy)
     if case.problem == "label map without image":
         return replace(case, remedy=f"add {case.case_id}.nii, or exclude the case with --exclude {case.case_id}")
     return case
@@ -154,7 +155,9 @@ def _kits_case(folder: Path, log: FolderLog) -> CaseFiles | None:
     try:
         volumes = log.list(folder).volumes
     except DataError as error:
-        return CaseFiles(case_id, None, folder / "segmentation.nii.gz", problem=error.message, remedy=error.remedy)
+        return CaseFiles(
+            case_id, None, NiftiFile(folder / "segmentation.nii.gz"), problem=error.message, remedy=error.remedy
+        )
     image, label = volumes.get("imaging", ()), volumes.get("segmentation", ())
     problem = remedy = None
     if len(image) > 1 or len(label) > 1:
@@ -165,8 +168,8 @@ def _kits_case(folder: Path, log: FolderLog) -> CaseFiles | None:
         remedy = f"add {case_id}/segmentation.nii.gz, or exclude the case with --exclude {case_id}"
     return CaseFiles(
         case_id=case_id,
-        image=image[0] if image else None,
-        label=label[0] if label else folder / "segmentation.nii.gz",
+        image=NiftiFile(image[0]) if image else None,
+        label=NiftiFile(label[0] if label else folder / "segmentation.nii.gz"),
         problem=problem,
         remedy=remedy,
     )
@@ -202,7 +205,7 @@ def _msd_case(root: Path, path: Path, number: int, item: object) -> CaseFiles | 
         remedy = f"download it again, or exclude the case with --exclude {case_id}"
     elif unsafe := case_id_problem(case_id):
         problem, remedy = f"its name {unsafe}", "rename its files"
-    return CaseFiles(case_id, image_path, label_path, problem=problem, remedy=remedy)
+    return CaseFiles(case_id, NiftiFile(image_path), NiftiFile(label_path), problem=problem, remedy=remedy)
 
 
 def _channel_names(description: Mapping[str, Any] | None) -> dict[int, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from patchcore.errors import DataError
 from patchcore.study.layout import CaseFiles
+from patchcore.volumes.volume import NiftiFile
 
 __all__ = ["Folder", "FolderLog", "case_id_problem", "name_key", "pair", "volume_stem"]
 
@@ -218,8 +219,8 @@ def _case(
         problem, remedy = f"its name {unsafe}", "rename its files"
     return CaseFiles(
         case_id=case_id,
-        image=image[0] if image else None,
-        label=label[0] if label else labels_dir / f"{case_id}.nii.gz",
+        image=NiftiFile(image[0]) if image else None,
+        label=NiftiFile(label[0] if label else labels_dir / f"{case_id}.nii.gz"),
         problem=problem,
         remedy=remedy,
     )

@@ -128,7 +128,7 @@ def _recognised(root: Path, log: FolderLog) -> Layout | None:
 
 
 def _same_files(layout: Layout, other: Layout) -> bool:
-    return {case.label for case in other.cases} >= {case.label for case in layout.cases if case.label.exists()}
+    return {case.label for case in other.cases} >= {case.label for case in layout.cases if case.label.path.exists()}
 
 
 def _forced(root: Path, log: FolderLog, layout: str, progress: Callable[[int, int | None], None] | None) -> Layout:

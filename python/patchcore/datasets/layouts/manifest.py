@@ -13,6 +13,7 @@ from patchcore.datasets.layouts.described import all_labels
 from patchcore.datasets.layouts.files import FolderLog, case_id_problem
 from patchcore.errors import DataError
 from patchcore.study.layout import CaseFiles, Layout
+from patchcore.volumes.volume import NiftiFile
 
 __all__ = ["MANIFEST_NAMES", "is_manifest", "read_manifest"]
 
@@ -186,8 +187,8 @@ def _case(path: Path, where: str, row: Mapping[str, str]) -> CaseFiles:
             break
     return CaseFiles(
         case_id=case_id,
-        image=image,
-        label=label if label is not None else path.parent / f"{case_id}.nii.gz",
+        image=None if image is None else NiftiFile(image),
+        label=NiftiFile(label if label is not None else path.parent / f"{case_id}.nii.gz"),
         problem=problem,
         remedy=remedy,
         patient=row.get("patient") or None,

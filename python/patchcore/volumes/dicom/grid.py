@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from patchcore.affines import spacing_of
 from patchcore.errors import DataError, HeaderError, UnsupportedDataError
 from patchcore.types import Affine, Float64Array, IntTriple, PathLike
 
@@ -313,7 +314,7 @@ def place(plane: Plane, grid: Grid, *, slice_index: int | None, name: str) -> tu
     exact = inverse[:3, :3] @ np.asarray(plane.position) + inverse[:3, 3]
     at = np.rint(exact)
     normal = 3 - axes[0] - axes[1]
-    spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
+    spacing = spacing_of(grid.affine)
     if slice_index is not None and normal == 2:
         at[2] = slice_index
     off = exact - at

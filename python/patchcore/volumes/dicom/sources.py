@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from patchcore.errors import HeaderError
 from patchcore.files import read_json, write_atomic
 from patchcore.types import PathLike
 
-if TYPE_CHECKING:
-    from patchcore.study.layout import Layout
-
-__all__ = ["INDEX_SUFFIX", "DicomSource", "Kind", "is_index", "read_source", "write_sources"]
+__all__ = ["INDEX_SUFFIX", "DicomSource", "Kind", "read_source", "write_source"]
 
 INDEX_SUFFIX = ".dicom.json"
 _SCHEMA = 1
@@ -46,11 +43,6 @@ class DicomSource:
         return tuple(self.details.get("notes", ()))
 
 
-def is_index(path: PathLike) -> bool:
-    """Return whether a path is the index of a DICOM volume rather than a NIfTI file."""
-    return Path(path).name.endswith(INDEX_SUFFIX)
-
-
 def read_source(path: PathLike) -> DicomSource:
     """Read an index.
 
@@ -67,32 +59,12 @@ def read_source(path: PathLike) -> DicomSource:
     return DicomSource(kind, tuple(Path(name) for name in files), MappingProxyType(details))
 
 
-def write_sources(layout: Layout, folder: PathLike) -> Layout:
-    """Write an index for each DICOM volume of a layout; one that says the same already is left untouched.
-
-    Args:
-        layout: Of :func:`patchcore.datasets.dicom.find.find_dicom`; others are returned as they are.
-        folder: Where the indices go; made where it is missing.
-
-    Returns:
-        The layout with the paths of the indices as images and label maps.
+def write_source(source: DicomSource, path: Path) -> Path:
+    """Write an index; one that says the same already is left untouched.
 
     Raises:
-        OSError: The folder cannot be written to.
+        OSError: It cannot be written.
     """
-    folder = Path(folder)
-    cases = []
-    for case in layout.cases:
-        image, label = case.image, case.label
-        if case.image_source is not None:
-            image = _write(case.image_source, folder / f"{case.case_id}.image{INDEX_SUFFIX}")
-        if case.label_source is not None:
-            label = _write(case.label_source, folder / f"{case.case_id}.label{INDEX_SUFFIX}")
-        cases.append(replace(case, image=image, label=label))
-    return replace(layout, cases=tuple(cases))
-
-
-def _write(source: DicomSource, path: Path) -> Path:
     value = {
         "schema_version": _SCHEMA,
         "kind": source.kind,

@@ -10,11 +10,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from patchcore.affines import orientation_code, spacing_of
 from patchcore.errors import DataError, HeaderError
 from patchcore.types import PathLike
 from patchcore.volumes.dicom.grid import Grid, Plane
@@ -25,14 +26,10 @@ from patchcore.volumes.dicom.rtstruct import read_rois
 from patchcore.volumes.dicom.segments import Segment, read_segments
 from patchcore.volumes.dicom.slices import ENHANCED, Slice, frame_group, slices_of
 from patchcore.volumes.dicom.sources import DicomSource, read_source
-
-if TYPE_CHECKING:
-    from patchcore.volumes.nifti import CtImage, LabelMap, VolumeHeader
+from patchcore.volumes.types import CtImage, LabelMap, VolumeHeader
 
 __all__ = [
     "Labelled",
-    "dicom_files",
-    "dicom_notes",
     "read_dicom_header",
     "read_dicom_image",
     "read_dicom_label",
@@ -72,21 +69,6 @@ class Labelled:
         return found
 
 
-def dicom_files(path: PathLike) -> list[Path]:
-    """Return the index and the DICOM files that it lists.
-
-    Raises:
-        DataError: It is no index.
-        OSError: It cannot be read.
-    """
-    return [Path(path), *read_source(path).files]
-
-
-def dicom_notes(path: PathLike) -> tuple[str, ...]:
-    """Return what was decided about the files of an indexed volume when they were found, in sentences."""
-    return read_source(path).notes
-
-
 def read_dicom_header(path: PathLike) -> VolumeHeader:
     """Read the geometry of an indexed volume, as it was when the files were searched.
 
@@ -96,8 +78,6 @@ def read_dicom_header(path: PathLike) -> VolumeHeader:
         DataError: It is no index.
         OSError: The index or one of its files cannot be reached.
     """
-    from patchcore.volumes.nifti import VolumeHeader, orientation_code, spacing_of
-
     source = read_source(path)
     grid = _grid(source, path)
     source.files[0].stat()
@@ -112,6 +92,7 @@ def read_dicom_header(path: PathLike) -> VolumeHeader:
         offset=0,
         slope=1.0,
         intercept=0.0,
+        notes=source.notes,
     )
 
 
@@ -126,8 +107,6 @@ def read_dicom_image(path: PathLike) -> CtImage:
         MissingExtraError: The decoder of its compression is not installed.
         OSError: A file cannot be read.
     """
-    from patchcore.volumes.nifti import CtImage, spacing_of
-
     source = read_source(path)
     if source.kind != "ct":
         raise DataError("is no index of a CT", path=path, remedy="read it as a label map")
@@ -168,8 +147,6 @@ def read_dicom_label(path: PathLike) -> LabelMap:
         MissingExtraError: The decoder of its compression is not installed.
         OSError: A file cannot be read.
     """
-    from patchcore.volumes.nifti import LabelMap, spacing_of
-
     source = read_source(path)
     labelled = read_labelled(path)
     array = np.zeros(labelled.grid.shape, dtype=_label_dtype(source), order="F")
@@ -254,7 +231,7 @@ def _check_place(item: Slice, index: int, grid: Grid) -> None:
 
 def _plane(grid: Grid, index: int) -> Plane:
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    spacing = spacing_of(lps)
     position = lps[:3, 3] + index * lps[:3, 2]
     along = np.concatenate([lps[:3, 0] / spacing[0], lps[:3, 1] / spacing[1]])
     return Plane(

@@ -54,6 +54,13 @@ impl FilePlanes {
         Ok(())
     }
 
+    /// Read the next plane and return its bytes as they are stored.
+    pub(crate) fn next_bytes(&mut self) -> Result<&[u8]> {
+        self.read(self.next..self.next + 1)?;
+        // SAFETY: `words` hold at least the plane that was just read, and every byte of them is initialised.
+        Ok(unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast::<u8>(), self.plane_bytes() as usize) })
+    }
+
     /// The planes that are loaded.
     fn view(&self) -> Result<View<'_>> {
         let [x, y, _] = self.header.shape;

@@ -133,6 +133,55 @@ fn components_of_opened(
     Ok((joiner.finish()?, header))
 }
 
+/// Read all voxels of a file, as they are stored but in this machine's byte order: to its last byte.
+///
+/// Returns them in words, so that they are aligned for every element type; the first axis is the fastest.
+///
+/// # Errors
+/// As [`read_header`]; [`Error::Corrupt`] if the file ends early or fails its checksum, [`Error::Memory`],
+/// [`Error::Interrupted`] if asked to stop.
+pub fn read_voxels(path: &Path, interrupt: &Interrupt) -> Result<(Vec<u64>, Header)> {
+    let Opened { header, mut reader } = open(path)?;
+    let mut words = Vec::new();
+    let mut stopping = Stopping { reader: &mut *reader, interrupt };
+    let read = read_words(&mut stopping, &mut words, header.data_bytes(), || (0, header.data_bytes()));
+    interrupt.check()?;
+    read?;
+    read_to_checksum(&mut reader)?;
+    if header.swapped {
+        swap_bytes(&mut words, header.kind.size());
+    }
+    Ok((words, header))
+}
+
+/// A reader that fails once it is asked to stop.
+struct Stopping<'a> {
+    reader: &'a mut (dyn Read + Send),
+    interrupt: &'a Interrupt,
+}
+
+impl Read for Stopping<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.interrupt.is_raised() {
+            return Err(std::io::Error::other("interrupted"));
+        }
+        let most = buffer.len().min(CHUNK_BYTES);
+        self.reader.read(&mut buffer[..most])
+    }
+}
+
+/// Turn the elements in `words` to the other byte order.
+fn swap_bytes(words: &mut [u64], size: usize) {
+    for word in words {
+        *word = match size {
+            2 => (*word >> 8) & 0x00FF_00FF_00FF_00FF | (*word << 8) & 0xFF00_FF00_FF00_FF00,
+            4 => word.swap_bytes().rotate_left(32),
+            8 => word.swap_bytes(),
+            _ => *word,
+        };
+    }
+}
+
 /// Some planes of voxels; words, so that they are aligned for every element type.
 #[derive(Default)]
 struct Chunk {

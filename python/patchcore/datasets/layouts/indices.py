@@ -1,0 +1,40 @@
+"""Indices of the DICOM volumes of a layout, so that every volume has a path."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from patchcore.study.layout import Layout
+from patchcore.volumes.dicom.sources import INDEX_SUFFIX
+from patchcore.volumes.volume import DicomVolume, Volume
+
+__all__ = ["with_indices"]
+
+
+def with_indices(layout: Layout, folder: Path) -> Layout:
+    """Write an index for each DICOM volume of a layout; one that says the same already is left untouched.
+
+    Args:
+        layout: Any layout; NIfTI files stay as they are.
+        folder: Where the indices go; made if it is missing.
+
+    Returns:
+        The layout with the volumes at their indices.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+
+    def placed(volume: Volume, name: str) -> Volume:
+        return volume.indexed(folder / f"{name}{INDEX_SUFFIX}") if isinstance(volume, DicomVolume) else volume
+
+    cases = [
+        replace(
+            case,
+            image=None if case.image is None else placed(case.image, f"{case.case_id}.image"),
+            label=placed(case.label, f"{case.case_id}.label"),
+        )
+        for case in layout.cases
+    ]
+    return replace(layout, cases=tuple(cases))

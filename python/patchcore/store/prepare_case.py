@@ -1,0 +1,284 @@
+"""Bringing one case to the training grid: crop, resample, write its arrays and lesions, give it its name."""
+
+from __future__ import annotations
+
+import errno
+import math
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchcore.config.plan import TargetPlan
+from patchcore.errors import DataError, PatchcoreError
+from patchcore.files import write_json_atomic
+from patchcore.lesions.measure import measure_lesions
+from patchcore.memory import MemoryBudget
+from patchcore.resampling.grid import Grid
+from patchcore.store.case import Placed, Source
+from patchcore.store.facts import read_attributes, write_spans, write_table
+from patchcore.store.groups import STORE_SCHEMA
+from patchcore.store.layout import group_metadata
+from patchcore.store.prepared_case import PreparedCase
+from patchcore.study import CaseRecord
+from patchcore.threads import core_count
+from patchcore.types import IntTriple
+from patchcore.volumes.volume import Volume
+
+__all__ = ["BASE_BYTES", "StoreWriteError", "prepare_case"]
+
+# What only the folder that is written to can raise; anything else is the matter of a source.
+_STORE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+# What a case always takes beside its planes and slabs, and what is left to Python.
+BASE_BYTES = 48 << 20
+_MEMORY_REMEDY = "raise --max-memory, or convert DICOM with patchcore import first"
+
+
+class StoreWriteError(Exception):
+    """The store cannot be written: no matter of one case."""
+
+    def __init__(self, cause: OSError, folder: Path) -> None:
+        super().__init__(str(cause))
+        plain = cause.errno is not None and cause.filename is None
+        self.cause = OSError(cause.errno, cause.strerror, str(folder)) if plain else cause
+
+
+def _stamps(record: CaseRecord) -> list[list[int]]:
+    record.required_image()
+    stats = [part.stat() for volume in record.volumes for part in volume.files()]
+    return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+
+
+def prepare_case(root: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBudget) -> PreparedCase:
+    """Bring a case to the training grid, unless it is there already.
+
+    Args:
+        root: Folder of the plan's group in the store.
+        target: The plan's target.
+        record: The case.
+        budget: Memory that all threads share.
+
+    Raises:
+        StoreWriteError: The store cannot be written.
+        DataError: The case has no image, its files do not match, or one of them is damaged.
+        OSError: A file cannot be read.
+        MemoryError: The case does not fit into the budget.
+    """
+    folder = root / record.case_id
+    stamps = _stamps(record)
+    affine = [list(row) for row in record.affine]
+    meta = _read_meta(folder)
+    # A corrected spacing moves the voxels without touching the files.
+    if meta is None or not _same_sources(meta, {"sources": stamps, "affine": affine}):
+        meta = _write(folder, target, record, {"sources": stamps, "affine": affine}, budget)
+    return PreparedCase(
+        case_id=record.case_id,
+        patient=record.patient,
+        path=folder,
+        shape=tuple(meta["shape"]),
+        spacing=tuple(meta["spacing"]),
+        class_voxels=tuple(meta["class_voxels"]),
+        lesion_voxels=tuple(meta["lesion_voxels"]),
+        span_axis=meta["span_axis"],
+        kept_lesions=meta["kept_lesions"],
+        crop_start=tuple(meta["crop_start"]),
+        cropped=meta["cropped"],
+        affine=np.asarray(meta["grid_affine"], dtype=np.float64),
+        cut_lesions=meta["cut_lesions"],
+    )
+
+
+def _same_sources(meta: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(meta.get(name) == other.get(name) for name in ("sources", "affine"))
+
+
+def _write(
+    folder: Path, target: TargetPlan, record: CaseRecord, known: dict[str, Any], budget: MemoryBudget
+) -> dict[str, Any]:
+    """Write a case under a temporary name, and give it its own when it is whole. Returns its attributes."""
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            temporary.mkdir()
+        except OSError as error:
+            raise StoreWriteError(error, folder) from error
+        meta = _fill(temporary, target, record, budget) | known | {"content_hashes": _hashes(record, known["sources"])}
+        try:
+            write_json_atomic(temporary / "zarr.json", group_metadata({"patchcore": meta}))
+            _give_name(temporary, folder, meta)
+        except OSError as error:
+            raise StoreWriteError(error, folder) from error
+        return meta
+    except OSError as error:
+        if error.errno in _STORE_ERRORS:
+            raise StoreWriteError(error, folder) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _give_name(temporary: Path, folder: Path, meta: Mapping[str, Any]) -> None:
+    found = _read_meta(folder)
+    if found is not None and _same_sources(found, meta):
+        # Somebody else has brought the same case meanwhile, and may read it by now: theirs is as good.
+        return
+    with suppress(FileNotFoundError):
+        outdated = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old.tmp")
+        folder.rename(outdated)
+        shutil.rmtree(outdated, ignore_errors=True)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        # Another was a moment faster.
+        if not (folder / "zarr.json").exists():
+            raise
+
+
+def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBudget) -> dict[str, Any]:
+    """Write a case's arrays and lesions into a folder, and return what is to be said of them."""
+    image = record.required_image()
+    shape, label_shape = image.header().shape, record.label.header().shape
+    if label_shape != shape:
+        raise DataError(
+            f"label shape {label_shape} does not match image {shape}",
+            case_id=record.case_id,
+            remedy=f"re-export the pair or exclude the case with --exclude {record.case_id}",
+        )
+    grid = Grid.of(shape, record.affine_array, target.spacing)
+    threads = core_count()
+    # A DICOM series is read whole, with room to convert it; a compressed NIfTI is streamed.
+    series = 8 * math.prod(shape)
+    with budget.hold(series * (not record.label.is_streamed) + BASE_BYTES, record.case_id, remedy=_MEMORY_REMEDY):
+        crop = _crop(record, target, grid)
+    placed = Placed(grid, *crop.box, kernel=target.store.kernel, antialias=target.store.antialias)
+    needed = series * (not all(volume.is_streamed for volume in record.volumes)) + BASE_BYTES
+    if not image.is_streamed:
+        needed += 16 * threads * (shape[0] * shape[1] + math.prod(placed.shape[:2])) + (192 << 20)
+    else:
+        with _named(record, image):
+            while (planes := placed.needed_bytes(image.path, len(target.classes), threads)) + needed > budget.total:
+                if threads == 1:
+                    break
+                threads //= 2
+        needed += planes
+    with budget.hold(needed, record.case_id, remedy=_MEMORY_REMEDY):
+        with _named(record, image):
+            source = _source(image, lambda: record.read_image().array)
+            placed.write_image(source, folder / "image", threads=threads)
+            del source
+        with _named(record, record.label):
+            source = _label_source(record)
+            labels = placed.write_labels(
+                source,
+                folder / "label",
+                classes=target.classes,
+                lesion_label=target.lesion_label,
+                connectivity=target.connectivity,
+                threads=threads,
+            )
+            del source
+    spans = labels.spans
+    table = np.column_stack([spans.lesion, spans.origin, spans.length]).astype(np.int32)
+    table, voxels = _without_specks(table, spans.voxel_count, target)
+    write_spans(folder, table, voxels, spans.axis, target.spacing)
+    write_table(folder / "class_spans.npy", labels.other_classes)
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ np.asarray(placed.start)
+    return {
+        "schema_version": STORE_SCHEMA,
+        "patient": record.patient,
+        "shape": list(placed.shape),
+        "spacing": list(grid.spacing),
+        "grid_affine": affine.tolist(),
+        "crop_start": list(placed.start),
+        "whole_shape": list(grid.shape),
+        "cropped": placed.shape != grid.shape,
+        "cut_lesions": crop.cut_lesions,
+        "stored_shape": list(grid.stored_shape),
+        "class_voxels": list(labels.class_voxels),
+        "lesion_voxels": voxels.tolist(),
+        "span_axis": int(spans.axis),
+        "kept_lesions": labels.kept_lesions,
+    }
+
+
+@contextmanager
+def _named(record: CaseRecord, volume: Volume) -> Iterator[None]:
+    """Say of an error which case and file it was met in."""
+    try:
+        yield
+    except PatchcoreError as error:
+        error.case_id = error.case_id or record.case_id
+        error.path = error.path or str(volume.path)
+        raise
+    except OSError as error:
+        if error.errno in _STORE_ERRORS or error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(volume.path)) from None
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """The part of a training grid that is kept: first voxel, voxel after the last; and how many lesions that cuts."""
+
+    box: tuple[IntTriple, IntTriple]
+    cut_lesions: int = 0
+
+
+def _crop(record: CaseRecord, target: TargetPlan, grid: Grid) -> _Crop:
+    store = target.store
+    whole = _Crop(((0, 0, 0), grid.shape))
+    if store.crop_to is None:
+        return whole
+    source = _label_source(record)
+    organ = measure_lesions(source, label=store.crop_to)
+    if not len(organ):
+        return whole
+    low, high = grid.box(organ.bbox_start.min(axis=0), organ.bbox_stop.max(axis=0), store.crop_margin_mm)
+    lesions = measure_lesions(source, label=target.lesion_label, connectivity=target.connectivity)
+    cut = 0
+    for start, stop in zip(lesions.bbox_start, lesions.bbox_stop, strict=True):
+        first, last = grid.box(start, stop, 0.0)
+        cut += not all(a <= b and c <= d for a, b, c, d in zip(low, first, last, high, strict=True))
+    return _Crop((low, high), cut)
+
+
+def _label_source(record: CaseRecord) -> Source:
+    return _source(record.label, lambda: record.read_label().array)
+
+
+def _source(volume: Volume, read: Callable[[], npt.NDArray[Any]]) -> Source:
+    """Return what the core reads: the path of a volume that it streams, otherwise the voxels."""
+    return volume.path if volume.is_streamed else read()
+
+
+def _hashes(record: CaseRecord, stamps: list[list[int]]) -> list[str]:
+    """Return the content hashes of image and label map as analyze has read them; empty if the files have changed."""
+    known = [stamp for stamp in (record.image_stamp, record.label_stamp) if stamp is not None]
+    # A volume of several files has one stamp: their sizes together, and the newest time.
+    sizes, times = sum(size for size, _ in stamps), {time for _, time in stamps}
+    unchanged = sum(stamp.size for stamp in known) == sizes and all(stamp.mtime_ns in times for stamp in known)
+    pair = (record.image_stamp, record.label_stamp)
+    return ["" if stamp is None or not unchanged else stamp.content_hash for stamp in pair]
+
+
+def _read_meta(folder: Path) -> dict[str, Any] | None:
+    meta = read_attributes(folder)
+    return meta if meta.get("schema_version") == STORE_SCHEMA else None
+
+
+def _without_specks(
+    table: npt.NDArray[np.int32], voxels: npt.NDArray[np.int64], target: TargetPlan
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Leave out components below the plan's smallest lesion, and number the rest from 0."""
+    kept = np.asarray(voxels) * math.prod(target.spacing) >= target.min_volume_mm3
+    number = np.cumsum(kept) - 1
+    table = table[kept[table[:, 0]]] if len(table) else table
+    table[:, 0] = number[table[:, 0]]
+    return np.ascontiguousarray(table), np.asarray(voxels)[kept]

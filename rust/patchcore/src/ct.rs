@@ -1,0 +1,168 @@
+//! One pass over a CT: extremes, an even sample, a hash of its voxels, and the HU in and around lesions.
+
+mod around;
+mod histogram;
+mod values;
+
+use std::path::Path;
+
+use blake3::Hasher;
+
+pub use around::{LesionSpan, Surroundings};
+use histogram::Counter;
+pub use histogram::Histogram;
+pub use values::Sample;
+use values::{Format, Value};
+
+use crate::nifti::{FilePlanes, Header};
+use crate::pool::Interrupt;
+use crate::view::Kind;
+use crate::{Error, Result, error};
+
+/// Limits of what is counted and sampled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Lower values are counted in [`Examined::below`].
+    pub lowest: f64,
+    /// Higher values are counted in [`Examined::above`].
+    pub highest: f64,
+    /// About this many voxels are sampled.
+    pub sample: usize,
+}
+
+/// What one pass over a CT has found. Values are HU: stored values times slope plus intercept, in float32 unless they
+/// are stored as int16 without scaling.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Examined {
+    /// The least and the greatest value; of no meaning if a value is not finite.
+    pub range: (f64, f64),
+    /// Voxels that are NaN or infinite.
+    pub not_finite: u64,
+    /// Voxels below and above the limits.
+    pub below: u64,
+    /// As `below`.
+    pub above: u64,
+    /// Evenly drawn voxels, in stored order.
+    pub sample: Sample,
+    /// BLAKE3 of shape, type and voxels, the first axis fastest.
+    pub hash: [u8; 32],
+    /// HU of the lesions' voxels.
+    pub within: Histogram,
+    /// HU of all voxels within the radius of a lesion voxel, the lesions' own included.
+    pub around: Histogram,
+}
+
+/// Examine a CT in a NIfTI file, plane by plane, to its last byte.
+///
+/// # Errors
+/// As [`crate::nifti::read_header`]; [`Error::Corrupt`] if the file ends early or fails its checksum,
+/// [`Error::Argument`] if the lesions lie on another grid, [`Error::Interrupted`] if asked to stop.
+pub fn examine_file(
+    path: &Path,
+    surroundings: &Surroundings,
+    limits: Limits,
+    interrupt: &Interrupt,
+) -> Result<(Examined, Header)> {
+    let mut planes = FilePlanes::open(path, [false; 3], f32::NAN)?;
+    let header = planes.header.clone();
+    let format = Format { kind: header.kind, swapped: header.swapped, scaling: header.scaling };
+    let examined = examine(header.shape, format, surroundings, limits, |_, use_plane| {
+        interrupt.check()?;
+        use_plane(planes.next_bytes()?);
+        Ok(())
+    })?;
+    planes.finish()?;
+    Ok((examined, header))
+}
+
+/// Examine a CT in memory: int16 or float32 HU, the first axis fastest, native byte order.
+///
+/// # Errors
+/// [`Error::Argument`] if the bytes do not fit the shape, or the lesions lie on another grid;
+/// [`Error::Interrupted`] if asked to stop.
+pub fn examine_bytes(
+    bytes: &[u8],
+    kind: Kind,
+    shape: [usize; 3],
+    surroundings: &Surroundings,
+    limits: Limits,
+    interrupt: &Interrupt,
+) -> Result<Examined> {
+    let plane = shape[0] * shape[1] * kind.size();
+    if bytes.len() != plane * shape[2] {
+        return Err(Error::Argument(format!("{} bytes for shape {shape:?}", bytes.len())));
+    }
+    let format = Format { kind, swapped: false, scaling: (1.0, 0.0) };
+    examine(shape, format, surroundings, limits, |number, use_plane| {
+        interrupt.check()?;
+        use_plane(&bytes[number * plane..(number + 1) * plane]);
+        Ok(())
+    })
+}
+
+/// Gives the bytes of a plane to the function that uses them.
+type GivePlane<'a> = dyn FnMut(usize, &mut dyn FnMut(&[u8])) -> Result<()> + 'a;
+
+fn examine(
+    shape: [usize; 3],
+    format: Format,
+    surroundings: &Surroundings,
+    limits: Limits,
+    mut give: impl FnMut(usize, &mut dyn FnMut(&[u8])) -> Result<()>,
+) -> Result<Examined> {
+    surroundings.check(shape)?;
+    if format.is_int16() {
+        walk::<i16>(shape, format, surroundings, limits, &mut give)
+    } else {
+        walk::<f32>(shape, format, surroundings, limits, &mut give)
+    }
+}
+
+fn walk<T: Value>(
+    shape: [usize; 3],
+    format: Format,
+    surroundings: &Surroundings,
+    limits: Limits,
+    give: &mut GivePlane<'_>,
+) -> Result<Examined> {
+    let plane_voxels = shape[0] * shape[1];
+    let voxels = plane_voxels.checked_mul(shape[2]);
+    let total = voxels.ok_or_else(|| Error::Memory(format!("shape {shape:?} overflows")))?;
+    // An odd step reaches every row, whatever its length.
+    let step = (total / limits.sample.max(1)).max(1) | 1;
+    let mut sample = error::room(Some(total.div_ceil(step)), "a sample of the image")?;
+    let mut values: Vec<T> = error::room(Some(plane_voxels), "a plane of the image")?;
+    let mut hasher = Hasher::new();
+    hasher.update(format!("{} {shape:?}", T::NAME).as_bytes());
+    let mut counts = T::counts(limits);
+    let (mut within, mut around) = (Counter::default(), Counter::default());
+    let mut next_sample = 0;
+    for plane in 0..shape[2] {
+        give(plane, &mut |bytes| T::decode(bytes, format, &mut values))?;
+        hasher.update(T::bytes(&values));
+        counts.add(&values);
+        let first = plane * plane_voxels;
+        while next_sample < first + values.len() {
+            sample.push(values[next_sample - first]);
+            next_sample += step;
+        }
+        for (row, inner, outer) in surroundings.rows(plane) {
+            let line = &values[row * shape[0]..(row + 1) * shape[0]];
+            within.add(line, inner);
+            around.add(line, outer);
+        }
+    }
+    Ok(Examined {
+        range: counts.range(),
+        not_finite: counts.not_finite,
+        below: counts.below,
+        above: counts.above,
+        sample: T::sample(sample),
+        hash: *hasher.finalize().as_bytes(),
+        within: within.finish(),
+        around: around.finish(),
+    })
+}
+
+#[cfg(test)]
+mod tests;
