@@ -23,7 +23,7 @@ from patchcore.resampling.grid import Grid
 from patchcore.store.case import Placed
 from patchcore.store.facts import write_spans, write_table
 from patchcore.store.prepared_case import PreparedCase
-from patchcore.training.loader import BatchSource
+from patchcore.training.loader import BatchSource, LoaderSettings
 from patchcore.windows.sampling import DrawKind
 
 WINDOW = (96, 96, 96)
@@ -78,7 +78,7 @@ def _sampler(folder: Path) -> Row:
     sampling = SamplingConfig(
         organ_label=2, hard_points=str(hard), **{f"{name}_share": share for name, share in shares.items()}
     )
-    source = BatchSource(cases, WINDOW, (-100.0, 200.0), classes=(1, 2), sampling=sampling)
+    source = BatchSource(cases, WINDOW, (-100.0, 200.0), classes=(1, 2), settings=LoaderSettings(sampling=sampling))
     positions = np.arange(DRAWS, dtype=np.uint32)
     times = []
     for step in range(5):

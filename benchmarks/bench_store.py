@@ -23,7 +23,9 @@ import tensorstore as ts
 
 from benchmarks.rows import Row, data_folder
 from patchcore.lesions.measure import lesion_spans
-from patchcore.store import StoredArray, read_windows, write_array
+from patchcore.store import StoredArray, write_array
+from patchcore.store.windows import read_windows
+from patchcore.windows.format import WindowFormat
 from patchcore.windows.sampling import SamplerCase, WindowSampler
 
 SHAPE, WINDOW, HU_RANGE = (400, 512, 512), (96, 96, 96), (-1000.0, 400.0)
@@ -135,9 +137,15 @@ def run() -> list[Row]:
 
         def ours(corner: Array, threads: int = 1) -> None:
             read_windows(
-                arrays[0], corner[None], WINDOW, hu_range=HU_RANGE, labels=arrays[1], out=out, label_out=label_out,
+                arrays[0],
+                corner[None],
+                WINDOW,
+                WindowFormat(HU_RANGE),
+                labels=arrays[1],
+                out=out,
+                label_out=label_out,
                 threads=threads,
-            )  # fmt: skip
+            )
 
         # Warm: every chunk was met before, and its checksum compared.
         for array in (*arrays[0], *arrays[1]):
@@ -151,9 +159,15 @@ def run() -> list[Row]:
             corners = (corner[None] + np.arange(batch)[:, None] * 61) % limits
             images, labels = arrays[0] * batch, arrays[1] * batch
             read_windows(
-                images, corners, WINDOW, hu_range=HU_RANGE, labels=labels, out=many[0], label_out=many[1],
+                images,
+                corners,
+                WINDOW,
+                WindowFormat(HU_RANGE),
+                labels=labels,
+                out=many[0],
+                label_out=many[1],
                 threads=threads,
-            )  # fmt: skip
+            )
 
         # In a row, as a loader reads: a thread that has to be woken is not what is asked here.
         threads = {
@@ -164,9 +178,15 @@ def run() -> list[Row]:
         def first_read(corner: Array) -> None:
             opened = [StoredArray(folder / "image")], [StoredArray(folder / "label")]
             read_windows(
-                opened[0], corner[None], WINDOW, hu_range=HU_RANGE, labels=opened[1], out=out, label_out=label_out,
+                opened[0],
+                corner[None],
+                WINDOW,
+                WindowFormat(HU_RANGE),
+                labels=opened[1],
+                out=out,
+                label_out=label_out,
                 threads=1,
-            )  # fmt: skip
+            )
 
         dparams = {"nthreads": 1}
         b2_image = blosc2.open(str(folder / "image.b2nd"), mode="r", dparams=dparams, mmap_mode="r")
@@ -244,9 +264,15 @@ def _sampling(image: Array, label: Array, arrays: tuple[list[StoredArray], list[
         start = time.perf_counter()
         draws = sampler.draw(step, positions)
         read_windows(
-            arrays[0], draws.corner, WINDOW, hu_range=HU_RANGE, labels=arrays[1], out=out, label_out=label_out,
+            arrays[0],
+            draws.corner,
+            WINDOW,
+            WindowFormat(HU_RANGE),
+            labels=arrays[1],
+            out=out,
+            label_out=label_out,
             threads=1,
-        )  # fmt: skip
+        )
         ours.append(time.perf_counter() - start)
         if step < 4:
             start = time.perf_counter()

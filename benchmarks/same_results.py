@@ -23,6 +23,8 @@ from typing import Any
 
 # What differs between two runs of one version: times, places and the version itself.
 _FREE = {"created", "created_at", "dataset", "written", "patchcore_version", "version", "path", "root", "source"}
+# How files are told from changed ones.
+_SOURCES = ("sources", "sha256", "content_hashes")
 _TRAIN = (
     "--steps", "6", "--preset", "tiny", "--batch-size", "2", "--set", "train.threads=1", "--set", "train.ranks=1",
     "--set", "train.tensorboard=false", "--set", "validation.every_epochs=100000",
@@ -61,7 +63,11 @@ def _store(study: Path, name: str, found: dict[str, str]) -> None:
         key = f"{name}/{place.parent.relative_to(study)}"
         _flat({key: value for key, value in about.items() if key != "attributes"}, key, found)
         attributes = about["attributes"].get("patchcore", {})
-        _flat({k: v for k, v in attributes.items() if k not in ("sources", "sha256", "content_hashes")}, f"{key}/patchcore", found)
+        _flat(
+            {k: v for k, v in attributes.items() if k not in ("sources", "sha256", "content_hashes")},
+            f"{key}/patchcore",
+            found,
+        )
         if about["node_type"] == "array":
             voxels = zarr.open_array(place.parent, mode="r")[:]
             found[f"{key}/voxels"] = hashlib.sha256(voxels.tobytes()).hexdigest()

@@ -10,9 +10,10 @@ from torch import nn
 
 from patchcore.config.plan import TargetPlan
 from patchcore.models.device import Placement
-from patchcore.types import AnyArray, Float32Array
-from patchcore.windows.blending import WindowBlender, window_grid
-from patchcore.windows.extract import extract_windows
+from patchcore.store.window_reader import WindowCase, WindowReader
+from patchcore.types import Float32Array
+from patchcore.windows.blending import WindowBlender
+from patchcore.windows.format import WindowFormat
 
 __all__ = ["predict_volume", "windows_a_batch"]
 
@@ -25,7 +26,7 @@ def windows_a_batch(placement: Placement) -> int:
 @torch.inference_mode()
 def predict_volume(
     network: nn.Module,
-    image: AnyArray,
+    image: WindowCase,
     target: TargetPlan,
     placement: Placement,
     *,
@@ -40,7 +41,8 @@ def predict_volume(
 
     Args:
         network: Takes (B, 1, *window_size), gives logits (B, 1 + classes, *window_size).
-        image: HU on the training grid, (X, Y, Z).
+        image: HU on the training grid, (X, Y, Z): an array, a case of a store, or anything else that
+            :class:`patchcore.store.window_reader.WindowReader` reads.
         target: The plan: window, ``hu_range`` and classes.
         placement: Where to compute.
         overlap: Overlap of neighbouring windows.
@@ -51,15 +53,17 @@ def predict_volume(
         float32 (1 + classes, X, Y, Z), background first.
     """
     channels = len(target.classes) + 1
-    corners = window_grid(image.shape, target.window_size, overlap=overlap)
-    blender = WindowBlender(image.shape, channels, target.window_size)
+    reader = WindowReader([image])
+    corners = reader.grid(0, target.window_size, overlap=overlap)
+    blender = WindowBlender(reader.shape(0), channels, target.window_size)
+    form = WindowFormat(target.hu_range)
     size = windows_a_batch(placement)
     flips = [axes for count in range(4 if mirror else 1) for axes in combinations((2, 3, 4), count)]
     for start in range(0, len(corners), size):
         if look is not None:
             look()
         part = corners[start : start + size]
-        windows = extract_windows(image, part, target.window_size, hu_range=target.hu_range).image
+        windows = reader.read_as(0, part, target.window_size, form, with_labels=False).image
         batch = torch.from_numpy(windows[:, None]).to(placement.device)
         total: torch.Tensor | None = None
         for axes in flips:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patchcore.store.array import ChunkCache, StoredArray, read_label_windows, read_windows, write_array
+from patchcore.store.array import ChunkCache, StoredArray, write_array
 from patchcore.store.layout import shard_shape
 
-__all__ = ["ChunkCache", "StoredArray", "read_label_windows", "read_windows", "shard_shape", "write_array"]
+__all__ = ["ChunkCache", "StoredArray", "shard_shape", "write_array"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -14,20 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore import _core
-from patchcore.arrays import corner_rows, needed_part, size_triple, thread_count
+from patchcore.arrays import needed_part, thread_count
 from patchcore.errors import PatchcoreError, UnsupportedDataError, WindowError
 from patchcore.files import write_json_atomic
 from patchcore.store.layout import array_metadata, read_layout, shard_shape
-from patchcore.types import AnyArray, IntTriple, PathLike, WindowDtype
-from patchcore.windows.format import as_bits, window_dtype
+from patchcore.types import IntTriple, PathLike
 
 __all__ = [
     "CacheCounts",
     "ChunkCache",
     "StoredArray",
     "Verified",
-    "read_label_windows",
-    "read_windows",
     "write_array",
 ]
 
@@ -164,13 +161,44 @@ class StoredArray:
         """
         if self._foreign is not None:
             return self.part((0, 0, 0), self.shape)
-        corner = np.zeros((1, 3), np.int64)
-        whole: npt.NDArray[Any]
-        if self._layout.dtype == "uint8":
-            whole = read_label_windows([self], corner, self.shape)[0]
+        assert self._ours is not None
+        whole: npt.NDArray[Any] = np.empty(self.shape, self.dtype)
+        corner, flat = np.zeros((1, 3), np.int64), whole.reshape(-1)
+        if self.dtype == np.uint8:
+            _core.read_store_label_windows([self._ours], corner, self.shape, flat, threads=None)
         else:
-            whole = read_windows([self], corner, self.shape, hu_range=None, dtype="int16")[0]
+            _core.read_store_windows(
+                [self._ours],
+                corner,
+                self.shape,
+                flat,
+                format="int16",
+                hu_range=None,
+                padding=0.0,
+                labels=None,
+                label_out=None,
+                cache=None,
+                threads=None,
+            )
         return whole
+
+    def window_part(
+        self, corner: npt.NDArray[np.int64], size: IntTriple, *, threads: int | None = None
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """Return the part of a foreign array that a window needs, at least one voxel, and the window's corner in it.
+
+        Args:
+            corner: Index of the window's first voxel; may lie outside.
+            size: Voxels of the window.
+            threads: Threads; all cores if None.
+        """
+        start, stop, moved = needed_part(corner, size, self.shape)
+        return self.part(start, stop, threads=threads), moved
+
+    @property
+    def core(self) -> _core.StoredArray | None:
+        """The array as the core reads it in batches; None for an array that somebody else has written."""
+        return self._ours
 
     def part(self, start: IntTriple, stop: IntTriple, *, threads: int | None = None) -> npt.NDArray[Any]:
         """Read a part of an array that somebody else has written, in its own dtype, C order.
@@ -247,180 +275,6 @@ class CacheCounts(NamedTuple):
     bytes: int
     hits: int
     misses: int
-
-
-def read_windows(
-    arrays: Sequence[StoredArray],
-    corners: npt.ArrayLike,
-    window_size: Sequence[int],
-    *,
-    hu_range: tuple[float, float] | Sequence[tuple[float, float]] | None,
-    dtype: WindowDtype = "float32",
-    padding: float = 0.0,
-    labels: Sequence[StoredArray] | None = None,
-    out: AnyArray | None = None,
-    label_out: npt.NDArray[np.uint8] | None = None,
-    cache: ChunkCache | None = None,
-    threads: int | None = None,
-) -> AnyArray:
-    """Read a batch of windows of HU: decoded, clipped, scaled and placed in one pass, the GIL released.
-
-    Args:
-        arrays: The array of each window; they may repeat.
-        corners: Integers (windows, 3): array index of each window's first voxel; anything, also outside the array.
-        window_size: Voxels of a window along x, y, z.
-        hu_range: Clipped to and scaled to [0, 1]; what lies outside the array is 0. One for all windows, or one for
-            each. None: HU as they are.
-        dtype: ``float32``, ``float16``, ``bfloat16`` (its bits, as uint16) or ``int16`` (HU as they are).
-        padding: Value outside the array where `hu_range` is None.
-        labels: The label array of each window, read into `label_out` in the same call.
-        out: Of `dtype`, (windows, x, y, z), C order, to be filled; a new array by default.
-        label_out: uint8 of that shape.
-        cache: Where decoded chunks are looked for first, and kept.
-        threads: Threads; all cores by default.
-
-    Returns:
-        `out`.
-
-    Raises:
-        WindowError: Numbers of arrays and corners differ, or a buffer does not fit.
-        CorruptFileError: A chunk is damaged; its file is named.
-        OSError: A file cannot be read.
-    """
-    stored_dtype = window_dtype(dtype, hu_range)
-    rows, size, flat = _prepared(arrays, corners, window_size, out, stored_dtype)
-    if (labels is None) != (label_out is None):
-        raise WindowError("labels and label_out belong together", remedy="pass both, or neither")
-    flat_label = None
-    if labels is not None:
-        _, _, label_out = _prepared(labels, rows, size, label_out, np.dtype(np.uint8), "label_out")
-        flat_label = label_out.reshape(-1)
-    ranges = _ranges(hu_range)
-    ours, label_ours = _all_ours(arrays), _all_ours(labels or ())
-    if ours is None or label_ours is None:
-        _read_each(arrays, labels, rows, size, ranges, dtype, padding, flat, label_out, threads)
-        return flat
-    _core.read_store_windows(
-        ours,
-        rows,
-        size,
-        as_bits(flat).reshape(-1),
-        format=dtype,
-        hu_range=ranges,
-        padding=padding,
-        labels=None if labels is None else label_ours,
-        label_out=flat_label,
-        cache=None if cache is None or not cache.most_bytes else cache._core,
-        threads=thread_count(threads),
-    )
-    return flat
-
-
-def _ranges(
-    hu_range: tuple[float, float] | Sequence[tuple[float, float]] | None,
-) -> list[tuple[float, float]] | None:
-    if hu_range is None:
-        return None
-    ranges = np.asarray(hu_range, dtype=np.float64)
-    if ranges.size % 2 or ranges.ndim not in (1, 2) or ranges.shape[-1] != 2:
-        raise WindowError(f"hu_range of shape {ranges.shape}", expected="two numbers, or two a window")
-    return [(low, high) for low, high in ranges.reshape(-1, 2).tolist()]
-
-
-def read_label_windows(
-    arrays: Sequence[StoredArray],
-    corners: npt.ArrayLike,
-    window_size: Sequence[int],
-    *,
-    out: npt.NDArray[np.uint8] | None = None,
-    threads: int | None = None,
-) -> npt.NDArray[np.uint8]:
-    """Read a batch of windows of class indices; what lies outside is 0. See :func:`read_windows`."""
-    rows, size, flat = _prepared(arrays, corners, window_size, out, np.dtype(np.uint8))
-    ours = _all_ours(arrays)
-    if ours is None:
-        nothing = np.empty((len(rows), *size), np.float32)
-        _read_each(arrays, arrays, rows, size, None, "float32", 0.0, nothing, flat, threads)
-    else:
-        _core.read_store_label_windows(ours, rows, size, flat.reshape(-1), threads=thread_count(threads))
-    return flat
-
-
-def _all_ours(arrays: Sequence[StoredArray]) -> list[_core.StoredArray] | None:
-    """Return what the core reads at once; None where somebody else has written one of them."""
-    ours = [array._ours for array in arrays if array._ours is not None]
-    return ours if len(ours) == len(arrays) else None
-
-
-def _read_each(
-    arrays: Sequence[StoredArray],
-    labels: Sequence[StoredArray] | None,
-    rows: npt.NDArray[np.int64],
-    size: IntTriple,
-    ranges: list[tuple[float, float]] | None,
-    dtype: WindowDtype,
-    padding: float,
-    out: AnyArray,
-    label_out: npt.NDArray[np.uint8] | None,
-    threads: int | None,
-) -> None:
-    """Read windows one by one, of arrays that anybody has written."""
-    for number in range(len(rows)):
-        one = slice(number, number + 1)
-        image, corner = _part_of(arrays[number], rows[number], size, threads)
-        label, label_corner = (None, None)
-        if labels is not None:
-            label, label_corner = _part_of(labels[number], rows[number], size, threads)
-        _core.extract_windows(
-            [image],
-            corner,
-            size,
-            as_bits(out[one]).reshape(-1),
-            format=dtype,
-            hu_range=None if ranges is None else ranges[min(number, len(ranges) - 1)],
-            padding=padding,
-            labels=None if label is None else [label],
-            label_corners=label_corner,
-            label_out=None if label is None or label_out is None else label_out[one].reshape(-1),
-            threads=thread_count(threads),
-        )
-
-
-def _part_of(
-    array: StoredArray, corner: npt.NDArray[np.int64], size: IntTriple, threads: int | None
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Return the part of an array that a window needs, at least one voxel, and the window's corner in it."""
-    start, stop, moved = needed_part(corner, size, array.shape)
-    if array._ours is not None:
-        edge = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
-        if array.dtype == np.uint8:
-            part: npt.NDArray[Any] = read_label_windows([array], [start], edge, threads=threads)[0]
-        else:
-            part = read_windows([array], [start], edge, hu_range=None, dtype="int16", threads=threads)[0]
-    else:
-        part = array.part(start, stop, threads=threads)
-    return part, moved[None]
-
-
-def _prepared(
-    arrays: Sequence[StoredArray],
-    corners: npt.ArrayLike,
-    window_size: Sequence[int],
-    out: npt.NDArray[Any] | None,
-    dtype: np.dtype[Any],
-    name: str = "out",
-) -> tuple[npt.NDArray[np.int64], IntTriple, npt.NDArray[Any]]:
-    rows, size = corner_rows(corners), size_triple("window_size", window_size)
-    if len(arrays) != len(rows):
-        raise WindowError(f"{len(arrays)} arrays and {len(rows)} corners", remedy="give each window its array")
-    shape = (len(rows), *size)
-    if out is None:
-        return rows, size, np.empty(shape, dtype)
-    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
-        raise WindowError(
-            f"{name} is {out.dtype} {out.shape}", expected=f"{dtype} {shape}, C order, writable", remedy="leave it out"
-        )
-    return rows, size, out
 
 
 def _shape(array: npt.NDArray[Any]) -> IntTriple:

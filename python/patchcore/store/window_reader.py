@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,19 +12,20 @@ import numpy.typing as npt
 
 from patchcore.arrays import corner_rows, size_triple
 from patchcore.errors import UnsupportedDataError, WindowError
-from patchcore.store import ChunkCache, StoredArray, read_windows
+from patchcore.store import ChunkCache, StoredArray
 from patchcore.store.array import CacheCounts
 from patchcore.store.case import AIR_HU
 from patchcore.store.prepared_case import PreparedCase
+from patchcore.store.windows import read_windows
 from patchcore.types import AnyArray, Int64Array, IntTriple, PathLike, WindowDtype
-from patchcore.volumes.nifti_volume import NiftiVolume
+from patchcore.volumes.nifti_windows import NiftiWindows
 from patchcore.windows.blending import window_grid
-from patchcore.windows.extract import Windows, check_buffer, extract_parts
-from patchcore.windows.format import window_dtype
+from patchcore.windows.extract import Windows, check_apart, check_buffer, extract_parts
+from patchcore.windows.format import WindowFormat
 
 __all__ = ["WindowCase", "WindowReader"]
 
-Volume: TypeAlias = StoredArray | NiftiVolume | npt.NDArray[Any]
+Volume: TypeAlias = StoredArray | NiftiWindows | npt.NDArray[Any]
 WindowCase: TypeAlias = "PreparedCase | PathLike | AnyArray | StoredArray | tuple[Any, Any]"
 """A CT, or a CT and its label map: a path to NIfTI or to a Zarr array of a store, an array, a case of a store."""
 
@@ -112,6 +114,43 @@ class WindowReader:
             UnsupportedDataError: A label does not fit uint8.
             OSError: A file cannot be read.
         """
+        return self.read_as(
+            cases,
+            corners,
+            window_size,
+            WindowFormat(hu_range, dtype, padding),
+            with_labels=with_labels,
+            out=out,
+            label_out=label_out,
+            threads=threads,
+        )
+
+    def read_as(
+        self,
+        cases: npt.ArrayLike,
+        corners: npt.ArrayLike,
+        window_size: Sequence[int],
+        form: WindowFormat,
+        *,
+        ranges: Sequence[tuple[float, float]] | None = None,
+        with_labels: bool | None = None,
+        out: AnyArray | None = None,
+        label_out: npt.NDArray[np.uint8] | None = None,
+        threads: int | None = None,
+    ) -> Windows:
+        """Read a batch of windows of one format, see :meth:`read`.
+
+        Args:
+            cases: See :meth:`read`.
+            corners: See :meth:`read`.
+            window_size: See :meth:`read`.
+            form: How the windows look.
+            ranges: A range of HU per window, instead of the format's.
+            with_labels: See :meth:`read`.
+            out: See :meth:`read`.
+            label_out: See :meth:`read`.
+            threads: See :meth:`read`.
+        """
         rows, size = corner_rows(corners), size_triple("window_size", window_size)
         chosen = self._chosen(cases, len(rows))
         if with_labels is None:
@@ -122,68 +161,69 @@ class WindowReader:
                 f"case {lacking[0]} has no label map", remedy="give a pair of CT and label map, or with_labels=False"
             )
         shape = (len(rows), *size)
-        stored = window_dtype(dtype, hu_range)
-        out = _buffer("out", out, len(rows), size, stored)
+        out = _buffer("out", out, len(rows), size, form.stored)
         label_out = _buffer("label_out", label_out, len(rows), size, np.dtype(np.uint8)) if with_labels else None
         flat, flat_label = out.reshape(shape), None if label_out is None else label_out.reshape(shape)
-        kinds = [isinstance(self._images[case], StoredArray) for case in chosen]
-        # One call for all where they lie alike, as they do in a training.
-        groups = [slice(0, len(rows))] if len(set(kinds)) < 2 else [slice(n, n + 1) for n in range(len(rows))]
-        for group in groups:
-            if not len(rows):
-                break
-            images = [self._images[case] for case in chosen[group]]
-            labels = [self._labels[case] for case in chosen[group]] if with_labels else None
-            part = None if flat_label is None else flat_label[group]
-            self._read(images, labels, rows[group], size, hu_range, dtype, padding, flat[group], part, threads)
+        self._check_apart([out] if label_out is None else [out, label_out], chosen, with_labels)
+        in_store = [self._is_in_store(case, with_labels) for case in chosen]
+        # One call for all windows if their cases lie alike, as they do in a training.
+        together = len(set(in_store)) < 2 and (ranges is None or all(in_store))
+        groups = [slice(0, len(rows))] if together else [slice(n, n + 1) for n in range(len(rows))]
+        for group in groups if len(rows) else ():
+            self._read(
+                chosen[group],
+                rows[group],
+                size,
+                form,
+                None if ranges is None else ranges[group],
+                flat[group],
+                None if flat_label is None else flat_label[group],
+                threads,
+            )
         return Windows(image=out, label=label_out, corners=rows)
+
+    def _is_in_store(self, case: int, with_labels: bool) -> bool:
+        """Whether the core reads the case's windows from a store of ours."""
+        volumes = (self._images[case], self._labels[case]) if with_labels else (self._images[case],)
+        return all(isinstance(volume, StoredArray) and volume.core is not None for volume in volumes)
+
+    def _check_apart(self, buffers: list[AnyArray], cases: Sequence[int], with_labels: bool) -> None:
+        sources = [self._images[case] for case in set(cases)]
+        sources += [label for case in set(cases) if with_labels and (label := self._labels[case]) is not None]
+        check_apart(buffers, [source for source in sources if isinstance(source, np.ndarray)])
 
     def _read(
         self,
-        images: list[Volume],
-        labels: list[Volume | None] | None,
+        cases: Sequence[int],
         rows: Int64Array,
         size: IntTriple,
-        hu_range: tuple[float, float] | None,
-        dtype: WindowDtype,
-        padding: float,
+        form: WindowFormat,
+        ranges: Sequence[tuple[float, float]] | None,
         out: AnyArray,
         label_out: npt.NDArray[np.uint8] | None,
         threads: int | None,
     ) -> None:
-        """Read windows of images that are all stored, or none of them is."""
-        stored_images = [image for image in images if isinstance(image, StoredArray)]
-        stored_labels = [label for label in labels or () if isinstance(label, StoredArray)]
-        if stored_images:
+        """Read windows of cases that all lie in a store of ours, or of which none does."""
+        images = [self._images[case] for case in cases]
+        labels = [label for case in cases if label_out is not None and (label := self._labels[case]) is not None]
+        if self._is_in_store(cases[0], label_out is not None):
             read_windows(
-                stored_images,
+                [image for image in images if isinstance(image, StoredArray)],
                 rows,
                 size,
-                hu_range=hu_range,
-                dtype=dtype,
-                padding=padding,
-                labels=stored_labels if label_out is not None else None,
+                form,
+                ranges=ranges,
+                labels=[label for label in labels if isinstance(label, StoredArray)] if labels else None,
                 out=out,
                 label_out=label_out,
                 cache=self.cache,
                 threads=threads,
             )
             return
-        volumes, corners = _parts(images, rows, size)
-        maps = None
-        if labels is not None and label_out is not None:
-            maps = (*_parts([label for label in labels if label is not None], rows, size), label_out)
-        extract_parts(
-            volumes,
-            corners,
-            size,
-            hu_range=hu_range,
-            dtype=dtype,
-            out=out,
-            labels=maps,
-            padding=padding,
-            threads=threads,
-        )
+        arrays, corners = _parts(images, rows, size, threads)
+        maps = None if label_out is None else (*_parts(labels, rows, size, threads), label_out)
+        own = form if ranges is None else replace(form, hu_range=ranges[0])
+        extract_parts(arrays, corners, size, own, out=out, labels=maps, threads=threads)
 
     def _chosen(self, cases: npt.ArrayLike, count: int) -> list[int]:
         numbers = np.atleast_1d(np.asarray(cases))
@@ -221,11 +261,11 @@ def _pair(number: int, case: Any) -> tuple[Volume, Volume | None]:
 
 
 def _volume(number: int, source: Any, kind: Any) -> Volume:
-    if isinstance(source, StoredArray | NiftiVolume):
+    if isinstance(source, StoredArray | NiftiWindows):
         return source
     if isinstance(source, str | Path) or hasattr(source, "__fspath__"):
         path = Path(source)
-        return StoredArray(path) if (path / "zarr.json").exists() else NiftiVolume(path, kind)
+        return StoredArray(path) if (path / "zarr.json").exists() else NiftiWindows(path, kind)
     array = np.asarray(source)
     if array.ndim != 3 or array.dtype.kind not in "biuf":
         raise UnsupportedDataError(
@@ -236,17 +276,22 @@ def _volume(number: int, source: Any, kind: Any) -> Volume:
     return array
 
 
-def _parts(volumes: Sequence[Volume], rows: Int64Array, size: IntTriple) -> tuple[list[AnyArray], Int64Array]:
-    """Return an array for each window that holds what it needs, and its corner there."""
+def _parts(
+    volumes: Sequence[Volume], rows: Int64Array, size: IntTriple, threads: int | None
+) -> tuple[list[AnyArray], Int64Array]:
+    """Return an array per window that holds the voxels it needs, and the window's corner in that array."""
     arrays: list[AnyArray] = []
     corners = rows.copy()
     for number, volume in enumerate(volumes):
-        if isinstance(volume, NiftiVolume):
-            array, corners[number] = volume.part(rows[number], size)
-            arrays.append(array)
-        else:
-            assert isinstance(volume, np.ndarray)
+        if isinstance(volume, np.ndarray):
             arrays.append(volume)
+        else:
+            array, corners[number] = (
+                volume.window_part(rows[number], size, threads=threads)
+                if isinstance(volume, StoredArray)
+                else volume.window_part(rows[number], size)
+            )
+            arrays.append(array)
     return arrays, corners
 
 

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
@@ -26,14 +26,15 @@ from patchcore.config.plan import TargetPlan
 from patchcore.config.run import AugmentConfig, RunConfig, SamplingConfig
 from patchcore.errors import ConfigError, CorruptFileError, DataError
 from patchcore.models.device import Placement
-from patchcore.store import ChunkCache, read_windows
 from patchcore.store.case import AIR_HU
 from patchcore.store.prepare import PreparedCase
+from patchcore.store.window_reader import WindowReader
 from patchcore.training.augment import draw_augmentation, shifted_range
 from patchcore.types import Float64Array, IntTriple, PathLike, WindowDtype
+from patchcore.windows.format import WindowFormat
 from patchcore.windows.sampling import HardPoints, SamplerCase, WindowDraws, WindowSampler
 
-__all__ = ["Batch", "BatchLoader", "BatchSource", "Lesion", "read_hard_points", "training_windows"]
+__all__ = ["Batch", "BatchLoader", "BatchSource", "Lesion", "LoaderSettings", "read_hard_points", "training_windows"]
 
 _AHEAD = 2
 _HARD_COLUMNS = ("case_id", "x_mm", "y_mm", "z_mm", "weight")
@@ -66,6 +67,44 @@ class Batch:
     lesions_seen: set[Lesion]
 
 
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How a loader runs.
+
+    Attributes:
+        seed: Seed of all draws.
+        batch_size: Windows per step, over all ranks together.
+        sampling: How windows are drawn; None: the defaults.
+        augment: How windows are varied; the loader shifts and scales their HU. None: not at all.
+        dtype: Type of the images.
+        rank: This rank makes positions rank, rank + world_size, … of the batch.
+        world_size: Number of ranks.
+        pin: Whether batches go to a GPU.
+
+    Raises:
+        ConfigError: The batch has fewer windows than there are ranks, or int16 windows are to be varied.
+    """
+
+    seed: int = 0
+    batch_size: int = 2
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    augment: AugmentConfig | None = None
+    dtype: WindowDtype = "float32"
+    rank: int = 0
+    world_size: int = 1
+    pin: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size or self.batch_size < self.world_size:
+            raise ConfigError(
+                f"rank {self.rank} of {self.world_size} and a batch of {self.batch_size}",
+                expected="a window for every rank",
+                remedy="enlarge the batch, or use fewer ranks",
+            )
+        if self.augment is not None and self.dtype == "int16":
+            raise ConfigError("int16 windows cannot be varied", remedy="ask for float32, or leave out augment")
+
+
 class BatchSource:
     """Makes the batch of any step.
 
@@ -73,19 +112,12 @@ class BatchSource:
         cases: The training cases.
         window_size: Voxels per axis.
         hu_range: Clip of the plan, HU.
-        classes: The plan's, for the organ's class index.
-        seed: Of all draws.
-        batch_size: Windows of a step, over all ranks together.
-        sampling: How windows are drawn.
-        augment: How HU are shifted and scaled; None: not at all.
-        dtype: Of images.
-        rank: Takes positions rank, rank + world_size, … of the batch.
-        world_size: Number of ranks.
-        pin: Whether batches go to a GPU.
+        classes: The plan's classes, for the organ's class index.
+        settings: How the loader runs.
 
     Raises:
-        ConfigError: The organ is none of the classes, or the batch has less windows than there are ranks.
-        DataError: A share is for what no case has; the hard points are none.
+        ConfigError: The organ is not one of the classes.
+        DataError: A share is for lesions, an organ or points that no case has.
         CorruptFileError: A case's store is damaged.
     """
 
@@ -96,30 +128,16 @@ class BatchSource:
         hu_range: tuple[float, float],
         *,
         classes: Sequence[int],
-        seed: int = 0,
-        batch_size: int = 2,
-        sampling: SamplingConfig | None = None,
-        augment: AugmentConfig | None = None,
-        dtype: WindowDtype = "float32",
-        rank: int = 0,
-        world_size: int = 1,
-        pin: bool = False,
+        settings: LoaderSettings | None = None,
     ) -> None:
-        sampling = SamplingConfig() if sampling is None else sampling
-        if not 0 <= rank < world_size or batch_size < world_size:
-            raise ConfigError(
-                f"rank {rank} of {world_size} and a batch of {batch_size}",
-                expected="a window for every rank",
-                remedy="enlarge the batch, or use less ranks",
-            )
+        self.settings = settings = LoaderSettings() if settings is None else settings
         self.cases = tuple(cases)
-        self.seed = seed
+        sampling = settings.sampling
         self._window = window_size
         self._hu_range = hu_range
-        self._augment = augment
-        self._dtype: WindowDtype = dtype
-        self._pin = pin
-        self._cache = ChunkCache(sampling.cache_mib << 20)
+        scaled = None if settings.dtype == "int16" else hu_range
+        self._format = WindowFormat(scaled, settings.dtype, AIR_HU)
+        self._reader = WindowReader(self.cases, cache_bytes=sampling.cache_mib << 20)
         organ = _organ_class(sampling, classes)
         spans = [case.spans() for case in self.cases]
         organs = [None if organ is None else case.class_spans(organ) for case in self.cases]
@@ -127,7 +145,7 @@ class BatchSource:
         self.sampler = WindowSampler(
             [SamplerCase(case.shape, lesions, its_organ) for case, lesions, its_organ in triples],
             window_size,
-            seed=seed,
+            seed=settings.seed,
             lesion_share=sampling.lesion_share,
             alpha=sampling.alpha,
             organ_share=sampling.organ_share,
@@ -135,8 +153,8 @@ class BatchSource:
             lesion_free_share=sampling.lesion_free_share,
             hard_points=read_hard_points(sampling.hard_points, self.cases) if sampling.hard_points else None,
         )
-        self.positions = np.arange(rank, batch_size, world_size, dtype=np.uint32)
-        self._everyone = np.arange(batch_size, dtype=np.uint32)
+        self.positions = np.arange(settings.rank, settings.batch_size, settings.world_size, dtype=np.uint32)
+        self._everyone = np.arange(settings.batch_size, dtype=np.uint32)
 
     def batch(self, step: int) -> Batch:
         """Return the windows of a step.
@@ -157,27 +175,25 @@ class BatchSource:
         Raises:
             CorruptFileError: A case's store is damaged.
         """
+        settings = self.settings
         draws = self.sampler.draw(step, positions)
-        augmentation = draw_augmentation(self.seed, step, positions)
-        ranges: Sequence[tuple[float, float]] = [self._hu_range] * len(positions)
-        if self._augment is not None:
-            ranges = [shifted_range(row, self._hu_range, self._augment) for row in augmentation]
-        image = torch.empty((len(positions), 1, *self._window), dtype=_DTYPES[self._dtype], pin_memory=self._pin)
-        label = torch.empty((len(positions), *self._window), dtype=torch.uint8, pin_memory=self._pin)
+        augmentation = draw_augmentation(settings.seed, step, positions)
+        ranges = None
+        if settings.augment is not None:
+            ranges = [shifted_range(row, self._hu_range, settings.augment) for row in augmentation]
+        image = torch.empty((len(positions), 1, *self._window), dtype=_DTYPES[settings.dtype], pin_memory=settings.pin)
+        label = torch.empty((len(positions), *self._window), dtype=torch.uint8, pin_memory=settings.pin)
         chosen = [self.cases[case] for case in draws.case.tolist()]
-        out = image.view(torch.uint16) if self._dtype == "bfloat16" else image
+        out = image.view(torch.uint16) if settings.dtype == "bfloat16" else image
         try:
-            read_windows(
-                [case.image_array for case in chosen],
+            self._reader.read_as(
+                draws.case,
                 draws.corner,
                 self._window,
-                hu_range=None if self._dtype == "int16" else ranges,
-                dtype=self._dtype,
-                padding=AIR_HU,
-                labels=[case.label_array for case in chosen],
-                out=out.numpy()[:, 0],
+                self._format,
+                ranges=ranges,
+                out=out.numpy(),
                 label_out=label.numpy(),
-                cache=self._cache,
                 threads=1,
             )
         except CorruptFileError as error:
@@ -206,13 +222,15 @@ def training_windows(
         target.window_size,
         target.hu_range,
         classes=target.classes,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        sampling=config.sampling,
-        augment=config.augment,
-        rank=rank,
-        world_size=placement.ranks,
-        pin=placement.device.type == "cuda",
+        settings=LoaderSettings(
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            sampling=config.sampling,
+            augment=config.augment,
+            rank=rank,
+            world_size=placement.ranks,
+            pin=placement.device.type == "cuda",
+        ),
     )
 
 

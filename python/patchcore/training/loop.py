@@ -10,11 +10,6 @@ import math
 import time
 from typing import Literal
 
-import torch
-from torch import nn
-
-from patchcore.config.run import RunConfig
-from patchcore.errors import RunError
 from patchcore.runs import Verb
 from patchcore.runs.events import (
     DATA_WAIT,
@@ -27,16 +22,14 @@ from patchcore.runs.events import (
     TRAIN_WINDOW_DSC,
     WINDOWS_PER_SECOND,
 )
-from patchcore.training.augment import Augmenter
 from patchcore.training.control import LEAVING, Control, Interrupted, Leaving
 from patchcore.training.loader import BatchLoader
-from patchcore.training.loss import make_loss, outputs_of, supervised_loss, window_dsc, window_voxels
-from patchcore.training.network import freeze_encoder
 from patchcore.training.optim import learning_rate
 from patchcore.training.progress import Progress, total_steps
 from patchcore.training.selection import validate
 from patchcore.training.silence import Writer
 from patchcore.training.state import Training
+from patchcore.training.step import TrainingStep
 
 __all__ = ["Outcome", "run_loop"]
 
@@ -59,13 +52,19 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
         RunError: The loss is no longer finite.
         CheckpointError: A checkpoint cannot be written; the one before is whole.
     """
-    config, network, optimizer, placement = training.config, training.network, training.optimizer, training.placement
-    ranks, epoch_steps, parts = training.ranks, training.steps_per_epoch, training.config.train.accumulate
+    config, ranks, epoch_steps = training.config, training.ranks, training.steps_per_epoch
     total, patience = total_steps(config, epoch_steps), config.train.patience
     validate_every = epoch_steps * config.validation.every_epochs
-    compute_loss = make_loss(config.loss, training.target, across=ranks.add)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    augment = Augmenter(config.augment, training.target.spacing, training.target.window_size)
+    make_step = TrainingStep(
+        config,
+        training.target,
+        training.placement,
+        network=training.network,
+        stepped=training.stepped,
+        optimizer=training.optimizer,
+        ranks=ranks,
+        average=training.average,
+    )
     drawn, seen = progress.lesions_drawn, progress.lesions_seen
     clock = _Clock(progress.seconds)
     saved_step = progress.step
@@ -115,42 +114,13 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
             if ending:
                 return "finished"
 
-            # One step, in as many parts as its activations have to be computed in.
             began = time.monotonic()
             batch = loader.next()
             waited = time.monotonic() - began
-            image = batch.image.to(placement.device, non_blocking=True)
-            label = batch.label.to(placement.device, non_blocking=True)
-            image, label = augment(image, label, batch.augmentation)
             rate = learning_rate(step, total, config.optim)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            ranks.reseed(config.seed, step)
-            optimizer.zero_grad(set_to_none=True)
-            losses, voxels = [], []
-            for number, (images, labels) in enumerate(zip(image.chunk(parts), label.chunk(parts), strict=True), 1):
-                with training.no_sync(last=number == parts):
-                    with placement.precision():
-                        outputs = outputs_of(training.stepped(images))
-                    loss = supervised_loss(compute_loss, outputs, labels) / parts
-                    loss.backward()  # type: ignore[no-untyped-call]
-                losses.append(loss.detach())
-                voxels.append(window_voxels(outputs[0].detach(), labels))
-            if step < config.init.freeze_epochs * epoch_steps:
-                freeze_encoder(network)
-            norm = nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm)
-            # The mean over ranks of each: gradients, and so their norm, are the same on all.
-            told = torch.cat((torch.stack((*losses, norm)).double(), torch.stack(voxels).sum(0))).cpu()
-            *part_losses, norm_value, both, either = ranks.mean(told).tolist()
-            value = math.fsum(part_losses)
-            # Before the update: a checkpoint never holds weights that a broken gradient has touched.
-            if not (math.isfinite(value) and math.isfinite(norm_value)):
-                raise _diverged(step + 1, value, norm_value, config)
-            optimizer.step()
-            if training.average is not None:
-                training.average.update(step + 1)
+            result = make_step(batch, step, rate, freeze=step < config.init.freeze_epochs * epoch_steps)
 
-            # Tell.
+            # Report.
             step += 1
             progress.step = step
             drawn |= batch.lesions_drawn
@@ -158,9 +128,9 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
             seconds = time.monotonic() - began
             clock.stepped(seconds)
             values = {
-                TRAIN_LOSS: value,
-                TRAIN_WINDOW_DSC: window_dsc(both, either),
-                GRAD_NORM: norm_value,
+                TRAIN_LOSS: result.loss,
+                TRAIN_WINDOW_DSC: result.window_dsc,
+                GRAD_NORM: result.gradient_norm,
                 LEARNING_RATE: rate,
                 STEP_TIME: seconds,
                 DATA_WAIT: waited,
@@ -172,15 +142,6 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
             writer.metric(step, epoch, values)
             training.board.scalars(step, values)
             writer.progress(step=step, epoch=epoch, eta_s=clock.eta_s(step, total, validate_every))
-
-
-def _diverged(step: int, loss: float, norm: float, config: RunConfig) -> RunError:
-    return RunError(
-        f"training diverged at step {step}: loss {loss:g}, gradient norm {norm:g}",
-        found=loss,
-        remedy=f"start anew with a lower optim.lr (now {config.optim.lr:g}) or more optim.warmup_steps "
-        f"(now {config.optim.warmup_steps}), or with train.precision=fp32",
-    )
 
 
 class _Clock:

@@ -6,13 +6,11 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import nn
 
 from patchcore.config import resolve_config
 from patchcore.errors import ConfigError
@@ -21,12 +19,12 @@ from patchcore.models.device import place
 from patchcore.models.registry import build_network
 from patchcore.store.prepare import prepare_cases
 from patchcore.study import Study
-from patchcore.training.augment import Augmenter
 from patchcore.training.loader import training_windows
-from patchcore.training.loss import make_loss, outputs_of, supervised_loss
 from patchcore.training.memory import step_footprint
 from patchcore.training.network import compiled
 from patchcore.training.optim import make_optimizer
+from patchcore.training.ranks import Ranks
+from patchcore.training.step import TrainingStep
 from patchcore.types import PathLike
 
 __all__ = ["StepProfile", "profile_step"]
@@ -110,55 +108,46 @@ def profile_step(
     warnings: list[str] = []
     stepped = compiled(network, config.train, target, placement, warnings.append)
     optimizer = make_optimizer(network, config.optim)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    augment = Augmenter(config.augment, target.spacing, target.window_size)
-    compute_loss = make_loss(config.loss, target)
     source = training_windows(cases, config, target, placement)
     on_gpu = placement.device.type == "cuda"
     times: dict[str, list[float]] = {}
+    keep = False
 
-    def timed(name: str, work: Callable[[], Any], *, keep: bool) -> Any:
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
         if on_gpu:
             torch.cuda.synchronize()
         began = time.perf_counter()
-        found = work()
+        yield
         if on_gpu:
             torch.cuda.synchronize()
         if keep:
             times.setdefault(name, []).append(time.perf_counter() - began)
-        return found
 
-    def step(number: int, *, keep: bool) -> None:
-        batch = timed(_MADE_AHEAD, lambda: source.batch(number), keep=keep)
-        image, label = timed(
-            "to the device, augmentation",
-            lambda: augment(batch.image.to(placement.device), batch.label.to(placement.device), batch.augmentation),
-            keep=keep,
-        )
-        optimizer.zero_grad(set_to_none=True)
-        parts = config.train.accumulate
-        for images, labels in zip(image.chunk(parts), label.chunk(parts), strict=True):
+    make_step = TrainingStep(
+        config,
+        target,
+        placement,
+        network=network,
+        stepped=stepped,
+        optimizer=optimizer,
+        ranks=Ranks(1, placement.device, study.path, 0),
+        phase=timed,
+    )
 
-            def forward(images: torch.Tensor = images) -> list[torch.Tensor]:
-                with placement.precision():
-                    return outputs_of(stepped(images))
-
-            outputs = timed("forward", forward, keep=keep)
-
-            def judge(outputs: list[torch.Tensor] = outputs, labels: torch.Tensor = labels) -> torch.Tensor:
-                return supervised_loss(compute_loss, outputs, labels) / parts
-
-            loss = timed("loss", judge, keep=keep)
-            timed("backward", loss.backward, keep=keep)
-        timed("clipping", lambda: nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm).item(), keep=keep)
-        timed("optimiser", optimizer.step, keep=keep)
+    def step(number: int) -> None:
+        with timed(_MADE_AHEAD):
+            batch = source.batch(number)
+        make_step(batch, number, config.optim.lr)
 
     for number in range(_WARM):
-        step(number, keep=False)
+        step(number)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
+    keep = True
     for number in range(steps):
-        step(_WARM + number, keep=True)
+        step(_WARM + number)
+    keep = False
     peak = torch.cuda.max_memory_allocated() if on_gpu else None
     parts = {name: statistics.median(values) * len(values) / steps for name, values in times.items()}
 
@@ -166,7 +155,7 @@ def profile_step(
     if on_gpu:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with _without_chatter(), torch.profiler.profile(activities=activities) as profiler:
-        step(_WARM + steps, keep=False)
+        step(_WARM + steps)
     if trace is not None:
         with replace_atomically(trace) as temporary:
             profiler.export_chrome_trace(str(temporary))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -82,8 +81,3 @@ class Training:
             average = None if self.average is None else self.average.network
             save_checkpoint(folder, self.network, state, optimizer=self.optimizer, average=average)
         writer.checkpoint(progress.step, which, folder)
-
-    def no_sync(self, *, last: bool) -> AbstractContextManager[None]:
-        """Keep gradients to this rank but for the `last` part of a step."""
-        wait = getattr(self.stepped, "no_sync", None)
-        return nullcontext() if last or wait is None else wait()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -15,56 +17,44 @@ from patchcore.errors import ConfigError
 from patchcore.store.prepare import PreparedCase, prepare_cases
 from patchcore.study import Study
 from patchcore.training.augment import Augmenter
-from patchcore.training.loader import Batch, BatchLoader, BatchSource
+from patchcore.training.loader import Batch, BatchLoader, BatchSource, LoaderSettings
 from patchcore.types import IntTriple, PathLike, Triple, WindowDtype
 from patchcore.windows.sampling import DrawKind
 
 __all__ = ["WindowDataset", "WindowLoader"]
 
 
-class _Windows:
-    """What both are made of: the cases, where to read, and how to vary."""
+@dataclass(frozen=True)
+class _WindowsOf:
+    """Which windows of a study a loader makes: picklable, so that a spawned worker opens the store itself."""
 
-    def __init__(
-        self,
-        study: Study | PathLike,
-        *,
-        fold: int | None,
-        folds: int,
-        batch_size: int,
-        seed: int,
-        sampling: SamplingConfig | None,
-        augment: AugmentConfig | None,
-        window_size: IntTriple | None,
-        dtype: WindowDtype,
-        rank: int,
-        world_size: int,
-        pin: bool,
-    ) -> None:
-        study = study if isinstance(study, Study) else Study(study)
+    study: PathLike
+    fold: int | None
+    folds: int
+    window_size: IntTriple | None
+    settings: LoaderSettings
+
+    def open(self) -> _Windows:
+        return _Windows(self)
+
+
+class _Windows:
+    """The cases of a study's training folds, and the source of their windows."""
+
+    def __init__(self, of: _WindowsOf) -> None:
+        study = Study(of.study)
         target = study.plan().target
         records = study.accepted()
-        if fold is not None:
-            if not 0 <= fold < folds:
-                raise ConfigError(f"fold {fold} of {folds}", remedy=f"name one from 0 to {folds - 1}, or none")
-            held_out = set(study.folds(folds, seed)[fold])
+        if of.fold is not None:
+            if not 0 <= of.fold < of.folds:
+                raise ConfigError(f"fold {of.fold} of {of.folds}", remedy=f"name one from 0 to {of.folds - 1}, or none")
+            held_out = set(study.folds(of.folds, of.settings.seed)[of.fold])
             records = [record for record in records if record.case_id not in held_out]
         self.cases: tuple[PreparedCase, ...] = prepare_cases(study, target, records).cases
         self.spacing: Triple = target.spacing
-        self.window_size: IntTriple = window_size or target.window_size
+        self.window_size: IntTriple = of.window_size or target.window_size
         self.source = BatchSource(
-            self.cases,
-            self.window_size,
-            target.hu_range,
-            classes=target.classes,
-            seed=seed,
-            batch_size=batch_size,
-            sampling=sampling,
-            augment=augment,
-            dtype=dtype,
-            rank=rank,
-            world_size=world_size,
-            pin=pin,
+            self.cases, self.window_size, target.hu_range, classes=target.classes, settings=of.settings
         )
 
     def meta(self, batch: Batch) -> dict[str, Any]:
@@ -136,22 +126,17 @@ class WindowLoader:
         threads: int = 1,
     ) -> None:
         self.device = torch.device(device)
-        if augment is not None and dtype == "int16":
-            raise ConfigError("int16 windows cannot be varied", remedy="ask for float32, or leave augment out")
-        self._windows = _Windows(
-            study,
-            fold=fold,
-            folds=folds,
-            batch_size=batch_size,
+        settings = LoaderSettings(
             seed=seed,
-            sampling=sampling,
+            batch_size=batch_size,
+            sampling=sampling or SamplingConfig(),
             augment=augment,
-            window_size=window_size,
             dtype=dtype,
             rank=rank,
             world_size=world_size,
             pin=self.device.type == "cuda",
         )
+        self._windows = _WindowsOf(os.fspath(study), fold, folds, window_size, settings).open()
         self._augmenter: Augmenter | None = None
         if augment is not None:
             self._augmenter = Augmenter(augment, self._windows.spacing, self._windows.window_size)
@@ -240,21 +225,11 @@ class WindowDataset(Dataset[dict[str, Any]]):
         dtype: WindowDtype = "float32",
     ) -> None:
         self._length, self._batch_size = length, batch_size
-        self._arguments: dict[str, Any] = {
-            "study": study.path if isinstance(study, Study) else study,
-            "fold": fold,
-            "folds": folds,
-            "batch_size": batch_size,
-            "seed": seed,
-            "sampling": sampling,
-            "augment": augment,
-            "window_size": window_size,
-            "dtype": dtype,
-            "rank": 0,
-            "world_size": 1,
-            "pin": False,
-        }
-        self._windows = _Windows(**self._arguments)
+        settings = LoaderSettings(
+            seed=seed, batch_size=batch_size, sampling=sampling or SamplingConfig(), augment=augment, dtype=dtype
+        )
+        self._of = _WindowsOf(os.fspath(study), fold, folds, window_size, settings)
+        self._windows = self._of.open()
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned worker opens the store itself.
@@ -262,7 +237,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._windows = _Windows(**self._arguments)
+        self._windows = self._of.open()
 
     def __len__(self) -> int:
         return self._length

@@ -19,9 +19,9 @@ from patchcore import _core
 from patchcore.arrays import corner_rows, needed_part, size_triple, thread_count
 from patchcore.errors import UnsupportedDataError, WindowError
 from patchcore.types import AnyArray, Int64Array, IntTriple, WindowDtype
-from patchcore.windows.format import as_bits, window_dtype
+from patchcore.windows.format import WindowFormat, as_bits
 
-__all__ = ["Windows", "check_buffer", "extract_parts", "extract_windows"]
+__all__ = ["Windows", "check_apart", "check_buffer", "extract_parts", "extract_windows"]
 
 Volumes: TypeAlias = AnyArray | Sequence[AnyArray]
 
@@ -108,8 +108,8 @@ def extract_windows(
     """
     size = size_triple("window_size", window_size)
     rows = corner_rows(corners)
-    low_high = _hu_range(hu_range)
-    if padding is not None and low_high is not None:
+    form = WindowFormat(hu_range, dtype, 0.0 if padding is None else float(padding))
+    if padding is not None and form.hu_range is not None:
         raise WindowError("padding given with hu_range", remedy="leave it out: padding is the lower end of hu_range")
     images = _per_window("volumes", volumes, len(rows))
     maps = None if labels is None else _per_window("labels", labels, len(rows))
@@ -122,24 +122,21 @@ def extract_windows(
                 found=label.shape,
                 expected=image.shape,
             )
-    stored = window_dtype(dtype, low_high)
-    image_out = np.empty((len(rows), *size), dtype=stored) if out is None else out
-    check_buffer("out", image_out, stored, len(rows), size)
+    image_out = np.empty((len(rows), *size), dtype=form.stored) if out is None else out
+    check_buffer("out", image_out, form.stored, len(rows), size)
     buffers: list[AnyArray] = [image_out]
     if maps is not None:
         label_out = np.empty((len(rows), *size), dtype=np.uint8) if label_out is None else label_out
         check_buffer("label_out", label_out, np.dtype(np.uint8), len(rows), size)
         buffers.append(label_out)
-    _check_apart(buffers, [*images, *(maps or ())])
+    check_apart(buffers, [*images, *(maps or ())])
     extract_parts(
         images,
         rows,
         size,
-        hu_range=low_high,
-        dtype=dtype,
+        form,
         out=image_out,
         labels=None if maps is None or label_out is None else (maps, rows, label_out),
-        padding=0.0 if padding is None else float(padding),
         threads=threads,
     )
     return Windows(image=image_out, label=label_out, corners=rows)
@@ -149,26 +146,22 @@ def extract_parts(
     images: Sequence[AnyArray],
     corners: Int64Array,
     size: IntTriple,
+    form: WindowFormat,
     *,
-    hu_range: tuple[float, float] | None,
-    dtype: WindowDtype,
     out: AnyArray,
     labels: tuple[Sequence[AnyArray], Int64Array, npt.NDArray[np.uint8]] | None,
-    padding: float,
     threads: int | None,
 ) -> None:
-    """Extract windows of parts of volumes, where images and labels may be cut differently; for readers of files.
+    """Extract windows of parts of volumes; images and labels may be cut differently. For readers of files.
 
     Args:
-        images: One array a window.
-        corners: The window's first voxel in each.
+        images: One array per window.
+        corners: The window's first voxel in each array.
         size: Voxels of a window.
-        hu_range: As in :func:`extract_windows`.
-        dtype: As there.
+        form: How the windows look.
         out: Filled; checked by the caller.
-        labels: Arrays, corners in them, and the buffer that they go to.
-        padding: Value outside where there is no `hu_range`.
-        threads: As there.
+        labels: Arrays, corners in them, and the buffer that they are written to.
+        threads: See :func:`extract_windows`.
 
     Raises:
         UnsupportedDataError: As there.
@@ -184,28 +177,14 @@ def extract_parts(
         image_corners,
         size,
         as_bits(out).reshape(-1),
-        format=dtype,
-        hu_range=hu_range,
-        padding=padding,
+        format=form.dtype,
+        hu_range=form.hu_range,
+        padding=form.padding,
         labels=readable_maps,
         label_corners=label_corners,
         label_out=flat_label_out,
         threads=thread_count(threads),
     )
-
-
-def _hu_range(hu_range: tuple[float, float] | None) -> tuple[float, float] | None:
-    if hu_range is None:
-        return None
-    try:
-        low, high = (float(bound) for bound in hu_range)
-    except (TypeError, ValueError):
-        low = high = np.nan
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise WindowError(
-            f"hu_range is {hu_range!r}", found=hu_range, expected="two finite numbers in HU, the lower first"
-        )
-    return low, high
 
 
 def _per_window(name: str, volumes: Volumes, count: int) -> list[AnyArray]:
@@ -262,7 +241,12 @@ def check_buffer(name: str, buffer: AnyArray, dtype: np.dtype[Any], count: int, 
         raise WindowError(f"{name}: {', '.join(found)}", found=found, expected=expected, remedy=f"pass {expected}")
 
 
-def _check_apart(buffers: Sequence[AnyArray], volumes: Sequence[AnyArray]) -> None:
+def check_apart(buffers: Sequence[AnyArray], volumes: Sequence[AnyArray]) -> None:
+    """Refuse buffers that overlap a volume or each other.
+
+    Raises:
+        WindowError: They do.
+    """
     """Buffers may share no memory with each other or with what is read (compared by their bounds)."""
     others = [*{id(volume): volume for volume in volumes}.values(), *buffers[1:]]
     if any(np.may_share_memory(buffer, other) for buffer in buffers for other in others if buffer is not other):

@@ -23,8 +23,10 @@ from patchcore.errors import (
     UnsupportedDataError,
     WindowError,
 )
-from patchcore.store import StoredArray, read_windows, write_array
-from patchcore.store.array import read_label_windows
+from patchcore.store import StoredArray, write_array
+from patchcore.store.window_reader import WindowReader
+from patchcore.store.windows import read_label_windows, read_windows
+from patchcore.windows.format import WindowFormat
 
 Array = npt.NDArray[Any]
 
@@ -68,7 +70,7 @@ def test_several_shards(tmp_path: Path) -> None:
     assert ours.verify().shards == 2
     np.testing.assert_array_equal(ours.read(), array)
     corners = [[500, 0, 3], [520, -5, 20], [-10, 0, 0]]
-    windows = read_windows([ours] * 3, corners, (40, 20, 30), hu_range=None, padding=-7)
+    windows = read_windows([ours] * 3, corners, (40, 20, 30), WindowFormat(padding=-7))
     padded = np.pad(array, 40, constant_values=-7)
     for window, corner in zip(windows, corners, strict=True):
         part = tuple(slice(c + 40, c + 40 + w) for c, w in zip(corner, (40, 20, 30), strict=True))
@@ -81,7 +83,7 @@ def test_chunks_of_the_fill_value_take_no_room(tmp_path: Path) -> None:
     ours = stored(tmp_path / "a", array, fill=-1024)
     assert ours.verify().chunks == 1
     np.testing.assert_array_equal(ours.read(), array)
-    scaled = read_windows([ours], [[40, 40, -5]], (20, 20, 20), hu_range=(-2000, 0))
+    scaled = read_windows([ours], [[40, 40, -5]], (20, 20, 20), WindowFormat((-2000, 0)))
     assert scaled[0, 0, 0, 0] == 0  # padding is the lower end
     assert scaled[0, 0, 0, 6] == pytest.approx(976 / 2000)
 
@@ -90,7 +92,7 @@ def test_scaled_windows_are_numpys(tmp_path: Path) -> None:
     array = volume()
     ours = stored(tmp_path / "a", array)
     out = np.empty((2, 33, 20, 41), np.float32)
-    again = read_windows([ours, ours], [[3, 5, 7], [17, 41, 29]], (33, 20, 41), hu_range=(-200, 300), out=out)
+    again = read_windows([ours, ours], [[3, 5, 7], [17, 41, 29]], (33, 20, 41), WindowFormat((-200, 300)), out=out)
     assert again is out
     for window, (i, j, k) in zip(out, [(3, 5, 7), (17, 41, 29)], strict=True):
         part = array[i : i + 33, j : j + 20, k : k + 41]
@@ -100,8 +102,8 @@ def test_scaled_windows_are_numpys(tmp_path: Path) -> None:
 def test_threads_change_nothing(tmp_path: Path) -> None:
     ours = stored(tmp_path / "a", volume())
     corners = np.random.default_rng(1).integers(-20, 60, (9, 3))
-    one = read_windows([ours] * 9, corners, (32, 32, 32), hu_range=(-100, 900), threads=1)
-    np.testing.assert_array_equal(one, read_windows([ours] * 9, corners, (32, 32, 32), hu_range=(-100, 900)))
+    one = read_windows([ours] * 9, corners, (32, 32, 32), WindowFormat((-100, 900)), threads=1)
+    np.testing.assert_array_equal(one, read_windows([ours] * 9, corners, (32, 32, 32), WindowFormat((-100, 900))))
 
 
 def _shard(folder: Path) -> Path:
@@ -131,7 +133,7 @@ def test_a_shard_cut_short_is_refused(tmp_path: Path, length: int) -> None:
 
 def test_a_shard_cut_while_it_is_open_is_an_error_and_no_crash(tmp_path: Path) -> None:
     ours = stored(tmp_path / "a", volume())
-    read_windows([ours], [[0, 0, 0]], (24, 24, 24), hu_range=None)
+    read_windows([ours], [[0, 0, 0]], (24, 24, 24), WindowFormat())
     path = _shard(tmp_path / "a")
     with path.open("r+b") as handle:
         handle.truncate(1000)
@@ -191,13 +193,13 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
     ours = stored(tmp_path / "a", volume((5, 5, 5)))
     labels = stored(tmp_path / "b", np.ones((5, 5, 5), np.uint8))
     with pytest.raises(WindowError, match="2 corners"):
-        read_windows([ours], [[0, 0, 0], [1, 1, 1]], (2, 2, 2), hu_range=None)
+        read_windows([ours], [[0, 0, 0], [1, 1, 1]], (2, 2, 2), WindowFormat())
     with pytest.raises(WindowError, match="lower first"):
-        read_windows([ours], [[0, 0, 0]], (2, 2, 2), hu_range=(5, 5))
-    with pytest.raises(WindowError, match="out is"):
-        read_windows([ours], [[0, 0, 0]], (2, 2, 2), hu_range=None, out=np.empty((1, 2, 2, 3), np.float32))
+        read_windows([ours], [[0, 0, 0]], (2, 2, 2), WindowFormat((5, 5)))
+    with pytest.raises(WindowError, match="out: "):
+        read_windows([ours], [[0, 0, 0]], (2, 2, 2), WindowFormat(), out=np.empty((1, 2, 2, 3), np.float32))
     with pytest.raises(UnsupportedDataError, match="images are int16"):
-        read_windows([labels], [[0, 0, 0]], (2, 2, 2), hu_range=None)
+        read_windows([labels], [[0, 0, 0]], (2, 2, 2), WindowFormat())
     with pytest.raises(UnsupportedDataError, match="labels uint8"):
         read_label_windows([ours], [[0, 0, 0]], (2, 2, 2))
     with pytest.raises(UnsupportedDataError, match="int16"):
@@ -214,13 +216,13 @@ def test_a_missing_shard_has_the_fill_value(tmp_path: Path) -> None:
 
 
 def _sum(array: StoredArray, queue: Any) -> None:
-    queue.put(float(read_windows([array] * 3, [[0, 0, 0]] * 3, (40, 40, 40), hu_range=None).sum()))
+    queue.put(float(read_windows([array] * 3, [[0, 0, 0]] * 3, (40, 40, 40), WindowFormat()).sum()))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_read_after_fork_and_spawn(tmp_path: Path, method: str) -> None:
     ours = stored(tmp_path / "a", volume())
-    expected = float(read_windows([ours] * 3, [[0, 0, 0]] * 3, (40, 40, 40), hu_range=None).sum())
+    expected = float(read_windows([ours] * 3, [[0, 0, 0]] * 3, (40, 40, 40), WindowFormat()).sum())
     context = multiprocessing.get_context(method)
     queue = context.Queue()
     worker = context.Process(target=_sum, args=(pickle.loads(pickle.dumps(ours)) if method == "spawn" else ours, queue))
@@ -253,10 +255,7 @@ def test_what_others_wrote_is_read_through_zarrs(tmp_path: Path, chain: str, dty
     assert stored.verify().bytes > 0
     corners = [(-5, 3, 30), (20, 20, 20), (100, 0, 0)]
     label_out = np.empty((3, 17, 18, 19), np.uint8)
-    found = read_windows(
-        [stored] * 3, corners, (17, 18, 19), hu_range=None, padding=-7, labels=[labels] * 3, label_out=label_out
-    )
-    np.testing.assert_array_equal(label_out, read_label_windows([labels] * 3, corners, (17, 18, 19)))
+    found = WindowReader([(stored, labels)]).read(0, corners, (17, 18, 19), padding=-7, label_out=label_out).image
     padded = np.pad(image.astype(np.float32), 128, constant_values=-7)
     padded_label = np.pad(label, 128)
     for window, its_label, corner in zip(found, label_out, corners, strict=True):
@@ -265,11 +264,13 @@ def test_what_others_wrote_is_read_through_zarrs(tmp_path: Path, chain: str, dty
         np.testing.assert_array_equal(its_label, padded_label[part])
     # Beside one of ours, in one call.
     write_array(tmp_path / "ours", image.astype(np.int16))
-    mixed = read_windows(
-        [stored, StoredArray(tmp_path / "ours")], corners[:2], (9, 9, 9), hu_range=[(0, 50), (0, 50)], dtype="float16"
-    )
-    alone = read_windows([stored] * 2, corners[:2], (9, 9, 9), hu_range=(0, 50), dtype="float16")
+    form, own = WindowFormat((0, 50), "float16"), [(0, 50), (-7, 20)]
+    reader = WindowReader([stored, StoredArray(tmp_path / "ours")])
+    mixed, alone = (reader.read_as(cases, corners[:2], (9, 9, 9), form, ranges=own).image for cases in ([0, 1], 0))
     np.testing.assert_array_equal(mixed, alone)
+    np.testing.assert_array_equal(reader.read_as(1, corners[:2], (9, 9, 9), form, ranges=own).image, alone)
+    with pytest.raises(UnsupportedDataError, match="WindowReader"):
+        read_windows([stored], corners[:1], (9, 9, 9), form)
 
 
 def test_damage_in_what_others_wrote_is_told(tmp_path: Path) -> None:

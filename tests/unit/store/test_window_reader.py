@@ -15,7 +15,7 @@ import patchcore as pc
 from patchcore.errors import CorruptFileError, NonIntegralLabelError, PatchcoreError, UnsupportedDataError, WindowError
 from patchcore.store import write_array
 from patchcore.store.window_reader import WindowReader
-from patchcore.volumes.nifti_volume import NiftiVolume
+from patchcore.volumes.nifti_windows import NiftiWindows
 from patchcore.windows.blending import WindowBlender
 
 VOLUME = np.arange(30 * 31 * 32, dtype=np.int16).reshape(30, 31, 32)
@@ -139,7 +139,7 @@ def test_it_crosses_processes(stored: tuple[Path, Path], plain: Path) -> None:
     copy = pickle.loads(pickle.dumps(reader))
     np.testing.assert_array_equal(copy.read([0, 1], [(1, 2, 3)] * 2, (9, 9, 9), with_labels=False).image, expected)
     assert copy.cache.most_bytes == 1 << 20
-    pickle.loads(pickle.dumps(NiftiVolume(plain)))
+    pickle.loads(pickle.dumps(NiftiWindows(plain)))
 
 
 def _forked(reader: WindowReader, queue: Any) -> None:

@@ -20,7 +20,7 @@ from patchcore.lesions.measure import lesion_spans
 from patchcore.store import write_array
 from patchcore.store.prepare import PreparedCase
 from patchcore.training.augment import draw_augmentation, shifted_range
-from patchcore.training.loader import Batch, BatchLoader, BatchSource, read_hard_points
+from patchcore.training.loader import Batch, BatchLoader, BatchSource, LoaderSettings, read_hard_points
 from patchcore.training.optim import learning_rate, make_optimizer
 from patchcore.training.progress import Progress, case_set_id
 from patchcore.windows.extract import extract_windows
@@ -60,9 +60,12 @@ def cases(tmp_path: Path) -> list[PreparedCase]:
 def source_of(cases: list[PreparedCase], *settings: str) -> BatchSource:
     config = resolve_config(settings=settings)
     return BatchSource(
-        cases, (8, 8, 8), (-100.0, 200.0), classes=(2, 1), seed=7, batch_size=3, sampling=config.sampling,
-        augment=config.augment,
-    )  # fmt: skip
+        cases,
+        (8, 8, 8),
+        (-100.0, 200.0),
+        classes=(2, 1),
+        settings=LoaderSettings(seed=7, batch_size=3, sampling=config.sampling, augment=config.augment),
+    )
 
 
 def test_a_later_start_gives_the_same_batches(cases: list[PreparedCase]) -> None:
@@ -126,12 +129,15 @@ def test_ranks_share_the_windows_of_one(cases: list[PreparedCase]) -> None:
     whole = source_of(cases).batch(5)
     for rank in range(3):
         part = BatchSource(
-            cases, (8, 8, 8), (-100.0, 200.0), classes=(2, 1), seed=7, batch_size=3, augment=AugmentConfig(),
-            rank=rank, world_size=3,
-        )  # fmt: skip
+            cases,
+            (8, 8, 8),
+            (-100.0, 200.0),
+            classes=(2, 1),
+            settings=LoaderSettings(seed=7, batch_size=3, augment=AugmentConfig(), rank=rank, world_size=3),
+        )
         assert torch.equal(part.batch(5).image[0], whole.image[rank])
     with pytest.raises(ConfigError, match="rank 2 of 2"):
-        BatchSource(cases, (8, 8, 8), (-100.0, 200.0), classes=(2, 1), rank=2, world_size=2)
+        BatchSource(cases, (8, 8, 8), (-100.0, 200.0), classes=(2, 1), settings=LoaderSettings(rank=2, world_size=2))
 
 
 def test_the_time_that_is_waited_is_known(cases: list[PreparedCase], monkeypatch: pytest.MonkeyPatch) -> None:

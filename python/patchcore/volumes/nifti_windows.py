@@ -15,10 +15,10 @@ from patchcore.errors import CorruptFileError, NonIntegralLabelError
 from patchcore.types import Int64Array, IntTriple, PathLike
 from patchcore.volumes.nifti import read_nifti_header, read_nifti_image, read_nifti_label
 
-__all__ = ["NiftiVolume"]
+__all__ = ["NiftiWindows"]
 
 
-class NiftiVolume:
+class NiftiWindows:
     """A CT or a label map in a NIfTI file, open for windows; axes in stored order.
 
     A plain file is read by position, each slice of a window at once. A compressed one cannot be: it is decoded whole
@@ -46,15 +46,15 @@ class NiftiVolume:
         if getattr(self, "_file", None) is not None:
             os.close(self._file)  # type: ignore[arg-type]
 
-    def __reduce__(self) -> tuple[type[NiftiVolume], tuple[Path, str]]:
-        return (NiftiVolume, (self.path, self.kind))
+    def __reduce__(self) -> tuple[type[NiftiWindows], tuple[Path, str]]:
+        return (NiftiWindows, (self.path, self.kind))
 
     @property
     def shape(self) -> IntTriple:
         """Voxels, stored axis order."""
         return self._header.shape
 
-    def part(self, corner: Int64Array, window_size: IntTriple) -> tuple[npt.NDArray[Any], Int64Array]:
+    def window_part(self, corner: Int64Array, window_size: IntTriple) -> tuple[npt.NDArray[Any], Int64Array]:
         """Read what a window needs.
 
         Args:

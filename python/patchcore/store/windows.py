@@ -1,0 +1,130 @@
+"""Windows of a store's own arrays, a batch at a time: decoded, clipped, scaled and placed in one pass.
+
+:class:`patchcore.store.window_reader.WindowReader` reads these and every other volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchcore import _core
+from patchcore.arrays import corner_rows, size_triple, thread_count
+from patchcore.errors import UnsupportedDataError, WindowError
+from patchcore.store.array import ChunkCache, StoredArray
+from patchcore.types import AnyArray, IntTriple
+from patchcore.windows.extract import check_buffer
+from patchcore.windows.format import WindowFormat, as_bits
+
+__all__ = ["read_label_windows", "read_windows"]
+
+
+def read_windows(
+    arrays: Sequence[StoredArray],
+    corners: npt.ArrayLike,
+    window_size: Sequence[int],
+    form: WindowFormat,
+    *,
+    ranges: Sequence[tuple[float, float]] | None = None,
+    labels: Sequence[StoredArray] | None = None,
+    out: AnyArray | None = None,
+    label_out: npt.NDArray[np.uint8] | None = None,
+    cache: ChunkCache | None = None,
+    threads: int | None = None,
+) -> AnyArray:
+    """Read a batch of windows of HU: decoded, clipped, scaled and placed in one pass, the GIL released.
+
+    Args:
+        arrays: The array of each window; they may repeat.
+        corners: Integers (windows, 3): array index of each window's first voxel; anything, also outside the array.
+        window_size: Voxels of a window along x, y, z.
+        form: How the windows look.
+        ranges: A range of HU per window, instead of the format's.
+        labels: The label array of each window, read into `label_out` in the same call.
+        out: Of `dtype`, (windows, x, y, z), C order, to be filled; a new array by default.
+        label_out: uint8 of that shape.
+        cache: Where decoded chunks are looked for first, and kept.
+        threads: Threads; all cores by default.
+
+    Returns:
+        `out`.
+
+    Raises:
+        WindowError: Numbers of arrays and corners differ, or a buffer does not fit.
+        CorruptFileError: A chunk is damaged; its file is named.
+        OSError: A file cannot be read.
+    """
+    rows, size, flat = _prepared(arrays, corners, window_size, out, form.stored)
+    if (labels is None) != (label_out is None):
+        raise WindowError("labels and label_out belong together", remedy="pass both, or neither")
+    flat_label = None
+    if labels is not None:
+        _, _, label_out = _prepared(labels, rows, size, label_out, np.dtype(np.uint8), "label_out")
+        flat_label = label_out.reshape(-1)
+    _core.read_store_windows(
+        _ours(arrays),
+        rows,
+        size,
+        as_bits(flat).reshape(-1),
+        format=form.dtype,
+        hu_range=_ranges(form, ranges, len(rows)),
+        padding=form.padding,
+        labels=None if labels is None else _ours(labels),
+        label_out=flat_label,
+        cache=None if cache is None or not cache.most_bytes else cache._core,
+        threads=thread_count(threads),
+    )
+    return flat if out is None else out
+
+
+def _ranges(
+    form: WindowFormat, ranges: Sequence[tuple[float, float]] | None, count: int
+) -> list[tuple[float, float]] | None:
+    if ranges is None:
+        return None if form.hu_range is None else [form.hu_range]
+    if len(ranges) != count or form.dtype == "int16":
+        raise WindowError(f"{len(ranges)} ranges of HU for {count} windows of {form.dtype}", expected="one per window")
+    return [(float(low), float(high)) for low, high in ranges]
+
+
+def read_label_windows(
+    arrays: Sequence[StoredArray],
+    corners: npt.ArrayLike,
+    window_size: Sequence[int],
+    *,
+    out: npt.NDArray[np.uint8] | None = None,
+    threads: int | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Read a batch of windows of class indices; what lies outside is 0. See :func:`read_windows`."""
+    rows, size, flat = _prepared(arrays, corners, window_size, out, np.dtype(np.uint8))
+    _core.read_store_label_windows(_ours(arrays), rows, size, flat.reshape(-1), threads=thread_count(threads))
+    return flat if out is None else out
+
+
+def _ours(arrays: Sequence[StoredArray]) -> list[_core.StoredArray]:
+    """Return what the core reads at once."""
+    ours = [array.core for array in arrays if array.core is not None]
+    if len(ours) != len(arrays):
+        raise UnsupportedDataError("an array that somebody else has written", remedy="read it with WindowReader")
+    return ours
+
+
+def _prepared(
+    arrays: Sequence[StoredArray],
+    corners: npt.ArrayLike,
+    window_size: Sequence[int],
+    out: npt.NDArray[Any] | None,
+    dtype: np.dtype[Any],
+    name: str = "out",
+) -> tuple[npt.NDArray[np.int64], IntTriple, npt.NDArray[Any]]:
+    rows, size = corner_rows(corners), size_triple("window_size", window_size)
+    if len(arrays) != len(rows):
+        raise WindowError(f"{len(arrays)} arrays and {len(rows)} corners", remedy="give each window its array")
+    shape = (len(rows), *size)
+    if out is None:
+        return rows, size, np.empty(shape, dtype)
+    check_buffer(name, out, dtype, len(rows), size)
+    return rows, size, out.reshape(shape)
