@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from patchcore.datasets.check import check_dataset as check_dataset
     from patchcore.datasets.dicom.convert import import_dicom as import_dicom
     from patchcore.datasets.layouts import find_cases as find_cases
+    from patchcore.datasets.plan import plan_patch_size as plan_patch_size
     from patchcore.datasets.sensitivity import plan_sensitivity as plan_sensitivity
     from patchcore.evaluation.compare import compare as compare
     from patchcore.evaluation.evaluate import evaluate as evaluate
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from patchcore.lesions.measure import measure_lesions as measure_lesions
     from patchcore.lesions.table import Lesions as Lesions
     from patchcore.phantoms import make_phantoms as make_phantoms
-    from patchcore.planning import plan_patch_size as plan_patch_size
     from patchcore.resampling.image import resample_image as resample_image
     from patchcore.store import StoredArray as StoredArray
     from patchcore.store.prepare import prepare as prepare
@@ -73,7 +73,7 @@ _HOMES = {
     "label_components": "patchcore.lesions.measure",
     "make_phantoms": "patchcore.phantoms",
     "measure_lesions": "patchcore.lesions.measure",
-    "plan_patch_size": "patchcore.planning",
+    "plan_patch_size": "patchcore.datasets.plan",
     "plan_sensitivity": "patchcore.datasets.sensitivity",
     "predict": "patchcore.inference.predict",
     "prepare": "patchcore.store.prepare",

@@ -15,7 +15,7 @@ from typing import Any
 from patchcore.errors import DataError, SchemaVersionError
 from patchcore.types import PathLike
 
-__all__ = ["finite", "read_json", "replace_atomically", "write_atomic", "write_json_atomic"]
+__all__ = ["finite", "json_lines", "read_json", "replace_atomically", "write_atomic", "write_json_atomic"]
 
 
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
@@ -111,3 +111,14 @@ def read_json(path: PathLike, *, schema: int | None = None) -> Any:
                 remedy="update patchcore",
             )
     return value
+
+
+def json_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file of JSON lines.
+
+    Bytes are split, not text: a name may hold characters that Unicode takes for line ends.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    return path.read_bytes().splitlines()

@@ -14,7 +14,7 @@ from tiny_training import PLAIN_SGD, ROUNDING, TINY, begin_attempt, write_balls
 @pytest.fixture(scope="session")
 def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from patchcore.datasets.analyze import analyze
-    from patchcore.planning import plan_patch_size
+    from patchcore.datasets.plan import plan_patch_size
 
     root = tmp_path_factory.mktemp("tiny")
     study = analyze(write_balls(root / "dataset"), root / "study")

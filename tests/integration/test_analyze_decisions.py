@@ -17,9 +17,9 @@ import pytest
 import patchcore.datasets.examination
 from patchcore.cli import main
 from patchcore.datasets.analyze import analyze, analyze_dataset
+from patchcore.datasets.plan import plan_patch_size
 from patchcore.errors import DataError, LockedError, SchemaVersionError, StudyError
 from patchcore.phantoms import make_phantoms
-from patchcore.planning import plan_patch_size
 from patchcore.study import Study
 
 GOOD = np.diag([-0.8, -0.8, 2.5, 1.0])

@@ -174,7 +174,7 @@ def test_nothing_to_evaluate(tiny_study: Path, make_run: MakeRun, tmp_path: Path
 
 def test_held_out_cases_are_judged_apart(tmp_path: Path, torch_settings: None, run_attempt: Callable[..., int]) -> None:
     from patchcore.datasets.analyze import analyze
-    from patchcore.planning import plan_patch_size
+    from patchcore.datasets.plan import plan_patch_size
     from patchcore.training.launch import create_run
 
     data = write_balls(tmp_path / "data")
@@ -218,7 +218,7 @@ def test_a_patient_on_both_sides_is_not_held_out(
     tmp_path: Path, torch_settings: None, run_attempt: Callable[..., int]
 ) -> None:
     from patchcore.datasets.analyze import analyze
-    from patchcore.planning import plan_patch_size
+    from patchcore.datasets.plan import plan_patch_size
     from patchcore.training.launch import create_run
 
     data = write_balls(tmp_path / "data")

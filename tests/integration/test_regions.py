@@ -11,11 +11,11 @@ import pytest
 
 from patchcore.cli import main
 from patchcore.config.plan import TargetPlan
+from patchcore.datasets.plan import plan_patch_size
 from patchcore.errors import PlanError
 from patchcore.evaluation.evaluate import evaluate
 from patchcore.inference.predict import predict
 from patchcore.metrics import dsc
-from patchcore.planning import plan_patch_size
 from patchcore.study import Study
 
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from patchcore.cli.runs import app
 from patchcore.errors import LockedError, RunError
+from patchcore.locks import lock_holder
 from patchcore.runs import (
     RunReader,
     RunState,
@@ -31,7 +32,6 @@ from patchcore.runs import (
     terminate_orphan,
     wait_for,
 )
-from patchcore.runs.locks import lock_holder
 from patchcore.runs.paths import RunPaths
 from patchcore.runs.process import process_start, send_signal
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from patchcore.runs import RunState
 from patchcore.tui import states, text, ticks
 from patchcore.tui.states import state_content
-from patchcore.tui.text import clock, number, plain
+from patchcore.tui.text import clock, number
+from patchcore.views.terminal import plain
 
 
 @pytest.mark.parametrize("module", [text, ticks])

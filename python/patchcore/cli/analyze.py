@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchcore.cli.progress import progress_bars, stderr_console
 from patchcore.types import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.console import Console
 
     from patchcore.study.analysis import AnalyzeProgress
@@ -64,7 +61,13 @@ def analyze(
     from patchcore.datasets.analyze import analyze_dataset
     from patchcore.views.summary import print_summary, summary_json
 
-    with _progress(Console(stderr=True, markup=False, highlight=False)) as show:
+    console = stderr_console()
+    with progress_bars(console) as show:
+
+        def report(event: AnalyzeProgress) -> None:
+            _report_quarantined(console, event)
+            show(_PHASES[event.phase], event.done, event.total)
+
         analysis = analyze_dataset(
             dataset,
             study,
@@ -79,7 +82,7 @@ def analyze(
             spacing=spacing or None,
             accept=accept or None,
             threads=threads,
-            progress=show,
+            progress=report,
         )
     if as_json:
         typer.echo(json.dumps(summary_json(analysis), indent=2, ensure_ascii=False))
@@ -89,44 +92,6 @@ def analyze(
         raise typer.Exit(ExitCode.QUARANTINED)
 
 
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[AnalyzeProgress], None]]:
-    """Yield what shows progress: bars with ETA on a terminal, a line for each tenth elsewhere.
-
-    Quarantined and held cases are told as they come.
-    """
-    if not console.is_terminal:
-        yield _plain_lines(console)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(event: AnalyzeProgress) -> None:
-            if event.phase not in tasks:
-                tasks[event.phase] = bars.add_task(_PHASES[event.phase], total=event.total)
-            bars.update(tasks[event.phase], completed=event.done)
-            _tell_quarantined(console, event)
-
-        yield show
-
-
-def _plain_lines(console: Console) -> Callable[[AnalyzeProgress], None]:
-    def show(event: AnalyzeProgress) -> None:
-        _tell_quarantined(console, event)
-        if event.done == event.total or event.done * 10 // event.total > (event.done - 1) * 10 // event.total:
-            console.print(f"{_PHASES[event.phase]}: {event.done} of {event.total}", soft_wrap=True)
-
-    return show
-
-
-def _tell_quarantined(console: Console, event: AnalyzeProgress) -> None:
+def _report_quarantined(console: Console, event: AnalyzeProgress) -> None:
     if event.record.status in ("quarantined", "held"):
         console.print(f"{event.record.case_id}: {event.record.status}: {event.record.reason}", soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchcore.cli.counted import counted
+from patchcore.cli.progress import counted
 from patchcore.types import ExitCode
 
 if TYPE_CHECKING:

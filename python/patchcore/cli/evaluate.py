@@ -13,7 +13,7 @@ from patchcore.types import ExitCode
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from patchcore.evaluation.evaluate import Evaluation
+    from patchcore.metrics.results import Evaluation
 
 __all__ = ["evaluate"]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from patchcore.cli.counted import counted
+from patchcore.cli.progress import counted
 from patchcore.types import ExitCode
 
 __all__ = ["inspect"]

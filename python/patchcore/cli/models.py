@@ -40,8 +40,8 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
+    from patchcore.config.cost import network_cost, upsampling_factors
     from patchcore.config.run import MODEL_PRESETS
-    from patchcore.models.layout import network_cost, upsampling_factors
 
     if preset not in MODEL_PRESETS:
         raise ConfigError(

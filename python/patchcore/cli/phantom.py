@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchcore.cli.progress import progress_bars, stderr_console
 from patchcore.cli.values import int_triple, triple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.console import Console
-
-    from patchcore.phantoms import PhantomProgress
+    pass
 
 __all__ = ["phantom"]
 
@@ -41,11 +36,9 @@ def phantom(
     With --preset multi-organ: 1 liver, 2 spleen, 3 kidney, 4 liver_tumour, 5 kidney_tumour. Volumes too big for
     memory are written plane by plane. After Ctrl-C the same command goes on with what is missing.
     """
-    from rich.console import Console
-
     from patchcore.phantoms import make_phantoms
 
-    with _progress(Console(stderr=True, markup=False, highlight=False)) as show:
+    with progress_bars(stderr_console()) as show:
         try:
             folder = make_phantoms(
                 out,
@@ -56,7 +49,7 @@ def phantom(
                 shape=None if shape is None else int_triple(shape, "--shape"),
                 spacing=None if spacing is None else triple(spacing, "--spacing"),
                 threads=threads,
-                progress=show,
+                progress=lambda event: show("Making phantoms, slices", event.done, event.total),
             )
         except KeyboardInterrupt:
             typer.echo(f"{out} is unfinished: the same command goes on with what is missing", err=True)
@@ -66,44 +59,3 @@ def phantom(
     lesion_label = "" if named is None else f" --lesion-label {named}"
     typer.echo(f"{cases} phantoms ({preset}, seed {seed}) in {folder}")
     typer.echo(f"next: patchcore analyze {folder} STUDY{lesion_label}")
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[PhantomProgress], None]]:
-    """Yield what shows progress: a bar with ETA on a terminal, a line for each tenth elsewhere."""
-    if not console.is_terminal:
-        yield _plain_lines(console)
-        return
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        task = bars.add_task("Making phantoms")
-
-        def show(event: PhantomProgress) -> None:
-            bars.update(
-                task,
-                description=f"Making phantoms, {event.cases_done} of {event.cases}",
-                completed=event.done,
-                total=event.total,
-            )
-
-        yield show
-
-
-def _plain_lines(console: Console) -> Callable[[PhantomProgress], None]:
-    told = 0
-
-    def show(event: PhantomProgress) -> None:
-        nonlocal told
-        tenth = event.done * 10 // event.total
-        if tenth > told:
-            told = tenth
-            console.print(f"Making phantoms: {tenth * 10} %", soft_wrap=True)
-
-    return show

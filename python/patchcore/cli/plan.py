@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchcore.cli.progress import counted
 from patchcore.cli.values import hu_range as read_hu_range
 from patchcore.cli.values import int_list, int_triple, triple
-from patchcore.errors import ConfigError, MissingExtraError
+from patchcore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from patchcore.config.plan import Plan
-    from patchcore.study import Study
+    pass
 
 __all__ = ["plan"]
 
@@ -54,7 +53,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="print the plan as JSON")] = False,
 ) -> None:
     """Choose the ViT patch size for a study's lesions; writes plan.json and a figure into the study."""
-    from patchcore.planning import plan_patch_size
+    from patchcore.datasets.plan import plan_patch_size
     from patchcore.study import Study
     from patchcore.views.plan_text import plan_summary
 
@@ -76,14 +75,15 @@ def plan(
     if sensitivity:
         from patchcore.datasets.sensitivity import plan_sensitivity
 
-        made = plan_sensitivity(opened, progress=_measuring)
-    figure = _figure(opened, made)
+        with counted("Measuring again") as show:
+            made = plan_sensitivity(opened, progress=show)
+    figure = opened.figures_dir / "plan.png"
     if as_json:
         typer.echo(made.model_dump_json(indent=2))
         return
     typer.echo(plan_summary(made))
     typer.echo(f"\nWritten: {opened.plan_path}")
-    typer.echo(f"         {figure}" if figure else "No figure: it needs pip install 'patchcore[figures]'")
+    typer.echo(f"         {figure}" if figure.exists() else "No figure: it needs pip install 'patchcore[figures]'")
 
 
 def _region(text: str) -> tuple[str, tuple[int, ...]]:
@@ -98,26 +98,3 @@ def _regions(texts: list[str]) -> dict[str, tuple[int, ...]]:
     if len({name for name, _ in found}) < len(found):
         raise ConfigError("--region names one twice", found=[name for name, _ in found], remedy="name each once")
     return dict(found)
-
-
-def _measuring(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\rMeasuring again: {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
-def _figure(study: Study, plan: Plan) -> Path | None:
-    from patchcore.views.figures import lesion_volumes_figure
-
-    target = plan.target
-    volumes = [v for case in study.fingerprint().cases for v in case.volumes_mm3(target.lesion_label)]
-    try:
-        return lesion_volumes_figure(
-            volumes,
-            [candidate.patch_size for candidate in target.candidates],
-            target.spacing,
-            target.ideal_edge,
-            study.figures_dir / "lesion_volumes.png",
-            title=f"{len(volumes)} lesions of {target.label_name}, and the candidate patch sizes",
-        )
-    except MissingExtraError:
-        return None

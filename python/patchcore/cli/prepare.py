@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from patchcore.cli.counted import counted
+from patchcore.cli.progress import counted
 from patchcore.errors import ConfigError, StudyError
 from patchcore.memory import byte_count
 from patchcore.types import ExitCode

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchcore.errors import RunError
+from patchcore.views.terminal import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +45,7 @@ def list_command(
     from rich.table import Table
     from rich.text import Text
 
-    from patchcore.cli.viewer import cleaned, duration
+    from patchcore.cli.viewer import duration
 
     if not summaries:
         typer.echo(f"{study} has no runs yet; start one with patchcore train {study}")
@@ -63,7 +64,7 @@ def list_command(
             "" if item.eta_s is None else duration(item.eta_s),
             "" if item.patch_size is None else " × ".join(map(str, item.patch_size)),
         )
-        table.add_row(*(Text(cleaned(cell)) for cell in cells))
+        table.add_row(*(Text(plain(cell)) for cell in cells))
     _console().print(table)
 
 
@@ -80,10 +81,10 @@ def show(study: StudyOrRun, run: RunArgument = None, as_json: AsJson = False) ->
     if as_json:
         typer.echo(json.dumps(_details(view), indent=2, ensure_ascii=False))
         return
-    from patchcore.cli.viewer import PlainLines, cleaned
+    from patchcore.cli.viewer import PlainLines
 
     console = _console()
-    typer.echo(cleaned(f"{view.run_id} ({view.kind}), made {view.created}, attempts: {view.attempts}"))
+    typer.echo(plain(f"{view.run_id} ({view.kind}), made {view.created}, attempts: {view.attempts}"))
     PlainLines(path, console).show(view)
     best = view.best_validation
     if best is not None:
@@ -91,7 +92,7 @@ def show(study: StudyOrRun, run: RunArgument = None, as_json: AsJson = False) ->
     for attempt in range(1, view.attempts + 1):
         ended = _ended(path, attempt)
         if ended:
-            typer.echo(cleaned(f"attempt {attempt}: {ended['state']}: {ended.get('reason') or 'as asked'}"))
+            typer.echo(plain(f"attempt {attempt}: {ended['state']}: {ended.get('reason') or 'as asked'}"))
     if view.bad_lines:
         typer.echo(f"{view.bad_lines} lines of its events could not be read")
 
@@ -184,11 +185,10 @@ def _ask(run: Path, verb: str, args: dict[str, Any], wait_s: float) -> None:
 
 
 def _tell(run: Path, answer: Acknowledgement) -> None:
-    from patchcore.cli.viewer import cleaned
 
     if not answer.ok:
         raise RunError(f"{answer.verb} was {answer.outcome}: {answer.detail or 'no reason given'}", path=run)
-    typer.echo(cleaned(f"{answer.verb}: {answer.outcome}" + (f" ({answer.detail})" if answer.detail else "")))
+    typer.echo(plain(f"{answer.verb}: {answer.outcome}" + (f" ({answer.detail})" if answer.detail else "")))
 
 
 def _console() -> Console:

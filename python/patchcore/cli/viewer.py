@@ -20,8 +20,9 @@ from patchcore.errors import RunError
 from patchcore.runs import RunReader, RunState, RunView, ValidationRecord, request, terminate_orphan
 from patchcore.runs.events import TRAIN_LOSS, TRAIN_WINDOW_DSC, VAL_LESION_PRECISION, VAL_LESION_RECALL
 from patchcore.types import ExitCode
+from patchcore.views.terminal import plain
 
-__all__ = ["PlainLines", "cleaned", "duration", "watch"]
+__all__ = ["PlainLines", "duration", "watch"]
 
 _POLL_S: Final = 0.25
 _PLAIN_S: Final = 10.0
@@ -160,7 +161,7 @@ class PlainLines:
         self._say(text)
 
     def _say(self, text: str) -> None:
-        self._console.print(Text(cleaned(text)), soft_wrap=True)
+        self._console.print(Text(plain(text)), soft_wrap=True)
 
 
 class _LiveScreen:
@@ -187,10 +188,10 @@ def _panel(view: RunView, note: str | None) -> Group:
     rows.add_column(style="dim")
     rows.add_column()
     style = _STYLES.get(view.state.state, "")
-    rows.add_row("run", Text(cleaned(view.run_id)))
-    rows.add_row("state", Text(cleaned(view.state.label), style=style))
+    rows.add_row("run", Text(plain(view.run_id)))
+    rows.add_row("state", Text(plain(view.state.label), style=style))
     if view.phase:
-        rows.add_row("phase", Text(cleaned(view.phase)))
+        rows.add_row("phase", Text(plain(view.phase)))
     of = f" of {view.total_steps}" if view.total_steps else ""
     rows.add_row("step", Text(f"{view.step}{of}"))
     if view.total_steps:
@@ -208,9 +209,9 @@ def _panel(view: RunView, note: str | None) -> Group:
         rows.add_row("best", Text(f"{best.dsc_mean:.4f} at step {best.step}", style="green"))
     for alert in view.alerts[-3:]:
         remedy = f"; {alert.remedy}" if alert.remedy else ""
-        rows.add_row(Text(cleaned(alert.level), style="yellow"), Text(cleaned(alert.message + remedy)))
+        rows.add_row(Text(plain(alert.level), style="yellow"), Text(plain(alert.message + remedy)))
     hint = note if note is not None else ""
-    return Group(rows, Text(cleaned(hint), style="yellow")) if hint else Group(rows)
+    return Group(rows, Text(plain(hint), style="yellow")) if hint else Group(rows)
 
 
 def _lesion_words(validation: ValidationRecord) -> str:
@@ -248,8 +249,3 @@ def duration(seconds: float) -> str:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
-
-
-def cleaned(text: str) -> str:
-    """Return text without control characters: an escape sequence in a file must not reach the terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from patchcore.config.explain import explain
 from patchcore.config.patches import legal_patch_sizes
 from patchcore.errors import DataError, PlanError, SchemaVersionError
 from patchcore.files import read_json
@@ -30,7 +29,6 @@ __all__ = [
     "StorePlan",
     "TargetPlan",
     "Variation",
-    "WindowCost",
     "read_plan",
 ]
 
@@ -63,28 +61,22 @@ class RuleOutcome(_Model):
     patch_size: IntTriple
 
 
-class WindowCost(_Model):
-    """What a patch size costs in one window: UNETR as published (12 layers, 768 wide, 16 features)."""
-
-    window_size: IntTriple
-    tokens: int = Field(description="patches in the window")
-    attention_gflop: float = Field(description="self-attention of one forward pass, whole encoder, 1e9 FLOP")
-    training_memory_gib: float = Field(
-        description="estimated memory of one training step, batch of 1, float32: weights, Adam, activations"
-    )
-
-
 class CandidatePlan(_Model):
     """One candidate patch size with what it costs."""
 
     patch_size: IntTriple
     volume_mm3: float = Field(description="volume of one patch at the training spacing")
     tokens: int = Field(description="patches in one window")
-    attention_gflop: float = Field(description="self-attention of one forward pass, whole encoder, 1e9 FLOP")
-    attention_share: float = Field(description="share of self-attention in the encoder's FLOP")
+    attention_gflop: float = Field(description="self-attention of one forward pass, all layers, 1e9 FLOP")
+    attention_share: float = Field(description="share of self-attention in the network's FLOP")
     smaller_lesions_share: float = Field(description="share of lesions smaller than one patch")
     chosen: bool
-    windows: tuple[WindowCost, ...] = Field(default=(), description="cost in the plan's window and in others")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_windows(cls, data: Any) -> Any:
+        """Read plans of before, which had an empty list of windows per candidate."""
+        return {k: v for k, v in data.items() if k != "windows"} if isinstance(data, dict) else data
 
 
 class Variation(_Model):
@@ -372,36 +364,5 @@ def read_plan(path: PathLike) -> Plan:
         return Plan.model_validate_json(json.dumps(data))
     except ValidationError as error:
         raise PlanError(
-            explain(error), path=path, remedy="correct the file, or write it anew with patchcore plan"
+            explain(error, Plan), path=path, remedy="correct the file, or write it anew with patchcore plan"
         ) from None
-
-
-def explain(error: ValidationError) -> str:
-    """Turn pydantic's findings into one line a person can act on."""
-    parts = []
-    found = error.errors(include_url=False)
-    # A list whose entry is faulty counts as too short, too: that is no fault of its own.
-    inner = {item["loc"][: len(item["loc"]) - depth] for item in found for depth in range(1, len(item["loc"]) + 1)}
-    for item in found:
-        if item["type"] == "too_short" and item["loc"] in inner:
-            continue
-        where = ".".join(str(p) for p in item["loc"])
-        what = (
-            _unknown(str(item["loc"][-1]))
-            if item["type"] == "extra_forbidden"
-            else item["msg"].removeprefix("Value error, ")
-        )
-        parts.append(f"{where}: {what}" if where else what)
-    return "; ".join(parts)
-
-
-def _unknown(key: str) -> str:
-    near = get_close_matches(key, sorted(set(_keys(_Model))), n=1)
-    return f"unknown key, perhaps {near[0]}" if near else "unknown key"
-
-
-def _keys(model: type[BaseModel]) -> Iterator[str]:
-    """Return the keys of every part of a plan."""
-    yield from model.model_fields
-    for part in model.__subclasses__():
-        yield from _keys(part)

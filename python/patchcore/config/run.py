@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from patchcore.config.plan import explain
+from patchcore.config.explain import explain
 from patchcore.errors import ConfigError
 from patchcore.types import PathLike
 
@@ -280,7 +280,7 @@ def resolve_config(
     try:
         config = RunConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(explain(error), remedy="patchcore train --list-settings shows every key") from None
+        raise ConfigError(explain(error, RunConfig), remedy="patchcore train --list-settings shows every key") from None
     if config.model.hidden_size % config.model.num_heads:
         raise ConfigError(
             f"model.num_heads {config.model.num_heads} does not divide model.hidden_size {config.model.hidden_size}"

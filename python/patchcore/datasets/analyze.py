@@ -9,26 +9,24 @@ from typing import Any
 
 from patchcore.datasets import unchanged
 from patchcore.datasets.checks import COHORT, check_decisions, cohort_findings, parse_accept, parse_spacing
-from patchcore.datasets.checks.decisions import given_spacing
-from patchcore.datasets.examination import Settings, examine_image, examine_label, new_record, with_findings
+from patchcore.datasets.examination import Settings, new_record, with_findings
 from patchcore.datasets.fingerprint import build_fingerprint
 from patchcore.datasets.layouts import Layout, find_cases
 from patchcore.datasets.layouts.indices import with_indices
-from patchcore.datasets.lesion_label import choose_lesion_label
 from patchcore.datasets.lesion_table import lesions_csv, segments_csv
 from patchcore.datasets.measures import CaseMeasures, MeasureLog
+from patchcore.datasets.measuring import MeasuringPool
 from patchcore.datasets.patients import group_patients
 from patchcore.datasets.preload import load_readers
 from patchcore.errors import DataError, StudyError
 from patchcore.files import read_json, write_atomic, write_json_atomic
-from patchcore.interrupts import interrupts_wait
 from patchcore.study.analysis import Analysis, AnalyzeProgress, Grouping
 from patchcore.study.cases import CaseRecord
 from patchcore.study.fingerprint import Fingerprint
+from patchcore.study.lesion_label import choose_lesion_label
 from patchcore.study.study import Study
-from patchcore.threads import checked_threads, for_each
 from patchcore.types import PathLike
-from patchcore.views.study_figures import draw_figures, warm_up
+from patchcore.views.study_figures import draw_figures
 from patchcore.views.summary import summary_json, summary_text
 
 __all__ = ["analyze", "analyze_dataset"]
@@ -158,7 +156,7 @@ def analyze_dataset(
         ]
         load_readers(volume for record in records for volume in record.volumes)
         log = MeasureLog(made.path / "measures.jsonl")
-        pool = _Pool(threads, log, settings, progress)
+        pool = MeasuringPool(threads, log, settings, progress)
         try:
             measures = pool.measure_labels(records)
             label, reason = _lesion_label(measures.values(), settings, decided.get("lesion_label"))
@@ -337,84 +335,3 @@ def _write(
         study.fingerprint_path.unlink(missing_ok=True)
         return None
     return study.write_fingerprint(fingerprint)
-
-
-class _Pool:
-    """Works on cases in threads, keeps each in the log as it finishes, and tells the progress."""
-
-    def __init__(
-        self,
-        threads: int | None,
-        log: MeasureLog,
-        settings: Settings,
-        progress: Callable[[AnalyzeProgress], None] | None,
-    ) -> None:
-        self.threads = checked_threads(threads)
-        self.log = log
-        self.settings = settings
-        self.progress = progress
-        self.reused_count = 0
-
-    def measure_labels(self, records: Sequence[CaseRecord]) -> dict[str, CaseMeasures]:
-        """Return the measures of each case that has no problem yet; what the log holds is not done again."""
-        done: dict[str, CaseMeasures] = {}
-        rest = []
-        for record in records:
-            if not record.usable:
-                continue
-            known = self.log.find(
-                record,
-                connectivity=self.settings.connectivity,
-                min_volume_mm3=self.settings.min_volume_mm3,
-                given_spacing=given_spacing(record.case_id, self.settings.spacing),
-            )
-            if known is not None:
-                # What is declared or decided may have changed since.
-                again = known.with_record(with_findings(known.record, [], self.settings))
-                if again.record.usable:
-                    done[record.case_id] = again
-                    self.reused_count += 1
-                    continue
-            rest.append(record)
-        # Large files first: the last to finish is then a small one, and no core waits long for it.
-        rest.sort(key=lambda record: -(record.label_stamp.size if record.label_stamp else 0))
-        return done | self._run("labels", [(record, self.settings) for record in rest], examine_label)
-
-    def measure_images(self, measures: Iterable[CaseMeasures], lesion_label: int) -> dict[str, CaseMeasures]:
-        """Return the measures completed by HU of those cases whose image was not looked at for this label."""
-        rest = [
-            (item, lesion_label, self.settings)
-            for item in measures
-            if item.record.image is not None
-            and item.record.usable
-            and (item.hu is None or item.hu.label != lesion_label)
-        ]
-        return self._run("images", rest, examine_image)
-
-    def _run(
-        self, phase: str, tasks: Sequence[tuple[Any, ...]], function: Callable[..., CaseMeasures]
-    ) -> dict[str, CaseMeasures]:
-        results: dict[str, CaseMeasures] = {}
-
-        def done(_: int, item: CaseMeasures) -> None:
-            results[item.record.case_id] = item
-            if item.record.usable:
-                self.log.append(item)
-            if self.progress is not None:
-                self.progress(AnalyzeProgress(phase, len(results), len(tasks), item.record))
-
-        def load_figures() -> None:
-            # Figures come last, when nothing else is left to do: their library loads while cases are worked on.
-            if len(tasks) > self.threads:
-                with interrupts_wait():
-                    warm_up()
-
-        for_each(
-            lambda task: function(*task),
-            tasks,
-            threads=self.threads,
-            name="analyze",
-            done=done,
-            meanwhile=load_figures,
-        )
-        return results

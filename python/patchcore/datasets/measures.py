@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from patchcore.files import write_atomic
+from patchcore.files import json_lines, write_atomic
 from patchcore.lesions.table import Lesions, lesions_from_json, lesions_to_json, no_lesions
 from patchcore.study.cases import CaseRecord, FileStamp
 from patchcore.types import Triple
@@ -77,7 +77,7 @@ class CaseMeasures:
         return json.dumps(value, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, line: str) -> CaseMeasures:
+    def from_json(cls, line: str | bytes) -> CaseMeasures:
         """Read one line of the log.
 
         Raises:
@@ -136,10 +136,10 @@ class MeasureLog:
         self._entries: dict[str, CaseMeasures] = {}
         self._descriptor: int | None = None
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
+            lines = json_lines(path)
         except FileNotFoundError:
             return
-        for line in text.splitlines():
+        for line in lines:
             with suppress(ValueError, KeyError, TypeError):
                 entry = CaseMeasures.from_json(line)
                 self._entries[entry.record.case_id] = entry

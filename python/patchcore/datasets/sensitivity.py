@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 from patchcore.config.plan import Plan, TargetPlan
 from patchcore.datasets.examination import measure_labels
-from patchcore.planning.plan import samples_of
-from patchcore.planning.samples import LesionSample
+from patchcore.planning.samples import LesionSample, samples_of
 from patchcore.planning.sensitivity import sensitivity_of
 from patchcore.study.cases import CaseRecord, to_canonical
 from patchcore.study.study import Study

@@ -108,7 +108,8 @@ def answer(dataset: str, study: str, *, as_json: bool) -> tuple[str, int] | None
 def _outputs(study: Path) -> dict[str, Any]:
     names = list(_OUTPUTS)
     with suppress(OSError):
-        names += sorted(f"figures/{file.name}" for file in (study / "figures").iterdir())
+        # The plan's figure is not the analysis's: planning leaves an analysis unchanged.
+        names += sorted(f"figures/{file.name}" for file in (study / "figures").iterdir() if file.stem != "plan")
     return {name: _signature(str(study / name)) for name in names}
 
 

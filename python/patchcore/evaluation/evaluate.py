@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ import numpy as np
 
 from patchcore.affines import voxel_volume_mm3
 from patchcore.config.plan import TargetPlan
-from patchcore.config.run import RunConfig
-from patchcore.errors import ConfigError, DataError, MissingExtraError, RunError
+from patchcore.errors import ConfigError, DataError, MissingExtraError
+from patchcore.evaluation.cases import chosen_cases, held_out_cases, newest_finished
 from patchcore.files import write_atomic, write_json_atomic
 from patchcore.inference.geometry import label_on_grid, uncropped
 from patchcore.inference.predict import Predictor
@@ -33,108 +33,17 @@ from patchcore.metrics import (
     match_lesions,
     mean_dsc,
 )
+from patchcore.metrics.results import CaseEvaluation, Evaluation, SizeBin
 from patchcore.resampling.grid import Grid
-from patchcore.runs import RunState, list_runs, resolve_run
-from patchcore.runs.setup import RunSplit, divide_cases, read_setup, read_split
+from patchcore.runs import resolve_run
+from patchcore.runs.setup import divide_cases, read_setup, read_split
 from patchcore.store.prepare import PreparedCase, class_indices, prepare_cases
-from patchcore.study import CaseRecord, Study, patients_on_both_sides
+from patchcore.study import CaseRecord, Study
 from patchcore.types import AnyArray, BoolArray, PathLike
 
-__all__ = ["CaseEvaluation", "Evaluation", "SizeBin", "evaluate"]
+__all__ = ["evaluate"]
 
 _PANELS = 6
-
-
-@dataclass(frozen=True)
-class CaseEvaluation:
-    """One case.
-
-    Attributes:
-        case_id: The case.
-        patient: Its patient.
-        dsc: Mean over the classes of DSC on the case's own grid; NaN where neither map has any.
-        lesion_dsc: DSC of the lesions' class alone: what bins of size and baselines are of.
-        dsc_by_class: DSC by label; of a region by the label that is its own.
-        volume_mm3: Labelled lesion volume.
-        predicted_mm3: Predicted lesion volume.
-        lesion_count: Lesions in the label map.
-        lesions_found: Of these, with at least one predicted voxel.
-        false_positives: Predicted components without a voxel of a lesion; connectivity is the plan's.
-        largest_lesion_mm3: Volume of the largest, 0 where there is none.
-        size_bin: Index into :data:`SIZE_BIN_NAMES` of the largest lesion, None where there is none.
-        ball_dsc: DSC of the centre-ball baseline.
-        threshold_dsc: DSC of the best HU threshold, None where it was not asked for.
-    """
-
-    case_id: str
-    patient: str
-    dsc: float
-    lesion_dsc: float
-    dsc_by_class: dict[int, float]
-    volume_mm3: float
-    predicted_mm3: float
-    lesion_count: int
-    lesions_found: int
-    false_positives: int
-    largest_lesion_mm3: float
-    size_bin: int | None
-    ball_dsc: float
-    threshold_dsc: float | None = None
-
-
-@dataclass(frozen=True)
-class SizeBin:
-    """Mean DSC of the lesions in cases whose largest is of one size; `n` cases have a DSC."""
-
-    name: str
-    mean_dsc: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What :func:`evaluate` found.
-
-    Attributes:
-        run_id: The run.
-        checkpoint_step: Step of its checkpoint.
-        role: What the cases were to the run: ``used for selection``, ``used for training``, ``new to the run`` or
-            ``held out``; ``some used for …`` where they were not alike; ``named cases, …`` where they were named.
-        cases: In case_id order.
-        mean_dsc: Mean over the cases that have a DSC.
-        n: How many those are.
-        undefined: Cases left out of the mean: nothing predicted and nothing labelled.
-        global_dsc: DSC of all voxels taken together.
-        dsc_by_class: Mean DSC by label.
-        bins: By size of the largest lesion.
-        lesions: Recall and precision over all lesions.
-        lesion_bins: The same by size: recall by the true lesion's, precision by the predicted component's.
-        ball: The centre-ball baseline.
-        threshold: The best fixed HU threshold within the organ, where asked for.
-        mirrored: Whether windows were also predicted mirrored, and averaged.
-        folder: Where the report was written.
-        failed: Cases that could not be used, with why.
-        figure: The picture of contours, None where it could not be drawn.
-    """
-
-    run_id: str
-    checkpoint_step: int
-    role: str
-    cases: tuple[CaseEvaluation, ...]
-    mean_dsc: float
-    n: int
-    undefined: int
-    global_dsc: float
-    dsc_by_class: dict[int, float]
-    bins: tuple[SizeBin, ...]
-    lesions: LesionScore
-    lesion_bins: tuple[LesionScore, ...]
-    ball: BallBaseline
-    threshold: ThresholdBaseline | None
-    mirrored: bool
-    folder: Path
-    failed: tuple[tuple[str, str], ...]
-    figure: Path | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,16 +106,16 @@ def evaluate(
             "held_out goes with neither fold nor case_ids", remedy="ask for the held-out cases, a fold, or named cases"
         )
     study = study if isinstance(study, Study) else Study(study)
-    path = _newest_finished(study) if run is None else resolve_run(study.path, str(run))
+    path = newest_finished(study) if run is None else resolve_run(study.path, str(run))
     setup = read_setup(path)
     target = setup.plan.target
     predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror)
     # Runs from before divisions were kept have today's.
     split = read_split(path) or divide_cases(study, setup.config)
     if held_out:
-        records, role = _held_out(study, split), "held out"
+        records, role = held_out_cases(study, split), "held out"
     else:
-        records, role = _choose(study, split, setup.config, fold, case_ids)
+        records, role = chosen_cases(study, split, setup.config, fold, case_ids)
     prepared = prepare_cases(study, target, records)
     by_id = {record.case_id: record for record in records}
 
@@ -249,84 +158,6 @@ def evaluate(
     )
     _write(evaluation)
     return evaluation
-
-
-def _newest_finished(study: Study) -> Path:
-    for summary in list_runs(study.path):
-        if summary.state.state is RunState.FINISHED and summary.kind in ("train", "fine-tune"):
-            return summary.path
-    raise RunError(
-        "the study has no finished training", path=study.path, remedy="train with patchcore train STUDY, or name a run"
-    )
-
-
-def _held_out(study: Study, split: RunSplit) -> list[CaseRecord]:
-    """Return the cases kept for testing, if neither they nor their patients have had a part in the run."""
-    records, cases = study.held_out(), study.cases()
-    known = patients_on_both_sides(cases)
-    if known:
-        raise DataError(
-            f"{', '.join(known[:10])} {'has' if len(known) == 1 else 'have'} cases to train on and to test",
-            path=study.cases_path,
-            remedy="mark all cases of a patient for testing, or none, and analyze again",
-        )
-    if not records:
-        raise DataError(
-            "the data set keeps no case for testing",
-            path=study.cases_path,
-            remedy="mark some with split=test in a manifest, or evaluate the validation fold",
-        )
-    seen = {*split.train, *split.validation}
-    patients = {record.patient for record in cases if record.case_id in seen}
-    met = [record.case_id for record in records if record.case_id in seen or record.patient in patients]
-    if met:
-        raise DataError(
-            f"the run was trained or chosen by {len(met)} of the {len(records)} held-out cases, or others of the same "
-            f"patients: {', '.join(met[:10])}",
-            path=study.cases_path,
-            remedy="they were kept for testing after it had begun: train anew, or name a later run",
-        )
-    return records
-
-
-def _role(case_ids: Iterable[str], split: RunSplit) -> str:
-    roles = {
-        **dict.fromkeys(split.train, "used for training"),
-        **dict.fromkeys(split.validation, "used for selection"),
-    }
-    found = {roles.get(case_id, "new to the run") for case_id in case_ids}
-    worst = next(role for role in ("used for training", "used for selection", "new to the run") if role in found)
-    return worst if len(found) == 1 else f"some {worst}"
-
-
-def _choose(
-    study: Study, split: RunSplit, config: RunConfig, fold: int | None, case_ids: Sequence[str] | None
-) -> tuple[list[CaseRecord], str]:
-    """Return the cases to evaluate, in case_id order, and what they were to the run."""
-    accepted = {record.case_id: record for record in study.accepted()}
-    if case_ids:
-        unknown = [case_id for case_id in case_ids if case_id not in accepted]
-        if unknown:
-            raise DataError(
-                f"no accepted case {', '.join(unknown)}", path=study.cases_path, remedy="cases.jsonl lists them"
-            )
-        return [accepted[case_id] for case_id in sorted(set(case_ids))], f"named cases, {_role(case_ids, split)}"
-    train = config.train
-    chosen = train.fold if fold is None else fold
-    if not 0 <= chosen < train.folds:
-        raise DataError(f"fold {chosen}", expected=f"0 to {train.folds - 1}", remedy=f"legal: 0 to {train.folds - 1}")
-    if chosen == train.fold:
-        # What the run has validated on counts, whatever came to the study since.
-        ids = [case_id for case_id in accepted if case_id in split.validation]
-    else:
-        ids = study.folds(train.folds, config.seed)[chosen]
-    if not ids:
-        raise DataError(
-            f"none of the cases of fold {chosen} is accepted any more",
-            path=study.cases_path,
-            remedy="name cases with --cases, or another fold",
-        )
-    return [accepted[case_id] for case_id in sorted(ids)], _role(ids, split)
 
 
 def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts: DscCounts, *, keep: bool) -> _Scored:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from patchcore.models.layout import NetworkCost, legal_patch_sizes, network_cost, token_count, upsampling_factors
+from patchcore.config.cost import NetworkCost, legal_patch_sizes, network_cost, token_count, upsampling_factors
 
 # OpenMP reads this when torch is loaded, which no import before this one does. Its threads otherwise spin while they
 # wait, and where anything else wants a core, a step takes five to twenty times as long.

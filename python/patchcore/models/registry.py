@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from patchcore.config.cost import check_window
 from patchcore.config.plan import TargetPlan
 from patchcore.config.run import ModelConfig
 from patchcore.errors import ConfigError, PatchSizeError
-from patchcore.models.layout import check_window
 from patchcore.types import IntTriple, Triple
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ Shape legend:
            └─ block 12, norm ───────────────────────► (B,  h, t)            ─► decoder5
 
     A decoder stage up-samples by its own factor (decoder5 by s₁, decoder2 by s₄), joins its skip and ends in
-    a residual block. Per axis s₁·s₂·s₃·s₄ = p; see :mod:`patchcore.models.layout`.
+    a residual block. Per axis s₁·s₂·s₃·s₄ = p; see :mod:`patchcore.config.cost`.
 
 Source: Hatamizadeh et al., "UNETR: Transformers for 3D Medical Image Segmentation", WACV 2022 (arXiv
 2103.10504), built there, and in MONAI, for p = 16 alone. At p = 16 this is MONAI's network: same parameter
@@ -29,9 +29,9 @@ from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrUpBlock
 from monai.networks.nets.vit import ViT
 from torch import Tensor, nn
 
+from patchcore.config.cost import LAYERS, check_window, patch_triple, token_grid, upsampling_factors, window_triple
 from patchcore.errors import ConfigError, ShapeMismatchError
 from patchcore.models.attention import SelfAttention
-from patchcore.models.layout import LAYERS, check_window, patch_triple, token_grid, upsampling_factors, window_triple
 from patchcore.models.norm import use_channels_last_norm
 from patchcore.types import IntTriple
 

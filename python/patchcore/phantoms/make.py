@@ -17,6 +17,7 @@ import numpy as np
 
 from patchcore.errors import DataError
 from patchcore.files import read_json, write_atomic, write_json_atomic
+from patchcore.locks import FileLock
 from patchcore.phantoms.case import PhantomCase, PhantomLesion, Planes
 from patchcore.phantoms.dicom import require_dicom, write_dicom_case
 from patchcore.phantoms.layouts import PHANTOM_LAYOUTS, PhantomLayout, choose_layout
@@ -24,7 +25,6 @@ from patchcore.phantoms.scene import Scene
 from patchcore.phantoms.spec import PhantomSpec, choose_spec
 from patchcore.phantoms.volumes import write_volumes
 from patchcore.phantoms.whole import draw_whole
-from patchcore.study.locks import hold_lock
 from patchcore.types import IntTriple, PathLike, Triple
 
 __all__ = ["PHANTOM_LAYOUTS", "PhantomProgress", "make_phantom", "make_phantoms"]
@@ -133,7 +133,7 @@ def make_phantoms(
         require_dicom()
     _begun(out, recipe)
     out.mkdir(parents=True, exist_ok=True)
-    with hold_lock(out / _LOCK, what="the folder of phantoms"):
+    with FileLock(out / _LOCK, what="the folder of phantoms"):
         if _begun(out, recipe):
             # What a killed process left; nobody else is at work here.
             for left in out.rglob(".*.tmp"):

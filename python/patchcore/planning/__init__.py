@@ -1,8 +1,9 @@
 """From a fingerprint to a plan: which ViT patch size fits the lesions, and why. NumPy only."""
 
 from patchcore.planning.bootstrap import edge_interval
-from patchcore.planning.candidates import DEFAULT_CANDIDATES, EncoderCost, encoder_cost, legal_patch_sizes, token_count
-from patchcore.planning.plan import plan_from_samples, plan_patch_size
+from patchcore.planning.candidates import DEFAULT_CANDIDATES
+from patchcore.planning.of_fingerprint import plan_from_fingerprint
+from patchcore.planning.plan import plan_from_samples
 from patchcore.planning.rules import ideal_edge, ideal_edges, nearest_candidate
 from patchcore.planning.samples import CaseSample, Cohort, LesionSample, cohort_of
 from patchcore.planning.window import HU_PRESETS
@@ -12,16 +13,12 @@ __all__ = [
     "HU_PRESETS",
     "CaseSample",
     "Cohort",
-    "EncoderCost",
     "LesionSample",
     "cohort_of",
     "edge_interval",
-    "encoder_cost",
     "ideal_edge",
     "ideal_edges",
-    "legal_patch_sizes",
     "nearest_candidate",
+    "plan_from_fingerprint",
     "plan_from_samples",
-    "plan_patch_size",
-    "token_count",
 ]

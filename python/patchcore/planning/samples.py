@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from patchcore.errors import DataError
+from patchcore.study.fingerprint import Fingerprint
 from patchcore.types import Float64Array, Int64Array, IntTriple, Triple
 
-__all__ = ["CaseSample", "Cohort", "LesionSample", "cohort_of"]
+__all__ = ["CaseSample", "Cohort", "LesionSample", "cohort_of", "samples_of"]
 
 
 @dataclass(frozen=True)
@@ -122,3 +123,14 @@ def cohort_of(cases: Sequence[CaseSample], lesions: Sequence[LesionSample], *, l
         case_spacing=np.array([c.spacing for c in cases], dtype=np.float64).reshape(-1, 3),
         case_shape=np.array([c.shape for c in cases], dtype=np.int64).reshape(-1, 3),
     )
+
+
+def samples_of(fingerprint: Fingerprint) -> tuple[list[CaseSample], list[LesionSample]]:
+    """Return the cases and lesions of a fingerprint as planning takes them."""
+    cases = [CaseSample(case.case_id, case.patient, case.spacing, case.shape) for case in fingerprint.cases]
+    lesions = [
+        LesionSample(case.case_id, lesion.label, lesion.volume_mm3, lesion.extent_mm)
+        for case in fingerprint.cases
+        for lesion in case.lesions
+    ]
+    return cases, lesions

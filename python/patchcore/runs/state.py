@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from patchcore.locks import lock_holder
 from patchcore.runs.events import EventKind, decode_event
 from patchcore.runs.inbox import waiting_requests
-from patchcore.runs.locks import lock_holder
 from patchcore.runs.paths import HEARTBEAT_S, RunPaths, read_object
 from patchcore.runs.process import boot_id
 from patchcore.runs.records import RunState, StateReport, Verb

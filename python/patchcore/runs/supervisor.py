@@ -21,12 +21,12 @@ from typing import Any, Final
 
 from patchcore.errors import LockedError, PatchcoreError, RunError
 from patchcore.files import write_json_atomic
+from patchcore.locks import FileLock, lock_holder
 from patchcore.runs.audit import Audit
 from patchcore.runs.climb import Climb
 from patchcore.runs.ending import exit_record
 from patchcore.runs.heartbeat import StatusFile
 from patchcore.runs.inbox import Inbox
-from patchcore.runs.locks import FileLock, lock_holder
 from patchcore.runs.paths import DEFAULT_TRAINER, HEARTBEAT_S, RunPaths, append_line, read_object
 from patchcore.runs.process import boot_id, oom_kill_counts, process_start
 from patchcore.runs.records import RunState, Verb
@@ -69,7 +69,9 @@ class Supervisor:
         self._overrides = dict(overrides or {})
         self._env = dict(os.environ if env is None else env)
         self._on_tick = on_tick
-        self._lock = FileLock(self.paths.supervisor_lock, what="the run")
+        self._lock = FileLock(
+            self.paths.supervisor_lock, what="the run", remedy="wait for it, or stop it with patchcore runs stop"
+        )
         self._inbox = Inbox(self.paths, by="supervisor")
         self._climb = Climb()
         self._stops: dict[str, bool] = {}  # stop requests seen → whether their answer was followed

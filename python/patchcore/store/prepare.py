@@ -28,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from patchcore.config.plan import StorePlan, TargetPlan, explain
+from patchcore.config.explain import explain
+from patchcore.config.plan import StorePlan, TargetPlan
 from patchcore.datasets.preload import load_readers
 from patchcore.errors import ConfigError, DataError, EmptyClassError, PatchcoreError, PlanError
 from patchcore.files import write_json_atomic
@@ -160,7 +161,7 @@ def _with_store_plan(study: Study, changes: dict[str, Any]) -> TargetPlan:
         try:
             store = StorePlan.model_validate(target.store.model_dump() | changes)
         except ValidationError as error:
-            raise ConfigError(explain(error), remedy="see patchcore prepare --help") from None
+            raise ConfigError(explain(error, StorePlan), remedy="see patchcore prepare --help") from None
         targets.append(target.model_copy(update={"store": store}))
     changed = plan.model_copy(update={"targets": tuple(targets)})
     if changed != plan:

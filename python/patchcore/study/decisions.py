@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from patchcore.config.plan import explain
+from patchcore.config.explain import explain
 from patchcore.errors import StudyError
 
 __all__ = ["Decisions", "checked_decisions"]
@@ -50,6 +50,6 @@ def checked_decisions(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         Decisions.model_validate(values)
     except ValidationError as error:
         raise StudyError(
-            explain(error), path=path, remedy="correct the file, or delete it and give the decisions again"
+            explain(error, Decisions), path=path, remedy="correct the file, or delete it and give the decisions again"
         ) from None
     return dict(values)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from patchcore.config.plan import explain
+from patchcore.config.explain import explain
 from patchcore.errors import SchemaVersionError, StudyError
 from patchcore.files import read_json, write_atomic
 from patchcore.notebook import HtmlView
@@ -227,7 +227,7 @@ def read_fingerprint(path: Path) -> Fingerprint:
     try:
         fingerprint = Fingerprint.model_validate(data)
     except ValidationError as error:
-        raise StudyError(f"no fingerprint: {explain(error)}", path=path, remedy=remedy) from None
+        raise StudyError(f"no fingerprint: {explain(error, Fingerprint)}", path=path, remedy=remedy) from None
     if fingerprint.with_hash().fingerprint_hash != fingerprint.fingerprint_hash:
         raise StudyError("was changed since it was measured: its hash is another", path=path, remedy=remedy)
     return fingerprint

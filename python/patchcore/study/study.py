@@ -18,15 +18,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from patchcore.config.plan import Plan, explain, read_plan
+from patchcore.config.explain import explain
+from patchcore.config.plan import Plan, read_plan
 from patchcore.errors import LockedError, StudyError
-from patchcore.files import read_json, write_atomic, write_json_atomic
+from patchcore.files import json_lines, read_json, write_atomic, write_json_atomic
+from patchcore.locks import FileLock
 from patchcore.notebook import HtmlView
 from patchcore.study.cases import CaseRecord
 from patchcore.study.decisions import checked_decisions
 from patchcore.study.fingerprint import Fingerprint, read_fingerprint, write_fingerprint
 from patchcore.study.folds import make_folds
-from patchcore.study.locks import hold_lock
 from patchcore.types import PathLike
 
 __all__ = ["STUDY_SCHEMA", "Study"]
@@ -165,13 +166,12 @@ class Study(HtmlView):
         if not self.cases_path.exists():
             return []
         records = []
-        # Bytes are split, not text: names may hold what Unicode takes for line ends.
-        for number, line in enumerate(self.cases_path.read_bytes().splitlines(), 1):
+        for number, line in enumerate(json_lines(self.cases_path), 1):
             try:
                 record = CaseRecord.model_validate_json(line)
             except ValidationError as error:
                 raise StudyError(
-                    f"line {number} is no case: {explain(error)}",
+                    f"line {number} is no case: {explain(error, CaseRecord)}",
                     path=self.cases_path,
                     remedy="run patchcore analyze again",
                 ) from None
@@ -331,7 +331,7 @@ class Study(HtmlView):
         with ExitStack() as held:
             while True:
                 try:
-                    held.enter_context(hold_lock(path, what=f"{name} of study {self.path.name}"))
+                    held.enter_context(FileLock(path, what=f"{name} of study {self.path.name}"))
                     break
                 except LockedError:
                     if time.monotonic() >= deadline:

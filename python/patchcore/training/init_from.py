@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from patchcore.config.cost import token_grid
 from patchcore.config.plan import Plan, TargetPlan
 from patchcore.config.run import InitConfig
 from patchcore.errors import CheckpointError
 from patchcore.files import read_json
 from patchcore.models.checkpoint import find_checkpoint
-from patchcore.models.layout import token_grid
 from patchcore.models.weights import TensorReport, foreign_weights, transfer_weights
 from patchcore.types import IntTriple, PathLike
 

@@ -16,8 +16,8 @@ from textual.widgets import DataTable, Footer, Header, OptionList, Static
 
 from patchcore.tui.panes import TABS, Panes
 from patchcore.tui.run_list import RunList
-from patchcore.tui.text import plain
 from patchcore.tui.watcher import Snapshot, Watcher
+from patchcore.views.terminal import plain
 
 __all__ = ["DashboardApp"]
 

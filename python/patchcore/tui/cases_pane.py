@@ -9,7 +9,7 @@ from textual.containers import Vertical
 from textual.widgets import Static
 
 from patchcore.tui.tables import TextTable
-from patchcore.tui.text import plain
+from patchcore.views.terminal import plain
 
 if TYPE_CHECKING:
     from patchcore.tui.watcher import Snapshot

@@ -12,7 +12,8 @@ from textual.content import Content
 from textual.widgets import Static
 
 from patchcore.tui.states import LEVEL_COLOUR
-from patchcore.tui.text import count, plain
+from patchcore.tui.text import count
+from patchcore.views.terminal import plain
 
 if TYPE_CHECKING:
     from patchcore.runs import RunView

@@ -15,7 +15,7 @@ from textual.widgets import Button, Input, Label, Select, Static, TextArea
 from textual.worker import get_current_worker
 
 from patchcore.tui.launch import launch_training
-from patchcore.tui.text import plain
+from patchcore.views.terminal import plain
 
 __all__ = ["NewRun"]
 

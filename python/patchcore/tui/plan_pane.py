@@ -12,7 +12,8 @@ from textual.widgets import Static
 
 from patchcore.tui.histogram import Histogram, Mark
 from patchcore.tui.tables import TextTable
-from patchcore.tui.text import count, number, plain, share, triple
+from patchcore.tui.text import count, number, share, triple
+from patchcore.views.terminal import plain
 
 if TYPE_CHECKING:
     from patchcore.config.plan import TargetPlan

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from patchcore.tui.drawing import Cell, Drawing, put
-from patchcore.tui.text import count, number, plain
+from patchcore.tui.text import count, number
 from patchcore.tui.ticks import axis_range, tick_labels, ticks
+from patchcore.views.terminal import plain
 
 if TYPE_CHECKING:
     from patchcore.types import Float64Array

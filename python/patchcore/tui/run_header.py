@@ -8,7 +8,8 @@ from textual.content import Content
 from textual.widgets import Static
 
 from patchcore.tui.states import LEVEL_COLOUR, state_content
-from patchcore.tui.text import clock, count, dsc, plain, share
+from patchcore.tui.text import clock, count, dsc, share
+from patchcore.views.terminal import plain
 
 if TYPE_CHECKING:
     from patchcore.runs import RunView

@@ -11,7 +11,8 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from patchcore.tui.states import state_parts
-from patchcore.tui.text import number, plain, share
+from patchcore.tui.text import number, share
+from patchcore.views.terminal import plain
 
 if TYPE_CHECKING:
     from patchcore.runs import RunSummary

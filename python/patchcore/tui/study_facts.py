@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from patchcore.config.plan import Plan, read_plan
+from patchcore.files import json_lines
 from patchcore.types import Float64Array
 
 __all__ = ["CaseLine", "StudyFacts", "StudyReader"]
@@ -103,8 +104,8 @@ def _read_volumes(path: Path) -> dict[int, Float64Array]:
 
 def _read_cases(path: Path) -> tuple[CaseLine, ...]:
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        record = json.loads(text)
+    for line in json_lines(path):
+        record = json.loads(line)
         keys = ("case_id", "patient", "status", "reason", "remedy")
         lines.append(CaseLine(*(str(record.get(key) or "") for key in keys)))
     return tuple(lines)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.text import Text
 from textual.widgets import DataTable
 
-from patchcore.tui.text import plain
+from patchcore.views.terminal import plain
 
 __all__ = ["TextTable"]
 

@@ -1,35 +1,10 @@
-"""Text for the terminal: what comes from files is made harmless, and numbers are made short."""
+"""Numbers for the dashboard, made short."""
 
 from __future__ import annotations
 
 import math
-import unicodedata
 
-__all__ = ["clock", "count", "dsc", "number", "plain", "share", "triple"]
-
-# Control, format (bidirectional overrides), surrogate, private and unassigned characters move the cursor,
-# recolour the terminal, or have no agreed width.
-_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
-
-
-def plain(value: object, limit: int = 2000) -> str:
-    r"""Return `value` as one line of printable text of at most `limit` characters.
-
-    Example:
-        >>> plain("loss\x1b[31m\n0.5")
-        'loss�[31m 0.5'
-    """
-    text = str(value)
-    cut = text[:limit]
-    if not cut.isprintable():
-        cut = "".join(map(_visible, cut))
-    return cut + "…" if len(text) > limit else cut
-
-
-def _visible(char: str) -> str:
-    if char in "\t\n\r":
-        return " "
-    return "�" if unicodedata.category(char) in _UNSAFE else char
+__all__ = ["clock", "count", "dsc", "number", "share", "triple"]
 
 
 def number(value: float | None, digits: int = 3) -> str:

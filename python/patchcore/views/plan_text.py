@@ -6,7 +6,6 @@ import textwrap
 
 from patchcore.config.plan import JointPlan, Plan, TargetPlan, Variation
 from patchcore.planning.reasons import count_of, format_edges, format_size, format_volume
-from patchcore.types import IntTriple
 
 __all__ = ["plan_summary"]
 
@@ -64,24 +63,6 @@ def _variation(name: str, item: Variation) -> str:
     return f"  {name[:38]:<38} {item.lesion_count:>7} {item.edge:>7.1f}   {format_size(item.patch_size)}"
 
 
-def _window_lines(target: TargetPlan) -> list[str]:
-    """Show tokens and memory of every candidate in several windows."""
-    windows = list(dict.fromkeys(cost.window_size for item in target.candidates for cost in item.windows))
-    if not windows:
-        return []
-    head = "".join(f"{_times(window):>15}" for window in windows)
-    lines = ["", "Tokens, training memory at batch 1", f"  window     {head}"]
-    for item in target.candidates:
-        cells = {cost.window_size: f"{cost.tokens:,} {cost.training_memory_gib:.1f} GiB" for cost in item.windows}
-        row = "".join(f"{cells.get(window, '–'):>15}" for window in windows)
-        lines.append(f"{'→' if item.chosen else ' '} {format_size(item.patch_size):<11}{row}")
-    return lines
-
-
-def _times(size: IntTriple) -> str:
-    return "×".join(map(str, size[:1] if len(set(size)) == 1 else size))
-
-
 def _learned(target: TargetPlan) -> str:
     told = ", ".join(f"{region.name} ({', '.join(map(str, region.labels))})" for region in target.regions)
     return f"Learns       labels {', '.join(map(str, target.classes))}" + (f", judged as {told}" if told else "")
@@ -106,14 +87,13 @@ def _target_summary(target: TargetPlan, width: int) -> str:
     ):
         sure = f"{ideal.interval[0]:.1f} to {ideal.interval[1]:.1f}" if ideal.interval else "one patient only"
         lines.append(f"  {name:<36} {format_edges(ideal.edge):<20} {sure}")
-    lines += ["", "Candidate        volume   tokens   attention  of encoder  smaller lesions"]
+    lines += ["", "Candidate        volume   tokens   attention  of network  smaller lesions"]
     for c in target.candidates:
         lines.append(
             f"{'→' if c.chosen else ' '} {format_size(c.patch_size):<11} {format_volume(c.volume_mm3):>9} "
             f"{c.tokens:>8,} {_gflop(c.attention_gflop):>11} {c.attention_share:>11.1%} "
             f"{c.smaller_lesions_share:>15.0%}"
         )
-    lines += _window_lines(target)
     lines += ["", "Rule                       volume   p* (voxels)          patch size"]
     for outcome in target.rules:
         volume = "—" if outcome.volume_mm3 is None else format_volume(outcome.volume_mm3)

@@ -1,16 +1,17 @@
-"""The figures of an analysis: lesion volumes with the patches they might get, burden, spacing."""
+"""The figures of a study: those of the analysis, and lesion volumes with the plan's candidate patches."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from patchcore.config.plan import Plan
 from patchcore.errors import MissingExtraError
 from patchcore.planning.candidates import DEFAULT_CANDIDATES
 from patchcore.planning.rules import ideal_edge
 from patchcore.study.fingerprint import Fingerprint
 from patchcore.study.study import Study
 
-__all__ = ["FIGURES", "draw_figures", "draw_lesion_volumes", "figure_paths"]
+__all__ = ["FIGURES", "draw_figures", "draw_plan", "figure_paths", "warm_up"]
 
 FIGURES = ("lesion_volumes", "burden", "spacing")
 """Names of the figures; each is a ``.png`` and a ``.svg`` in the study's ``figures/``."""
@@ -58,12 +59,6 @@ def warm_up() -> None:
         import matplotlib.figure  # noqa: F401
 
 
-def draw_lesion_volumes(study: Study, fingerprint: Fingerprint, *, anew: bool = True) -> Path | None:
-    """Draw all figures as :func:`draw_figures` does, and return ``lesion_volumes.png``, None where it is not there."""
-    path = study.figures_dir / "lesion_volumes.png"
-    return path if path in draw_figures(study, fingerprint, anew=anew) else None
-
-
 def figure_paths(study: Study) -> tuple[Path, ...]:
     """Return the figures of an analysis that are there."""
     files = (study.figures_dir / f"{name}{suffix}" for name in FIGURES for suffix in _SUFFIXES)
@@ -109,3 +104,35 @@ def _draw(name: str, fingerprint: Fingerprint, path: Path) -> None:
             path,
             title=f"{fingerprint.dataset}: {len(volumes)} lesion{'s' * (len(volumes) != 1)} of {people}",
         )
+
+
+def draw_plan(study: Study, fingerprint: Fingerprint, plan: Plan) -> tuple[Path, ...]:
+    """Draw the lesion volumes with the candidate patches of the plan's first target.
+
+    The figures of the analysis stay as they are: the next analysis finds its own results unchanged.
+
+    Returns:
+        ``figures/plan.png`` and ``figures/plan.svg``; nothing without matplotlib.
+
+    Raises:
+        OSError: The figure cannot be written.
+    """
+    from patchcore.views.figures import lesion_volumes_figure
+
+    target = plan.target
+    volumes = [volume for case in fingerprint.cases for volume in case.volumes_mm3(target.lesion_label)]
+    files = tuple(study.figures_dir / f"plan{suffix}" for suffix in _SUFFIXES)
+    try:
+        lesion_volumes_figure(
+            volumes,
+            [candidate.patch_size for candidate in target.candidates],
+            target.spacing,
+            target.ideal_edge,
+            files[0],
+            title=f"{len(volumes)} lesions of {target.label_name}, and the candidate patch sizes",
+        )
+    except MissingExtraError:
+        for file in files:
+            file.unlink(missing_ok=True)
+        return ()
+    return files

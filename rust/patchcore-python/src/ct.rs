@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray, PyUntypedArrayMethods};
 use patchcore::ct::{Examined, Histogram, LesionSpan, Limits, Sample, Surroundings, examine_bytes, examine_file};
 use patchcore::{Kind, nifti};
 use pyo3::prelude::*;

@@ -1,5 +1,6 @@
 //! Windows and sampling for Python. The façades have checked shapes and made buffers flat; here they are borrowed.
 
+use half::slice::HalfBitsSliceExt;
 use numpy::{
     BorrowError, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray1,
     PyUntypedArray,
@@ -8,7 +9,7 @@ use patchcore::philox;
 use patchcore::sampler::{Case, HardPoint, LesionSpans, Sampler, Shares};
 use patchcore::windows::blend::{Layout, accumulate, finish};
 use patchcore::windows::extract::{Intensity, Target, extract};
-use patchcore::windows::{Brain, Half, grid};
+use patchcore::windows::{bf16, f16, grid};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -40,8 +41,8 @@ pub(crate) fn writable<'py, T: numpy::Element>(
 /// Where intensities go.
 pub(crate) enum Buffer<'a> {
     F32(&'a mut [f32]),
-    Half(&'a mut [Half]),
-    Brain(&'a mut [Brain]),
+    Half(&'a mut [f16]),
+    Brain(&'a mut [bf16]),
     I16(&'a mut [i16]),
 }
 
@@ -54,9 +55,11 @@ pub(crate) fn with_intensities<T>(
     match format {
         "float32" => work(Buffer::F32(writable("out", out.cast::<PyArray1<f32>>()?)?.as_slice_mut()?)),
         "int16" => work(Buffer::I16(writable("out", out.cast::<PyArray1<i16>>()?)?.as_slice_mut()?)),
-        "float16" => work(Buffer::Half(Half::of_bits(writable("out", out.cast::<PyArray1<u16>>()?)?.as_slice_mut()?))),
+        "float16" => {
+            work(Buffer::Half(writable("out", out.cast::<PyArray1<u16>>()?)?.as_slice_mut()?.reinterpret_cast_mut()))
+        }
         "bfloat16" => {
-            work(Buffer::Brain(Brain::of_bits(writable("out", out.cast::<PyArray1<u16>>()?)?.as_slice_mut()?)))
+            work(Buffer::Brain(writable("out", out.cast::<PyArray1<u16>>()?)?.as_slice_mut()?.reinterpret_cast_mut()))
         }
         other => Err(UnsupportedDataError::new_err(format!(
             "windows of {other}; expected float32, float16, bfloat16 or int16"

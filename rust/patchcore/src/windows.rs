@@ -13,4 +13,5 @@ pub(crate) mod pixel;
 #[allow(clippy::inline_always)]
 mod walk;
 
-pub use pixel::{Brain, Half, Intensities};
+pub use half::{bf16, f16};
+pub use pixel::Intensities;

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from patchcore.cli.phantom import phantom
 from patchcore.cli.plan import plan
 from patchcore.cli.values import hu_range, int_list, int_triple, triple
+from patchcore.datasets.plan import plan_patch_size
 from patchcore.errors import ConfigError, PlanError, StudyError
-from patchcore.planning import plan_patch_size
 from patchcore.study import Study
 from patchcore.study.fingerprint import (
     CaseFingerprint,

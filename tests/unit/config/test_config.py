@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, Field, ValidationError
 
 from patchcore.config import RunConfig, config_keys, read_plan, resolve_config
-from patchcore.config.plan import explain
+from patchcore.config.explain import explain
 from patchcore.errors import ConfigError, PlanError, SchemaVersionError
 
 

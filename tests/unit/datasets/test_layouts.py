@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from patchcore.datasets.layouts import find_cases, label_names
-from patchcore.datasets.lesion_label import choose_lesion_label
 from patchcore.datasets.patients import group_patients
 from patchcore.errors import DataError, EmptyClassError
+from patchcore.study.lesion_label import choose_lesion_label
 
 
 def fill(root: Path, *names: str) -> None:

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchcore.errors import ConfigError, PatchSizeError, WindowError
-from patchcore.models.layout import (
+from patchcore.config.cost import (
     axis_factors,
     check_window,
     legal_patch_sizes,
@@ -19,6 +18,7 @@ from patchcore.models.layout import (
     token_grid,
     upsampling_factors,
 )
+from patchcore.errors import ConfigError, PatchSizeError, WindowError
 
 
 @pytest.mark.parametrize(

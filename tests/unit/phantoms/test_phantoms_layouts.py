@@ -13,9 +13,9 @@ import pytest
 
 from patchcore.errors import DataError, LockedError
 from patchcore.lesions.measure import measure_lesions
+from patchcore.locks import FileLock
 from patchcore.phantoms import PHANTOM_LAYOUTS, PHANTOM_PRESETS, PhantomProgress, PhantomSpec, make_phantoms
 from patchcore.phantoms.layouts import patient_of, split_of
-from patchcore.study.locks import hold_lock
 
 SMALL = PhantomSpec(shape=(40, 40, 32), spacing=(4.5, 4.5, 5.0), noise_hu=10.0)
 ORGANS = replace(PHANTOM_PRESETS["multi-organ"], shape=(56, 56, 48), spacing=(5.5, 5.5, 6.0))
@@ -139,7 +139,7 @@ def test_an_unfinished_folder_is_gone_on_with(tmp_path: Path) -> None:
 def test_two_at_once_are_kept_apart(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with hold_lock(out / ".phantoms.lock", what="x"), pytest.raises(LockedError):
+    with FileLock(out / ".phantoms.lock", what="x"), pytest.raises(LockedError):
         make_phantoms(out, cases=1, spec=SMALL)
     make_phantoms(out, cases=1, spec=SMALL)
     assert not (out / ".phantoms.lock").exists()

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from patchcore.config.plan import Plan, read_plan
 from patchcore.datasets.analyze import analyze
+from patchcore.datasets.plan import plan_patch_size
 from patchcore.datasets.sensitivity import plan_sensitivity
 from patchcore.errors import DataError, PlanError, StudyError
 from patchcore.phantoms import make_phantoms
-from patchcore.planning import plan_from_samples, plan_patch_size
+from patchcore.planning import plan_from_samples
 from patchcore.planning.joint import joint_edge
 from patchcore.planning.samples import CaseSample, LesionSample
 from patchcore.planning.sensitivity import sensitivity_of

@@ -33,7 +33,8 @@ impl Surroundings {
     /// # Errors
     /// [`Error::Argument`] if a span leaves the volume, or a length is not positive and finite; [`Error::Memory`].
     pub fn new(shape: [usize; 3], spans: &[LesionSpan], spacing: [f64; 3], radius_mm: f64) -> Result<Self> {
-        if !spacing.iter().all(|&step| step > 0.0 && step.is_finite()) || !(radius_mm >= 0.0 && radius_mm.is_finite()) {
+        let possible = spacing.iter().all(|&step| step > 0.0 && step.is_finite());
+        if !(possible && radius_mm >= 0.0 && radius_mm.is_finite()) {
             return Err(Error::Argument(format!("spacing {spacing:?} mm and radius {radius_mm} mm")));
         }
         for span in spans {

@@ -1,5 +1,7 @@
 //! What happens to one voxel on its way into a window: scaled to [0, 1], taken as it is, or checked as a label.
 
+use half::{bf16, f16};
+
 /// What an intensity is written as.
 pub trait Intensities: Copy + Default + PartialEq + Send + Sync + 'static {
     /// The nearest there is.
@@ -20,55 +22,17 @@ impl Intensities for i16 {
     }
 }
 
-/// The bits of an IEEE half.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[repr(transparent)]
-pub struct Half(pub u16);
-
-impl Half {
-    /// See bits as what they are the bits of.
-    pub fn of_bits(bits: &mut [u16]) -> &mut [Self] {
-        // SAFETY: the type is nothing but its bits.
-        unsafe { std::slice::from_raw_parts_mut(bits.as_mut_ptr().cast(), bits.len()) }
-    }
-}
-
-impl Intensities for Half {
-    /// Rounds to even; without branches, so that it becomes vectors.
+impl Intensities for f16 {
     #[inline(always)]
     fn of(value: f32) -> Self {
-        let bits = value.to_bits();
-        let (sign, bits) = ((bits >> 16) & 0x8000, bits & 0x7FFF_FFFF);
-        // The addition rounds to a multiple of 2⁻²⁴, which is what a subnormal half counts.
-        let small = (f32::from_bits(bits) + 0.5).to_bits() - 0.5f32.to_bits();
-        let normal = (bits.wrapping_add(0xFFF + ((bits >> 13) & 1)) >> 13).wrapping_sub(112 << 10);
-        let infinite = if bits > 0x7F80_0000 { 0x7E00 } else { 0x7C00 };
-        // 65520 and more is nearer to what would follow the largest half.
-        let normal = if bits >= 0x477F_F000 { infinite } else { normal };
-        Self((sign | if bits < 0x3880_0000 { small } else { normal }) as u16)
+        f16::from_f32(value)
     }
 }
 
-/// The bits of a bfloat16.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[repr(transparent)]
-pub struct Brain(pub u16);
-
-impl Brain {
-    /// See bits as what they are the bits of.
-    pub fn of_bits(bits: &mut [u16]) -> &mut [Self] {
-        // SAFETY: the type is nothing but its bits.
-        unsafe { std::slice::from_raw_parts_mut(bits.as_mut_ptr().cast(), bits.len()) }
-    }
-}
-
-impl Intensities for Brain {
+impl Intensities for bf16 {
     #[inline(always)]
     fn of(value: f32) -> Self {
-        let bits = value.to_bits();
-        let rounded = (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16;
-        // Rounding must not make infinity of what is no number.
-        Self(if bits & 0x7FFF_FFFF > 0x7F80_0000 { 0x7FC0 } else { rounded })
+        bf16::from_f32(value)
     }
 }
 
@@ -240,13 +204,13 @@ mod tests {
         #[test]
         fn halves_are_the_nearest(value in prop_oneof![0f32..1.0, -7e4f32..7e4, -1e-4f32..1e-4, any::<f32>()]) {
             prop_assume!(!value.is_nan());
-            prop_assert_eq!(Half::of(value).0, half_of(value), "{}", value);
+            prop_assert_eq!(f16::of(value).to_bits(), half_of(value), "{}", value);
         }
 
         #[test]
         fn brain_floats_are_the_nearest(value in prop_oneof![0f32..1.0, any::<f32>()]) {
             prop_assume!(!value.is_nan() && value.abs() < 3e38);
-            let found = f64::from(f32::from_bits(u32::from(Brain::of(value).0) << 16));
+            let found = f64::from(f32::from_bits(u32::from(bf16::of(value).to_bits()) << 16));
             let step = f64::from(f32::from_bits((value.to_bits() & 0xFFFF_0000) + 0x1_0000)) - f64::from(f32::from_bits(value.to_bits() & 0xFFFF_0000));
             prop_assert!((found - f64::from(value)).abs() <= step.abs() / 2.0);
         }
@@ -254,8 +218,8 @@ mod tests {
 
     #[test]
     fn what_is_no_number_stays_so() {
-        assert_eq!((Half::of(f32::NAN).0 & 0x7C00, Brain::of(f32::NAN).0 & 0x7F80), (0x7C00, 0x7F80));
-        assert_ne!((Half::of(f32::NAN).0 & 0x3FF, Brain::of(f32::NAN).0 & 0x7F), (0, 0));
+        assert_eq!((f16::of(f32::NAN).to_bits() & 0x7C00, bf16::of(f32::NAN).to_bits() & 0x7F80), (0x7C00, 0x7F80));
+        assert_ne!((f16::of(f32::NAN).to_bits() & 0x3FF, bf16::of(f32::NAN).to_bits() & 0x7F), (0, 0));
         assert_eq!((i16::of(1e9), i16::of(-1e9), i16::of(f32::NAN), i16::of(2.5)), (i16::MAX, i16::MIN, 0, 2));
     }
 }

@@ -1,4 +1,4 @@
-"""How a UNETR is laid out for a patch size: up-sampling factors, tokens, parameters and FLOP. Needs no torch.
+"""Cost of a UNETR of a patch size: tokens, parameters and FLOP. Needs no torch.
 
 Shape legend:
     p  patch edge per axis (voxels)         w  window edge per axis (voxels)
@@ -132,8 +132,8 @@ class NetworkCost:
 
     @property
     def attention_share(self) -> float:
-        """Share of attention in the FLOP of the transformer's blocks."""
-        return self.attention_flop / (self.attention_flop + self.linear_flop)
+        """Share of the products of queries, keys and values in the FLOP of the whole network, in [0, 1]."""
+        return self.attention_flop / self.flop
 
 
 @dataclass(frozen=True)
@@ -218,8 +218,9 @@ def network_cost(
         ConfigError: ``num_heads`` does not divide ``hidden_size``.
 
     Example:
-        >>> network_cost(96, 16).tokens
-        216
+        >>> cost = network_cost(96, 8)
+        >>> cost.tokens, round(cost.attention_share, 3)
+        (1728, 0.215)
     """
     if hidden_size % num_heads:
         raise ConfigError(f"num_heads {num_heads} does not divide hidden_size {hidden_size}")

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from patchcore.errors import LockedError
-from patchcore.runs.locks import FileLock, lock_holder
+from patchcore.locks import FileLock, lock_holder
 from patchcore.runs.process import boot_id, oom_kill_counts, process_start, send_signal
 
 HOLD = """
 import sys
-from patchcore.runs.locks import FileLock
+from patchcore.locks import FileLock
 lock = FileLock(sys.argv[1])
 lock.acquire()
 print("held", flush=True)
@@ -62,7 +62,7 @@ def test_asking_for_the_holder_keeps_our_own_lock(tmp_path: Path) -> None:
             [
                 sys.executable,
                 "-c",
-                f"from patchcore.runs.locks import lock_holder; print(lock_holder({str(path)!r}))",
+                f"from patchcore.locks import lock_holder; print(lock_holder({str(path)!r}))",
             ],
             capture_output=True,
             check=True,
@@ -76,7 +76,7 @@ def test_a_forked_child_neither_holds_nor_drops_the_lock(tmp_path: Path) -> None
     code = textwrap.dedent(
         f"""
         import os
-        from patchcore.runs.locks import FileLock, lock_holder
+        from patchcore.locks import FileLock, lock_holder
         path = {str(path)!r}
         lock = FileLock(path)
         lock.acquire()

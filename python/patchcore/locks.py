@@ -42,11 +42,15 @@ class FileLock:
     Args:
         path: The lock file; made where it is missing, never removed.
         what: What the lock stands for, for the error message.
+        remedy: What to do if it is held.
     """
 
-    def __init__(self, path: PathLike, *, what: str = "this file") -> None:
+    def __init__(
+        self, path: PathLike, *, what: str = "this file", remedy: str = "wait until that process ends, or stop it"
+    ) -> None:
         self.path = Path(path)
         self.what = what
+        self.remedy = remedy
         self._handle: int | None = None
         self._key = os.path.realpath(self.path)
 
@@ -94,10 +98,10 @@ class FileLock:
     def _locked(self, pid: int | None) -> LockedError:
         who = f"process {pid}" if pid else "another process"
         return LockedError(
-            f"{self.what} is held by {who}",
+            f"{self.what} is in use by {who}",
             path=self.path,
             found=pid,
-            remedy="wait for it, or stop it with patchcore runs stop",
+            remedy=self.remedy,
         )
 
 

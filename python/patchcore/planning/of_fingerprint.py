@@ -1,0 +1,183 @@
+"""From a fingerprint to a plan: which labels are planned for, and what several labels or another study change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import ValidationError
+
+from patchcore.config.explain import explain
+from patchcore.config.plan import LikePlan, Plan, RegionPlan, TargetPlan
+from patchcore.errors import DataError, PlanError
+from patchcore.planning.candidates import DEFAULT_CANDIDATES
+from patchcore.planning.joint import as_target, joint_plan
+from patchcore.planning.like import taken_from
+from patchcore.planning.plan import plan_from_samples
+from patchcore.planning.reasons import count_of
+from patchcore.planning.samples import samples_of
+from patchcore.planning.window import WIDE_HU_RANGE
+from patchcore.study.fingerprint import Fingerprint
+from patchcore.study.lesion_label import label_number
+from patchcore.types import IntTriple, Rule, Triple
+
+__all__ = ["plan_from_fingerprint"]
+
+
+def plan_from_fingerprint(
+    fingerprint: Fingerprint,
+    *,
+    spacing: Triple | None = None,
+    candidates: Sequence[int] = DEFAULT_CANDIDATES,
+    rule: Rule | str = Rule.MEAN_VOLUME,
+    window_size: IntTriple | int | None = None,
+    hu_range: tuple[float, float] | str | None = None,
+    lesion_label: int | str | Sequence[int | str] | None = None,
+    joint: bool = False,
+    like: tuple[str, Plan] | None = None,
+    classes: Sequence[int] | None = None,
+    regions: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Choose the ViT patch size for a cohort's lesions.
+
+    Args:
+        fingerprint: The measured cohort; connectivity and minimum volume are taken from it.
+        spacing: See :func:`patchcore.datasets.plan.plan_patch_size`, as all other arguments.
+        candidates: Patch edges to choose from, voxels.
+        rule: How one size is made of all lesions.
+        window_size: Fixes the window, voxels per canonical axis.
+        hu_range: Intensity clip in HU, or the name of a preset.
+        lesion_label: The label to plan for, by number or name, or several.
+        joint: Whether the joint proposal becomes the first target.
+        like: Name and plan of the study that patch size, spacing, window and HU range are taken from.
+        classes: Labels that the network learns together.
+        regions: Labels that count as one thing, by name.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        PlanError: Something impossible was asked for, or cannot be derived from the fingerprint.
+        PatchSizeError: A candidate that the network cannot have.
+        EmptyClassError: The label has no lesion in any accepted case.
+    """
+    if seed < 0:
+        raise PlanError(f"seed {seed}", found=seed, remedy="use 0 or more")
+    labels = _lesion_labels(fingerprint, lesion_label)
+    if joint and len(labels) < 2:
+        raise PlanError("one lesion label needs no joint plan", remedy="name several with --lesion-label")
+    if like is not None:
+        if spacing is not None or window_size is not None or hu_range is not None or joint:
+            raise PlanError(
+                "--like takes spacing, window and HU range from the other study",
+                remedy="leave --spacing, --window, --hu-range and --joint out, or leave --like out",
+            )
+        wanted = like[1].target
+        spacing, window_size, hu_range = wanted.spacing, wanted.window_size, wanted.hu_range
+    cases, lesions = samples_of(fingerprint)
+    # Label maps alone are planned for, too: nothing will be trained on them.
+    placeholder = hu_range is None and fingerprint.hu is None
+    if placeholder:
+        hu_range = WIDE_HU_RANGE
+    plans = [
+        plan_from_samples(
+            cases,
+            lesions,
+            lesion_label=label,
+            label_names={item.label: item.name for item in fingerprint.labels},
+            fingerprint_hash=fingerprint.fingerprint_hash,
+            connectivity=fingerprint.connectivity,
+            min_volume_mm3=fingerprint.min_volume_mm3,
+            hu_percentiles=_percentiles(fingerprint, label, several=len(labels) > 1),
+            spacing=spacing,
+            candidates=candidates,
+            rule=rule,
+            window_size=window_size,
+            hu_range=hu_range,
+            seed=seed,
+        )
+        for label in labels
+    ]
+    targets = tuple(item.target for item in plans)
+    if fingerprint.held_count:
+        told = (
+            f"{count_of(fingerprint.held_count, 'case')} with doubtful geometry left out: patchcore analyze says which"
+        )
+        targets = tuple(item.model_copy(update={"warnings": (*item.warnings, told)}) for item in targets)
+    if placeholder:
+        told = "there are no images: hu_range is air to bone, and p* does not depend on it"
+        targets = tuple(item.model_copy(update={"warnings": (*item.warnings, told)}) for item in targets)
+    proposal = taken = None
+    if len(targets) > 1:
+        cubes = [item.patch_size[0] for item in targets[0].candidates if len(set(item.patch_size)) == 1]
+        proposal = joint_plan(targets, cubes)
+        if joint:
+            targets = (as_target(proposal, targets), *targets)
+    if like is not None:
+        taken = LikePlan(
+            study=like[0],
+            fingerprint_hash=like[1].fingerprint_hash,
+            lesion_label=like[1].target.lesion_label,
+            own_patch_size=targets[0].patch_size,
+        )
+        targets = tuple(taken_from(item, like[1].target, like[0]) for item in targets)
+    if classes is not None or regions is not None:
+        targets = (_learning(targets[0], fingerprint, classes, regions or {}), *targets[1:])
+    try:
+        plan = Plan(fingerprint_hash=fingerprint.fingerprint_hash, targets=targets, joint=proposal, like=taken)
+        # What is computed is held to the same standard as what is edited.
+        return Plan.model_validate_json(plan.model_dump_json())
+    except ValidationError as error:
+        raise PlanError(explain(error, Plan)) from None
+
+
+def _learning(
+    target: TargetPlan, fingerprint: Fingerprint, classes: Sequence[int] | None, regions: Mapping[str, Sequence[int]]
+) -> TargetPlan:
+    """Have a target learn several labels, judged by regions where there are any."""
+    learned = (
+        tuple(classes) if classes is not None else tuple(sorted({v for labels in regions.values() for v in labels}))
+    )
+    known = {item.label: item.name for item in fingerprint.labels}
+    strange = [label for label in learned if label not in known]
+    if strange:
+        listed = ", ".join(f"{label} ({name})" for label, name in known.items())
+        raise PlanError(
+            f"no case holds label {', '.join(map(str, strange))}", found=strange, remedy=f"measured were {listed}"
+        )
+    told = tuple(RegionPlan(name=name, labels=tuple(labels)) for name, labels in regions.items())
+    return target.model_copy(update={"classes": learned, "regions": told})
+
+
+def _lesion_labels(fingerprint: Fingerprint, asked: int | str | Sequence[int | str] | None) -> list[int]:
+    known = ", ".join(f"{item.label} ({item.name})" for item in fingerprint.labels)
+    if asked is None:
+        if fingerprint.lesion_label is None:
+            raise PlanError(
+                f"which label is the lesion cannot be told: {fingerprint.lesion_label_reason}",
+                expected=known,
+                remedy=f"name it with --lesion-label; measured were {known or 'none'}",
+            )
+        return [fingerprint.lesion_label]
+    wanted = [asked] if isinstance(asked, int | str) else list(asked)
+    labels = [_label_number(fingerprint, item, known) for item in wanted]
+    if not labels:
+        raise PlanError("no lesion label is named", expected=known, remedy=f"measured were {known or 'none'}")
+    if len(set(labels)) < len(labels):
+        raise PlanError("a lesion label is named twice", found=labels, remedy="name each once")
+    return labels
+
+
+def _label_number(fingerprint: Fingerprint, wanted: int | str, known: str) -> int:
+    if isinstance(wanted, int):
+        return wanted
+    try:
+        return label_number(wanted, {item.label: item.name for item in fingerprint.labels})
+    except DataError as error:
+        raise PlanError(error.message, found=wanted, expected=known, remedy=f"measured were {known}") from None
+
+
+def _percentiles(fingerprint: Fingerprint, label: int, *, several: bool) -> tuple[float, float] | None:
+    """Return HU percentiles around the label's lesions; of several labels all take what was measured around one."""
+    measured = fingerprint.hu
+    if measured is None or (measured.label != label and not several):
+        return None
+    return measured.p0_5, measured.p99_5
