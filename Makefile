@@ -57,6 +57,7 @@ check: setup  ## Format, lint, types, import direction
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
+	MYPYPATH=python $(BIN)/python -m mypy.stubtest patchcore._core --concise
 	$(BIN)/lint-imports
 
 format:  ## Format everything

@@ -24,8 +24,8 @@ def main(image: Path | None, mask: Path | None, folder: Path) -> None:
     if image is None or mask is None:
         pc.make_phantoms(folder / "data", preset="large", cases=1, seed=2, shape=(80, 80, 40))
         found = pc.find_cases(folder / "data").cases[0]
-        image, mask = found.image, found.label
-    assert image is not None
+        assert found.image is not None
+        image, mask = found.image.path, found.label.path
     reader = pc.WindowReader([(image, mask)])
     shape = reader.shape(0)
     print(f"{image.name}: {shape} voxels")

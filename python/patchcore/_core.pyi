@@ -4,6 +4,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
+__all__ = [
+    "CHUNK",
+    "ChunkCache",
+    "ForeignArray",
+    "StoredArray",
+    "WindowSampler",
+    "__version__",
+    "blend_windows",
+    "component_spans",
+    "component_spans_of_file",
+    "examine_ct_array",
+    "examine_ct_file",
+    "extract_windows",
+    "finish_blend",
+    "gaussian_importance",
+    "inflated_bytes",
+    "label_components",
+    "measure_array",
+    "measure_file",
+    "prepare_case_bytes",
+    "prepare_case_image",
+    "prepare_case_labels",
+    "read_nifti_header",
+    "read_nifti_voxels",
+    "read_store_label_windows",
+    "read_store_windows",
+    "resample_array",
+    "resample_class_indices",
+    "uniforms",
+    "window_grid",
+    "write_store_region",
+]
+
 import numpy as np
 import numpy.typing as npt
 

@@ -15,9 +15,11 @@ import typer
 from scipy import ndimage
 from typer.testing import CliRunner
 
-import patchcore.datasets.analyze
+import patchcore.datasets.measuring
 from patchcore.cli.analyze import analyze as command
+from patchcore.datasets import unchanged
 from patchcore.datasets.analyze import analyze, analyze_dataset
+from patchcore.datasets.plan import plan_patch_size
 from patchcore.errors import DataError, EmptyClassError, LockedError, StudyError
 from patchcore.study import Study
 from patchcore.volumes.volume import read_image, read_label
@@ -98,7 +100,16 @@ def test_a_good_data_set(dataset: Path, tmp_path: Path) -> None:
         rows = list(csv.DictReader(handle))
     assert [float(row["volume_mm3"]) for row in rows] == pytest.approx(volumes)
     assert (study.figures_dir / "lesion_volumes.png").read_bytes().startswith(b"\x89PNG")
-    assert all(case.image_stamp and case.image_stamp.sha256 for case in study.accepted())
+    assert all(case.image_stamp and case.image_stamp.content_hash for case in study.accepted())
+    assert all(case.label_stamp and case.label_stamp.sha256 for case in study.accepted())
+
+
+def test_planning_leaves_an_analysis_unchanged(dataset: Path, tmp_path: Path) -> None:
+    study = analyze(dataset, tmp_path / "study")
+    assert unchanged.answer(str(dataset), str(study.path), as_json=False) is not None
+    plan_patch_size(study)
+    assert (study.figures_dir / "plan.svg").exists()
+    assert unchanged.answer(str(dataset), str(study.path), as_json=False) is not None
 
 
 def test_bad_cases_are_quarantined_with_reason_and_remedy_and_the_rest_go_on(dataset: Path, tmp_path: Path) -> None:
@@ -149,13 +160,13 @@ def test_unchanged_files_are_not_measured_again(dataset: Path, tmp_path: Path, m
     first = analyze_dataset(dataset, tmp_path / "study")
     assert first.reused_count == 0
     measured = []
-    real = patchcore.datasets.analyze.measure_label
+    real = patchcore.datasets.measuring.examine_label
 
     def spy(record: Any, settings: Any) -> Any:
         measured.append(record.case_id)
         return real(record, settings)
 
-    monkeypatch.setattr(patchcore.datasets.analyze, "measure_label", spy)
+    monkeypatch.setattr(patchcore.datasets.measuring, "examine_label", spy)
     written = results(tmp_path / "study")
     second = analyze_dataset(dataset, tmp_path / "study")
     assert (measured, second.reused_count) == ([], 4)

@@ -103,20 +103,20 @@ def test_usage_is_two(dataset: Path, options: list[str], capsys: pytest.CaptureF
 
 def test_ctrl_c_drops_what_was_not_begun(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
-    real = checking._check_case
+    real = checking.check_case
     told = threading.Event()
 
-    def slow(record: Any, declared: Any) -> Any:
+    def slow(record: Any, settings: Any) -> Any:
         begun.append(record.case_id)
         if len(begun) > 1:
             told.wait(60)
-        return real(record, declared)
+        return real(record, settings)
 
     def interrupt(_: Any) -> None:
         told.set()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checking, "_check_case", slow)
+    monkeypatch.setattr(checking, "check_case", slow)
     with pytest.raises(KeyboardInterrupt):
         checking.check_dataset(dataset, threads=1, progress=interrupt)
     assert len(begun) < 3

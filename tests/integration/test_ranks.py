@@ -89,7 +89,7 @@ def test_a_rank_that_dies_before_it_has_joined_is_told(
     (tmp_path / "sitecustomize.py").write_text(
         "import os\nif os.environ.get('PATCHCORE_RANK') == '1':\n    os._exit(7)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     run = make_run(*PLAIN, "train.ranks=2")
     process = start(run, 1)
     assert process.wait(timeout=60) == 1
@@ -106,7 +106,7 @@ def test_what_another_rank_says_is_told(make_run: MakeRun, tmp_path: Path, monke
         "        raise MemoryError('no room')\n"
         "    return nn.Conv3d(in_channels, out_channels, 3, padding=1)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.syspath_prepend(str(tmp_path))
     run = make_run(*PLAIN, "train.ranks=2", "model.network=one_rank_fails:build")
     process = start(run, 1)

@@ -16,7 +16,8 @@ from patchcore.errors import ConfigError, DataError, EmptyClassError, StudyError
 from patchcore.runs import RunReader, RunState, RunView, read_cases, wait_for
 from patchcore.runs.paths import RunPaths
 from patchcore.study import Study
-from patchcore.training import loop, profiling
+from patchcore.training import profiling
+from patchcore.training import step as step_module
 from patchcore.training.control import Control
 from patchcore.training.launch import create_run
 from patchcore.training.profiling import profile_step
@@ -294,7 +295,7 @@ def test_a_profile_is_of_the_compiled_network(tiny_study: Path, monkeypatch: pyt
 def test_all_cases_are_judged_at_the_end_also_where_some_were_at_that_step(
     make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, steps, real = make_run("validation.max_cases=1"), iter(range(3)), loop.supervised_loss
+    run, steps, real = make_run("validation.max_cases=1"), iter(range(3)), step_module.supervised_loss
 
     def power_cut(*arguments: Any) -> Any:
         if next(steps, None) is None:
@@ -302,7 +303,7 @@ def test_all_cases_are_judged_at_the_end_also_where_some_were_at_that_step(
         return real(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "supervised_loss", power_cut)
+        patched.setattr(step_module, "supervised_loss", power_cut)
         assert run_attempt(run, 1) == 1
     assert [record.n_cases for record in view_of(run).validations] == [1]
     assert not (run / "checkpoints" / "best").exists()

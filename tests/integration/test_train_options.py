@@ -260,12 +260,12 @@ def test_tensorboard_that_cannot_write_is_told_and_done_without(
 def test_out_of_memory_is_told_where_no_remedy_can_be_found(
     make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from patchcore.training import loop, trainer
+    from patchcore.training import step, trainer
 
     def no_room(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(loop, "supervised_loss", no_room)
+    monkeypatch.setattr(step, "supervised_loss", no_room)
     monkeypatch.setattr(trainer, "memory_remedy", no_room)
     run = make_run()
     assert run_attempt(run) == 1
@@ -294,14 +294,14 @@ def test_out_of_memory_names_what_would_fit(
 
     from patchcore.config.run import MODEL_PRESETS, ModelConfig
     from patchcore.models.footprint import footprint
-    from patchcore.training import loop, memory
+    from patchcore.training import memory, step
 
     def no_room(*_: Any) -> Any:
         raise torch.OutOfMemoryError("no room")
 
     config = ModelConfig(**MODEL_PRESETS["tiny"], dropout=0.1, checkpointing=checkpointing)
     found = footprint(config, out_channels=2, window_size=(16, 16, 16), patch_size=(8, 8, 8), spacing=(1.5, 1.5, 2.0))
-    monkeypatch.setattr(loop, "supervised_loss", no_room)
+    monkeypatch.setattr(step, "supervised_loss", no_room)
     room = int(found.step_bytes(windows) / 0.85) + 2
     # What the step that failed still holds is room for the next.
     monkeypatch.setattr(memory, "anonymous_bytes", lambda: room // 2)

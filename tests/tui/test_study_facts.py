@@ -44,3 +44,11 @@ def test_damaged_files_become_text(study: Path, name: str, text: str, field: str
     (study / name).write_text(text, encoding="utf-8")
     message = getattr(StudyReader(study).poll(), field)
     assert message.startswith(f"{name}: ")
+
+
+def test_a_name_may_hold_what_unicode_takes_for_a_line_end(study: Path) -> None:
+    line = '{"case_id": "a\u2028b\x85c", "patient": "p", "status": "accepted"}'
+    (study / "cases.jsonl").write_text(f"{line}\n", encoding="utf-8")
+    facts = StudyReader(study).poll()
+    assert facts.cases_error is None
+    assert [case.case_id for case in facts.cases] == ["a\u2028b\x85c"]

@@ -142,9 +142,9 @@ def test_command_prints_and_writes(study: Study) -> None:
     pytest.importorskip("matplotlib")
     result = CliRunner().invoke(app, ["plan", str(study.path)])
     assert result.exit_code == 0, result.output
-    for part in ("Patch size   12 voxels", "tumour", "only 4 lesions", "plan.json", "lesion_volumes.png"):
+    for part in ("Patch size   12 voxels", "tumour", "only 4 lesions", "plan.json", "plan.png"):
         assert part in result.output
-    assert (study.figures_dir / "lesion_volumes.png").read_bytes().startswith(b"\x89PNG")
+    assert (study.figures_dir / "plan.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_command_options(study: Study) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from patchcore.config import RunConfig, config_keys, read_plan, resolve_config
+from patchcore.config import Plan, RunConfig, config_keys, read_plan, resolve_config
 from patchcore.config.explain import explain
 from patchcore.errors import ConfigError, PlanError, SchemaVersionError
 
@@ -88,8 +88,8 @@ def test_one_fault_of_a_plan_is_told_once_and_plainly() -> None:
 
     with pytest.raises(ValidationError) as caught:
         Whole.model_validate_json('{"parts": [{"size": "x"}]}')
-    assert explain(caught.value).startswith("parts.0.size: ")
-    assert ";" not in explain(caught.value)
+    assert explain(caught.value, Whole).startswith("parts.0.size: ")
+    assert ";" not in explain(caught.value, Whole)
     with pytest.raises(ValidationError) as caught:
         Whole.model_validate_json('{"parts": []}')
     assert explain(caught.value).startswith("parts: ")
@@ -106,3 +106,26 @@ def test_a_broken_plan_is_refused(tmp_path: Path) -> None:
     path.write_text('{"schema_version": 1, "fingerprint_hash": "x", "targets": [], "extra": 1}')
     with pytest.raises(PlanError, match="extra: unknown key"):
         read_plan(path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "suggestion"),
+    [
+        ("train.step=100", "train.step: unknown key, perhaps steps"),
+        ("optim.learning_rate=1", "optim.learning_rate: unknown key"),
+        ("trian.steps=1", "trian: unknown key, perhaps train"),
+    ],
+)
+def test_suggestions_come_from_the_section_that_is_meant(setting: str, suggestion: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(settings=[setting])
+    assert suggestion in caught.value.message
+    assert "store" not in caught.value.message
+
+
+def test_a_key_of_a_plan_is_suggested_from_its_part() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Plan.model_validate({"targets": [{"windowsize": [1, 1, 1]}], "target": 1})
+    told = explain(caught.value, Plan)
+    assert "targets.0.windowsize: unknown key, perhaps window_size" in told
+    assert "target: unknown key, perhaps targets" in told

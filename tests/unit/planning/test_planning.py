@@ -11,9 +11,11 @@ import pytest
 from scipy import ndimage
 
 from patchcore.config import Plan, read_plan
+from patchcore.config.cost import network_cost
+from patchcore.config.patches import legal_patch_sizes
 from patchcore.errors import DataError, EmptyClassError, PatchSizeError, PlanError
 from patchcore.files import write_json_atomic
-from patchcore.planning import CaseSample, LesionSample, encoder_cost, legal_patch_sizes, plan_from_samples
+from patchcore.planning import CaseSample, LesionSample, plan_from_samples
 from patchcore.planning.candidates import check_candidates, wider_candidate
 from patchcore.planning.window import hu_range_of
 from patchcore.views.plan_text import plan_summary
@@ -175,16 +177,26 @@ def test_seed_fixes_the_interval() -> None:
 
 
 def test_encoder_cost_by_hand() -> None:
-    cost = encoder_cost((96, 96, 96), (16, 16, 16))
+    cost = network_cost((96, 96, 96), (16, 16, 16))
     n, d, m = 216, 768, 3072
     assert cost.tokens == n
-    assert cost.attention_gflop == pytest.approx(12 * 4 * n * n * d / 1e9)
+    assert cost.attention_flop == 12 * 4 * n * n * d
     rest = 12 * (8 * n * d * d + 4 * n * d * m) + 2 * n * d * 16**3
-    assert cost.encoder_gflop == pytest.approx(cost.attention_gflop + rest / 1e9)
-    eight = encoder_cost((96, 96, 96), (8, 8, 8))
-    assert eight.attention_gflop == pytest.approx(64 * cost.attention_gflop)
+    assert cost.linear_flop + cost.embedding_flop == rest
+    assert cost.attention_share == cost.attention_flop / cost.flop
+    eight = network_cost((96, 96, 96), (8, 8, 8))
+    assert eight.attention_flop == 64 * cost.attention_flop
+    with pytest.raises(PatchSizeError, match="no product of four"):
+        network_cost((96, 96, 96), (7, 8, 8))
     with pytest.raises(PatchSizeError, match="does not divide"):
-        encoder_cost((96, 96, 96), (7, 8, 8))
+        network_cost((96, 96, 96), (9, 8, 8))
+
+
+def test_a_plan_has_the_cost_that_models_shows() -> None:
+    for candidate in plan([500.0] * 25).target.candidates:
+        cost = network_cost((96, 96, 96), candidate.patch_size)
+        found = (candidate.tokens, candidate.attention_gflop, candidate.attention_share)
+        assert found == (cost.tokens, cost.attention_flop / 1e9, cost.attention_share)
 
 
 def test_share_of_lesions_smaller_than_a_patch() -> None:

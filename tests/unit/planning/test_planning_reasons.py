@@ -43,7 +43,8 @@ def test_the_joint_candidate_has_the_least_worst_distance() -> None:
 
 
 def test_each_label_gets_its_plan_and_all_a_joint_one(study: Study) -> None:
-    plan = plan_patch_size(study, lesion_label=["liver_tumour", 5], hu_range="liver")
+    # The name as analyze takes it, too: spaces, underscores and case do not matter.
+    plan = plan_patch_size(study, lesion_label=["Liver tumour", 5], hu_range="liver")
     assert [(item.lesion_label, item.classes) for item in plan.targets] == [(4, (4,)), (5, (5,))]
     assert plan.joint is not None
     assert (plan.joint.classes, len(plan.joint.targets)) == ((4, 5), 2)
@@ -152,7 +153,8 @@ def test_a_plan_of_the_first_schema_is_still_read(tmp_path: Path) -> None:
     data = _plan().model_dump(mode="json")
     del data["joint"], data["like"], data["targets"][0]["sensitivity"]
     for item in data["targets"][0]["candidates"]:
-        del item["windows"]
+        assert "windows" not in item
+        item["windows"] = []
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(data | {"schema_version": 1}))
     assert read_plan(path).patch_size == (12, 12, 12)
