@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchcore.cli.options import Accept, Exclude, Images, Labels, LayoutName, PatientRegex, Spacing, Threads
 from patchcore.cli.progress import progress_bars, stderr_console
 from patchcore.types import ExitCode
 
@@ -26,26 +27,19 @@ def analyze(
         Path, typer.Argument(help="Folder of the data set, or the CSV or JSON file that lists it; only ever read.")
     ],
     study: Annotated[Path, typer.Argument(help="Folder of the study: new, empty, or made from this data set.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of the images within the data set.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Folder of the label maps within the data set.")] = None,
-    layout: Annotated[str | None, typer.Option(help="The layout, if it was recognised wrongly.")] = None,
+    images: Images = None,
+    labels: Labels = None,
+    layout: LayoutName = None,
     lesion_label: Annotated[
         str | None, typer.Option(help="The lesions' label, by number or name, if it cannot be told.")
     ] = None,
     connectivity: Annotated[int | None, typer.Option(help="6, 18 or 26; at first 26.")] = None,
     min_volume_mm3: Annotated[float | None, typer.Option(help="Smaller components are no lesions; at first 0.")] = None,
-    patient_regex: Annotated[
-        str | None,
-        typer.Option(help="Pattern whose first group, or whole match, in a case id is the patient."),
-    ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be repeated.")] = None,
-    spacing: Annotated[
-        list[str] | None, typer.Option(help="CASE=A,B,C: true mm along each stored axis; may be repeated.")
-    ] = None,
-    accept: Annotated[
-        list[str] | None, typer.Option(help="CASE:CHECK or all:CHECK: geometry that is right as it is.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Cases worked on at once; all cores if not said.")] = None,
+    patient_regex: PatientRegex = None,
+    exclude: Exclude = None,
+    spacing: Spacing = None,
+    accept: Accept = None,
+    threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Measure every lesion of a data set: fingerprint.json, lesions.csv, and figures.

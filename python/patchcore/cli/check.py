@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchcore.cli.options import Accept, Exclude, Images, Labels, LayoutName, PatientRegex, Spacing, Threads
 from patchcore.cli.progress import counted
 from patchcore.types import ExitCode
 
@@ -30,21 +31,14 @@ _NAMED = 8
 
 def check(
     dataset: Annotated[Path | None, typer.Argument(help="Folder of the data set; only ever read.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images within the data set.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Folder of the label maps within the data set.")] = None,
-    layout: Annotated[str | None, typer.Option(help="The layout, if it was recognised wrongly.")] = None,
-    patient_regex: Annotated[
-        str | None,
-        typer.Option(help="Pattern whose first group, or whole match, in a case id is the patient."),
-    ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be repeated.")] = None,
-    spacing: Annotated[
-        list[str] | None, typer.Option(help="CASE=A,B,C: true mm along each stored axis; may be repeated.")
-    ] = None,
-    accept: Annotated[
-        list[str] | None, typer.Option(help="CASE:CHECK or all:CHECK: geometry that is right as it is.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Cases worked on at once; all cores if not said.")] = None,
+    images: Images = None,
+    labels: Labels = None,
+    layout: LayoutName = None,
+    patient_regex: PatientRegex = None,
+    exclude: Exclude = None,
+    spacing: Spacing = None,
+    accept: Accept = None,
+    threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     list_checks: Annotated[bool, typer.Option("--list", help="Print what is checked, and stop.")] = False,
 ) -> None:

@@ -41,6 +41,9 @@ PERCENTILES = (1, 5, 10, 25, 75, 90, 95, 99)
 """Percentiles of every distribution here but HU; the median has its own name."""
 
 
+_SENTENCES = ("layout_reason", "grouping", "lesion_label_reason", "segments_note")
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -198,8 +201,11 @@ class Fingerprint(_Model, HtmlView):
         return next((item for item in self.labels if item.label == label), None)
 
     def with_hash(self) -> Fingerprint:
-        """Return the same fingerprint with `fingerprint_hash` filled in."""
-        content = self.model_dump_json(exclude={"fingerprint_hash"})
+        """Return the same fingerprint with `fingerprint_hash` filled in.
+
+        The hash is of what was measured; sentences about it are left out, so that rewording them changes no hash.
+        """
+        content = self.model_dump_json(exclude={"fingerprint_hash", *_SENTENCES})
         return self.model_copy(update={"fingerprint_hash": hashlib.sha256(content.encode()).hexdigest()})
 
 
