@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest
 # Test processes share two cores with each other: more threads each only get in the way.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help setup demo test test-all check format bench tmux clean
+.PHONY: help setup demo pictures test test-all check format bench tmux clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ $(VENV)/.built: $(VENV)/.installed $(RUST)
 
 demo: setup  ## Phantom CTs in; patch size, a trained UNETR of that size and its DSC out
 	$(BIN)/python examples/demo.py $(DEMO)
+
+pictures: demo  ## The pictures of the README, from the demo's run
+	$(BIN)/python docs/pictures.py $(DEMO)/study
 
 test: setup tmux  ## cargo tests and pytest
 	cargo test --workspace --quiet

@@ -1,6 +1,7 @@
-"""Run the peers side by side: ``python -m benchmarks [SUITE …]``; all of :data:`SUITES` by default.
+"""Compare patchcore with other software: ``python -m benchmarks [SUITE …]`` runs the named suites, or all suites.
 
-Answers are compared before anything is timed; losses are shown like wins. Exits 1 if a bar is missed.
+Results are compared before anything is timed. Rows in which patchcore is slower are shown as well. The exit code is 1
+if a requirement ("bar") is missed.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def _wanted(row: Row) -> str:
 
 def _show(console: Console, suite: str, rows: list[Row]) -> None:
     table = Table(title=suite, title_justify="left", show_lines=False)
-    for name in ("bar", "what", "ours", "peer", "", "ratio", "wanted", "answers", "", "bar met"):
+    for name in ("bar", "task", "patchcore", "peer", "peer value", "ratio", "required", "results", "note", "bar met"):
         table.add_column(name, overflow="fold")
     words = {True: "equal", False: "DIFFER", None: ""}
     verdicts = {True: "yes", False: "NO", None: ""}
@@ -64,22 +65,24 @@ def _show(console: Console, suite: str, rows: list[Row]) -> None:
 
 
 def main() -> int:
-    """Run the suites that were named, or all."""
+    """Run the named suites, or all suites."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suite", nargs="*", choices=[*SUITES, []], help="which; default: all")
+    parser.add_argument("suite", nargs="*", choices=[*SUITES, []], help="Suites to run [default: all].")
     names = parser.parse_args().suite or SUITES
     width = None if sys.stdout.isatty() else 160
     console = Console(width=width)
     console.print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     if data_folder() is None:
-        console.print("No real data found: set PATCHCORE_DATA to a folder with kits19_labels for bars 1 and 3.")
+        console.print(
+            "No real data found. Set PATCHCORE_DATA to a folder that contains kits19_labels to run bars 1 and 3."
+        )
     missed = 0
     for name in names:
         found = import_module(f"benchmarks.bench_{name}").run()
         rows = [row if isinstance(row, Row) else Row.of(row) for row in found]
         _show(console, name, rows)
         missed += sum(row.passed is False for row in rows)
-    console.print(f"{missed} bars missed" if missed else "every bar met")
+    console.print(f"{missed} bars missed" if missed else "all bars met")
     return 1 if missed else 0
 
 

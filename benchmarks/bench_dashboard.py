@@ -1,7 +1,7 @@
-"""The dashboard's first paint beside that of a bare Textual app with header, table and footer.
+"""Compare the time to the first paint of the dashboard with a bare Textual app with header, table and footer.
 
-Both are started alternately in a pseudo-terminal of 120 × 36. The time runs from the start of the process to
-the moment when the texts of header, body and footer have all come out of the terminal.
+Both are started alternately in a pseudo-terminal of 120 × 36. The time is measured from the start of the process until
+the texts of header, body and footer have all appeared in the terminal.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Bare().run()
 
 
 def first_paint_s(command: list[str], wanted: tuple[bytes, ...]) -> float:
-    """Return the seconds from start until every wanted text has come out of the terminal."""
+    """Return the seconds from the start until every text in ``wanted`` has appeared in the terminal."""
     began = time.perf_counter()
     pid, terminal = pty.fork()
     if pid == 0:
@@ -58,7 +58,7 @@ def first_paint_s(command: list[str], wanted: tuple[bytes, ...]) -> float:
             except OSError:
                 part = b""
             if not part:
-                raise RuntimeError(f"ended before its first paint: {output[-2000:]!r}")
+                raise RuntimeError(f"the app ended before its first paint: {output[-2000:]!r}")
             output += part
         return time.perf_counter() - began
     finally:
@@ -81,7 +81,7 @@ def run() -> list[Row]:
         for _ in range(ROUNDS + 1):
             ours.append(first_paint_s(ours_command, (b"patchcore", b"Runs", b"Quit")))
             bare_s.append(first_paint_s(bare_command, (b"Bare", b"Quit")))
-    # The first round of each reads the files from disk and may compile them.
+    # The first round is not counted: it reads the files from disk and may compile them.
     ours_s, peer_s = statistics.median(ours[1:]), statistics.median(bare_s[1:])
     peer = "bare Textual app with header, table and footer"
     return [Row("8", "dashboard on a study: first paint", ours_s, peer, peer_s, equal=None, at_most_s=ALLOWED_S)]

@@ -1,4 +1,4 @@
-"""What `import patchcore` and its command cost before they do anything."""
+"""Measure the start-up time of `import patchcore` and of the `patchcore` command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _python(*arguments: str) -> Callable[[], object]:
 
 
 def run() -> list[Row]:
-    """Bar 8: ``import patchcore`` at most 0.1 s above ``import numpy``."""
+    """Bar 8: ``import patchcore`` takes at most 0.1 s longer than ``import numpy``."""
     ours, numpy = in_turns(_python("-c", "import patchcore"), _python("-c", "import numpy"), repeats=9)
     command, _ = in_turns(_python("-m", "patchcore", "--version"), _python("-c", "import numpy"), repeats=9)
     return [

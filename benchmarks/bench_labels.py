@@ -1,4 +1,4 @@
-"""Label images against connected-components-3d, and a mask of eight gigavoxels in little memory."""
+"""Compare label images with connected-components-3d, and measure a mask of eight gigavoxels with little memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Mask = np.ndarray
 
 
 def same_components(ours: Mask, theirs: Mask) -> bool:
-    """Whether two label images differ by their numbers only."""
+    """Return whether two label images are equal except for the numbering of the components."""
     count = int(ours.max())
     if count != int(theirs.max()) or not np.array_equal(ours != 0, theirs != 0):
         return False
@@ -54,7 +54,7 @@ def kits() -> list[Row]:
 
 
 def noise() -> list[Row]:
-    """Half of all voxels at random: what spans like least."""
+    """Random noise in which half of all voxels are set: the worst case for spans."""
     rows = []
     for edge, repeats in ((256, 5), (512, 3)):
         mask = (np.random.default_rng(0).random((edge,) * 3, np.float32) < 0.5).view(np.uint8)
@@ -89,7 +89,7 @@ print(taken, time.perf_counter() - start, max(most, anonymous()) - before, lesio
 
 
 def paint_sparse(path: Path, edge: int) -> list[int]:
-    """Write a sparse mask with objects before and beyond 2³¹ and 2³² voxels; returns their voxel counts in order."""
+    """Write a sparse mask with objects before and after voxel index 2³¹ and 2³²; return their voxel counts in order."""
     with path.open("wb") as file:
         file.truncate(edge**3)
     mask = np.memmap(path, np.uint8, "r+", shape=(edge,) * 3)
@@ -103,7 +103,7 @@ def paint_sparse(path: Path, edge: int) -> list[int]:
 
 
 def gigavoxels() -> list[Row]:
-    """Eight gigavoxels in a sparse file, through a NumPy memory map."""
+    """Measure eight gigavoxels in a sparse file through a NumPy memory map."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mask.raw"
         expected = paint_sparse(path, EDGE)
@@ -117,5 +117,5 @@ def gigavoxels() -> list[Row]:
 
 
 def run() -> list[Row]:
-    """All of it."""
+    """Run all three benchmarks."""
     return kits() + noise() + gigavoxels()

@@ -1,7 +1,7 @@
-"""Sampling from a store of a thousand lesions, and how long a training loop waits for its windows.
+"""Measure sampling from a store of a thousand lesions, and the time that a training loop waits for its windows.
 
-The loop's steps sleep 25 ms, as a fast GPU would take for two windows of 96³. The peer is the time that a loop may lose
-by the bar, 3 % of a step; and, for information, what the usual loaders lose on the same cases.
+Each step of the loop sleeps 25 ms, the time a fast GPU needs for two windows of 96³. The bar allows a waiting time of 3
+% of a step. For information, the waiting time of common loaders on the same cases is shown as well.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run() -> list[Row]:
 
 
 def _case(folder: Path, number: int) -> PreparedCase:
-    """A case of 25 lesions of all sizes in an organ; every ninth has the organ alone."""
+    """Create a case with 25 lesions of different sizes in an organ. Every ninth case has the organ but no lesions."""
     rng = np.random.default_rng(number)
     label = np.zeros((128, 128, 96), np.uint8)
     label[16:112, 16:112, 16:80] = 2
@@ -94,7 +94,7 @@ def _sampler(folder: Path) -> Row:
     there = np.repeat([bool(case.lesion_voxels) for case in cases], LESIONS_A_CASE)
     found = [
         float(chisquare(kinds, expected).pvalue),
-        # As many lesions a case, so that all of them are as likely.
+        # All cases with lesions have the same number of lesions, so all lesions are equally likely.
         float(chisquare(by_lesion[there], np.full(int(there.sum()), drawn.sum() / there.sum())).pvalue),
     ]
     inside = ((draws.corner <= draws.voxel) & (draws.voxel < draws.corner + WINDOW)).all(axis=1)
@@ -105,7 +105,7 @@ def _sampler(folder: Path) -> Row:
 
 
 def _study(folder: Path) -> Path | None:
-    """A study of real soft-tissue sarcomas at 1 mm, large enough for windows of 96³."""
+    """Create a study of real soft-tissue sarcomas at 1 mm, with volumes large enough for windows of 96³."""
     data = data_folder("sts")
     if data is None:
         return None
@@ -116,7 +116,7 @@ def _study(folder: Path) -> Path | None:
 
 
 def _loop(batches: Iterator[Any]) -> float:
-    """Seconds a step that a loop waits for its data, once it runs."""
+    """Return the seconds per step that a loop waits for its data after warm-up."""
     waited = 0.0
     for step in range(WARM + STEPS):
         start = time.perf_counter()
@@ -134,17 +134,20 @@ def _waiting(folder: Path) -> list[Row]:
     allowed = BAR * STEP_S
     rows = []
     for what, given in (
-        ("waiting for 2 windows of 96³ a step of 25 ms", {}),
-        ("the same, no chunk cached", {"sampling": pc.SamplingConfig(cache_mib=0)}),
+        ("waiting for 2 windows of 96³ per step of 25 ms", {}),
+        ("the same without a chunk cache", {"sampling": pc.SamplingConfig(cache_mib=0)}),
     ):
         with pc.WindowLoader(study, steps=WARM + STEPS, **given) as loader:
             found = _loop(iter(loader))
             cases = loader.cases
         rows.append(Row("7", what, found, "3 % of a step", allowed, 1, None, note=f"{found / STEP_S:.2%} waited"))
-    for name, batches in (("MONAI, 2 workers", _monai(cases)), ("torch DataLoader over ours, 2 workers", _ours(study))):
+    for name, batches in (
+        ("MONAI, 2 workers", _monai(cases)),
+        ("torch DataLoader with our data set, 2 workers", _ours(study)),
+    ):
         theirs = _loop(batches)
         note = f"{theirs / STEP_S:.1%} waited"
-        rows.append(Row("", "the same by our loader", rows[0].ours_s, name, theirs, None, None, note=note))
+        rows.append(Row("", "the same with our loader", rows[0].ours_s, name, theirs, None, None, note=note))
     return rows
 
 
@@ -154,7 +157,7 @@ def _forever(loader: Any) -> Iterator[Any]:
 
 
 def _monai(cases: Any) -> Iterator[Any]:
-    """Cached volumes, cropped by positive and negative voxels in two workers: what its tutorials do."""
+    """MONAI as in its tutorials: cached volumes, cropped by positive and negative voxels in two workers."""
     import torch
     from monai.data import DataLoader, Dataset, MetaTensor
     from monai.transforms import Compose, RandCropByPosNegLabeld, ScaleIntensityRanged

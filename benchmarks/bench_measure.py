@@ -1,4 +1,4 @@
-"""Measuring lesions against connected-components-3d, a bare np.count_nonzero and nibabel."""
+"""Compare lesion measurement with connected-components-3d, np.count_nonzero and nibabel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _cc3d_table(mask: Mask, connectivity: int = 26) -> dict:
 
 
 def _equal(lesions: pc.Lesions, peer: dict) -> bool:
-    """The same components: voxel counts, boxes and centroids, in any order."""
+    """Return whether the components have equal voxel counts, boxes and centroids, in any order."""
     boxes = [
         (int(count), *(int(n) for part in box for n in (part.start, part.stop)))
         for count, box in zip(peer["voxel_counts"][1:], peer["bounding_boxes"][1:], strict=True)
@@ -53,12 +53,12 @@ def in_memory() -> list[Row]:
         image = nib.load(path)
         if np.prod(image.shape) < LARGE_VOXELS:
             continue
-        # In the array's own memory order, as anybody holds it who read it with nibabel.
+        # Keep the memory order in which nibabel reads the array.
         mask = np.asanyarray(image.dataobj) == TUMOUR
         name = f"{path.parent.name}, {mask.size / 1e6:.0f} MVox"
         equal = _equal(pc.measure_lesions(mask), _cc3d_table(mask))
         ours, count = in_turns(lambda m=mask: pc.measure_lesions(m), lambda m=mask: np.count_nonzero(m), repeats=15)
-        # cc3d is a hundred times slower: two of its runs say enough.
+        # cc3d is a hundred times slower, so two runs are enough.
         start = time.perf_counter()
         for _ in range(2):
             _cc3d_table(mask)
@@ -71,7 +71,7 @@ def in_memory() -> list[Row]:
 
 
 def noise_and_blobs() -> list[Row]:
-    """Bar 2: what spans like least."""
+    """Bar 2: noise and blobs, the worst cases for spans."""
     rng = np.random.default_rng(0)
     noise = rng.random((256, 256, 256), np.float32)
     field = ndi.gaussian_filter(rng.standard_normal((512, 512, 256), np.float32), 6)
@@ -101,9 +101,9 @@ def _nibabel_cc3d(path: Path) -> dict:
 
 
 def peak_memory_mib(path: Path) -> float:
-    """Peak resident memory of measuring a file, above the interpreter with patchcore loaded."""
+    """Return the peak memory of measuring a file [MiB], above the interpreter with patchcore loaded."""
     code = (
-        # Not getrusage: its maximum survives exec, and so begins with what the parent held.
+        # Do not use getrusage: its maximum survives exec, so it would include the memory of the parent process.
         "import re, sys, patchcore.lesions.measure as v\n"
         "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024\n"
         "before = peak()\n"
@@ -115,7 +115,7 @@ def peak_memory_mib(path: Path) -> float:
 
 
 def from_files() -> list[Row]:
-    """Bar 3: .nii.gz → table, and the memory it takes."""
+    """Bar 3: .nii.gz → table, and its memory."""
     rows = []
     for path in _kits():
         shape = nib.load(path).shape
@@ -145,7 +145,7 @@ def from_files() -> list[Row]:
 
 
 def label_image() -> list[Row]:
-    """For information: the label image alone."""
+    """For information: only the label image."""
     rows = []
     for path in _kits()[:4]:
         mask = np.asanyarray(nib.load(path).dataobj) == TUMOUR
@@ -161,5 +161,5 @@ def label_image() -> list[Row]:
 
 
 def run() -> list[Row]:
-    """All of it."""
+    """Run all benchmarks of measuring."""
     return in_memory() + noise_and_blobs() + from_files() + label_image()

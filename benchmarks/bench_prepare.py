@@ -1,4 +1,4 @@
-"""Preparing one huge volume: time, and memory against the ceiling that it was given."""
+"""Measure the preparation of one very large volume: time, and memory compared with the given limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CEILING_MIB = 1024
 
 
 def _watched(*arguments: str) -> tuple[float, float]:
-    """Seconds that a command takes, and the most MiB that no file backs."""
+    """Return the seconds of a command, and its peak anonymous memory [MiB]."""
     start, peak = time.perf_counter(), 0
     process = subprocess.Popen([sys.executable, "-m", "patchcore", *arguments], stdout=subprocess.DEVNULL)
     while process.poll() is None:
@@ -33,7 +33,7 @@ def _watched(*arguments: str) -> tuple[float, float]:
 
 
 def run() -> list[Row]:
-    """Bar 5."""
+    """Bar 5: preparing stays within ``--max-memory``."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
         folder = Path(name)
         pc.make_phantoms(folder / "data", preset="large", cases=1, shape=SHAPE, spacing=SPACING)
@@ -41,7 +41,7 @@ def run() -> list[Row]:
         pc.plan_patch_size(study, spacing=(1.0, 1.0, 1.5))
         seconds, peak = _watched("prepare", str(study.path), "--max-memory", f"{CEILING_MIB}MiB")
         verified, _ = _watched("inspect", str(study.path))
-        note = f"{seconds:.1f} s, and {verified:.1f} s to compare every checksum"
+        note = f"{seconds:.1f} s, and {verified:.1f} s to compare all checksums"
         what = "RssAnon peak of prepare, 512 × 512 × 2000 to 1 × 1 × 1.5 mm, anti-aliased"
         return [
             Row("5", what, peak, "--max-memory 1GiB", CEILING_MIB, 1, None, note=note, unit="MiB"),

@@ -1,4 +1,4 @@
-"""A CT brought to another spacing, two threads: against scipy and SimpleITK."""
+"""Compare the resampling of a CT with scipy and SimpleITK, on two threads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 
 def _volume() -> Array | None:
-    """A real CT, mirrored on to 512 × 512 × 400 voxels, in the file's memory order."""
+    """Return a real CT, extended to 512 × 512 × 400 voxels by mirroring, in the memory order of the file."""
     folder = data_folder("lidc_0314")
     if folder is None:
         return None
@@ -51,7 +51,7 @@ def _itk(image: Any, shape: tuple[int, ...], interpolator: int) -> Array:
 
 
 def run() -> list[Row]:
-    """B-spline, linear, and both with anti-aliasing."""
+    """Resample with a B-spline, linearly, and with anti-aliasing."""
     volume = _volume()
     if volume is None:
         return []
@@ -70,7 +70,7 @@ def run() -> list[Row]:
     image.SetSpacing(OLD)
     itk_spline_s, itk_spline = _best(lambda: _itk(image, spline.shape, sitk.sitkBSpline), 1)
     itk_linear_s, itk_linear = _best(lambda: _itk(image, spline.shape, sitk.sitkLinear), 3)
-    # SimpleITK truncates where we round, and its spline has another boundary.
+    # SimpleITK truncates instead of rounding, and its spline uses another boundary condition.
     spline_apart = float(np.abs(spline.astype(np.int32) - itk_spline)[INTERIOR].max())
     linear_apart = float(np.abs(linear.astype(np.int32) - itk_linear)[INTERIOR].max())
     blurred_s, blurred = _best(lambda: resample_image(volume, OLD, NEW, threads=2), 3)

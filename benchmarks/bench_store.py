@@ -1,8 +1,9 @@
-"""Windows out of a compressed store: against nnU-Net's blosc2 layout, tensorstore on the same files, and MONAI's crop.
+"""Compare reading windows from the store with nnU-Net's blosc2 layout, tensorstore on the same files, and MONAI's crop.
 
-All on a real CT, mirrored on to 400 × 512 × 512 voxels, with its lesion mask. One thread unless said otherwise; each
-side gets corners of its own. "dropped": the files were put out of the page cache before every window; nnU-Net maps its
-files, and mapped pages stay.
+The data is a real CT with its lesion mask, extended to 400 × 512 × 512 voxels by mirroring. All use one thread unless
+stated otherwise, and each side reads at its own random corners. "dropped" means that the files were removed from the
+page cache before every window. This does not affect nnU-Net: it maps its files into memory, and mapped pages stay in
+memory.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def _volumes() -> tuple[Array, Array] | None:
 
 
 def nnunet_blocks(shape: tuple[int, ...], patch: tuple[int, ...], element_bytes: int) -> tuple[list[int], list[int]]:
-    """Chunks and blocks as nnU-Net v2 chooses them: blocks that fit 80 % of 32 KiB, chunks that fit 80 % of 1.4 MB."""
+    """Return chunks and blocks as in nnU-Net v2: blocks fit into 80 % of 32 KiB, chunks fit into 80 % of 1.4 MB."""
     block = [2 ** math.ceil(math.log2(edge)) for edge in patch]
     while math.prod(block) * element_bytes > 0.8 * 32768:
         axis = max(range(3), key=lambda n: (block[n] / patch[n], -n))
@@ -106,7 +107,7 @@ def _drop(files: list[Path]) -> None:
 
 
 def run() -> list[Row]:
-    """Bars 1 and 3."""
+    """Bars 1 and 3: reading windows and writing arrays."""
     volumes = _volumes()
     if volumes is None:
         return []
@@ -120,7 +121,7 @@ def run() -> list[Row]:
         write_array(folder / "label", label, threads=1)
         written_s = time.perf_counter() - start
         start = time.perf_counter()
-        # nnU-Net stores what it has normalised; its full range of HU is kept here too.
+        # nnU-Net stores normalised values. Like nnU-Net, the peer keeps the full HU range here.
         _nnunet_file(normalised, folder / "image.b2nd")
         _nnunet_file(label.astype(np.int8), folder / "label.b2nd")
         nnunet_written_s = time.perf_counter() - start
@@ -147,10 +148,10 @@ def run() -> list[Row]:
                 threads=threads,
             )
 
-        # Warm: every chunk was met before, and its checksum compared.
+        # Warm: every chunk was read before, so its checksum was already compared.
         for array in (*arrays[0], *arrays[1]):
             array.verify()
-        # Before the peers start threads of their own.
+        # Measured before the peers start their own threads.
         batch = 8
         many = np.empty((batch, *WINDOW), np.float32), np.empty((batch, *WINDOW), np.uint8)
 
@@ -169,7 +170,8 @@ def run() -> list[Row]:
                 threads=threads,
             )
 
-        # In a row, as a loader reads: a thread that has to be woken is not what is asked here.
+        # Measure each thread count in one sequence, as a loader reads: the time to wake threads should not be measured
+        # here.
         threads = {
             name: _medians({name: lambda corner, count=count: batched(corner, count)})[name]
             for name, count in (("one", 1), ("two", 2))
@@ -280,7 +282,7 @@ def _sampling(image: Array, label: Array, arrays: tuple[list[StoredArray], list[
             theirs.append(time.perf_counter() - start)
     return Row(
         "1",
-        "a window drawn by lesion, read, scaled",
+        "window drawn by lesion, read and scaled",
         float(np.median(ours[1:])),
         "MONAI RandCropByPosNegLabeld on a cached volume",
         float(np.median(theirs[1:])),

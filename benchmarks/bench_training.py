@@ -1,7 +1,8 @@
-"""A training step of UNETR as published, 96³, on a CPU: ours as the trainer has it against MONAI's as it comes.
+"""Compare a CPU training step of the published UNETR (window 96³) in patchcore and in MONAI.
 
-At patch size 16 MONAI's own network is the peer; at the others, which it has not, ours with MONAI's attention, torch's
-instance norm and channels-first memory. On a GPU: ``benchmarks/gpu_training.py``.
+Patchcore's network is configured as in the trainer, MONAI's network is unchanged. At patch size 16 the peer is MONAI's
+UNETR. MONAI does not support the other patch sizes; there the peer is patchcore's network with MONAI's attention,
+torch's instance norm and channels-first memory. For a GPU, use ``benchmarks/gpu_training.py``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PATCHES = (16, 8, 12, 24)
 
 
 def _as_it_comes(network: UNETR) -> UNETR:
-    """Return our network with MONAI's attention and torch's norm."""
+    """Return patchcore's network with MONAI's attention and torch's instance norm."""
     for block in network.vit.blocks:
         naive = SABlock(SIZES["hidden_size"], SIZES["num_heads"], 0.0)
         naive.qkv, naive.out_proj = block.attn.qkv, block.attn.out_proj
@@ -46,7 +47,7 @@ def _as_it_comes(network: UNETR) -> UNETR:
 
 
 def _seconds(step: Callable[[], None], repeats: int = 3) -> float:
-    """Return the median of some steps, after two that warm up."""
+    """Return the median seconds of ``repeats`` steps, after two warm-up steps."""
     times = []
     for _ in range(2 + repeats):
         began = time.perf_counter()
@@ -56,14 +57,14 @@ def _seconds(step: Callable[[], None], repeats: int = 3) -> float:
 
 
 def run() -> list[Row]:
-    """Bar 1 of training, without a GPU."""
+    """Bar 1 of training, on a CPU."""
     rows = []
     for patch in PATCHES:
         code = f"import json; from benchmarks.bench_training import measure; print(json.dumps(measure({patch})))"
-        told = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-        mine, theirs, equal = json.loads(told.stdout.splitlines()[-1])
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+        mine, theirs, equal = json.loads(done.stdout.splitlines()[-1])
         batch = 2 if patch == 16 else 1
-        name = "MONAI's UNETR" if patch == 16 else "the same with MONAI's attention, torch's norm"
+        name = "MONAI's UNETR" if patch == 16 else "the same with MONAI's attention and torch's norm"
         what = f"training step, patch {patch}, 96³, batch {batch}, base"
         wanted = 1.2 if patch == 16 else None
         rows.append(Row("1", what, mine, name, theirs, wanted, equal, note=f"fp32, CPU, {core_count()} threads"))
@@ -71,7 +72,7 @@ def run() -> list[Row]:
 
 
 def measure(patch: int) -> tuple[float, float, bool]:
-    """Return our seconds, the peer's, and whether the answers are equal. For a process of its own."""
+    """Return our seconds, the peer's seconds, and whether the outputs are equal. Call this in a separate process."""
     placement = place(TrainConfig(device="cpu", threads=core_count(), deterministic=False))
     loss = DiceCrossEntropyLoss()
     torch.manual_seed(0)
@@ -89,7 +90,7 @@ def measure(patch: int) -> tuple[float, float, bool]:
         network.zero_grad(set_to_none=True)
         loss(network(image), label).backward()
 
-    # Not in turns: what the trainer asks of malloc cannot be taken back.
+    # The sides cannot alternate: the malloc settings of the trainer cannot be undone.
     theirs = _seconds(partial(step, peer))
     keep_memory()
     return _seconds(partial(step, ours)), theirs, equal

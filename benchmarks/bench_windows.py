@@ -1,7 +1,7 @@
-"""Windows from volumes in memory against NumPy, and grid and blend against MONAI's sliding window.
+"""Compare window extraction from volumes in memory with NumPy, and grid and blending with MONAI's sliding window.
 
-Times are medians over random corners; sides take turns and each gets corners of its own, since the one before
-would leave a shared window in the cache. Buffers are allocated before.
+Times are medians over random corners. The sides alternate. Each side has its own corners; otherwise the first side
+would load the window into the cache for the second side. Buffers are allocated before the measurement.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ Array = npt.NDArray[Any]
 
 
 def _medians(*sides: Callable[[int], object], repeats: int) -> list[float]:
-    """Median seconds of each side, in turns so that all meet the same machine; last, each does number 0."""
+    """Return the median seconds of each side.
+
+    The sides alternate, so that a change of the machine's speed affects all sides. At the end each side repeats number
+    0.
+    """
     times = np.empty((len(sides), repeats))
     for repeat in range(repeats):
         for number, side in enumerate(sides):
@@ -106,7 +110,7 @@ def _labels(volume: Array, labels: Array) -> dict[str, Any]:
     without_s, both_s, peer_s = _medians(without, both, numpy, repeats=REPEATS)
     equal = bool(np.array_equal(label[0], theirs))
     return _row(
-        "its uint8 label, time added",
+        "additional time for the uint8 label",
         "windows: labels",
         both_s - without_s,
         "numpy copyto",
@@ -127,7 +131,7 @@ def _threads(volume: Array) -> dict[str, Any]:
 
     two, one = _medians(run(2), run(1), repeats=REPEATS)
     equal = bool(np.array_equal(outs[1], outs[2]))
-    # For information: one core alone comes close to what the memory gives, and there is nothing to decode here.
+    # For information: a single core almost reaches the memory bandwidth, and nothing has to be decoded here.
     return _row("batch of 4, two threads", "windows: two threads", two, "one thread", one, None, equal)
 
 
@@ -175,7 +179,7 @@ def _sliding_window() -> list[dict[str, Any]]:
 
 
 def run() -> list[dict[str, Any]]:
-    """Return one row a measurement: `equal` answers on both sides, `ratio` of the peer's time to ours."""
+    """Return one row per measurement: `equal` results on both sides, and the `ratio` of the peer's time to our time."""
     rng = np.random.default_rng(0)
     volume = rng.integers(-1024, 2000, (256, 256, 256), dtype=np.int16)
     labels = (volume > 1500).astype(np.uint8)

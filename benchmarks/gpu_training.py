@@ -1,10 +1,10 @@
-"""On a GPU: UNETR's training step against MONAI's, at patch sizes 16 and 8, and a loop that is fed by the loader.
+"""Compare UNETR's training step on a GPU with MONAI's, at patch sizes 16 and 8, and measure a loop with the loader.
 
     python benchmarks/gpu_training.py [--minutes 8] [--window 96] [--tiny] [--part check,attention,steps,feed,profile]
 
-Each step is forward, Dice + cross-entropy, backward and AdamW, bf16 by autocast. Prints a line a measurement as soon as
-it has one, and writes all of them to $OUT/gpu_training.json where OUT is set. Not part of ``make bench``: it needs the
-card to itself.
+Each step consists of forward, Dice + cross-entropy, backward and AdamW, in bf16 by autocast. The script prints each
+measurement when it is done. If the environment variable OUT is set, it also writes all measurements to
+$OUT/gpu_training.json. It is not part of ``make bench``, because no other program may use the GPU at the same time.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ WARM, TIMED = 5, 20
 
 
 class Bench:
-    """Measures, tells and keeps."""
+    """Runs the measurements, prints them and stores them."""
 
     def __init__(self, window: int, sizes: dict[str, int], minutes: float) -> None:
         self.window, self.sizes = (window, window, window), sizes
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.ends = time.monotonic() + 60 * minutes
         self.found: dict[str, Any] = {"device": self._name(), "torch": torch.__version__}
-        self.tell("device", self._name())
+        self.report("device", self._name())
 
     def _name(self) -> str:
         return torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
 
-    def tell(self, what: str, value: Any) -> None:
-        """Print a measurement and keep it."""
+    def report(self, what: str, value: Any) -> None:
+        """Print a measurement and store it."""
         self.found[what] = value
         print(f"{what}: {value}", flush=True)
         out = os.environ.get("OUT")
@@ -58,16 +58,16 @@ class Bench:
 
     @property
     def out_of_time(self) -> bool:
-        """Whether nothing more should be begun."""
+        """Whether the time is up and no further measurement may start."""
         return time.monotonic() > self.ends
 
     def synchronise(self) -> None:
-        """Wait for the card."""
+        """Wait until the GPU has finished."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
     def timed(self, work: Callable[[], object], repeats: int = TIMED) -> float:
-        """Median milliseconds."""
+        """Return the median milliseconds of ``work``."""
         times = []
         for number in range(WARM + repeats):
             self.synchronise()
@@ -79,7 +79,7 @@ class Bench:
         return round(1e3 * sorted(times)[len(times) // 2], 2)
 
     def step_of(self, network: nn.Module, *, channels_last: bool) -> Callable[[], object]:
-        """Return one training step."""
+        """Return a function that runs one training step."""
         image = torch.rand(BATCH, 1, *self.window, device=self.device)
         label = (torch.rand(BATCH, *self.window, device=self.device) > 0.9).to(torch.uint8)
         network = network.to(self.device).train()
@@ -100,9 +100,9 @@ class Bench:
         return step
 
     def measure(self, what: str, network: nn.Module, *, channels_last: bool, mode: str | None = None) -> None:
-        """Time a training step and its peak memory; `mode` is torch.compile's."""
+        """Measure time and peak memory of a training step. `mode` is torch.compile's mode; None does not compile."""
         if self.out_of_time:
-            self.tell(what, "no time left")
+            self.report(what, "skipped, no time left")
             return
         torch.compiler.reset()
         if self.device.type == "cuda":
@@ -114,17 +114,17 @@ class Bench:
                 network = torch.compile(network, mode=mode)  # type: ignore[assignment]
             ms = self.timed(self.step_of(network, channels_last=channels_last))
             peak = torch.cuda.max_memory_allocated() >> 20 if self.device.type == "cuda" else 0
-            self.tell(what, {"step_ms": ms, "peak_mib": peak, "took_s": round(time.perf_counter() - start, 1)})
+            self.report(what, {"step_ms": ms, "peak_mib": peak, "took_s": round(time.perf_counter() - start, 1)})
         except Exception as error:
-            self.tell(what, f"failed: {type(error).__name__}: {str(error)[:300]}")
+            self.report(what, f"failed: {type(error).__name__}: {str(error)[:300]}")
 
     def ours(self, patch: int) -> UNETR:
-        """Our network."""
+        """Return patchcore's network."""
         torch.manual_seed(0)
         return UNETR(1, 2, self.window, patch, **self.sizes)
 
     def naive(self, patch: int) -> UNETR:
-        """Our network with MONAI's attention."""
+        """Return patchcore's network with MONAI's attention."""
         network = self.ours(patch)
         for block in network.vit.blocks:
             attention = SABlock(self.sizes["hidden_size"], self.sizes["num_heads"], 0.0)
@@ -132,7 +132,7 @@ class Bench:
         return network
 
     def check(self) -> None:
-        """Answers first: the norm against torch's in float64, the network against MONAI's."""
+        """Compare results before timing: the norm with torch's in float64, the network with MONAI's."""
         if self.device.type == "cuda":
             from patchcore.models.norm_triton import triton_instance_norm
 
@@ -147,7 +147,7 @@ class Bench:
                 assert mine.grad is not None
                 assert theirs.grad is not None
                 off = float((y - z).abs().max()), float((mine.grad - theirs.grad).abs().max())
-                self.tell(f"norm of {shape} off by", off)
+                self.report(f"norm of {shape}: largest difference of output and gradient", off)
         torch.manual_seed(0)
         peer = MonaiUNETR(1, 2, self.window, **self.sizes).to(self.device).eval()
         mine_network = self.ours(16).to(self.device).eval()
@@ -158,10 +158,10 @@ class Bench:
         with torch.no_grad():
             off_by = float((mine_network(image) - peer(image)).abs().max())
         torch.backends.cudnn.allow_tf32 = True
-        self.tell("networks differ by", off_by)
+        self.report("largest difference of the networks", off_by)
 
     def steps(self) -> None:
-        """Bar 1's whole steps."""
+        """Bar 1: whole training steps."""
         torch.manual_seed(0)
         graphs = "reduce-overhead"
 
@@ -180,7 +180,7 @@ class Bench:
         self.measure("8 MONAI's attention compiled, graphs", self.naive(8), channels_last=True, mode=graphs)
 
     def attention(self) -> None:
-        """The attention block alone, forward and backward, at patch size 8."""
+        """Measure only the attention block, forward and backward, at patch size 8."""
         width, heads = self.sizes["hidden_size"], self.sizes["num_heads"]
         tokens = (self.window[0] // 8) ** 3
         naive = SABlock(width, heads, 0.0).to(self.device)
@@ -197,16 +197,16 @@ class Bench:
         for name, block in (("MONAI's", naive), ("ours", ours)):
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            # Twenty in a row: one alone is as long as launching it takes.
+            # Run twenty steps in a row: a single step takes no longer than its launch.
             ms = round(self.timed(lambda block=block: [step(block) for _ in range(20)]) / 20, 3)  # type: ignore[misc]
             peak = torch.cuda.max_memory_allocated() >> 20 if self.device.type == "cuda" else 0
-            self.tell(f"attention block, {tokens} tokens, {name}", {"ms": ms, "peak_mib": peak})
+            self.report(f"attention block, {tokens} tokens, {name}", {"ms": ms, "peak_mib": peak})
         with torch.no_grad():
             difference = float((naive(x) - ours(x)).abs().max())
-        self.tell("attention blocks differ by", difference)
+        self.report("largest difference of the attention blocks", difference)
 
     def feed(self) -> None:
-        """A training loop that the loader feeds: what it waits."""
+        """Measure how long a training loop waits for the loader."""
         import patchcore as pc
 
         with tempfile.TemporaryDirectory() as name:
@@ -245,10 +245,12 @@ class Bench:
                     seconds = time.perf_counter() - began
                     count = steps - min(20, steps // 2)
                     share = (loader.waited_s - waited) / seconds
-                self.tell(f"fed, {what}", {"step_ms": round(1e3 * seconds / count, 2), "waited": f"{share:.2%}"})
+                self.report(
+                    f"loop with loader, {what}", {"step_ms": round(1e3 * seconds / count, 2), "waited": f"{share:.2%}"}
+                )
 
     def profile(self) -> None:
-        """Where a step's time goes."""
+        """Profile a training step."""
         if self.device.type != "cuda":
             return
         from torch.profiler import ProfilerActivity, profile
@@ -275,11 +277,11 @@ class Bench:
 
 
 def main() -> None:
-    """Measure what was asked for."""
+    """Run the requested measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--window", type=int, default=96)
-    parser.add_argument("--tiny", action="store_true", help="a tiny network, to try the script without a GPU")
+    parser.add_argument("--tiny", action="store_true", help="Use a tiny network, to try the script without a GPU.")
     parser.add_argument("--part", default="check,attention,steps,feed,profile")
     arguments = parser.parse_args()
     torch.backends.cudnn.benchmark = True

@@ -1,8 +1,9 @@
-"""Over-fit a tiny cohort with UNETR at several patch sizes: a network that can learn must get this right.
+"""Over-fit a tiny cohort with UNETR at several patch sizes: a test that the network can learn.
 
-Four volumes of 48³ hold irregular lesions of a few hundred to a few thousand voxels whose intensities overlap
-those of the background. Printed per patch size: seconds and steps until the mean whole-volume DSC passes
-0.95, and the best that one intensity threshold can do. Exits non-zero where a patch size stays below.
+Four volumes of 48³ voxels contain irregular lesions of a few hundred to a few thousand voxels. The intensities of
+lesions and background overlap. The script prints the seconds and steps per patch size until the mean whole-volume DSC
+exceeds 0.95, and the best DSC that a single intensity threshold reaches. The exit code is 1 if a patch size stays below
+0.95.
 
     python benchmarks/overfit.py [--patch-size 8 12 16] [--threads 2] [--max-seconds 180]
 """
@@ -29,15 +30,15 @@ CASES = 4
 
 @dataclass(frozen=True)
 class Overfit:
-    """How one patch size did.
+    """The result of one patch size.
 
     Attributes:
-        patch_size: Patch edge, voxels.
+        patch_size: Patch edge [voxels].
         dsc: Last mean whole-volume DSC.
-        global_dsc: Last DSC of all volumes taken together.
+        global_dsc: Last DSC over the voxels of all volumes together.
         steps: Optimiser steps taken.
-        seconds: Wall time, evaluations included.
-        reached: Whether the wanted DSC was passed.
+        seconds: Wall time, including evaluations.
+        reached: Whether the DSC exceeded the wanted DSC.
     """
 
     patch_size: int
@@ -49,11 +50,11 @@ class Overfit:
 
 
 def cohort(seed: int = 0) -> tuple[Float32Array, BoolArray]:
-    """Draw the cohort.
+    """Create the random cohort.
 
     Returns:
-        Images (4, 48, 48, 48) float32 with background of mean 0 and deviation 1, and lesion masks of that
-        shape.
+        Images (4, 48, 48, 48) float32, with a background of mean 0 and standard deviation 1, and lesion masks with the
+        same shape.
     """
     rng = np.random.default_rng(seed)
     images = np.empty((CASES, EDGE, EDGE, EDGE), np.float32)
@@ -78,13 +79,13 @@ def overfit(
     lr: float = 1e-3,
     verbose: bool = False,
 ) -> Overfit:
-    """Train on the cohort until its mean whole-volume DSC passes ``wanted_dsc``, or time is up.
+    """Train on the cohort until its mean whole-volume DSC exceeds ``wanted_dsc`` or the time is up.
 
     Args:
-        patch_size: Patch edge, voxels; divides 48.
-        max_seconds: Give up after this long.
-        wanted_dsc: Stop above this.
-        seed: Of the cohort and the weights.
+        patch_size: Patch edge [voxels]; must divide 48.
+        max_seconds: Stop after this time [s].
+        wanted_dsc: Stop when the mean DSC is higher than this.
+        seed: Random seed of the cohort and the weights.
         lr: Peak learning rate.
         verbose: Print every evaluation.
     """
@@ -119,7 +120,7 @@ def overfit(
 
 @torch.no_grad()
 def evaluate(net: torch.nn.Module, images: torch.Tensor, masks: BoolArray) -> tuple[float, float]:
-    """Return mean and global whole-volume DSC; a volume is one window."""
+    """Return the mean and the global whole-volume DSC. Each volume is one window."""
     net.eval()
     counts = DscCounts((1,))
     for index, mask in enumerate(masks):
@@ -143,7 +144,7 @@ def main() -> int:
     everywhere = np.ones(EDGE**3, bool).reshape(EDGE, EDGE, EDGE)
     threshold = best_threshold_dsc(images, [everywhere] * CASES, masks, np.linspace(-1, 4, 51))
     print(f"lesion voxels per volume: {', '.join(str(int(m.sum())) for m in masks)}")
-    print(f"best threshold: DSC {threshold.mean:.3f}")
+    print(f"best intensity threshold: DSC {threshold.mean:.3f}")
     reached = True
     for patch_size in args.patch_size:
         result = overfit(patch_size, max_seconds=args.max_seconds, seed=args.seed, lr=args.lr, verbose=args.verbose)

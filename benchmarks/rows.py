@@ -1,4 +1,4 @@
-"""What every benchmark reports, and how two sides are timed."""
+"""The row that every benchmark reports, and functions to time two sides."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["Row", "data_folder", "in_turns"]
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison.
+    """One comparison with a peer.
 
     Attributes:
-        bar: The bar it belongs to, empty for information.
-        what: What was done, on what.
-        ours_s: Our seconds.
-        peer: The peer's name.
-        peer_s: The peer's seconds.
-        wanted: The smallest peer_s / ours_s that passes; None for information.
-        equal: Whether the answers were compared and equal; None where there is nothing to compare.
-        at_most_s: Instead of a ratio: the most that ours may take above the peer, in seconds.
-        note: Anything else worth a column.
-        unit: What both sides are counted in, where it is not seconds.
+        bar: The bar (requirement) of the comparison; empty if it is for information only.
+        what: The task and its data.
+        ours_s: Time of patchcore [s].
+        peer: Name of the peer.
+        peer_s: Time of the peer [s].
+        wanted: The smallest peer_s / ours_s that meets the bar; None if the row is for information only.
+        equal: Whether the results of both sides are equal; None if there is nothing to compare.
+        at_most_s: Instead of a ratio: patchcore may take at most this much longer than the peer [s].
+        note: Additional information.
+        unit: Unit of ours_s and peer_s, if it is not seconds.
     """
 
     bar: str
@@ -44,12 +44,12 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """How many times the peer's time ours goes into."""
+        """The peer's time divided by our time."""
         return self.peer_s / self.ours_s if self.ours_s else math.inf
 
     @property
     def passed(self) -> bool | None:
-        """Whether the bar is met; None where there is none."""
+        """Whether the bar is met; None if the row has no bar."""
         if self.equal is False:
             return False
         if self.at_most_s is not None:
@@ -58,12 +58,15 @@ class Row:
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Row:
-        """Make a row of a mapping with at least these fields; others are left out."""
+        """Create a row from a mapping that has the required fields. Unknown keys are ignored."""
         return cls(**{name: fields[name] for name in cls.__dataclass_fields__ if name in fields})
 
 
 def in_turns(*sides: Callable[[], Any], repeats: int, warm_up: bool = True) -> list[float]:
-    """Median seconds of each side; they take turns, so that a drifting machine meets all of them."""
+    """Return the median seconds of each side.
+
+    The sides alternate, so that a change of the machine's speed affects all of them.
+    """
     if warm_up:
         for side in sides:
             side()
@@ -77,7 +80,10 @@ def in_turns(*sides: Callable[[], Any], repeats: int, warm_up: bool = True) -> l
 
 
 def data_folder(*parts: str) -> Path | None:
-    """Real data beside the repository, or where PATCHCORE_DATA says; None where there is none."""
+    """Return a folder of real data, or None if it does not exist.
+
+    The data is in the folder of the environment variable PATCHCORE_DATA, or in ``shared/data`` next to the repository.
+    """
     root = os.environ.get("PATCHCORE_DATA")
     folder = Path(root) if root else Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = folder.joinpath(*parts)

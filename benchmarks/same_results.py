@@ -1,11 +1,12 @@
-"""Write every number that patchcore computes on real data, so that two versions can be compared to the last bit.
+"""Write every number that patchcore computes on real data, to compare two versions bit by bit.
 
 Usage: run ``python -m benchmarks.same_results write OUT.json --data FOLDER`` with each version, then
 ``python -m benchmarks.same_results compare BEFORE.json AFTER.json``. To run another checkout without installing it, set
-PYTHONPATH to its ``python`` folder, in which its core has been built.
+PYTHONPATH to its ``python`` folder; its Rust core must be built there.
 
-Numbers of fingerprint, lesion table, plan, prepared store (each array's voxels, by SHA-256) and six training steps on
-``lidc_nodules`` and ``sts``; of fingerprint, lesion table and plan on ``kits19_labels``.
+For ``lidc_nodules`` and ``sts`` the numbers come from the fingerprint, the lesion table, the plan, the prepared store
+(SHA-256 of each array's voxels) and six training steps. For ``kits19_labels`` they come from the fingerprint, the
+lesion table and the plan.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# What differs between two runs of one version: times, places and the version itself.
+# Keys that may differ between two runs of one version: times, paths and the version itself.
 _FREE = {"created", "created_at", "dataset", "written", "patchcore_version", "version", "path", "root", "source"}
-# How files are told from changed ones.
+# Keys that are used to detect changed files.
 _SOURCES = ("sources", "sha256", "content_hashes")
 _TRAIN = (
     "--steps", "6", "--preset", "tiny", "--batch-size", "2", "--set", "train.threads=1", "--set", "train.ranks=1",
@@ -85,7 +86,7 @@ def _losses(study: Path, name: str, found: dict[str, str]) -> None:
 
 
 def write(out: Path, data: Path) -> None:
-    """Analyze, plan, prepare and train; write all numbers to `out` as one flat JSON object."""
+    """Run analyze, plan, prepare and train, and write all numbers to `out` as one flat JSON object."""
     found: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("kits19_labels", "sts", "lidc_nodules"):
@@ -108,7 +109,7 @@ def write(out: Path, data: Path) -> None:
 
 
 def compare(before: Path, after: Path) -> int:
-    """Print each number that differs; return how many do."""
+    """Print the first 200 numbers that differ, and return how many differ."""
     old, new = (json.loads(path.read_text(encoding="utf-8")) for path in (before, after))
     apart = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     for key in apart[:200]:

@@ -1,13 +1,13 @@
-"""The paper's experiment: large lesions first, small ones after, against both controls, at several patch sizes.
+"""Run the paper's transfer experiment: pre-train on large lesions, fine-tune on small lesions, at several patch sizes.
 
     python benchmarks/transfer.py lidc     FOLDER --source DATA/sts --target DATA/lidc_nodules
     python benchmarks/transfer.py phantoms FOLDER
 
-For each patch size four trainings: on the source; on the target from those weights; on the target from scratch for as
-many steps; on the target from scratch for the steps of both together. Then the target's validation fold is judged by
-DSC with 95 % bootstrap intervals over patients, by size of the largest lesion, and lesion by lesion. Patch sizes,
-spacing, window and HU range of the source are the target's (`plan --like`). Called again, it goes on with what is
-missing.
+For each patch size the script runs four trainings: (1) on the source; (2) on the target from the weights of (1); (3) on
+the target from scratch with as many steps as (2); (4) on the target from scratch with the steps of (1) and (2)
+together. Trainings (3) and (4) are the controls. The target's validation fold is then scored by DSC with 95 % bootstrap
+intervals over patients, by size of the largest lesion, and per lesion. The source uses the patch size, spacing, window
+and HU range of the target (`plan --like`). If you start the script again, it runs only the missing parts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PATCHCORE = str(Path(sys.executable).with_name("patchcore"))
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is trained for how long."""
+    """Settings and number of steps of the trainings."""
 
     window: str
     pretrain_steps: int
@@ -46,7 +46,7 @@ PROTOCOLS = {
 
 
 def run(*arguments: str) -> str:
-    """Run a patchcore command; what it says goes to the terminal where it fails."""
+    """Run a patchcore command and return its output. If the command fails, print its output and exit."""
     found = subprocess.run([PATCHCORE, *arguments], capture_output=True, text=True, check=False)
     if found.returncode:
         raise SystemExit(f"patchcore {' '.join(arguments)}\n{found.stdout}{found.stderr}")
@@ -54,7 +54,7 @@ def run(*arguments: str) -> str:
 
 
 def study_of(folder: Path, name: str, data: Path, patch: int, protocol: Protocol, like: Path | None = None) -> Path:
-    """Return a study with a plan for a patch size; cases are measured and prepared once for all of them."""
+    """Return a study with a plan for one patch size. Cases are measured and prepared once for all patch sizes."""
     study, first = folder / f"{name}-{patch}", folder / name
     if (study / "store.zarr").exists():
         return study
@@ -73,14 +73,14 @@ def study_of(folder: Path, name: str, data: Path, patch: int, protocol: Protocol
 
 
 class Runs:
-    """Trainings by name, kept in a file: what has finished is not done again."""
+    """Trainings by name, stored in a file. Finished trainings are not repeated."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "runs.json"
         self.found: dict[str, str] = json.loads(self._path.read_text()) if self._path.exists() else {}
 
     def train(self, name: str, study: Path, steps: int, protocol: Protocol, init_from: Path | None = None) -> Path:
-        """Train unless that was done; returns the run's folder."""
+        """Train unless this training has finished before, and return the run folder."""
         if name not in self.found:
             print(f"{name}: {steps} steps", flush=True)
             settings = [part for text in protocol.settings for part in ("--set", text)]
@@ -93,7 +93,7 @@ class Runs:
 
 
 def interval(values: list[float], patients: list[str], draws: int = 10_000) -> tuple[float, float]:
-    """Return the 2.5 and 97.5 percentile of the mean, bootstrap over patients."""
+    """Return the 2.5th and 97.5th percentile of the mean, by bootstrap over patients."""
     names = sorted(set(patients))
     index = {name: number for number, name in enumerate(names)}
     sums, counts = np.zeros(len(names)), np.zeros(len(names))
@@ -106,8 +106,8 @@ def interval(values: list[float], patients: list[str], draws: int = 10_000) -> t
     return float(low), float(high)
 
 
-def judge(study: Path, run_folder: Path) -> dict[str, Any]:
-    """Evaluate a run and sum it up."""
+def score_run(study: Path, run_folder: Path) -> dict[str, Any]:
+    """Evaluate a run and return a summary."""
     report: dict[str, Any] = json.loads(run("evaluate", str(study), str(run_folder), "--json"))
     cases = [case for case in report["cases"] if case["dsc"] is not None]
     values, patients = [case["dsc"] for case in cases], [case["patient"] for case in cases]
@@ -125,7 +125,7 @@ def judge(study: Path, run_folder: Path) -> dict[str, Any]:
 
 
 def smoothed_loss(run_folder: Path, over: int = 30) -> np.ndarray:
-    """Return the training loss by step, each the mean of `over` up to it; NaN before there are as many."""
+    """Return the training loss per step as a mean over the last `over` steps. The first `over` - 1 values are NaN."""
     series = RunReader(run_folder).poll().series["train/loss"]
     sums = np.cumsum(np.concatenate(([0.0], np.asarray(series.values, dtype=np.float64))))
     ends = np.arange(1, len(sums))
@@ -139,8 +139,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("protocol", choices=PROTOCOLS)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--source", type=Path, help="data set of large lesions")
-    parser.add_argument("--target", type=Path, help="data set of small lesions")
+    parser.add_argument("--source", type=Path, help="Data set with large lesions.")
+    parser.add_argument("--target", type=Path, help="Data set with small lesions.")
     parser.add_argument("--patch-sizes", default="8,16")
     arguments = parser.parse_args()
     folder, protocol = arguments.folder, PROTOCOLS[arguments.protocol]
@@ -153,13 +153,13 @@ def main() -> None:
                 run("phantom", str(path), "--preset", path.name, "--cases", cases, "--shape", "96")
 
     runs = Runs(folder)
-    judged = folder / "results.json"
-    results: dict[str, Any] = json.loads(judged.read_text()) if judged.exists() else {}
+    results_path = folder / "results.json"
+    results: dict[str, Any] = json.loads(results_path.read_text()) if results_path.exists() else {}
 
     def keep(name: str, study: Path, path: Path) -> None:
         if name not in results:
-            results[name] = judge(study, path)
-            judged.write_text(json.dumps(results, indent=1))
+            results[name] = score_run(study, path)
+            results_path.write_text(json.dumps(results, indent=1))
 
     for patch in map(int, arguments.patch_sizes.split(",")):
         to = study_of(folder, "target", target, patch, protocol)
@@ -176,7 +176,8 @@ def main() -> None:
 
     sizes = list(map(int, arguments.patch_sizes.split(",")))
     for patch, crossing in zip(sizes, reversed(sizes), strict=True):
-        # Weights from another patch size, judged by how soon they are where a training from scratch ends.
+        # Start from weights of another patch size. The score is the number of steps until the loss is as low as the
+        # last loss of the training from scratch.
         if patch != crossing:
             to = folder / f"target-{patch}"
             source_run = Path(runs.found[f"pretrain-{crossing}"])
@@ -188,8 +189,8 @@ def main() -> None:
         scratch = smoothed_loss(Path(runs.found[f"scratch-{name.split('-')[1]}"]))
         tuned = smoothed_loss(Path(runs.found[name]))
         there = np.flatnonzero(tuned <= scratch[-1])
-        told = f"{there[0] + 1}" if len(there) else f"not within {len(tuned)}"
-        print(f"{name:<24} steps to the last loss of scratch ({scratch[-1]:.3f} after {len(scratch)}): {told}")
+        steps = f"{there[0] + 1}" if len(there) else f"more than {len(tuned)}"
+        print(f"{name:<24} steps to the last loss from scratch ({scratch[-1]:.3f} after {len(scratch)} steps): {steps}")
 
     for name, found in results.items():
         low, high = found["interval"]

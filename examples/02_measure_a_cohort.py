@@ -1,8 +1,8 @@
-"""Measure every lesion of a data set, and read what was found: fingerprint, cases, and the table of lesions.
+"""Measure every lesion of a data set and read the results: cases, fingerprint and lesion table.
 
     python examples/02_measure_a_cohort.py [DATASET]
 
-Without a data set of your own, six phantom CTs are made. Nothing is kept: the study goes into a temporary folder.
+Without DATASET, the script creates six phantom CTs. The study is written to a temporary folder and deleted at the end.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ def main(dataset: Path | None, folder: Path) -> None:
     if dataset is None:
         dataset = make_phantoms(folder / "phantoms", cases=6, seed=2, shape=(64, 64, 48), spacing=(4.0, 4.0, 5.0))
 
-    # The layout is recognised, faulty cases are put aside with a reason, and unchanged files are not measured twice.
-    # Of several labels the lesions' is told by its name, here "tumour"; lesion_label= names another.
+    # analyze recognises the layout, quarantines faulty cases with a reason, and does not measure unchanged files twice.
+    # If there are several labels, it finds the lesion label by its name (here "tumour"). Use lesion_label= to choose
+    # another.
     study = pc.analyze(dataset, folder / "study")
     for case in study.cases():
-        print(f"{case.case_id}: {case.status}, {case.orientation}, {case.reason or 'nothing to complain of'}")
+        print(f"{case.case_id}: {case.status}, {case.orientation}, {case.reason or 'no problems found'}")
 
-    # What the cohort has in common. In a notebook, the last line of a cell being `fingerprint` shows all of it.
+    # The fingerprint summarises the cohort. In a notebook, write `fingerprint` as the last line of a cell to see all of
+    # it.
     fingerprint = study.fingerprint()
     assert fingerprint.spacing is not None
     x, y, z = fingerprint.spacing.median
@@ -40,7 +42,7 @@ def main(dataset: Path | None, folder: Path) -> None:
                 f"median {label.volume.median_mm3:.0f} mm³; {per_patient.median_mm3:.0f} mm³ in the median patient"
             )
 
-    # One row a lesion. Any program reads it, a spreadsheet too; units are in the headings.
+    # The lesion table has one row per lesion and units in its column names. Any spreadsheet program can open it.
     with study.lesions_path.open(newline="", encoding="utf-8") as handle:
         rows = [row for row in csv.DictReader(handle) if int(row["label"]) == fingerprint.lesion_label]
     largest = max(rows, key=lambda row: float(row["volume_mm3"]))

@@ -1,8 +1,9 @@
-"""Choose the ViT patch size for two cohorts, large lesions and small, and see what speaks for it.
+"""Choose the ViT patch size for a cohort with large lesions and a cohort with small lesions, and print the reasons.
 
     python examples/03_plan_with_reasons.py
 
-Both cohorts are phantoms made on the fly, after the paper's two: pre-train on large lesions, fine-tune on small.
+Both cohorts are phantoms that the script creates. They follow the paper: pre-train on large lesions, fine-tune on small
+lesions.
 """
 
 from __future__ import annotations
@@ -21,24 +22,25 @@ def main(folder: Path) -> None:
         )
         study = pc.analyze(dataset, folder / f"{preset} study")
 
-        # The edge of the cube that has the mean lesion's volume, in voxels, and the candidate nearest to it.
+        # The ideal edge is the edge of a cube with the mean lesion volume [voxels]. The plan takes the nearest
+        # candidate.
         plan = pc.plan_patch_size(study)
         print(f"== {preset} lesions: patch size {plan.patch_size}, window {plan.window_size}\n{plan.reason}")
         for warning in plan.target.warnings:
-            print(f"  be wary: {warning}")
+            print(f"  warning: {warning}")
 
-        # What each candidate would cost, and how many lesions it would swallow whole.
+        # The cost of each candidate, and the share of lesions that are smaller than one patch.
         for candidate in plan.target.candidates:
             print(
-                f"  {candidate.patch_size}: {candidate.tokens} tokens a window, "
+                f"  {candidate.patch_size}: {candidate.tokens} tokens per window, "
                 f"{candidate.smaller_lesions_share:.0%} of the lesions are smaller than one patch"
             )
 
-        # The mean is one way to sum lesions up; the others stand beside it.
+        # The mean volume is only one rule. The plan also shows what the other rules would choose.
         for outcome in plan.target.rules:
             print(f"  rule {outcome.rule}: p* {max(outcome.edge):.1f} voxels → {outcome.patch_size}")
 
-        # At another spacing the same lesions hold another number of voxels.
+        # At another spacing the same lesions have another number of voxels.
         fine = pc.plan_patch_size(study, spacing=(1.5, 1.5, 2.0))
         print(f"  at half the spacing: p* {fine.target.ideal_edge:.1f} voxels → {fine.patch_size}\n")
 

@@ -1,9 +1,9 @@
-"""Read windows of a CT from wherever it lies, and put a grid of them back together.
+"""Read windows of a CT from files, arrays or a store, and blend a grid of windows back to a volume.
 
     python examples/05_read_windows.py [IMAGE.nii.gz MASK.nii.gz]
 
-Without files, a phantom is made on the fly. Nothing has to be prepared: a plain .nii is read in part, a compressed one
-is decoded once, and the same calls read a store.
+Without files, the script creates a phantom. The files need no preparation: from a .nii only the needed parts are read,
+a .nii.gz is decoded once, and the same calls also read a store.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def main(image: Path | None, mask: Path | None, folder: Path) -> None:
     shape = reader.shape(0)
     print(f"{image.name}: {shape} voxels")
 
-    # Any window, also partly outside: clipped to a HU range and scaled to [0, 1], with its labels, in one call.
+    # One call reads windows and their labels, clips the HU and scales them to [0, 1]. Windows may lie partly outside.
     corners = [(-8, 0, 0), tuple(n // 2 for n in shape)]
     windows = reader.read(0, corners, SIZE, hu_range=(-100, 300))
     assert windows.label is not None
     print(f"windows {windows.image.shape} {windows.image.dtype}, {int((windows.label > 0).sum())} labelled voxels")
 
-    # The same as bfloat16, ready for torch: half the memory, rounded as torch rounds.
+    # The same windows as bfloat16 for torch: half the memory, with the same rounding as in torch.
     half = reader.read(0, corners, SIZE, hu_range=(-100, 300), dtype="bfloat16", with_labels=False)
     print(f"bfloat16: {half.image.nbytes} bytes instead of {windows.image.nbytes}")
 
-    # A grid covers the volume for inference; here the "network" hands back what it was given.
+    # A grid of windows covers the volume for inference. Here the "network" simply returns its input.
     corners = reader.grid(0, SIZE, overlap=0.5)
     blender = WindowBlender(shape, 1, SIZE)
     for start in range(0, len(corners), 8):
@@ -48,7 +48,7 @@ def main(image: Path | None, mask: Path | None, folder: Path) -> None:
         blender.add(part, reader.read(0, part, SIZE, with_labels=False).image[:, None])
     again = blender.result()[0]
     whole = reader.read(0, (0, 0, 0), shape, dtype="int16", with_labels=False).image[0]
-    print(f"{len(corners)} windows put together: off by {np.abs(again - whole).max():.2g} HU at most")
+    print(f"{len(corners)} windows blended: largest difference {np.abs(again - whole).max():.2g} HU")
 
 
 if __name__ == "__main__":

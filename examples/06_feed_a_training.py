@@ -1,9 +1,9 @@
-"""Feed your own PyTorch loop: windows drawn so that small lesions get their share, read ahead on a thread.
+"""Use the window loader in your own PyTorch loop: it draws small lesions often enough and reads windows ahead.
 
     python examples/06_feed_a_training.py [DATASET]
 
-DATASET is any folder that `patchcore analyze` reads; without one, phantoms are made on the fly. Windows follow from
-seed and step alone: begun at step 20, the loader goes on with what an unbroken loop would have seen.
+DATASET is any folder that `patchcore analyze` can read. Without DATASET, the script creates phantoms. The windows
+depend only on seed and step: a loader that starts at step 20 returns the same windows as a loop without interruption.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def main(dataset: Path | None, folder: Path) -> None:
     study = pc.analyze(dataset, folder / "study")
     pc.plan_patch_size(study)
 
-    # Any network; this one is small enough for a CPU.
+    # You can use any network. This one is small enough for a CPU.
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 2, 3, padding=1))
     optimizer = torch.optim.AdamW(network.parameters(), 1e-2)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network.to(device)
 
-    # Half of the windows around a lesion, whatever its size; all varied on the device of the batch.
+    # Half of the windows contain a lesion, whatever its size. All windows are augmented on the device of the batch.
     sampling, augment = pc.SamplingConfig(lesion_share=0.5), pc.AugmentConfig()
     kinds: Counter[str] = Counter()
     settings = {"window_size": WINDOW, "sampling": sampling, "augment": augment, "device": device}
@@ -52,12 +52,12 @@ def main(dataset: Path | None, folder: Path) -> None:
 
     with pc.WindowLoader(study, start=STEPS - 1, steps=STEPS, batch_size=2, **settings) as loader:
         resumed = next(iter(loader))["image"]
-    print(f"resumed at step {STEPS - 1}: the same windows: {torch.equal(last, resumed)}")
+    print(f"resumed at step {STEPS - 1}, same windows: {torch.equal(last, resumed)}")
 
-    # The same windows as a plain data set, for a DataLoader with workers.
+    # The same windows as a plain PyTorch data set, for a DataLoader with workers.
     dataset_of_windows = pc.WindowDataset(study, length=8, window_size=WINDOW)
     loader_of_workers = torch.utils.data.DataLoader(dataset_of_windows, batch_size=2, num_workers=1)
-    print(f"by a DataLoader: {sum(len(batch['image']) for batch in loader_of_workers)} windows")
+    print(f"from a DataLoader: {sum(len(batch['image']) for batch in loader_of_workers)} windows")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The main job, whole, on phantom CTs: measure, plan, train, evaluate. What ``make demo`` runs.
+"""Run the complete workflow on phantom CTs: measure, plan, train, evaluate. ``make demo`` runs this script.
 
     python examples/demo.py [FOLDER] [--minutes 5] [--cases 15] [--no-dashboard]
 
-Every step is the command that a user would type, and is printed before it runs. With a terminal the dashboard opens
-on the training; quit it with q, the training goes on. Exits 1 unless the mean DSC over the validation cases is at
-least 0.6, and at least 0.1 above what the best fixed HU threshold within the liver reaches on the same cases.
+Every step is a normal patchcore command; it is printed before it runs. In a terminal, the dashboard shows the training.
+Press q to quit the dashboard; the training continues. The exit code is 0 if the mean DSC over the validation cases is
+at least 0.6, and at least 0.1 higher than the DSC of the best fixed HU threshold within the liver on the same cases.
+Otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ LEAST_LEAD = 0.1
 
 
 def patchcore(*arguments: str, capture: bool = False) -> str:
-    """Run one patchcore command, shown as a user would type it; a failure ends the demo with its exit code."""
+    """Print and run one patchcore command. If it fails, exit with its exit code."""
     print(f"\n$ patchcore {shlex.join(arguments)}", flush=True)
     done = subprocess.run(
         [sys.executable, "-m", "patchcore", *arguments],
@@ -39,7 +40,7 @@ def main() -> int:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default="demo", type=Path)
-    parser.add_argument("--minutes", type=float, default=7.0, help="longest training time")
+    parser.add_argument("--minutes", type=float, default=7.0, help="Longest training time [min].")
     parser.add_argument("--steps", type=int, default=750)
     parser.add_argument("--cases", type=int, default=18)
     parser.add_argument("--no-dashboard", action="store_true")
@@ -53,7 +54,7 @@ def main() -> int:
 
     steps = ["--steps", str(options.steps), "--max-minutes", str(options.minutes)]
     settings = ["model.feature_size=8", "optim.lr=1e-3", "validation.every_epochs=2"]
-    # In so few steps a network learns faster from windows as they are, but for mirrors and contrast.
+    # With so few steps the network learns faster with little augmentation: only mirroring and contrast stay on.
     still = ("affine_share", "noise_share", "blur_share", "low_resolution_share", "gamma_share")
     settings += ["augment.quarter_turns=false", *(f"augment.{name}=0" for name in still)]
     chosen = [part for setting in settings for part in ("--set", setting)]
@@ -74,7 +75,10 @@ def main() -> int:
         f"\nmean DSC {dsc:.3f}; best fixed HU threshold within the liver {threshold:.3f}; tables and figures: {report}"
     )
     if not met:
-        print(f"wanted: at least {LEAST_DSC}, and {LEAST_LEAD} above the threshold", file=sys.stderr)
+        print(
+            f"expected a mean DSC of at least {LEAST_DSC}, and at least {LEAST_LEAD} above the threshold",
+            file=sys.stderr,
+        )
     return 0 if met else 1
 
 

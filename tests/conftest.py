@@ -1,4 +1,4 @@
-"""What all tests stand on."""
+"""Pytest configuration for all tests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import signal
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C: what is started in the background (nohup, or a script's &) ignores it, and so do its children."""
+    """Restore the handling of Ctrl-C, which background processes (nohup, or ``&`` in a script) ignore."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

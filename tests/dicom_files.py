@@ -1,4 +1,4 @@
-"""Tiny DICOM files for tests: CT series, enhanced CT, SEG in every encoding, RTSTRUCT."""
+"""Makes small DICOM files for tests: CT series, enhanced CT, SEG in every encoding, RTSTRUCT."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 
 
 def uid(*parts: object) -> str:
-    """Return a UID that depends on nothing but its parts."""
+    """Return a UID that depends only on its parts."""
     return "2.25." + str(int(hashlib.sha256(repr(parts).encode()).hexdigest()[:30], 16))
 
 
@@ -58,7 +58,7 @@ def ct_series(
     origin: Sequence[float] = (-10.5, -20.25, 30),
     seed: int = 0,
 ) -> list[Dataset]:
-    """Return the slices of a CT: stored values are HU + 1024; columns, rows and slices as in `shape`."""
+    """Return the slices of a CT. `shape` is (columns, rows, slices). Stored values are HU + 1024."""
     random = np.random.default_rng(seed)
     made = []
     for k in range(shape[2]):
@@ -90,7 +90,7 @@ def save(items: Sequence[Dataset], folder: Path, *, prefix: str = "f") -> list[P
 
 
 def enhanced(series: Sequence[Dataset]) -> Dataset:
-    """Return an enhanced multi-frame CT of the slices, in their order; each frame with its own rescale."""
+    """Return an enhanced multi-frame CT of the slices, in the same order. Each frame has its own rescale values."""
     first = series[0]
     made = dataset(ENHANCED_CT, first.PatientID, uid(first.SeriesInstanceUID, "e"), uid(first.SOPInstanceUID, "e"))
     stack = np.stack([np.frombuffer(s.PixelData, "<u2").reshape(s.Rows, s.Columns) for s in series])
@@ -123,12 +123,12 @@ def segmentation(
     omit_empty_frames: bool = True,
     key: object = "seg",
 ) -> Any:
-    """Return a SEG by highdicom.
+    """Return a SEG made by highdicom.
 
     Args:
-        series: The CT's slices.
+        series: The slices of the CT.
         masks: Shape (slices, rows, columns, segments): bool, or float for FRACTIONAL; no overlaps for LABELMAP.
-        names: Of the segments.
+        names: Names of the segments.
     """
     import highdicom
     from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
@@ -168,7 +168,7 @@ def segmentation(
 
 
 def rtstruct(series: Sequence[Dataset], rois: dict[str, list[np.ndarray]], *, named: bool = True) -> Dataset:
-    """Return an RTSTRUCT; contours are points in mm LPS, shape (N, 3)."""
+    """Return an RTSTRUCT. Contours are points in mm LPS, shape (N, 3)."""
     first = series[0]
     made = dataset(RTSTRUCT, first.PatientID, uid(first.SeriesInstanceUID, "rt"), uid(first.SOPInstanceUID, "rt"))
     made.Modality = "RTSTRUCT"

@@ -1,6 +1,6 @@
-"""A trainer without torch that counts steps and obeys: ``python -m fake_trainer RUN ATTEMPT``.
+"""A fake trainer without torch that counts steps and handles requests: ``python -m fake_trainer RUN ATTEMPT``.
 
-What it does is in the run's config: ``steps``, ``step_s``, ``ignore_stop``, ``fail_at``, ``oom_at``.
+The run's config sets its behaviour: ``steps``, ``step_s``, ``ignore_stop``, ``fail_at``, ``oom_at``.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> int:
                 if request.verb in ("checkpoint", "pause", "stop"):
                     save(step)
                 if request.verb in ("pause", "stop"):
-                    writer.state("paused" if request.verb == "pause" else "stopped", f"asked by {request.author}")
+                    writer.state("paused" if request.verb == "pause" else "stopped", f"requested by {request.author}")
                     return 75
             if signals:
                 save(step)

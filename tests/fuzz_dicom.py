@@ -1,10 +1,10 @@
-"""Mutated DICOM archives: every answer is a volume or an error in our own words, in bounded time and memory.
+"""Fuzz test for DICOM: reading a mutated archive gives volumes or patchcore errors, in limited time and memory.
 
     python tests/fuzz_dicom.py --count 10000 --seed 0
 
-Each mutant is a whole archive of which one file was changed (bits, bytes, lengths, cuts, values of tags), and is
-searched, read and measured. Mutants run in child processes with a limit on their address space and processor time; a
-child that dies is reported with the mutant that it died of.
+Each mutant is a whole archive with one changed file (bits, bytes, lengths, cuts, values of tags). The test searches,
+reads and measures the archive. Mutants run in child processes with limits on address space and processor time. If a
+child process dies, the test reports the mutant that caused it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 
 MEMORY = 3 << 30
-"""Bytes of address space of a child: the interpreter, its libraries and their threads; the files have 100 KiB."""
+"""Limit of the address space of a child process [bytes]: interpreter, libraries and threads. The files have 100 KiB."""
 BATCH = 250
 SECONDS = 20
-"""Of processor time for a single mutant."""
+"""Limit of the processor time per mutant [s]."""
 
 
 def seeds(folder: Path) -> list[Path]:
-    """Write one archive per kind of file; return their folders."""
+    """Write one archive per kind of file. Return the folders."""
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
     import dicom_files as files
@@ -72,9 +72,9 @@ def seeds(folder: Path) -> list[Path]:
 
 
 def mutate(content: bytes, random: np.random.Generator) -> bytes:
-    """Return the content with something wrong."""
+    """Return the content with 1 to 4 random changes."""
     data = bytearray(content)
-    # Headers are where lengths and sizes are: most changes go there.
+    # Most changes are in the header, because lengths and sizes are there.
     end = min(len(data), 4000) if random.random() < 0.8 else len(data)
     for _ in range(int(random.integers(1, 5))):
         at = int(random.integers(0, max(end, 1)))
@@ -104,7 +104,7 @@ def mutate(content: bytes, random: np.random.Generator) -> bytes:
 
 
 def try_archive(folder: Path, work: Path) -> str:
-    """Search, read and measure an archive; return how it ended."""
+    """Search, read and measure an archive. Return the most frequent outcome."""
     from patchcore.datasets.dicom.find import find_dicom
     from patchcore.datasets.dicom.measure import measure_segments
     from patchcore.datasets.layouts.indices import with_indices
@@ -132,7 +132,7 @@ def try_archive(folder: Path, work: Path) -> str:
 
 
 def child(start: int, stop: int, seed: int, kept: Path) -> int:
-    """Run mutants `start` to `stop` and print how each ended; the last line names the one at work."""
+    """Run mutants `start` to `stop`. Print the number of each mutant before it runs, and its outcome after."""
     sys.path.insert(0, str(Path(__file__).parent))
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -144,7 +144,7 @@ def child(start: int, stop: int, seed: int, kept: Path) -> int:
             random = np.random.default_rng([seed, number])
             which = int(random.integers(0, len(archives)))
             files = contents[which]
-            # The last file, SEG or RTSTRUCT, as often as all slices together.
+            # Change the last file (SEG or RTSTRUCT) as often as all slices together.
             order = sorted(files)
             victim = order[-1] if random.random() < 0.5 else order[int(random.integers(0, len(order)))]
             folder = root / "now"
@@ -167,7 +167,7 @@ def child(start: int, stop: int, seed: int, kept: Path) -> int:
 
 
 def run(count: int, seed: int, kept: Path, *, verbose: bool = False) -> tuple[dict[str, int], list[str]]:
-    """Run mutants in batches; return how many ended how, and what went wrong."""
+    """Run mutants in batches. Return the number of mutants per outcome, and the failures."""
     ends: dict[str, int] = {}
     failures = []
     start = 0
@@ -187,7 +187,7 @@ def run(count: int, seed: int, kept: Path, *, verbose: bool = False) -> tuple[di
             elif word == "bad":
                 failures.append(f"mutant {rest}: {done.stderr[-1500:]}")
         if done.returncode != 0:
-            failures.append(f"mutant {last} ended the process with {done.returncode}: {done.stderr[-1500:]}")
+            failures.append(f"mutant {last} ended the process with exit code {done.returncode}: {done.stderr[-1500:]}")
             stop = last + 1
         start = stop
         if verbose:
@@ -196,7 +196,7 @@ def run(count: int, seed: int, kept: Path, *, verbose: bool = False) -> tuple[di
 
 
 def main() -> int:
-    """Read the command line."""
+    """Run the fuzz test from the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
@@ -208,7 +208,7 @@ def main() -> int:
     ends, failures = run(given.count, given.seed, given.kept, verbose=True)
     for failure in failures[:20]:
         print(failure)
-    print(f"{sum(ends.values())} of {given.count} mutants ended well: {ends}; {len(failures)} failures")
+    print(f"{sum(ends.values())} of {given.count} mutants passed: {ends}; {len(failures)} failures")
     return 1 if failures else 0
 
 

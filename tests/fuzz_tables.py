@@ -1,7 +1,9 @@
-"""Seeded fuzzing of what patchcore reads as text, and of image files: ``python tests/fuzz_tables.py --count 10000``.
+"""Seeded fuzz test for the text files that patchcore reads, and for NIfTI files.
 
-A mutated file is read, or refused with an error that says so; any other exception, a warning or more memory than the
-file justifies is a bug. What was found is printed by reader.
+    python tests/fuzz_tables.py --count 10000
+
+A mutated file must either be read, or be refused with a patchcore error or OSError. Any other exception, a warning, or
+too much memory for the size of the file is a bug. The test prints the outcomes per reader.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ TOKENS = (
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Flip bits, put in tokens, drop or double stretches, cut off."""
+    """Return the data with random changes: flipped bits, inserted tokens, removed or copied parts, cuts."""
     out = bytearray(data)
     for _ in range(rng.randint(1, 3)):
         at, choice = rng.randrange(len(out) + 1), rng.randrange(6)
@@ -60,7 +62,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def mutated_value(value: Any, rng: random.Random) -> Any:
-    """Put a value of another kind somewhere into a JSON document, or take a key away."""
+    """Replace a random value in a JSON document by a value of another type, or remove a key."""
     if isinstance(value, dict) and value and rng.random() < 0.85:
         key = rng.choice(list(value))
         changed = dict(value)
@@ -76,7 +78,7 @@ def mutated_value(value: Any, rng: random.Random) -> Any:
 
 
 def mutated_json(data: bytes, rng: random.Random) -> bytes:
-    """Mutate bytes or, as often, values; of lines of JSON, one."""
+    """Mutate bytes, or with the same probability a JSON value. In a file of JSON lines, mutate one line."""
     if rng.random() < 0.5:
         return mutated(data, rng)
     lines = data.splitlines()
@@ -104,7 +106,7 @@ def _write_dataset(folder: Path) -> None:
 
 
 def _targets(root: Path) -> dict[str, tuple[Path, Callable[[], object], Callable[[bytes, random.Random], bytes]]]:
-    """Files made by patchcore itself, and who reads them."""
+    """Return, per name, a file made by patchcore, the function that reads it, and the function that mutates it."""
     import patchcore as pc
 
     dataset, study = root / "dataset", root / "study"
@@ -132,7 +134,7 @@ def _targets(root: Path) -> dict[str, tuple[Path, Callable[[], object], Callable
 
 
 def fuzz_tables(count: int, seed: int) -> Counter[str]:
-    """Mutate `count` tables; raises at the first that does what it must not."""
+    """Mutate and read `count` tables. Raises AssertionError at the first bug."""
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         targets = _targets(Path(folder))
@@ -155,7 +157,7 @@ def _outcome(read: Callable[[], object], data: bytes, seed: int) -> str:
             read()
     except (PatchcoreError, OSError) as error:
         if not str(error).strip():
-            raise AssertionError(f"seed {seed}: an error without a word") from error
+            raise AssertionError(f"seed {seed}: an error without a message") from error
         return "refused"
     except BaseException as error:
         raise AssertionError(f"seed {seed}: {type(error).__name__} {error} from {data[:300]!r}…") from error
@@ -190,7 +192,7 @@ def _damaged_volume(plain: bytes, zipped: bool, rng: random.Random) -> bytes:
 
 
 def fuzz_images(count: int, seed: int) -> Counter[str]:
-    """Mutate `count` NIfTI files and read them as image and as label map."""
+    """Mutate `count` NIfTI files, and read each one as an image or as a label map."""
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         for case in range(count):
@@ -205,13 +207,13 @@ def fuzz_images(count: int, seed: int) -> Counter[str]:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
             if peak > 1 << 22:
-                raise AssertionError(f"seed {seed + case}: {peak} bytes taken for a file of {len(data)}")
+                raise AssertionError(f"seed {seed + case}: {peak} bytes of memory used for a file of {len(data)} bytes")
             outcomes[f"{read.__name__}: {outcome}"] += 1
     return outcomes
 
 
 def main() -> int:
-    """Fuzz as much as was asked for, and say how much that was."""
+    """Run both fuzz tests and print the outcomes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--images", type=int, default=3_000)

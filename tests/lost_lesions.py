@@ -1,7 +1,7 @@
-"""The reference: lesions that would vanish on a coarser grid are kept as one voxel each, on whole arrays.
+"""Reference implementation for tests: keeps lesions that would vanish on a coarser grid as one voxel each.
 
-A lesion smaller than about half a training voxel has no voxel in which its share is the largest. Left out, it would be
-counted by nobody: neither trained on, nor missed in validation.
+A lesion smaller than about half a training voxel has no voxel in which its share is the largest. Without this step, the
+lesion would be lost: it would not be used in training, and validation would not count it as missed.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ def keep_lost_lesions(
     *,
     connectivity: int = 26,
 ) -> int:
-    """Give each lesion that has no voxel where it lies on the new grid the one at its centre.
+    """Set one voxel, at its centre, for each lesion without a voxel in its region on the new grid.
 
     Args:
         label: Class indices on the new grid, shape (x, y, z); changed in place.
-        old: Class indices on the old one, in the same axis order.
-        lesion_class: The lesions' class index.
-        ratio: New spacing over old per axis; the grids are edge-aligned.
+        old: Class indices on the old grid, in the same axis order.
+        lesion_class: Class index of the lesions.
+        ratio: New spacing divided by old spacing, per axis. The edges of the grids are aligned.
         connectivity: 6, 18 or 26.
 
     Returns:
-        How many lesions were kept so.
+        Number of lesions kept in this way.
 
     Example:
         >>> old = np.zeros((8, 8, 8), np.uint8)
@@ -56,7 +56,7 @@ def keep_lost_lesions(
         origin, length = spans.origin[own].astype(np.float64), spans.length[own].astype(np.float64)
         last = origin.copy()
         last[:, spans.axis] += length - 1
-        # Half a voxel of the old grid may lie beyond the last new one.
+        # Half a voxel of the old grid can lie beyond the last voxel of the new grid.
         low = np.minimum(np.floor((origin.min(axis=0) + 0.5) / ratio).astype(int), shape - 1)
         high = np.floor((last.max(axis=0) + 0.5) / ratio).astype(int) + 1
         part = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
@@ -65,7 +65,7 @@ def keep_lost_lesions(
         centre = ((origin + last) / 2 * length[:, None]).sum(axis=0) / length.sum()
         voxel = np.clip(np.floor((centre + 0.5) / ratio).astype(int), 0, shape - 1)
         lost.append(tuple(voxel))
-    # All are judged by what resampling left, so that it does not matter which comes first.
+    # Voxels are set after all lesions are checked, so that the order of the lesions does not matter.
     for voxel in lost:
         label[voxel] = lesion_class
     return len(lost)

@@ -1,4 +1,4 @@
-"""Where real scans and reference values are looked for: beside the checkout. Tests that need them skip without them."""
+"""Paths of real scans and reference values in a folder next to the checkout. Without it, tests that need it skip."""
 
 from __future__ import annotations
 

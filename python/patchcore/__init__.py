@@ -1,6 +1,6 @@
-"""patchcore: measure every lesion, choose the ViT patch size that fits, train a UNETR of that size.
+"""patchcore measures every lesion, chooses the ViT patch size that fits, and trains a UNETR with that patch size.
 
-Names are imported when first used; ``import patchcore`` itself loads neither torch, monai nor textual.
+Names are imported on first use. ``import patchcore`` itself does not load torch, monai or textual.
 
 Example:
     >>> import numpy as np

@@ -1,4 +1,4 @@
-"""``python -m patchcore``: the same as the ``patchcore`` command."""
+"""Runs the ``patchcore`` command as ``python -m patchcore``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled core. Private: use the façades, which validate and document."""
+"""Types of the compiled core. It is private: use the public functions, which check arguments and are documented."""
 
 from collections.abc import Sequence
 from pathlib import Path

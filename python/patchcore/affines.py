@@ -1,12 +1,14 @@
-"""What an affine says: spacing, voxel volume and orientation of an array in world mm (RAS+)."""
+"""Computes spacing, voxel volume and orientation of an array from its affine, in world mm (RAS+)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from patchcore.types import Affine, Triple
 
-__all__ = ["orientation_code", "spacing_of", "voxel_volume_mm3"]
+__all__ = ["orientation_code", "rescaled_affine", "spacing_of", "voxel_volume_mm3"]
 
 
 def spacing_of(affine: Affine) -> Triple:
@@ -27,7 +29,7 @@ def spacing_of(affine: Affine) -> Triple:
 def voxel_volume_mm3(affine: Affine) -> float:
     """Return the volume of a voxel in mm³: the absolute determinant of the affine.
 
-    It is less than the product of the spacings if the axes are not orthogonal.
+    If the axes are not orthogonal, it is smaller than the product of the spacings.
 
     Example:
         >>> round(voxel_volume_mm3(np.diag([-2.0, 3.0, 5.0, 1.0])), 6)
@@ -37,7 +39,27 @@ def voxel_volume_mm3(affine: Affine) -> float:
 
 
 def orientation_code(affine: Affine) -> str:
-    """Return where each array axis points, to the closest world axis, as in ``"RAS"`` or ``"LPS"``."""
+    """Return the closest world direction of each array axis, e.g. ``"RAS"`` or ``"LPS"``."""
     from nibabel.orientations import aff2axcodes
 
     return "".join(str(code) for code in aff2axcodes(affine))
+
+
+def rescaled_affine(affine: Affine, ratio: Sequence[float]) -> Affine:
+    """Return the affine of an edge-aligned grid with voxels of another size.
+
+    Both grids begin at the same edge, so the centre of the first voxel moves by half the difference.
+
+    Args:
+        affine: Old voxel index → world mm, shape (4, 4).
+        ratio: New voxel size / old voxel size, per array axis.
+
+    Example:
+        >>> rescaled_affine(np.diag([1.0, 1.0, 5.0, 1.0]), (2, 2, 0.5))[:3, 3].tolist()
+        [0.5, 0.5, -1.25]
+    """
+    factors = np.asarray(ratio, dtype=np.float64)
+    new = np.array(affine, dtype=np.float64)
+    new[:3, 3] += new[:3, :3] @ ((factors - 1) / 2)
+    new[:3, :3] *= factors
+    return new

@@ -1,4 +1,4 @@
-"""Checks of arguments that the window façades share."""
+"""Checks and converts arguments of the window functions."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = [
 
 
 def size_triple(name: str, value: Sequence[int]) -> IntTriple:
-    """Return three positive integers, in array-axis order.
+    """Return `value` as three positive integers, in array-axis order.
 
     Raises:
-        WindowError: `value` is anything else.
+        WindowError: `value` is not three positive integers.
     """
     try:
         i, j, k = (operator.index(edge) for edge in value)
@@ -39,23 +39,25 @@ def size_triple(name: str, value: Sequence[int]) -> IntTriple:
 
 
 def float_triple(name: str, value: float | Sequence[float]) -> Triple:
-    """Return three floats; one number stands for all axes.
+    """Return `value` as three floats. One number is used for all axes.
 
     Raises:
-        WindowError: `value` is neither a number nor three.
+        WindowError: `value` is not one number or three numbers.
     """
     try:
         i, j, k = np.broadcast_to(np.asarray(value, dtype=np.float64), (3,)).tolist()
     except (TypeError, ValueError):
-        raise WindowError(f"{name} is {value!r}", found=value, expected="a number or three (i, j, k)") from None
+        raise WindowError(
+            f"{name} is {value!r}", found=value, expected="one number, or three numbers (i, j, k)"
+        ) from None
     return i, j, k
 
 
 def corner_rows(corners: npt.ArrayLike) -> Int64Array:
-    """Return corners as a contiguous int64 array (windows, 3); one corner (3,) becomes one row.
+    """Return corners as a contiguous int64 array (windows, 3). A single corner (3,) becomes one row.
 
     Raises:
-        WindowError: They are no integers, or of another shape.
+        WindowError: The corners are not integers, or have another shape.
     """
     rows: npt.NDArray[Any] = np.asarray(corners)
     if rows.size == 0 and rows.ndim <= 2:
@@ -71,22 +73,22 @@ def corner_rows(corners: npt.ArrayLike) -> Int64Array:
 
 
 def needed_part(corner: Int64Array, size: IntTriple, shape: Sequence[int]) -> tuple[IntTriple, IntTriple, Int64Array]:
-    """Return the part of a volume that a window needs, and the window's corner there.
+    """Return the part of a volume that a window needs, and the corner of the window within that part.
 
     Args:
-        corner: The window's first voxel, integers (3,); anywhere, also far outside.
-        size: Its voxels.
-        shape: The volume's.
+        corner: First voxel of the window, integers (3,). It may lie anywhere, even far outside the volume.
+        size: Size of the window, voxels.
+        shape: Shape of the volume.
 
     Returns:
-        First voxel of the part and the one after its last, and the corner counted from that first voxel. The part has
-        at least one voxel where the volume has: the nearest, where the window lies outside.
+        First voxel of the part, the voxel after its last voxel, and the corner relative to that first voxel. If the
+        window lies outside a non-empty volume, the part is the nearest voxel.
 
     Example:
         >>> needed_part(np.array([-2, 3, 9]), (4, 4, 4), (8, 8, 8))
         ((0, 3, 7), (2, 7, 8), array([-2,  0,  2]))
     """
-    # Python's integers: a corner near the ends of int64 must not wrap around.
+    # Python integers, so that a corner near the limits of int64 does not overflow.
     axes = list(zip((int(at) for at in corner), size, shape, strict=True))
     a, b, c = (max(0, min(at, length - 1)) for at, _, length in axes)
     i, j, k = (min(max(at + edge, a + 1), length) for (at, edge, length), a in zip(axes, (a, b, c), strict=True))
@@ -94,10 +96,10 @@ def needed_part(corner: Int64Array, size: IntTriple, shape: Sequence[int]) -> tu
 
 
 def counter(name: str, value: int, bits: int) -> int:
-    """Return an integer from 0 to below 2**bits.
+    """Return `value` as an integer from 0 to below 2**bits.
 
     Raises:
-        DataError: `value` is anything else.
+        DataError: `value` is not such an integer.
     """
     try:
         number = operator.index(value)
@@ -109,10 +111,10 @@ def counter(name: str, value: int, bits: int) -> int:
 
 
 def positions_column(positions: npt.ArrayLike) -> npt.NDArray[np.uint32]:
-    """Return positions in the global batch as uint32 (positions,); one number becomes one entry.
+    """Return positions in the global batch as uint32 (positions,). A single number becomes one entry.
 
     Raises:
-        DataError: They are no integers from 0 to below 2**32 on one axis.
+        DataError: The positions are not integers from 0 to below 2**32 on one axis.
     """
     column: npt.NDArray[Any] = np.atleast_1d(np.asarray(positions))
     if column.size == 0:
@@ -127,10 +129,10 @@ def positions_column(positions: npt.ArrayLike) -> npt.NDArray[np.uint32]:
 
 
 def thread_count(threads: int | None) -> int | None:
-    """Return `threads`, None for all cores.
+    """Return `threads` after a check; None means all cores.
 
     Raises:
-        DataError: It is below 1.
+        DataError: `threads` is below 1.
     """
     if threads is not None and threads < 1:
         raise DataError(f"threads is {threads}", found=threads, expected="at least 1, or None for all cores")

@@ -1,8 +1,8 @@
-"""Errors of patchcore: what was found, where, what was expected and what to do about it.
+"""Defines the errors of patchcore. Each states what was found, where, what was expected and what to do.
 
-Two families hang under :class:`PatchcoreError`: :class:`DataError` (also a ``ValueError``: the input is wrong) and
-:class:`RunError` (also a ``RuntimeError``: a training or its folder is in a state that forbids what was asked). Failing
-reads and writes raise Python's own ``OSError`` family instead.
+:class:`PatchcoreError` has two families. :class:`DataError` (also a ``ValueError``) means that the input is wrong.
+:class:`RunError` (also a ``RuntimeError``) means that the state of a training or its folder does not allow the request.
+Failed reads and writes raise Python's own ``OSError`` family instead.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class PatchcoreError(Exception):
 
     Args:
         message: What was found, in one sentence without a final full stop.
-        case_id: The case it was found in.
-        path: The file or folder it was found in.
-        found: The offending value.
-        expected: What would have been right.
-        remedy: What the reader can do, in one sentence.
+        case_id: The case in which it was found.
+        path: The file or folder in which it was found.
+        found: The wrong value.
+        expected: The right value or values.
+        remedy: What the user can do, in one sentence.
     """
 
     def __init__(
@@ -90,15 +90,15 @@ class ExitCode:
 
 
 class DataError(PatchcoreError, ValueError):
-    """The input is not what it has to be."""
+    """The input is wrong."""
 
 
 class HeaderError(DataError):
-    """A file header is malformed, contradicts the file, or carries impossible values (NaN spacing, size 0)."""
+    """A file header is malformed, contradicts the file, or has impossible values (NaN spacing, size 0)."""
 
 
 class CorruptFileError(DataError):
-    """A file ends early or fails its checksum."""
+    """A file is truncated or its checksum is wrong."""
 
 
 class UnsupportedDataError(DataError):
@@ -106,51 +106,51 @@ class UnsupportedDataError(DataError):
 
 
 class NonIntegralLabelError(DataError):
-    """A label map holds a value that is no integer."""
+    """A label map contains a value that is not an integer."""
 
 
 class ShapeMismatchError(DataError):
-    """Arrays that must share a shape do not."""
+    """Arrays that must have the same shape have different shapes."""
 
 
 class AffineMismatchError(DataError):
-    """Image and label do not lie in the same place."""
+    """Image and label map have different affines, so they do not lie in the same place."""
 
 
 class EmptyClassError(DataError):
-    """A class that is to be learnt or measured has no voxel anywhere."""
+    """A class to learn or measure has no voxel in any case."""
 
 
 class WindowError(DataError):
-    """A window or its destination does not fit (window size, corner, buffer, HU range)."""
+    """A window or its output buffer is not valid (window size, corner, buffer, HU range)."""
 
 
 class PatchSizeError(WindowError):
-    """A patch size that the network cannot have, or that does not divide the window."""
+    """The network cannot have this patch size, or the patch size does not divide the window."""
 
 
 class PlanError(DataError):
-    """A plan that cannot be computed, or was edited into something impossible."""
+    """A plan cannot be computed, or was edited to impossible values."""
 
 
 class ConfigError(DataError):
-    """A configuration with unknown keys or impossible values."""
+    """A configuration has unknown keys or impossible values."""
 
 
 class SchemaVersionError(DataError):
-    """A file written by a newer patchcore."""
+    """A file was written by a newer patchcore."""
 
 
 class StudyError(DataError):
-    """A study folder that is missing, incomplete or not writable."""
+    """A study folder is missing, incomplete or not writable."""
 
 
 class RunError(PatchcoreError, RuntimeError):
-    """A run cannot do what was asked of it."""
+    """A run cannot do what was requested."""
 
 
 class LockedError(RunError):
-    """Another process holds the lock that this one needs."""
+    """Another process holds a lock that this process needs."""
 
 
 class CheckpointError(RunError):
@@ -158,4 +158,4 @@ class CheckpointError(RunError):
 
 
 class MissingExtraError(PatchcoreError, ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
+    """An optional dependency is not installed. The message names the extra that installs it."""

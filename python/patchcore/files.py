@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and reading JSON with a schema version."""
+"""Writes files atomically (completely or not at all), and reads JSON with a schema version."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 @contextmanager
 def replace_atomically(path: PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and takes the place of `path`.
+    """Yield a temporary path next to `path`. On success the temporary file is synced and replaces `path`.
 
-    Any failure, a full disk or Ctrl-C included, removes the temporary file and leaves what was there before.
+    On any failure, including a full disk and Ctrl-C, the temporary file is removed and `path` stays unchanged.
 
     Example:
         >>> import tempfile
@@ -46,7 +46,7 @@ def replace_atomically(path: PathLike) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink()
         raise
-    # The rename is durable only once the folder is; some network file systems refuse to sync one.
+    # The rename is durable only after the folder is synced. Some network file systems refuse to sync a folder.
     with suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -56,17 +56,17 @@ def replace_atomically(path: PathLike) -> Iterator[Path]:
 
 
 def write_atomic(path: PathLike, data: bytes | str) -> None:
-    """Write a file whole or not at all. Text is UTF-8.
+    """Write a file completely or not at all. Text is encoded as UTF-8.
 
     Raises:
-        OSError: The folder is missing, not writable or full; what was at `path` is untouched.
+        OSError: The folder is missing, not writable or full. The file at `path` is unchanged.
     """
     with replace_atomically(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def finite(value: Any) -> Any:
-    """Return `value` with every NaN and infinity, at any depth, replaced by None: JSON has neither."""
+    """Return `value` with NaN and infinity replaced by None at any depth, because JSON does not support them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -77,24 +77,24 @@ def finite(value: Any) -> Any:
 
 
 def write_json_atomic(path: PathLike, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all; NaN and infinity become null."""
+    """Write `value` as indented JSON, completely or not at all. NaN and infinity become null."""
     write_atomic(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: PathLike, *, schema: int | None = None) -> Any:
-    """Read JSON; with `schema`, refuse an object whose ``schema_version`` is newer.
+    """Read a JSON file. With `schema`, an object with a newer ``schema_version`` is an error.
 
     Raises:
-        DataError: The file is no JSON.
-        SchemaVersionError: A newer patchcore wrote it.
-        FileNotFoundError: There is no such file.
+        DataError: The file is not JSON, or has no ``schema_version`` although `schema` is given.
+        SchemaVersionError: The file was written by a newer patchcore.
+        FileNotFoundError: The file does not exist.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
         value = json.loads(text)
         if _HALF_CHARACTER.search(text):
-            # Half a character, which no file can hold again, is a ValueError here.
+            # An unpaired surrogate cannot be written to a file again: encoding it raises a ValueError here.
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise DataError(
@@ -103,10 +103,10 @@ def read_json(path: PathLike, *, schema: int | None = None) -> Any:
     if schema is not None:
         version = value.get("schema_version") if isinstance(value, dict) else None
         if not isinstance(version, int):
-            raise DataError("has no schema_version", path=path, remedy="it was not written by patchcore")
+            raise DataError("has no schema_version", path=path, remedy="use a file written by patchcore")
         if version > schema:
             raise SchemaVersionError(
-                f"schema version {version}, this patchcore reads up to {schema}",
+                f"schema version {version}, but this patchcore reads versions up to {schema}",
                 path=path,
                 remedy="update patchcore",
             )
@@ -114,9 +114,9 @@ def read_json(path: PathLike, *, schema: int | None = None) -> Any:
 
 
 def json_lines(path: Path) -> list[bytes]:
-    """Return the lines of a file of JSON lines.
+    """Return the lines of a JSON Lines file.
 
-    Bytes are split, not text: a name may hold characters that Unicode takes for line ends.
+    Bytes are split instead of text, because a name may contain characters that Unicode treats as line ends.
 
     Raises:
         OSError: The file cannot be read.

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for what must not be cut short."""
+"""Controls when Ctrl-C takes effect, so that it does not interrupt critical work."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["interrupts_wait", "second_interrupt_kills"]
 
 @contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Let a Ctrl-C within the block take effect at its end.
+    """Delay a Ctrl-C that arrives within the block until the end of the block.
 
-    Around imports: interrupted within one, Python drops the interrupt where it happens to hold an import lock, or
-    leaves the lock held, and every thread that imports the module later waits for ever.
+    Use it around imports. If Ctrl-C interrupts an import, Python may lose the interrupt, or it may keep the import
+    lock. Then every thread that imports the module later waits forever.
 
     Example:
         >>> with interrupts_wait():
@@ -36,9 +36,9 @@ def interrupts_wait() -> Iterator[None]:
 
 @contextmanager
 def second_interrupt_kills() -> Iterator[None]:
-    """Let the first Ctrl-C within the block stop the work cleanly, and the second end the process at once.
+    """Make the first Ctrl-C within the block stop the work cleanly, and the second one end the process at once.
 
-    Whatever hangs on the way to a clean stop, a user is never left with a process that only SIGKILL ends.
+    If the clean stop hangs, the user can still end the process without SIGKILL.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

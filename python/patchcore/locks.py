@@ -1,8 +1,8 @@
-"""Locks that die with their holder and name it: ``fcntl.lockf`` on a whole file.
+"""File locks that end with the process that holds them, and that name this process: ``fcntl.lockf`` on a file.
 
-Not ``flock``: a forked loader worker inherits an flock and keeps it alive after its parent's death. POSIX
-locks have a trap of their own: closing *any* descriptor of the file drops the lock of the process. So a file
-that this process has locked is never opened a second time: :func:`lock_holder` answers for it from memory.
+``flock`` is not used: a forked loader worker inherits it and keeps it after the death of its parent. POSIX locks have
+another problem: closing *any* descriptor of the file releases the lock of the process. Therefore a file that this
+process has locked is never opened a second time; :func:`lock_holder` knows its own locks from memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["FileLock", "lock_holder"]
 # struct flock of 64-bit Linux: type, whence, start, length, pid (and padding).
 _FLOCK: Final = struct.Struct("@hhqqi4x")
 
-_held: dict[str, int] = {}  # path → pid that took the lock; a forked child inherits the entry, not the lock
+_held: dict[str, int] = {}  # path → pid that took the lock; a forked child inherits the entry, but not the lock
 _guard = threading.Lock()
 
 
@@ -37,12 +37,12 @@ os.register_at_fork(after_in_child=_renew_guard)
 
 
 class FileLock:
-    """A lock on a file, held until :meth:`release` or the death of the process.
+    """A lock on a file. It is held until :meth:`release` or until the process ends.
 
     Args:
-        path: The lock file; made where it is missing, never removed.
-        what: What the lock stands for, for the error message.
-        remedy: What to do if it is held.
+        path: The lock file. It is created if it is missing, and never removed.
+        what: What the lock protects, for the error message.
+        remedy: What to do if another process holds the lock.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class FileLock:
         self._key = os.path.realpath(self.path)
 
     def acquire(self) -> None:
-        """Take the lock at once or not at all.
+        """Take the lock without waiting.
 
         Raises:
-            LockedError: It is held; the message names the process.
-            OSError: The file cannot be made, or the file system has no locks.
+            LockedError: Another process or this process holds the lock. The message names the process.
+            OSError: The file cannot be created, or the file system does not support locks.
         """
         with _guard:
             if _held.get(self._key) == os.getpid():
@@ -73,13 +73,13 @@ class FileLock:
                 if holder is not None or error.errno in (errno.EAGAIN, errno.EACCES):
                     raise self._locked(holder) from None
                 raise OSError(
-                    error.errno, f"the file system refuses locks ({error.strerror})", str(self.path)
+                    error.errno, f"the file system does not support locks ({error.strerror})", str(self.path)
                 ) from None
             _held[self._key] = os.getpid()
             self._handle = handle
 
     def release(self) -> None:
-        """Give the lock back. Does nothing where it is not held, as in a forked child."""
+        """Release the lock. Does nothing if this process does not hold it, e.g. in a forked child."""
         with _guard:
             if self._handle is not None and _held.get(self._key) == os.getpid():
                 del _held[self._key]
@@ -106,11 +106,10 @@ class FileLock:
 
 
 def lock_holder(path: PathLike) -> int | None:
-    """Return who holds a lock, without taking it.
+    """Return the process that holds a lock, without taking the lock.
 
     Returns:
-        The process id; 0 where someone holds it who cannot be named (another container or host); None where
-        no one does.
+        The process id; 0 if the holder has no process id here (another container or host); None if the lock is free.
     """
     key = os.path.realpath(path)
     with _guard:

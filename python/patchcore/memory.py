@@ -1,4 +1,4 @@
-"""How much memory this process has and may have, and work that is let in while there is room for it."""
+"""Measures used and available memory, and limits how much memory parallel work uses."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 
 def byte_count(text: str, option: str) -> int:
-    """Read a size: ``1GiB``, ``800MB``, ``2g``, or a number of bytes.
+    """Return the bytes of a size such as ``1GiB``, ``800MB``, ``2g``, or a number of bytes.
 
     Raises:
-        ConfigError: Anything else; `option` is named.
+        ConfigError: The text is not a size. The message names `option`.
 
     Example:
         >>> byte_count("1GiB", "--max-memory"), byte_count("800MB", "--max-memory")
@@ -28,12 +28,12 @@ def byte_count(text: str, option: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
     size = 0 if match is None else int(float(match[1]) * _UNITS[match[2] or ""])
     if size <= 0:
-        raise ConfigError(f"{option} {text!r} is no size", remedy=f"write e.g. {option} 4GiB or {option} 800MB")
+        raise ConfigError(f"{option} {text!r} is not a size", remedy=f"write e.g. {option} 4GiB or {option} 800MB")
     return size
 
 
 def anonymous_bytes() -> int:
-    """Return the memory of this process that no file backs; 0 where the system does not tell."""
+    """Return the memory of this process that is not backed by a file, in bytes; 0 if the system does not report it."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -43,7 +43,7 @@ def anonymous_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Return the memory that can still be taken: of the machine or, where smaller, of the control group (Slurm)."""
+    """Return the available memory in bytes: of the machine or, if smaller, of the control group (e.g. Slurm)."""
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     except OSError:
@@ -58,10 +58,10 @@ def available_bytes() -> int:
 
 
 class MemoryBudget:
-    """Memory that several threads share: each waits until what it needs is free. Who came first goes first.
+    """Memory shared by several threads. Each thread waits until enough memory is free, in the order of arrival.
 
     Args:
-        total: Bytes.
+        total: Total memory, bytes.
 
     Example:
         >>> budget = MemoryBudget(100)
@@ -78,22 +78,22 @@ class MemoryBudget:
         self._closed = False
 
     def close(self) -> None:
-        """Let nobody in any more: who waits is told so by an InterruptedError."""
+        """Refuse further requests. Every waiting thread gets an InterruptedError."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     @contextmanager
     def hold(self, needed: int, what: str, *, remedy: str = "allow more memory") -> Iterator[None]:
-        """Hold `needed` bytes.
+        """Wait for `needed` bytes, and hold them within the block.
 
         Raises:
-            DataError: That is more than there is in all.
-            InterruptedError: The budget was closed meanwhile.
+            DataError: `needed` is more than the total.
+            InterruptedError: The budget was closed while this thread waited.
         """
         if needed > self.total:
             raise DataError(
-                f"{what} needs about {needed / 2**20:,.0f} MiB, more than the {self.total / 2**20:,.0f} MiB allowed",
+                f"{what} needs about {needed / 2**20:,.0f} MiB, but only {self.total / 2**20:,.0f} MiB are allowed",
                 found=needed,
                 expected=self.total,
                 remedy=remedy,
@@ -105,7 +105,7 @@ class MemoryBudget:
                 ready = self._changed.wait_for
                 ready(lambda: self._closed or (self._queue[0] is ticket and self.free >= needed))
                 if self._closed:
-                    raise InterruptedError("the work was given up while this waited for memory")
+                    raise InterruptedError("the work was cancelled while this thread waited for memory")
                 self.free -= needed
             finally:
                 self._queue.remove(ticket)

@@ -1,4 +1,4 @@
-"""How results show themselves in a notebook: the room `views` registers a renderer per type, results look it up."""
+"""Shows results as HTML in notebooks. The package `views` registers a renderer per class; results look it up."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LOADERS: list[Callable[[], object]] = []
 
 
 class HtmlView:
-    """Mixin: Jupyter shows the object by the renderer that was registered for its class."""
+    """Mixin: Jupyter shows the object with the renderer registered for its class."""
 
     def _repr_html_(self) -> str | None:
-        """Return the HTML that Jupyter shows, None if no renderer is registered."""
+        """Return the HTML that Jupyter shows; None if no renderer is registered."""
         for load in _LOADERS:
             load()
         renderer = _RENDERERS.get(type(self))
@@ -35,5 +35,5 @@ def renders(kind: type[_T]) -> Callable[[Callable[[_T], str]], Callable[[_T], st
 
 
 def load_renderers_with(load: Callable[[], object]) -> None:
-    """Register what has to be called before renderers are looked up: it imports the modules that register them."""
+    """Register a function that imports the modules with renderers. It is called before renderers are looked up."""
     _LOADERS[:] = [load]

@@ -1,4 +1,4 @@
-"""Work on many cases in threads: results in order, progress as they finish, a clean end on Ctrl-C."""
+"""Runs work on many cases in threads: ordered results, progress as cases finish, a clean end on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _Result = TypeVar("_Result")
 
 
 def core_count() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def checked_threads(threads: int | None, *, name: str = "threads") -> int:
-    """Return the number of threads to use: all cores if None.
+    """Return the number of threads to use; None means all cores.
 
     Args:
-        threads: As the user gave it.
-        name: How the setting is called, for the error.
+        threads: Value given by the user.
+        name: Name of the setting, for the error message.
 
     Raises:
-        ConfigError: Less than one thread.
+        ConfigError: `threads` is less than 1.
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"{name} is {threads}", found=threads, expected="1 or more", remedy="use 1 or more")
@@ -47,22 +47,22 @@ def for_each(
 ) -> list[_Result]:
     """Call a function on each item in threads.
 
-    After Ctrl-C, or after an exception, calls that run are waited for and calls that have not begun are dropped.
+    After Ctrl-C or an exception, running calls are finished and calls that have not started are cancelled.
 
     Args:
         function: Called once per item, in any thread.
-        items: What to work on.
-        threads: Calls at once; all cores if None.
-        name: Prefix of the threads' names.
-        done: Called in the calling thread with index and result as each call finishes.
-        meanwhile: Called in the calling thread once all work is handed out.
-        at_end: Called in the calling thread before calls that still run are waited for, also after an exception.
+        items: Items to work on.
+        threads: Number of calls at once; None means all cores.
+        name: Prefix of the thread names.
+        done: Called in the calling thread with index and result, each time a call finishes.
+        meanwhile: Called in the calling thread after all work is submitted.
+        at_end: Called in the calling thread before it waits for running calls, also after an exception.
 
     Returns:
         The results, in the order of the items.
 
     Raises:
-        ConfigError: Less than one thread.
+        ConfigError: `threads` is less than 1.
 
     Example:
         >>> for_each(lambda n: n * n, [1, 2, 3], threads=2)

@@ -1,4 +1,4 @@
-"""Types that every room shares. Axis order is array order (i, j, k) throughout; lengths are in mm."""
+"""Types shared by all packages. Axis order is always array order (i, j, k); lengths are in mm."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WindowDtype: TypeAlias = Literal["float32", "float16", "bfloat16", "int16"]
 
 
 class Rule(StrEnum):
-    """How one number is made of all lesions; see :mod:`patchcore.planning`."""
+    """How one size is computed from all lesions; see :mod:`patchcore.planning`."""
 
     MEAN_VOLUME = "mean-volume"
     MEDIAN = "median"

@@ -1,4 +1,4 @@
-"""A study that trains in seconds, and what starts, runs and reads its runs."""
+"""Fixtures: a study that trains in seconds, and functions that create, run and read its runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tiny_study(_template: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def torch_settings() -> Iterator[None]:
-    """Give torch its process-wide settings back after a trainer has run in this process."""
+    """Restore torch's process-wide settings after a trainer has run in this process."""
     import torch
 
     threads, generator = torch.get_num_threads(), torch.get_rng_state()
@@ -44,7 +44,7 @@ def torch_settings() -> Iterator[None]:
 
 @pytest.fixture
 def make_run(tiny_study: Path) -> Callable[..., Path]:
-    """Make a run of the tiny study; settings come on top of the tiny ones."""
+    """Create a run of the tiny study; the given settings are added to the tiny settings."""
     from patchcore.training.launch import create_run
 
     return lambda *settings: create_run(tiny_study, settings=[*TINY, *settings])

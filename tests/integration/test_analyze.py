@@ -1,4 +1,4 @@
-"""``patchcore analyze`` on data sets on disk: good ones, bad ones, the same one twice, and real ones."""
+"""``patchcore analyze`` on data sets on disk: valid, invalid, unchanged and real data sets."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_planning_leaves_an_analysis_unchanged(dataset: Path, tmp_path: Path) ->
     assert unchanged.answer(str(dataset), str(study.path), as_json=False) is not None
 
 
-def test_bad_cases_are_quarantined_with_reason_and_remedy_and_the_rest_go_on(dataset: Path, tmp_path: Path) -> None:
+def test_bad_cases_are_quarantined_with_reason_and_remedy_and_the_rest_continue(dataset: Path, tmp_path: Path) -> None:
     images, labels = dataset / "images", dataset / "labels"
 
     def pair(name: str, image: np.ndarray[Any, Any], label: np.ndarray[Any, Any], matrix: Any = None) -> None:
@@ -151,7 +151,7 @@ def test_bad_cases_are_quarantined_with_reason_and_remedy_and_the_rest_go_on(dat
 
 
 def results(study: Path) -> dict[str, bytes]:
-    """All that was found; not what was printed, which says how much of it was known before."""
+    """Return the result files, without the printed text, which reports how many results were reused."""
     names = ("cases.jsonl", "measures.jsonl", "lesions.csv", "fingerprint.json", "decisions.json")
     return {name: (study / name).read_bytes() for name in names}
 
@@ -236,7 +236,7 @@ def test_the_lesion_label_over_the_cohort(tmp_path: Path) -> None:
     assert (named.lesion_label, named.labels[0].name) == (1, "lung nodule")
 
 
-def test_a_cohort_without_a_lesion_is_told(tmp_path: Path) -> None:
+def test_a_cohort_without_a_lesion_is_reported(tmp_path: Path) -> None:
     save(tmp_path / "data" / "image" / "a.nii.gz", ct())
     save(tmp_path / "data" / "mask" / "a.nii.gz", mask() * 0)
     with pytest.raises(EmptyClassError, match="no case has a labelled voxel"):
@@ -256,7 +256,7 @@ def test_where_a_study_may_not_be(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(dataset)
     (tmp_path / "file").write_text("x")
     for study, words in (
-        (dataset, "is the data set's"),
+        (dataset, "is the data set's folder"),
         (dataset / "study", "lies within"),
         (tmp_path / "link" / "study", "lies within"),
         (tmp_path / "file", "is a file"),
@@ -274,8 +274,8 @@ def test_bad_arguments_leave_no_study_behind(dataset: Path, tmp_path: Path) -> N
         (tmp_path / "empty", {}, "empty"),
         (dataset, {"exclude": ["nobody"]}, "nobody"),
         (dataset, {"connectivity": 8}, "connectivity 8"),
-        (dataset, {"min_volume_mm3": -1.0}, "no volume"),
-        (dataset, {"patient_regex": "("}, "regular expression"),
+        (dataset, {"min_volume_mm3": -1.0}, "not a valid volume"),
+        (dataset, {"patient_regex": "("}, "not a valid regular expression"),
         (dataset, {"images": "nowhere"}, "--images"),
     ):
         with pytest.raises(DataError, match=words):

@@ -1,4 +1,4 @@
-"""What the user decides of doubtful cases, what stays apart, and what an analysis does when things go wrong."""
+"""User decisions on doubtful cases, excluded test cases, and the behaviour of an analysis on failures."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def mask(seed: int = 0, shape: tuple[int, int, int] = (24, 20, 12), value: int =
 
 @pytest.fixture
 def lits(tmp_path: Path) -> Path:
-    """Label maps as in LiTS: two good ones, and one whose header lost its spacing."""
+    """Label maps as in LiTS: two valid ones, and one with a header that lost its spacing."""
     root = tmp_path / "lits"
     for number in (0, 1):
         save(root / f"segmentation-{number}.nii.gz", mask(number, value=2))
@@ -69,7 +69,7 @@ def test_a_lost_header_is_held_until_a_spacing_is_given(lits: Path, tmp_path: Pa
     assert third.study.case("volume-28").spacing == (0.7, 0.7, 5.0), "the decision is kept"
     assert third.reused_count == 3
     fourth = analyze_dataset(lits, study, spacing=["volume-28=0.7,0.7,2.5"])
-    assert fourth.reused_count == 2, "another spacing is measured anew"
+    assert fourth.reused_count == 2, "a case with a new spacing is measured again"
     assert third.fingerprint != fourth.fingerprint
 
 
@@ -77,7 +77,7 @@ def test_geometry_may_be_accepted_as_it_is(lits: Path, tmp_path: Path) -> None:
     analysis = analyze_dataset(lits, tmp_path / "study", accept=["volume-28:identity-affine"])
     case = analysis.study.case("volume-28")
     assert (case.status, case.spacing, case.findings[0].decided) == ("accepted", (1.0, 1.0, 1.0), True)
-    with pytest.raises(DataError, match="names no case"):
+    with pytest.raises(DataError, match="matches no case"):
         analyze(lits, tmp_path / "study", accept=["volume-29:identity-affine"])
     with pytest.raises(DataError, match="no check"):
         analyze(lits, tmp_path / "study", accept=["volume-28:nonsense"])
@@ -157,10 +157,10 @@ def test_a_file_that_changes_while_it_is_read(lits: Path, tmp_path: Path, monkey
     monkeypatch.setattr(patchcore.datasets.examination, "measure_lesions", meddling)
     analysis = analyze_dataset(lits, tmp_path / "study")
     assert [(record.case_id, record.findings[0].check) for record in analysis.quarantined] == [("volume-1", "changed")]
-    assert len(times) == 2, "once more, in case it was just being written"
+    assert len(times) == 2, "read once more, because the file may have been in the middle of a write"
 
 
-def test_whatever_a_case_does_to_the_code_the_rest_goes_on(
+def test_whatever_a_case_does_to_the_code_the_rest_continues(
     lits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = patchcore.datasets.examination.measure_lesions
@@ -249,7 +249,7 @@ def test_what_has_changed_is_analyzed_in_full(lits: Path, tmp_path: Path, change
         case "decisions":
             study.write_decisions({"exclude": ["volume-1"]})
         case "plan":
-            # What others write into a study does not concern the analysis.
+            # Other commands write into the study; this does not change the analysis.
             plan_patch_size(study, hu_range="liver")
     known = answer(str(lits), str(study.path), as_json=False)
     assert (known is None) == (change != "plan")

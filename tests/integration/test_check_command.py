@@ -1,4 +1,4 @@
-"""``patchcore check``: what it prints, its JSON, its exit codes; and real data, which trips nothing."""
+"""``patchcore check``: printed output, JSON, exit codes; and no findings on real data."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_clean_data_set_is_zero(dataset: Path, capsys: pytest.CaptureFixture[s
     assert sorted((path, path.stat().st_mtime_ns) for path in dataset.rglob("*")) == before
     out, err = capsys.readouterr()
     assert "3 cases" in out
-    assert "Every case may be used." in out
+    assert "Every case can be used." in out
     assert "Checking: 3 of 3" in err
 
 
@@ -104,16 +104,16 @@ def test_usage_is_two(dataset: Path, options: list[str], capsys: pytest.CaptureF
 def test_ctrl_c_drops_what_was_not_begun(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
     real = checking.check_case
-    told = threading.Event()
+    interrupted = threading.Event()
 
     def slow(record: Any, settings: Any) -> Any:
         begun.append(record.case_id)
         if len(begun) > 1:
-            told.wait(60)
+            interrupted.wait(60)
         return real(record, settings)
 
     def interrupt(_: Any) -> None:
-        told.set()
+        interrupted.set()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(checking, "check_case", slow)

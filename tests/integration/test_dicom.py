@@ -1,4 +1,4 @@
-"""Real DICOM, where it is at hand: equal to the NRRD, to highdicom's reading, and to the published NIfTI."""
+"""Real DICOM, if available: equal to the NRRD, to highdicom's result, and to the published NIfTI."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_overlapping_segments_equal_highdicom(tmp_path: Path, with_ct: bool) -> 
         warnings.simplefilter("ignore")
         seg = highdicom.seg.segread(folder / "partial_overlaps.dcm")
         volume = seg.get_volume(combine_segments=False)
-    # Their slices may run either way: bring the volume onto our grid by its own affine.
+    # highdicom's slices may have the opposite order: map the volume onto our grid with its own affine.
     labelled = read_labelled(case.label)
     to_ours = labelled.grid.from_lps @ volume.affine
     measured = {row["segment"]: row for row in measure_segments(case.label).segments}

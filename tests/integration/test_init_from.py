@@ -1,4 +1,4 @@
-"""Trainings that begin with other weights: of another patch size, frozen for a while, resumed, or refused."""
+"""Trainings initialised with other weights: from another patch size, frozen for a while, resumed, or refused."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_across_patch_sizes(
     by_name = {tensor["name"]: tensor for tensor in report["tensors"]}
     assert by_name["vit.patch_embedding.patch_embeddings.weight"]["action"] == "resampled"
     assert by_name["decoder2.conv_block.conv1.conv.weight"]["action"] == "kept"
-    assert report["differences"] == ["patch size 8 × 8 × 8 there, 4 × 4 × 4 here"]
-    assert any("another preprocessing: patch size" in alert.message for alert in RunReader(run).poll().alerts)
-    # A resume goes on with its own weights, not with the source's.
+    assert report["differences"] == ["patch size 8 × 8 × 8 in the source, 4 × 4 × 4 in this plan"]
+    assert any("different preprocessing: patch size" in alert.message for alert in RunReader(run).poll().alerts)
+    # A resume continues with the run's own weights, not with the source's.
     assert run_attempt(broken, 1, train={"steps": 3}) == 0
     (broken / "init_report.json").unlink()
     assert run_attempt(broken, 2) == 0
@@ -57,12 +57,12 @@ def test_across_patch_sizes(
     assert losses(broken)[1] == losses(run)[1]
 
 
-def test_a_lesion_of_another_number_is_no_other_class(tiny_study: Path) -> None:
+def test_a_lesion_of_another_number_is_not_a_other_class(tiny_study: Path) -> None:
     target = Study(tiny_study).plan().target
     other = target.model_copy(update={"classes": (2,), "lesion_label": 2})
     assert _differences(other, target) == []
-    (told,) = _differences(target.model_copy(update={"classes": (1, 2)}), target)
-    assert "output channels follow their order" in told
+    (difference,) = _differences(target.model_copy(update={"classes": (1, 2)}), target)
+    assert "output channels follow the order of the classes" in difference
 
 
 def test_a_frozen_transformer_stays_as_it_was(source: Path, make_run: MakeRun, run_attempt: RunAttempt) -> None:

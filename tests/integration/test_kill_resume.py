@@ -1,5 +1,5 @@
-"""kill -9 at any instant: the next attempt goes on, nothing on disk is unreadable, and the losses are those of an
-unbroken run."""
+"""kill -9 at any time: the next attempt continues, all files stay readable, and the losses equal those of an
+uninterrupted run."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def train_forked(run: str, attempt: int) -> None:
 def test_kills_at_random_instants(
     kills: int, make_run: Callable[..., Path], losses: Callable[[Path], dict[int, float]]
 ) -> None:
-    # Forked from a server that has loaded torch, so that the time goes into kills and not into imports.
+    # Forked from a server that has already imported torch, so that imports take no time.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["patchcore.training.trainer"])
 
@@ -119,7 +119,7 @@ def test_kills_at_random_instants(
         process.kill()
         process.join()
 
-    # No attempt ends by itself, and a checkpoint at every step is met by many kills.
+    # No attempt ends by itself, and with a checkpoint at every step many kills hit a checkpoint.
     settings = ("train.steps=1000000", "train.steps_per_epoch=1", "validation.every_epochs=5")
     killed, unbroken = make_run(*settings), make_run(*settings)
     generator = random.Random(0)
@@ -130,7 +130,7 @@ def test_kills_at_random_instants(
         check_readable(killed)
         begin = RunPaths(killed).start(attempt)
         resumed_from = json.loads(begin.read_text()).get("resumed_from_step")
-        # What was told is repeated by one step at most.
+        # At most one reported step is repeated.
         if resumed_from is not None and last_step:
             assert resumed_from >= last_step
         last_step = max(last_step, step_of(killed))

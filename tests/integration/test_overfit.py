@@ -1,4 +1,4 @@
-"""A network that can learn at all over-fits four tiny volumes, at every patch size."""
+"""A network that can learn over-fits four tiny volumes, at every patch size."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_cohort_is_small_irregular_and_overlaps_its_background(benchmark: Mo
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("patch_size", [8, 12, 16])
 def test_overfits(benchmark: ModuleType, patch_size: int) -> None:
-    # The bar is 180 s on two idle cores; a busy machine is given longer, since no test here is about time.
+    # The target is 180 s on two idle cores. The limit is higher for busy machines: this test does not measure time.
     result = benchmark.overfit(patch_size, max_seconds=540)
     assert result.dsc > 0.95
     assert result.reached

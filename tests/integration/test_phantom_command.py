@@ -1,4 +1,4 @@
-"""``patchcore phantom`` as a process: big volumes in little memory, interrupted and refused."""
+"""``patchcore phantom`` as a process: large volumes in little memory, interruption, and invalid arguments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_big_volume_is_not_held(tmp_path: Path) -> None:
-    """Four times the planes, no more memory: the volume of 2.9 GiB would be seen."""
+    """Eight times the planes need no more memory; a volume of 2.9 GiB held in memory would be visible."""
     script = (
         "import resource, sys\n"
         "from patchcore.phantoms import make_phantoms\n"
@@ -50,9 +50,9 @@ def test_interrupted_then_gone_on_with(tmp_path: Path) -> None:
     while not list(out.glob("labels/*.nii.gz")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
-    assert "the same command goes on" in told
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "run the same command again to write the missing cases" in errors
     assert not list(out.rglob("*.tmp"))
     assert json.loads((out / "phantoms.unfinished.json").read_text())["cases"] == 6
     assert not (out / "phantoms.json").exists()
@@ -82,13 +82,13 @@ def test_a_full_disk_is_named_and_nothing_half_written(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["out", "--shape", "8,8"], "is not three whole numbers"),
-        (["out", "--shape", "8"], "holds no liver"),
-        (["out", "--spacing", "0"], "holds no liver"),
-        (["out", "--spacing", "nan"], "holds no liver"),
+        (["out", "--shape", "8"], "cannot contain a liver"),
+        (["out", "--spacing", "0"], "cannot contain a liver"),
+        (["out", "--spacing", "nan"], "cannot contain a liver"),
         (["out", "--preset", "tiny"], "choose one of large, mixed, small, multi-organ"),
         (["out", "--layout", "tiny"], "choose one of two-folders, nnunet, msd, lits, kits"),
-        (["out", "--layout", "lits", "--preset", "multi-organ"], "knows the labels"),
-        (["file"], "but a file"),
+        (["out", "--layout", "lits", "--preset", "multi-organ"], "supports only the labels"),
+        (["file"], "is a file, not an empty folder"),
     ],
 )
 def test_bad_arguments_are_refused_in_words(

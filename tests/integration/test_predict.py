@@ -1,4 +1,4 @@
-"""Prediction comes back to the scan's own grid exactly, and evaluation compares there."""
+"""Predictions are on the scan's own grid exactly, and evaluation compares label maps on this grid."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OBLIQUE = np.array([[0.9, 0.1, 0, 3], [-0.1, 0.9, 0, 4], [0, 0, -1.7, 90], [0, 0
 
 
 class Threshold(nn.Module):
-    """Gives class 1 the probability that is the intensity within the HU range."""
+    """Returns the intensity within the HU range as the probability of class 1."""
 
     def forward(self, image: Tensor) -> Tensor:
         return torch.cat([1 - image, image], dim=1).clamp(1e-6, 1).log()
@@ -125,11 +125,11 @@ def test_predicts_files_and_folders_and_evaluates(trained: Path, tiny_study: Pat
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
     assert (tmp_path / "out" / "good.nii.gz").stat().st_size > 0
 
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists"):
         predict(trained, scan, tmp_path / "one.nii.gz")
     with pytest.raises(DataError, match="overwrite the input"):
         predict(trained, mixed / "good.nii.gz", mixed / "good.nii.gz", overwrite=True)
-    with pytest.raises(ConfigError, match="no NIfTI name"):
+    with pytest.raises(ConfigError, match="is not a NIfTI file name"):
         predict(trained, scan, tmp_path / "one.png")
     (trained / "checkpoints" / "best" / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="has 0 bytes"):
@@ -160,7 +160,7 @@ def test_evaluates_on_the_cases_own_grid(trained: Path, tiny_study: Path) -> Non
 
     other = evaluate(tiny_study, trained, fold=1)
     assert other.role == "used for training"
-    with pytest.raises(DataError, match="no accepted case"):
+    with pytest.raises(DataError, match="not among the accepted cases: nobody"):
         evaluate(tiny_study, trained, case_ids=["nobody"])
 
 
@@ -172,7 +172,9 @@ def test_nothing_to_evaluate(tiny_study: Path, make_run: MakeRun, tmp_path: Path
         predict(run, sorted((Study(tiny_study).dataset_root / "images").iterdir())[0], tmp_path / "a.nii.gz")
 
 
-def test_held_out_cases_are_judged_apart(tmp_path: Path, torch_settings: None, run_attempt: Callable[..., int]) -> None:
+def test_held_out_cases_are_evaluated_apart(
+    tmp_path: Path, torch_settings: None, run_attempt: Callable[..., int]
+) -> None:
     from patchcore.datasets.analyze import analyze
     from patchcore.datasets.plan import plan_patch_size
     from patchcore.training.launch import create_run
@@ -194,12 +196,12 @@ def test_held_out_cases_are_judged_apart(tmp_path: Path, torch_settings: None, r
     assert [case.case_id for case in held_out.cases] == ["case01", "case04"]
     assert held_out.role == "held out"
     assert held_out.folder != validation.folder
-    with pytest.raises(ConfigError, match="held_out goes with neither"):
+    with pytest.raises(ConfigError, match="held_out cannot be combined with fold or case_ids"):
         evaluate(study, run, held_out=True, fold=1)
-    # What a case was to the run is what it was when the run began.
+    # The role of a case is its role when the run started.
     (seen, unseen), (judged, _) = split["train"], split["validation"]
     (run / "split.json").write_text(json.dumps(split | {"train": [seen, "case01"]}))
-    with pytest.raises(DataError, match=r"trained or chosen by 1 of the 2 held-out cases.* case01"):
+    with pytest.raises(DataError, match=r"the run used 1 of the 2 held-out cases.* case01"):
         evaluate(study, run, held_out=True)
     for names, role in (
         ((seen,), "used for training"),
@@ -235,7 +237,7 @@ def test_a_patient_on_both_sides_is_not_held_out(
     plan_patch_size(study, candidates=(8,), window_size=(16, 16, 16), hu_range=(-50, 250))
     run = create_run(study, settings=[*TINY, "train.folds=2", "train.steps=1"])
     assert run_attempt(run) == 0
-    with pytest.raises(DataError, match="p0 has cases to train on and to test"):
+    with pytest.raises(DataError, match="p0 has both training and test cases"):
         evaluate(study, run, held_out=True)
 
 
@@ -251,7 +253,7 @@ def test_a_run_of_several_ranks_is_predicted_with_one(make_run: MakeRun, run_att
 
 def test_mirrored_windows_are_averaged(plan: Plan, torch_settings: None) -> None:
     class Leaning(nn.Module):
-        """Likes high indices along the first axis: mirrored, that cancels out."""
+        """Prefers high indices along the first axis; averaging over mirrored windows cancels this."""
 
         def forward(self, image: Tensor) -> Tensor:
             ramp = torch.linspace(-1, 1, image.shape[2]).view(1, 1, -1, 1, 1).expand(image.shape)
@@ -263,12 +265,12 @@ def test_mirrored_windows_are_averaged(plan: Plan, torch_settings: None) -> None
     mirrored = Predictor(Leaning(), plan.target, placement, mirror=True).probabilities(image)
     assert plain[1].max() > 0.95
     np.testing.assert_allclose(mirrored[1], 0.5, atol=1e-6)
-    # What is mirrored is turned back: an unsymmetric image stays where it is.
+    # Mirrored predictions are mirrored back: an asymmetric image keeps its position.
     image[3:6, 2, 9] = 200
     found = Predictor(Threshold(), plan.target, placement, mirror=True).probabilities(image)
     np.testing.assert_allclose(found, Predictor(Threshold(), plan.target, placement).probabilities(image), atol=1e-6)
 
 
 def test_without_held_out_cases_it_says_so(tiny_study: Path, trained: Path) -> None:
-    with pytest.raises(DataError, match="keeps no case for testing"):
+    with pytest.raises(DataError, match="has no held-out test cases"):
         evaluate(tiny_study, trained, held_out=True)

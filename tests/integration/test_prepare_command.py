@@ -1,4 +1,4 @@
-"""``patchcore prepare`` and ``inspect`` as a user meets them: whole, again, killed, damaged, twice at once."""
+"""``patchcore prepare`` and ``inspect`` as a user runs them: complete, repeated, killed, damaged, and in parallel."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_cases_are_prepared_inspected_and_found_again(study: Path) -> None:
     assert all(len(case["shape"]) == 3 and min(case["shape"]) > 20 for case in group["cases"])
 
 
-def test_damage_is_told_and_mended(study: Path) -> None:
+def test_damage_is_reported_and_mended(study: Path) -> None:
     case = pc.prepare(study).cases[1]
     shard = case.path / "image" / "c" / "0" / "0" / "0"
     data = bytearray(shard.read_bytes())
@@ -70,13 +70,13 @@ def test_damage_is_told_and_mended(study: Path) -> None:
     assert command("inspect", study).returncode == 0
 
 
-def test_a_case_that_fails_is_left_out_and_told(study: Path) -> None:
+def test_a_case_that_fails_is_excluded_and_reported(study: Path) -> None:
     record = Study(study).accepted()[2]
     assert record.image is not None
     record.image.path.write_bytes(record.image.path.read_bytes()[:2000])
     done = command("prepare", study)
     assert done.returncode == 3
-    assert f"left out: {record.case_id}" in done.stdout
+    assert f"skipped: {record.case_id}" in done.stdout
     assert "3 cases in" in done.stdout
 
 
@@ -106,7 +106,7 @@ def _interrupted(study: Path, after_s: float, how: int) -> int:
 
 
 def _check_whole(study: Path) -> dict[str, Any]:
-    """Every case that stands under its name is sound; return what is known of each."""
+    """Check that every case under its final name is intact; return the attributes of each."""
     found: dict[str, Any] = {}
     for root in (study / "store.zarr").glob("*/"):
         for case in root.glob("[!.]*/"):
@@ -122,7 +122,7 @@ def _kill_often(study: Path, count: int) -> None:
     finished: dict[str, Any] = {}
     for number in range(count):
         if number % 10 == 9:
-            # From the start again, so that kills meet every stage.
+            # Start from an empty store again, so that kills hit every stage.
             subprocess.run(["rm", "-r", str(study / "store.zarr")], check=True)
             finished = {}
         _interrupted(study, rng.uniform(0.3, 1.6), signal.SIGKILL)
@@ -153,7 +153,7 @@ def test_ctrl_c_ends_with_its_exit_code(study: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_study_is_told(study: Path) -> None:
+def test_a_read_only_study_is_reported(study: Path) -> None:
     study.chmod(0o500)
     try:
         done = command("prepare", study)

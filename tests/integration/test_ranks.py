@@ -1,4 +1,4 @@
-"""Two processes that share each step: they learn what one learns, resume each other's runs, and end together."""
+"""Two processes share each step: they learn the same as one process, can resume its run, and end together."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_two_ranks_learn_what_one_learns(
     assert list(seen[0]) == list(seen[1])
 
 
-def test_a_run_of_one_goes_on_with_two(make_run: MakeRun, losses: Losses) -> None:
-    # Steps are set by the attempt, and the learning rate follows from them: in both alike.
+def test_a_run_of_one_continues_with_two(make_run: MakeRun, losses: Losses) -> None:
+    # The attempt sets the number of steps, which determines the learning rate, in the same way for both runs.
     settings = (*PLAIN_SGD, "optim.lr=1e-2")
     reference, changing = make_run(*settings), make_run(*settings)
     for attempt, steps in enumerate((3, 6), 1):
@@ -82,10 +82,10 @@ def test_a_dead_rank_ends_the_run_and_is_named(make_run: MakeRun) -> None:
     finish(run, 2, train={"steps": 6, "ranks": 1})
 
 
-def test_a_rank_that_dies_before_it_has_joined_is_told(
+def test_a_rank_that_dies_before_it_has_joined_is_reported(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Read by every interpreter when it starts.
+    # Every Python interpreter imports this file when it starts.
     (tmp_path / "sitecustomize.py").write_text(
         "import os\nif os.environ.get('PATCHCORE_RANK') == '1':\n    os._exit(7)\n"
     )
@@ -98,7 +98,7 @@ def test_a_rank_that_dies_before_it_has_joined_is_told(
     assert "rank 1 of 2 ended with code 7" in view.alerts[-1].message
 
 
-def test_what_another_rank_says_is_told(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_rank_says_is_reported(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one_rank_fails.py").write_text(
         "import os\nfrom torch import nn\n"
         "def build(in_channels, out_channels, window_size, patch_size):\n"
@@ -142,7 +142,7 @@ def test_many_records_come_over_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_stop_leaves_with_a_checkpoint_also_amid_a_validation(
     validating: bool, make_run: MakeRun, losses: Losses
 ) -> None:
-    # Windows at every voxel, eight ways each: a validation of a minute.
+    # Windows at nearly every voxel, with eight mirrored versions each: the validation takes a minute.
     long = ("validation.overlap=0.95", "validation.mirror=true") if validating else ()
     run = make_run(*PLAIN, *long, "train.ranks=2", "train.steps=100000")
     process = start(run, 1)
@@ -152,14 +152,14 @@ def test_a_stop_leaves_with_a_checkpoint_also_amid_a_validation(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     child = child_of(process.pid)
-    # What a shell sends to all of a group at Ctrl-C, the other rank leaves to the first.
+    # At Ctrl-C a shell sends SIGINT to the whole process group; ranks above 0 ignore it.
     os.kill(child.pid, signal.SIGINT)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(timeout=60) == 75
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     assert json.loads((run / "checkpoints" / "last" / "state.json").read_text())["step"] == max(losses(run))
     if validating:
-        # Cut short, so not told: the resume does it again.
+        # An interrupted validation is not recorded: the resume repeats it.
         assert not view_of(run).validations
 
 
@@ -177,7 +177,7 @@ def test_any_seed_has_ranks(tmp_path: Path) -> None:
         torch.set_rng_state(generator)
 
 
-def test_an_error_of_all_ranks_is_told_once_with_its_remedy(make_run: MakeRun) -> None:
+def test_an_error_of_all_ranks_is_reported_once_with_its_remedy(make_run: MakeRun) -> None:
     run = make_run(*PLAIN, "train.ranks=2", "optim.lr=1e30", "optim.warmup_steps=0", "optim.clip_norm=1e30")
     process = start(run, 1)
     assert process.wait(timeout=120) == 1

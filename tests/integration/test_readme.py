@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, on phantoms."""
+"""The Python of README and docs runs as it stands, on phantoms; their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 
 from patchcore.phantoms import make_phantoms
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+# The README first: the pages go on with its names.
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +24,11 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "segmentation.nii.gz").write_bytes(label_file.read_bytes())
     (tmp_path / "ct.nii.gz").write_bytes((dataset / "images" / label_file.name).read_bytes())
     monkeypatch.chdir(tmp_path)
-    snippets = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    snippets = [
+        (page, snippet)
+        for page in PAGES
+        for snippet in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    ]
     # The phantoms' window is smaller than the README's; nothing else differs.
     names: dict[str, Any] = {
         "mask": np.asanyarray(nib.load(label_file).dataobj) == 2,
@@ -30,8 +36,8 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
         "corners": np.array([[0, 0, 0], [-20, 10, 5]]),
         "spacing": (3.0, 3.0, 4.0),
     }
-    for snippet in snippets:
-        exec(compile(snippet, str(README), "exec"), names)
+    for page, snippet in snippets:
+        exec(compile(snippet, str(page), "exec"), names)
     lesions, components, plan, windows = (names[n] for n in ("lesions", "components", "plan", "windows"))
     assert lesions.voxel_count.sum() == names["mask"].sum()
     assert components.max() == len(lesions)
@@ -43,3 +49,10 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert names["fine"].shape == (128, 128, 96)
     assert names["found"].label.shape == names["found"].image.shape == (2, 32, 32, 32)
     assert names["batch"]["image"].shape[:2] == (2, 1)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (page.parent / link).exists()] == []

@@ -1,4 +1,4 @@
-"""Real CTs and masks, where they are at hand: known lesions, known patch sizes."""
+"""Real CTs and masks, if available: known lesions, known patch sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Liver and the tumours in it, learned together and judged as regions, through the real commands."""
+"""Liver and liver tumours, learned together and evaluated as regions, with the real commands."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return analyze(root / "data", root / "study")
 
 
-def test_trained_and_judged_by_regions(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trained_and_evaluated_by_regions(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--region", "liver=1,2", "--region", "tumour=2", "--window", "16", "--candidates", "8"]
     asked += ["--hu-range=-100,200"]
     assert main(["plan", str(study.path), *asked]) == 0
-    assert "Learns       labels 1, 2, judged as liver (1, 2), tumour (2)" in capsys.readouterr().out
+    assert "Learns       labels 1, 2, evaluated as liver (1, 2), tumour (2)" in capsys.readouterr().out
     target = study.plan().target
     assert target.judged == {1: (1, 2), 2: (2,)}
 
@@ -57,7 +57,7 @@ def test_trained_and_judged_by_regions(study: Study, tmp_path: Path, capsys: pyt
     assert set(np.unique(prediction)) <= {0, 1, 2}
     whole = dsc((prediction > 0).astype(int), (truth > 0).astype(int), (1,))[1]
     assert case.dsc_by_class[1] == pytest.approx(whole, abs=1e-9)
-    # Volumes and bins are of the lesions, not of what surrounds them.
+    # Volumes and bins describe the lesions, not the surrounding liver.
     voxel_mm3 = abs(float(np.linalg.det(nibabel.load(out).affine[:3, :3])))
     assert case.volume_mm3 == pytest.approx((truth == 2).sum() * voxel_mm3)
     assert case.predicted_mm3 == pytest.approx((prediction == 2).sum() * voxel_mm3)
@@ -65,10 +65,10 @@ def test_trained_and_judged_by_regions(study: Study, tmp_path: Path, capsys: pyt
     defined = [one.lesion_dsc for one in found.cases if one.lesion_dsc == one.lesion_dsc]
     weighted = sum(size.mean_dsc * size.n for size in found.bins if size.n)
     assert weighted == pytest.approx(sum(defined))
-    told = [json.loads(line) for line in (run / "cases/0000012.jsonl").read_text().splitlines()]
-    for record in told:
+    records = [json.loads(line) for line in (run / "cases/0000012.jsonl").read_text().splitlines()]
+    for record in records:
         assert record["volume_mm3"] == pytest.approx(sum(lesion["volume_mm3"] for lesion in record["lesions"]))
-    assert max(record["volume_mm3"] for record in told) > 0
+    assert max(record["volume_mm3"] for record in records) > 0
     assert case.dsc_by_class[2] == pytest.approx(dsc(prediction, truth, (2,))[2], abs=1e-9, nan_ok=True)
 
 
@@ -81,13 +81,13 @@ def test_classes_without_regions(study: Study) -> None:
 @pytest.mark.parametrize(
     ("classes", "regions", "words"),
     [
-        (None, {"tumour": (2,), "liver": (1, 2)}, "whole things come first"),
-        (None, {"liver": (1, 2)}, r"one label that no later region does, not \[1, 2\]"),
-        ((1, 2), {"tumour": (2,)}, "must lie in a region"),
-        ((2,), {"liver": (1, 2), "tumour": (2,)}, "holds .1., which classes"),
-        (None, {"liver": (1, 9), "tumour": (2,)}, "no case holds label 9"),
-        (None, {"liver": (1, 2), "tumour": (2, 2)}, "holds a label twice"),
-        (None, {"all": (1, 2), "again": (1, 2)}, "whole things come first"),
+        (None, {"tumour": (2,), "liver": (1, 2)}, "the enclosing region must come first"),
+        (None, {"liver": (1, 2)}, r"one label that no later region contains, found \[1, 2\]"),
+        ((1, 2), {"tumour": (2,)}, "must belong to a region"),
+        ((2,), {"liver": (1, 2), "tumour": (2,)}, "contains .1., which are not in classes"),
+        (None, {"liver": (1, 9), "tumour": (2,)}, "no case has label 9"),
+        (None, {"liver": (1, 2), "tumour": (2, 2)}, "contains a label twice"),
+        (None, {"all": (1, 2), "again": (1, 2)}, "the enclosing region must come first"),
         ((1,), None, "must contain the lesion label 2"),
     ],
 )
@@ -101,13 +101,13 @@ def test_impossible_regions_are_refused_and_nothing_is_written(
     assert study.plan_path.read_bytes() == before
 
 
-def test_lesions_are_judged_by_the_label_that_they_are_measured_by(study: Study) -> None:
+def test_lesions_are_evaluated_by_the_label_that_they_are_measured_by(study: Study) -> None:
     regions = {"liver": (1, 2), "tumour": (2,)}
-    with pytest.raises(PlanError, match=r"lesion label 1 is judged with \[2\] as one region"):
+    with pytest.raises(PlanError, match=r"lesion label 1 is evaluated together with \[2\] as one region"):
         plan_patch_size(study, lesion_label=1, regions=regions, window_size=16, candidates=(8,), hu_range="liver")
 
 
-def test_a_region_that_is_no_list_of_labels_is_refused(study: Study) -> None:
+def test_a_region_that_is_not_a_list_of_labels_is_refused(study: Study) -> None:
     assert main(["plan", str(study.path), "--region", "liver"]) == 2
     assert main(["plan", str(study.path), "--region", "a=1,2", "--region", "a=2"]) == 2
 

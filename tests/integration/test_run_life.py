@@ -1,4 +1,4 @@
-"""The life of a run, with real processes: a supervisor, and a trainer that only counts."""
+"""The life cycle of a run, with real processes: a supervisor, and a trainer that only counts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LONG = 100_000
 
 
 class Lab:
-    """Makes runs of the fake trainer, and ends what a failing test leaves."""
+    """Creates runs of the fake trainer, and kills the processes that a failed test leaves behind."""
 
     def __init__(self, study: Path) -> None:
         self.study = study
@@ -140,7 +140,7 @@ def test_a_run_finishes(lab: Lab) -> None:
 
 def test_a_stop_and_a_second_start(lab: Lab) -> None:
     run = lab.started()
-    with pytest.raises(LockedError, match="held by process"):
+    with pytest.raises(LockedError, match="in use by process"):
         start_attempt(run, env=ENV)
     assert RunPaths(run).newest_attempt() == 1
     answer = wait_for(run, request(run, "stop", author="a tester"), timeout_s=20)
@@ -148,10 +148,10 @@ def test_a_stop_and_a_second_start(lab: Lab) -> None:
     assert (answer.outcome, answer.by) == ("accepted", "trainer")
     report = until(run, over)
     assert (report.state, report.run_exit_code) == (RunState.STOPPED, 75)
-    assert report.reason == "asked by a tester"
-    told = {line["what"]: line for line in audit(run)}
-    assert told["request"]["author"] == told["answer"]["author"] == "a tester"
-    assert told["answer"]["outcome"] == "accepted"
+    assert report.reason == "requested by a tester"
+    records = {line["what"]: line for line in audit(run)}
+    assert records["request"]["author"] == records["answer"]["author"] == "a tester"
+    assert records["answer"]["outcome"] == "accepted"
     with pytest.raises(RunError, match="cannot stop: the run is stopped"):
         request(run, "stop")
 
@@ -245,7 +245,7 @@ def test_a_folder_that_cannot_be_written_is_named(lab: Lab) -> None:
     RunPaths(run).attempts.write_text("")
     with pytest.raises(OSError, match="attempts"):
         start_attempt(run, env=ENV)
-    with pytest.raises(RunError, match="no run folder"):
+    with pytest.raises(RunError, match="not a run folder"):
         start_attempt(lab.study, env=ENV)
 
 
@@ -264,7 +264,7 @@ def test_a_deaf_trainer_is_killed_in_the_end(lab: Lab) -> None:
     assert until(run, lambda report: report.state is not RunState.RUNNING).state is RunState.STOPPING
     report = until(run, over)
     assert (report.state, report.run_exit_code) == (RunState.KILLED, 1)
-    assert "a tester asked" in str(report.reason)
+    assert "a tester requested a stop" in str(report.reason)
     assert [line["signal"] for line in audit(run) if line["what"] == "signal"] == ["SIGTERM", "SIGKILL"]
 
 
@@ -307,7 +307,7 @@ def test_expired_unreadable_and_old_requests_are_refused(lab: Lab) -> None:
     assert until(run, over).state is RunState.STOPPED
 
 
-def test_a_heart_elsewhere_is_judged_by_our_own_clock(lab: Lab) -> None:
+def test_a_heart_elsewhere_is_evaluated_by_our_own_clock(lab: Lab) -> None:
     run = lab.run()
     paths = RunPaths(run)
     paths.attempt(1).mkdir()
@@ -404,7 +404,7 @@ def test_a_second_interrupt_terminates(lab: Lab) -> None:
         process.send_signal(signal.SIGINT)
         while not any(line["what"] == "signal" for line in audit(run)):
             time.sleep(0.05)
-        os.kill(pids(run)[1], signal.SIGKILL)  # what the supervisor does ten seconds later
+        os.kill(pids(run)[1], signal.SIGKILL)  # the supervisor would do this ten seconds later
         process.communicate(timeout=60)
     assert process.returncode == 1
     assert run_state(run).state is RunState.KILLED

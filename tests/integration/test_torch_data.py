@@ -1,4 +1,4 @@
-"""Windows in anybody's PyTorch loop: the loader and the data set, over a study of phantoms."""
+"""Windows for a user's own PyTorch loop: the loader and the data set, on a study of phantoms."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_other_dtypes(study: Path, dtype: Any) -> None:
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_the_data_set_in_workers_gives_the_loaders_windows(study: Path, context: str) -> None:
     dataset = pc.WindowDataset(study, length=8, window_size=WINDOW)
-    # Its threads and its cache are there before a worker is forked.
+    # The data set's threads and cache exist before a worker is forked.
     expected = [dataset[index]["image"] for index in range(8)]
     with pc.WindowLoader(study, steps=4, window_size=WINDOW) as loader:
         for step, batch in enumerate(images(loader)):
@@ -95,10 +95,10 @@ def test_the_data_set_in_workers_gives_the_loaders_windows(study: Path, context:
     assert np.array_equal(dataset[-1]["corner"], dataset[7]["corner"])
 
 
-def test_what_cannot_be_is_told(study: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_is_reported(study: Path, tmp_path: Path) -> None:
     with pytest.raises(StudyError):
         pc.WindowLoader(tmp_path / "none", steps=1)
-    with pytest.raises(ConfigError, match="fold 5 of 5"):
+    with pytest.raises(ConfigError, match="fold 5 of 5 does not exist"):
         pc.WindowLoader(study, steps=1, fold=5)
     with pytest.raises(ConfigError, match="int16"):
         pc.WindowLoader(study, steps=1, dtype="int16", augment=pc.AugmentConfig())

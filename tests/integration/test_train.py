@@ -1,4 +1,4 @@
-"""The trainer on a tiny study: it ends, stops, pauses, resumes exactly, and says what is wrong."""
+"""The trainer on a tiny study: it finishes, stops, pauses, resumes exactly, and reports errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def view_of(run: Path) -> RunView:
 
 
 def ask(run: Path, verb: str) -> str:
-    """Lay down a request before the trainer starts, which the public call refuses to do."""
+    """Write a request before the trainer starts; the public function refuses this."""
     identity = f"20260101T000000-{verb}"
     record = {
         "id": identity,
@@ -83,7 +83,7 @@ def test_left_on_request_and_resumed_bit_for_bit(
     def look(control: Control) -> None:
         nonlocal looks
         looks += 1
-        # Six cases are prepared first; the fifth look of the loop comes after step 4.
+        # Six cases are prepared first, with one look each; the fifth look of the loop comes after step 4.
         if looks == 6 + 5:
             control.leave = verb  # type: ignore[assignment]
 
@@ -144,7 +144,7 @@ def test_time_limit_ends_with_a_whole_validation(make_run: MakeRun, run_attempt:
     view = view_of(run)
     assert 0 < view.step < 100000
     assert view.validations[-1].n_cases == 2
-    # One case each time, but every fifth is of all, and only these choose the best.
+    # Validations use one case, but every fifth uses all cases, and only the latter choose the best checkpoint.
     between = view.validations[:-1]
     assert [record.n_cases for record in between] == [2 if n % 5 == 0 else 1 for n in range(1, len(between) + 1)]
     assert [record.subset for record in between if record.n_cases == 1] == ["fixed 1 of 2"] * len(
@@ -222,10 +222,10 @@ def test_a_resume_keeps_its_cases_whatever_came_to_the_study_since(
     assert losses(run) == losses(unbroken)
     split = json.loads((run / "split.json").read_text())
     assert len(split["train"]) + len(split["validation"]) == 6
-    # A case that is gone is told of, and the others go on.
+    # A removed case is reported, and training continues with the other cases.
     study.write_cases([record for record in study.accepted() if record.case_id != split["train"][0]])
     assert run_attempt(run, 3, train={"steps": 8}) == 0
-    assert any("accepted no more" in alert.message for alert in view_of(run).alerts)
+    assert any("that are no longer accepted are skipped: " in alert.message for alert in view_of(run).alerts)
 
 
 def test_epochs_instead_of_steps(make_run: MakeRun, run_attempt: RunAttempt, losses: Losses) -> None:
@@ -239,7 +239,7 @@ def test_patience_ends_a_training_that_does_not_get_better(
 ) -> None:
     run = make_run("train.steps=300", "train.patience=2", "optim.lr=1e-12", "optim.min_lr_share=1")
     assert run_attempt(run) == 0
-    # The first validation is the best; two more end it, also where an attempt was stopped between them.
+    # The first validation is the best; two more end the training, even if an attempt ends between them.
     assert max(losses(run)) == 9
     resumed = make_run("train.steps=5", "train.patience=2", "optim.lr=1e-12", "optim.min_lr_share=1")
     assert run_attempt(resumed) == 0
@@ -247,7 +247,7 @@ def test_patience_ends_a_training_that_does_not_get_better(
     assert max(losses(resumed)) <= 12
 
 
-def test_compiling_that_fails_is_told_and_done_without(
+def test_compiling_that_fails_is_reported_and_done_without(
     make_run: MakeRun, run_attempt: RunAttempt, losses: Losses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -279,7 +279,7 @@ def test_a_profile_is_of_the_compiled_network(tiny_study: Path, monkeypatch: pyt
     settings = [*TINY, "train.compile=default"]
     monkeypatch.setattr(torch, "compile", compiler)
     assert profile_step(tiny_study, settings=settings, steps=1).compiled
-    assert len(runs) >= 2 + 1 + 1  # the proof, a step that is timed, one that is traced
+    assert len(runs) >= 2 + 1 + 1  # two test runs, one timed step, one traced step
 
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no compiler here")
@@ -292,7 +292,7 @@ def test_a_profile_is_of_the_compiled_network(tiny_study: Path, monkeypatch: pyt
     assert "no compiler here" in found.warnings[0]
 
 
-def test_all_cases_are_judged_at_the_end_also_where_some_were_at_that_step(
+def test_all_cases_are_evaluated_at_the_end_also_where_some_were_at_that_step(
     make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, steps, real = make_run("validation.max_cases=1"), iter(range(3)), step_module.supervised_loss
@@ -307,7 +307,7 @@ def test_all_cases_are_judged_at_the_end_also_where_some_were_at_that_step(
         assert run_attempt(run, 1) == 1
     assert [record.n_cases for record in view_of(run).validations] == [1]
     assert not (run / "checkpoints" / "best").exists()
-    # Goes on at step 3, where nothing is left to do but to judge.
+    # Continues at step 3, where only the validation is left to do.
     assert run_attempt(run, 2, train={"steps": 3}) == 0
     assert [record.n_cases for record in view_of(run).validations] == [2]
     assert (run / "checkpoints" / "best").exists()
@@ -328,10 +328,10 @@ def test_bf16_on_a_cpu_is_refused(make_run: MakeRun, run_attempt: RunAttempt) ->
     assert "bf16 on a CPU" in view_of(run).alerts[-1].message
 
 
-def test_a_bad_case_is_left_out_with_an_alert(tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt) -> None:
+def test_a_bad_case_is_excluded_with_an_alert(tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt) -> None:
     study = Study(tiny_study)
     run = make_run()
-    # The file is gone since it was analysed.
+    # The file was removed after the analysis.
     records = [
         record.model_copy(update={"image": record.image.moved(record.image.path.with_name("gone.nii.gz"))})
         if number == 0
@@ -341,7 +341,7 @@ def test_a_bad_case_is_left_out_with_an_alert(tiny_study: Path, make_run: MakeRu
     ]
     study.write_cases(records)
     assert run_attempt(run) == 0
-    assert any("case00" in alert.message for alert in view_of(run).alerts)
+    assert any("case case00 is skipped" in alert.message for alert in view_of(run).alerts)
 
 
 def test_cuda_asked_for_and_absent(make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch) -> None:

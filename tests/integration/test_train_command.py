@@ -1,4 +1,4 @@
-"""The real command in its own processes: a detached run, its supervisor and its trainer."""
+"""The real command in its own processes: detached and foreground runs, folds, and profiling."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_train_watches_until_the_end(tiny_study: Path, mode: list[str]) -> None:
     assert "a-try" in run.name
 
 
-def test_detached_run_goes_on_alone(tiny_study: Path) -> None:
+def test_detached_run_continues_alone(tiny_study: Path) -> None:
     settings = [part for setting in TINY for part in ("--set", setting)]
     done = patchcore("train", str(tiny_study), *settings, "--detach")
     assert done.returncode == 0, done.stderr
@@ -42,7 +42,7 @@ def test_detached_run_goes_on_alone(tiny_study: Path) -> None:
     evaluated = patchcore("evaluate", str(tiny_study))
     assert evaluated.returncode == 0, evaluated.stderr
     assert "used for selection" in evaluated.stdout
-    assert "centre ball" in evaluated.stdout
+    assert "baseline without training (centre ball of" in evaluated.stdout
 
 
 def test_all_folds_one_after_the_other_and_only_what_is_missing(tiny_study: Path) -> None:
@@ -60,12 +60,12 @@ def test_all_folds_one_after_the_other_and_only_what_is_missing(tiny_study: Path
     # The second time nothing is trained.
     again = patchcore(*command)
     assert again.returncode == 0
-    assert again.stdout.count("finished before") == 3
+    assert again.stdout.count("already finished") == 3
     assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
     assert len(list(Study(tiny_study).runs_dir.iterdir())) == 3
 
 
-def test_a_stopped_fold_goes_on(tiny_study: Path) -> None:
+def test_a_stopped_fold_continues(tiny_study: Path) -> None:
     from patchcore.evaluation.folds import fold_run
     from patchcore.runs import start_attempt
 
@@ -83,7 +83,7 @@ def test_a_stopped_fold_goes_on(tiny_study: Path) -> None:
     found = fold_run(tiny_study, 1, settings=settings)
     assert (found.path, found.state) == (run.path, RunState.STOPPED)
     assert fold_run(tiny_study, 2, settings=settings).path != run.path
-    # Neither a run with other first weights, nor one whose attempt was told otherwise, is the same experiment.
+    # A run with other initial weights or with overrides in its attempt is a different experiment.
     weights = run.path / "checkpoints" / "last" / "model.safetensors"
     other = fold_run(tiny_study, 1, settings=[*settings, f"init.source={weights}"])
     assert other.path not in (run.path, found.path)
@@ -91,7 +91,7 @@ def test_a_stopped_fold_goes_on(tiny_study: Path) -> None:
     start = run.path / "attempts" / "1" / "start.json"
     start.write_text(json.dumps(json.loads(start.read_text()) | {"overrides": {"train": {"steps": 5}}}))
     assert fold_run(tiny_study, 1, settings=settings).path != run.path
-    # A damaged run beside them is passed over.
+    # A damaged run in the same study is skipped.
     (other.path / "run.json").write_text("{")
     fold_run(tiny_study, 0, settings=settings)
 
@@ -99,7 +99,7 @@ def test_a_stopped_fold_goes_on(tiny_study: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--fold", "half"], "write a number from 0, or all"),
+        (["--fold", "half"], "give a number from 0, or all"),
         (["--fold", "all", "--detach"], "cannot be detached"),
         (["--fold", "9"], "must be below train.folds"),
         (["--network", "resnet"], "legal: unetr"),
@@ -116,7 +116,7 @@ def test_a_step_is_profiled(tiny_study: Path, tmp_path: Path) -> None:
     settings = [part for setting in TINY for part in ("--set", setting)]
     done = patchcore("profile", str(tiny_study), *settings, "--steps", "2", "--out", str(tmp_path / "trace.json"))
     assert done.returncode == 0, done.stderr
-    for part in ("forward", "backward", "optimiser", "windows a second", "aten::"):
+    for part in ("forward", "backward", "optimiser", "windows per second", "aten::"):
         assert part in done.stdout
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert not list(Study(tiny_study).runs_dir.iterdir())

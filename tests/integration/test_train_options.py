@@ -1,4 +1,4 @@
-"""What a training can be told beyond its defaults: each does what it says, and a resume still repeats it exactly."""
+"""Options of a training: each works as documented, and a resume still repeats the training exactly."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pause_after(monkeypatch: pytest.MonkeyPatch, steps: int, cases: int = 6) -> 
     def look(control: Control) -> None:
         nonlocal looks
         looks += 1
-        # Every case is prepared first, with a look each.
+        # Every case is prepared first, with one look each.
         if looks == cases + steps + 1:
             control.leave = "pause"
 
@@ -86,23 +86,23 @@ def test_parts_of_a_step_add_up_to_it(
 
 
 def test_checkpointing_changes_nothing_but_memory(make_run: MakeRun, run_attempt: RunAttempt, losses: Losses) -> None:
-    # With dropout: what is computed anew has to draw the same numbers.
+    # With dropout on: the repeated forward pass must draw the same numbers.
     plain, saving = make_run(), make_run("model.checkpointing=true")
     assert run_attempt(plain) == run_attempt(saving) == 0
     assert losses(saving) == losses(plain)
 
 
-def test_the_average_of_the_weights_is_what_is_judged_and_kept(
+def test_the_average_of_the_weights_is_what_is_evaluated_and_kept(
     tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt, losses: Losses
 ) -> None:
     from safetensors.torch import load_file
 
     from patchcore.inference.predict import Predictor
 
-    # Judged once, at the end: that is the best.
+    # Only one validation, at the end: it is the best.
     plain, averaged = (make_run("validation.every_epochs=100", ema) for ema in ("optim.ema=0", "optim.ema=0.5"))
     assert run_attempt(plain) == run_attempt(averaged) == 0
-    # It changes nothing of the training itself.
+    # The average does not change the training itself.
     assert losses(averaged) == losses(plain)
     last = averaged / "checkpoints" / "last"
     weights, average = load_file(last / "model.safetensors"), load_file(last / "ema.safetensors")
@@ -160,8 +160,8 @@ def test_a_network_of_the_users_own(
         (("model.network=resnet",), ConfigError, "dynunet"),
         (("model.network=nowhere:net",), ConfigError, "cannot be imported"),
         (("model.network=swin-unetr",), PatchSizeError, "--window 64,32,32"),
-        (("model.network=monai-unetr",), PatchSizeError, "patches of 16"),
-        (("model.network=segresnet", "model.deep_supervision=true"), ConfigError, "these have: unetr"),
+        (("model.network=monai-unetr",), PatchSizeError, "has patch size 16"),
+        (("model.network=segresnet", "model.deep_supervision=true"), ConfigError, "use one of unetr"),
         (("model.network=segresnet", "init.freeze_epochs=1"), ConfigError, "no transformer"),
         (("train.batch_size=3", "train.accumulate=2"), ConfigError, "multiple of 2"),
         (("train.batch_size=3", "train.ranks=2"), ConfigError, "multiple of 2"),
@@ -219,11 +219,11 @@ def test_fixed_previews_are_of_the_cases_that_are_always_validated(
     run = make_run("train.folds=2", "validation.max_cases=2", "validation.previews=1")
     assert run_attempt(run) == 0
     order = json.loads((run / "split.json").read_text())["validation"]
-    # Of three cases the first and the second are in the subset; one of them is drawn.
+    # The first two of three cases are in the subset; one of them gets a preview.
     assert [path.stem for path in sorted((run / "preview" / "0000003").iterdir())] == [order[0]]
 
 
-def test_lesions_found_and_false_ones_are_told(make_run: MakeRun, run_attempt: RunAttempt) -> None:
+def test_lesions_found_and_false_ones_are_reported(make_run: MakeRun, run_attempt: RunAttempt) -> None:
     run = make_run("train.steps=150", "train.steps_per_epoch=150", "optim.lr=3e-3", "model.dropout=0")
     assert run_attempt(run) == 0
     values = view_of(run).validations[-1].values
@@ -247,7 +247,7 @@ def test_tensorboard_events_lie_beside(make_run: MakeRun, run_attempt: RunAttemp
     assert [event.step for event in found.Scalars("val/dsc_mean")] == [3, 6]
 
 
-def test_tensorboard_that_cannot_write_is_told_and_done_without(
+def test_tensorboard_that_cannot_write_is_reported_and_done_without(
     make_run: MakeRun, run_attempt: RunAttempt, losses: Losses
 ) -> None:
     run = make_run("train.tensorboard=true")
@@ -257,7 +257,7 @@ def test_tensorboard_that_cannot_write_is_told_and_done_without(
     assert any("TensorBoard" in alert.message for alert in view_of(run).alerts)
 
 
-def test_out_of_memory_is_told_where_no_remedy_can_be_found(
+def test_out_of_memory_is_reported_where_no_remedy_can_be_found(
     make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from patchcore.training import step, trainer
@@ -279,7 +279,7 @@ def test_out_of_memory_is_told_where_no_remedy_can_be_found(
         (2, False, "set train.accumulate=2"),
         (1, False, "set train.accumulate=4"),
         (2, True, "set model.checkpointing=true and train.accumulate=2"),
-        (0, True, "no smaller part of a batch"),
+        (0, True, "no larger train.accumulate and no smaller window"),
     ],
 )
 def test_out_of_memory_names_what_would_fit(
@@ -303,7 +303,7 @@ def test_out_of_memory_names_what_would_fit(
     found = footprint(config, out_channels=2, window_size=(16, 16, 16), patch_size=(8, 8, 8), spacing=(1.5, 1.5, 2.0))
     monkeypatch.setattr(step, "supervised_loss", no_room)
     room = int(found.step_bytes(windows) / 0.85) + 2
-    # What the step that failed still holds is room for the next.
+    # Memory held by the failed step counts as free for the next attempt.
     monkeypatch.setattr(memory, "anonymous_bytes", lambda: room // 2)
     monkeypatch.setattr(memory, "available_bytes", lambda: room - room // 2)
     run = make_run("train.batch_size=4")
@@ -313,7 +313,7 @@ def test_out_of_memory_names_what_would_fit(
     assert words in (view.alerts[-1].remedy or "")
 
 
-def test_a_smaller_window_is_told_of_a_network_that_cannot_be_checkpointed(
+def test_a_smaller_window_is_reported_of_a_network_that_cannot_be_checkpointed(
     tiny_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from patchcore.config.run import RunConfig
@@ -329,8 +329,8 @@ def test_a_smaller_window_is_told_of_a_network_that_cannot_be_checkpointed(
     monkeypatch.setattr(memory, "anonymous_bytes", lambda: 0)
     monkeypatch.setattr(memory, "available_bytes", lambda: int(24**3 / 0.85) + 2)
     target = Study(tiny_study).plan().target.model_copy(update={"window_size": (32, 24, 24)})
-    told = memory.memory_remedy(resolve_config(None, ["train.batch_size=1", "train.device=cpu"]), target)
-    assert told.startswith("set a window of 24,24,24 (patchcore plan --window): a step then takes about")
+    remedy = memory.memory_remedy(resolve_config(None, ["train.batch_size=1", "train.device=cpu"]), target)
+    assert remedy.startswith("set a window of 24,24,24 (patchcore plan --window): a step then takes about")
 
 
 def test_settings_are_kept_with_the_run(make_run: MakeRun) -> None:

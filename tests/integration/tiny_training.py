@@ -1,4 +1,4 @@
-"""What several integration tests share: settings of a training that takes seconds, and its data."""
+"""Shared by several integration tests: the settings of a training that takes seconds, and its data."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TINY = (
     "train.tensorboard=false",
 )
 
-# Plain gradient descent: a step is the gradient times a constant, so that rounding noise stays as small as it is.
-# AdamW divides each gradient by its own size and so turns noise in gradients near zero into whole steps.
+# Plain gradient descent: a step is the gradient times a constant, so rounding noise stays small. AdamW divides each
+# gradient by its own size, which turns noise in gradients near zero into full steps.
 PLAIN_SGD = (
     "optim.optimizer=sgd",
     "optim.momentum=0",
@@ -32,7 +32,7 @@ PLAIN_SGD = (
     "train.batch_size=4",
 )
 
-# Largest relative rounding error of a float32 sum of the terms of one step, whatever their order: n additions times
+# Largest relative rounding error of a float32 sum of the terms of one step, in any order: n additions times
 # the unit roundoff (Higham, "Accuracy and Stability of Numerical Algorithms", section 4.2); n is windows × voxels.
 ROUNDING = 4 * 16**3 * 2.0**-24
 
@@ -53,7 +53,7 @@ def write_balls(root: Path, *, cases: int = 6, affine: Any = None) -> Path:
 
 
 def begin_attempt(run: Path, number: int, **overrides: Any) -> None:
-    """Do what a supervisor does before it starts a trainer."""
+    """Create the attempt folder and ``start.json``, as a supervisor does before it starts a trainer."""
     folder = run / "attempts" / str(number)
     folder.mkdir(parents=True)
     (folder / "start.json").write_text(json.dumps({"schema_version": 1, "attempt": number, "overrides": overrides}))

@@ -1,4 +1,4 @@
-"""Planning against slow references, and what no rule may change under."""
+"""Planning against slow references, and invariances that hold for every rule."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_every_plan_holds_together(
     assert [c.tokens for c in target.candidates[:4]] == sorted((c.tokens for c in target.candidates[:4]), reverse=True)
     for ideal in target.ideal_edges:
         assert (ideal.interval is None) == (target.patient_count == 1)
-    # The order in which cases and lesions are listed decides nothing but the bootstrap's draws.
+    # The order of cases and lesions changes only the draws of the bootstrap.
     turned = plan_from_samples(
         cases[::-1], lesions[::-1], lesion_label=1, rule=rule, spacing=spacing, hu_range="wide", resamples=50
     )

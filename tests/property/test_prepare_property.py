@@ -1,4 +1,4 @@
-"""What is streamed into a store is what whole arrays, held in memory, become: in every orientation, dtype and crop."""
+"""Streaming into a store gives the same result as whole arrays in memory, for every orientation, dtype and crop."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ def test_streamed_is_whole(
             given = [folder / f"{number}{suffix}" for number in range(2)]
         placed.write_image(given[0], folder / "image")
         found = placed.write_labels(given[1], folder / "label", classes=(2, 3), lesion_label=2, connectivity=26)
-        # Sums in another order: a half may round the other way.
+        # The sums are computed in another order, so a half may round the other way.
         difference = np.abs(StoredArray(folder / "image").read().astype(int) - whole[part])
         assert difference.max() <= 1
         assert (difference > 0).sum() <= 2 + 0.02 * difference.size
         written = StoredArray(folder / "label").read()
-        # A lesion whose voxels all lie outside of the part is given one within it, as one that vanishes is.
+        # A lesion with all voxels outside the part gets one voxel inside it, like a lesion that vanishes.
         differs = written != expected[part]
         assert differs.sum() <= found.kept_lesions
         assert (written[differs] == 1).all()

@@ -1,4 +1,4 @@
-"""The same windows whether voxels lie in a store, a plain or compressed NIfTI file, or an array."""
+"""The reader returns the same windows from a store, a plain or compressed NIfTI file, or an array."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from patchcore.store.window_reader import WindowReader
 
 
 def windows_of(volume: Any, corners: Any, size: Any, fill: float) -> Any:
-    """By padding the whole volume, written for certainty."""
+    """Slow reference: pads the whole volume."""
     pad = 128
     padded = np.pad(volume, pad, constant_values=fill)
     return np.stack([padded[tuple(slice(c + pad, c + pad + n) for c, n in zip(corner, size, strict=True))]

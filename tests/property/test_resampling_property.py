@@ -31,7 +31,7 @@ def test_linear_is_scipys(shape: tuple[int, int, int], ratio: tuple[float, ...],
 def test_the_spline_is_scipys(shape: tuple[int, int, int], ratio: tuple[float, ...], seed: int, fortran: bool) -> None:
     array = np.random.default_rng(seed).integers(-1000, 3000, shape, dtype=np.int16)
     array = np.asfortranarray(array) if fortran else array
-    # Spacings that are alike: no axis is thick.
+    # The spacings are equal, so no axis is thick.
     ours = resample_image(array, (1, 1, 1), ratio, antialias=False)
     offset = (np.asarray(ratio) - 1) / 2
     theirs = ndi.affine_transform(

@@ -16,7 +16,7 @@ STRUCTURES = {connectivity: ndi.generate_binary_structure(3, n) for n, connectiv
 
 
 def arranged(array: np.ndarray, order: str) -> np.ndarray:
-    """The same values in another memory layout."""
+    """Return the same values in another memory layout."""
     if order == "C":
         return np.ascontiguousarray(array)
     if order == "F":
@@ -85,7 +85,7 @@ def test_label_image_equals_scipys_and_cc3ds(values: np.ndarray, dtype: str, ord
     mask = arranged((values > 0).astype(dtype), order)
     image = pc.label_components(mask, connectivity=connectivity)
     expected, count = ndi.label(mask.astype(bool), STRUCTURES[connectivity])
-    # scipy numbers by first voxel in C order too.
+    # scipy also numbers components by their first voxel in C order.
     np.testing.assert_array_equal(image, expected)
     assert image.dtype == np.min_scalar_type(count)
     label_map = arranged(values.astype(dtype), order)
@@ -100,7 +100,7 @@ def test_label_image_equals_scipys_and_cc3ds(values: np.ndarray, dtype: str, ord
 def test_moving_the_array_moves_the_lesions(
     values: np.ndarray, connectivity: int, axes: list[int], flips: tuple[bool, bool, bool]
 ) -> None:
-    """Transposing, flipping and padding change where lesions lie and nothing else."""
+    """Transposing, flipping and padding change only the positions of lesions."""
     spacing = np.array([0.7, 1.1, 3.0])
     before = pc.measure_lesions(values, spacing=spacing, connectivity=connectivity, axial_axis=2)
     moved = np.pad(values.transpose(axes), 1)
@@ -120,7 +120,7 @@ def test_moving_the_array_moves_the_lesions(
 
 @pytest.mark.parametrize(("connectivity", "density"), [(26, 0.1), (26, 0.5), (18, 0.3), (6, 0.4)])
 def test_many_slabs_agree_with_cc3d(connectivity: int, density: float) -> None:
-    """Large enough for several slabs on several threads."""
+    """The mask is large enough for several slabs on several threads."""
     rng = np.random.default_rng(3)
     mask = rng.random((30, 512, 600)) < density
     peer = cc3d.connected_components(mask, connectivity=connectivity)

@@ -1,4 +1,4 @@
-"""Windows equal plain NumPy for any dtype, memory layout and place; blended back they are the volume."""
+"""Windows equal plain NumPy for any dtype, memory layout and position; blending them restores the volume."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ triples = st.tuples(edges, edges, edges)
 
 @st.composite
 def layouts(draw):
-    """A function that lays a C-order array out otherwise in memory, with the same values."""
+    """Return a function that copies a C-order array to another memory layout, with the same values."""
     axes = draw(st.permutations([0, 1, 2]))
     backwards = draw(st.tuples(st.booleans(), st.booleans(), st.booleans()))
     steps = draw(st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 2)))
@@ -66,7 +66,7 @@ def values(rng, shape, dtype):
 
 
 def pad_and_crop(volume, corner, size, padding):
-    """Take what of the window lies in the volume, by explicit indices."""
+    """Slow reference: copy the part of the window that lies in the volume, by explicit indices."""
     window = np.full(size, padding, dtype=volume.dtype)
     places = [np.arange(n) for n in size]
     inside = [p[(p + c >= 0) & (p + c < n)] for p, c, n in zip(places, corner, volume.shape, strict=True)]

@@ -1,6 +1,6 @@
-"""A trainer without a network: ``python -m fake_trainer RUN ATTEMPT`` writes what a real one would, quickly.
+"""A fake trainer without a network: ``python -m fake_trainer RUN ATTEMPT`` writes the files of a real trainer, quickly.
 
-``config.fake`` of the run says how many steps there are and how long each takes.
+``config.fake`` of the run sets the number of steps and the seconds per step.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main(run: Path, attempt: int) -> int:
                 writer.acknowledge(request, "accepted")
                 last.write_text(json.dumps({"step": step + 1}), encoding="utf-8")
                 writer.checkpoint(step, "last", last)
-                writer.state("paused" if request.verb == "pause" else "stopped", f"asked by {request.author}")
+                writer.state("paused" if request.verb == "pause" else "stopped", f"requested by {request.author}")
                 return ExitCode.STOPPED
             time.sleep(options["step_s"])
         writer.state("finished")

@@ -1,4 +1,4 @@
-"""Studies and runs for the dashboard's tests, made without a data set or a network."""
+"""Studies and runs for the tests of the dashboard, made without a data set or a network."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make_study(folder: Path) -> Path:
 
 
 def add_plan(study: Path) -> Plan:
-    """Add a plan for patch size 12, 200 lesions, and three cases of which one is quarantined."""
+    """Add a plan for patch size 12, 200 lesions and three cases, one of them quarantined."""
     plan = _plan()
     write_json_atomic(study / "plan.json", plan.model_dump(mode="json"))
     volumes = np.exp(np.random.default_rng(0).normal(6.5, 1.2, 200))
@@ -55,7 +55,7 @@ def add_plan(study: Path) -> Plan:
 
 
 def fake_run(study: Path, *, slug: str = "fake", steps: int = 40, step_s: float = 0.0) -> Path:
-    """Make a run that :mod:`fake_trainer` will train."""
+    """Make a run for :mod:`fake_trainer`."""
     config = {"train": {"steps": steps}, "fake": {"steps": steps, "step_s": step_s}}
     return new_run(
         study, kind="train", config=config, plan={}, seed=0, slug=slug, argv=["test"], trainer="fake_trainer"
@@ -63,7 +63,7 @@ def fake_run(study: Path, *, slug: str = "fake", steps: int = 40, step_s: float 
 
 
 def environment() -> dict[str, str]:
-    """An environment in which ``python -m fake_trainer`` works."""
+    """Return environment variables with which ``python -m fake_trainer`` works."""
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
 
 
@@ -79,16 +79,16 @@ def attempt_in_process(run: Path, attempt: int = 1) -> RunWriter:
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
-    """Wait until something holds; fail with `what` where it does not in time."""
+    """Wait until a condition is true. Fail with `what` after the time limit."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {timeout_s:g} s")
+            raise AssertionError(f"{what}: did not happen within {timeout_s:g} s")
         time.sleep(0.05)
 
 
 def state_of(run: Path) -> str:
-    """The state's word."""
+    """Return the word of the run's state."""
     return run_state(run).state.value
 
 

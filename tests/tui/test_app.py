@@ -24,7 +24,7 @@ from patchcore.tui.run_list import RunList
 
 
 def screen_text(app: App[None]) -> str:
-    """What stands on the screen, line by line."""
+    """Return the text on the screen, line by line."""
     return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
 
 
@@ -97,7 +97,7 @@ async def test_a_run_is_shown_with_its_curves_cases_and_details(study: Path, siz
             assert any("\u2801" <= char <= "\u28ff" for char in text)
             await pilot.press("2")
             await shows(pilot, "mean DSC 0.625")
-            await shows(pilot, "n 1")
+            await shows(pilot, "n = 1")
             await shows(pilot, "case_1")
             await pilot.press("5")
             await shows(pilot, run.name)
@@ -109,7 +109,7 @@ async def test_the_plan_is_shown_with_its_histogram(study: Path) -> None:
         await pilot.press("3")
         await shows(pilot, "Patch size 12")
         for part in (
-            "p* 11.2 (95 % 9.8 – 12.7)",
+            "p* 11.2 (95 % interval 9.8–12.7)",
             "▸ 12",
             "512",
             "200 lesions",
@@ -131,7 +131,7 @@ async def test_quarantined_cases_come_first_with_reason_and_remedy(study: Path) 
         assert text.index("case_2") < text.index("case_0")
 
 
-async def test_damaged_files_are_told_and_nothing_ends(study: Path) -> None:
+async def test_damaged_files_are_reported_and_nothing_ends(study: Path) -> None:
     add_plan(study)
     (study / "plan.json").write_text("{", encoding="utf-8")
     async with dashboard(study) as pilot:
@@ -240,7 +240,7 @@ async def test_the_form_checks_live_and_shows_why_a_start_failed(study: Path, mo
 
 async def test_without_a_plan_nothing_can_be_started(study: Path) -> None:
     async with dashboard(study) as pilot:
-        await shows(pilot, "first the plan")
+        await shows(pilot, "Make a plan first")
         await pilot.press("n")
         await shows(pilot, "the study has no plan yet")
         await pilot.press("ctrl+s")

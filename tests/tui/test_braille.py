@@ -10,7 +10,7 @@ from patchcore.tui.braille import decimate, dots, encode
 
 
 def naive(steps: np.ndarray, values: np.ndarray, start: float, stop: float, columns: int) -> np.ndarray:
-    """Smallest and largest finite value of each column, point by point."""
+    """Return the smallest and largest finite value of each column, computed point by point."""
     found = np.full((2, columns), np.nan)
     for step, value in zip(steps, values, strict=True):
         if start <= step <= stop and np.isfinite(value):
@@ -33,7 +33,7 @@ def test_every_column_covers_its_points(values: np.ndarray, columns: int, seed: 
     assert (trace.low[seen] <= low[seen]).all()
     assert (trace.high[seen] >= high[seen]).all()
     assert np.array_equal(~np.isnan(trace.points), seen)
-    if seen.any():  # joins never leave the range of the data
+    if seen.any():  # connecting lines stay within the range of the data
         assert np.nanmin(trace.low) == pytest.approx(low[seen].min())
         assert np.nanmax(trace.high) == pytest.approx(high[seen].max())
 
@@ -76,7 +76,7 @@ def test_nothing_finite_draws_nothing(values: list[float]) -> None:
 
 
 def test_each_dot_has_its_bit() -> None:
-    # The bits of U+2801 … U+2880, row by row, as Unicode numbers them.
+    # The bits of U+2801 … U+2880, row by row, in Unicode's numbering.
     expected = [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]]
     for row in range(4):
         for column in range(2):

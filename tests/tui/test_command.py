@@ -9,7 +9,7 @@ from patchcore.cli import dashboard as module
 from patchcore.errors import MissingExtraError, PatchcoreError, StudyError
 
 
-def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no such study"):
         module.dashboard(tmp_path / "nowhere")
     with pytest.raises(StudyError, match="not a study") as caught:

@@ -22,7 +22,7 @@ def test_the_run_named_last_is_returned_and_arguments_are_passed(study: Path) ->
     assert (study / "seen.txt").read_text(encoding="utf-8").strip() == str(expected)
 
 
-def test_what_the_command_complains_of_is_told(study: Path) -> None:
+def test_what_the_command_complains_of_is_reported(study: Path) -> None:
     with pytest.raises(RunError, match=r"train\.fold 9 must be below 5"):
         launch_training(
             study,
@@ -30,7 +30,7 @@ def test_what_the_command_complains_of_is_told(study: Path) -> None:
         )
 
 
-@pytest.mark.parametrize(("code", "message"), [("raise SystemExit(1)", "exit code 1"), ("", "named no run")])
+@pytest.mark.parametrize(("code", "message"), [("raise SystemExit(1)", "exit code 1"), ("", "did not print a run")])
 def test_silence_is_an_error(study: Path, code: str, message: str) -> None:
     with pytest.raises(RunError, match=message):
         launch_training(study, command=command(code))
@@ -45,5 +45,5 @@ def test_a_child_that_keeps_the_output_open_is_not_waited_for(study: Path) -> No
     code = (
         "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(5)']); print('run-2')"
     )
-    # Far below the five seconds that the child holds the output for, if it were waited for.
+    # The child keeps the output open for 5 s. If it were waited for, the limit of 4 s would be exceeded.
     assert launch_training(study, command=command(code), timeout_s=4.0) == "run-2"

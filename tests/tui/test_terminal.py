@@ -1,4 +1,4 @@
-"""The dashboard in a real terminal, inside a tmux server of its own."""
+"""Tests of the dashboard in a real terminal, in a separate tmux server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Terminal:
     """One tmux server with one window.
 
     Args:
-        socket: Path of the server's socket.
+        socket: Path of the server socket.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -107,7 +107,7 @@ def test_killing_the_terminal_leaves_the_run_and_a_new_dashboard_shows_its_histo
 
 
 def end(run: Path) -> None:
-    """Stop a run that is still going."""
+    """Stop a run if it still runs."""
     from patchcore.errors import RunError
     from patchcore.runs import request
 

@@ -25,7 +25,7 @@ def watching(study: Path) -> Iterator[tuple[Watcher, list[Snapshot]]]:
         assert not thread.is_alive()
 
 
-def test_an_empty_study_is_told_once(study: Path) -> None:
+def test_an_empty_study_is_reported_once(study: Path) -> None:
     with watching(study) as (_, got):
         wait_until(lambda: bool(got), "a first snapshot")
     assert len(got) == 1
@@ -56,7 +56,7 @@ def test_selecting_another_run_shows_it(study: Path) -> None:
             wait_until(lambda run=run: bool(got and got[-1].run and got[-1].run.path == run), f"{run.name}")
 
 
-def test_trouble_is_told_and_watching_goes_on(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trouble_is_reported_and_watching_continues(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import patchcore.runs
 
     def fail(study: Path) -> list[object]:

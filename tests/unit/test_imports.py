@@ -1,4 +1,4 @@
-"""Imports of the package: no circle, lazy and type-checking imports counted; only the core comes from the root."""
+"""Tests the imports of the package: no circles (lazy and type-checking imports count), few imports from the root."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(patchcore.__file__).parent
 LEAVES = {
     "affines", "arrays", "errors", "files", "interrupts", "locks", "memory", "notebook", "threads", "types",
 }  # fmt: skip
-# The compiled core is no Python module; the version is the root's own.
+# The compiled core is not a Python module; the version is defined in the root.
 FROM_ROOT = {"_core", "__version__"}
 
 
@@ -25,7 +25,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path, known: dict[str, Path]) -> set[str]:
-    """Return the modules of the package that a module imports, wherever in it the import stands."""
+    """Return the package modules that a module imports, at any place in its code."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -39,7 +39,7 @@ def imports(path: Path, known: dict[str, Path]) -> set[str]:
     return found
 
 
-def test_there_is_no_circle() -> None:
+def test_there_is_not_a_circle() -> None:
     known = modules()
     graph = {name: imports(path, known) - {name, "patchcore"} for name, path in known.items() if name != "patchcore"}
     try:
@@ -49,7 +49,7 @@ def test_there_is_no_circle() -> None:
 
 
 def test_a_circle_would_be_found(tmp_path: Path) -> None:
-    # The rest of this module can fail: a lazy import back is seen.
+    # Shows that the test above can fail: it detects a lazy import.
     first, second = tmp_path / "first.py", tmp_path / "second.py"
     first.write_text("from second import x\n")
     second.write_text("def work():\n    import first\n")

@@ -1,4 +1,4 @@
-"""Ctrl-C waits for what must not be cut short, and a second one always ends the process."""
+"""Tests that Ctrl-C waits for critical work, and that a second Ctrl-C always ends the process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_other_threads_are_left_alone() -> None:
 
 
 def test_the_second_interrupt_ends_what_hangs() -> None:
-    # The first signal may come at any moment after the line "ready" was written: that line stands within the try.
+    # The first signal can arrive at any moment after "ready" is printed, so the print is inside the try block.
     code = (
         "import time\n"
         "from patchcore.interrupts import second_interrupt_kills\n"

@@ -1,3 +1,5 @@
+"""Tests file locks, and facts about processes: start time, signals, boot id and out-of-memory kills."""
+
 from __future__ import annotations
 
 import os
@@ -114,7 +116,7 @@ def test_a_pid_is_signalled_only_with_its_start_time() -> None:
         assert not send_signal(process.pid, started, signal.SIGKILL)
 
 
-def test_the_kernel_tells_of_boot_and_memory() -> None:
+def test_the_kernel_reports_of_boot_and_memory() -> None:
     assert boot_id() == boot_id() != ""
     assert all(count >= 0 for count in oom_kill_counts().values())
     assert process_start(2**22 + 1) is None

@@ -1,4 +1,4 @@
-"""The package itself: what it loads, what it exports, its errors and its docstrings."""
+"""Tests the package itself: imports, exports, errors and docstring examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``patchcore`` command: which commands there are, and what an error looks like. Each is loaded when it is used."""
+"""The ``patchcore`` command: list of commands, error output and exit codes. A command is loaded when it is used."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ COMMANDS: Final = (
     "import",
     "phantom",
 )
-"""In the order of a project. Each is a module of this package with a function of its name, or a sub-app ``app``."""
+"""Commands in the order of a project. Each is a module here, with a function of its name or a sub-app ``app``."""
 
 
-_GOES_ON = ("analyze", "prepare", "import", "phantom")
-"""Commands of long work on cases: after Ctrl-C the next call goes on with those that are missing."""
+_CONTINUES = ("analyze", "prepare", "import", "phantom")
+"""Commands that process many cases: after Ctrl-C, the next call continues with the missing cases."""
 
 
 def build_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
-    """Return the command-line app with some of the commands."""
+    """Return the command-line app with the given commands."""
     import typer
 
     app = typer.Typer(
         name="patchcore",
-        help="Measure every lesion, choose the ViT patch size that fits, train a UNETR of that size.",
+        help="Measure lesions, choose the ViT patch size that fits them, and train a UNETR with that patch size.",
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
@@ -63,12 +63,14 @@ def build_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
 
     @app.callback()
     def options(
-        version: bool = typer.Option(False, "--version", callback=version, is_eager=True, help="Show the version."),
+        version: bool = typer.Option(
+            False, "--version", callback=version, is_eager=True, help="Show the version and exit."
+        ),
     ) -> None:
         pass
 
     for name in commands:
-        # ``import`` is a word of Python's own: its module and function are called ``import_``.
+        # ``import`` is a Python keyword: the module and the function are called ``import_``.
         spelled = f"{name}_" if iskeyword(name) else name
         module = import_module(f"{__name__}.{spelled}")
         if hasattr(module, "app"):
@@ -79,43 +81,43 @@ def build_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code; errors become one paragraph on stderr.
+    """Run a command and return its exit code. An error is printed as one paragraph on stderr.
 
     Args:
-        argv: Arguments without the program's name; default: the process's.
+        argv: Arguments without the program name; default: those of the process.
 
     Returns:
         An exit code of :class:`patchcore.types.ExitCode`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
-        # Without loading a single command.
+        # Fast path: loads no command.
         _print_version()
         return ExitCode.DONE
     named = arguments[0] if arguments and arguments[0] in COMMANDS else None
     try:
         if named == "dashboard" and len(arguments) == 2 and not arguments[1].startswith("-"):
-            # typer loads pydantic to read arguments; the dashboard's first paint does not wait for either.
+            # Fast path: typer and pydantic are not loaded, so the dashboard appears sooner.
             import_module(f"{__name__}.dashboard").dashboard(Path(arguments[1]))
             return ExitCode.DONE
         if named == "analyze" and (known := _unchanged(arguments[1:])) is not None:
             print("Nothing has changed since the last analysis.", file=sys.stderr)
             sys.stdout.write(known[0])
             return known[1]
-        with second_interrupt_kills() if named in _GOES_ON else nullcontext():
+        with second_interrupt_kills() if named in _CONTINUES else nullcontext():
             build_app((named,) if named else COMMANDS)(args=arguments, prog_name="patchcore")
     except SystemExit as ending:
         if ending.code == ExitCode.INTERRUPTED:
-            _tell_interrupted(named)
+            _print_interrupted(named)
         return ending.code if isinstance(ending.code, int) else ExitCode.DONE if ending.code is None else ExitCode.ERROR
     except KeyboardInterrupt:
-        _tell_interrupted(named)
+        _print_interrupted(named)
         return ExitCode.INTERRUPTED
     except PatchcoreError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USAGE if isinstance(error, DataError) else ExitCode.ERROR
     except BrokenPipeError:
-        # The reader of our output has seen enough; Python must not complain again at its own exit.
+        # The reader closed the pipe, e.g. head. Redirect stdout so that Python prints no second error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.ERROR
     except OSError as error:
@@ -124,13 +126,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return ExitCode.DONE
 
 
-def _tell_interrupted(command: str | None) -> None:
-    goes_on = ": what is done is kept, and the same command goes on" if command in _GOES_ON else ""
-    print(f"interrupted{goes_on}", file=sys.stderr)
+def _print_interrupted(command: str | None) -> None:
+    hint = ": finished cases are kept; run the same command again to continue" if command in _CONTINUES else ""
+    print(f"interrupted{hint}", file=sys.stderr)
 
 
 def _unchanged(arguments: Sequence[str]) -> tuple[str, int] | None:
-    """Return the answer to ``analyze DATASET STUDY [--json]`` where nothing has changed since the last time."""
+    """Return the stored output and exit code of ``analyze DATASET STUDY [--json]`` if nothing changed, else None."""
     named = [argument for argument in arguments if argument != "--json"]
     if len(named) != 2 or len(arguments) > 3 or any(argument.startswith("-") for argument in named):
         return None

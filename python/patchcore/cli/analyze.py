@@ -1,4 +1,4 @@
-"""``patchcore analyze DATASET STUDY``: measure a data set into a study."""
+"""``patchcore analyze DATASET STUDY``: measure the lesions of a data set and create a study."""
 
 from __future__ import annotations
 
@@ -24,31 +24,36 @@ _PHASES = {"labels": "Measuring lesions", "images": "Reading images"}
 
 def analyze(
     dataset: Annotated[
-        Path, typer.Argument(help="Folder of the data set, or the CSV or JSON file that lists it; only ever read.")
+        Path,
+        typer.Argument(help="Folder of the data set, or a CSV or JSON file that lists its cases. It is never changed."),
     ],
-    study: Annotated[Path, typer.Argument(help="Folder of the study: new, empty, or made from this data set.")],
+    study: Annotated[Path, typer.Argument(help="Folder of the study: new, empty, or created from the same data set.")],
     images: Images = None,
     labels: Labels = None,
     layout: LayoutName = None,
     lesion_label: Annotated[
-        str | None, typer.Option(help="The lesions' label, by number or name, if it cannot be told.")
+        str | None, typer.Option(help="Label of the lesions, by number or name; needed only if it is not clear.")
     ] = None,
-    connectivity: Annotated[int | None, typer.Option(help="6, 18 or 26; at first 26.")] = None,
-    min_volume_mm3: Annotated[float | None, typer.Option(help="Smaller components are no lesions; at first 0.")] = None,
+    connectivity: Annotated[int | None, typer.Option(help="Connectivity: 6, 18 or 26 [default: 26].")] = None,
+    min_volume_mm3: Annotated[
+        float | None, typer.Option(help="Smaller components are not counted as lesions [mm³] [default: 0].")
+    ] = None,
     patient_regex: PatientRegex = None,
     exclude: Exclude = None,
     spacing: Spacing = None,
     accept: Accept = None,
     threads: Threads = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Measure every lesion of a data set: fingerprint.json, lesions.csv, and figures.
+    """Measure every lesion of a data set and create a study.
 
-    Faulty cases are quarantined with reason and remedy; cases whose geometry cannot be believed are held until
-    --spacing or --accept decides. The exit code is then 3.
+    The results are fingerprint.json, lesions.csv and figures in the study.
 
-    What options decide is kept in the study and holds until decided otherwise. Unchanged files are not
-    measured again.
+    Faulty cases are quarantined, with a reason and a remedy. Cases with implausible geometry are held until you
+    correct it (--spacing) or accept it (--accept). If there are such cases, the exit code is 3.
+
+    The study remembers your options, and later calls use them until you give other values. Unchanged files are
+    not measured again.
     """
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""``patchcore check DATASET``: run the checks of an analysis alone."""
+"""``patchcore check DATASET``: check a data set without creating a study."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["check"]
 
 _HEADINGS = {
     "error": "Errors: these cases would be quarantined",
-    "geometry": "Geometry: these cases would not be used until you decide",
+    "geometry": "Geometry: these cases would be held until you correct or accept it",
     "warning": "Warnings",
 }
 _NAMED = 8
 
 
 def check(
-    dataset: Annotated[Path | None, typer.Argument(help="Folder of the data set; only ever read.")] = None,
+    dataset: Annotated[Path | None, typer.Argument(help="Folder of the data set. It is never changed.")] = None,
     images: Images = None,
     labels: Labels = None,
     layout: LayoutName = None,
@@ -40,12 +40,12 @@ def check(
     accept: Accept = None,
     threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    list_checks: Annotated[bool, typer.Option("--list", help="Print what is checked, and stop.")] = False,
+    list_checks: Annotated[bool, typer.Option("--list", help="List all checks with their remedies and exit.")] = False,
 ) -> None:
-    """Check every case of a data set, to the last byte of every file, without making a study.
+    """Check every case of a data set without creating a study.
 
-    The exit code is 0 where nothing or only warnings were found, 3 where a case has an error or geometry that
-    awaits a decision.
+    Every file is read completely. The exit code is 0 if there are no problems or only warnings. It is 3 if a case
+    has an error, or geometry that you must correct or accept.
     """
     from rich.console import Console
 
@@ -54,7 +54,7 @@ def check(
         _print_checks(console, as_json=as_json)
         return
     if dataset is None:
-        raise typer.BadParameter("name the folder of a data set, or use --list", param_hint="DATASET")
+        raise typer.BadParameter("give the folder of a data set, or use --list", param_hint="DATASET")
     from patchcore.datasets.check import check_dataset
 
     with counted("Checking") as show:
@@ -101,8 +101,8 @@ def _print_report(report: CheckReport, console: Console) -> None:
 
     count = len(report.cases)
     excluded = sum(record.status == "excluded" for record in report.cases)
-    left_out = f", {excluded} excluded" if excluded else ""
-    console.print(f"{report.dataset.name}: {count} case{'' if count == 1 else 's'}{left_out}", soft_wrap=True)
+    without = f", {excluded} excluded" if excluded else ""
+    console.print(f"{report.dataset.name}: {count} case{'' if count == 1 else 's'}{without}", soft_wrap=True)
     console.print(f"Layout: {report.layout.name}: {report.layout.reason}", soft_wrap=True)
     console.print(f"Patients: {report.grouping}", soft_wrap=True)
     for level in LEVELS:
@@ -112,15 +112,18 @@ def _print_report(report: CheckReport, console: Console) -> None:
         for name, members in groups.items():
             _print_group(console, name, members)
     if report.commands:
-        console.print("\nTo decide, type one of these for each (A,B,C: true mm along each stored axis):", style="bold")
+        console.print(
+            "\nFor each check, run one of these commands (A,B,C: true spacing along each stored axis [mm]):",
+            style="bold",
+        )
         for line in report.commands:
             console.print(f"  {line}", soft_wrap=True)
     if report.ok:
-        console.print("\nEvery case may be used.")
+        console.print("\nEvery case can be used.")
 
 
 def _grouped(report: CheckReport, level: str) -> dict[str, list[tuple[CaseRecord | None, Finding]]]:
-    """Return the undecided findings of a level by check, in the order of the checks."""
+    """Return the findings of one level that await a decision, grouped by check, in the order of the checks."""
     from patchcore.datasets.checks import CHECKS
 
     members: dict[str, list[tuple[CaseRecord | None, Finding]]] = {name: [] for name in CHECKS}
@@ -142,7 +145,7 @@ def _print_group(console: Console, name: str, members: Sequence[tuple[CaseRecord
         where = "" if record is None else f"{record.case_id}: "
         console.print(f"  {where}{item.message}", soft_wrap=True)
     if len(members) > _NAMED:
-        console.print(f"  and {len(members) - _NAMED} more: --json lists all")
+        console.print(f"  and {len(members) - _NAMED} more; --json lists all")
     remedies = list(dict.fromkeys(item.remedy for _, item in members if item.remedy))
     if remedies:
         console.print(f"  → {remedies[0]}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``patchcore compare``: evaluated runs side by side."""
+"""``patchcore compare``: compare evaluated runs on their common cases."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ __all__ = ["compare"]
 
 
 def compare(
-    study: Annotated[Path, typer.Argument(help="The study.")],
-    runs: Annotated[list[str] | None, typer.Argument(help="Run ids; default: all that were evaluated.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    study: Annotated[Path, typer.Argument(help="Folder of the study.")],
+    runs: Annotated[list[str] | None, typer.Argument(help="Run ids [default: all evaluated runs].")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Set evaluated runs side by side, on the cases that all of them share."""
+    """Compare evaluated runs on their common cases.
+
+    Common cases are the cases on which all these runs were evaluated.
+    """
     from patchcore.evaluation.compare import compare as compare_runs
 
     found = compare_runs(study, runs or ())
@@ -38,8 +41,8 @@ def compare(
 
     console = Console()
     first = next((score.run_id for score in found.scores if math.isnan(score.difference)), "")
-    table = Table(title=f"mean DSC on {len(found.case_ids)} common cases, each on its own grid", title_justify="left")
-    for name in ("run", "patch size", "step", "cases were", "n"):
+    table = Table(title=f"Mean DSC on {len(found.case_ids)} common cases, each on its own grid", title_justify="left")
+    for name in ("run", "patch size", "step", "role of the cases", "n"):
         table.add_column(name)
     for name in ("mean DSC", "difference"):
         table.add_column(name, justify="right")
@@ -48,8 +51,8 @@ def compare(
         row = (score.run_id, patch, str(score.steps), score.role, str(score.n))
         table.add_row(*map(escape, row), number(score.mean_dsc), number(score.difference, "+.3f"))
     console.print(table)
-    console.print(f"centre ball, untrained: {number(found.ball_dsc)}")
+    console.print(f"baseline without training (centre ball): {number(found.ball_dsc)}")
     if len(found.scores) > 1:
-        console.print(escape(f"differences are paired, to {first}"))
-    if found.left_out:
-        console.print(f"{len(found.left_out)} cases were evaluated for some of the runs only and are left out")
+        console.print(escape(f"difference: mean of the paired differences to {first}"))
+    if found.excluded:
+        console.print(f"{len(found.excluded)} cases excluded, because only some of these runs were evaluated on them")

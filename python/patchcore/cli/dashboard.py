@@ -1,6 +1,6 @@
-"""``patchcore dashboard STUDY``: watch and drive the runs of a study.
+"""``patchcore dashboard STUDY``: watch and control the runs of a study.
 
-Nothing here needs typer: :func:`patchcore.cli.main` calls it without, for a quick first paint.
+This module does not import typer: :func:`patchcore.cli.main` calls it directly, so that the dashboard appears sooner.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ __all__ = ["dashboard"]
 
 
 def dashboard(study: Path) -> None:
-    """Watch and drive the runs of the study in folder STUDY; quitting never touches a run."""
+    """Watch and control the runs of a study in the terminal.
+
+    STUDY is the folder of the study. Quitting the dashboard does not affect any run.
+    """
     _require_study(study)
     if find_spec("textual") is None:
         raise MissingExtraError(
@@ -24,7 +27,7 @@ def dashboard(study: Path) -> None:
         )
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UnsupportedDataError(
-            "the dashboard needs a terminal", remedy="patchcore runs list and patchcore runs show do without"
+            "the dashboard needs a terminal", remedy="use patchcore runs list and patchcore runs show instead"
         )
     from patchcore.tui import run_dashboard
 
@@ -32,8 +35,8 @@ def dashboard(study: Path) -> None:
 
 
 def _require_study(study: Path) -> None:
-    """Look at ``study.json`` alone: reading the study with its schemas would delay the first paint."""
-    remedy = "make one with patchcore analyze DATASET STUDY"
+    """Check only ``study.json``: reading the whole study with its schemas would delay the dashboard."""
+    remedy = "create one with patchcore analyze DATASET STUDY"
     if not study.exists():
         raise StudyError("no such study", path=study, remedy=remedy)
     try:

@@ -1,4 +1,4 @@
-"""``patchcore evaluate STUDY [RUN]``: DSC of a run, beside what needs no training."""
+"""``patchcore evaluate STUDY [RUN]``: report the DSC of a run and of baselines that need no training."""
 
 from __future__ import annotations
 
@@ -19,29 +19,37 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    study: Annotated[Path, typer.Argument(help="The study.")],
-    run: Annotated[str | None, typer.Argument(help="Run folder or id; default: the newest finished.")] = None,
-    fold: Annotated[int | None, typer.Option(help="Fold to evaluate; default: the run's own.")] = None,
-    cases: Annotated[list[str] | None, typer.Option(help="A case to evaluate instead; may be repeated.")] = None,
+    study: Annotated[Path, typer.Argument(help="Folder of the study.")],
+    run: Annotated[str | None, typer.Argument(help="Run folder or run id [default: newest finished run].")] = None,
+    fold: Annotated[int | None, typer.Option(help="Fold to evaluate [default: validation fold of the run].")] = None,
+    cases: Annotated[
+        list[str] | None, typer.Option(help="Evaluate this case instead of a fold; may be repeated.")
+    ] = None,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="The cases that the data set keeps for testing instead.")
+        bool, typer.Option("--held-out", help="Evaluate the test cases of the data set instead of a fold.")
     ] = False,
-    checkpoint: Annotated[str | None, typer.Option(help="best or last; default: best.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint to use: best or last [default: best].")] = None,
     organ_label: Annotated[
-        int | None, typer.Option(help="Compare with the best fixed HU threshold within this organ.")
+        int | None, typer.Option(help="Label of the organ: compare with the best fixed HU threshold inside it.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the run's.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device: auto, cpu or cuda [default: device of the run].")] = None,
     mirror: Annotated[
-        bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored windows; default: the run's.")
+        bool | None,
+        typer.Option(
+            "--mirror/--no-mirror", help="Average predictions over mirrored windows [default: as in the run]."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json instead of the table.")] = False,
 ) -> None:
-    """Compare a run's predictions with the label maps, each on its own grid; writes a report into the study."""
+    """Compare the predictions of a run with the label maps.
+
+    Each case is evaluated on its own grid. The report is written into the study.
+    """
     from rich.console import Console
 
     from patchcore.evaluation.evaluate import evaluate as run_evaluation
 
-    def tell(case_id: str, dsc: float, number: int, total: int) -> None:
+    def report(case_id: str, dsc: float, number: int, total: int) -> None:
         typer.echo(f"[{number}/{total}] {case_id}: DSC {_number(dsc)}", err=True)
 
     evaluation = run_evaluation(
@@ -54,7 +62,7 @@ def evaluate(
         organ_label=organ_label,
         device=device,
         mirror=mirror,
-        on_case=tell,
+        on_case=report,
     )
     if as_json:
         typer.echo((evaluation.folder / "evaluation.json").read_text(encoding="utf-8"), nl=False)
@@ -70,7 +78,7 @@ def _show(evaluation: Evaluation, console: Console) -> None:
     from patchcore.lesions.size_bins import SIZE_BIN_NAMES
 
     threshold = evaluation.threshold
-    # Over the table, not its title: a title is folded to the width of the table.
+    # Not as the table's title, which would be wrapped to the width of the table.
     console.print(f"{evaluation.run_id}, step {evaluation.checkpoint_step}: cases {evaluation.role}", soft_wrap=True)
     table = Table()
     table.add_column("case", overflow="fold")
@@ -97,30 +105,31 @@ def _show(evaluation: Evaluation, console: Console) -> None:
         for name, score in zip(SIZE_BIN_NAMES, evaluation.lesion_bins, strict=True)
         if score.lesions
     ]
-    undefined = f", {evaluation.undefined} without any left out" if evaluation.undefined else ""
+    without = "1 case" if evaluation.undefined == 1 else f"{evaluation.undefined} cases"
+    undefined = f"; {without} without lesion and prediction excluded" if evaluation.undefined else ""
     by_class = evaluation.dsc_by_class
-    told = ", ".join(f"label {label} {_number(value)}" for label, value in by_class.items())
-    told = f" ({told})" if len(by_class) > 1 else ""
+    per_class = ", ".join(f"label {label} {_number(value)}" for label, value in by_class.items())
+    per_class = f" ({per_class})" if len(by_class) > 1 else ""
     lines = [
-        f"mean DSC {_number(evaluation.mean_dsc)}{told} (n = {evaluation.n}{undefined}), "
-        f"global {_number(evaluation.global_dsc)}; on each case's own grid",
+        f"mean DSC {_number(evaluation.mean_dsc)}{per_class} (n = {evaluation.n}{undefined}), "
+        f"global DSC {_number(evaluation.global_dsc)}; each case on its own grid",
         *(
-            f"  largest lesion {size.name}: mean DSC {_number(size.mean_dsc)} (n = {size.n})"
+            f"  cases with largest lesion {size.name}: mean DSC {_number(size.mean_dsc)} (n = {size.n})"
             for size in evaluation.bins
             if size.n
         ),
         f"lesions found (at least one voxel): {lesions.found}/{lesions.lesions}, recall {_number(lesions.recall)} "
-        f"({', '.join(by_size)}); of {lesions.predicted} predicted {lesions.predicted - lesions.true} false, "
+        f"({', '.join(by_size)}); {lesions.predicted} predicted, {lesions.predicted - lesions.true} of them false, "
         f"precision {_number(lesions.precision)}",
-        f"centre ball of {evaluation.ball.volume_mm3 / 1000:.3g} mL, untrained: "
+        f"baseline without training (centre ball of {evaluation.ball.volume_mm3 / 1000:.3g} mL): "
         f"mean DSC {_number(evaluation.ball.mean)} (n = {evaluation.ball.n})",
     ]
     if threshold is not None:
         lines.append(
-            f"best fixed threshold within the organ ({threshold.side} {threshold.threshold:g} HU): "
+            f"best fixed threshold inside the organ ({threshold.side} {threshold.threshold:g} HU): "
             f"mean DSC {_number(threshold.mean)} (n = {threshold.n})"
         )
-    lines += [f"left out: {case_id}: {why}" for case_id, why in evaluation.failed]
+    lines += [f"skipped: {case_id}: {why}" for case_id, why in evaluation.failed]
     lines.append(f"written: {evaluation.folder}")
     for line in lines:
         console.print(line, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``patchcore import DICOM OUT``: a DICOM archive as NIfTI."""
+"""``patchcore import DICOM OUT``: convert a DICOM archive to NIfTI."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ _PHASES = {"search": "Reading headers", "cases": "Writing cases"}
 
 
 def import_(
-    dicom: Annotated[Path, typer.Argument(help="Folder of DICOM files, however nested; only ever read.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the NIfTI files: new, empty, or of an earlier import.")],
-    threads: Annotated[int | None, typer.Option(help="Cases worked on at once; all cores if not said.")] = None,
+    dicom: Annotated[Path, typer.Argument(help="Folder of DICOM files, with any subfolders. It is never changed.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the NIfTI files: new, empty, or from an earlier import.")],
+    threads: Annotated[
+        int | None, typer.Option(help="Number of cases processed in parallel [default: all cores].")
+    ] = None,
 ) -> None:
-    """Write CT series with their DICOM SEG or RTSTRUCT as NIfTI, with a table of all segments.
+    """Convert CT series with DICOM SEG or RTSTRUCT to NIfTI.
 
-    What is done already and unchanged is skipped. Cases that cannot be written are listed; the exit code is then 3.
+    A table of all segments is written too. Cases that are already written and unchanged are skipped. Cases that
+    cannot be written are listed, and the exit code is then 3.
     """
     from patchcore.datasets.dicom.convert import import_dicom
 
@@ -38,8 +41,8 @@ def import_(
         )
     typer.echo(done.layout.reason)
     reused = sum(case.reused for case in done.cases)
-    known = f" ({reused} of them unchanged since the last import)" if reused else ""
-    typer.echo(f"{len(done.written)} cases are in {done.out}{known}")
+    known = f" ({reused} unchanged since the last import)" if reused else ""
+    typer.echo(f"{len(done.written)} cases in {done.out}{known}")
     for case in done.written:
         for note in case.notes:
             typer.echo(f"{case.case_id}: {note}")

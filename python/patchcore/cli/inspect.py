@@ -1,4 +1,4 @@
-"""``patchcore inspect``: what a study's store holds, and whether every byte of it is sound."""
+"""``patchcore inspect``: show the contents of a study's store and verify its checksums."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ __all__ = ["inspect"]
 
 
 def inspect(
-    study: Annotated[Path, typer.Argument(help="study whose store is looked at")],
-    verify: Annotated[bool, typer.Option(help="read every chunk and compare its checksum")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
+    study: Annotated[Path, typer.Argument(help="Folder of the study.")],
+    verify: Annotated[bool, typer.Option(help="Read every chunk and compare its checksum.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Show what is in STUDY/store.zarr and verify its checksums; the exit code is 1 where a case is damaged."""
+    """Show the contents of STUDY/store.zarr and verify its checksums.
+
+    The exit code is 1 if a case is damaged.
+    """
     from patchcore.store.inspection import inspect_store
 
     with counted("Verifying" if verify else "Reading") as show:
@@ -35,12 +38,12 @@ def inspect(
             for case in group.cases:
                 shape = " × ".join(map(str, case.shape))
                 lesions = f"{case.lesions} lesion{'s' * (case.lesions != 1)}"
-                told = f"{shape} voxels, {lesions}, {case.bytes / 1e6:,.1f} MB"
-                typer.echo(f"  {case.case_id}: " + (told if case.problem is None else f"DAMAGED: {case.problem}"))
+                facts = f"{shape} voxels, {lesions}, {case.bytes / 1e6:,.1f} MB"
+                typer.echo(f"  {case.case_id}: " + (facts if case.problem is None else f"DAMAGED: {case.problem}"))
             for case_id, reason in group.failed.items():
-                typer.echo(f"  {case_id}: not here: {reason}")
+                typer.echo(f"  {case_id}: not in the store: {reason}")
         state = "all checksums match" if verify else "not verified"
-        remedy = "delete their folders, and patchcore prepare makes them anew"
+        remedy = "delete the folders of these cases and run patchcore prepare again"
         typer.echo(f"{damaged} damaged: {remedy}" if damaged else state)
     if damaged:
         raise typer.Exit(ExitCode.ERROR)

@@ -1,4 +1,4 @@
-"""``patchcore models``: what a UNETR of each patch size weighs and costs."""
+"""``patchcore models``: show the size and cost of a UNETR for each patch size."""
 
 from __future__ import annotations
 
@@ -18,24 +18,30 @@ __all__ = ["models"]
 
 def models(
     window: Annotated[
-        str, typer.Option("--window", help="Window edge in voxels: one number, or three with commas.")
+        str, typer.Option("--window", help="Window size a,b,c, or one number for all axes [voxels].")
     ] = "96",
     patch_size: Annotated[
         list[str] | None,
-        typer.Option("--patch-size", help="Patch edge, once per row: one number, or three with commas."),
+        typer.Option(
+            "--patch-size",
+            help="Patch size a,b,c, or one number for all axes [voxels]; may be repeated [default: 8, 12, 16, 24].",
+        ),
     ] = None,
-    preset: Annotated[str, typer.Option("--preset", help="Sizes of the network: tiny, small or base.")] = "base",
+    preset: Annotated[str, typer.Option("--preset", help="Size of the network: tiny, small or base.")] = "base",
     networks: Annotated[
-        bool, typer.Option("--networks", help="Show the networks that model.network names instead.")
+        bool, typer.Option("--networks", help="Show a table of all networks (values of model.network) instead.")
     ] = False,
     spacing: Annotated[
-        str, typer.Option("--spacing", help="mm per voxel a,b,c, for networks that pool coarse axes later.")
+        str, typer.Option("--spacing", help="Spacing a,b,c [mm], for networks that pool coarse axes later.")
     ] = "1,1,1",
 ) -> None:
-    """Show tokens, parameters and cost of UNETR per patch size, or parameters and activations of all networks.
+    """Show the size and cost of UNETR per patch size.
 
-    FLOP are of one window's forward pass, attention is its share of them; activations are what one window keeps for the
-    backward pass in float32, in brackets with model.checkpointing. bfloat16 takes about half.
+    With --networks: parameters and activations of all networks instead.
+
+    GFLOP is the forward pass of one window; attention is its share of these FLOP. Activations is the memory that one
+    window keeps for the backward pass in float32, and in brackets the same with model.checkpointing. bfloat16 needs
+    about half of it.
     """
     from rich.console import Console
     from rich.table import Table
@@ -88,8 +94,8 @@ def _networks(window_size: IntTriple, preset: str, patch_sizes: list[str], spaci
     patch = _edges(patch_sizes[0], "--patch-size")
     mm = _spacing(spacing)
     table = Table(title=f"Networks, preset {preset}, window {_times(window_size)}, UNETR's patch {_times(patch)}")
-    for heading in ("model.network", "what it is", "parameters", "activations"):
-        table.add_column(heading, justify="left" if heading[0] in "mw" else "right")
+    for heading in ("model.network", "description", "parameters", "activations"):
+        table.add_column(heading, justify="left" if heading[0] in "md" else "right")
     for kind in NETWORKS.values():
         table.add_row(kind.name, kind.title, *_activations(kind.name, preset, window_size, patch, mm))
     return table
@@ -98,7 +104,7 @@ def _networks(window_size: IntTriple, preset: str, patch_sizes: list[str], spaci
 def _activations(
     network: str, preset: str, window_size: IntTriple, patch: IntTriple, spacing: Triple
 ) -> tuple[str, str]:
-    """Return parameters and activation memory, as text; why there are none where that network cannot be had."""
+    """Return parameters and activation memory as text, or the reason why this network cannot be built."""
     from patchcore.config import resolve_config
     from patchcore.errors import PatchcoreError
 
@@ -121,17 +127,21 @@ def _activations(
 def _spacing(text: str) -> Triple:
     found = triple(text, "--spacing")
     if not all(0 < mm < 1000 for mm in found):
-        raise ConfigError(f"--spacing {text!r} is no spacing", found=text, remedy="write --spacing 0.8,0.8,2.5")
+        raise ConfigError(
+            f"--spacing {text!r} is not a valid spacing", found=text, remedy="write e.g. --spacing 0.8,0.8,2.5"
+        )
     return found
 
 
 def _edges(text: str, option: str) -> IntTriple:
     edges = int_triple(text, option)
     if min(edges) < 1:
-        raise ConfigError(f"{option} {text!r} is no size", found=text, remedy=f"write {option} 16 or {option} 16,16,4")
+        raise ConfigError(
+            f"{option} {text!r} is not a valid size", found=text, remedy=f"write {option} 16 or {option} 16,16,4"
+        )
     return edges
 
 
 def _times(edges: tuple[int, int, int]) -> str:
-    """One number for a cube, else all three."""
+    """Return one number for a cube, otherwise all three."""
     return str(edges[0]) if len(set(edges)) == 1 else "×".join(map(str, edges))

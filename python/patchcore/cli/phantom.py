@@ -1,4 +1,4 @@
-"""``patchcore phantom``: make-believe CTs whose every lesion is known, to try everything on."""
+"""``patchcore phantom``: create synthetic CTs with known lesions, to try out every command."""
 
 from __future__ import annotations
 
@@ -17,24 +17,37 @@ __all__ = ["phantom"]
 
 
 def phantom(
-    out: Annotated[Path, typer.Argument(help="Folder to make: new, empty, or left unfinished by the same command.")],
-    cases: Annotated[int, typer.Option(help="Number of cases, each of its own patient.")] = 12,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
-    preset: Annotated[str, typer.Option(help="Lesion sizes: small, mixed or large; or multi-organ.")] = "mixed",
+    out: Annotated[
+        Path,
+        typer.Argument(help="Folder to create: new, empty, or unfinished from an earlier call of the same command."),
+    ],
+    cases: Annotated[int, typer.Option(help="Number of cases; each is a different patient.")] = 12,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives identical files.")] = 0,
+    preset: Annotated[
+        str, typer.Option(help="Lesion sizes: small, mixed or large; or multi-organ for several organs.")
+    ] = "mixed",
     layout: Annotated[
         str,
-        typer.Option(help="two-folders, nnunet, msd, lits, kits, labels-only, manifest or dicom."),
+        typer.Option(help="Layout of the files: two-folders, nnunet, msd, lits, kits, labels-only, manifest or dicom."),
     ] = "two-folders",
-    shape: Annotated[str | None, typer.Option(help="Voxels a,b,c or one number for all axes.")] = None,
-    spacing: Annotated[
-        str | None, typer.Option(help="mm per voxel a,b,c or one number; of big volumes 0.75,0.75,1 if not said.")
+    shape: Annotated[
+        str | None, typer.Option(help="Size of each volume a,b,c, or one number for all axes [voxels].")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Cases written at once; all cores if not said.")] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(help="Spacing a,b,c, or one number for all axes [mm] [default for large volumes: 0.75,0.75,1]."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Number of cases written in parallel [default: all cores].")
+    ] = None,
 ) -> None:
-    """Write phantom CTs with label maps (1 liver, 2 tumour) and the list of true lesions.
+    """Create synthetic CTs (phantoms) with known lesions.
 
-    With --preset multi-organ: 1 liver, 2 spleen, 3 kidney, 4 liver_tumour, 5 kidney_tumour. Volumes too big for
-    memory are written plane by plane. After Ctrl-C the same command goes on with what is missing.
+    Writes images, label maps (1 liver, 2 tumour) and a list of the true lesions. With --preset multi-organ the labels
+    are 1 liver, 2 spleen, 3 kidney, 4 liver_tumour, 5 kidney_tumour.
+
+    Volumes that are too large for memory are written plane by plane. After Ctrl-C the same command continues with the
+    missing cases.
     """
     from patchcore.phantoms import make_phantoms
 
@@ -52,10 +65,10 @@ def phantom(
                 progress=lambda event: show("Making phantoms, slices", event.done, event.total),
             )
         except KeyboardInterrupt:
-            typer.echo(f"{out} is unfinished: the same command goes on with what is missing", err=True)
+            typer.echo(f"{out} is unfinished: run the same command again to write the missing cases", err=True)
             raise
-    # A list of cases names no labels: what is a lesion must be said.
+    # A manifest declares no label names, so the lesion label must be given.
     named = 4 if preset == "multi-organ" else 2 if layout == "manifest" else None
     lesion_label = "" if named is None else f" --lesion-label {named}"
     typer.echo(f"{cases} phantoms ({preset}, seed {seed}) in {folder}")
-    typer.echo(f"next: patchcore analyze {folder} STUDY{lesion_label}")
+    typer.echo(f"Next: patchcore analyze {folder} STUDY{lesion_label}")

@@ -1,4 +1,4 @@
-"""``patchcore plan``: which patch size fits the lesions that were measured, and why."""
+"""``patchcore plan``: choose the patch size that fits the measured lesions, and explain the choice."""
 
 from __future__ import annotations
 
@@ -19,40 +19,57 @@ __all__ = ["plan"]
 
 
 def plan(
-    study: Annotated[Path, typer.Argument(help="study that patchcore analyze has measured")],
+    study: Annotated[Path, typer.Argument(help="Folder of the study, made with patchcore analyze.")],
     spacing: Annotated[
-        str | None, typer.Option(help="training spacing a,b,c in mm, RAS+ axes; default: the cases' median")
+        str | None, typer.Option(help="Training spacing a,b,c along the RAS+ axes [mm] [default: median of the cases].")
     ] = None,
-    candidates: Annotated[str, typer.Option(help="patch edges to choose among, voxels")] = "8,12,16,24",
-    rule: Annotated[str, typer.Option(help="mean-volume, median, geometric-mean or extent")] = "mean-volume",
+    candidates: Annotated[str, typer.Option(help="Patch sizes to choose from, edge lengths [voxels].")] = "8,12,16,24",
+    rule: Annotated[
+        str, typer.Option(help="Rule for the patch size: mean-volume, median, geometric-mean or extent.")
+    ] = "mean-volume",
     window: Annotated[
         str | None,
-        typer.Option(help="fix the window, a,b,c or one number, voxels; default: 96 or 48 per axis"),
+        typer.Option(help="Window size a,b,c, or one number for all axes [voxels] [default: 96 or 48 per axis]."),
     ] = None,
     hu_range: Annotated[
-        str | None, typer.Option(help="intensity clip --hu-range=LOW,HIGH, or a preset such as liver or lung")
+        str | None,
+        typer.Option(
+            help="Intensity clip LOW,HIGH [HU], or a preset such as liver or lung. Negative: --hu-range=-200,300."
+        ),
     ] = None,
     lesion_label: Annotated[
-        list[str] | None, typer.Option(help="label to plan for, by number or name; may be repeated: one plan each")
+        list[str] | None,
+        typer.Option(help="Label to plan for, by number or name; may be repeated, with one plan per label."),
     ] = None,
-    joint: Annotated[bool, typer.Option("--joint", help="with several labels: train one patch size for all")] = False,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="With several labels: train all of them with one patch size.")
+    ] = False,
     like: Annotated[
-        Path | None, typer.Option(help="study whose patch size, spacing, window and HU range are taken over")
+        Path | None, typer.Option(help="Study to copy the patch size, spacing, window and HU range from.")
     ] = None,
     classes: Annotated[
-        str | None, typer.Option(help="labels to learn together, e.g. 1,2; default: the lesion label alone")
+        str | None,
+        typer.Option(help="Labels that the network learns together, e.g. 1,2 [default: only the lesion label]."),
     ] = None,
     region: Annotated[
         list[str] | None,
-        typer.Option(help="labels judged as one thing, whole things first: --region liver=1,2 --region tumour=2"),
+        typer.Option(
+            help="Labels evaluated together as one region, outer region first: --region liver=1,2 --region tumour=2."
+        ),
     ] = None,
     sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="how the choice moves with spacing, connectivity, left-out cases …")
+        bool,
+        typer.Option(
+            "--sensitivity", help="Show how the choice changes with spacing, connectivity, excluded cases and more."
+        ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="print the plan as JSON")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Choose the ViT patch size for a study's lesions; writes plan.json and a figure into the study."""
+    """Choose the ViT patch size that fits the lesions of a study.
+
+    Writes plan.json and a figure into the study.
+    """
     from patchcore.datasets.plan import plan_patch_size
     from patchcore.study import Study
     from patchcore.views.plan_text import plan_summary
@@ -83,18 +100,26 @@ def plan(
         return
     typer.echo(plan_summary(made))
     typer.echo(f"\nWritten: {opened.plan_path}")
-    typer.echo(f"         {figure}" if figure.exists() else "No figure: it needs pip install 'patchcore[figures]'")
+    typer.echo(
+        f"         {figure}"
+        if figure.exists()
+        else "No figure: matplotlib is not installed (pip install 'patchcore[figures]')"
+    )
 
 
 def _region(text: str) -> tuple[str, tuple[int, ...]]:
     name, equals, labels = text.partition("=")
     if not (name and equals):
-        raise ConfigError(f"--region {text!r} is none", found=text, remedy="write --region liver=1,2")
+        raise ConfigError(
+            f"--region {text!r} is not a valid region", found=text, remedy="write e.g. --region liver=1,2"
+        )
     return name, tuple(int_list(labels, "--region"))
 
 
 def _regions(texts: list[str]) -> dict[str, tuple[int, ...]]:
     found = list(map(_region, texts))
     if len({name for name, _ in found}) < len(found):
-        raise ConfigError("--region names one twice", found=[name for name, _ in found], remedy="name each once")
+        raise ConfigError(
+            "--region gives the same name twice", found=[name for name, _ in found], remedy="use each name once"
+        )
     return dict(found)

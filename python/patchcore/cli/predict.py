@@ -1,4 +1,4 @@
-"""``patchcore predict RUN INPUT -o OUT``: label maps for new scans."""
+"""``patchcore predict RUN INPUT -o OUT``: predict label maps for new scans."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ __all__ = ["predict"]
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A CT as NIfTI, or a folder of them.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write; for a folder a folder.")],
-    checkpoint: Annotated[str | None, typer.Option(help="best or last; default: best.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the run's.")] = None,
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="CT as a NIfTI file, or a folder of such files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write; a folder if INPUT is a folder.")],
+    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint to use: best or last [default: best].")] = None,
+    device: Annotated[str | None, typer.Option(help="Device: auto, cpu or cuda [default: device of the run].")] = None,
     mirror: Annotated[
-        bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored windows; default: the run's.")
+        bool | None,
+        typer.Option(
+            "--mirror/--no-mirror", help="Average predictions over mirrored windows [default: as in the run]."
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing label maps.")] = False,
 ) -> None:
-    """Segment scans with a trained run: label maps on the scans' own grid, with the data set's label values.
+    """Segment scans with a trained run.
 
-    A scan of a folder that cannot be used is told and left out; the exit code is then 3.
+    Each label map has the grid of its scan and the label values of the data set. If INPUT is a folder, scans that
+    cannot be used are reported and skipped; the exit code is then 3.
     """
     from patchcore.inference.predict import predict as run_prediction
     from patchcore.runs import resolve_run
 
-    def tell(prediction: Prediction, number: int, total: int) -> None:
+    def report(prediction: Prediction, number: int, total: int) -> None:
         if prediction.error is not None:
-            typer.echo(f"[{number}/{total}] {prediction.source.name}: left out: {prediction.error}", err=True)
+            typer.echo(f"[{number}/{total}] {prediction.source.name}: skipped: {prediction.error}", err=True)
             return
         volumes = ", ".join(f"label {k}: {v / 1000:.3g} mL" for k, v in prediction.volume_mm3.items())
         typer.echo(f"[{number}/{total}] {prediction.path}  {volumes}")
@@ -48,7 +52,7 @@ def predict(
         device=device,
         mirror=mirror,
         overwrite=overwrite,
-        on_file=tell,
+        on_file=report,
     )
     if any(prediction.error for prediction in predictions):
         raise typer.Exit(ExitCode.QUARANTINED)

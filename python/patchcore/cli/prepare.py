@@ -1,4 +1,4 @@
-"""``patchcore prepare``: every case once on the training grid, in the study's store."""
+"""``patchcore prepare``: resample every case once to the training grid and store it in the study."""
 
 from __future__ import annotations
 
@@ -17,34 +17,45 @@ __all__ = ["prepare"]
 
 
 def prepare(
-    study: Annotated[Path, typer.Argument(help="study that has a plan")],
+    study: Annotated[Path, typer.Argument(help="Folder of the study; it must have a plan.")],
     crop_to: Annotated[
-        int | None, typer.Option(help="keep only what surrounds this label, an organ's; 0: keep all again")
+        int | None, typer.Option(help="Label of an organ: crop each case around it; 0: do not crop any more.")
     ] = None,
-    crop_margin: Annotated[float | None, typer.Option(help="how far around it, mm; default: 20")] = None,
-    kernel: Annotated[str | None, typer.Option(help="of the image: cubic (B-spline, the default) or linear")] = None,
+    crop_margin: Annotated[float | None, typer.Option(help="Margin around the organ [mm] [default: 20].")] = None,
+    kernel: Annotated[
+        str | None, typer.Option(help="Interpolation of the image: cubic (B-spline) or linear [default: cubic].")
+    ] = None,
     antialias: Annotated[
-        bool | None, typer.Option(help="blur an axis that becomes coarser before it is sampled; default: yes")
+        bool | None, typer.Option(help="Blur an axis before it is resampled to a coarser spacing [default: antialias].")
     ] = None,
     max_memory: Annotated[
-        str | None, typer.Option(help="memory this may take, e.g. 4GiB; default: half of what is available")
+        str | None, typer.Option(help="Memory limit, e.g. 4GiB [default: half of the available memory].")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="cases worked on at once, as memory allows; default: all cores, at most 8", min=1)
+        int | None,
+        typer.Option(
+            help="Number of cases processed in parallel, as memory allows [default: all cores, at most 8].", min=1
+        ),
     ] = None,
 ) -> None:
-    """Bring every accepted case to the plan's spacing and write it to STUDY/store.zarr; what is there is kept.
+    """Resample every accepted case and write it to STUDY/store.zarr.
 
-    How to resample and crop is written into plan.json: training and evaluation read the same store, and make what is
-    missing. Ctrl-C leaves whole cases only; the next call goes on. The exit code is 3 where a case could not be brought
-    there.
+    The training spacing comes from the plan. Cases that are already in the store are kept. The settings for resampling
+    and cropping are saved in plan.json, because training and evaluation read the same store and prepare missing cases.
+
+    After Ctrl-C the store contains only complete cases; the same command continues. The exit code is 3 if a case could
+    not be prepared.
     """
     from patchcore.store.inspection import stored_bytes
     from patchcore.store.prepare import prepare as prepare_study
     from patchcore.study import Study
 
     if kernel not in (None, "cubic", "linear"):
-        raise ConfigError(f"--kernel {kernel!r}", expected="cubic or linear", remedy="write --kernel linear")
+        raise ConfigError(
+            f"--kernel {kernel!r} is unknown",
+            expected="cubic or linear",
+            remedy="use --kernel cubic or --kernel linear",
+        )
     with suppress(StudyError):
         if warning := Study(study).outdated_plan():
             typer.echo(f"Warning: {warning}", err=True)
@@ -53,7 +64,7 @@ def prepare(
             study,
             crop_to=crop_to,
             crop_margin_mm=crop_margin,
-            kernel=kernel,  # type: ignore[arg-type]  # looked at above
+            kernel=kernel,  # type: ignore[arg-type]  # checked above
             antialias=antialias,
             max_memory_bytes=None if max_memory is None else byte_count(max_memory, "--max-memory"),
             workers=workers,
@@ -66,16 +77,16 @@ def prepare(
     typer.echo(f"{cases} in {where}: {size / 1e6:,.1f} MB, raw {raw / 1e6:,.1f} MB")
     cropped = sum(case.cropped for case in done.cases)
     if cropped:
-        rest = "" if cropped == len(done.cases) else "; the others do not have it and are whole"
-        typer.echo(f"  {cropped} of {len(done.cases)} cropped to their organ{rest}")
+        rest = "" if cropped == len(done.cases) else "; the other cases do not have this label and are not cropped"
+        typer.echo(f"  {cropped} of {len(done.cases)} cases cropped around the organ{rest}")
     for case in done.cases:
         if case.kept_lesions:
             kept = _counted(case.kept_lesions, "lesion")
-            typer.echo(f"  {case.case_id}: {kept} smaller than the training grid shows, kept as one voxel each")
+            typer.echo(f"  {case.case_id}: {kept} too small for the training grid, kept as one voxel each")
         if case.cut_lesions:
-            typer.echo(f"  {case.case_id}: {_counted(case.cut_lesions, 'lesion')} not wholly within the crop")
+            typer.echo(f"  {case.case_id}: {_counted(case.cut_lesions, 'lesion')} not completely inside the crop")
     for failed in done.failed:
-        typer.echo(f"  left out: {failed.case_id}: {failed.error}")
+        typer.echo(f"  skipped: {failed.case_id}: {failed.error}")
     if done.failed:
         raise typer.Exit(ExitCode.QUARANTINED)
 

@@ -1,4 +1,4 @@
-"""``patchcore profile STUDY``: where a training step's time and memory go."""
+"""``patchcore profile STUDY``: measure the time and memory of a training step."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ __all__ = ["profile"]
 
 
 def profile(
-    study: Annotated[Path, typer.Argument(help="The study; it has a plan and is prepared.")],
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
+    study: Annotated[Path, typer.Argument(help="Folder of the study; it must have a plan and be prepared.")],
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, as section.key=value; may be repeated.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Size of the network: tiny, small or base.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Windows a step.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps that are measured, after three to warm up.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="Also write a trace for chrome://tracing or Perfetto here.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Number of windows per step.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps to measure, after three warm-up steps.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option(help="File for a trace that chrome://tracing or Perfetto can open.")
+    ] = None,
 ) -> None:
-    """Run a few training steps and show where their time goes. Nothing is trained or kept.
+    """Run a few training steps and show where the time goes.
 
-    Parts are measured one by one, waiting for the GPU after each, so that they add up to somewhat more than a step.
+    No weights are saved. Each part is timed separately and waits for the GPU at its end, so the parts add up to
+    slightly more than one step.
     """
     from rich.console import Console
     from rich.table import Table
@@ -31,7 +36,7 @@ def profile(
     from patchcore.training.profiling import profile_step
 
     options = settings_of({"model.preset": preset, "train.batch_size": batch_size})
-    # As the trainer does.
+    # The trainer does the same.
     keep_memory()
     found = profile_step(study, settings=[*(settings or []), *options], toml=config, steps=steps, trace=out)
     console = Console(markup=False, highlight=False)
@@ -48,16 +53,16 @@ def profile(
         table.add_row(name, f"{1000 * seconds:.1f}", f"{seconds / sum(found.parts.values()):.1%}")
     console.print(table)
     operations = Table(title="Operations, forward and backward")
-    for heading in ("operation", "ms a step", "calls"):
+    for heading in ("operation", "ms per step", "calls"):
         operations.add_column(heading, justify="left" if heading == "operation" else "right")
     for name, seconds, calls in found.operations:
         operations.add_row(name, f"{1000 * seconds:.1f}", f"{calls:g}")
     console.print(operations)
     peak = "" if found.peak_bytes is None else f"peak memory {found.peak_bytes / 2**30:.2f} GiB; "
     kept = found.expected_bytes
-    expected = "" if kept is None else f"by what autograd keeps about {kept / 2**30:.2f} GiB; "
+    expected = "" if kept is None else f"estimate from the tensors that autograd keeps {kept / 2**30:.2f} GiB; "
     console.print(
-        f"{peak}{expected}{found.windows / found.step_s:.1f} windows a second",
+        f"{peak}{expected}{found.windows / found.step_s:.1f} windows per second",
         soft_wrap=True,
     )
     if out is not None:

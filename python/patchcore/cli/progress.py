@@ -1,4 +1,4 @@
-"""The one progress display of all commands: bars with an ETA on a terminal, a line per tenth elsewhere."""
+"""Progress display for all commands: bars with remaining time on a terminal, otherwise one line per 10 %."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 __all__ = ["Show", "counted", "progress_bars", "stderr_console"]
 
 Show: TypeAlias = Callable[[str, int, int | None], None]
-"""Called with the name of a phase, what is done, and the total if it is known."""
+"""Called with the name of a phase, the number of finished items, and the total if it is known."""
 
 
 def stderr_console() -> Console:
-    """Return the console that progress and notes are printed on: text from files is shown as it is."""
+    """Return the console for progress and notes. It prints text from files as it is, without markup."""
     from rich.console import Console
 
     return Console(stderr=True, markup=False, highlight=False)
@@ -25,7 +25,7 @@ def stderr_console() -> Console:
 
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Show]:
-    """Yield the function that shows progress: one bar per phase, or one line per tenth of a phase."""
+    """Yield the function that shows progress: one bar per phase, or one line per 10 % of a phase."""
     if not console.is_terminal:
         yield _lines(console)
         return
@@ -45,7 +45,7 @@ def progress_bars(console: Console) -> Iterator[Show]:
 
 @contextmanager
 def counted(phase: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield the function that shows the progress of one phase, called with what is done and the total."""
+    """Yield the function that shows the progress of one phase. Call it with the finished items and the total."""
     with progress_bars(stderr_console()) as show:
         yield lambda done, total: show(phase, done, total)
 

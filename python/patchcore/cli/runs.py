@@ -1,4 +1,4 @@
-"""``patchcore runs …``: the runs of a study, and what can be asked of them."""
+"""``patchcore runs …``: list, show and control the runs of a study."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ app = typer.Typer(
     name="runs", help="List, show, follow, stop, pause and resume the runs of a study.", no_args_is_help=True
 )
 
-StudyOrRun = Annotated[Path, typer.Argument(help="The study; or the run folder itself.", show_default=False)]
+StudyOrRun = Annotated[Path, typer.Argument(help="Folder of the study, or of the run itself.", show_default=False)]
 RunArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[RUN]", help="Id, a unique part of one, or latest.", show_default=False),
+    typer.Argument(
+        metavar="[RUN]", help="Run id, a unique part of it, or latest [default: latest].", show_default=False
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Wait = Annotated[float, typer.Option(help="Seconds to wait for an answer.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Wait = Annotated[float, typer.Option(help="Time to wait for the answer of the run [s].")]
 
 
 @app.command("list")
 def list_command(
-    study: Annotated[Path, typer.Argument(help="The study.", show_default=False)], as_json: AsJson = False
+    study: Annotated[Path, typer.Argument(help="Folder of the study.", show_default=False)], as_json: AsJson = False
 ) -> None:
     """List the runs of a study, newest first."""
     from patchcore.runs import list_runs
@@ -51,8 +53,8 @@ def list_command(
         typer.echo(f"{study} has no runs yet; start one with patchcore train {study}")
         return
     table = Table(box=None, pad_edge=False)
-    table.add_column("run", no_wrap=True)  # what one has to copy is never broken
-    for heading in ("kind", "state", "step", "best DSC", "left", "patch size"):
+    table.add_column("run", no_wrap=True)  # users copy run ids
+    for heading in ("kind", "state", "step", "best DSC", "time left", "patch size"):
         table.add_column(heading, overflow="fold")
     for item in summaries:
         cells = (
@@ -70,7 +72,10 @@ def list_command(
 
 @app.command()
 def show(study: StudyOrRun, run: RunArgument = None, as_json: AsJson = False) -> None:
-    """Show one run: state, progress, validations, alerts, and how its attempts ended."""
+    """Show the state, progress, validations and alerts of a run.
+
+    Also shows how each attempt of the run ended.
+    """
     from patchcore.runs import RunReader
 
     path = _resolve(study, run)
@@ -84,7 +89,7 @@ def show(study: StudyOrRun, run: RunArgument = None, as_json: AsJson = False) ->
     from patchcore.cli.viewer import PlainLines
 
     console = _console()
-    typer.echo(plain(f"{view.run_id} ({view.kind}), made {view.created}, attempts: {view.attempts}"))
+    typer.echo(plain(f"{view.run_id} ({view.kind}), created {view.created}, attempts: {view.attempts}"))
     PlainLines(path, console).show(view)
     best = view.best_validation
     if best is not None:
@@ -92,14 +97,14 @@ def show(study: StudyOrRun, run: RunArgument = None, as_json: AsJson = False) ->
     for attempt in range(1, view.attempts + 1):
         ended = _ended(path, attempt)
         if ended:
-            typer.echo(plain(f"attempt {attempt}: {ended['state']}: {ended.get('reason') or 'as asked'}"))
+            typer.echo(plain(f"attempt {attempt}: {ended['state']}: {ended.get('reason') or 'as requested'}"))
     if view.bad_lines:
-        typer.echo(f"{view.bad_lines} lines of its events could not be read")
+        typer.echo(f"{view.bad_lines} lines of the event log could not be read")
 
 
 @app.command()
 def tail(study: StudyOrRun, run: RunArgument = None) -> None:
-    """Follow a run; Ctrl-C leaves it running."""
+    """Follow a run. Ctrl-C stops following; the run continues."""
     from patchcore.cli.viewer import watch
 
     raise typer.Exit(watch(_resolve(study, run), console=_console(), stop_on_interrupt=False))
@@ -109,9 +114,12 @@ def tail(study: StudyOrRun, run: RunArgument = None) -> None:
 def resume(
     study: StudyOrRun,
     run: RunArgument = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Do not follow it.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return at once instead of following the run.")] = False,
 ) -> None:
-    """Start a new attempt of a run from its last checkpoint, and follow it; Ctrl-C then stops it."""
+    """Resume a run from its last checkpoint and follow it.
+
+    This starts a new attempt of the run. Ctrl-C stops the run with a checkpoint.
+    """
     from patchcore.cli.viewer import watch
     from patchcore.runs import RunState, run_state, start_attempt
 
@@ -129,8 +137,10 @@ def resume(
 def stop(
     study: StudyOrRun,
     run: RunArgument = None,
-    force: Annotated[bool, typer.Option("--force", help="SIGTERM now, SIGKILL ten seconds later.")] = False,
-    grace_s: Annotated[float | None, typer.Option(help="Seconds until SIGTERM.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Send SIGTERM now, and SIGKILL ten seconds later.")] = False,
+    grace_s: Annotated[
+        float | None, typer.Option(help="Time to let the run stop by itself before SIGTERM is sent [s].")
+    ] = None,
     wait_s: Wait = 30.0,
 ) -> None:
     """Stop a run at its next step, with a checkpoint."""
@@ -139,8 +149,8 @@ def stop(
     path = _resolve(study, run)
     if force and run_state(path).state is RunState.ORPHANED:
         if not terminate_orphan(path):
-            raise RunError("its trainer could not be terminated from here", path=path)
-        typer.echo("stop: terminated; its supervisor was gone")
+            raise RunError("the trainer could not be terminated from here", path=path)
+        typer.echo("stop: terminated; the run had no supervisor any more")
         return
     args: dict[str, Any] = {"force": True} if force else {}
     _ask(path, "stop", args | ({} if grace_s is None else {"grace_s": grace_s}), wait_s)
@@ -148,19 +158,22 @@ def stop(
 
 @app.command()
 def pause(study: StudyOrRun, run: RunArgument = None, wait_s: Wait = 30.0) -> None:
-    """Write a checkpoint and end the trainer; patchcore runs resume goes on from there."""
+    """Pause a run at its next step, with a checkpoint.
+
+    The trainer process ends. Continue the run with patchcore runs resume.
+    """
     _ask(_resolve(study, run), "pause", {}, wait_s)
 
 
 @app.command()
 def checkpoint(study: StudyOrRun, run: RunArgument = None, wait_s: Wait = 30.0) -> None:
-    """Have a checkpoint written at the next step."""
+    """Write a checkpoint at the next step of a run."""
     _ask(_resolve(study, run), "checkpoint", {}, wait_s)
 
 
 @app.command()
 def validate(study: StudyOrRun, run: RunArgument = None, wait_s: Wait = 30.0) -> None:
-    """Have the run validate at the next step."""
+    """Validate a run at its next step."""
     _ask(_resolve(study, run), "validate", {}, wait_s)
 
 
@@ -169,7 +182,7 @@ def _resolve(study: Path, run: str | None) -> Path:
 
     if run is not None:
         return resolve_run(study, run)
-    # One argument is a run folder, or a study whose newest run is meant.
+    # A single argument is a run folder, or a study: then the newest run is used.
     return study if (study / "run.json").exists() else resolve_run(study, "latest")
 
 
@@ -179,13 +192,12 @@ def _ask(run: Path, verb: str, args: dict[str, Any], wait_s: float) -> None:
     identity = request(run, verb, args)
     answer = wait_for(run, identity, timeout_s=wait_s)
     if answer is None:
-        typer.echo(f"{verb}: asked; no answer within {wait_s:.0f} s, it is taken at the next step")
+        typer.echo(f"{verb}: requested; no answer within {wait_s:.0f} s yet, the run acts on it at its next step")
     else:
-        _tell(run, answer)
+        _print_answer(run, answer)
 
 
-def _tell(run: Path, answer: Acknowledgement) -> None:
-
+def _print_answer(run: Path, answer: Acknowledgement) -> None:
     if not answer.ok:
         raise RunError(f"{answer.verb} was {answer.outcome}: {answer.detail or 'no reason given'}", path=run)
     typer.echo(plain(f"{answer.verb}: {answer.outcome}" + (f" ({answer.detail})" if answer.detail else "")))
@@ -196,7 +208,7 @@ def _console() -> Console:
 
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
-        console.width = 200  # a file or a pipe has no width to fit
+        console.width = 200  # files and pipes have no width
     return console
 
 

@@ -1,4 +1,4 @@
-"""``patchcore train STUDY``: train a UNETR of the plan's patch size, and watch it."""
+"""``patchcore train STUDY``: train a UNETR with the plan's patch size, and show its progress."""
 
 from __future__ import annotations
 
@@ -22,63 +22,84 @@ def _list_settings(value: bool) -> None:
 
 
 def train(
-    study: Annotated[Path, typer.Argument(help="The study; it has a plan.")],
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
+    study: Annotated[Path, typer.Argument(help="Folder of the study; it must have a plan.")],
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting, as section.key=value; may be repeated; see --list-settings."),
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Size of the network: tiny, small or base.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of steps: this many epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Windows a step.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of optimiser steps.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs, instead of --steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Number of windows per step.")] = None,
     fold: Annotated[
-        str | None, typer.Option(help="The fold that validates, from 0; or all, one after the other.")
+        str | None,
+        typer.Option(help="Validation fold, counted from 0; or all, to train all folds one after the other."),
     ] = None,
     init_from: Annotated[
-        str | None, typer.Option(help="Begin with the weights of a run (of any study) or of a file, at any patch size.")
+        str | None, typer.Option(help="Start from the weights of a run (of any study) or of a file, at any patch size.")
     ] = None,
-    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Take over the transformer alone.")] = False,
-    freeze_epochs: Annotated[int | None, typer.Option(help="Epochs in which the transformer stays as it was.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="End after this many minutes of training.")] = None,
-    max_hours: Annotated[float | None, typer.Option(help="The same in hours.")] = None,
+    encoder_only: Annotated[
+        bool, typer.Option("--encoder-only", help="With --init-from: load only the weights of the transformer.")
+    ] = False,
+    freeze_epochs: Annotated[
+        int | None,
+        typer.Option(help="Number of epochs at the start in which the weights of the transformer are frozen."),
+    ] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop after this training time [minutes].")] = None,
+    max_hours: Annotated[float | None, typer.Option(help="Stop after this training time [hours].")] = None,
     network: Annotated[
-        str | None, typer.Option(help="unetr, or one to compare with: patchcore models --networks.")
+        str | None,
+        typer.Option(help="Network to train: unetr, or one for comparison; patchcore models --networks lists them."),
     ] = None,
-    ranks: Annotated[int | None, typer.Option(help="Processes that share a step, one a GPU; 0: all GPUs.")] = None,
+    ranks: Annotated[
+        int | None, typer.Option(help="Number of processes that share a step, one per GPU; 0: one for every GPU.")
+    ] = None,
     patience: Annotated[
-        int | None, typer.Option(help="End after this many validations of all cases in a row without a better DSC.")
+        int | None, typer.Option(help="Stop after this many validations on all cases in a row without a better DSC.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The one seed.")] = None,
-    name: Annotated[str | None, typer.Option(help="A few words for the run folder's name.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Return at once; the last line is the run's id.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    name: Annotated[str | None, typer.Option(help="A few words to add to the name of the run folder.")] = None,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach", help="Return as soon as the run has started; the last line of the output is the run id."
+        ),
+    ] = False,
     foreground: Annotated[
-        bool, typer.Option("--foreground", help="Supervise in this process, for Slurm and containers.")
+        bool, typer.Option("--foreground", help="Supervise the run in this process, for Slurm and containers.")
     ] = False,
     list_settings: Annotated[
         bool,
         typer.Option(
-            "--list-settings", callback=_list_settings, is_eager=True, help="Show every setting and its default."
+            "--list-settings",
+            callback=_list_settings,
+            is_eager=True,
+            help="List every setting with its default and exit.",
         ),
     ] = False,
 ) -> None:
-    """Train a UNETR of the plan's patch size.
+    """Train a UNETR with the patch size of the plan.
 
-    The run belongs to a process of its own: closing this terminal does not end it, Ctrl-C asks it to stop with a
-    checkpoint. The exit code is the run's: 0 finished, 75 stopped or paused, 1 failed. With --fold all the same
-    command goes on where it was left.
+    The run is a process of its own: it continues when you close this terminal. Ctrl-C asks it to write a checkpoint
+    and stop. The exit code is that of the run: 0 finished, 75 stopped or paused, 1 failed.
+
+    With --fold all, running the same command again continues with the folds that are not finished.
     """
     from patchcore.runs import start_attempt
     from patchcore.training.launch import create_run, settings_of
 
     if fold is not None and fold != "all" and not fold.isdecimal():
-        raise ConfigError(f"--fold {fold!r} is no fold", found=fold, remedy="write a number from 0, or all")
+        raise ConfigError(f"--fold {fold!r} is not a valid fold", found=fold, remedy="give a number from 0, or all")
     if detach and fold == "all":
         raise ConfigError(
-            "--fold all waits for each fold: it cannot be detached",
-            remedy="leave it in tmux, or start each fold with --fold N --detach",
+            "--fold all waits for each fold, so it cannot be detached",
+            remedy="run it inside tmux, or start each fold with --fold N --detach",
         )
     if detach and foreground:
-        raise ConfigError("--detach and --foreground exclude each other", remedy="give one of them")
+        raise ConfigError("--detach and --foreground cannot be used together", remedy="give only one of them")
     if max_hours is not None and max_minutes is not None:
-        raise ConfigError("--max-minutes and --max-hours exclude each other", remedy="give one of them")
+        raise ConfigError("--max-minutes and --max-hours cannot be used together", remedy="give only one of them")
     options = {
         "model.preset": preset,
         "train.steps": steps,
@@ -106,7 +127,7 @@ def train(
 
 
 def _follow(run: Path, *, foreground: bool) -> int:
-    """Start a run's next attempt, show it to its end, and return its exit code."""
+    """Start the next attempt of a run, show it until it ends, and return its exit code."""
     from rich.console import Console
 
     from patchcore.cli.viewer import PlainLines, watch
@@ -134,11 +155,15 @@ def _train_folds(study: Path, settings: list[str], config: Path | None, name: st
         run = fold_run(study, number, settings=settings, toml=config, name=name)
         runs.append(run)
         if run.state is RunState.FINISHED:
-            typer.echo(f"fold {number}: finished before, {run.path.name}")
+            typer.echo(f"fold {number}: already finished, {run.path.name}")
             continue
         if run.state is not None and run.state is not RunState.QUEUED and not run.state.is_over:
-            raise LockedError(f"fold {number} is {run.state.value}", path=run.path, remedy="wait for it, or stop it")
-        typer.echo(f"fold {number}: {run.path.name}" + ("" if run.state is None else f", {run.state.value}, goes on"))
+            raise LockedError(
+                f"fold {number} is {run.state.value}",
+                path=run.path,
+                remedy="wait until it ends, or stop it with patchcore runs stop",
+            )
+        typer.echo(f"fold {number}: {run.path.name}" + ("" if run.state is None else f", {run.state.value}, continues"))
         code = _follow(run.path, foreground=foreground)
         if code:
             return code
@@ -146,7 +171,7 @@ def _train_folds(study: Path, settings: list[str], config: Path | None, name: st
     for score in scores.folds:
         typer.echo(f"fold {score.fold}: DSC {score.mean_dsc:.4f} (n = {score.n}, step {score.step}), {score.run_id}")
     typer.echo(
-        f"all folds: mean DSC {scores.mean_dsc:.4f} over {scores.n} cases, each from the fold that held it out; "
-        f"folds ± {scores.deviation:.4f}; training grid, used for selection"
+        f"all folds: mean DSC {scores.mean_dsc:.4f} over {scores.n} cases, each scored by the fold that held it out; "
+        f"standard deviation between folds {scores.deviation:.4f}; on the training grid, used for selection"
     )
     return 0

@@ -1,4 +1,4 @@
-"""Values that several commands read from one option: ``1,1,2.5``, ``96``, ``-200,300``."""
+"""Parsers for option values that several commands use: ``1,1,2.5``, ``96``, ``-200,300``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["hu_range", "int_list", "int_triple", "triple"]
 
 
 def triple(text: str, option: str) -> Triple:
-    """Read three numbers, or one for all axes.
+    """Read three numbers, or one number for all axes.
 
     Raises:
-        ConfigError: Anything else; `option` is named.
+        ConfigError: The text is anything else; the message names `option`.
 
     Example:
         >>> triple("1,1,2.5", "--spacing"), triple("2", "--spacing")
@@ -30,10 +30,10 @@ def triple(text: str, option: str) -> Triple:
 
 
 def int_triple(text: str, option: str) -> IntTriple:
-    """Read three whole numbers, or one for all axes.
+    """Read three whole numbers, or one whole number for all axes.
 
     Raises:
-        ConfigError: Anything else; `option` is named.
+        ConfigError: The text is anything else; the message names `option`.
 
     Example:
         >>> int_triple("96", "--window")
@@ -51,7 +51,7 @@ def int_list(text: str, option: str) -> tuple[int, ...]:
     """Read whole numbers separated by commas.
 
     Raises:
-        ConfigError: Anything else; `option` is named.
+        ConfigError: The text is anything else; the message names `option`.
 
     Example:
         >>> int_list("8,12,16", "--candidates")
@@ -61,7 +61,7 @@ def int_list(text: str, option: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(
-            f"{option} {text!r} holds something that is no whole number",
+            f"{option} {text!r} contains something that is not a whole number",
             remedy=f"write e.g. {option} 8,12,16,24",
         ) from None
 
@@ -70,7 +70,7 @@ def hu_range(text: str) -> tuple[float, float] | str:
     """Read two numbers, or the name of a preset.
 
     Raises:
-        ConfigError: Numbers, but not two.
+        ConfigError: The text contains numbers, but not exactly two.
 
     Example:
         >>> hu_range("-200,300"), hu_range("liver")

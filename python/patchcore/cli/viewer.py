@@ -1,4 +1,4 @@
-"""The live view of a run, used by ``train`` and ``runs tail``: closing it leaves the run alone."""
+"""Live view of a run for ``train`` and ``runs tail``. Closing the view does not affect the run."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def watch(run: Path, *, console: Console, follow: bool = True, stop_on_interrupt
 
     Args:
         run: The run folder.
-        console: A terminal gets a live display, anything else plain lines.
-        follow: Show it once and return where false.
-        stop_on_interrupt: Whether Ctrl-C or SIGTERM asks the run to stop, and a second one terminates it; a
-            third leaves. Otherwise the first leaves, and the run goes on.
+        console: A terminal shows a live display, any other output gets plain lines.
+        follow: If False, show the run once and return.
+        stop_on_interrupt: If True, the first Ctrl-C or SIGTERM asks the run to stop, the second terminates it, and
+            the third closes the view. If False, the first closes the view, and the run continues.
 
     Returns:
-        The run's exit code: 0 finished, 75 stopped or paused, 1 failed; 130 where the viewer was left before
-        its end.
+        The exit code of the run: 0 finished, 75 stopped or paused, 1 failed; 130 if the view was closed before
+        the end of the run.
 
     Raises:
-        RunError: This is no run folder.
+        RunError: `run` is not a run folder.
     """
     reader = RunReader(run)
     screen: _Screen = _LiveScreen(console) if console.is_terminal else PlainLines(run, console)
@@ -87,12 +87,12 @@ def _ask_to_end(run: Path, view: RunView, *, force: bool) -> str:
         return str(error)
     if force:
         return "terminating"
-    return "stopping at the next step, with a checkpoint; once more terminates"
+    return "stopping at the next step, with a checkpoint; press Ctrl-C again to terminate"
 
 
 @contextmanager
 def _noting(interrupts: list[int]) -> Iterator[None]:
-    """Collect SIGINT and SIGTERM instead of dying of them."""
+    """Record SIGINT and SIGTERM instead of ending the process."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     previous = [signal.signal(number, lambda received, _: interrupts.append(received)) for number in numbers]
     try:
@@ -111,12 +111,12 @@ class _Screen(Protocol):
 
 
 class PlainLines:
-    """A run as lines of text: one at every change of state, validation and alert, and one each ten seconds.
+    """Prints a run as lines of text: one per change of state, validation and alert, and progress every ten seconds.
 
     Args:
         run: The run folder.
-        console: Where to.
-        clock: Monotonic seconds.
+        console: Console to print on.
+        clock: Returns monotonic time, s.
     """
 
     def __init__(self, run: Path, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -130,16 +130,16 @@ class PlainLines:
         self._next_progress = 0.0
 
     def open(self) -> Any:
-        """Nothing has to be set up."""
+        """Return an empty context: plain lines need no set-up."""
         return nullcontext()
 
     def tick(self) -> None:
-        """Poll, and print what is new: for ``supervise_foreground``."""
+        """Read the run and print the news. ``supervise_foreground`` calls it repeatedly."""
         self._reader = self._reader or RunReader(self._run)
         self.show(self._reader.poll())
 
     def show(self, view: RunView) -> None:
-        """Print what is new in `view`."""
+        """Print everything in `view` that was not printed before."""
         for validation in view.validations:
             if (validation.attempt, validation.validation_id) not in self._validations:
                 self._validations.add((validation.attempt, validation.validation_id))
@@ -157,7 +157,7 @@ class PlainLines:
             self._say(", ".join([view.state.label, *_progress_words(view)]) if view.step else view.state.label)
 
     def note(self, text: str) -> None:
-        """Print a remark."""
+        """Print a note."""
         self._say(text)
 
     def _say(self, text: str) -> None:
@@ -197,7 +197,7 @@ def _panel(view: RunView, note: str | None) -> Group:
     if view.total_steps:
         rows.add_row("", ProgressBar(total=view.total_steps, completed=view.step, width=40))
     if view.eta_s is not None and view.state.state.is_live:
-        rows.add_row("left", Text(duration(view.eta_s)))
+        rows.add_row("time left", Text(duration(view.eta_s)))
     for name, value in (("loss", view.last(TRAIN_LOSS)), ("window DSC", view.last(TRAIN_WINDOW_DSC))):
         if value is not None:
             rows.add_row(name, Text(f"{value:.4f}"))
@@ -215,7 +215,7 @@ def _panel(view: RunView, note: str | None) -> Group:
 
 
 def _lesion_words(validation: ValidationRecord) -> str:
-    """Say how many lesions were found, and how many of the predicted are; nothing where no run told of it."""
+    """Return lesion recall and precision of a validation as text; empty if the run did not record them."""
     recall, precision = (validation.values.get(name) for name in (VAL_LESION_RECALL, VAL_LESION_PRECISION))
     known = [(name, value) for name, value in (("recall", recall), ("precision", precision)) if value is not None]
     return "".join(f", lesion {name} {value:.2f}" for name, value in known if not math.isnan(value))
@@ -236,7 +236,7 @@ def _progress_words(view: RunView) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time as people say it.
+    """Return a duration as readable text.
 
     Example:
         >>> duration(4000)

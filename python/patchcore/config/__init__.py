@@ -1,4 +1,4 @@
-"""Typed, documented, torch-free schemas of plan and run."""
+"""Schemas of the plan and of a run's configuration: typed, documented, without torch."""
 
 from patchcore.config.plan import CandidatePlan, IdealEdge, Plan, RuleOutcome, TargetPlan, read_plan
 from patchcore.config.run import AugmentConfig, RunConfig, SamplingConfig, config_keys, resolve_config

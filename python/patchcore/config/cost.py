@@ -1,12 +1,12 @@
-"""Cost of a UNETR of a patch size: tokens, parameters and FLOP. Needs no torch.
+"""Computes the cost of a UNETR from its sizes: tokens, parameters and FLOP. Needs no torch.
 
 Shape legend:
     p  patch edge per axis (voxels)         w  window edge per axis (voxels)
     t  tokens per axis, w / p               h  hidden size, m  hidden width of a transformer MLP
     f  feature size, the channels at full resolution; decoder stages have 8f, 4f, 2f and f
 
-A FLOP is one multiplication or one addition, so that a product of an (a, b) by a (b, c) matrix costs 2abc.
-Counted are convolutions, matrix products and attention; norms and activations are not.
+A FLOP is one multiplication or one addition, so the product of an (a, b) and a (b, c) matrix costs 2abc.
+Convolutions, matrix products and attention are counted; norms and activations are not.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ LAYERS = 12
 
 
 def check_window(window_size: int | Sequence[int], patch_size: int | Sequence[int]) -> None:
-    """Check that a window is a whole number of patches along every axis, and more than the norms need.
+    """Check that a window is a whole number of patches along every axis, and large enough for instance norm.
 
     Args:
         window_size: Window edge, voxels; one number, or one per axis.
         patch_size: Patch edge, voxels; one number, or one per axis.
 
     Raises:
-        PatchSizeError: It is not, or a patch edge is illegal as such; the message names legal ones.
+        PatchSizeError: It is not, or the network cannot have a patch edge; the message names legal patch sizes.
     """
     window, patch = window_triple(window_size), patch_triple(patch_size)
     deepest = upsampling_factors(patch)[0]
@@ -69,9 +69,9 @@ def check_window(window_size: int | Sequence[int], patch_size: int | Sequence[in
             )
     if window == patch and math.prod(deepest) == 1:
         raise PatchSizeError(
-            f"window_size {window} is one patch, which leaves instance norm a single voxel at the deepest stage",
+            f"window_size {window} is one patch: instance norm has only one voxel at the deepest stage",
             found=patch,
-            remedy="use a window of two patches or more, or a smaller patch",
+            remedy="use a window of at least two patches, or a smaller patch",
         )
 
 
@@ -101,18 +101,18 @@ def token_count(window_size: int | Sequence[int], patch_size: int | Sequence[int
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """What a UNETR of one patch size weighs and costs.
+    """Size and cost of a UNETR with one patch size.
 
     Attributes:
         patch_size: Patch edge per axis, voxels.
         window_size: Window edge per axis, voxels.
         tokens: Tokens of one window.
-        parameters: All weights, frozen ones included: the size of the state dict.
-        frozen_parameters: Weights that forward never uses, kept for MONAI's state dict.
-        embedding_flop: Patch embedding, one window, forward.
-        linear_flop: Linear layers of the transformer.
-        attention_flop: Products of queries, keys and values.
-        convolution_flop: Convolutional encoder branches, decoder and output.
+        parameters: Number of all weights, including frozen ones: the size of the state dict.
+        frozen_parameters: Weights that the forward pass never uses; kept so that the state dict equals MONAI's.
+        embedding_flop: FLOP of the patch embedding, one window, forward pass.
+        linear_flop: FLOP of the transformer's linear layers.
+        attention_flop: FLOP of the products of queries, keys and values.
+        convolution_flop: FLOP of the convolutional encoder branches, the decoder and the output layer.
     """
 
     patch_size: IntTriple
@@ -132,7 +132,7 @@ class NetworkCost:
 
     @property
     def attention_share(self) -> float:
-        """Share of the products of queries, keys and values in the FLOP of the whole network, in [0, 1]."""
+        """Share of self-attention (products of queries, keys and values) in the network's FLOP, in [0, 1]."""
         return self.attention_flop / self.flop
 
 
@@ -162,7 +162,7 @@ def _convolutions(
     patch: IntTriple,
     window: IntTriple,
 ) -> Iterator[_Layer]:
-    """Every convolution outside the transformer. A transposed one works once per input voxel."""
+    """Yield every convolution outside the transformer. A transposed convolution is applied once per input voxel."""
     kernels = [math.prod(factors) for factors in upsampling_factors(patch)]
     voxels = [math.prod(token_grid(window, patch))]
     for kernel in kernels:
@@ -203,15 +203,15 @@ def network_cost(
         window_size: Window edge, voxels; one number, or one per axis.
         patch_size: Patch edge, voxels; one number, or one per axis.
         in_channels: Channels of the image.
-        out_channels: Classes, background included.
+        out_channels: Number of classes, including background.
         hidden_size: Width of a token.
         mlp_dim: Hidden width of a transformer MLP.
-        num_heads: Attention heads; changes no count, but has to divide ``hidden_size``.
+        num_heads: Attention heads. They do not change the counts, but must divide ``hidden_size``.
         feature_size: Channels at full resolution.
         qkv_bias: Whether queries, keys and values have a bias.
 
     Returns:
-        The counts; FLOP are those of one window's forward pass.
+        The counts. FLOP are for the forward pass of one window.
 
     Raises:
         PatchSizeError: The patch size is illegal or does not divide the window.

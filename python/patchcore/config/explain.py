@@ -1,4 +1,4 @@
-"""Findings of pydantic as one line that a person can act on."""
+"""Turns the errors of a pydantic validation into one readable line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["explain"]
 
 
 def explain(error: ValidationError, schema: type[BaseModel]) -> str:
-    """Return the findings of a validation as one line; an unknown key is answered with the nearest known one.
+    """Return the errors of a validation as one line. For an unknown key, the most similar known key is suggested.
 
     Args:
-        error: What pydantic raised.
-        schema: The model that was validated. Suggestions come from the part of it that holds the unknown key.
+        error: The error that pydantic raised.
+        schema: The model that was validated. Suggestions come from the section that contains the unknown key.
 
     Example:
         >>> from patchcore.config.run import RunConfig
@@ -24,11 +24,11 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> str:
         ...     RunConfig.model_validate({"train": {"step": 100}})
         ... except ValidationError as error:
         ...     explain(error, RunConfig)
-        'train.step: unknown key, perhaps steps'
+        'train.step: unknown key (did you mean steps?)'
     """
     parts = []
     found = error.errors(include_url=False)
-    # A list with a faulty entry is also reported as too short: that is not a fault of its own.
+    # pydantic also reports a list with an invalid entry as too short. That second error is skipped.
     inner = {item["loc"][: len(item["loc"]) - depth] for item in found for depth in range(1, len(item["loc"]) + 1)}
     for item in found:
         if item["type"] == "too_short" and item["loc"] in inner:
@@ -43,11 +43,11 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> str:
 
 def _unknown(key: str, keys: Sequence[str]) -> str:
     near = get_close_matches(key, sorted(keys), n=1)
-    return f"unknown key, perhaps {near[0]}" if near else "unknown key"
+    return f"unknown key (did you mean {near[0]}?)" if near else "unknown key"
 
 
 def _keys_at(schema: type[BaseModel], place: Sequence[int | str]) -> list[str]:
-    """Return the keys of the part of a model that a place names; without names for list entries, by their index."""
+    """Return the keys of the section of a model at a place. Indices of list entries in the place are skipped."""
     model: type[BaseModel] | None = schema
     for step in place:
         if isinstance(step, int):
@@ -58,7 +58,7 @@ def _keys_at(schema: type[BaseModel], place: Sequence[int | str]) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the first model that a type names: ``tuple[Part, ...]`` and ``Part | None`` hold Part."""
+    """Return the first model inside a type annotation, e.g. Part in ``tuple[Part, ...]`` and in ``Part | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)

@@ -1,6 +1,6 @@
-"""Which patch sizes a UNETR can have, and the up-sampling factors that follow from one. Needs neither torch nor NumPy.
+"""Legal patch sizes of a UNETR, and the up-sampling factors of each. Needs neither torch nor NumPy.
 
-Four stages up-sample by 1, 2, 3 or 4 each, so a patch edge has to be a product of four such factors.
+Four stages up-sample by 1, 2, 3 or 4 each, so a patch edge must be a product of four such factors.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _feasible(edge: int, stages: int) -> bool:
 
 
 def legal_patch_sizes(up_to: int = _LARGEST_PATCH) -> tuple[int, ...]:
-    """Return the patch edges that four stages of factors 1 to 4 can undo, ascending.
+    """Return the legal patch edges in ascending order: the products of four factors from 1 to 4.
 
     Args:
         up_to: Largest edge to list, voxels.
@@ -47,14 +47,15 @@ def legal_patch_sizes(up_to: int = _LARGEST_PATCH) -> tuple[int, ...]:
 def axis_factors(patch_edge: int) -> tuple[int, ...]:
     """Return the up-sampling factors of one axis, deepest stage first; their product is the patch edge.
 
-    From the finest stage back, each takes 2 while that leaves the deeper stages a product they can make, else
-    3, else 4; what is left over is 1s at the deepest stages.
+    The factors are chosen from the finest stage to the deepest. Each stage takes the smallest factor of 2, 3 and 4
+    for which the deeper stages can still produce the rest of the edge. Stages that are not needed, the deepest ones,
+    get factor 1.
 
     Args:
         patch_edge: Edge of a patch along this axis, voxels.
 
     Raises:
-        PatchSizeError: No four factors of 1 to 4 multiply to this edge; the nearest legal ones are named.
+        PatchSizeError: The edge is not a product of four factors from 1 to 4. The nearest legal edges are named.
 
     Example:
         >>> axis_factors(24), axis_factors(12)
@@ -65,7 +66,7 @@ def axis_factors(patch_edge: int) -> tuple[int, ...]:
         below = [p for p in legal if p < patch_edge][-1:]
         above = [p for p in legal if p > patch_edge][:1]
         raise PatchSizeError(
-            f"patch size {patch_edge} is no product of four up-sampling factors from 1 to {_LARGEST_FACTOR}",
+            f"patch size {patch_edge} is not a product of four up-sampling factors from 1 to {_LARGEST_FACTOR}",
             found=patch_edge,
             expected=tuple(below + above),
             remedy=f"use {' or '.join(map(str, below + above))}",
@@ -86,15 +87,14 @@ def axis_factors(patch_edge: int) -> tuple[int, ...]:
 def upsampling_factors(patch_size: int | Sequence[int]) -> tuple[IntTriple, IntTriple, IntTriple, IntTriple]:
     """Return the factors of the four up-sampling stages per axis, deepest first.
 
-    An axis with a smaller patch than the largest takes its factors at the deepest stages at which the largest
-    axis is up-sampled too, so that voxels of a patch that is isotropic in mm stay near isotropic on the way
-    up.
+    An axis with a smaller patch than the largest axis takes its factors at the deepest stages at which the largest
+    axis is up-sampled too. If a patch is isotropic in mm, voxels then stay nearly isotropic at every stage.
 
     Args:
         patch_size: Edge of a patch, voxels; one number, or one per axis.
 
     Raises:
-        PatchSizeError: An axis has an edge that four factors of 1 to 4 cannot make.
+        PatchSizeError: The edge of an axis is not a product of four factors from 1 to 4.
 
     Example:
         >>> upsampling_factors((16, 16, 4))
@@ -118,7 +118,7 @@ def upsampling_factors(patch_size: int | Sequence[int]) -> tuple[IntTriple, IntT
 def _triple(value: int | Sequence[int], what: str, error: type[WindowError]) -> IntTriple:
     edges = (value, value, value) if isinstance(value, int) else tuple(value)
     if len(edges) != 3 or any(int(e) != e or e < 1 for e in edges):
-        raise error(f"{what} {value!r} is neither a positive whole number nor three of them", found=value)
+        raise error(f"{what} {value!r} is not a positive whole number or three of them", found=value)
     return int(edges[0]), int(edges[1]), int(edges[2])
 
 
@@ -126,7 +126,7 @@ def patch_triple(patch_size: int | Sequence[int]) -> IntTriple:
     """Return a patch size per axis, voxels.
 
     Raises:
-        PatchSizeError: Not one or three positive whole numbers.
+        PatchSizeError: The value is not one or three positive whole numbers.
     """
     return _triple(patch_size, "patch_size", PatchSizeError)
 
@@ -135,6 +135,6 @@ def window_triple(window_size: int | Sequence[int]) -> IntTriple:
     """Return a window size per axis, voxels.
 
     Raises:
-        WindowError: Not one or three positive whole numbers.
+        WindowError: The value is not one or three positive whole numbers.
     """
     return _triple(window_size, "window_size", WindowError)

@@ -1,4 +1,4 @@
-"""The plan: what was decided from a fingerprint. JSON, meant to be edited, validated on every read."""
+"""Schema of ``plan.json``: the decisions based on a fingerprint. Users may edit it; every read validates it."""
 
 from __future__ import annotations
 
@@ -43,17 +43,21 @@ class _Model(BaseModel):
 
 
 class IdealEdge(_Model):
-    """p*, the edge in voxels of the cube that has the rule's volume, at one spacing."""
+    """p* at one spacing: the edge, in voxels, of the cube with the volume that the rule computes."""
 
-    spacing: Triple | None = Field(description="mm per voxel, canonical axes; null: each case's own spacing")
-    edge: tuple[float, float, float] = Field(description="ideal edge per axis, voxels; equal but for rule extent")
+    spacing: Triple | None = Field(
+        description="Spacing [mm per voxel], canonical axes; null: the spacing of each case."
+    )
+    edge: tuple[float, float, float] = Field(
+        description="Ideal edge per axis [voxels]; the axes differ only for rule extent."
+    )
     interval: tuple[float, float] | None = Field(
-        default=None, description="2.5 and 97.5 percentile of the edge, bootstrap over patients"
+        default=None, description="2.5 and 97.5 percentile of the edge, from a bootstrap over patients."
     )
 
 
 class RuleOutcome(_Model):
-    """What one rule makes of the same lesions."""
+    """Result of one rule on the same lesions."""
 
     rule: Rule
     volume_mm3: float | None
@@ -62,54 +66,60 @@ class RuleOutcome(_Model):
 
 
 class CandidatePlan(_Model):
-    """One candidate patch size with what it costs."""
+    """One candidate patch size and its cost."""
 
     patch_size: IntTriple
-    volume_mm3: float = Field(description="volume of one patch at the training spacing")
-    tokens: int = Field(description="patches in one window")
-    attention_gflop: float = Field(description="self-attention of one forward pass, all layers, 1e9 FLOP")
-    attention_share: float = Field(description="share of self-attention in the network's FLOP")
-    smaller_lesions_share: float = Field(description="share of lesions smaller than one patch")
+    volume_mm3: float = Field(description="Volume of one patch at the training spacing [mm³].")
+    tokens: int = Field(description="Number of patches in one window.")
+    attention_gflop: float = Field(description="Self-attention in one forward pass, all layers [1e9 FLOP].")
+    attention_share: float = Field(description="Share of self-attention in the network's FLOP.")
+    smaller_lesions_share: float = Field(description="Share of lesions smaller than one patch.")
     chosen: bool
 
     @model_validator(mode="before")
     @classmethod
     def _without_windows(cls, data: Any) -> Any:
-        """Read plans of before, which had an empty list of windows per candidate."""
+        """Drop the empty list of windows that older plans have for each candidate."""
         return {k: v for k, v in data.items() if k != "windows"} if isinstance(data, dict) else data
 
 
 class Variation(_Model):
-    """What one changed condition makes of the same data."""
+    """Result on the same data when one condition is changed."""
 
     kind: Literal["spacing", "connectivity", "min-volume", "case", "patient"]
-    value: str = Field(description="the condition: mm, connectivity, mm³, or what was left out")
+    value: str = Field(
+        description="The changed condition: spacing, connectivity, minimum volume, or the excluded case or patient."
+    )
     lesion_count: int
-    edge: float = Field(description="p*, voxels (geometric mean over the axes)")
+    edge: float = Field(description="p* [voxels], geometric mean over the axes.")
     patch_size: IntTriple
 
 
 class Sensitivity(_Model):
-    """How p* and the choice move when what was taken for granted changes."""
+    """How p* and the chosen patch size change when an assumption changes."""
 
     variations: tuple[Variation, ...]
     conclusion: str
 
 
 class StorePlan(_Model):
-    """How scans are brought to the training grid."""
+    """How scans are resampled to the training grid."""
 
-    kernel: Literal["cubic", "linear"] = Field(default="cubic", description="of the image; B-spline or straight lines")
-    antialias: bool = Field(default=True, description="blur an axis that becomes coarser before it is sampled")
-    crop_to: int | None = Field(default=None, ge=1, description="keep only what surrounds this label; null: all")
-    crop_margin_mm: float = Field(default=20.0, ge=0, le=1000, description="how far around it")
+    kernel: Literal["cubic", "linear"] = Field(
+        default="cubic", description="Interpolation of the image: cubic (B-spline) or linear."
+    )
+    antialias: bool = Field(default=True, description="Blur an axis before it is resampled to a coarser spacing.")
+    crop_to: int | None = Field(
+        default=None, ge=1, description="Label to crop to: only its surroundings are kept; null: no crop."
+    )
+    crop_margin_mm: float = Field(default=20.0, ge=0, le=1000, description="Margin around that label [mm].")
 
 
 class RegionPlan(_Model):
-    """Labels that count as one thing, as liver does with the tumours in it."""
+    """Labels that are evaluated as one region, e.g. the liver together with its tumours."""
 
     name: str = Field(min_length=1)
-    labels: tuple[int, ...] = Field(min_length=1, description="labels that belong to it, of the classes")
+    labels: tuple[int, ...] = Field(min_length=1, description="Labels of the region; each is one of the classes.")
 
 
 class TargetPlan(_Model):
@@ -117,13 +127,16 @@ class TargetPlan(_Model):
 
     lesion_label: int
     label_name: str
-    classes: tuple[int, ...] = Field(min_length=1, description="labels the network learns, in channel order from 1")
+    classes: tuple[int, ...] = Field(
+        min_length=1, description="Labels that the network learns, in channel order from 1."
+    )
     regions: tuple[RegionPlan, ...] = Field(
-        default=(), description="what is judged instead of single classes, whole things first: liver, then tumour in it"
+        default=(),
+        description="Regions to evaluate instead of single classes; enclosing regions first: liver, then tumour.",
     )
     rule: Rule
     patch_size: IntTriple
-    spacing: Triple = Field(description="training spacing, mm per voxel")
+    spacing: Triple = Field(description="Training spacing [mm per voxel].")
     window_size: IntTriple
     hu_range: tuple[float, float]
     connectivity: Literal[6, 18, 26]
@@ -132,14 +145,16 @@ class TargetPlan(_Model):
     patient_count: int = Field(ge=0)
     mean_volume_mm3: float
     median_volume_mm3: float
-    ideal_edges: tuple[IdealEdge, ...] = Field(description="at the training spacing, at 1 mm, at each case's own")
+    ideal_edges: tuple[IdealEdge, ...] = Field(
+        description="p* at the training spacing, at 1 mm, and at the spacing of each case."
+    )
     candidates: tuple[CandidatePlan, ...]
     rules: tuple[RuleOutcome, ...]
-    padding_share: float = Field(ge=0, le=1, description="share of an average window that is padding")
+    padding_share: float = Field(ge=0, le=1, description="Share of an average window that is padding.")
     reason: str
     warnings: tuple[str, ...] = ()
-    sensitivity: Sensitivity | None = Field(default=None, description="with --sensitivity")
-    store: StorePlan = Field(default=StorePlan(), description="how scans are brought to the training grid")
+    sensitivity: Sensitivity | None = Field(default=None, description="Result of --sensitivity.")
+    store: StorePlan = Field(default=StorePlan(), description="How scans are resampled to the training grid.")
 
     @field_validator("patch_size")
     @classmethod
@@ -149,15 +164,15 @@ class TargetPlan(_Model):
             if edge >= 1 and edge not in legal:
                 below, above = [p for p in legal if p < edge][-1:], [p for p in legal if p > edge][:1]
                 near = " and ".join(map(str, below + above))
-                raise ValueError(f"{value}: no network has a patch edge of {edge}; the nearest legal: {near}")
+                raise ValueError(f"{value}: a patch edge of {edge} is not legal; the nearest legal edges: {near}")
         return value
 
     @field_validator("patch_size", "window_size", mode="before")
     @classmethod
     def _sizes_are_numbers(cls, value: Any) -> Any:
-        # true would count as 1.
+        # JSON true would count as 1.
         if isinstance(value, list | tuple) and any(isinstance(edge, bool) for edge in value):
-            raise ValueError(f"{value} holds no three whole numbers")
+            raise ValueError(f"{value} is not three whole numbers")
         return value
 
     @field_validator("patch_size", "window_size")
@@ -171,7 +186,7 @@ class TargetPlan(_Model):
     @classmethod
     def _spacing_is_positive(cls, value: Triple) -> Triple:
         if not all(0 < s < 1000 for s in value):
-            raise ValueError(f"{value} is no spacing: each axis must lie between 0 and 1000 mm")
+            raise ValueError(f"{value} is not a valid spacing: each axis must lie between 0 and 1000 mm")
         return value
 
     @model_validator(mode="after")
@@ -181,11 +196,11 @@ class TargetPlan(_Model):
                 legal = [p for p in range(2, min(window, 64) + 1) if window % p == 0]
                 raise ValueError(
                     f"patch_size {patch} does not divide window_size {window} along axis {axis}; "
-                    f"legal there: {', '.join(map(str, legal))}"
+                    f"legal for this window: {', '.join(map(str, legal))}"
                 )
         low, high = self.hu_range
         if not low < high:
-            raise ValueError(f"hu_range {self.hu_range} must rise")
+            raise ValueError(f"hu_range {self.hu_range}: the first value must be lower than the second")
         if self.lesion_label not in self.classes:
             raise ValueError(f"classes {self.classes} must contain the lesion label {self.lesion_label}")
         if 0 in self.classes or len(set(self.classes)) != len(self.classes):
@@ -198,37 +213,40 @@ class TargetPlan(_Model):
             return
         names = [region.name for region in self.regions]
         if len(set(names)) < len(names):
-            raise ValueError(f"regions {names} have a name twice")
+            raise ValueError(f"regions {names}: two regions have the same name")
         for number, region in enumerate(self.regions):
             if len(set(region.labels)) < len(region.labels):
-                raise ValueError(f"region {region.name} holds a label twice: {region.labels}")
+                raise ValueError(f"region {region.name} contains a label twice: {region.labels}")
             for later in self.regions[number + 1 :]:
                 common = set(region.labels) & set(later.labels)
                 if common == set(region.labels):
-                    raise ValueError(f"region {later.name} holds all of {region.name}: whole things come first")
+                    raise ValueError(
+                        f"region {later.name} contains all of {region.name}: the enclosing region must come first"
+                    )
                 if common and common != set(later.labels):
                     raise ValueError(
-                        f"region {later.name} lies partly in {region.name}: it must lie wholly within, or outside of it"
+                        f"region {later.name} overlaps {region.name} partly: it must lie completely inside or outside"
                     )
             strange = [label for label in region.labels if label not in self.classes]
             if strange:
-                raise ValueError(f"region {region.name} holds {strange}, which classes {self.classes} do not")
+                raise ValueError(f"region {region.name} contains {strange}, which are not in classes {self.classes}")
         own = [self._own_labels(number) for number in range(len(self.regions))]
         for region, labels in zip(self.regions, own, strict=True):
             if len(labels) != 1:
                 raise ValueError(
-                    f"region {region.name} must hold one label that no later region does, not {sorted(labels)}: "
-                    "whole things come first, and each adds one label to those within it"
+                    f"region {region.name} must contain exactly one label that no later region contains, "
+                    f"found {sorted(labels)}: enclosing regions come first, and each adds one label to the regions "
+                    "inside it"
                 )
         if {label for labels in own for label in labels} != set(self.classes):
-            raise ValueError(f"every one of the classes {self.classes} must lie in a region")
-        # Lesions are measured, found and counted by their own label: DSC beside them must be of the same thing.
+            raise ValueError(f"each of the classes {self.classes} must belong to a region")
+        # Lesions are measured, detected and counted by their own label, so DSC must be computed on the same label.
         lesions = self.judged.get(self.lesion_label, ())
         if len(lesions) > 1:
             raise ValueError(
-                f"the lesion label {self.lesion_label} is judged with {sorted(set(lesions) - {self.lesion_label})} as "
-                "one region, but lesions are measured by their own label: plan with --lesion-label for an innermost "
-                "region"
+                f"the lesion label {self.lesion_label} is evaluated together with "
+                f"{sorted(set(lesions) - {self.lesion_label})} as one region, but lesions are measured by their own "
+                "label alone: choose the label of an innermost region with --lesion-label"
             )
 
     def _own_labels(self, number: int) -> set[int]:
@@ -237,9 +255,9 @@ class TargetPlan(_Model):
 
     @property
     def judged(self) -> dict[int, tuple[int, ...]]:
-        """What Dice and DSC are of: for each class the labels that count with it, in the order they are painted.
+        """For each class, the labels that Dice and DSC count as that class, in the order in which they are painted.
 
-        Without regions each label stands for itself. A region goes by the label that it holds and no later one does.
+        Without regions, each label counts alone. A region is named by its one label that no later region contains.
         """
         if not self.regions:
             return {label: (label,) for label in self.classes}
@@ -247,13 +265,13 @@ class TargetPlan(_Model):
 
     @property
     def judged_indices(self) -> dict[int, tuple[int, ...]]:
-        """The same by class index, 1 for the first of the classes."""
+        """The same as `judged` with class indices; index 1 is the first of the classes."""
         index = {label: number for number, label in enumerate(self.classes, 1)}
         return {index[own]: tuple(index[label] for label in labels) for own, labels in self.judged.items()}
 
     @property
     def region_indices(self) -> dict[int, tuple[int, ...]] | None:
-        """The same where there are regions; None where each class is chosen by itself."""
+        """The same as `judged_indices` if the target has regions; None without regions."""
         return self.judged_indices if self.regions else None
 
     @property
@@ -264,17 +282,17 @@ class TargetPlan(_Model):
 
 
 class JointTarget(_Model):
-    """How one label fares with the patch size that serves all."""
+    """How well the joint patch size fits one label."""
 
     lesion_label: int
     label_name: str
-    ideal_edge: float = Field(description="its own p*, voxels")
+    ideal_edge: float = Field(description="p* of this label [voxels].")
     own_patch_size: IntTriple
-    ratio: float = Field(description="joint patch edge over its own p*")
+    ratio: float = Field(description="Joint patch edge divided by p* of this label.")
 
 
 class JointPlan(_Model):
-    """One patch size for several labels: the candidate whose worst distance from any p*, in log scale, is least."""
+    """One patch size for several labels: the candidate with the smallest worst distance to any p* on a log scale."""
 
     patch_size: IntTriple
     spacing: Triple
@@ -286,22 +304,22 @@ class JointPlan(_Model):
 
 
 class LikePlan(_Model):
-    """The study whose patch size, spacing, window and HU range were taken over."""
+    """The study that patch size, spacing, window and HU range were taken from."""
 
-    study: str = Field(description="name of its folder")
-    fingerprint_hash: str = Field(description="of what it was planned from")
+    study: str = Field(description="Name of the study folder.")
+    fingerprint_hash: str = Field(description="Hash of the fingerprint of that study's plan.")
     lesion_label: int
-    own_patch_size: IntTriple = Field(description="what this study's own lesions would have had")
+    own_patch_size: IntTriple = Field(description="Patch size that the lesions of this study would give.")
 
 
 class Plan(_Model, HtmlView):
-    """``plan.json``: one target for each lesion label. The first target's fields are offered directly."""
+    """``plan.json``: one target per lesion label. Fields of the first target are also properties of the plan."""
 
     schema_version: Literal[1, 2, 3] = 3
     fingerprint_hash: str
     targets: tuple[TargetPlan, ...] = Field(min_length=1)
-    joint: JointPlan | None = Field(default=None, description="with several labels: one patch size for all")
-    like: LikePlan | None = Field(default=None, description="with --like: where the protocol comes from")
+    joint: JointPlan | None = Field(default=None, description="One patch size for all labels, if there are several.")
+    like: LikePlan | None = Field(default=None, description="With --like: the study that the protocol comes from.")
 
     @property
     def target(self) -> TargetPlan:
@@ -330,7 +348,7 @@ class Plan(_Model, HtmlView):
 
     @property
     def reason(self) -> str:
-        """Why this patch size, in plain language."""
+        """Why this patch size was chosen, in plain language."""
         return self.target.reason
 
 
@@ -344,19 +362,19 @@ def read_plan(path: PathLike) -> Plan:
         The validated plan.
 
     Raises:
-        PlanError: An unknown key, an impossible value, or no JSON at all.
+        PlanError: The file has an unknown key or an impossible value, or is not JSON.
         SchemaVersionError: The file is from a newer patchcore.
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
     """
     path = Path(path)
     try:
         data: Any = read_json(path)
     except DataError as error:
-        raise PlanError(error.message, path=path, remedy="write it anew with patchcore plan") from None
+        raise PlanError(error.message, path=path, remedy="write it again with patchcore plan") from None
     version = data.get("schema_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version > PLAN_SCHEMA:
         raise SchemaVersionError(
-            f"plan has schema version {version}, this patchcore reads up to {PLAN_SCHEMA}",
+            f"plan has schema version {version}, but this patchcore reads versions up to {PLAN_SCHEMA}",
             path=path,
             remedy="update patchcore",
         )
@@ -364,5 +382,5 @@ def read_plan(path: PathLike) -> Plan:
         return Plan.model_validate_json(json.dumps(data))
     except ValidationError as error:
         raise PlanError(
-            explain(error, Plan), path=path, remedy="correct the file, or write it anew with patchcore plan"
+            explain(error, Plan), path=path, remedy="correct the file, or write it again with patchcore plan"
         ) from None

@@ -1,4 +1,4 @@
-"""Analyze a data set into a study: find the cases, check and measure each, summarise the cohort."""
+"""Analyze a data set into a study: find the cases, check and measure each case, summarise the cohort."""
 
 from __future__ import annotations
 
@@ -49,36 +49,37 @@ def analyze(
     threads: int | None = None,
     progress: Callable[[AnalyzeProgress], None] | None = None,
 ) -> Study:
-    """Measure a data set into a study; faulty cases are quarantined and never stop the rest.
+    """Measure a data set and write the results into a study; faulty cases are quarantined and never stop the others.
 
-    The data set is only read. What was decided here is kept in the study, and holds at later analyses until
-    decided otherwise. Unchanged files are not measured again.
+    The data set is only read. The study keeps the options given here. Later analyses use them until an option is given
+    again. Unchanged files are not measured again.
 
     Args:
-        dataset: Folder of the data set, or the CSV or JSON file that lists it.
-        study: Folder of the study: new, empty, or the one made from this data set before.
-        images: Folder of the images within the data set; recognised where None.
-        labels: Folder of the label maps, likewise.
-        layout: One of :data:`patchcore.datasets.layouts.LAYOUTS`; recognised where None.
-        lesion_label: The lesions' label, by number or declared name; by default the only one, else the one that is
-            named like a lesion.
+        dataset: Folder of the data set, or the CSV or JSON file that lists its cases.
+        study: Folder of the study: new, empty, or made from this data set before.
+        images: Folder of the images within the data set; None: recognised by its name.
+        labels: Folder of the label maps within the data set; None: recognised by its name.
+        layout: One of :data:`patchcore.datasets.layouts.LAYOUTS`; None: recognised automatically.
+        lesion_label: Label of the lesions, by number or declared name; by default the only label, else the label with
+            a name like a lesion.
         connectivity: 6, 18 or 26; 26 by default.
-        min_volume_mm3: Smaller components are no lesions; 0 by default.
+        min_volume_mm3: Components smaller than this are not lesions, in mm³; 0 by default.
         patient_regex: See :func:`patchcore.datasets.patients.group_patients`.
-        exclude: Cases to leave out.
-        spacing: ``CASE=A,B,C``, true mm along each stored axis in the place of the header's: see
+        exclude: Cases to exclude.
+        spacing: ``CASE=A,B,C``, true mm along each stored axis, used instead of the header's spacing: see
             :func:`patchcore.datasets.checks.parse_spacing`.
-        accept: ``CASE:CHECK``, geometry that is right as it is: see :func:`patchcore.datasets.checks.parse_accept`.
-        threads: Cases worked on at once; all cores by default.
-        progress: Called in the calling thread as each case finishes a phase.
+        accept: ``CASE:CHECK``, geometry that is correct as it is: see :func:`patchcore.datasets.checks.parse_accept`.
+        threads: Number of cases processed at the same time; all cores by default.
+        progress: Called in the calling thread when a case finishes a phase.
 
     Returns:
         The study, with cases, fingerprint and lesion table written.
 
     Raises:
-        DataError: No data set, no layout recognised, the lesion label cannot be told, or a decision names no case.
+        DataError: The data set does not exist, no layout is recognised, the lesion label is unclear, or a decision
+            matches no case.
         StudyError: The study folder cannot be used.
-        LockedError: Another analysis of this study is at work.
+        LockedError: Another analysis of this study is running.
     """
     return analyze_dataset(
         dataset,
@@ -115,7 +116,7 @@ def analyze_dataset(
     threads: int | None = None,
     progress: Callable[[AnalyzeProgress], None] | None = None,
 ) -> Analysis:
-    """Do as :func:`analyze` does, and return all that was found, refused cases included."""
+    """Do the same as :func:`analyze`, and return all results, including the refused cases."""
     source, folder = Path(dataset).resolve(), Path(study).absolute()
     root = source.parent if source.is_file() else source
     _keep_apart(root, folder, listed=source.is_file())
@@ -139,8 +140,8 @@ def analyze_dataset(
     case_ids = [case.case_id for case in found.cases]
     excluded = set(decided.get("exclude", ()))
     if unknown := sorted(excluded.difference(case_ids)):
-        example = f"a case is {case_ids[0]}" if case_ids else "the data set has no case"
-        raise DataError(f"--exclude names no case: {', '.join(unknown)}", path=root, remedy=example)
+        remedy = f"use case ids such as {case_ids[0]}" if case_ids else "check the data set: it has no cases"
+        raise DataError(f"--exclude matches no case: {', '.join(unknown)}", path=root, remedy=remedy)
     check_decisions(case_ids, spacing=settings.spacing, accept=settings.accept)
     grouping = group_patients(
         case_ids, regex=decided.get("patient_regex"), given=[case.patient for case in found.cases]
@@ -182,7 +183,7 @@ def analyze_dataset(
         fingerprint = _write(made, records, good, decided, settings.declared, fingerprint)
         figures: tuple[Path, ...] = ()
         if fingerprint is not None:
-            figures = draw_figures(made, fingerprint, anew=fingerprint.fingerprint_hash != before)
+            figures = draw_figures(made, fingerprint, redraw=fingerprint.fingerprint_hash != before)
         analysis = Analysis(
             made, found, grouping, tuple(records), fingerprint, figures, pool.reused_count, tuple(among.get(COHORT, ()))
         )
@@ -191,7 +192,7 @@ def analyze_dataset(
 
 
 def _added_spacing(kept: Mapping[str, Any], texts: Iterable[str] | None) -> dict[str, list[float]] | None:
-    """Return all given spacings, those of now last: what is given again counts as given last."""
+    """Return the kept and the new spacings, new ones last; a spacing that is given again moves to the end."""
     if texts is None:
         return None
     spacing: dict[str, list[float]] = dict(kept.get("spacing", {}))
@@ -210,23 +211,23 @@ def _command(source: Path, study: Path) -> str:
 
 
 def _keep_apart(root: Path, study: Path, *, listed: bool) -> None:
-    """Refuse a study that would be written into the data set; `listed`: a file names its cases."""
+    """Refuse a study folder inside the data set; `listed`: a file lists the cases of the data set."""
     if not root.exists():
         raise DataError("no such data set", path=root, remedy="check the path")
     inner = study.resolve()
-    # Beside a list of cases there may be anything; only what it names is the data set's.
+    # The folder of a case list may also hold other files; only the listed files belong to the data set.
     if inner == root or (inner.is_relative_to(root) and not listed):
-        where = "is the data set's" if inner == root else "lies within the data set"
-        raise StudyError(f"the study folder {where}", path=study, remedy="name one outside it: a data set is only read")
+        where = "is the data set's folder" if inner == root else "lies within the data set"
+        raise StudyError(f"the study folder {where}", path=study, remedy="choose a study folder outside the data set")
 
 
 def _settings(decided: Mapping[str, Any], declared: Mapping[int, str], *, command: str) -> Settings:
     connectivity = decided.get("connectivity", 26)
     min_volume_mm3 = float(decided.get("min_volume_mm3", 0.0))
     if connectivity not in (6, 18, 26):
-        raise DataError(f"connectivity {connectivity} does not exist", found=connectivity, remedy="use 6, 18 or 26")
+        raise DataError(f"connectivity {connectivity} is not valid", found=connectivity, remedy="use 6, 18 or 26")
     if not 0 <= min_volume_mm3 < float("inf"):
-        raise DataError(f"min_volume_mm3 {min_volume_mm3:g} is no volume", remedy="use 0 or more")
+        raise DataError(f"min_volume_mm3 {min_volume_mm3:g} is not a valid volume", remedy="use 0 or more")
     spacing = {str(case): (float(a), float(b), float(c)) for case, (a, b, c) in decided.get("spacing", {}).items()}
     return Settings(
         connectivity=connectivity,
@@ -241,7 +242,7 @@ def _settings(decided: Mapping[str, Any], declared: Mapping[int, str], *, comman
 def _lesion_label(
     measures: Iterable[CaseMeasures], settings: Settings, wanted: int | str | None
 ) -> tuple[int | None, str]:
-    """Choose the label by the accepted cases, by those kept for testing where there is no other."""
+    """Choose the lesion label from the accepted cases, or from the test cases if no case was accepted."""
     usable = list(measures)
     usable = [item for item in usable if item.record.accepted] or [
         item for item in usable if item.record.status == "test"
@@ -281,12 +282,12 @@ def _fingerprint(
         quarantined_count=sum(item.status == "quarantined" for item in records),
         test_count=sum(item.status == "test" for item in records),
         held_count=sum(item.status == "held" for item in records),
-        segments_note=f"{notes} notes on segments in cases.jsonl" if notes else "",
+        segments_note=f"{notes} notes on DICOM segments in cases.jsonl" if notes else "",
     )
 
 
 def _remember(analysis: Analysis, source: Path, listed: Mapping[str, Any]) -> None:
-    """Keep what is needed to see at once, the next time, that nothing has changed."""
+    """Save the summary and the file stamps, so that the next analysis quickly detects that nothing has changed."""
     study = analysis.study
     write_atomic(study.path / "summary.txt", summary_text(analysis))
     write_json_atomic(study.path / "summary.json", summary_json(analysis))
@@ -307,7 +308,7 @@ def _remember(analysis: Analysis, source: Path, listed: Mapping[str, Any]) -> No
 
 
 def _hash_of(study: Study) -> str | None:
-    """Return the hash of the fingerprint that is there, None where none is, or none that can be read."""
+    """Return the hash of the existing fingerprint; None if there is no fingerprint or it cannot be read."""
     try:
         return str(read_json(study.fingerprint_path)["fingerprint_hash"])
     except (OSError, DataError, KeyError, TypeError):
@@ -322,7 +323,7 @@ def _write(
     label_names: Mapping[int, str],
     fingerprint: Fingerprint | None,
 ) -> Fingerprint | None:
-    """Write all results, the fingerprint last: where it is, the rest is."""
+    """Write all results, the fingerprint last: if it exists, the other results exist too."""
     study.write_decisions(decided)
     study.write_cases(records)
     write_atomic(study.lesions_path, lesions_csv(measures, label_names=label_names))

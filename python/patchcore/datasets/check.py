@@ -1,4 +1,4 @@
-"""Check a data set without analyzing it: every file of every case to its last byte, and the cases among each other."""
+"""Check a data set without analyzing it: read every file of every case completely, and compare the cases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class CheckProgress:
-    """One case was checked; `record` has the findings in its own files."""
+    """Progress after a case was checked; `record` has the findings about the files of this case."""
 
     done: int
     total: int
@@ -45,14 +45,14 @@ class CheckProgress:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What the checks found.
+    """Result of the checks.
 
     Attributes:
         dataset: Folder of the data set.
-        layout: As it was recognised.
-        grouping: How patients were told apart.
-        cases: With findings and the status that an analysis would give them.
-        findings: Of the data set as a whole.
+        layout: The recognised layout.
+        grouping: How the cases were grouped into patients.
+        cases: All cases, with their findings and the status that an analysis would give them.
+        findings: Findings about the data set as a whole.
     """
 
     dataset: Path
@@ -63,12 +63,12 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every case may be used: no error, and no geometry that awaits a decision."""
+        """Whether every case can be used: no errors, and no geometry that waits for a decision."""
         return not any(record.status in ("quarantined", "held") for record in self.cases)
 
     @property
     def commands(self) -> list[str]:
-        """What to type for geometry that awaits a decision."""
+        """Commands to type for geometry that waits for a decision."""
         return commands(self.cases, command=_command(self.dataset))
 
     def to_json(self) -> dict[str, Any]:
@@ -104,25 +104,25 @@ def check_dataset(
     threads: int | None = None,
     progress: Callable[[CheckProgress], None] | None = None,
 ) -> CheckReport:
-    """Run all checks on a data set; it is only read, and no study is made.
+    """Run all checks on a data set; the data set is only read, and no study is created.
 
     Args:
         dataset: Folder of the data set.
-        images: Folder of the images within it; recognised where None.
-        labels: Folder of the label maps, likewise.
-        layout: One of :data:`patchcore.datasets.layouts.LAYOUTS`; recognised where None.
+        images: Folder of the images within the data set; None: recognised by its name.
+        labels: Folder of the label maps within the data set; None: recognised by its name.
+        layout: One of :data:`patchcore.datasets.layouts.LAYOUTS`; None: recognised automatically.
         patient_regex: See :func:`patchcore.datasets.patients.group_patients`.
-        exclude: Cases to leave out.
+        exclude: Cases to exclude.
         spacing: ``CASE=A,B,C``: see :func:`patchcore.datasets.checks.parse_spacing`.
         accept: ``CASE:CHECK``: see :func:`patchcore.datasets.checks.parse_accept`.
-        threads: Cases worked on at once; all cores by default. Each holds one image.
-        progress: Called in the calling thread as each case is done.
+        threads: Number of cases processed at the same time; all cores by default. Each case holds one image in memory.
+        progress: Called in the calling thread when a case is done.
 
     Returns:
-        What was found; faulty cases never stop the rest.
+        The report. Faulty cases never stop the others.
 
     Raises:
-        DataError: No data set, no layout recognised, or a decision that names no case or check.
+        DataError: The data set does not exist, no layout is recognised, or a decision matches no case or check.
     """
     root = Path(dataset).resolve()
     if not root.exists():
@@ -132,8 +132,8 @@ def check_dataset(
     found = _find(root, images=images, labels=labels, layout=layout)
     case_ids = [case.case_id for case in found.cases]
     if unknown := sorted(excluded.difference(case_ids)):
-        remedy = f"a case is {case_ids[0]}" if case_ids else "the data set has no case"
-        raise DataError(f"--exclude names no case: {', '.join(unknown)}", path=root, remedy=remedy)
+        remedy = f"use case ids such as {case_ids[0]}" if case_ids else "check the data set: it has no cases"
+        raise DataError(f"--exclude matches no case: {', '.join(unknown)}", path=root, remedy=remedy)
     check_decisions(case_ids, spacing=spacings, accept=accepted)
     grouping = group_patients(case_ids, regex=patient_regex, given=[case.patient for case in found.cases])
     settings = Settings(declared=found.label_names, spacing=spacings, accept=accepted, command=_command(root))
@@ -144,8 +144,8 @@ def check_dataset(
             for case, patient in zip(placed.cases, grouping.patients, strict=True)
         ]
         checked = _check_all(records, settings, threads=threads, progress=progress)
-    told = patient_regex is not None or any(case.patient is not None for case in found.cases)
-    among = cohort_findings(checked, patients_known=told)
+    patients_known = patient_regex is not None or any(case.patient is not None for case in found.cases)
+    among = cohort_findings(checked, patients_known=patients_known)
     cases = [
         decide(
             record.model_copy(update={"findings": (*record.findings, *among.get(record.case_id, ()))}),
@@ -174,7 +174,7 @@ def _check_all(
     threads: int | None,
     progress: Callable[[CheckProgress], None] | None,
 ) -> list[CaseRecord]:
-    """Check cases in threads; return them in their order."""
+    """Check cases in threads; return them in the order given."""
     todo = [index for index, record in enumerate(records) if record.status != "excluded" and not record.findings]
     count = 0
 

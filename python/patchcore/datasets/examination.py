@@ -1,6 +1,7 @@
-"""The one examination of a case: check its files, measure its lesions, count HU.
+"""Examine one case: check its files, measure its lesions, count HU.
 
-Everything here runs in a thread and touches nothing shared. A faulty file never raises: it is a finding of its case.
+All functions run in threads and change no shared state. A faulty file never raises an error: it becomes a finding of
+its case.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ _TRIES = 2
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides how lesions are counted, and what the user has decided about findings.
+    """How lesions are counted, and the user's decisions about findings.
 
     Attributes:
         connectivity: 6, 18 or 26.
-        min_volume_mm3: Smaller components are no lesions.
-        declared: Names of the labels that the data set declares; empty where it declares none.
-        spacing: Given spacings by case or pattern, mm per stored axis.
+        min_volume_mm3: Components smaller than this are not lesions, in mm³.
+        declared: Names of the labels that the data set declares; empty if it declares none.
+        spacing: Spacings given by the user, by case or pattern, mm per stored axis.
         accept: Accepted findings, ``CASE:CHECK``.
-        command: The command that takes decisions, for remedies.
+        command: Command that takes decisions; used in remedies.
     """
 
     connectivity: int = 26
@@ -61,7 +62,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class MeasuredLabels:
-    """Lesions of a label map, with its DICOM segments and the sentences about them; both empty for NIfTI."""
+    """Lesions of a label map, with its DICOM segments and notes about them; both are empty for NIfTI."""
 
     lesions: Lesions
     segments: tuple[dict[str, Any], ...] = ()
@@ -76,8 +77,8 @@ def measure_labels(
     Args:
         volume: The label map.
         connectivity: 6, 18 or 26.
-        min_volume_mm3: Smaller components are not lesions.
-        affine: Voxel index → world mm instead of the file's own, shape (4, 4).
+        min_volume_mm3: Components smaller than this are not lesions, in mm³.
+        affine: Voxel index → world mm, shape (4, 4); used instead of the file's affine.
 
     Raises:
         DataError: A file is damaged, or its labels are not integers.
@@ -93,9 +94,9 @@ def measure_labels(
 
 
 def new_record(files: CaseFiles, patient: str, settings: Settings, *, excluded: bool = False) -> CaseRecord:
-    """Return what is known of a case before any of its files is opened.
+    """Return the record of a case before any of its files is opened.
 
-    A case with a problem is quarantined already; so is one whose files cannot be reached.
+    A case with a problem is already quarantined here. A case with files that cannot be reached is quarantined too.
     """
     record = CaseRecord(
         case_id=files.case_id,
@@ -119,18 +120,18 @@ def new_record(files: CaseFiles, patient: str, settings: Settings, *, excluded: 
 
 
 def with_findings(record: CaseRecord, found: Sequence[Finding], settings: Settings) -> CaseRecord:
-    """Return the record with more findings, and the status that follows from all of them and the user's decisions."""
+    """Return the record with added findings, and with the status that follows from all findings and decisions."""
     fresh = [item for item in found if item not in record.findings]
     record = record.model_copy(update={"findings": (*record.findings, *fresh)})
     return decide(record, spacing=settings.spacing, accept=settings.accept, command=settings.command)
 
 
 def examine_label(record: CaseRecord, settings: Settings) -> CaseMeasures:
-    """Check a case's headers against each other and measure the lesions of every label.
+    """Compare the headers of a case and measure the lesions of every label.
 
     Returns:
-        The measures, without HU. A faulty case comes back quarantined and one whose geometry awaits a decision held,
-        both without lesions, with the geometry of whatever header could be read.
+        The measures, without HU. A faulty case is returned as quarantined. A case with geometry that waits for a
+        decision is returned as held. Both have no lesions, and the geometry of the header that could be read.
     """
     record, found, _ = _examine_headers(record)
     record = with_findings(record, found, settings)
@@ -143,16 +144,16 @@ def examine_label(record: CaseRecord, settings: Settings) -> CaseMeasures:
     measured = _attempt(found, lambda: _measure(record, settings, found))
     if measured is None:
         return nothing.with_record(with_findings(record, found, settings))
-    # A finding of the label's values may still quarantine the case; its lesions then do not count.
+    # A finding about the label values may still quarantine the case; its lesions then do not count.
     examined = with_findings(measured.record, found, settings)
     return measured.with_record(examined) if examined.usable else nothing.with_record(examined)
 
 
 def examine_image(measures: CaseMeasures, lesion_label: int, settings: Settings) -> CaseMeasures:
-    """Read a case's image to its last byte, check that it is a CT, and count HU in and around its lesions.
+    """Read the whole image of a case, check that it is a CT, and count HU in and around its lesions.
 
     Returns:
-        The measures with HU; quarantined if the image turns out faulty.
+        The measures with HU; the case is quarantined if its image is faulty.
     """
     found: list[Finding] = []
     record = measures.record
@@ -167,7 +168,7 @@ def examine_image(measures: CaseMeasures, lesion_label: int, settings: Settings)
 
 
 def check_case(record: CaseRecord, settings: Settings) -> CaseRecord:
-    """Check every file of a case to its last byte, whatever earlier checks found; no decision is taken."""
+    """Check every file of a case completely, even after earlier checks failed; no decision is applied."""
     record, found, readable = _examine_headers(record)
     image, label = readable
     if label:
@@ -183,7 +184,7 @@ def _examine_headers(record: CaseRecord) -> tuple[CaseRecord, list[Finding], tup
     """Read and compare the headers of a case.
 
     Returns:
-        The record with its geometry; findings; whether the headers of image and label map could be read.
+        The record with its geometry; the findings; whether the headers of image and label map could be read.
     """
     found: list[Finding] = []
     image = None if record.image is None else _attempt(found, record.image.header)
@@ -197,7 +198,7 @@ def _examine_headers(record: CaseRecord) -> tuple[CaseRecord, list[Finding], tup
 
 
 def _measure(record: CaseRecord, settings: Settings, found: list[Finding]) -> CaseMeasures | None:
-    """Measure the label map of a case between two looks at its files, once more if they changed meanwhile."""
+    """Measure the label map of a case; measure it once more if its files changed in the meantime."""
     for attempt in range(_TRIES):
         before = stamp_of(record.label.files())
         measured = measure_labels(
@@ -242,7 +243,7 @@ def _examine_voxels(
 
 
 def _lesion_spans(measures: CaseMeasures, lesion_label: int) -> LesionSpans:
-    """Return the voxels of the lesions; specks, which do not count as lesions, are left out."""
+    """Return the voxels of the lesions; specks are excluded because they do not count as lesions."""
     lesions, record = measures.lesions, measures.record
     spans = record.label.spans(lesion_label, connectivity=lesions.connectivity)
     return spans.kept(spans.voxel_count * voxel_volume_mm3(record.affine_array) >= lesions.min_volume_mm3)
@@ -252,7 +253,7 @@ def _attempt(found: list[Finding], work: Callable[[], _Result]) -> _Result | Non
     try:
         return work()
     except Exception as error:
-        # Whatever a file makes a reader do, it is a finding of this case and leaves the others alone.
+        # Any error while reading is a finding of this case and must not affect other cases.
         found.append(finding_of(error))
         return None
 

@@ -1,4 +1,4 @@
-"""From the measures of every case to the fingerprint of the cohort."""
+"""Build the fingerprint of a cohort from the measures of its cases."""
 
 from __future__ import annotations
 
@@ -49,22 +49,22 @@ def build_fingerprint(
     held_count: int = 0,
     segments_note: str = "",
 ) -> Fingerprint:
-    """Summarise the accepted cases of a cohort; everything in closest-canonical axis order.
+    """Summarise the accepted cases of a cohort; all axes are in closest-canonical order.
 
     Args:
-        measures: The accepted cases alone: what is kept for testing must not shape the plan.
+        measures: Accepted cases only: cases kept for testing must not influence the plan.
         layout: How the data set was recognised.
         dataset: Name of the data set.
-        grouping: How patients were told apart.
+        grouping: How the cases were grouped into patients.
         connectivity: 6, 18 or 26.
-        min_volume_mm3: Smaller components are no lesions.
-        lesion_label: The label that is planned for.
-        lesion_label_reason: Why that one.
-        label_names: Declared names.
-        quarantined_count: Cases that were found faulty.
-        test_count: Cases kept for testing.
-        held_count: Cases whose geometry awaits a decision.
-        segments_note: Where DICOM segments and connected components disagree.
+        min_volume_mm3: Components smaller than this are not lesions, in mm³.
+        lesion_label: Label of the lesions that the plan is made for.
+        lesion_label_reason: Why this label was chosen.
+        label_names: Declared names of the labels.
+        quarantined_count: Number of faulty cases.
+        test_count: Number of cases kept for testing.
+        held_count: Number of cases with geometry that waits for a decision.
+        segments_note: Note about DICOM segments that disagree with connected components.
 
     Returns:
         The fingerprint, without its hash.
@@ -73,7 +73,7 @@ def build_fingerprint(
         ValueError: A case among `measures` is not accepted.
     """
     if wrong := [item.record.case_id for item in measures if not item.record.accepted]:
-        raise ValueError(f"only accepted cases are summarised, not {', '.join(wrong)}")
+        raise ValueError(f"only accepted cases can be summarised, not {', '.join(wrong)}")
     ordered = sorted(measures, key=lambda item: item.record.case_id)
     cases = tuple(_case(item) for item in ordered)
     spacings = np.array([case.spacing for case in cases], dtype=np.float64)
@@ -104,7 +104,7 @@ def build_fingerprint(
 
 
 def summarise_volumes(volumes: Float64Array) -> VolumeSummary | None:
-    """Summarise volumes in mm³, shape (N,), all positive; None where there are none.
+    """Summarise volumes in mm³, shape (N,), all positive; None if there are no volumes.
 
     Example:
         >>> summarise_volumes(np.array([1.0, 10.0, 100.0])).geometric_mean_mm3
@@ -124,10 +124,10 @@ def summarise_volumes(volumes: Float64Array) -> VolumeSummary | None:
 
 
 def summarise_burden(names: Sequence[str], volumes: Float64Array) -> Burden | None:
-    """Add lesions up by case or by patient; None where there is no lesion.
+    """Sum the lesions per case or per patient; None if there is no lesion.
 
     Args:
-        names: The case or the patient of each lesion.
+        names: Case or patient of each lesion.
         volumes: Volume of each lesion, mm³, shape (N,).
 
     Example:
@@ -177,7 +177,7 @@ def _case(item: CaseMeasures) -> CaseFingerprint:
 def _labels(
     measures: Sequence[CaseMeasures], cases: Sequence[CaseFingerprint], names: Mapping[int, str]
 ) -> tuple[LabelFingerprint, ...]:
-    """Summarise label by label; the lesions are gathered into columns once, in case order."""
+    """Summarise each label; the lesions are collected into columns once, in case order."""
     table = join_lesions([no_lesions(), *(item.lesions for item in measures)])
     own, volumes, diameters = table.label, table.volume_mm3, table.equivalent_diameter_mm
     border = table.touches_border

@@ -1,4 +1,4 @@
-"""HU in and around lesions, as integer histograms: their sums are exact, whatever the order of the cases."""
+"""Sum and summarise HU histograms of lesions; counts are integers, so sums are exact in any order of cases."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def add_histograms(histograms: Iterable[HuHistogram]) -> HuHistogram:
 def summarise_hu(histogram: HuHistogram) -> HuSummary:
     """Summarise a histogram that holds at least one voxel.
 
-    Percentiles interpolate linearly between voxels, as ``numpy.percentile`` does over the voxels themselves.
+    Percentiles interpolate linearly between voxels, as ``numpy.percentile`` does for the voxel values.
     """
     count = histogram.voxel_count
     hu = np.arange(histogram.counts.size) + histogram.start
     upto = np.cumsum(histogram.counts)
-    # Python's integers: squares of a whole cohort would overflow or round.
+    # Python integers: sums of squares over a whole cohort would overflow int64 or be rounded in float64.
     pairs = [(int(h), int(n)) for h, n in zip(hu, histogram.counts, strict=True) if n]
     total = sum(h * n for h, n in pairs)
     squares = sum(h * h * n for h, n in pairs)

@@ -1,4 +1,4 @@
-"""All lesions of a cohort as ``lesions.csv``: for programs to read exactly, and for spreadsheets to open safely."""
+"""Write all lesions of a cohort as ``lesions.csv``: exact for programs, safe to open in spreadsheets."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 from patchcore.datasets.measures import CaseMeasures
 from patchcore.lesions.table import lesions_to_json
 
-__all__ = ["lesions_csv", "segments_csv", "spreadsheet_text", "text_of_cell"]
+__all__ = ["lesions_csv", "segments_csv", "spreadsheet_text"]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def lesions_csv(measures: Sequence[CaseMeasures], *, label_names: Mapping[int, str] | None = None) -> str:
-    """Return the table of all lesions as CSV text: one row a lesion, numbered within its case from 1.
+    """Return the table of all lesions as CSV text: one row per lesion, numbered from 1 within each case.
 
-    Axes i, j, k are the stored array's, x, y, z the world's in mm (RAS+). Numbers read back exactly. Text that
-    a spreadsheet would take for a formula carries an apostrophe in front (:func:`spreadsheet_text`).
+    Axes i, j, k belong to the stored array; x, y, z are world mm (RAS+). Numbers read back exactly. Text that a
+    spreadsheet would read as a formula starts with an apostrophe (:func:`spreadsheet_text`).
 
-    The file is UTF-8 without a byte order mark: with one, Python's csv and R would read the first column's name
-    wrongly. Headings and numbers are ASCII, so a spreadsheet that guesses another encoding can only show
-    accented letters of case ids wrongly, until told UTF-8 on import.
+    The file is UTF-8 without a byte order mark: with a mark, Python's csv and R would read the name of the first
+    column wrongly. Headings and numbers are ASCII. A spreadsheet that guesses another encoding can therefore only
+    show accented letters of case ids wrongly, until UTF-8 is chosen on import.
 
     Args:
-        measures: Cases in any order; rows come in case_id order.
-        label_names: Names for the column ``label_name``, which is empty for a label without one.
+        measures: Cases in any order; rows are in case_id order.
+        label_names: Names for the column ``label_name``, which is empty for a label without a name.
     """
     axes = ("i", "j", "k")
     header = [
@@ -54,10 +54,10 @@ def lesions_csv(measures: Sequence[CaseMeasures], *, label_names: Mapping[int, s
 
 
 def segments_csv(measures: Sequence[CaseMeasures]) -> str:
-    """Return the table of all DICOM segments as CSV text: who they are, and which lesions of ``lesions.csv`` hold them.
+    """Return the table of all DICOM segments as CSV text: their identity, and the lesions that contain them.
 
-    ``components`` counts the connected parts of the segment by itself; ``lesions`` are numbers within the case,
-    separated by spaces: where several segments name one lesion, they touch.
+    ``components`` counts the connected components of the segment alone. ``lesions`` are the lesion numbers of
+    ``lesions.csv`` within the case, separated by spaces. Segments that list the same lesion touch each other.
     """
     header = ["case_id", "patient", "segment", "name", "label", "voxel_count", "volume_mm3", "components", "lesions"]
     out = io.StringIO()
@@ -73,23 +73,13 @@ def segments_csv(measures: Sequence[CaseMeasures]) -> str:
 
 
 def spreadsheet_text(text: str) -> str:
-    """Return text that no spreadsheet runs as a formula: with an apostrophe before ``= + - @``, tab or line end.
+    """Return text that no spreadsheet runs as a formula: an apostrophe is added before ``= + - @``, tab or line end.
 
-    Text that already is an apostrophe before one of these gets another, so that :func:`text_of_cell` can take
-    off exactly what was put on.
+    Text that already has an apostrophe before one of these characters gets another one: the text can be restored by
+    taking the first apostrophe off.
 
     Example:
         >>> spreadsheet_text("=HYPERLINK(1)"), spreadsheet_text("case_1"), spreadsheet_text("'s")
         ("'=HYPERLINK(1)", 'case_1', "'s")
     """
     return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
-
-
-def text_of_cell(cell: str) -> str:
-    """Return the text that :func:`spreadsheet_text` made a cell of.
-
-    Example:
-        >>> text_of_cell("'=1"), text_of_cell("''=1"), text_of_cell("'s")
-        ('=1', "'=1", "'s")
-    """
-    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell

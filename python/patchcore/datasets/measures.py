@@ -1,4 +1,4 @@
-"""What is measured of one case, and how it is kept so that an unchanged case is not measured again."""
+"""Measurements of one case, and the log that keeps them so that an unchanged case is not measured again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from patchcore.volumes.types import HuHistogram
 
 __all__ = ["CaseHu", "CaseMeasures", "MeasureLog", "stamp_of"]
 
-# Raised when measuring changes, so that what an older patchcore measured is measured again.
+# Increased when measuring changes, so that cases measured by an older patchcore are measured again.
 _VERSION = 3
 
 
@@ -39,9 +39,9 @@ class CaseMeasures:
 
     Attributes:
         record: The case.
-        lesions: Its lesions of every label.
-        hu: HU in and around its lesions, once its image was read to the end.
-        segments: Its DICOM segments, see :class:`patchcore.datasets.dicom.measure.MeasuredSegments`; empty for NIfTI.
+        lesions: The lesions of every label.
+        hu: HU in and around the lesions; None until the whole image was read.
+        segments: The DICOM segments, see :class:`patchcore.datasets.dicom.measure.MeasuredSegments`; empty for NIfTI.
     """
 
     record: CaseRecord
@@ -53,7 +53,7 @@ class CaseMeasures:
         return len(self.lesions)
 
     def with_record(self, record: CaseRecord) -> CaseMeasures:
-        """Return the same measures of the case as it now stands."""
+        """Return the same measures with a new record of the case."""
         return replace(self, record=record)
 
     def to_json(self) -> str:
@@ -81,9 +81,9 @@ class CaseMeasures:
         """Read one line of the log.
 
         Raises:
-            ValueError: It is no such line, or of another version.
+            ValueError: The line is not valid, or was written by another version.
             KeyError: A field is missing.
-            TypeError: A field is of another kind.
+            TypeError: A field has another type.
         """
         value = json.loads(line)
         if value["v"] != _VERSION:
@@ -112,10 +112,10 @@ class CaseMeasures:
 
 
 def stamp_of(files: Iterable[Path], *, sha256: str = "") -> FileStamp:
-    """Return size and time of the files of a volume, without reading them.
+    """Return size and modification time of the files of a volume, without reading them.
 
     Raises:
-        OSError: One of them is missing or out of reach.
+        OSError: A file is missing or cannot be reached.
     """
     stats = [file.stat() for file in files]
     return FileStamp(
@@ -126,9 +126,9 @@ def stamp_of(files: Iterable[Path], *, sha256: str = "") -> FileStamp:
 
 
 class MeasureLog:
-    """``measures.jsonl``: one line a measured case, appended as it finishes: a kill loses only what runs.
+    """``measures.jsonl``: one line per measured case, appended when it is done; a kill loses only unfinished cases.
 
-    A later line for a case replaces an earlier one; a torn last line is ignored.
+    A later line for a case replaces an earlier line. An incomplete last line is ignored.
     """
 
     def __init__(self, path: Path) -> None:
@@ -147,7 +147,7 @@ class MeasureLog:
     def find(
         self, record: CaseRecord, *, connectivity: int, min_volume_mm3: float, given_spacing: Triple | None = None
     ) -> CaseMeasures | None:
-        """Return what was measured of a case with these files and settings, None where anything changed."""
+        """Return the measures of a case with these files and settings; None if anything changed."""
         entry = self._entries.get(record.case_id)
         if entry is None:
             return None
@@ -165,7 +165,7 @@ class MeasureLog:
         return replace(entry, record=known.model_copy(update=update))
 
     def append(self, entry: CaseMeasures) -> None:
-        """Add a case, in one write."""
+        """Append a case in one write."""
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             size = os.fstat(self._descriptor).st_size
@@ -183,7 +183,7 @@ class MeasureLog:
             self._descriptor = None
 
     def compact(self, keep: Iterable[CaseMeasures]) -> None:
-        """Write the log anew with one line a case, where that differs from what is there."""
+        """Rewrite the log with one line per case, if that changes the file."""
         self.close()
         text = "".join(f"{entry.to_json()}\n" for entry in sorted(keep, key=lambda item: item.record.case_id))
         try:

@@ -1,4 +1,4 @@
-"""Measuring the cases of a data set in threads; each finished case is kept in the log at once."""
+"""Measure the cases of a data set in threads; each finished case is written to the log immediately."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["MeasuringPool"]
 
 
 class MeasuringPool:
-    """Works on cases in threads, keeps each in the log as it finishes, and tells the progress."""
+    """Processes cases in threads, writes each finished case to the log, and reports the progress."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class MeasuringPool:
         self.reused_count = 0
 
     def measure_labels(self, records: Sequence[CaseRecord]) -> dict[str, CaseMeasures]:
-        """Return the measures of each case that has no problem yet; what the log holds is not done again."""
+        """Return the measures of each case without a problem so far; cases in the log are not measured again."""
         done: dict[str, CaseMeasures] = {}
         rest = []
         for record in records:
@@ -47,19 +47,19 @@ class MeasuringPool:
                 given_spacing=given_spacing(record.case_id, self.settings.spacing),
             )
             if known is not None:
-                # What is declared or decided may have changed since.
+                # Declared labels or decisions may have changed since then.
                 again = known.with_record(with_findings(known.record, [], self.settings))
                 if again.record.usable:
                     done[record.case_id] = again
                     self.reused_count += 1
                     continue
             rest.append(record)
-        # Large files first: the last to finish is then a small one, and no core waits long for it.
+        # Large files first: the last case to finish is then small, and no core waits long for it.
         rest.sort(key=lambda record: -(record.label_stamp.size if record.label_stamp else 0))
         return done | self._run("labels", [(record, self.settings) for record in rest], examine_label)
 
     def measure_images(self, measures: Iterable[CaseMeasures], lesion_label: int) -> dict[str, CaseMeasures]:
-        """Return the measures completed by HU of those cases whose image was not looked at for this label."""
+        """Return measures with HU, for the cases that have an image but no HU for this label yet."""
         rest = [
             (item, lesion_label, self.settings)
             for item in measures
@@ -82,7 +82,7 @@ class MeasuringPool:
                 self.progress(AnalyzeProgress(phase, len(results), len(tasks), item.record))
 
         def load_figures() -> None:
-            # Figures come last, when nothing else is left to do: their library loads while cases are worked on.
+            # Figures are drawn at the end: load their library while cases are processed.
             if len(tasks) > self.threads:
                 with interrupts_wait():
                     warm_up()

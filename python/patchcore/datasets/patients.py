@@ -1,4 +1,4 @@
-"""Telling patients apart: folds and bootstrap go by patient, so two scans of one must be known as such."""
+"""Group cases into patients: folds and bootstrap are by patient, so scans of one patient must stay together."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ def group_patients(
 
     Args:
         case_ids: The cases.
-        given: Whose each case is, where the data set says so; None for a case of which it does not.
-        regex: A pattern searched in each case id; its first group, or the whole match, is the patient.
-            Without one, the part before the first underscore where that part holds a digit, else the whole.
+        given: Patient of each case as the data set gives it; None for a case without a patient.
+        regex: Pattern that is searched in each case id; its first group, or the whole match, is the patient.
+            Without a pattern, the patient is the part before the first underscore if it contains a digit, else the
+            whole case id.
 
     Raises:
-        DataError: `regex` is no pattern, or matches no case.
+        DataError: `regex` is not a valid pattern, or matches no case.
 
     Example:
         >>> group_patients(["LIDC-IDRI-0012_R_3", "case_00012"]).patients
@@ -32,10 +33,10 @@ def group_patients(
         ('x-12', 'x-12')
     """
     if regex is None and given is not None and any(given):
-        unsaid = sum(patient is None for patient in given)
-        rest = f"; {unsaid} of which it does not stand for themselves" if unsaid else ""
-        told = tuple(patient or case_id for case_id, patient in zip(case_ids, given, strict=True))
-        return Grouping(told, f"as the data set says{rest}", known=True)
+        missing = sum(patient is None for patient in given)
+        rest = f"; {missing} without a patient: each case is its own patient" if missing else ""
+        patients = tuple(patient or case_id for case_id, patient in zip(case_ids, given, strict=True))
+        return Grouping(patients, f"as given by the data set{rest}", known=True)
     if regex is None:
         patients = tuple(_default_patient(case_id) for case_id in case_ids)
         example = next(((c, p) for c, p in zip(case_ids, patients, strict=True) if c != p), None)
@@ -48,7 +49,8 @@ def group_patients(
         pattern = re.compile(regex)
     except re.error as error:
         raise DataError(
-            f"--patient-regex {regex!r} is no regular expression ({error})", remedy=r"e.g. '^(P\d+)'"
+            f"--patient-regex {regex!r} is not a valid regular expression ({error})",
+            remedy=r"write for example '^(P\d+)'",
         ) from None
     matches = [pattern.search(case_id) for case_id in case_ids]
     unmatched = sum(match is None for match in matches)
@@ -56,13 +58,13 @@ def group_patients(
         raise DataError(
             f"--patient-regex {regex!r} matches no case id",
             found=case_ids[0],
-            remedy=f"a case id is {case_ids[0]}",
+            remedy=f"write a pattern that matches case ids such as {case_ids[0]}",
         )
     patients = tuple(
         case_id if match is None else str((match.group(1) if pattern.groups else None) or match.group(0))
         for case_id, match in zip(case_ids, matches, strict=True)
     )
-    rest = f"; {unmatched} without a match stand for themselves" if unmatched else ""
+    rest = f"; {unmatched} without a match: each case is its own patient" if unmatched else ""
     return Grouping(patients, f"by --patient-regex {regex}{rest}", known=True)
 
 

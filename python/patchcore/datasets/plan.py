@@ -1,4 +1,4 @@
-"""Planning a study: the plan and its figure are written into the study's folder."""
+"""Plan a study: choose the patch size, and write the plan and its figure into the study folder."""
 
 from __future__ import annotations
 
@@ -31,40 +31,39 @@ def plan_patch_size(
     seed: int = 0,
     figure: bool = True,
 ) -> Plan:
-    """Choose the ViT patch size for a study's lesions and write ``plan.json`` into it, whole or not at all.
+    """Choose the ViT patch size for the lesions of a study and write ``plan.json`` into it, completely or not at all.
 
-    Connectivity and minimum volume are the fingerprint's; see :func:`patchcore.planning.plan.plan_from_samples`
+    Connectivity and minimum volume come from the fingerprint. See :func:`patchcore.planning.plan.plan_from_samples`
     for the rules.
 
     Args:
-        source: A study, or the path of one, that ``patchcore analyze`` has measured.
+        source: A study that ``patchcore analyze`` has measured, or its path.
         spacing: Training spacing, mm per voxel, canonical RAS+ axes; None: the per-axis median over the
             cases.
-        candidates: Patch edges to choose among, voxels.
-        rule: How one size is made of all lesions.
-        window_size: Fixes the window, voxels per canonical axis; candidates that do not divide it are left
-            out.
-        hu_range: Intensity clip in HU, or a preset's name; None: measured around the lesions.
-        lesion_label: The label to plan for, by number or name, or several: each gets its own target, and all
-            together a joint proposal; None: the fingerprint's.
-        joint: Make the joint proposal the first target, the one that is trained: it learns all labels.
-        like: A study whose plan's patch size, spacing, window and HU range are taken over, so that a network
-            trained here can go on there: the protocol of transfer.
-        classes: Labels that the network learns together, in channel order, the lesion label among them; None: the
-            lesion label alone, with `regions` all labels in them.
-        regions: By name, labels that count as one thing, whole things first: ``{"liver": (1, 2), "tumour": (2,)}``.
-            Dice and DSC are of these then.
-        seed: Of the bootstrap.
+        candidates: Patch edges to choose from, voxels.
+        rule: Rule that computes one size from all lesions.
+        window_size: Fixes the window, voxels per canonical axis; candidates that do not divide it are excluded.
+        hu_range: Intensity clip in HU, or the name of a preset; None: measured around the lesions.
+        lesion_label: Label to plan for, by number or name. With several labels, each label gets its own target, and
+            all labels together get a joint proposal. None: the label of the fingerprint.
+        joint: Make the joint proposal the first target. The first target is trained: the network learns all labels.
+        like: Another study. Patch size, spacing, window and HU range are taken from its plan, so that a network
+            trained here can be trained further there (the transfer protocol).
+        classes: Labels that the network learns together, in channel order, including the lesion label. None: only the
+            lesion label, or with `regions` all labels of the regions.
+        regions: Region name → labels that count as one structure, whole structures first:
+            ``{"liver": (1, 2), "tumour": (2,)}``. Dice and DSC are then computed for the regions.
+        seed: Random seed of the bootstrap.
         figure: Whether to draw ``figures/plan.png`` and ``.svg`` too, if matplotlib is installed.
 
     Returns:
         The plan that was written.
 
     Raises:
-        PlanError: Something impossible was asked for, or cannot be told from the fingerprint.
-        PatchSizeError: A candidate that the network cannot have.
+        PlanError: An option is not possible, or the fingerprint lacks the information that it needs.
+        PatchSizeError: The network does not support a candidate.
         EmptyClassError: The label has no lesion in any accepted case.
-        StudyError: There is no study, or nothing was measured yet; `like` has no plan.
+        StudyError: There is no study, the study was not measured yet, or `like` has no plan.
 
     Example:
         >>> plan = plan_patch_size("study/")  # doctest: +SKIP
@@ -77,7 +76,7 @@ def plan_patch_size(
     if like is not None:
         other = like if isinstance(like, Study) else Study(like)
         if other.path.resolve() == study.path.resolve():
-            raise PlanError("--like names the study itself", path=study.path, remedy="name another study")
+            raise PlanError("--like names the study itself", path=study.path, remedy="give another study")
         model = (other.path.name, other.plan())
     plan = plan_from_fingerprint(
         fingerprint,

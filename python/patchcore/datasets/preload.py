@@ -1,4 +1,4 @@
-"""Loading the libraries that readers need before threads ask for them."""
+"""Load the libraries that readers need, before threads import them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["load_readers"]
 
 
 def load_readers(volumes: Iterable[Volume]) -> None:
-    """Import what reading these volumes will need, in the calling thread and not interrupted by Ctrl-C.
+    """Import the libraries that read these volumes, in the calling thread and without interruption by Ctrl-C.
 
     Raises:
-        MissingExtraError: DICOM volumes are among them, and the extra ``dicom`` is not installed.
+        MissingExtraError: There are DICOM volumes, and the extra ``dicom`` is not installed.
     """
     if any(isinstance(volume, DicomVolume) for volume in volumes):
         with interrupts_wait():

@@ -1,4 +1,4 @@
-"""Trying a study's plan under other conditions, label maps measured anew where connectivity changes."""
+"""Test how a plan changes under other conditions; another connectivity measures the label maps again."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def plan_sensitivity(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
-    """Add to a study's plan how its choice moves with spacing, connectivity, minimum volume and left-out cases.
+    """Add to a plan how its choice changes with spacing, connectivity, minimum volume and excluded cases.
 
     Args:
         source: A study that has a plan, or its path.
-        threads: Cases measured at once; all cores by default.
-        progress: Called with cases measured and their number.
+        threads: Number of cases measured at the same time; all cores by default.
+        progress: Called with the number of measured cases and the total.
 
     Returns:
         The plan with `sensitivity` of every target, as it was written to ``plan.json``.
 
     Raises:
-        StudyError: There is no plan, or nothing was measured.
-        DataError: A label map has changed or cannot be read any more.
+        StudyError: There is no plan, or the study was not measured.
+        DataError: A label map can no longer be read.
     """
     study = source if isinstance(source, Study) else Study(source)
     plan, fingerprint = study.plan(), study.fingerprint()
@@ -48,7 +48,7 @@ def plan_sensitivity(
     for connectivity in others:
         before = done
 
-        def tell(count: int, before: int = before) -> None:
+        def report(count: int, before: int = before) -> None:
             if progress is not None:
                 progress(before + count, total)
 
@@ -57,7 +57,7 @@ def plan_sensitivity(
             connectivity=connectivity,
             min_volume_mm3=fingerprint.min_volume_mm3,
             threads=threads,
-            progress=tell,
+            progress=report,
         )
         done += len(records)
 
@@ -78,7 +78,7 @@ def remeasure(
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[LesionSample]:
-    """Measure the lesions of cases anew, as samples for planning, in the order of the cases.
+    """Measure the lesions of cases again; return them as samples for planning, in the order of the cases.
 
     Raises:
         DataError: A label map cannot be read.

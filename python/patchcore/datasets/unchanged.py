@@ -1,7 +1,7 @@
-"""Is everything as the last analysis left it? Answered from file stamps, with nothing but the standard library.
+"""Detect whether anything has changed since the last analysis, from file stamps and with the standard library only.
 
-An analysis that finds nothing new has to answer at once: importing NumPy alone takes longer than looking at the files.
-Whatever is in doubt counts as changed, and the full analysis runs.
+An analysis without changes has to answer immediately: importing NumPy alone takes longer than the check of all files.
+In case of doubt, the data set counts as changed, and the full analysis runs.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _OUTPUTS = (
 
 
 def signatures(paths: Iterable[Path]) -> dict[str, Any]:
-    """Return what tells a changed folder (its entries) or file from an unchanged one."""
+    """Return a signature for each file or folder; it changes with the file, or with the entries of the folder."""
     return {str(path): _signature(str(path)) for path in paths}
 
 
 def forget(study: Path) -> None:
-    """Forget the last analysis: another begins."""
+    """Delete the memory of the last analysis, because a new analysis begins."""
     (study / _FILE).unlink(missing_ok=True)
 
 
@@ -45,16 +45,17 @@ def remember(
     stamps: Mapping[str, tuple[int, int] | None],
     exit_code: int,
 ) -> None:
-    """Keep how everything stands now that an analysis is done.
+    """Save the current state of all files after an analysis.
 
-    Nothing is kept where a file has changed since it was read.
+    Nothing is saved if a file has changed since it was read.
 
     Args:
-        study: The study's folder.
-        source: The data set as it was named, resolved.
-        listed: :func:`signatures` of what decided the list of cases, taken when it was made.
-        stamps: Size and time of each file of a case when it was read, None where only its being the same counts.
-        exit_code: Of the analysis.
+        study: Folder of the study.
+        source: Path of the data set as given by the user, resolved.
+        listed: :func:`signatures` of the files and folders that decided the list of cases, taken before measuring.
+        stamps: Size and modification time of each file of a case when it was read; None: not compared now, only at
+            the next analysis.
+        exit_code: Exit code of the analysis.
     """
     files: dict[str, Any] = {}
     for file, stamp in stamps.items():
@@ -79,13 +80,13 @@ def remember(
         temporary.write_text(json.dumps(value), encoding="utf-8")
         temporary.replace(path)
     except OSError:
-        # Only speed is lost.
+        # Without this file, the next analysis is only slower.
         with suppress(OSError):
             temporary.unlink()
 
 
 def answer(dataset: str, study: str, *, as_json: bool) -> tuple[str, int] | None:
-    """Return what the last analysis printed and its exit code, None where anything may have changed."""
+    """Return the output of the last analysis and its exit code; None if anything may have changed."""
     folder = Path(study).absolute()
     try:
         value = json.loads((folder / _FILE).read_bytes())
@@ -108,13 +109,13 @@ def answer(dataset: str, study: str, *, as_json: bool) -> tuple[str, int] | None
 def _outputs(study: Path) -> dict[str, Any]:
     names = list(_OUTPUTS)
     with suppress(OSError):
-        # The plan's figure is not the analysis's: planning leaves an analysis unchanged.
+        # The figure of the plan does not belong to the analysis: planning does not change an analysis.
         names += sorted(f"figures/{file.name}" for file in (study / "figures").iterdir() if file.stem != "plan")
     return {name: _signature(str(study / name)) for name in names}
 
 
 def _signature(path: str) -> Any:
-    """Return a JSON value that changes with the file, or with the entries of the folder; None without either."""
+    """Return a JSON value that changes with the file or the entries of the folder; None if the path is missing."""
     place = Path(path)
     try:
         stat = place.stat()

@@ -1,3 +1,3 @@
-"""Evaluation: scores of cases, baselines, comparison of runs, reports."""
+"""Evaluates runs: scores per case, baselines, cross-validation, comparison of runs, reports."""
 
 import patchcore.models  # sets OMP_WAIT_POLICY, which OpenMP reads when torch is loaded  # noqa: F401

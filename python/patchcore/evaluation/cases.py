@@ -1,4 +1,4 @@
-"""Which cases a run is evaluated on, and what part they had in it: training, selection, or none."""
+"""Selects the cases to evaluate a run on, and reports whether the run used them for training or for selection."""
 
 from __future__ import annotations
 
@@ -15,44 +15,49 @@ __all__ = ["chosen_cases", "held_out_cases", "newest_finished"]
 
 
 def newest_finished(study: Study) -> Path:
-    """Return the newest training of a study that has finished.
+    """Return the newest finished training run of a study.
 
     Raises:
-        RunError: There is none.
+        RunError: The study has no finished training run.
     """
     for summary in list_runs(study.path):
         if summary.state.state is RunState.FINISHED and summary.kind in ("train", "fine-tune"):
             return summary.path
     raise RunError(
-        "the study has no finished training", path=study.path, remedy="train with patchcore train STUDY, or name a run"
+        "the study has no finished training", path=study.path, remedy="run patchcore train STUDY, or give a run"
     )
 
 
 def held_out_cases(study: Study, split: RunSplit) -> list[CaseRecord]:
-    """Return the cases kept for testing, if neither they nor their patients have had a part in the run."""
+    """Return the held-out test cases.
+
+    Raises:
+        DataError: There are none, a patient has both training and test cases, or the run has used a held-out case or
+            another case of the same patient.
+    """
     records, cases = study.held_out(), study.cases()
     known = patients_on_both_sides(cases)
     if known:
         raise DataError(
-            f"{', '.join(known[:10])} {'has' if len(known) == 1 else 'have'} cases to train on and to test",
+            f"{', '.join(known[:10])} {'has' if len(known) == 1 else 'have'} both training and test cases",
             path=study.cases_path,
-            remedy="mark all cases of a patient for testing, or none, and analyze again",
+            remedy="mark all cases of a patient for testing, or none of them, and run patchcore analyze again",
         )
     if not records:
         raise DataError(
-            "the data set keeps no case for testing",
+            "the data set has no held-out test cases",
             path=study.cases_path,
-            remedy="mark some with split=test in a manifest, or evaluate the validation fold",
+            remedy="mark cases with split=test in a manifest, or evaluate the validation fold",
         )
     seen = {*split.train, *split.validation}
     patients = {record.patient for record in cases if record.case_id in seen}
     met = [record.case_id for record in records if record.case_id in seen or record.patient in patients]
     if met:
         raise DataError(
-            f"the run was trained or chosen by {len(met)} of the {len(records)} held-out cases, or others of the same "
-            f"patients: {', '.join(met[:10])}",
+            f"the run used {len(met)} of the {len(records)} held-out cases, or other cases of the same patients, for "
+            f"training or selection: {', '.join(met[:10])}",
             path=study.cases_path,
-            remedy="they were kept for testing after it had begun: train anew, or name a later run",
+            remedy="train again, or give a later run: these cases were held out after this run had started",
         )
     return records
 
@@ -70,28 +75,31 @@ def _role(case_ids: Iterable[str], split: RunSplit) -> str:
 def chosen_cases(
     study: Study, split: RunSplit, config: RunConfig, fold: int | None, case_ids: Sequence[str] | None
 ) -> tuple[list[CaseRecord], str]:
-    """Return the cases to evaluate, in case_id order, and what they were to the run."""
+    """Return the cases to evaluate, in case_id order, and their role in the run."""
     accepted = {record.case_id: record for record in study.accepted()}
     if case_ids:
         unknown = [case_id for case_id in case_ids if case_id not in accepted]
         if unknown:
             raise DataError(
-                f"no accepted case {', '.join(unknown)}", path=study.cases_path, remedy="cases.jsonl lists them"
+                f"not among the accepted cases: {', '.join(unknown)}",
+                path=study.cases_path,
+                remedy="choose cases that cases.jsonl lists as accepted",
             )
         return [accepted[case_id] for case_id in sorted(set(case_ids))], f"named cases, {_role(case_ids, split)}"
     train = config.train
     chosen = train.fold if fold is None else fold
     if not 0 <= chosen < train.folds:
-        raise DataError(f"fold {chosen}", expected=f"0 to {train.folds - 1}", remedy=f"legal: 0 to {train.folds - 1}")
+        legal = f"0 to {train.folds - 1}"
+        raise DataError(f"fold {chosen} does not exist", expected=legal, remedy=f"choose a fold from {legal}")
     if chosen == train.fold:
-        # What the run has validated on counts, whatever came to the study since.
+        # Use the recorded validation cases of the run: the study may have changed since.
         ids = [case_id for case_id in accepted if case_id in split.validation]
     else:
         ids = study.folds(train.folds, config.seed)[chosen]
     if not ids:
         raise DataError(
-            f"none of the cases of fold {chosen} is accepted any more",
+            f"no case of fold {chosen} is accepted any more",
             path=study.cases_path,
-            remedy="name cases with --cases, or another fold",
+            remedy="give cases with --cases, or choose another fold",
         )
     return [accepted[case_id] for case_id in sorted(ids)], _role(ids, split)

@@ -1,4 +1,4 @@
-"""Runs side by side, on the cases that all of them were evaluated on: scores of different cases do not compare."""
+"""Compares the scores of runs on their common cases, because scores on different cases cannot be compared."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ __all__ = ["Comparison", "RunScore", "compare"]
 
 @dataclass(frozen=True)
 class RunScore:
-    """One run on the common cases.
+    """Score of one run on the common cases.
 
     Attributes:
-        run_id: The run.
-        patch_size: Its patch edge per canonical axis, voxels.
-        steps: Optimiser steps of the checkpoint that was evaluated.
-        role: What the cases were to the run, e.g. ``used for selection``.
-        mean_dsc: Mean DSC over the common cases, on their own grids; NaN where none is defined.
-        n: Cases in the mean.
-        difference: Mean of the paired differences to the first run, case by case; NaN for the first.
-        dsc: DSC per common case, NaN where undefined.
+        run_id: Id of the run.
+        patch_size: Patch size per canonical axis [voxels]; None if it is not known.
+        steps: Optimiser steps of the evaluated checkpoint.
+        role: Role of the evaluated cases in the run, e.g. ``used for selection``.
+        mean_dsc: Mean DSC over the common cases, on their own grids; NaN if no case has a DSC.
+        n: Number of cases in the mean.
+        difference: Mean of the paired per-case differences to the first run; NaN for the first run.
+        dsc: DSC per common case; NaN if undefined.
     """
 
     run_id: str
@@ -47,33 +47,33 @@ class RunScore:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare` found.
+    """Result of :func:`compare`.
 
     Attributes:
         case_ids: The cases that all runs were evaluated on.
-        left_out: Cases that only some of them were evaluated on.
+        excluded: Excluded cases: only some of the runs were evaluated on them.
         ball_dsc: Mean DSC of the centre-ball baseline on the common cases.
-        scores: The runs, best mean DSC first; differences are to the first one given.
+        scores: One score per run, highest mean DSC first. Differences are relative to the first run given.
     """
 
     case_ids: tuple[str, ...]
-    left_out: tuple[str, ...]
+    excluded: tuple[str, ...]
     ball_dsc: float
     scores: tuple[RunScore, ...]
 
 
 def compare(study: Study | PathLike, runs: Sequence[PathLike] = ()) -> Comparison:
-    """Set the evaluations of runs side by side.
+    """Compare the evaluations of several runs.
 
     Args:
         study: The study.
-        runs: Run ids or folders; default: all that have been evaluated, oldest first.
+        runs: Run ids or folders; default: all evaluated runs, oldest first.
 
     Returns:
-        The scores on the cases that all of them share.
+        The scores on the cases that all runs were evaluated on.
 
     Raises:
-        StudyError: A run was not evaluated, there is none, or they share no case.
+        StudyError: A run was not evaluated, there is no evaluated run, or the runs have no case in common.
 
     Example:
         >>> import patchcore as pc  # doctest: +SKIP
@@ -85,13 +85,15 @@ def compare(study: Study | PathLike, runs: Sequence[PathLike] = ()) -> Compariso
     else:
         paths = [run.path for run in reversed(list_runs(study.path)) if _report(study, run.path).exists()]
     if not paths:
-        raise StudyError("no run was evaluated yet", path=study.path, remedy=f"patchcore evaluate {study.path}")
+        raise StudyError("no run was evaluated yet", path=study.path, remedy=f"run patchcore evaluate {study.path}")
     reports = [_read(study, path) for path in paths]
     sets = [{case["case_id"] for case in report["cases"]} for report in reports]
     common = sorted(set.intersection(*sets))
     if not common:
         raise StudyError(
-            "the runs share no evaluated case", path=study.path, remedy="evaluate them on one fold: --fold K"
+            "the runs have no evaluated case in common",
+            path=study.path,
+            remedy="evaluate all runs on the same fold with --fold K",
         )
     balls = {case["case_id"]: _number(case["ball_dsc"]) for case in reports[0]["cases"]}
     scores = [_score(path, report, common) for path, report in zip(paths, reports, strict=True)]
@@ -99,7 +101,7 @@ def compare(study: Study | PathLike, runs: Sequence[PathLike] = ()) -> Compariso
     paired = [score if number == 0 else _with_difference(score, reference) for number, score in enumerate(scores)]
     return Comparison(
         case_ids=tuple(common),
-        left_out=tuple(sorted(set.union(*sets).difference(common))),
+        excluded=tuple(sorted(set.union(*sets).difference(common))),
         ball_dsc=_mean(balls[case_id] for case_id in common),
         scores=tuple(sorted(paired, key=lambda score: -np.nan_to_num(score.mean_dsc, nan=-1.0))),
     )
@@ -112,8 +114,8 @@ def _report(study: Study, run: Path) -> Path:
 def _read(study: Study, run: Path) -> dict[str, Any]:
     path = _report(study, run)
     if not path.exists():
-        remedy = f"patchcore evaluate {study.path} {run.name}"
-        raise StudyError(f"{run.name} was not evaluated", path=path, remedy=remedy)
+        remedy = f"run patchcore evaluate {study.path} {run.name}"
+        raise StudyError(f"run {run.name} was not evaluated", path=path, remedy=remedy)
     report: dict[str, Any] = read_json(path, schema=1)
     return report
 

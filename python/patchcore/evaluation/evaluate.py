@@ -1,4 +1,4 @@
-"""How good a run is: DSC of each case against its own label map on its own grid, beside what needs no training."""
+"""Evaluates a run: DSC of each case on the case's own grid, lesion recall and precision, and baselines."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _PANELS = 6
 
 @dataclass(frozen=True, eq=False)
 class _Scored:
-    """A case with the arrays that figure and baselines want, on its own grid in canonical order."""
+    """Results of one case, with the arrays for the figure (on its own grid, in canonical order)."""
 
     case: PreparedCase
     record: CaseRecord
@@ -72,30 +72,30 @@ def evaluate(
     mirror: bool | None = None,
     on_case: Callable[[str, float, int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate a run: DSC per case against its label map on its own grid, and baselines beside it.
+    """Evaluate a run: DSC per case against the label map on the case's own grid, together with baselines.
 
-    Class probabilities are interpolated to the case's grid slab by slab and only then compared. Written to
-    ``STUDY/reports/<run>/``, of held-out cases ``STUDY/reports/<run>-held-out/``: ``evaluation.json``, ``dsc.csv`` and
-    ``contours.png``.
+    Class probabilities are interpolated to the case's grid slab by slab, and then the class is chosen per voxel. The
+    report is written to ``STUDY/reports/<run>/`` (held-out cases: ``STUDY/reports/<run>-held-out/``) as
+    ``evaluation.json``, ``dsc.csv`` and ``contours.png``.
 
     Args:
         study: The study.
-        run: The run's folder or id; default: the newest finished one.
+        run: Folder or id of the run; default: the newest finished run.
         fold: The fold to evaluate; default: the run's validation fold.
-        case_ids: These cases instead.
-        held_out: The cases that the data set keeps for testing instead: nothing was chosen by them.
+        case_ids: Evaluate these cases instead of a fold.
+        held_out: Evaluate the held-out test cases instead of a fold. They were not used for any choice.
         checkpoint: ``best`` or ``last``; default: best.
-        organ_label: Also find the best fixed HU threshold within this organ (its label and the lesions').
-        device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
-        mirror: Whether to average over mirrored windows; default: as the run validates.
-        on_case: Called with (case_id, DSC, number, of how many) after each case.
+        organ_label: Also find the best fixed HU threshold within this organ (voxels of its label and of the lesions).
+        device: ``auto``, ``cpu`` or ``cuda``; default: the device of the run.
+        mirror: Whether to average over mirrored windows; default: as in the run's validation.
+        on_case: Called with (case_id, DSC, number of the case, number of cases) after each case.
 
     Raises:
-        RunError: There is no such run, or none has finished.
-        CheckpointError: It has no checkpoint.
-        ConfigError: `held_out` beside `fold` or `case_ids`.
-        DataError: A case or fold that is not there; no case could be used; held-out cases, or patients, of whom the run
-            has seen some.
+        RunError: The run does not exist, or no run has finished.
+        CheckpointError: The run has no checkpoint.
+        ConfigError: `held_out` was combined with `fold` or `case_ids`.
+        DataError: A case or fold does not exist; no case could be used; or the run has used held-out cases, or other
+            cases of their patients.
 
     Example:
         >>> import patchcore as pc  # doctest: +SKIP
@@ -103,14 +103,14 @@ def evaluate(
     """
     if held_out and (fold is not None or case_ids):
         raise ConfigError(
-            "held_out goes with neither fold nor case_ids", remedy="ask for the held-out cases, a fold, or named cases"
+            "held_out cannot be combined with fold or case_ids", remedy="give only one of held_out, fold and case_ids"
         )
     study = study if isinstance(study, Study) else Study(study)
     path = newest_finished(study) if run is None else resolve_run(study.path, str(run))
     setup = read_setup(path)
     target = setup.plan.target
     predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror)
-    # Runs from before divisions were kept have today's.
+    # Older runs have no split.json: use the split that the study gives now.
     split = read_split(path) or divide_cases(study, setup.config)
     if held_out:
         records, role = held_out_cases(study, split), "held out"
@@ -122,7 +122,7 @@ def evaluate(
     counts = DscCounts(target.classes, target.judged)
     scored = []
     for number, case in enumerate(prepared.cases, 1):
-        # A picture wants its arrays: kept for the first few only.
+        # The figure shows the first few cases: keep the arrays of these cases only.
         scored.append(_score(predictor, case, by_id[case.case_id], counts, keep=number <= _PANELS))
         if on_case is not None:
             on_case(case.case_id, mean_dsc(counts.per_case()[case.case_id].values()), number, len(prepared.cases))
@@ -258,7 +258,7 @@ def _threshold(records: Sequence[CaseRecord], target: TargetPlan, organ_label: i
 
     if not any(organ_label in record.labels for record in records):
         raise DataError(
-            f"organ label {organ_label} is in none of the cases",
+            f"no case contains organ label {organ_label}",
             found=sorted({label for record in records for label in record.labels}),
             remedy="choose one of the labels found",
         )

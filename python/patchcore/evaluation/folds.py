@@ -1,7 +1,6 @@
-"""Cross-validation: a training for each fold, one after the other, and what they say together.
+"""Runs cross-validation: one training per fold, one after the other, and the combined scores of all folds.
 
-The runs are found again by their configuration and plan: what has finished is not trained again, what was stopped goes
-on.
+Existing runs are found by their configuration and plan. Finished runs are not trained again; stopped runs are resumed.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ class FoldRun:
     """The run of a fold.
 
     Attributes:
-        fold: The fold that validates.
+        fold: The validation fold.
         path: The run folder.
-        state: Its state; None where it was made just now and nothing has been started.
+        state: State of the run; None if the run was created just now and has not been started.
     """
 
     fold: int
@@ -50,17 +49,17 @@ def fold_run(
     toml: PathLike | None = None,
     name: str | None = None,
 ) -> FoldRun:
-    """Return the run of a fold: one that was made before with this configuration and plan, else a new one.
+    """Return the run of a fold: an existing run with this configuration and plan, else a new run.
 
     Args:
         study: The study.
-        fold: The fold that validates.
-        settings: ``section.key=value``; the fold goes on top.
+        fold: The validation fold.
+        settings: Settings ``section.key=value``; ``train.fold`` is added.
         toml: A TOML file of settings.
-        name: A few words for the run's folder name; the fold is added.
+        name: A few words for the name of the run folder; the fold is added.
 
     Raises:
-        PatchcoreError: As :func:`patchcore.training.launch.create_run`.
+        PatchcoreError: Same errors as :func:`patchcore.training.launch.create_run`.
     """
     study = study if isinstance(study, Study) else Study(study)
     settings = [*settings, f"train.fold={fold}"]
@@ -74,10 +73,10 @@ def fold_run(
 
 
 def _is_of(run: Path, config: RunConfig, plan: Plan) -> bool:
-    """Whether a run was made with a configuration and plan, and nothing was changed for one of its attempts."""
+    """Return whether a run has this configuration and plan, and none of its attempts has overrides."""
     try:
         record = read_json(run / "run.json", schema=1)
-        # Settings that came later have their defaults there, too.
+        # Settings that older runs do not have get their defaults here.
         same = resolve_config(base=record["config"]) == config
         same = same and Plan.model_validate_json(json.dumps(record["plan"])) == plan
         starts = [read_json(path) for path in (run / "attempts").glob("*/start.json")]
@@ -92,10 +91,10 @@ class FoldScore:
 
     Attributes:
         fold: The fold.
-        run_id: Its run.
-        step: Step of the best validation of all cases; None where there is none.
-        mean_dsc: Its mean DSC, on the training grid.
-        n: Its cases.
+        run_id: Id of the fold's run.
+        step: Step of the best validation on all cases; None if there is no such validation.
+        mean_dsc: Mean DSC of this validation, on the training grid.
+        n: Number of cases of this validation.
     """
 
     fold: int
@@ -107,13 +106,13 @@ class FoldScore:
 
 @dataclass(frozen=True)
 class FoldScores:
-    """What the folds say together.
+    """Combined scores of the folds.
 
     Attributes:
-        folds: Each.
-        mean_dsc: Mean DSC of all cases, each from the fold that held it out.
-        n: Cases with a DSC.
-        deviation: Standard deviation of the folds' means; NaN with less than two.
+        folds: Score of each fold.
+        mean_dsc: Mean DSC over all cases; each case is scored by the run that validated on it.
+        n: Number of cases with a DSC.
+        deviation: Standard deviation of the folds' means; NaN for fewer than two folds.
     """
 
     folds: tuple[FoldScore, ...]
@@ -123,10 +122,12 @@ class FoldScores:
 
 
 def fold_scores(runs: Sequence[FoldRun]) -> FoldScores:
-    """Gather the best validations of the folds. They were used for selection: a held-out test set is judged apart.
+    """Collect the best validation of each fold.
+
+    These validations were used for selection. Evaluate a held-out test set separately.
 
     Args:
-        runs: The runs, finished or not.
+        runs: The runs of the folds, finished or not.
     """
     scores: list[FoldScore] = []
     values: list[float] = []

@@ -1,3 +1,3 @@
-"""Inference: whole volumes by sliding window, and their label maps on the grid of the scan."""
+"""Inference: predicts whole volumes by sliding window and writes label maps on the scan's own grid."""
 
-import patchcore.models  # sets OMP_WAIT_POLICY, which OpenMP reads when torch is loaded  # noqa: F401
+import patchcore.models  # sets OMP_WAIT_POLICY before OpenMP reads it at the import of torch  # noqa: F401

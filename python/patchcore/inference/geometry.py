@@ -1,6 +1,6 @@
-"""From the training grid back to a scan's own: class probabilities, slab by slab, linearly.
+"""Interpolates class probabilities from the training grid to a scan's own grid, linearly and slab by slab.
 
-Linear interpolation of probabilities cannot overshoot and keeps their sum. The training grid is defined in
+Linear interpolation of probabilities does not overshoot and keeps their sum. The training grid is defined in
 :mod:`patchcore.resampling.grid`.
 """
 
@@ -17,20 +17,20 @@ from patchcore.types import Float32Array, IntTriple, Triple
 
 __all__ = ["class_map", "interpolate", "label_on_grid", "uncropped"]
 
-# Probabilities come back to the stored grid in slabs of at most this many voxels, to bound memory.
+# Maximum voxels per slab when probabilities are interpolated to the stored grid; it bounds the memory.
 _SLAB_VOXELS = 16 * 2**20
 
 
 def interpolate(
     array: npt.NDArray[Any], ratio: Triple, shape: IntTriple, *, start: IntTriple = (0, 0, 0)
 ) -> Float32Array:
-    """Interpolate linearly on an edge-aligned grid; beyond the outermost centres the edge value holds.
+    """Interpolate linearly on an edge-aligned grid; outside the outermost voxel centres the edge value is used.
 
     Args:
         array: 3D, any real dtype.
-        ratio: New spacing over old per axis; an axis of exactly 1 is copied.
-        shape: Voxels wanted.
-        start: First voxel wanted on the new grid: for slabs of it.
+        ratio: New spacing divided by old spacing, per axis. If all are exactly 1, the values are copied.
+        shape: Number of voxels to return, per axis.
+        start: First voxel to return on the new grid, to compute a slab of it.
 
     Returns:
         float32 of shape `shape`.
@@ -62,12 +62,12 @@ def _slabs(shape: IntTriple) -> Iterator[tuple[int, int]]:
 
 
 def class_map(probabilities: Float32Array, regions: Mapping[int, Sequence[int]] | None = None) -> npt.NDArray[np.uint8]:
-    """Return the likeliest class of each voxel; on a tie the lower index.
+    """Return the most likely class of each voxel; a tie gives the lower index.
 
     Args:
         probabilities: float32 (1 + classes, X, Y, Z), background first.
-        regions: The plan's ``region_indices``: a region is painted, in their order, where the
-            probabilities of its classes add up to more than a half.
+        regions: The plan's ``region_indices``. In their order, each region is painted where the probabilities of its
+            classes sum to more than 0.5.
     """
     if regions is not None:
         painted = np.zeros(probabilities.shape[1:], dtype=np.uint8)
@@ -75,7 +75,7 @@ def class_map(probabilities: Float32Array, regions: Mapping[int, Sequence[int]] 
             painted[probabilities[list(members)].sum(0) > 0.5] = own
         return painted
     if len(probabilities) == 2:
-        # The same, without argmax's strided pass.
+        # Same result as argmax, without its slow strided pass.
         larger: npt.NDArray[np.uint8] = (probabilities[1] > probabilities[0]).view(np.uint8)
         return larger
     chosen: npt.NDArray[np.uint8] = probabilities.argmax(axis=0).astype(np.uint8)
@@ -85,15 +85,15 @@ def class_map(probabilities: Float32Array, regions: Mapping[int, Sequence[int]] 
 def label_on_grid(
     probabilities: Float32Array, grid: Grid, regions: Mapping[int, Sequence[int]] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Take class probabilities from the training grid to the scan's own grid, and only there choose the class.
+    """Interpolate class probabilities from the training grid to the scan's own grid, then choose the class there.
 
-    Choosing first and resampling the choice loses small lesions: a sphere of radius 2.5 mm came back with DSC 0.75
+    Choosing the class first and resampling the labels loses small lesions: a sphere of radius 2.5 mm had DSC 0.75
     instead of 0.92.
 
     Args:
         probabilities: float32 (1 + classes, *grid.shape), background first.
         grid: The scan's grid.
-        regions: As of :func:`class_map`.
+        regions: As in :func:`class_map`.
 
     Returns:
         uint8 class indices, stored axis order, shape ``grid.stored_shape``.
@@ -104,7 +104,7 @@ def label_on_grid(
     for low, high in _slabs(shape):
         size = (high - low, shape[1], shape[2])
         if regions is not None:
-            # All channels of a slab at once: plans with regions have few.
+            # All channels of a slab are held at once: plans with regions have few channels.
             shares = [interpolate(c, (first, second, third), size, start=(low, 0, 0)) for c in probabilities]
             out[low:high] = class_map(np.stack(shares), regions)
             continue
@@ -118,12 +118,12 @@ def label_on_grid(
 
 
 def uncropped(probabilities: Float32Array, shape: IntTriple, start: IntTriple) -> Float32Array:
-    """Put class probabilities of a part of a grid on the whole of it; everywhere else is background.
+    """Place the class probabilities of a part of a grid into the whole grid; all other voxels are background.
 
     Args:
         probabilities: float32 (1 + classes, x, y, z), background first.
         shape: Voxels of the whole grid.
-        start: Where the part begins.
+        start: Index of the part's first voxel in the whole grid.
     """
     if probabilities.shape[1:] == shape:
         return probabilities

@@ -1,4 +1,4 @@
-"""From a CT file to a label map on its own grid, by the network of a run."""
+"""Predicts label maps of CT files on their own grid with the network of a run."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _NIFTI = re.compile(r"\.(nii|nii\.gz|hdr)$")
 
 @dataclass(frozen=True)
 class Prediction:
-    """One file that was predicted.
+    """Result for one input file.
 
     Attributes:
-        source: The CT.
-        path: The label map that was written; None where it failed.
-        voxel_count: Voxels of each of the plan's labels.
-        volume_mm3: Their volume, by label.
-        error: Why it failed, or None.
+        source: The CT file.
+        path: The written label map; None if the prediction failed.
+        voxel_count: Number of voxels per label of the plan.
+        volume_mm3: Volume per label of the plan [mm³].
+        error: Reason of the failure; None on success.
     """
 
     source: Path
@@ -49,14 +49,14 @@ class Prediction:
 
 
 class Predictor:
-    """A trained network, ready for whole scans.
+    """A trained network that predicts whole scans.
 
     Args:
-        network: Takes (B, 1, *window_size), gives logits (B, 1 + classes, *window_size); is put into evaluation mode.
-        target: The plan it was trained with.
-        placement: Where to compute; the network is there already.
+        network: Maps (B, 1, *window_size) to logits (B, 1 + classes, *window_size). It is set to evaluation mode.
+        target: The plan that the network was trained with.
+        placement: Where to compute; the network is already on this device.
         overlap: Overlap of neighbouring windows.
-        mirror: Whether to average over mirrored windows: 8 times the work.
+        mirror: Whether to average over mirrored windows; this takes 8 times the work.
     """
 
     def __init__(
@@ -88,21 +88,21 @@ class Predictor:
 
         Args:
             run: The run folder.
-            checkpoint: ``best`` or ``last``; default: best where there is one, else last.
+            checkpoint: ``best`` or ``last``; default: best if it exists, else last.
             device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
             overlap: Overlap of neighbouring windows; default: the run's.
             mirror: Whether to average over mirrored windows; default: the run's.
 
         Returns:
-            The predictor, and the checkpoint it was loaded from.
+            The predictor and the checkpoint that it was loaded from.
 
         Raises:
-            RunError: This is no run folder.
-            CheckpointError: There is no such checkpoint, or it is damaged.
-            ConfigError: CUDA was asked for and there is none, or an impossible device.
+            RunError: The path is not a run folder.
+            CheckpointError: The checkpoint does not exist or is damaged.
+            ConfigError: CUDA was requested but is not available, or the device is not valid.
         """
         run = Path(run)
-        # One process predicts, however many trained.
+        # Prediction uses one process, even if several ranks trained the network.
         overrides: dict[str, Any] = {"train.ranks": 1, "train.accumulate": 1}
         if device is not None:
             overrides["train.device"] = device
@@ -126,7 +126,7 @@ class Predictor:
         return predictor, found
 
     def probabilities(self, image: AnyArray, *, look: Callable[[], None] | None = None) -> Float32Array:
-        """Return class probabilities on the training grid, float32 (1 + classes, X, Y, Z), of HU on that grid."""
+        """Return class probabilities, float32 (1 + classes, X, Y, Z), for an image in HU on the training grid."""
         return predict_volume(
             self.network, image, self.target, self.placement, overlap=self.overlap, mirror=self.mirror, look=look
         )
@@ -136,15 +136,15 @@ class Predictor:
     ) -> npt.NDArray[np.uint8]:
         """Predict a scan on its own grid.
 
-        Orientation and spacing are brought to the training grid and back; probabilities, not labels, are interpolated.
+        The scan is resampled to the training grid and back. Probabilities are interpolated, not labels.
 
         Args:
             image: HU, stored axis order.
             affine: Voxel index → world mm.
-            look: Called before each batch of windows; what it raises is passed on.
+            look: Called before each batch of windows; its exceptions are passed on.
 
         Returns:
-            uint8 of the image's shape: the data set's own label values, 0 for background.
+            uint8 in the image's shape, with the data set's own label values and 0 for background.
         """
         shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))
         grid = Grid.of(shape, affine, self.target.spacing)
@@ -155,13 +155,15 @@ class Predictor:
 
 
 def original_labels(indices: npt.NDArray[np.uint8], classes: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Turn class indices into the data set's label values.
+    """Convert class indices to the data set's label values.
 
     Raises:
-        DataError: A label does not fit uint8.
+        DataError: A label does not fit into uint8.
     """
     if max(classes) > 255 or min(classes) < 0:
-        raise DataError(f"classes {tuple(classes)} do not fit uint8", remedy="renumber the label maps from 1")
+        raise DataError(
+            f"classes {tuple(classes)} do not fit into uint8", remedy="renumber the labels from 1 in the label maps"
+        )
     values: npt.NDArray[np.uint8] = np.asarray((0, *classes), dtype=np.uint8)[indices]
     return values
 
@@ -183,16 +185,17 @@ def predict(
     Args:
         run: The run folder.
         source: A NIfTI file, or a folder of them.
-        out: The label map to write (``.nii`` or ``.nii.gz``), or for a folder the folder to fill.
-        checkpoint: ``best`` or ``last``; default: best where there is one.
+        out: The label map to write (``.nii`` or ``.nii.gz``); if `source` is a folder, the output folder.
+        checkpoint: ``best`` or ``last``; default: best if it exists, else last.
         device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
         overlap: Overlap of neighbouring windows; default: the run's.
         mirror: Whether to average over mirrored windows; default: the run's.
-        overwrite: Whether label maps that are there already are replaced.
-        on_file: Called with (prediction, number, of how many) after each file.
+        overwrite: Whether existing label maps are replaced.
+        on_file: Called with (prediction, number of the file, number of files) after each file.
 
     Returns:
-        One entry a file. Of a folder, a file that cannot be used is told in its entry and does not stop the rest.
+        One entry per file. In a folder, a file that fails has its error in its entry, and the other files are still
+        predicted.
 
     Raises:
         PatchcoreError: The run has no usable checkpoint; a single file cannot be used.
@@ -232,11 +235,11 @@ def _predict_file(predictor: Predictor, scan: Path, path: Path) -> Prediction:
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    # A pair's header would name the file type of a pair.
+    # The header of an .hdr/.img pair would record the file type of a pair.
     kind = nibabel.Nifti2Image if isinstance(original, nibabel.Nifti2Pair) else nibabel.Nifti1Image
     result = kind(labels, original.affine, header)
     with replace_atomically(path) as temporary:
-        # nibabel goes by the name's ending.
+        # nibabel chooses the format by the file extension.
         named = temporary.with_name(temporary.name + (".nii.gz" if path.name.endswith(".gz") else ".nii"))
         try:
             nibabel.save(result, named)
@@ -249,33 +252,39 @@ def _predict_file(predictor: Predictor, scan: Path, path: Path) -> Prediction:
 
 
 def _jobs(source: Path, out: Path, *, overwrite: bool) -> list[tuple[Path, Path]]:
-    """Pair inputs with outputs, and refuse what would overwrite."""
+    """Pair inputs with outputs, and refuse outputs that would overwrite a file."""
     if source.is_dir():
         scans = sorted(path for path in source.iterdir() if _NIFTI.search(path.name) and not path.name.startswith("."))
         if not scans:
-            raise DataError("no NIfTI file (.nii, .nii.gz, .hdr)", path=source, remedy="name the folder of the CTs")
+            raise DataError(
+                "no NIfTI file (.nii, .nii.gz, .hdr) found", path=source, remedy="give the folder of the CTs"
+            )
         if out.exists() and not out.is_dir():
-            raise DataError("is a file, but a folder of scans needs a folder", path=out, remedy="name a folder with -o")
+            raise DataError(
+                "is a file, but a folder of scans needs an output folder", path=out, remedy="give a folder with -o"
+            )
         jobs = [(scan, out / (_NIFTI.sub("", scan.name) + ".nii.gz")) for scan in scans]
     else:
         if not source.exists():
             raise FileNotFoundError(2, "no such file or folder", str(source))
         path = out / (_NIFTI.sub("", source.name) + ".nii.gz") if out.is_dir() else out
         if not re.search(r"\.nii(\.gz)?$", path.name):
-            raise ConfigError(f"{path.name!r} is no NIfTI name", path=path, remedy="end it in .nii.gz or .nii")
+            raise ConfigError(
+                f"{path.name!r} is not a NIfTI file name", path=path, remedy="use a name with .nii.gz or .nii"
+            )
         jobs = [(source, path)]
     inputs = {scan.resolve() for scan, _ in jobs}
     for scan, path in jobs:
         if path.resolve() in inputs:
-            raise DataError("the output would overwrite the input", path=scan, remedy="name another place with -o")
+            raise DataError("the output would overwrite the input", path=scan, remedy="choose another output with -o")
         if path.exists() and not overwrite:
-            raise DataError("is there already", path=path, remedy="add --overwrite, or name another place with -o")
+            raise DataError("already exists", path=path, remedy="add --overwrite, or choose another output with -o")
     return jobs
 
 
 def _find(run: Path, which: str | None) -> Checkpoint:
     if which not in (None, "best", "last"):
-        raise ConfigError(f"checkpoint {which!r}", expected=("best", "last"), remedy="legal: best, last")
+        raise ConfigError(f"{which!r} is not a valid checkpoint", expected=("best", "last"), remedy="use best or last")
     for name in ("best", "last") if which is None else (which,):
         found = find_checkpoint(run / "checkpoints" / name)
         if found is not None:
@@ -283,5 +292,5 @@ def _find(run: Path, which: str | None) -> Checkpoint:
     raise CheckpointError(
         f"the run has no {which or 'best or last'} checkpoint yet",
         path=run,
-        remedy="let it train until its first validation, or ask for one with patchcore runs checkpoint",
+        remedy="train until the first validation, or request a checkpoint with patchcore runs checkpoint",
     )

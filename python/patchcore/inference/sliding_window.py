@@ -1,4 +1,4 @@
-"""Whole volumes by sliding window: class probabilities of overlapping windows, blended with Gaussian weights."""
+"""Predicts whole volumes by sliding window; overlapping windows are blended with Gaussian weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["predict_volume", "windows_a_batch"]
 
 
 def windows_a_batch(placement: Placement) -> int:
-    """Return how many windows are predicted at a time."""
+    """Return the number of windows that are predicted per batch."""
     return 4 if placement.device.type == "cpu" else 16
 
 
@@ -34,20 +34,20 @@ def predict_volume(
     mirror: bool = False,
     look: Callable[[], None] | None = None,
 ) -> Float32Array:
-    """Predict the class probabilities of a volume by sliding window, blended with a Gaussian of σ 0.125 window edges.
+    """Predict the class probabilities of a volume by sliding window. The Gaussian's σ is 0.125 of the window edge.
 
-    A volume smaller than the window is padded with the lower end of ``hu_range``. The network is left as it is: put it
-    into evaluation mode before.
+    A volume smaller than the window is padded with the lower end of ``hu_range``. The mode of the network is not
+    changed: set it to evaluation mode before the call.
 
     Args:
-        network: Takes (B, 1, *window_size), gives logits (B, 1 + classes, *window_size).
-        image: HU on the training grid, (X, Y, Z): an array, a case of a store, or anything else that
+        network: Maps (B, 1, *window_size) to logits (B, 1 + classes, *window_size).
+        image: HU on the training grid, (X, Y, Z): an array, a case of a store, or another input that
             :class:`patchcore.store.window_reader.WindowReader` reads.
         target: The plan: window, ``hu_range`` and classes.
         placement: Where to compute.
         overlap: Overlap of neighbouring windows.
-        mirror: Whether to average over each window mirrored along no, one, two and all axes.
-        look: Called before each batch of windows; what it raises is passed on.
+        mirror: Whether to average over the 8 mirrored versions of each window, along every subset of the axes.
+        look: Called before each batch of windows; its exceptions are passed on.
 
     Returns:
         float32 (1 + classes, X, Y, Z), background first.

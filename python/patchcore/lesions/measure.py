@@ -1,7 +1,8 @@
-"""Measuring lesions: from a label map, in memory or in a file, to a table of lesions.
+"""Measures lesions: turns a label map, in memory or in a file, into a table of lesions.
 
-Nothing here makes a label volume. Rust finds spans (maximal stretches of one label along the fastest axis of memory)
-at memory bandwidth and joins them by union-find; a file is inflated and measured in a stream and never held whole.
+Measuring creates no volume of component numbers. The Rust core finds spans (maximal stretches of one label along the
+fastest axis of memory) at memory bandwidth and joins them by union-find. A file is decompressed and measured as a
+stream; it is never held in memory as a whole.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ CONNECTIVITIES = (6, 18, 26)
 
 @dataclass(frozen=True, eq=False)
 class LesionSpans:
-    """Every lesion as spans, so that a voxel of it can be drawn without the label map.
+    """All lesions as spans, so that a voxel of a lesion can be drawn without the label map.
 
     Attributes:
         lesion: Lesion of each span, 0-based and ascending, int32, shape (S,).
         origin: First voxel of each span, int32, shape (S, 3), array axes.
-        length: Voxels of each span, int32, shape (S,).
-        axis: The array axis along which spans lie.
-        voxel_count: Voxels of each lesion, int64, shape (N,).
+        length: Number of voxels of each span, int32, shape (S,).
+        axis: The array axis along which the spans lie.
+        voxel_count: Number of voxels of each lesion, int64, shape (N,).
     """
 
     lesion: npt.NDArray[np.int32]
@@ -57,7 +58,7 @@ class LesionSpans:
     voxel_count: Int64Array
 
     def kept(self, chosen: BoolArray) -> LesionSpans:
-        """Return the spans of some lesions, numbered again from 0.
+        """Return the spans of the chosen lesions, renumbered from 0.
 
         Args:
             chosen: Which lesions to keep, shape (lesions,).
@@ -80,7 +81,7 @@ class LesionSpans:
 
 @dataclass(frozen=True, eq=False)
 class NiftiHeader:
-    """What a NIfTI header says of one 3D volume; lengths in mm, axes as stored."""
+    """The NIfTI header of one 3D volume; lengths in mm, axes in stored order."""
 
     shape: IntTriple
     spacing: Triple
@@ -110,25 +111,27 @@ def measure_lesions(
     """Measure every lesion of a label map.
 
     Args:
-        source: A label map or mask of shape (i, j, k): bool, any integer dtype or integral floats, in any memory
-            order, strides and byte order, left alone during the call; or the path of a NIfTI-1 or -2 file (.nii,
-            .nii.gz, .hdr/.img).
-        label: Measure this label only.
-        labels: Measure these labels; components never cross labels. Default: all that are not 0.
-        spacing: mm per voxel along each array axis; for an array without `affine`. Default 1 mm. A file has its own.
-        affine: Voxel index → world mm, shape (4, 4); a file brings its own, which this replaces.
-        connectivity: 6 (faces), 18 (and edges) or 26 (and corners).
-        min_volume_mm3: Components below this are specks: dropped and counted.
-        axial_axis: Array axis that axial slices are normal to. Default: nearest to world S by the affine, else 2.
-        threads: Threads for arrays; the result does not depend on it. Default: all cores.
+        source: A label map or mask of shape (i, j, k): bool, any integer dtype, or floats with integer values; any
+            memory order, strides and byte order. It must not change during the call. Or the path of a NIfTI-1 or
+            NIfTI-2 file (.nii, .nii.gz, .hdr/.img).
+        label: Measure only this label.
+        labels: Measure only these labels; a component never contains two labels [default: all labels that are not 0].
+        spacing: mm per voxel along each array axis, for an array without `affine` [default: 1 mm]. Not allowed for a
+            file, which has its own spacing.
+        affine: Voxel index → world mm, shape (4, 4). For a file, it replaces the file's own affine.
+        connectivity: 6 (faces), 18 (faces and edges) or 26 (faces, edges and corners).
+        min_volume_mm3: Components smaller than this are specks: they are dropped and counted.
+        axial_axis: Array axis that is normal to axial slices [default: the axis nearest to world S by the affine;
+            without an affine, 2].
+        threads: Number of threads for arrays; it does not change the result [default: all cores].
 
     Returns:
-        The table of lesions. No lesion is an empty table.
+        The table of lesions; empty if there is no lesion.
 
     Raises:
-        DataError: Impossible spacing, affine, connectivity or labels.
-        NonIntegralLabelError: A voxel's value is no integer.
-        UnsupportedDataError: Not three axes, or complex numbers or colours.
+        DataError: The spacing, affine, connectivity or labels are impossible.
+        NonIntegralLabelError: The value of a voxel is not an integer.
+        UnsupportedDataError: The label map does not have three axes, or holds complex numbers or colours.
         HeaderError: The file's header is malformed, or contradicts the file.
         CorruptFileError: The file ends early or fails its checksum.
         OSError: The file cannot be read.
@@ -144,13 +147,13 @@ def measure_lesions(
     chosen = _labels(label, labels)
     _check_connectivity(connectivity)
     if axial_axis not in (None, 0, 1, 2):
-        raise DataError(f"axial_axis {axial_axis!r}", found=axial_axis, remedy="legal: 0, 1, 2")
+        raise DataError(f"axial_axis is {axial_axis!r}", found=axial_axis, remedy="use 0, 1 or 2")
     matrix = _affine(spacing, affine)
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if spacing is not None:
             raise DataError(
-                "spacing given for a file, which has its own", path=path, remedy="pass affine=, or the array"
+                "spacing was given for a file, which has its own", path=path, remedy="pass affine= or an array instead"
             )
         with named_errors(path):
             columns, header = _core.measure_file(
@@ -194,20 +197,20 @@ def label_components(
     labels: Sequence[int] | None = None,
     threads: int | None = None,
 ) -> AnyArray:
-    """Number the components of a label map: 1…N by smallest C-order voxel index, one counter across labels.
+    """Number the components of a label map from 1 to N by smallest C-order voxel index, across all labels.
 
     Args:
-        array: As for :func:`measure_lesions`.
+        array: An array, see :func:`measure_lesions`.
         connectivity: 6, 18 or 26.
-        labels: Only these labels. Default: all that are not 0.
-        threads: Threads; the result does not depend on it. Default: all cores.
+        labels: Only these labels [default: all labels that are not 0].
+        threads: Number of threads; it does not change the result [default: all cores].
 
     Returns:
-        The label image: the input's shape, its axes in memory as the input's, and the smallest unsigned dtype that
-        holds N. On a mask it equals ``scipy.ndimage.label`` with the same connectivity.
+        The component numbers: shape and memory order of the input, and the smallest unsigned dtype that holds N. For
+        a mask, the result equals ``scipy.ndimage.label`` with the same connectivity.
 
     Raises:
-        DataError: As for :func:`measure_lesions`.
+        DataError: See :func:`measure_lesions`.
 
     Example:
         >>> import numpy as np
@@ -226,7 +229,7 @@ def label_components(
 def lesion_spans(
     source: AnyArray | PathLike, *, labels: Sequence[int] | None = None, connectivity: int = 26
 ) -> LesionSpans:
-    """Return every lesion of a label map as spans; lesions are numbered as :func:`label_components` does, from 0.
+    """Return all lesions of a label map as spans; numbered from 0 in the order of :func:`label_components`.
 
     Args:
         source: An array or a file, see :func:`measure_lesions`.
@@ -234,10 +237,10 @@ def lesion_spans(
         connectivity: 6, 18 or 26.
 
     Returns:
-        The spans, grouped by lesion. Those of a file lie along the first axis.
+        The spans, grouped by lesion. For a file, the spans lie along the first axis.
 
     Raises:
-        DataError: As for :func:`measure_lesions`.
+        DataError: See :func:`measure_lesions`.
 
     Example:
         >>> import numpy as np
@@ -259,18 +262,18 @@ def lesion_spans(
 
 
 def read_header(path: PathLike) -> NiftiHeader:
-    """Read and check the header of a NIfTI file; the voxels are not touched.
+    """Read and check the header of a NIfTI file; the voxels are not read.
 
     Args:
         path: .nii, .nii.gz, .hdr or .img.
 
     Returns:
-        Shape, spacing and affine; which affine counts follows nibabel (sform, else qform, else voxel size).
+        The header. The affine is chosen as in nibabel: sform, else qform, else voxel size.
 
     Raises:
         HeaderError: The header is malformed or promises more voxels than the file can hold.
         CorruptFileError: The file is shorter than its header says.
-        UnsupportedDataError: Not 3D, colours, complex numbers, or lengths not in mm.
+        UnsupportedDataError: The volume is not 3D, holds colours or complex numbers, or has lengths that are not in mm.
         OSError: The file cannot be read.
     """
     path = Path(path)
@@ -280,7 +283,7 @@ def read_header(path: PathLike) -> NiftiHeader:
 
 
 def read_voxels(path: PathLike) -> tuple[AnyArray, NiftiHeader]:
-    """Read all voxels of a NIfTI file as they are stored, to its last byte; scaling is not applied.
+    """Read all voxels of a NIfTI file as stored, to the last byte of the file; scaling is not applied.
 
     Args:
         path: ``.nii``, ``.nii.gz``, or the ``.hdr`` of a pair.
@@ -291,7 +294,7 @@ def read_voxels(path: PathLike) -> tuple[AnyArray, NiftiHeader]:
     Raises:
         HeaderError: See :func:`read_header`.
         CorruptFileError: The file ends early or fails its checksum.
-        UnsupportedDataError: Not 3D, or complex or RGB voxels.
+        UnsupportedDataError: The volume is not 3D, or has complex or RGB voxels.
         OSError: The file cannot be opened or read.
     """
     path = Path(path)
@@ -312,7 +315,7 @@ def _header(fields: dict[str, Any]) -> NiftiHeader:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Give errors of the core the path of the file that was read."""
+    """Add the path of the file that was read to errors of the core."""
     try:
         yield
     except PatchcoreError as error:
@@ -331,45 +334,47 @@ def _with_filename(error: OSError, path: Path) -> OSError:
 
 
 def _array(source: AnyArray) -> AnyArray:
-    """Return what the core borrows; a mask of masked elements would be lost on it."""
+    """Return the array that the core borrows; masked arrays are rejected, because the core ignores their mask."""
     if isinstance(source, np.ma.MaskedArray):
-        raise UnsupportedDataError("a masked array", remedy="pass array.filled(0)")
+        raise UnsupportedDataError("the array is a masked array", remedy="pass array.filled(0)")
     return np.asarray(source)
 
 
 def _labels(label: int | None, labels: Sequence[int] | None) -> list[int] | None:
     if label is not None and labels is not None:
-        raise DataError("both label and labels were given", remedy="give one of them")
+        raise DataError("both label and labels were given", remedy="give only one of them")
     chosen = [label] if label is not None else labels
     if chosen is None:
         return None
     try:
         values = [operator.index(value) for value in chosen]
     except TypeError:
-        raise DataError(f"labels {list(chosen)}", expected="integers", remedy="name labels by their numbers") from None
+        raise DataError(f"labels are {list(chosen)}", expected="integers", remedy="give integers") from None
     if any(not -(2**63) <= value < 2**63 for value in values):
-        raise DataError(f"labels {values}; a label has 64 bits", remedy="name labels that the map can hold")
+        raise DataError(f"labels are {values}; a label has 64 bits", remedy="give labels that fit into 64 bits")
     if not values or 0 in values:
-        raise DataError(f"labels {values}; 0 is background", remedy="name at least one label that is not 0")
+        raise DataError(f"labels are {values}; 0 is background", remedy="give at least one label, none of them 0")
     return values
 
 
 def _check_connectivity(connectivity: int) -> None:
     if connectivity not in CONNECTIVITIES:
-        raise DataError(f"connectivity {connectivity}", expected=CONNECTIVITIES, remedy="legal: 6, 18, 26")
+        raise DataError(f"connectivity {connectivity} is not valid", expected=CONNECTIVITIES, remedy="use 6, 18 or 26")
 
 
 def _affine(spacing: Sequence[float] | None, affine: npt.ArrayLike | None) -> Affine | None:
     if spacing is not None and affine is not None:
-        raise DataError("both spacing and affine were given", remedy="give one of them")
+        raise DataError("both spacing and affine were given", remedy="give only one of them")
     if affine is not None:
         matrix = np.asarray(affine, np.float64)
         if matrix.shape != (4, 4):
-            raise DataError(f"affine of shape {matrix.shape}", expected=(4, 4), remedy="pass a 4×4 matrix")
+            raise DataError(f"affine has shape {matrix.shape}", expected=(4, 4), remedy="pass a 4×4 matrix")
         return matrix
     if spacing is None:
         return None
     sizes = np.asarray(spacing, np.float64)
     if sizes.shape != (3,) or not np.all(np.isfinite(sizes) & (sizes > 0)):
-        raise HeaderError(f"spacing {tuple(spacing)}", remedy="give three positive lengths in mm, in array-axis order")
+        raise HeaderError(
+            f"spacing is {tuple(spacing)}", remedy="give three positive lengths in mm, in array-axis order"
+        )
     return np.diag([*sizes, 1.0])

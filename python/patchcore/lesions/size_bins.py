@@ -11,10 +11,10 @@ from patchcore.types import Float64Array
 __all__ = ["SIZE_BIN_EDGES_MM", "SIZE_BIN_NAMES", "count_by_size", "size_bin"]
 
 SIZE_BIN_EDGES_MM = (5.0, 10.0, 20.0)
-"""Lower edges of the second to the last bin, equivalent diameter in mm."""
+"""Lower edge of each bin except the first, equivalent diameter in mm."""
 
 SIZE_BIN_NAMES = ("< 5 mm", "5–10 mm", "10–20 mm", "≥ 20 mm")
-"""Name of each bin, as people read it."""
+"""Name of each bin, for tables and figures."""
 
 
 def size_bin(volume_mm3: float) -> int:

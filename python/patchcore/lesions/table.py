@@ -16,27 +16,27 @@ __all__ = ["LESION_COLUMNS", "Lesions", "join_lesions", "lesions_from_json", "le
 
 @dataclass(frozen=True, eq=False)
 class Lesions:
-    """One row a lesion, in the order of the smallest C-order voxel index; axes are the array's own (i, j, k).
+    """One row per lesion, ordered by smallest C-order voxel index; axes are the array's axes (i, j, k).
 
     Attributes:
         label: Label of each lesion, shape (N,).
-        voxel_count: Voxels, shape (N,).
-        volume_mm3: Voxels times the volume of one, shape (N,).
+        voxel_count: Number of voxels, shape (N,).
+        volume_mm3: Number of voxels times the volume of one voxel, shape (N,).
         bbox_start: First voxel index of the bounding box, shape (N, 3).
         bbox_stop: One past the last voxel index of the bounding box, shape (N, 3).
         centroid_voxel: Mean voxel index, shape (N, 3).
         centroid_mm: Mean world position (RAS+), shape (N, 3).
-        extent_mm: Edge of the bounding box in whole voxels, per array axis, shape (N, 3).
-        equivalent_diameter_mm: Diameter of the ball of the same volume, shape (N,).
+        extent_mm: Edge length of the bounding box (whole voxels) along each array axis, shape (N, 3).
+        equivalent_diameter_mm: Diameter of a ball with the same volume, shape (N,).
         longest_axial_diameter_mm: Largest distance between voxel centres within one axial slice, shape (N,).
-        touches_border: Whether a voxel lies at an end of the array, shape (N,).
-        shape: Voxels of the label map along each axis.
+        touches_border: Whether a voxel lies at the border of the array, shape (N,).
+        shape: Number of voxels of the label map along each axis.
         spacing: mm per voxel along each axis.
         affine: Voxel index → world mm, shape (4, 4).
         connectivity: 6, 18 or 26.
-        min_volume_mm3: Components below this were dropped.
-        speck_count: Components dropped.
-        speck_voxel_count: Voxels of the components dropped.
+        min_volume_mm3: Components smaller than this were dropped.
+        speck_count: Number of dropped components.
+        speck_voxel_count: Number of voxels of the dropped components.
     """
 
     label: Int64Array
@@ -61,15 +61,11 @@ class Lesions:
     def __len__(self) -> int:
         return len(self.label)
 
-    def of_label(self, label: int) -> Lesions:
-        """Return the lesions of one label alone."""
-        return self.rows(self.label == label)
-
     def rows(self, chosen: BoolArray | Int64Array) -> Lesions:
-        """Return some of the lesions.
+        """Return the chosen lesions.
 
         Args:
-            chosen: A mask or indices, shape (N,) or (M,).
+            chosen: A mask, shape (N,), or indices, shape (M,).
         """
         columns: dict[str, Any] = {name: getattr(self, name)[chosen] for name in LESION_COLUMNS}
         return replace(self, **columns)
@@ -87,10 +83,10 @@ LESION_COLUMNS = (
 
 
 def join_lesions(parts: Sequence[Lesions]) -> Lesions:
-    """Return the lesions of several tables of one grid, in the order of the tables.
+    """Join several tables of lesions on the same grid, in the order of the tables.
 
     Args:
-        parts: At least one table; shape, affine, connectivity and minimum volume are the first one's.
+        parts: At least one table; shape, affine, connectivity and minimum volume are taken from the first.
     """
     columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in LESION_COLUMNS}
     return replace(
@@ -140,15 +136,15 @@ def lesions_to_json(lesions: Lesions) -> dict[str, list[Any]]:
 
 
 def lesions_from_json(columns: Mapping[str, Sequence[Any]], like: Lesions) -> Lesions:
-    """Return the table that :func:`lesions_to_json` made lists of.
+    """Return the table of lesions from the lists of :func:`lesions_to_json`.
 
     Args:
-        columns: Nested lists per column.
-        like: Whose grid, connectivity, minimum volume and specks the table has.
+        columns: One nested list per column.
+        like: Table from which grid, connectivity, minimum volume and specks are copied.
 
     Raises:
         KeyError: A column is missing.
-        ValueError: A column has entries of another kind or number.
+        ValueError: The entries of a column have the wrong type or the wrong number.
     """
     count = len(columns["label"])
     arrays: dict[str, Any] = {}

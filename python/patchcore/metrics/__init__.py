@@ -1,4 +1,4 @@
-"""DSC of whole label maps, lesions found and missed, and the baselines they are read against. NumPy only."""
+"""Computes DSC of whole label maps, detection of lesions, and baselines for comparison. Uses NumPy only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What needs no training: the DSC that a result has to be read against. NumPy only.
+"""Computes baselines without training: the DSC values to compare a result with. Uses NumPy only.
 
-On crops centred on their lesion a fixed ball in the middle already scores; on lesions brighter or darker than
-their organ so does one HU threshold. Both are chosen with a look at the labels, so they flatter the baseline.
+On crops centred on a lesion, a fixed ball in the centre already reaches a considerable DSC. On lesions brighter or
+darker than their organ, so does one HU threshold. Both are chosen with knowledge of the labels, so the baselines are
+optimistic.
 """
 
 from __future__ import annotations
@@ -22,28 +23,28 @@ __all__ = ["BallBaseline", "ThresholdBaseline", "best_threshold_dsc", "centre_ba
 
 
 class _Scored:
-    """What baselines say of their DSC per case."""
+    """Statistics of a baseline over its DSC per case."""
 
     dsc: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        """Mean over the cases whose DSC is defined."""
+        """Mean over the cases with a defined DSC."""
         return mean_dsc(self.dsc)
 
     @property
     def n(self) -> int:
-        """Cases in the mean."""
+        """Number of cases in the mean."""
         return sum(not math.isnan(v) for v in self.dsc)
 
 
 @dataclass(frozen=True)
 class BallBaseline(_Scored):
-    """DSC of one ball at every volume's centre.
+    """DSC of one ball at the centre of each volume.
 
     Attributes:
         volume_mm3: Volume of the ball.
-        dsc: DSC per case, in the order given; NaN where both are empty.
+        dsc: DSC per case, in the order given; NaN if both are empty.
     """
 
     volume_mm3: float
@@ -52,12 +53,12 @@ class BallBaseline(_Scored):
 
 @dataclass(frozen=True)
 class ThresholdBaseline(_Scored):
-    """DSC of the one HU threshold that does best over a cohort.
+    """DSC of the single HU threshold with the highest mean DSC over a cohort.
 
     Attributes:
-        threshold: HU.
-        side: Whether voxels above or below it are called lesion.
-        dsc: DSC per case, in the order given; NaN where both are empty.
+        threshold: The threshold [HU].
+        side: Whether voxels above or below the threshold are predicted as lesion.
+        dsc: DSC per case, in the order given; NaN if both are empty.
     """
 
     threshold: float
@@ -74,7 +75,7 @@ def centre_ball(shape: Sequence[int], spacing: Triple, volume_mm3: float) -> Boo
         volume_mm3: Volume of the ball.
 
     Returns:
-        (shape) bool: True where a voxel's centre lies in the ball.
+        (shape) bool: True if the voxel's centre lies in the ball.
 
     Raises:
         ConfigError: The volume is not positive and finite.
@@ -93,7 +94,7 @@ def centre_ball(shape: Sequence[int], spacing: Triple, volume_mm3: float) -> Boo
 
 
 def dsc_ball_baseline(masks: Iterable[BoolArray], spacings: Iterable[Triple], *, volume_mm3: float) -> BallBaseline:
-    """Return the DSC of a ball at each volume's centre against its lesion mask.
+    """Return the DSC of a ball at the centre of each volume against the lesion mask of this volume.
 
     Args:
         masks: Lesion mask of each case, 3D.
@@ -102,7 +103,7 @@ def dsc_ball_baseline(masks: Iterable[BoolArray], spacings: Iterable[Triple], *,
 
     Raises:
         ConfigError: The volume is not positive and finite.
-        ValueError: There are more masks than spacings, or fewer.
+        ValueError: The numbers of masks and spacings differ.
     """
     values = []
     for mask, spacing in zip(masks, spacings, strict=True):
@@ -120,7 +121,7 @@ def dsc_ball_baseline(masks: Iterable[BoolArray], spacings: Iterable[Triple], *,
 def _threshold_dsc(
     image: AnyArray, organ: BoolArray, lesion: BoolArray, thresholds: npt.NDArray[np.float64]
 ) -> AnyArray:
-    """DSC of one case, (2, thresholds): organ voxels strictly above, and strictly below each threshold."""
+    """Return the DSC of one case, (2, thresholds): organ voxels strictly above and strictly below each threshold."""
     values, hits = np.sort(image[organ], axis=None), np.sort(image[organ & lesion], axis=None)
     labelled = np.count_nonzero(lesion)
 
@@ -143,21 +144,21 @@ def best_threshold_dsc(
     lesion_masks: Iterable[BoolArray],
     thresholds: Sequence[float] | npt.NDArray[np.float64],
 ) -> ThresholdBaseline:
-    """Find the one HU threshold that segments a cohort's lesions best within an organ.
+    """Find the single HU threshold that best segments the lesions of a cohort within an organ.
 
     Args:
-        images: CT of each case, HU, 3D. Read one case at a time; a generator does.
-        organ_masks: Organ of each case, same shape; a lesion voxel outside it can only be missed.
-        lesion_masks: Lesions of each case, same shape.
-        thresholds: HU to try, each in both directions: voxels strictly above it, and strictly below.
+        images: CT of each case, HU, 3D. One case is read at a time, so a generator is possible.
+        organ_masks: Organ mask of each case, same shape. Lesion voxels outside the organ are always missed.
+        lesion_masks: Lesion mask of each case, same shape.
+        thresholds: Thresholds to try [HU], each in both directions: voxels strictly above and strictly below it.
 
     Returns:
-        The threshold and direction with the highest mean DSC; the first of equals, above before below.
+        The threshold and direction with the highest mean DSC. If several are equal, the first one; above before below.
 
     Raises:
-        ConfigError: There is no threshold or no case to try.
-        ShapeMismatchError: A case's arrays differ in shape.
-        ValueError: There are more of one kind of array than of another.
+        ConfigError: There is no threshold or no case.
+        ShapeMismatchError: The arrays of a case differ in shape.
+        ValueError: The numbers of images, organ masks and lesion masks differ.
     """
     tried = np.asarray(thresholds, dtype=np.float64)
     per_case = []
@@ -165,7 +166,7 @@ def best_threshold_dsc(
         if not image.shape == organ.shape == lesion.shape:
             raise ShapeMismatchError(
                 f"shapes differ: image {image.shape}, organ mask {organ.shape}, lesion mask {lesion.shape}",
-                remedy="bring all three to one grid first",
+                remedy="resample all three to one grid first",
             )
         per_case.append(_threshold_dsc(image, organ != 0, lesion != 0, tried))
     if not per_case or not tried.size:

@@ -1,7 +1,7 @@
-"""The Dice similarity coefficient of whole label maps: per case, mean over cases and global. NumPy only.
+"""Computes the Dice similarity coefficient (DSC) of whole label maps: per case, mean over cases, global. NumPy only.
 
-DSC = 2·|P ∩ L| / (|P| + |L|) of the voxels P predicted and L labelled as one class. Where a case has neither,
-it is undefined: NaN, left out of every mean and counted beside it.
+DSC = 2·|P ∩ L| / (|P| + |L|), with P the voxels predicted as a class and L the voxels labelled as this class. If a case
+has neither, its DSC is undefined: it is NaN, excluded from every mean, and counted separately.
 
 Source: Dice, "Measures of the Amount of Ecologic Association Between Species", Ecology 26 (1945).
 """
@@ -22,12 +22,12 @@ __all__ = ["ClassDsc", "DscCounts", "DscSummary", "VoxelCounts", "dsc", "mean_ds
 
 @dataclass(frozen=True)
 class VoxelCounts:
-    """Voxels of one class in one case or in several.
+    """Numbers of voxels of one class, in one case or in several cases.
 
     Attributes:
-        intersection: Voxels both predicted and labelled.
-        prediction: Voxels predicted.
-        label: Voxels labelled.
+        intersection: Number of voxels both predicted and labelled.
+        prediction: Number of predicted voxels.
+        label: Number of labelled voxels.
     """
 
     intersection: int = 0
@@ -43,7 +43,7 @@ class VoxelCounts:
 
     @property
     def dsc(self) -> float:
-        """DSC in [0, 1]; NaN where the class is neither predicted nor labelled."""
+        """DSC in [0, 1]; NaN if the class is neither predicted nor labelled."""
         total = self.prediction + self.label
         return 2 * self.intersection / total if total else math.nan
 
@@ -53,10 +53,10 @@ class ClassDsc:
     """DSC of one class over a cohort.
 
     Attributes:
-        mean: Mean of the cases' DSC, NaN where none is defined.
-        n: Cases in the mean.
-        undefined: Cases left out: neither predicted nor labelled.
-        global_dsc: DSC of all cases' voxels taken together.
+        mean: Mean DSC over the cases; NaN if no case has a defined DSC.
+        n: Number of cases in the mean.
+        undefined: Number of excluded cases, in which the class is neither predicted nor labelled.
+        global_dsc: DSC of the voxels of all cases together.
     """
 
     mean: float
@@ -70,7 +70,7 @@ class DscSummary:
     """DSC of a cohort.
 
     Attributes:
-        classes: Per class, in the order asked for.
+        classes: Result per class, in the order requested.
         cases: Number of cases.
     """
 
@@ -79,17 +79,17 @@ class DscSummary:
 
     @property
     def mean(self) -> float:
-        """Mean over the classes of their mean over the cases; NaN where none is defined."""
+        """Mean over classes of the mean DSC over cases; NaN if no class has a defined DSC."""
         return mean_dsc(c.mean for c in self.classes.values())
 
     @property
     def global_dsc(self) -> float:
-        """Mean over the classes of their global DSC; NaN where none is defined."""
+        """Mean over classes of the global DSC; NaN if no class has a defined DSC."""
         return mean_dsc(c.global_dsc for c in self.classes.values())
 
 
 def mean_dsc(values: Iterable[float]) -> float:
-    """Return the mean of the values that are defined, NaN where none is.
+    """Return the mean of the values that are not NaN; NaN if there are none.
 
     Example:
         >>> mean_dsc([0.5, float("nan"), 1.0])
@@ -106,7 +106,7 @@ def _count(prediction: AnyArray, label: AnyArray, members: Mapping[int, Sequence
             f"prediction shape {prediction.shape} does not match label shape {label.shape}",
             found=prediction.shape,
             expected=label.shape,
-            remedy="bring the prediction to the label's grid first",
+            remedy="resample the prediction to the label's grid first",
         )
     counts = {}
     for value, values in members.items():
@@ -132,10 +132,10 @@ def dsc(prediction: AnyArray, label: AnyArray, classes: Sequence[int]) -> dict[i
     Args:
         prediction: Label map, any shape, integer or bool (a mask is class 1).
         label: Label map of the same shape.
-        classes: The classes asked for.
+        classes: The classes to evaluate.
 
     Returns:
-        DSC in [0, 1] by class; NaN where both maps lack the class.
+        Class → DSC in [0, 1]; NaN if neither map contains the class.
 
     Raises:
         ShapeMismatchError: The shapes differ.
@@ -148,16 +148,16 @@ def dsc(prediction: AnyArray, label: AnyArray, classes: Sequence[int]) -> dict[i
 
 
 class DscCounts:
-    """Voxel counts per case and class, from which every DSC of a cohort follows.
+    """Counts voxels per case and class. All DSC values of a cohort are computed from these counts.
 
-    A case may be added in parts, slab by slab; the counts of parts add up to those of the whole.
+    A case may be added in parts, slab by slab: the counts of the parts are summed.
 
     Args:
         classes: The classes to count, at least one.
-        members: For a class that is a region, the values that belong to it; default: each class's own value.
+        members: If a class is a region: class → label values that belong to it. Default: only the value of the class.
 
     Raises:
-        ConfigError: ``classes`` is empty or names one twice.
+        ConfigError: ``classes`` is empty or contains a class twice.
 
     Example:
         >>> counts = DscCounts((1,))
@@ -169,7 +169,7 @@ class DscCounts:
     def __init__(self, classes: Sequence[int], members: Mapping[int, Sequence[int]] | None = None) -> None:
         self.classes = tuple(int(c) for c in classes)
         if not self.classes or len(set(self.classes)) != len(self.classes):
-            raise ConfigError(f"classes {self.classes} must be distinct and at least one")
+            raise ConfigError(f"classes {self.classes} must be distinct, and at least one is needed")
         self._members = {value: tuple((members or {}).get(value, (value,))) for value in self.classes}
         self._cases: dict[str, dict[int, VoxelCounts]] = {}
 
@@ -177,10 +177,10 @@ class DscCounts:
         return len(self._cases)
 
     def add(self, case_id: str, prediction: AnyArray, label: AnyArray) -> None:
-        """Count a case, or a part of one.
+        """Count the voxels of a case, or of a part of a case.
 
         Args:
-            case_id: The case.
+            case_id: Id of the case.
             prediction: Label map, any shape.
             label: Label map of the same shape.
 
@@ -195,29 +195,29 @@ class DscCounts:
         self.add_counts(case_id, counts)
 
     def add_counts(self, case_id: str, counts: Mapping[int, VoxelCounts]) -> None:
-        """Add what was counted elsewhere of a case, or of a part of one.
+        """Add counts of a case, or of a part of a case, that were made elsewhere.
 
         Args:
-            case_id: The case.
-            counts: By class; each of the classes is there.
+            case_id: Id of the case.
+            counts: Class → counts, for every class.
         """
         so_far = self._cases.setdefault(case_id, {c: VoxelCounts() for c in self.classes})
         for value in self.classes:
             so_far[value] += counts[value]
 
     def merge(self, other: DscCounts) -> None:
-        """Add all counts of another object, e.g. another rank's.
+        """Add all counts of another object, e.g. from another rank.
 
         Raises:
-            ConfigError: It counts other classes.
+            ConfigError: The other object counts other classes.
         """
         if other.classes != self.classes or other._members != self._members:
-            raise ConfigError(f"counts of classes {other.classes} cannot be added to those of {self.classes}")
+            raise ConfigError(f"counts of classes {other.classes} cannot be added to counts of classes {self.classes}")
         for case_id, counts in other._cases.items():
             self.add_counts(case_id, counts)
 
     def counts(self, case_id: str) -> dict[int, VoxelCounts]:
-        """Return a case's counts by class.
+        """Return the counts of a case per class.
 
         Raises:
             KeyError: The case was never added.
@@ -225,14 +225,14 @@ class DscCounts:
         return dict(self._cases[case_id])
 
     def per_case(self) -> dict[str, dict[int, float]]:
-        """Return the DSC by case, in the order added, and class."""
+        """Return the DSC per case and class, cases in the order added."""
         return {
             case_id: {value: counts.dsc for value, counts in by_class.items()}
             for case_id, by_class in self._cases.items()
         }
 
     def summary(self) -> DscSummary:
-        """Return mean over cases, global DSC and numbers of cases for each class."""
+        """Return mean DSC over cases, global DSC and numbers of cases, per class."""
         classes = {}
         for value in self.classes:
             counts = [by_class[value] for by_class in self._cases.values()]

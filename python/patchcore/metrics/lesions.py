@@ -1,9 +1,10 @@
-"""Lesion by lesion: which true lesions were found, which predicted ones are none. NumPy only.
+"""Counts which true lesions were found and which predicted components are false. Uses NumPy only.
 
-A lesion is found, and a predicted component true, where at least one voxel overlaps; components of both are formed
-with the plan's connectivity. Recall is found lesions over all, precision true components over all predicted, of all
-cases together; a size bin of recall goes by the true lesion's equivalent diameter, of precision by the predicted
-component's. Of none at all, both are NaN.
+A lesion is found if at least one of its voxels is predicted. A predicted component is true if at least one of its
+voxels is lesion. Components of both masks are formed with the plan's connectivity. Over all cases together, recall is
+found lesions divided by all lesions, and precision is true components divided by all predicted components. For recall,
+the size bin is chosen by the equivalent diameter of the true lesion; for precision, by the one of the predicted
+component. If the divisor is 0, the value is NaN.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ __all__ = ["LesionMatch", "LesionScore", "lesion_score", "match_lesions"]
 
 @dataclass(frozen=True)
 class LesionMatch:
-    """The lesions of one case against what was predicted.
+    """True lesions and predicted components of one case.
 
     Attributes:
         true_mm3: Volume of each true lesion.
-        covered_share: The share of each that was predicted.
+        covered_share: Share of each true lesion that was predicted.
         predicted_mm3: Volume of each predicted component.
-        overlap_share: The share of each that is lesion.
+        overlap_share: Share of each predicted component that is lesion.
     """
 
     true_mm3: tuple[float, ...]
@@ -42,12 +43,12 @@ class LesionMatch:
 
     @property
     def found(self) -> int:
-        """True lesions with at least one predicted voxel."""
+        """Number of true lesions with at least one predicted voxel."""
         return sum(share > 0 for share in self.covered_share)
 
     @property
     def false_positives(self) -> int:
-        """Predicted components without a voxel of a lesion."""
+        """Number of predicted components without a lesion voxel."""
         return sum(share == 0 for share in self.overlap_share)
 
 
@@ -60,15 +61,16 @@ def match_lesions(
     min_volume_mm3: float = 0.0,
     true_spans: LesionSpans | None = None,
 ) -> LesionMatch:
-    """Match the components of a predicted mask with those of a true one.
+    """Match the components of a predicted mask with the components of a true mask.
 
     Args:
         prediction: Mask (X, Y, Z).
         truth: Mask of the same shape.
-        voxel_mm3: Volume of a voxel.
+        voxel_mm3: Volume of a voxel [mm³].
         connectivity: 6, 18 or 26.
-        min_volume_mm3: Smaller components are left out, of both; a predicted one that overlaps only such is not false.
-        true_spans: The lesions of `truth`, where they are known already: none of them is left out.
+        min_volume_mm3: Components of both masks smaller than this are excluded [mm³]. A predicted component that
+            overlaps only excluded lesions does not count as false.
+        true_spans: The lesions of `truth`, if they are already known. None of them is excluded.
 
     Raises:
         ShapeMismatchError: The shapes differ.
@@ -98,11 +100,11 @@ def match_lesions(
 def _shares(
     spans: LesionSpans, mask: BoolArray, voxel_mm3: float, min_volume_mm3: float
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the volume of each lesion, and the share of it that lies in a mask."""
+    """Return the volume of each component, and its share inside a mask."""
     if not spans.lesion_count:
         return (), ()
     mask, hits = np.asarray(mask), np.zeros(spans.lesion_count)
-    # A few million voxels at a time: a network that has not learned yet may predict half of a scan.
+    # Process a few million voxels at a time: an untrained network may predict half of a scan.
     ends = np.cumsum(spans.length.astype(np.int64))
     cuts = np.searchsorted(ends, np.arange(0, ends[-1], _VOXELS_AT_ONCE)[1:], side="left") + 1
     for low, high in zip((0, *cuts), (*cuts, len(ends)), strict=True):
@@ -119,13 +121,13 @@ def _shares(
 
 @dataclass(frozen=True)
 class LesionScore:
-    """Recall and precision over the lesions of a cohort, or of one size bin of it.
+    """Recall and precision over the lesions of a cohort, or of one size bin.
 
     Attributes:
-        lesions: True lesions.
-        found: Of these, found.
-        predicted: Predicted components.
-        true: Of these, not false.
+        lesions: Number of true lesions.
+        found: Number of true lesions that were found.
+        predicted: Number of predicted components.
+        true: Number of predicted components that overlap a lesion.
     """
 
     lesions: int = 0
@@ -135,17 +137,17 @@ class LesionScore:
 
     @property
     def recall(self) -> float:
-        """Found lesions over all; NaN where there is none."""
+        """Found lesions divided by all lesions; NaN if there are no lesions."""
         return self.found / self.lesions if self.lesions else math.nan
 
     @property
     def precision(self) -> float:
-        """True components over all predicted; NaN where nothing was predicted."""
+        """True components divided by all predicted components; NaN if nothing was predicted."""
         return self.true / self.predicted if self.predicted else math.nan
 
 
 def lesion_score(matches: Iterable[LesionMatch]) -> tuple[LesionScore, tuple[LesionScore, ...]]:
-    """Return the score of a cohort, and that of each size bin."""
+    """Return the score of a cohort, and the score of each size bin."""
     bins = len(SIZE_BIN_NAMES)
     table = np.zeros((bins, 4), np.int64)
     for match in matches:

@@ -1,4 +1,4 @@
-"""Results of an evaluation: scores per case, per size bin and of the cohort."""
+"""Defines the results of an evaluation: scores per case, per size bin and of the cohort."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["CaseEvaluation", "Evaluation", "SizeBin"]
 
 @dataclass(frozen=True)
 class CaseEvaluation:
-    """One case.
+    """Scores of one case.
 
     Attributes:
-        case_id: The case.
-        patient: Its patient.
-        dsc: Mean over the classes of DSC on the case's own grid; NaN where neither map has any.
-        lesion_dsc: DSC of the lesions' class alone: what bins of size and baselines are of.
-        dsc_by_class: DSC by label; of a region by the label that is its own.
+        case_id: Id of the case.
+        patient: The patient of the case.
+        dsc: Mean DSC over the classes, on the case's own grid; NaN if neither map contains any of the classes.
+        lesion_dsc: DSC of the lesion class only; size bins and baselines use this value.
+        dsc_by_class: Label → DSC; for a region, the label that identifies the region.
         volume_mm3: Labelled lesion volume.
         predicted_mm3: Predicted lesion volume.
-        lesion_count: Lesions in the label map.
-        lesions_found: Of these, with at least one predicted voxel.
-        false_positives: Predicted components without a voxel of a lesion; connectivity is the plan's.
-        largest_lesion_mm3: Volume of the largest, 0 where there is none.
-        size_bin: Index into :data:`SIZE_BIN_NAMES` of the largest lesion, None where there is none.
+        lesion_count: Number of lesions in the label map.
+        lesions_found: Number of these lesions with at least one predicted voxel.
+        false_positives: Number of predicted components without a lesion voxel, formed with the plan's connectivity.
+        largest_lesion_mm3: Volume of the largest lesion; 0 without a lesion.
+        size_bin: Index of the largest lesion's size bin in :data:`SIZE_BIN_NAMES`; None without a lesion.
         ball_dsc: DSC of the centre-ball baseline.
-        threshold_dsc: DSC of the best HU threshold, None where it was not asked for.
+        threshold_dsc: DSC of the best HU threshold; None if it was not requested.
     """
 
     case_id: str
@@ -50,7 +50,7 @@ class CaseEvaluation:
 
 @dataclass(frozen=True)
 class SizeBin:
-    """Mean DSC of the lesions in cases whose largest is of one size; `n` cases have a DSC."""
+    """Mean lesion DSC over the `n` cases with a DSC and with a largest lesion in this size bin."""
 
     name: str
     mean_dsc: float
@@ -59,28 +59,28 @@ class SizeBin:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate` found.
+    """Result of :func:`evaluate`.
 
     Attributes:
-        run_id: The run.
-        checkpoint_step: Step of its checkpoint.
-        role: What the cases were to the run: ``used for selection``, ``used for training``, ``new to the run`` or
-            ``held out``; ``some used for …`` where they were not alike; ``named cases, …`` where they were named.
-        cases: In case_id order.
-        mean_dsc: Mean over the cases that have a DSC.
-        n: How many those are.
-        undefined: Cases left out of the mean: nothing predicted and nothing labelled.
-        global_dsc: DSC of all voxels taken together.
-        dsc_by_class: Mean DSC by label.
-        bins: By size of the largest lesion.
+        run_id: Id of the run.
+        checkpoint_step: Step of the evaluated checkpoint.
+        role: Role of the cases in the run: ``used for selection``, ``used for training``, ``new to the run`` or
+            ``held out``; ``some used for …`` if their roles differ; ``named cases, …`` if the user named the cases.
+        cases: Scores per case, in case_id order.
+        mean_dsc: Mean DSC over the cases with a DSC.
+        n: Number of cases in the mean.
+        undefined: Number of cases excluded from the mean, because nothing was predicted and nothing is labelled.
+        global_dsc: DSC of the voxels of all cases together, averaged over the classes.
+        dsc_by_class: Label → mean DSC.
+        bins: Mean DSC by size of the largest lesion.
         lesions: Recall and precision over all lesions.
-        lesion_bins: The same by size: recall by the true lesion's, precision by the predicted component's.
+        lesion_bins: Recall by size of the true lesion, and precision by size of the predicted component.
         ball: The centre-ball baseline.
-        threshold: The best fixed HU threshold within the organ, where asked for.
-        mirrored: Whether windows were also predicted mirrored, and averaged.
-        folder: Where the report was written.
-        failed: Cases that could not be used, with why.
-        figure: The picture of contours, None where it could not be drawn.
+        threshold: The best fixed HU threshold within the organ; None if it was not requested.
+        mirrored: Whether predictions were averaged over mirrored windows.
+        folder: Folder of the report.
+        failed: Cases that could not be used, each with the reason.
+        figure: The contour figure; None if it could not be drawn.
     """
 
     run_id: str

@@ -1,4 +1,4 @@
-"""Networks: UNETR at any patch size. The layout's arithmetic needs no torch, the networks load on use."""
+"""Networks, above all UNETR at any patch size. Sizes and costs need no torch; networks are imported on first use."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from patchcore.config.cost import NetworkCost, legal_patch_sizes, network_cost, token_count, upsampling_factors
 
-# OpenMP reads this when torch is loaded, which no import before this one does. Its threads otherwise spin while they
-# wait, and where anything else wants a core, a step takes five to twenty times as long.
+# OpenMP reads this variable when torch is loaded; no earlier import loads torch. With the default, waiting threads
+# spin, and a step takes five to twenty times as long when another process needs a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Self-attention through PyTorch's scaled-dot-product kernels, under the parameter names of MONAI's block."""
+"""Self-attention with PyTorch's scaled-dot-product kernels and the parameter names of MONAI's block."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["SelfAttention"]
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention: memory linear in tokens instead of quadratic, same numbers to rounding.
+    """Multi-head self-attention. Memory is linear in the tokens, not quadratic; results are equal up to rounding.
 
-    MONAI's ``SABlock(use_flash_attention=True)`` is not used: it drops attention weights in evaluation too.
+    MONAI's ``SABlock(use_flash_attention=True)`` is not used: it applies attention dropout in evaluation, too.
 
     Args:
         qkv: Linear layer from h to 3h, in the order queries, keys, values.
         out_proj: Linear layer from h to h.
-        num_heads: Heads; divides h.
-        dropout: Share of attention weights and of outputs dropped in training.
+        num_heads: Number of heads; must divide h.
+        dropout: Dropout rate of attention weights and outputs in training.
     """
 
     def __init__(self, qkv: nn.Linear, out_proj: nn.Linear, *, num_heads: int, dropout: float) -> None:
@@ -28,11 +28,11 @@ class SelfAttention(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """Attend.
+        """Apply self-attention to tokens.
 
         Args:
             x: (B, T, h) tokens.
-            attn_mask: As of ``F.scaled_dot_product_attention``.
+            attn_mask: Mask as in ``F.scaled_dot_product_attention``.
 
         Returns:
             (B, T, h).

@@ -1,14 +1,15 @@
-"""Checkpoints: a folder that is whole or not there, at whatever instant the process or the disk gives up.
+"""Writes and reads checkpoints. A checkpoint folder is always complete, even if the process or the disk fails.
 
     checkpoints/last/   model.safetensors      by parameter name
-                        ema.safetensors        their moving average, where one is kept
+                        ema.safetensors        moving average of the weights, if there is one
                         optimizer.safetensors  by parameter name / state name
-                        rng.safetensors        torch's generators as uint8
-                        state.json             everything else, and the size of each of the files
+                        rng.safetensors        states of torch's random generators, uint8
+                        state.json             everything else, and the size of each file
     checkpoints/best/   model.safetensors, state.json
 
-A new one is written beside the old, synced, and takes its name in two renames: ``last`` → ``last.previous``, new →
-``last``. Between the two, ``last.previous`` is the valid one, and it is what the loader falls back to. No pickle.
+A new checkpoint is written next to the old one and synced. Two renames then put it in place: ``last`` →
+``last.previous``, new → ``last``. Between the two renames ``last.previous`` is the valid checkpoint, and the loader
+falls back to it. Pickle is not used.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ _EMA = "ema.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files have the sizes they were written with.
+    """A checkpoint; the sizes of its files have been checked.
 
     Attributes:
-        path: Its folder.
-        state: What ``state.json`` holds.
+        path: Folder of the checkpoint.
+        state: Content of ``state.json``.
     """
 
     path: Path
@@ -59,17 +60,18 @@ class Checkpoint:
         *,
         average: nn.Module | None = None,
     ) -> None:
-        """Load weights, and with an optimiser its state and torch's generators, to train on.
+        """Load the weights into a network.
 
-        Without an optimiser these are the weights to predict with: their moving average where one was kept.
+        With an optimiser, its state and torch's random generators are restored, too, to continue the training. Without
+        an optimiser, the weights for prediction are loaded: the moving average if there is one.
 
         Args:
-            network: Is filled.
-            optimizer: Over its parameters.
-            average: Is filled with the moving average; with the weights themselves where none was kept.
+            network: Network to fill.
+            optimizer: Optimiser over the parameters of `network`.
+            average: Network to fill with the moving average, or with the weights if there is no average.
 
         Raises:
-            CheckpointError: A file is damaged, or belongs to another network; the first difference is named.
+            CheckpointError: A file is damaged or belongs to another network. The message names the first difference.
         """
         self._fill(network, _MODEL if optimizer is not None else self._predicting)
         if average is not None:
@@ -86,7 +88,7 @@ class Checkpoint:
         network.load_state_dict({name: weights[first] for name, first in names.items()})
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights to predict with by parameter name: their moving average where one was kept.
+        """Return the weights for prediction by parameter name: the moving average if there is one.
 
         Raises:
             CheckpointError: The file is damaged.
@@ -95,19 +97,19 @@ class Checkpoint:
 
     @property
     def _predicting(self) -> str:
-        """The file of the weights to predict with."""
+        """File name of the weights for prediction."""
         return _EMA if _EMA in self.state.get("files", {}) else _MODEL
 
     def _restore_optimizer(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         path = self.path / _OPTIMIZER
         stored = self._read(_OPTIMIZER)
-        # What was frozen so far has none, and starts with none.
+        # Parameters that were frozen so far have no state.
         untouched = set(self.state.get("optimizer_untouched", ()))
         for name, parameter in _optimised(network, optimizer).items():
             prefix = f"{name}/"
             found = {key[len(prefix) :]: stored.pop(key) for key in list(stored) if key.startswith(prefix)}
             if not found and self.state.get("step", 0) and name not in untouched:
-                raise CheckpointError(f"holds no state of {name}", path=path)
+                raise CheckpointError(f"the optimiser state of {name} is missing", path=path)
             state: dict[str, Tensor] = {}
             for key, value in found.items():
                 if value.ndim and value.shape != parameter.shape:
@@ -117,12 +119,14 @@ class Checkpoint:
                         found=tuple(value.shape),
                         expected=tuple(parameter.shape),
                     )
-                # In the parameter's own memory format: the fused step wants both alike.
+                # The state gets the memory format of the parameter: the fused step needs the same format for both.
                 like = torch.empty_like(parameter) if value.ndim else torch.empty((), device=parameter.device)
                 state[key] = like.to(value.dtype).copy_(value)
             optimizer.state[parameter] = state
         if stored:
-            raise CheckpointError(f"holds a state of {next(iter(stored))}, which this network has not", path=path)
+            raise CheckpointError(
+                f"contains an optimiser state of {next(iter(stored))}, but the network has no such parameter", path=path
+            )
 
     def _restore_generators(self) -> None:
         generators = self._read(_RNG)
@@ -135,7 +139,7 @@ class Checkpoint:
             tensors: dict[str, Tensor] = load_file(self.path / name)
         except (SafetensorError, FileNotFoundError) as error:
             raise CheckpointError(
-                f"damaged ({error})", path=self.path / name, remedy="resume from another checkpoint, or train anew"
+                f"damaged ({error})", path=self.path / name, remedy="resume from another checkpoint, or train again"
             ) from error
         return tensors
 
@@ -148,20 +152,20 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     average: nn.Module | None = None,
 ) -> Path:
-    """Write a checkpoint; the one before is kept until this one is whole.
+    """Write a checkpoint. The previous checkpoint is kept until the new one is complete.
 
     Args:
-        folder: Where, e.g. ``RUN/checkpoints/last``.
-        network: Its weights are kept.
-        state: JSON values.
-        optimizer: Its state is kept, and torch's generators; without it the checkpoint is for evaluation alone.
-        average: The moving average of the weights; kept beside them.
+        folder: Folder of the checkpoint, e.g. ``RUN/checkpoints/last``.
+        network: Network with the weights to save.
+        state: JSON values for ``state.json``.
+        optimizer: Optimiser to save, with torch's generators. Without it, the checkpoint is only for evaluation.
+        average: Moving average of the weights; saved in its own file.
 
     Returns:
-        The folder.
+        The folder of the checkpoint.
 
     Raises:
-        CheckpointError: It cannot be written (disk full, no permission); what was there is untouched.
+        CheckpointError: It cannot be written (disk full, no permission). The previous checkpoint is unchanged.
     """
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
@@ -188,7 +192,7 @@ def save_checkpoint(
         raise CheckpointError(
             f"the checkpoint cannot be written ({error})",
             path=folder,
-            remedy="make room or correct the permissions where the study lies, then resume: the one before is whole",
+            remedy="free disk space or correct the permissions, then resume: the previous checkpoint is complete",
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -196,10 +200,10 @@ def save_checkpoint(
 
 
 def find_checkpoint(folder: PathLike) -> Checkpoint | None:
-    """Return the checkpoint of that name, else the one it was about to replace; None where neither was ever written.
+    """Return the checkpoint of that name, else the previous one that it replaces; None if neither exists.
 
     Raises:
-        CheckpointError: There is one, but it is damaged and there is no other.
+        CheckpointError: The checkpoint is damaged, and there is no other valid one.
         SchemaVersionError: A newer patchcore wrote it.
     """
     folder = Path(folder)
@@ -216,10 +220,10 @@ def find_checkpoint(folder: PathLike) -> Checkpoint | None:
 
 
 def load_checkpoint(folder: PathLike) -> Checkpoint:
-    """Open a checkpoint and compare its files with the sizes they were written with.
+    """Open a checkpoint and check the sizes of its files against ``state.json``.
 
     Raises:
-        CheckpointError: There is none, or a file is missing or cut short.
+        CheckpointError: There is no checkpoint, or a file is missing or truncated.
         SchemaVersionError: A newer patchcore wrote it.
     """
     folder = Path(folder)
@@ -237,7 +241,11 @@ def load_checkpoint(folder: PathLike) -> Checkpoint:
         if found != size:
             what = "is missing" if found is None else f"has {found} bytes"
             raise CheckpointError(
-                f"{what}, {size} were written", path=path, found=found, expected=size, remedy="the copy was cut short"
+                f"{what}, {size} bytes were written",
+                path=path,
+                found=found,
+                expected=size,
+                remedy="copy the checkpoint again, or use another one",
             )
     return Checkpoint(folder, state)
 
@@ -257,7 +265,7 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
 
 
 def _clear_leftovers(folder: Path) -> None:
-    """Remove what a killed process left half-written; the trainer's lock makes sure that nobody else writes."""
+    """Remove incomplete checkpoints of a killed process. The trainer's lock ensures that no other process writes."""
     for path in folder.parent.glob(f".{folder.name}.*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -276,7 +284,7 @@ def _sync(path: Path) -> None:
 
 
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # safetensors takes no channels-last tensors, and no tensor twice.
+    # safetensors accepts neither channels-last tensors nor the same tensor under two names.
     names = dict.fromkeys(distinct_names(tensors).values())
     return {name: tensors[name].detach().contiguous() for name in names}
 
@@ -302,13 +310,13 @@ def _generators() -> dict[str, Tensor]:
 
 
 def _check_keys(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    remedy = "it was written by another network: use the run's own plan and configuration"
+    remedy = "it belongs to another network: use the plan and configuration of the run"
     for name in expected:
         if name not in found:
-            raise CheckpointError(f"lacks {name}", path=path, remedy=remedy)
+            raise CheckpointError(f"has no tensor {name}", path=path, remedy=remedy)
         if found[name].shape != expected[name].shape:
             raise CheckpointError(
-                f"{name} has shape {tuple(found[name].shape)}, the network's has {tuple(expected[name].shape)}",
+                f"{name} has shape {tuple(found[name].shape)}, but {tuple(expected[name].shape)} in the network",
                 path=path,
                 found=tuple(found[name].shape),
                 expected=tuple(expected[name].shape),
@@ -316,4 +324,4 @@ def _check_keys(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, 
             )
     for name in found:
         if name not in expected:
-            raise CheckpointError(f"holds {name}, which the network has not", path=path, remedy=remedy)
+            raise CheckpointError(f"has a tensor {name}, which the network does not have", path=path, remedy=remedy)

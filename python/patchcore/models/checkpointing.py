@@ -1,4 +1,4 @@
-"""Activation checkpointing: blocks keep their input alone, and compute the rest anew in the backward pass."""
+"""Activation checkpointing: blocks keep only their input and recompute activations in the backward pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from patchcore.errors import ConfigError
 
 __all__ = ["checkpoint_activations", "checkpointed_blocks"]
 
-# Names of the parts whose insides are computed anew; of a list, each of its members.
+# Names of the parts of each network that are recomputed. If a part is a list, each of its members is a block.
 _PARTS: dict[str, tuple[str, ...]] = {
     "unetr": ("vit.blocks", *(f"encoder{n}" for n in (1, 2, 3, 4)), *(f"decoder{n}" for n in (5, 4, 3, 2))),
     "monai-unetr": ("vit.blocks", *(f"encoder{n}" for n in (1, 2, 3, 4)), *(f"decoder{n}" for n in (5, 4, 3, 2))),
@@ -29,31 +29,31 @@ _PARTS: dict[str, tuple[str, ...]] = {
 
 
 def checkpoint_activations(network: nn.Module, name: str) -> None:
-    """Make the blocks of a network forget their activations while training.
+    """Make the blocks of a network recompute their activations during training instead of keeping them.
 
-    Its parameters, their names and what it computes stay the same; dropout draws the same numbers again.
+    Parameters, parameter names and results stay the same. Dropout draws the same numbers again.
 
     Args:
-        network: As :func:`patchcore.models.registry.make_network` builds it.
-        name: Its name there.
+        network: Network built by :func:`patchcore.models.registry.make_network`.
+        name: Name of the network in that registry.
 
     Raises:
-        ConfigError: Nothing is known of that network's blocks.
+        ConfigError: The blocks of that network are not known.
     """
     for block in checkpointed_blocks(network, name):
         _forget(block)
 
 
 def checkpointed_blocks(network: nn.Module, name: str) -> list[nn.Module]:
-    """Return the blocks of a network whose insides can be computed anew.
+    """Return the blocks of a network that can be recomputed.
 
     Raises:
-        ConfigError: Nothing is known of that network's blocks.
+        ConfigError: The blocks of that network are not known.
     """
     if name not in _PARTS:
         raise ConfigError(
-            f"model.checkpointing is not there for {name}",
-            remedy=f"call torch.utils.checkpoint in its forward, or use one of {', '.join(_PARTS)}",
+            f"model.checkpointing is not available for {name}",
+            remedy=f"call torch.utils.checkpoint in its forward method, or use one of {', '.join(_PARTS)}",
         )
     parts = [network.get_submodule(path) for path in _PARTS[name]]
     return [block for part in parts for block in (part if isinstance(part, nn.ModuleList) else (part,))]
@@ -67,7 +67,7 @@ def _forget(block: nn.Module) -> None:
 
 
 def _forgetful(kind: type[nn.Module]) -> type[nn.Module]:
-    """Return a subclass whose instances keep their input alone: a copy of one computes with its own weights."""
+    """Return a subclass that keeps only its input. A copy of an instance computes with its own weights."""
 
     def forward(self: nn.Module, *inputs: Any, **named: Any) -> Any:
         plain = partial(kind.forward, self)

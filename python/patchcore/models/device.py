@@ -1,4 +1,4 @@
-"""Where a training computes: device, precision, threads, and how repeatable its kernels are."""
+"""Chooses device, precision, CPU threads and deterministic kernels for a training."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["Placement", "core_count", "keep_memory", "place"]
 
 
 def core_count() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how to compute.
+    """Device, precision and threads of a training.
 
     Attributes:
         device: The torch device.
         autocast: The reduced precision of autocast, or None for full float32.
-        threads: CPU threads of torch.
-        ranks: Processes that share a step.
+        threads: Number of CPU threads of torch.
+        ranks: Number of processes that share a step.
     """
 
     device: torch.device
@@ -43,7 +43,7 @@ class Placement:
 
     @property
     def machine(self) -> dict[str, Any]:
-        """What must be equal for a resume to repeat an unbroken run bit for bit."""
+        """Facts that must be equal so that a resumed run repeats an uninterrupted one bit for bit."""
         return {
             "device": self.device.type,
             "processor": _processor(self.device),
@@ -55,66 +55,67 @@ class Placement:
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        """Compute in the chosen precision within the block."""
+        """Use the chosen precision within the block."""
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             yield
 
     def network(self, network: nn.Module) -> nn.Module:
-        """Move a network here, in channels-last memory: faster on CPUs, and what tensor cores want."""
+        """Move a network to the device, in channels-last memory: faster on CPUs and on tensor cores."""
         return network.to(self.device).to(memory_format=torch.channels_last_3d)
 
 
 def place(config: TrainConfig, rank: int = 0) -> Placement:
-    """Choose device, precision and threads, and set torch up for them.
+    """Choose device, precision and threads, and configure torch for them.
 
     Args:
-        config: ``device``, ``precision``, ``threads``, ``ranks`` and ``deterministic`` count.
-        rank: The process; its GPU is that of the number, its threads are its share of the cores.
+        config: ``device``, ``precision``, ``threads``, ``ranks`` and ``deterministic`` are used.
+        rank: Number of the process. It uses the GPU of that number and its share of the CPU cores.
 
     Raises:
-        ConfigError: CUDA was asked for and there is none, or less GPUs than ranks.
+        ConfigError: CUDA is requested but not available, there are fewer GPUs than ranks, the batch cannot be divided
+            among the ranks, or bf16 is requested on a CPU.
     """
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
         raise ConfigError(
             "train.device is cuda, but torch sees no CUDA device",
-            remedy="set train.device=auto or cpu, or check the driver (nvidia-smi) and that torch is a CUDA build",
+            remedy="set train.device=auto or cpu, or check the driver (nvidia-smi) and that torch has CUDA support",
         )
     gpus = torch.cuda.device_count() if available and config.device != "cpu" else 0
     ranks = config.ranks or max(1, gpus)
     if ranks > 1 and 0 < gpus < ranks:
         raise ConfigError(
             f"train.ranks is {ranks}, but torch sees {gpus} CUDA device{'' if gpus == 1 else 's'}",
-            remedy="set train.ranks=0 for all of them, or train.device=cpu",
+            remedy="set train.ranks=0 to use all GPUs, or train.device=cpu",
         )
     check_shares(config, ranks)
     device = torch.device("cpu") if not gpus else torch.device("cuda", rank) if ranks > 1 else torch.device("cuda")
     if config.precision == "bf16" and device.type == "cpu":
         raise ConfigError(
-            "train.precision is bf16 on a CPU, where gradients of small convolutions come out as no numbers (oneDNN)",
+            "train.precision is bf16 on a CPU, where gradients of small convolutions become NaN (oneDNN)",
             remedy="set train.precision=fp32 or auto",
         )
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
     threads = config.threads or max(1, core_count() // ranks)
     torch.set_num_threads(threads)
     if config.deterministic:
-        # cuBLAS reads this when it is first used; without it torch refuses its deterministic mode.
+        # cuBLAS reads this variable on first use; without it torch refuses deterministic mode.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
-        # Memory-efficient attention has no repeatable backward pass; flash and plain ones have.
+        # Memory-efficient attention has no deterministic backward pass; flash attention and plain attention have one.
         torch.backends.cuda.enable_mem_efficient_sdp(False)
     torch.use_deterministic_algorithms(config.deterministic)
-    # Otherwise every new tensor is filled with NaN first, to show who reads what nobody wrote.
+    # Otherwise deterministic mode fills every new tensor with NaN, to reveal reads of uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Placement(device=device, autocast=torch.bfloat16 if bf16 else None, threads=threads, ranks=ranks)
 
 
 def keep_memory() -> None:
-    """Have this process keep the memory that it frees, for the next step to use again, where there is no GPU.
+    """Make this process keep freed memory for the next step, if there is no GPU.
 
-    glibc otherwise gives every large tensor back to the system and takes it anew, page by page: 1.7 million page faults
-    and a quarter of the time of a step of 96³. Costs what is unused between steps, about a quarter of the peak. Without
-    glibc nothing happens.
+    By default glibc returns the memory of every large tensor to the system and requests it again, page by page: 1.7
+    million page faults and a quarter of the time of a step with window 96³. The cost is memory that is unused between
+    steps, about a quarter of the peak. Without glibc this function does nothing.
     """
     if torch.cuda.is_available():
         return

@@ -1,4 +1,4 @@
-"""How much memory a training step takes, found without taking it: the network runs on tensors that have no storage."""
+"""Estimates the memory of a training step without allocating it: the network runs on tensors without storage."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Footprint:
     """Memory of a training step.
 
     Attributes:
-        parameters: Weights, frozen ones included.
-        weight_bytes: What does not grow with the windows: weights, gradients, the optimiser's moments, a moving average
-            and, with bfloat16, copies of the weights.
-        activation_bytes: What one window keeps from the forward pass for the backward pass.
-        again_bytes: With checkpointing, what the largest block keeps for a moment when it is computed anew.
+        parameters: Number of weights, including frozen ones.
+        weight_bytes: Memory that does not grow with the number of windows: weights, gradients, the optimiser's moments,
+            a moving average and, with bfloat16, copies of the weights.
+        activation_bytes: Memory that one window keeps from the forward pass for the backward pass.
+        again_bytes: With checkpointing, memory that the largest block needs while it is recomputed.
     """
 
     parameters: int
@@ -35,7 +35,7 @@ class Footprint:
     again_bytes: int
 
     def step_bytes(self, windows: int) -> int:
-        """Return the memory of a step of so many windows at a time; kernels' working space comes on top."""
+        """Return the memory of a step with this many windows at a time, without the working memory of kernels."""
         return self.weight_bytes + windows * (self.activation_bytes + self.again_bytes)
 
 
@@ -49,22 +49,22 @@ def footprint(
     bf16: bool = False,
     optim: OptimConfig | None = None,
 ) -> Footprint:
-    """Find the memory of a training step of a network.
+    """Estimate the memory of a training step of a network.
 
-    What autograd keeps is counted, each storage once; weights and the window itself are left out of it.
+    Every storage that autograd keeps is counted once, except weights and the window itself.
 
     Args:
-        config: The network.
-        out_channels: Classes, background included.
-        window_size: Voxels per axis.
-        patch_size: The plan's.
+        config: Configuration of the network.
+        out_channels: Number of classes, including background.
+        window_size: Window size, voxels per axis.
+        patch_size: Patch size of the plan.
         spacing: mm per voxel.
-        bf16: Whether autocast to bfloat16 is on.
-        optim: For the optimiser's moments and a moving average of the weights; default: AdamW, no average.
+        bf16: Whether autocast to bfloat16 is used.
+        optim: Configuration of the optimiser and of a moving average of the weights [default: AdamW, no average].
 
     Raises:
-        PatchSizeError: The patch size or window cannot be had with that network.
-        ConfigError: There is no such network.
+        PatchSizeError: The network cannot have this patch size or window.
+        ConfigError: The network is not known.
 
     Example:
         >>> sizes = dict(out_channels=2, window_size=(48,) * 3, patch_size=(16,) * 3, spacing=(1.0,) * 3)
@@ -90,7 +90,7 @@ def footprint(
             try:
                 network = build()
             except DataDependentOutputException:
-                # One that reads numbers off tensors while it is built needs real weights; those are not the much.
+                # A network that reads values of tensors while it is built needs real weights; they need little memory.
                 network = None
         if network is None:
             network = build()
@@ -113,12 +113,12 @@ def footprint(
 
 
 class _Kept:
-    """What autograd keeps of a forward pass, found by running one.
+    """Memory that autograd keeps of a forward pass, measured by running one.
 
     Attributes:
-        activation_bytes: All of it, but for copies of weights.
+        activation_bytes: All memory except copies of weights.
         copies_bytes: Copies of weights in bfloat16.
-        largest_bytes: The most that any of `blocks` keeps.
+        largest_bytes: Memory of the block of `blocks` that keeps the most.
     """
 
     def __init__(self, network: nn.Module, image: Tensor, blocks: Sequence[nn.Module] = (), *, bf16: bool) -> None:
@@ -126,7 +126,7 @@ class _Kept:
         self._shapes = {tuple(weight.shape) for weight in network.parameters() if weight.ndim > 1} if bf16 else set()
         self._shapes |= {shape[::-1] for shape in self._shapes if len(shape) == 2}
         self._known = {weight.untyped_storage()._cdata for weight in (*network.parameters(), image)}
-        # What is kept is held here, so that its storage's address stays its own.
+        # References to kept tensors, so that no other storage can get the same address.
         self._held: list[Tensor] = []
         self._begun: list[int] = []
         hooks = [block.register_forward_pre_hook(self._enter) for block in blocks]

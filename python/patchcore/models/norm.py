@@ -1,10 +1,10 @@
-"""Instance norm that stays in channels-last memory.
+"""Instance norm in channels-last memory.
 
-torch has no channels-last kernel for it: ``nn.InstanceNorm3d`` copies its input to channels-first and back,
-which takes a tenth of a UNETR training step on a CPU, and more on a GPU, which has kernels of its own in
-:mod:`patchcore.models.norm_triton`. Here a voxel's channels stay neighbours: (B, C, X, Y,
-Z) is walked as (B, X, Y·Z, C), summed over Y·Z and then over X. Two levels keep the rounding of a sum over
-10⁵ and more voxels as small as that of torch's own kernel.
+torch has no channels-last kernel for instance norm: ``nn.InstanceNorm3d`` copies its input to channels-first and back.
+This takes a tenth of a UNETR training step on a CPU, and more on a GPU; for GPUs there are separate kernels in
+:mod:`patchcore.models.norm_triton`. Here the channels of a voxel stay adjacent in memory: (B, C, X, Y, Z) is read as
+(B, X, Y·Z, C), and summed over Y·Z and then over X. Summing in two steps keeps the rounding error of a sum over 10⁵
+voxels and more as small as with torch's own kernel.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 @cache
 def _triton() -> Callable[[Tensor, float], Tensor] | None:
-    """Return the GPU's norm; None where triton is not installed, or the card is too old for it."""
+    """Return the norm for GPUs; None if triton is not installed or does not support the GPU."""
     try:
         from patchcore.models.norm_triton import triton_instance_norm
     except ImportError:
@@ -34,7 +34,7 @@ def _triton() -> Callable[[Tensor, float], Tensor] | None:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """View (B, C, X, Y, Z) as (B, X, Y·Z, C); without a copy where ``x`` is channels-last."""
+    """Return (B, C, X, Y, Z) as (B, X, Y·Z, C); a view without a copy if ``x`` is channels-last."""
     b, c, i, j, k = x.shape
     return x.permute(0, 2, 3, 4, 1).reshape(b, i, j * k, c)
 
@@ -45,8 +45,8 @@ def _mean(rows: Tensor) -> Tensor:
 
 
 class _InstanceNorm(torch.autograd.Function):
-    # The activation that follows works in place: so the input is saved, not the output, and the output is no
-    # view. Statistics are float32 or wider, and what is computed with them becomes so by promotion.
+    # The activation that follows works in place. Therefore the input is saved instead of the output, and the output is
+    # not a view. Statistics are float32 or wider; type promotion then gives the same precision to later results.
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
         rows = _rows(x)
@@ -71,7 +71,7 @@ class _InstanceNorm(torch.autograd.Function):
 
 
 class ChannelsLastInstanceNorm(nn.Module):
-    """Instance norm without weights; equal to ``nn.InstanceNorm3d``, fast in channels-last memory.
+    """Instance norm without weights. Equal to ``nn.InstanceNorm3d``, but fast in channels-last memory.
 
     Args:
         eps: Added to the variance.
@@ -80,7 +80,7 @@ class ChannelsLastInstanceNorm(nn.Module):
     def __init__(self, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
-        # Looked up here: what is traced for torch.compile should not import.
+        # Imported here, because code that torch.compile traces should not import.
         self._on_gpu = _triton() if torch.cuda.is_available() else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Instance norm on a GPU, in channels-last memory: two kernels forward, two backward, each voxel read twice.
 
-torch has none: ``F.instance_norm`` copies its input to channels-first and back, and what it then runs takes half of a
-UNETR's training step on an H100 (20 of 40 ms). Each kernel here is bound by memory alone. Sums are of what is left
-after a channel's first voxel is taken off, so that a large offset costs no digits.
+torch has no such kernel: ``F.instance_norm`` copies its input to channels-first and back, and its kernels take half of
+a UNETR training step on an H100 (20 of 40 ms). The kernels here are limited only by memory bandwidth. The first voxel
+of each channel is subtracted before summing, so a large offset does not cost precision.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 __all__ = ["triton_instance_norm"]
 
 _ELEMENTS = 4096
-"""Of a block that a program holds at once."""
+"""Number of elements in the block that a program holds at once."""
 _PROGRAMS = 512
 _MOST_SPLITS = 256
 
@@ -27,7 +27,7 @@ def _sum_kernel(
     x_pointer, g_pointer, statistics_pointer, sums_pointer, voxels, channels, rows, splits,
     BACKWARD: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Sum up a share of one sample's voxels for each channel: x and x², or g and g times the normalised x."""
+    """Sum a part of one sample's voxels per channel: x and x², or g and g times the normalised x."""
     split, sample = tl.program_id(0), tl.program_id(1)
     c = tl.arange(0, BLOCK_C)
     kept = c < channels
@@ -63,7 +63,7 @@ def _apply_kernel(
     x_pointer, g_pointer, statistics_pointer, sums_pointer, out_pointer, voxels, channels, splits, eps,
     BACKWARD: tl.constexpr, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Add the sums of all shares up, and normalise a block of voxels by them, or send its gradient back."""
+    """Add the sums of all parts and normalise a block of voxels with them, or compute its gradient."""
     block, sample = tl.program_id(0), tl.program_id(1)
     c = tl.arange(0, BLOCK_C)
     kept = c < channels
@@ -132,10 +132,10 @@ class _TritonInstanceNorm(torch.autograd.Function):
 
 
 def triton_instance_norm(x: Tensor, eps: float) -> Tensor:
-    """Normalise every channel of every sample; the result is channels-last.
+    """Normalise every channel of every sample. The result is channels-last.
 
     Args:
-        x: (B, C, X, Y, Z), float32, float16 or bfloat16; copied where it is not channels-last.
+        x: (B, C, X, Y, Z), float32, float16 or bfloat16; copied if it is not channels-last.
         eps: Added to the variance.
     """
     x = x.contiguous(memory_format=torch.channels_last_3d)

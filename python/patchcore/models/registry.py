@@ -1,9 +1,8 @@
-"""Networks by name, behind one interface: windows (B, 1, X, Y, Z) in, logits (B, classes, X, Y, Z) out.
+"""Builds networks by name. All have one interface: windows (B, 1, X, Y, Z) in, logits (B, classes, X, Y, Z) out.
 
-``unetr`` is patchcore's own. The others are MONAI's, as they are published, to compare with: their window is the
-plan's, its patch size is none of theirs (but for MONAI's UNETR, which has 16 and no other). A network of the user's own
-is named ``module:callable``; the module has to be importable by the trainer, which does not look into the working
-directory.
+``unetr`` is patchcore's own network. The others are published networks from MONAI, for comparison. They use the window
+of the plan and ignore its patch size, except MONAI's UNETR, which always has patch size 16. Users name their own
+network as ``module:callable``. The trainer must be able to import the module; it does not search the working directory.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """What a network is to be built for; see :func:`make_network`."""
+    """Sizes that a network is built with; see :func:`make_network`."""
 
     config: ModelConfig
     in_channels: int
@@ -48,18 +47,19 @@ class NetworkRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkKind:
-    """A network that can be named.
+    """A network that can be chosen by name.
 
     Attributes:
-        name: In ``model.network``.
-        title: What it is, and what it is taken from.
-        build: Builds it.
-        multiple: Every edge of the window is a multiple of this.
-        least: So many of these a window holds at least: instance norm wants more than one voxel at the deepest stage.
+        name: Value of ``model.network``.
+        title: Description and source.
+        build: Function that builds the network.
+        multiple: Every edge of the window must be a multiple of this number of voxels.
+        least: Minimum number of cubes of edge `multiple` in a window: instance norm needs more than one voxel at the
+            deepest stage.
         supervised: Whether it has coarser outputs for ``model.deep_supervision``.
-        transformer: Whether it has one, to take over and to freeze alone.
-        patch: The one patch edge that it has; None: any, or none.
-        check: Raises where a window and a patch size do not go together; None: they have nothing to do with each other.
+        transformer: Whether it has a transformer that can be loaded and frozen alone.
+        patch: Its only patch edge; None: any patch edge, or no patches.
+        check: Function that raises if a window and a patch size do not fit; None: they are independent.
     """
 
     name: str
@@ -116,7 +116,8 @@ def _monai_unetr(asked: NetworkRequest) -> Any:
 def _swin_unetr(asked: NetworkRequest) -> Any:
     from monai.networks.nets import SwinUNETR
 
-    # As published 48 at a feature size of 16; a multiple of 12, which its heads (3, 6, 12, 24) divide at every stage.
+    # The published width 48 belongs to feature size 16. Multiples of 12 are divisible by the heads (3, 6, 12, 24) of
+    # every stage.
     width = 12 * max(1, round(3 * asked.config.feature_size / 12))
     return SwinUNETR(asked.in_channels, asked.out_channels, feature_size=width, drop_rate=asked.config.dropout)
 
@@ -124,17 +125,17 @@ def _swin_unetr(asked: NetworkRequest) -> Any:
 def _segresnet(asked: NetworkRequest) -> Any:
     from monai.networks.nets import SegResNet
 
-    # As published 32 at a feature size of 16; eight groups have to divide every width.
+    # The published width 32 belongs to feature size 16. Eight groups must divide every width.
     width = 8 * max(1, round(asked.config.feature_size / 4))
     return SegResNet(init_filters=width, in_channels=asked.in_channels, out_channels=asked.out_channels)
 
 
 def _topology(window: IntTriple, spacing: Triple) -> tuple[list[IntTriple], list[IntTriple]]:
-    """Return strides and kernels of the stages, as nnU-Net chooses them.
+    """Return strides and kernels of all stages by the rules of nnU-Net.
 
-    Pooled are axes with spacings within a factor of 2 while 4 voxels are left; an axis is convolved from where its
-    spacing is within a factor of 2 of the finest on. nnU-Net would enlarge a window that cannot be halved as often as
-    that; here an odd edge ends the pooling of its axis.
+    A stage pools the axes with spacings within a factor of 2 of the finest one, as long as 4 voxels remain. An axis
+    gets kernel edge 3 as soon as its spacing is within a factor of 2 of the finest one. nnU-Net enlarges a window that
+    cannot be halved this often; here an odd edge ends the pooling of its axis.
     """
     size, mm, kernel = list(window), list(spacing), [1, 1, 1]
     strides: list[IntTriple] = [(1, 1, 1)]
@@ -162,8 +163,8 @@ def _dynunet(asked: NetworkRequest) -> Any:
     strides, kernels = _topology(asked.window_size, asked.spacing)
     if len(strides) < 3:
         raise ConfigError(
-            f"a window of {asked.window_size} is too small, or too odd, for a U-Net of three stages",
-            remedy="plan a window whose edges are multiples of 16",
+            f"window {asked.window_size} cannot be halved often enough for a U-Net of three stages",
+            remedy="plan a window with edges that are multiples of 16",
         )
     filters = [min(320, 2 * config.feature_size * 2**stage) for stage in range(len(strides))]
     return DynUNet(
@@ -237,10 +238,10 @@ NETWORKS: dict[str, NetworkKind] = {kind.name: kind for kind in _KINDS}
 
 
 def network_kind(name: str) -> NetworkKind:
-    """Return a network by its name, or the user's own by ``module:callable``.
+    """Return a network by its name, or the user's own network by ``module:callable``.
 
     Raises:
-        ConfigError: There is none of that name, or it cannot be imported.
+        ConfigError: The name is unknown, or the module cannot be imported.
     """
     if name in NETWORKS:
         return NETWORKS[name]
@@ -271,15 +272,15 @@ def network_kind(name: str) -> NetworkKind:
         _check_own(network, name, asked)
         return network
 
-    return NetworkKind(name=name, title="the user's own", build=own)
+    return NetworkKind(name=name, title="the user's own network", build=own)
 
 
 def check_network(config: ModelConfig, window_size: IntTriple, patch_size: IntTriple) -> NetworkKind:
-    """Find what a configuration names, and what of it can be seen to be impossible. Needs no torch.
+    """Return the network that a configuration names, after checks that need no torch.
 
     Raises:
-        ConfigError: There is no such network, or it has no deep supervision.
-        PatchSizeError: The patch size or window cannot be had with it.
+        ConfigError: The network is unknown, or has no deep supervision.
+        PatchSizeError: The network cannot have this patch size or window.
     """
     kind = network_kind(config.network)
     fitting = [math.ceil(edge / kind.multiple) * kind.multiple for edge in window_size]
@@ -287,8 +288,8 @@ def check_network(config: ModelConfig, window_size: IntTriple, patch_size: IntTr
         fitting[0] = kind.least * kind.multiple
     if fitting != list(window_size):
         raise PatchSizeError(
-            f"{kind.name} takes windows whose edges are multiples of {kind.multiple}"
-            f"{f', at least {kind.least} of them' if kind.least > 1 else ''}, not {window_size}",
+            f"{kind.name} needs window edges that are multiples of {kind.multiple}"
+            f"{f', and at least {kind.least} cubes of that edge' if kind.least > 1 else ''}; found {window_size}",
             found=window_size,
             remedy=f"plan with --window {','.join(map(str, fitting))}",
         )
@@ -296,14 +297,14 @@ def check_network(config: ModelConfig, window_size: IntTriple, patch_size: IntTr
         kind.check(window_size, patch_size)
     if kind.patch is not None and patch_size != (kind.patch,) * 3:
         raise PatchSizeError(
-            f"{kind.name} has patches of {kind.patch}, the plan has {patch_size}",
+            f"{kind.name} has patch size {kind.patch}, the plan has {patch_size}",
             found=patch_size,
             expected=(kind.patch,) * 3,
             remedy=f"plan with --candidates {kind.patch}, or use model.network=unetr",
         )
     if config.deep_supervision and not kind.supervised:
         able = ", ".join(other.name for other in _KINDS if other.supervised)
-        raise ConfigError(f"{kind.name} has no outputs for model.deep_supervision", remedy=f"these have: {able}")
+        raise ConfigError(f"{kind.name} has no outputs for model.deep_supervision", remedy=f"use one of {able}")
     return kind
 
 
@@ -316,20 +317,20 @@ def make_network(
     spacing: Triple,
     in_channels: int = 1,
 ) -> nn.Module:
-    """Build the network that a configuration names; its weights come from torch's generator.
+    """Build the network that a configuration names. Its weights are drawn from torch's random generator.
 
     Args:
-        config: ``network`` and the sizes.
-        out_channels: Classes, background included.
-        window_size: Voxels per axis.
-        patch_size: The plan's; of UNETR alone.
+        config: The configuration: ``network`` and its sizes.
+        out_channels: Number of classes, including background.
+        window_size: Window size, voxels per axis.
+        patch_size: Patch size of the plan; only UNETR uses it.
         spacing: mm per voxel, for networks that pool coarse axes later.
-        in_channels: Channels of the image.
+        in_channels: Number of channels of the image.
 
     Raises:
-        ConfigError: There is no such network, it has no deep supervision or cannot save memory, or it is not one: the
-            user's own is tried on a window of zeros.
-        PatchSizeError: The patch size or window cannot be had with it.
+        ConfigError: The network is unknown, has no deep supervision or no checkpointing, or a user's own network does
+            not work: it is tested on a window of zeros.
+        PatchSizeError: The network cannot have this patch size or window.
 
     Example:
         >>> tiny = ModelConfig(network="segresnet", feature_size=8)
@@ -347,12 +348,12 @@ def make_network(
 
 
 def _check_own(network: Any, name: str, asked: NetworkRequest) -> None:
-    """See that what a user's callable gave is a network of the right shape."""
+    """Check that the object returned by a user's callable is a network with the right output shape."""
     import torch
 
     if not isinstance(network, torch.nn.Module):
         kind = type(network).__name__
-        raise ConfigError(f"{name} gave a {kind}, not a torch.nn.Module", found=kind)
+        raise ConfigError(f"{name} returned a {kind}, expected a torch.nn.Module", found=kind)
     window = asked.window_size
     generator = torch.get_rng_state()
     network.eval()
@@ -367,15 +368,17 @@ def _check_own(network: Any, name: str, asked: NetworkRequest) -> None:
     shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
     expected = (1, asked.out_channels, *window)
     if shape != expected:
-        raise ConfigError(f"{name} gives {shape} for a window of {window}", found=shape, expected=expected)
+        raise ConfigError(
+            f"{name} returned {shape} for a window of {window}, expected {expected}", found=shape, expected=expected
+        )
 
 
 def build_network(target: TargetPlan, config: ModelConfig) -> nn.Module:
-    """Return a new network with the plan's patch, window and classes; its weights come from torch's generator.
+    """Build a network for the plan's patch size, window and classes, with random weights from torch's generator.
 
     Raises:
-        PatchSizeError: The plan's patch size or window has no such network; the message names what has.
-        ConfigError: There is no such network, or it cannot do what was asked of it.
+        PatchSizeError: The network cannot have the plan's patch size or window. The message names legal values.
+        ConfigError: The network is unknown, or lacks a requested feature.
     """
     return make_network(
         config,

@@ -12,12 +12,11 @@ Shape legend:
            ├─ block 10 ─ encoder4, up by s₁ ────────► (B, 8f, t·s₁)         ─► decoder5
            └─ block 12, norm ───────────────────────► (B,  h, t)            ─► decoder5
 
-    A decoder stage up-samples by its own factor (decoder5 by s₁, decoder2 by s₄), joins its skip and ends in
-    a residual block. Per axis s₁·s₂·s₃·s₄ = p; see :mod:`patchcore.config.cost`.
+    A decoder stage up-samples by its own factor (decoder5 by s₁, decoder2 by s₄), concatenates its skip connection and
+    ends with a residual block. Per axis s₁·s₂·s₃·s₄ = p; see :mod:`patchcore.config.cost`.
 
-Source: Hatamizadeh et al., "UNETR: Transformers for 3D Medical Image Segmentation", WACV 2022 (arXiv
-2103.10504), built there, and in MONAI, for p = 16 alone. At p = 16 this is MONAI's network: same parameter
-names, same output.
+Source: Hatamizadeh et al., "UNETR: Transformers for 3D Medical Image Segmentation", WACV 2022 (arXiv 2103.10504). The
+paper and MONAI build it only for p = 16. For p = 16 this network equals MONAI's: same parameter names, same output.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ from patchcore.types import IntTriple
 __all__ = ["UNETR", "freeze_unused", "trainable_parameters"]
 
 _SKIPS = (3, 6, 9)
-"""Transformer blocks, counted from 0, whose outputs feed encoder2, encoder3 and encoder4."""
+"""Transformer blocks, counted from 0. Their outputs feed encoder2, encoder3 and encoder4."""
 
 
 class _ProjectionUp(nn.Module):
-    """MONAI's ``UnetrPrUpBlock`` with kernels of its own at every stage, under the same parameter names."""
+    """MONAI's ``UnetrPrUpBlock`` with a different kernel at each stage, and with the same parameter names."""
 
     def __init__(self, in_channels: int, out_channels: int, factors: Sequence[IntTriple]) -> None:
         super().__init__()
@@ -84,28 +83,27 @@ def _decoder(in_channels: int, out_channels: int, factors: IntTriple) -> nn.Modu
 
 
 class UNETR(nn.Module):
-    """A vision transformer over patches of any legal size with a convolutional decoder.
+    """A vision transformer over patches of any legal size, with a convolutional decoder.
 
-    A patch size changes the token grid, and the embedding and up-sampling kernels that follow from it, and
-    nothing else. On the CPU its activations
-    are channels-last in memory whatever its weights are.
+    The patch size changes only the token grid, the embedding kernel and the up-sampling kernels. On the CPU,
+    activations are channels-last in memory, whatever the memory format of the weights.
 
     Args:
-        in_channels: Channels of the image.
-        out_channels: Classes, background included.
-        window_size: Edge of the window it sees, voxels; one number, or one per axis.
-        patch_size: Edge of a patch, voxels; one number, or one per axis. Divides ``window_size``.
+        in_channels: Number of channels of the image.
+        out_channels: Number of classes, including background.
+        window_size: Edge of the input window, voxels; one number, or one per axis.
+        patch_size: Edge of a patch, voxels; one number, or one per axis. Must divide ``window_size``.
         hidden_size: Width of a token.
         mlp_dim: Hidden width of a transformer MLP.
-        num_heads: Attention heads; divides ``hidden_size``.
-        feature_size: Channels at full resolution.
-        dropout: Share dropped in the transformer while training.
+        num_heads: Number of attention heads; must divide ``hidden_size``.
+        feature_size: Number of channels at full resolution.
+        dropout: Dropout rate in the transformer during training.
         qkv_bias: Whether queries, keys and values have a bias.
-        deep_supervision: While training, also give logits of the two decoder stages before the last.
+        deep_supervision: During training, also return logits of the two decoder stages before the last.
 
     Raises:
-        PatchSizeError: The patch size cannot be up-sampled in four stages of 1 to 4, or does not divide the
-            window; the message names legal ones.
+        PatchSizeError: The patch size is not a product of four factors from 1 to 4, or does not divide the window. The
+            message names legal sizes.
         ConfigError: ``num_heads`` does not divide ``hidden_size``, ``dropout`` lies outside [0, 1), or a
             width is not positive.
 
@@ -183,14 +181,14 @@ class UNETR(nn.Module):
         self.decoder3 = _decoder(4 * f, 2 * f, up[2])
         self.decoder2 = _decoder(2 * f, f, up[3])
         self.out = UnetOutBlock(3, f, out_channels)
-        # Finest first. Without, the state dict is MONAI's.
+        # Finest first. Without deep supervision, the state dict equals MONAI's.
         self.supervision = nn.ModuleList(
             UnetOutBlock(3, width, out_channels) for width in ((2 * f, 4 * f) if deep_supervision else ())
         )
         use_channels_last_norm(self)
 
     def _grid(self, tokens: Tensor) -> Tensor:
-        """Fold (B, T, h) tokens back to (B, h, t₁, t₂, t₃): a view, channels-last in memory."""
+        """Reshape (B, T, h) tokens to (B, h, t₁, t₂, t₃): a view, channels-last in memory."""
         return tokens.reshape(tokens.shape[0], *self.token_grid, tokens.shape[2]).permute(0, 4, 1, 2, 3)
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -201,16 +199,16 @@ class UNETR(nn.Module):
                 intensities.
 
         Returns:
-            Logits (B, out_channels, X, Y, Z). With deep supervision, while training: a tuple of these and of the logits
-            of two coarser stages, (B, out_channels, ·, ·, ·) each.
+            Logits (B, out_channels, X, Y, Z). With deep supervision during training: a tuple of these logits and the
+            logits of two coarser stages, each (B, out_channels, ·, ·, ·).
 
         Raises:
-            ShapeMismatchError: The image has another shape.
+            ShapeMismatchError: The image has a different shape.
         """
         expected = (self.in_channels, *self.window_size)
         if image.ndim != 5 or tuple(image.shape[1:]) != expected:
             raise ShapeMismatchError(
-                f"image has shape {tuple(image.shape)}, this network takes (batch, {', '.join(map(str, expected))})",
+                f"image has shape {tuple(image.shape)}, this network expects (batch, {', '.join(map(str, expected))})",
                 found=tuple(image.shape),
                 expected=expected,
             )
@@ -226,13 +224,13 @@ class UNETR(nn.Module):
 
 
 def freeze_unused(vit: ViT) -> None:
-    """Freeze what a forward pass of MONAI's ViT never uses: distributed training would wait for its gradients."""
+    """Freeze weights that a forward pass of MONAI's ViT never uses; distributed training would wait for gradients."""
     for block in vit.blocks:
         block.norm_cross_attn.requires_grad_(False)
 
 
 def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters an optimiser is to be given: those with a gradient, in the state dict's order.
+    """Return the parameters for an optimiser: the parameters that need a gradient, in the order of the state dict.
 
     Args:
         network: Any module.

@@ -1,12 +1,13 @@
-"""Weights from one UNETR to another: across patch sizes, windows and classes, tensor by tensor, with a report.
+"""Transfers weights between UNETRs with different patch sizes, windows and classes, and reports each tensor.
 
-*Patch embedding.* Let R average a large patch down to a small one (edge-aligned, by area) and U be its pseudo-inverse,
-so that R U = 1. From small to large the kernel becomes Rᵀw: a large patch is embedded as its averaged self was. From
-large to small it becomes Uᵀw. Then ⟨x, w⟩ = ⟨U x, Rᵀ w⟩ for every small patch x, and going up and down again is exact.
-FlexiViT's way (Beyer et al., CVPR 2023: the pseudo-inverse of linear interpolation) is offered beside it.
+*Patch embedding.* Let R average a large patch to a small one (edge-aligned, by area), and let U be its pseudo-inverse,
+so R U = 1. From small to large, the kernel becomes Rᵀw: a large patch has the embedding of its average. From large to
+small, the kernel becomes Uᵀw. Then ⟨x, w⟩ = ⟨U x, Rᵀ w⟩ for every small patch x, and resampling up and down again is
+exact. The method of FlexiViT (Beyer et al., CVPR 2023: the pseudo-inverse of linear interpolation) is also available.
 
-*Position embeddings* are interpolated from token grid to token grid. *Up-sampling kernels* whose stride differs are
-averaged or repeated, so that a stage gives the same values at its new stride. *Heads* for other classes are re-made.
+*Position embeddings* are interpolated between token grids. *Up-sampling kernels* with a different stride are averaged
+or repeated, so that a stage gives the same values at its new stride. *Heads* for other classes are re-made: they keep
+the initial weights of the new network.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ Action: TypeAlias = Literal["kept", "resampled", "re-made", "unused"]
 _POSITION = "vit.patch_embedding.position_embeddings"
 _PATCH = "vit.patch_embedding.patch_embeddings.weight"
 ENCODERS = ("vit.", "swinViT.")
-"""What the names of a network's transformer begin with."""
+"""Prefixes of the parameter names of a transformer."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
 
 
 @dataclass(frozen=True)
 class TensorReport:
-    """What became of one tensor.
+    """Result of the transfer of one tensor.
 
     Attributes:
-        name: In the network's state dict.
-        action: ``kept``, ``resampled``, ``re-made`` (as a new network has it), or ``unused``.
-        found: Its shape in the source; None where it is not there.
-        wanted: Its shape in the network; None where it is not there.
-        note: How, or why.
+        name: Name in the network's state dict.
+        action: ``kept``, ``resampled``, ``re-made`` (as in a new network), or ``unused``.
+        found: Shape in the source; None if the source does not have it.
+        wanted: Shape in the network; None if the network does not have it.
+        note: Method or reason.
     """
 
     name: str
@@ -64,7 +65,7 @@ class TensorReport:
 
 
 def area_matrix(small: int, large: int) -> Float64Array:
-    """Return the matrix (small, large) that averages `large` values down to `small`, edge-aligned, by overlap.
+    """Return the matrix (small, large) that averages `large` values to `small` values by overlap, edge-aligned.
 
     Example:
         >>> area_matrix(2, 3).round(3).tolist()
@@ -107,15 +108,15 @@ def _embedding_matrix(old: int, new: int, method: Embedding) -> Float64Array:
 
 
 def resample_embedding(weight: Tensor, patch_size: IntTriple, method: Embedding = "transposed") -> tuple[Tensor, float]:
-    """Bring a patch embedding to another patch size.
+    """Resample a patch embedding to another patch size.
 
     Args:
-        weight: (h, C, p, p, p).
-        patch_size: The patch wanted.
+        weight: Kernel, (h, C, p, p, p).
+        patch_size: Patch size of the result, voxels per axis.
         method: ``transposed`` or FlexiViT's ``pseudo-inverse``.
 
     Returns:
-        The kernel (h, C, *patch_size), and the share of it that resizing back does not give again: 0 is exact.
+        The kernel (h, C, *patch_size), and the relative error after resampling it back: 0 is exact.
 
     Example:
         >>> weight = torch.randn(4, 1, 8, 8, 8)
@@ -134,7 +135,7 @@ def resample_embedding(weight: Tensor, patch_size: IntTriple, method: Embedding 
 
 
 def _resample_kernel(weight: Tensor, factors: Sequence[int]) -> Tensor:
-    """Bring an up-sampling kernel (in, out, k, k, k) to other strides: averaged, or repeated."""
+    """Resample an up-sampling kernel (in, out, k, k, k) to other strides by averaging or repeating."""
     old = [int(n) for n in weight.shape[2:]]
     matrices = [
         area_matrix(new, k) if new <= k else _inverse(area_matrix(k, new)) for k, new in zip(old, factors, strict=True)
@@ -149,7 +150,7 @@ def _resample_positions(weight: Tensor, old: IntTriple, new: IntTriple) -> Tenso
 
 
 def distinct_names(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return for every name of a state dict the first that stands for the same tensor: DynUNet has two for each.
+    """Return, for every name of a state dict, the first name of the same tensor: DynUNet has two names per tensor.
 
     Args:
         state: A module's own state dict, not a copy of its tensors.
@@ -163,13 +164,13 @@ def distinct_names(state: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def foreign_weights(loaded: object) -> dict[str, Tensor]:
-    """Return the tensors of what ``torch.load`` gave, under our names.
+    """Return the tensors of a file loaded by ``torch.load``, with patchcore's names.
 
-    Wrappers and prefixes that trainers add are taken off. A ViT alone goes to the encoder; MONAI's older ``perceptron``
-    patch embedding becomes the convolution that it is.
+    Wrappers and prefixes that trainers add are removed. A ViT without a decoder is loaded as encoder. MONAI's older
+    ``perceptron`` patch embedding is converted to the equivalent convolution.
 
     Raises:
-        CheckpointError: There are no weights in it.
+        CheckpointError: The object contains no weights.
     """
     for name in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
@@ -177,7 +178,7 @@ def foreign_weights(loaded: object) -> dict[str, Tensor]:
     tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, Mapping) else {}
     if not tensors:
         raise CheckpointError(
-            "holds no weights", remedy="give a state dict, as torch.save(network.state_dict()) writes"
+            "contains no weights", remedy="give a state dict, as written by torch.save(network.state_dict(), path)"
         )
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
@@ -192,7 +193,7 @@ def foreign_weights(loaded: object) -> dict[str, Tensor]:
     if flat is not None and flat.ndim == 2:
         edge = round(flat.shape[1] ** (1 / 3))
         if edge**3 != flat.shape[1]:
-            raise CheckpointError(f"a patch of {flat.shape[1]} voxels is no cube of one channel")
+            raise CheckpointError(f"a patch of {flat.shape[1]} voxels is not a cube with one channel")
         tensors[_PATCH] = flat.reshape(flat.shape[0], 1, edge, edge, edge)
     return tensors
 
@@ -205,20 +206,20 @@ def transfer_weights(
     embedding: Embedding = "transposed",
     token_grid: IntTriple | None = None,
 ) -> list[TensorReport]:
-    """Fill a network with the weights of another of its kind, as far as they go.
+    """Fill a network with the weights of another network of the same kind, as far as they fit.
 
     Args:
-        network: Is filled; what is not found stays as it is.
-        found: The other's state dict, by our names; see :func:`foreign_weights`.
-        part: ``encoder``: the transformer alone.
-        embedding: How the patch embedding is brought to another patch size.
-        token_grid: The other's tokens along each axis; by default a cube.
+        network: Network to fill. Tensors that are not found stay unchanged.
+        found: State dict of the other network, with patchcore's names; see :func:`foreign_weights`.
+        part: ``all``, or ``encoder`` for the transformer alone.
+        embedding: How the patch embedding is resampled to another patch size.
+        token_grid: Tokens of the other network along each axis [default: a cube].
 
     Returns:
-        What became of each tensor.
+        The result for each tensor.
 
     Raises:
-        CheckpointError: A tensor differs in more than patch size, window or classes; nothing in common at all.
+        CheckpointError: A tensor differs in more than patch size, window or classes, or no tensor fits.
     """
     state = network.state_dict()
     names = distinct_names(state)
@@ -229,7 +230,7 @@ def transfer_weights(
         shape, given = tuple(wanted.shape), found.get(name)
         have = None if given is None else tuple(given.shape)
         if part == "encoder" and not name.startswith(ENCODERS):
-            report.append(TensorReport(name, "re-made", have, shape, "only the encoder was asked for"))
+            report.append(TensorReport(name, "re-made", have, shape, "only the encoder was requested"))
         elif given is None:
             report.append(TensorReport(name, "re-made", None, shape, "not in the source"))
         elif have == shape and name != _POSITION:
@@ -248,7 +249,8 @@ def transfer_weights(
             )
     if not filled:
         raise CheckpointError(
-            "has no tensor in common with this network", remedy="give the weights of such a network, or a ViT for UNETR"
+            "has no tensor in common with this network",
+            remedy="give weights of the same network, or of a ViT for UNETR",
         )
     network.load_state_dict(
         {name: filled[first].to(state[name].dtype) if first in filled else state[name] for name, first in names.items()}
@@ -264,14 +266,14 @@ def _fitted(
     embedding: Embedding,
     token_grid: IntTriple | None,
 ) -> tuple[Tensor | None, str]:
-    """Return a tensor brought to another shape and how; None where it is to be made anew."""
+    """Return a tensor resampled to another shape, and a note on the method; None if it must be re-made."""
     have, shape = tuple(given.shape), tuple(wanted.shape)
     if len(have) != len(shape):
         raise CheckpointError(
             f"{name} has {len(have)} axes, this network's has {len(shape)}",
             found=have,
             expected=shape,
-            remedy="give the weights of a network of volumes",
+            remedy="give weights of a 3D network",
         )
     if name == _POSITION and have[2] == shape[2]:
         if token_grid is None and have == shape:
@@ -286,15 +288,15 @@ def _fitted(
         return _resample_positions(given, old, new), f"interpolated from {old} to {new} tokens"
     if name == _PATCH and have[:2] == shape[:2]:
         tensor, error = resample_embedding(given, (shape[2], shape[3], shape[4]), embedding)
-        return tensor, f"{embedding} from patch size {have[2:]}; {error:.1e} is lost on the way back"
+        return tensor, f"{embedding} from patch size {have[2:]}; relative error after resampling back {error:.1e}"
     up_sampling = "transp_conv" in name or (".blocks." in name and name.endswith(".0.conv.weight"))
     if up_sampling and len(have) == len(shape) == 5 and have[:2] == shape[:2]:
         return _resample_kernel(given, shape[2:]), f"stride {have[2:]} to {shape[2:]}"
     if name.startswith(("out.", "supervision.")) and have[1:] == shape[1:]:
         return None, f"{have[0] - 1} classes in the source, {shape[0] - 1} here"
-    # Of a transposed convolution, as MedNeXt's heads are, the outputs are the second axis.
+    # In a transposed convolution, e.g. in MedNeXt's heads, the outputs are the second axis.
     if not hasattr(network, "token_grid") and (have[1:] == shape[1:] or (have[0], have[2:]) == (shape[0], shape[2:])):
-        return None, f"shape {have} in the source, {shape} here: other outputs"
+        return None, f"shape {have} in the source, {shape} here: different outputs"
     raise CheckpointError(
         f"{name} has shape {have}, this network's has {shape}",
         found=have,

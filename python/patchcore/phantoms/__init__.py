@@ -1,13 +1,15 @@
-"""Phantom CTs: made-up abdomens whose every lesion is known.
+"""Makes phantoms: synthetic abdominal CTs with known lesions.
 
-A body with skin, fat, muscle and ribs, a spine, a spleen and a liver of irregular shape with texture and vessels, in
-air; lesions of volumes drawn from a stated log-normal distribution anywhere in the liver; partial volume at every
-surface; correlated CT noise. Lesions overlap the liver in HU, cysts, bowel and vessels are there to be mistaken for
-them, and both the liver's HU and the lesions' contrast vary between cases, so that no fixed threshold finds the
-lesions while a network, which sees shape and neighbourhood, can.
+A phantom shows a body in air, with skin, fat, muscle, ribs, a spine, a spleen, and an irregular liver with texture and
+vessels. Lesions lie anywhere in the liver. Their volumes are drawn from a given log-normal distribution. All surfaces
+have partial volume effects, and the image has correlated CT noise.
+
+No fixed threshold finds the lesions: their HU overlap with the liver, cysts, bowel and vessels look similar to them,
+and the HU of the liver and the contrast of the lesions vary between cases. A network can find the lesions, because it
+sees shape and neighbourhood.
 
 The same spec and seed give the same bytes. Volumes up to :data:`.STREAMED_VOXELS` (about 160³) are drawn as whole
-arrays; larger ones, and those of several organs, plane by plane in some megabytes of memory.
+arrays. Larger volumes, and volumes with several organs, are drawn plane by plane with some megabytes of memory.
 """
 
 from patchcore.phantoms.case import PhantomCase, PhantomLesion

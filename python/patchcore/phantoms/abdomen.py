@@ -1,4 +1,4 @@
-"""The noise-free abdomen that phantom lesions are put into: tissues painted one over the other."""
+"""Draws the noise-free abdomen of a phantom, as a whole array: tissues are painted one over the other."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Abdomen:
 
     Attributes:
         image: float32, HU, canonical RAS+ axes.
-        liver: bool, the liver, its vessels included.
-        liver_hu: mean HU of the liver.
+        liver: bool, mask of the liver, including its vessels.
+        liver_hu: Mean HU of the liver.
     """
 
     image: Float32Array
@@ -29,7 +29,7 @@ class Abdomen:
 
 
 class _Canvas:
-    """A volume that tissues are blended into. Positions are shares of the half extent, from the centre."""
+    """A volume to paint tissues into. Positions are shares of the half extent, from the centre."""
 
     def __init__(self, shape: IntTriple, spacing: Triple) -> None:
         self.image: Float32Array = np.full(shape, -1000.0, dtype=np.float32)
@@ -45,17 +45,17 @@ class _Canvas:
         )
 
     def ellipsoid(self, centre: Triple, semi: Triple, bumps: Float32Array | float = 0.0) -> Float32Array:
-        """Return the signed distance in mm, negative inside; first order, good within a voxel or two."""
+        """Return the signed distance [mm], negative inside. Accurate within 1 to 2 voxels of the surface."""
         rho = np.sqrt(sum(((a - c) / s) ** 2 for a, c, s in zip(self.axes, centre, semi, strict=True)))
         scale = float(np.min(np.array(semi) * self.half_mm))
         return np.asarray((rho - 1) * scale + bumps, dtype=np.float32)
 
     def inside(self, distance_mm: Float32Array) -> Float32Array:
-        """Return the share of each voxel below a surface: from 1 to 0 over about a voxel's width."""
+        """Return the share of each voxel that lies inside a surface. It falls from 1 to 0 over about one voxel."""
         return np.asarray(np.clip(0.5 - distance_mm / self.voxel_mm, 0, 1), dtype=np.float32)
 
     def paint(self, occupancy: Float32Array, hu: Float32Array | float) -> None:
-        """Blend a tissue in, by the share of each voxel that it fills."""
+        """Blend in a tissue by the share of each voxel that it fills."""
         self.image += occupancy * (hu - self.image)
 
 
@@ -70,11 +70,11 @@ def draw_abdomen(
     """Draw a body with skin, fat, muscle, bowel, spleen, liver with vessels, spine and aorta.
 
     Args:
-        shape: voxels, canonical RAS+ axes.
+        shape: Size [voxels], canonical RAS+ axes.
         spacing: mm per voxel.
-        liver_hu: mean HU of the liver.
-        texture_hu: standard deviation of its smooth texture.
-        rng: Source of chance.
+        liver_hu: Mean HU of the liver.
+        texture_hu: Standard deviation of the smooth texture of the liver.
+        rng: Random number generator.
     """
     canvas = _Canvas(shape, spacing)
     ellipsoid, inside, paint = canvas.ellipsoid, canvas.inside, canvas.paint
@@ -89,7 +89,7 @@ def draw_abdomen(
     cavity = inside(body + fat_mm + wall_mm)
     paint(cavity, -95.0 + 12.0 * smooth_field(shape, spacing, 6.0, rng))
 
-    # Bowel, in front and to the left, nearly as bright as lesions: outside the liver HU alone must not do.
+    # Bowel, in front and to the left, nearly as bright as lesions: HU alone must not separate them.
     bowel = smooth_field(shape, spacing, 9.0, rng)
     region = inside(ellipsoid((-0.3, 0.1, -0.35), (0.42, 0.42, 0.7)))
     paint(cavity * region * inside((0.2 - bowel) * 12.0), 28.0 + 10.0 * bowel)
@@ -104,7 +104,7 @@ def draw_abdomen(
     paint(inside(vessels) * (liver > 0.98), liver_hu + float(rng.uniform(35, 55)))
 
     vertebra = np.minimum(ellipsoid((0, -0.42, 0), (0.19, 0.17, 9.0)), ellipsoid((0, -0.6, 0), (0.06, 0.2, 9.0)))
-    # Vertebral bodies and discs take turns every 32 mm.
+    # Vertebral bodies and discs alternate, with a period of 32 mm.
     z_mm = canvas.axes[2] * canvas.half_mm[2]
     bone = np.asarray(0.5 + 0.5 * np.cos(2 * np.pi * z_mm / 32.0 + rng.uniform(0, 2 * np.pi)), dtype=np.float32)
     paint(inside(vertebra), 140.0 + 180.0 * bone)

@@ -1,7 +1,8 @@
-"""Where the organs of a streamed phantom lie: signed distances to their surfaces, on a coarse lattice.
+"""Draws the organs of a phantom that is drawn plane by plane, as signed distances to their surfaces.
 
-Lengths are mm from the centre of the volume, axes canonical RAS+. Organs have the size of a body that fills the
-field of view, but never more than a large patient's: a scan of 2 m has one abdomen.
+The distances are held on a coarse lattice. Lengths are in mm from the centre of the volume; axes are canonical RAS+.
+The organs fit a body that fills the field of view, but are never larger than in a large patient: a scan of 2 m
+contains one abdomen.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ class Anatomy:
     """The organs of one phantom.
 
     Attributes:
-        half_mm: float64 (3,), half the extent of the body's part that organs are in.
-        organs: signed distance of each organ that is labelled, mm, negative inside.
-        others: likewise, of what is drawn and not labelled.
-        wobble: mm, what makes surfaces irregular.
-        fat_mm: thickness of the fat below the skin.
-        wall_mm: thickness of the muscles around the cavity.
+        half_mm: Half the extent of the part of the body with organs [mm], float64 (3,).
+        body_semi: Semi-axes of the body along x and y, as shares of `half_mm`.
+        organs: Signed distance to the surface of each labelled organ [mm], negative inside.
+        others: Signed distances of structures that are drawn but not labelled [mm], negative inside.
+        wobble: Smooth random field that makes surfaces irregular.
+        fat_mm: Thickness of the fat below the skin.
+        wall_mm: Thickness of the muscles around the cavity.
     """
 
     half_mm: Float64Array
@@ -42,7 +44,7 @@ class Anatomy:
     wall_mm: float
 
     def body_mm(self, x: Float32Array, y: Float32Array) -> Float32Array:
-        """Return the signed distance to the skin before wobble, which is the same in every plane."""
+        """Return the signed distance to the skin without wobble [mm]. It is the same in every plane."""
         a, b = self.body_semi[0] * self.half_mm[0], self.body_semi[1] * self.half_mm[1]
         rho = np.sqrt((x / a) ** 2 + (y / b) ** 2)
         return np.asarray((rho - 1) * min(a, b), dtype=np.float32)
@@ -52,9 +54,9 @@ def draw_anatomy(size_mm: Float64Array, *, several_organs: bool, seed: tuple[int
     """Draw the organs of one phantom.
 
     Args:
-        size_mm: float64 (3,), extent of the volume.
-        several_organs: Whether spleen and kidneys are labelled, so that the liver leaves their room free.
-        seed: Of the data set and the case.
+        size_mm: Extent of the volume [mm], float64 (3,).
+        several_organs: Whether spleen and kidneys are labelled.
+        seed: Seed of the data set and index of the case.
     """
     rng = np.random.default_rng([*seed, 1])
     half = np.minimum(size_mm / 2, _LARGEST_HALF_MM)
@@ -77,14 +79,14 @@ def draw_anatomy(size_mm: Float64Array, *, several_organs: bool, seed: tuple[int
     named["kidney"] = ball.field([right, left], 1.2, hollow=[(*spine[0], 3.0)])
     anatomy.others["gallbladder"] = ball.field(gall, 1.0)
     anatomy.others["bowel"] = ball.field([((-0.25, 0.12, -0.4), (0.45, 0.42, 0.55))], 4.0, hollow=[(*right, 2.0)])
-    # Cylinders go on through the whole volume: their lattice holds one plane.
+    # Cylinders extend through the whole volume, so their lattice has only one plane.
     for name, tubes in (("spine", spine), ("aorta", aorta), ("cava", cava)):
         anatomy.others[name] = ball.field(tubes, 0.0)
     return anatomy
 
 
 class _Balls:
-    """Makes fields of unions of ellipsoids, given in shares of the half extent."""
+    """Makes distance fields of unions of ellipsoids, given in shares of the half extent."""
 
     def __init__(self, half_mm: Float64Array, anatomy: Anatomy) -> None:
         self.half_mm = half_mm
@@ -98,7 +100,10 @@ class _Balls:
         *,
         hollow: list[tuple[Triple, Triple, float]] | None = None,
     ) -> Field:
-        """Return the distance to a union within the body's cavity; `hollow` is kept free, by a gap in mm."""
+        """Return the signed distance to a union of ellipsoids in the body cavity.
+
+        Each ellipsoid in `hollow` is kept free, with a gap [mm].
+        """
         margin = 2.5 * wobble_mm + 3 * self.step
         low = np.min([(np.array(c) - s) * self.half_mm for c, s in ellipsoids], axis=0) - margin
         high = np.max([(np.array(c) + s) * self.half_mm for c, s in ellipsoids], axis=0) + margin

@@ -1,4 +1,4 @@
-"""One phantom: its true lesions, and its voxels plane by plane."""
+"""Types for one phantom: its true lesions, and its voxels plane by plane or as whole arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["PhantomCase", "PhantomLesion", "Planes"]
 
 @dataclass(frozen=True)
 class PhantomLesion:
-    """One lesion: the volume meant, what the voxels hold, and where its centre lies (voxels, RAS+)."""
+    """One lesion: intended volume, voxel count, volume of its voxels, and centre (voxel index, RAS+)."""
 
     intended_mm3: float
     voxel_count: int
@@ -27,41 +27,41 @@ class PhantomLesion:
 
 
 class Planes(Protocol):
-    """A phantom that is read one axial plane at a time; planes are (y, x), axes canonical RAS+."""
+    """A phantom that is read one axial plane at a time. Planes have shape (y, x); axes are canonical RAS+."""
 
     @property
     def shape(self) -> IntTriple:
-        """Voxels along x, y and z."""
+        """Size along x, y and z [voxels]."""
 
     @property
     def spacing(self) -> Triple:
-        """Mm per voxel along x, y and z."""
+        """Spacing along x, y and z [mm]."""
 
     @property
     def affine(self) -> Float64Array:
-        """float64 (4, 4), voxel index (x, y, z) to world mm."""
+        """Voxel index (x, y, z) → world mm, float64 (4, 4)."""
 
     @property
     def lesions(self) -> tuple[PhantomLesion, ...]:
-        """Every lesion; each is one 26-connected component of its label."""
+        """All lesions. Each lesion is one 26-connected component of its label."""
 
     def image_plane(self, k: int) -> npt.NDArray[np.int16]:
-        """Return HU of plane `k`."""
+        """Return the HU of plane `k`."""
 
     def label_plane(self, k: int) -> npt.NDArray[np.uint8]:
-        """Return labels of plane `k`."""
+        """Return the labels of plane `k`."""
 
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """One phantom in canonical RAS+ axes.
+    """One phantom as whole arrays, in canonical RAS+ axes.
 
     Attributes:
         image: int16, HU.
-        label: uint8; 0 background, 1 liver, 2 tumour, or as :attr:`.PhantomSpec.label_names` says.
-        affine: float64 (4, 4), voxel index to world mm.
+        label: uint8; 0 background, 1 liver, 2 tumour, or the labels of :attr:`.PhantomSpec.label_names`.
+        affine: float64 (4, 4), voxel index → world mm.
         spacing: mm per voxel.
-        lesions: every lesion; each is one 26-connected component of its label.
+        lesions: All lesions. Each lesion is one 26-connected component of its label.
     """
 
     image: npt.NDArray[np.int16]
@@ -72,14 +72,14 @@ class PhantomCase:
 
     @property
     def shape(self) -> IntTriple:
-        """Voxels along x, y and z."""
+        """Size along x, y and z [voxels]."""
         a, b, c = self.image.shape
         return (a, b, c)
 
     def image_plane(self, k: int) -> npt.NDArray[np.int16]:
-        """Return HU of plane `k`, (y, x)."""
+        """Return the HU of plane `k`, (y, x)."""
         return self.image[:, :, k].T
 
     def label_plane(self, k: int) -> npt.NDArray[np.uint8]:
-        """Return labels of plane `k`, (y, x)."""
+        """Return the labels of plane `k`, (y, x)."""
         return self.label[:, :, k].T

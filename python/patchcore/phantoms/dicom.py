@@ -1,7 +1,7 @@
-"""Phantoms as DICOM: a CT series and a DICOM SEG for each case, as TCIA keeps Colorectal-Liver-Metastases.
+"""Writes phantoms as DICOM: a CT series and a DICOM SEG per case, as in TCIA's Colorectal-Liver-Metastases.
 
-Segments are named as there: ``Liver``, then ``Tumor_1`` to ``Tumor_n``, one for each lesion. UIDs, dates and
-everything else come of the seed, so that the same seed gives the same bytes.
+Segments have the names of that collection: ``Liver``, then ``Tumor_1`` to ``Tumor_n``, one segment per lesion. UIDs
+are computed from the seed and dates are fixed, so the same seed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _IMPLEMENTATION = "2.25.198704"
 
 
 def require_dicom() -> None:
-    """Raise where DICOM cannot be written.
+    """Check that the packages for writing DICOM are installed.
 
     Raises:
         MissingExtraError: pydicom or highdicom is missing.
@@ -50,11 +50,11 @@ def require_dicom() -> None:
 
 
 def segment_names(organs: dict[int, str], lesions: tuple[PhantomLesion, ...]) -> list[str]:
-    """Return the names of a case's segments, in the order of their numbers.
+    """Return the names of the segments of a case, in the order of the segment numbers.
 
     Args:
-        organs: Names of the organs' labels, by number.
-        lesions: Every lesion.
+        organs: Label → name, for organs.
+        lesions: All lesions.
 
     Example:
         >>> lesion = PhantomLesion(1.0, 1, 1.0, (0.0, 0.0, 0.0), -50.0)
@@ -80,32 +80,32 @@ def write_dicom_case(
     seed: tuple[int, int],
     advance: Callable[[int], None] | None = None,
 ) -> None:
-    """Write ``ct/1-001.dcm`` … and ``seg/1-1.dcm`` of one phantom into a folder, whole or not at all.
+    """Write ``ct/1-001.dcm`` … and ``seg/1-1.dcm`` of one phantom into a folder, completely or not at all.
 
-    Slices are drawn and written one at a time; of the labels, the planes that hold any are in memory together.
+    Slices are drawn and written one at a time. Only the label planes that contain a label are in memory together.
 
     Args:
-        folder: Where; taken as done where it exists.
+        folder: The new folder. If it exists, the case counts as written.
         case: The phantom.
-        organs: Names of the organs' labels, by number.
-        patient: Patient's id.
-        seed: Of the data set and the case.
-        advance: Told the planes done since the last call; may raise to give up.
+        organs: Label → name, for organs.
+        patient: Id of the patient.
+        seed: Seed of the data set and index of the case.
+        advance: Called with the number of planes written since the last call. It may raise to stop.
 
     Raises:
-        OSError: It cannot be written; nothing of it is left.
+        OSError: A file cannot be written. Incomplete files are removed.
     """
     if folder.exists():
         if advance is not None:
             advance(case.shape[2])
         return
     temporary = folder.with_name(f".{folder.name}.tmp")
-    # What a killed process left: nobody else writes to this data set.
+    # Remove the files of a killed process. No other process writes to this data set.
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         (temporary / "ct").mkdir(parents=True)
         (temporary / "seg").mkdir()
-        # L to the left and P down: how axial slices are stored.
+        # Axial slices are stored with the columns towards L and the rows towards P.
         turn = Turn("LPS", case.shape, case.affine)
         common = _common(case, turn, patient, seed)
         held: list[tuple[Dataset, npt.NDArray[np.uint8]]] = []
@@ -114,7 +114,7 @@ def write_dicom_case(
             data.save_as(temporary / "ct" / f"1-{k + 1:03d}.dcm", enforce_file_format=True)
             label = np.ascontiguousarray(turn.plane(case.label_plane(turn.number(k))), dtype=np.uint8)
             if label.any():
-                # What SEG asks of its sources is their geometry.
+                # SEG needs only the geometry of the source slices, not their pixels.
                 del data.PixelData
                 held.append((data, label))
             if advance is not None:
@@ -128,7 +128,7 @@ def write_dicom_case(
 
 
 def _uid(*parts: object) -> str:
-    """Return a UID that is a function of the parts: the UUID form, 2.25 and 128 bits."""
+    """Return a UID computed from the parts, in the UUID form: 2.25 and 128 bits."""
     digest = hashlib.sha256("/".join(map(str, ("patchcore phantom", *parts))).encode()).digest()
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 
@@ -200,7 +200,7 @@ def _slice(common: dict[str, Any], turn: Turn, k: int, plane: npt.NDArray[np.int
         setattr(data, name, value)
     data.SOPInstanceUID = uid
     data.InstanceNumber = k + 1
-    # World axes here are RAS+, DICOM's are LPS+.
+    # World axes are RAS+ here and LPS+ in DICOM.
     data.ImagePositionPatient = [_decimal(-position[0]), _decimal(-position[1]), _decimal(position[2])]
     data.SliceLocation = _decimal(position[2])
     data.PixelData = np.ascontiguousarray(turn.plane(plane), dtype="<i2").tobytes()
@@ -248,7 +248,7 @@ def _segmentation(
         for number, (name, (category, kind)) in enumerate(zip(names, kinds, strict=True), 1)
     ]
     with warnings.catch_warnings():
-        # highdicom warns of what it leaves out on purpose: frames without a voxel.
+        # highdicom warns about frames without a voxel, which are omitted on purpose.
         warnings.simplefilter("ignore")
         seg = Segmentation(
             source_images=[data for data, _ in held],
@@ -283,14 +283,14 @@ def _segmentation(
 def _number_lesions(
     pixels: npt.NDArray[np.uint8], lesions: tuple[PhantomLesion, ...], turn: Turn, first: int, *, offset: int
 ) -> None:
-    """Replace lesion labels by segment numbers in place, lesion by lesion; those of organs stay.
+    """Replace lesion labels by segment numbers in place, one number per lesion. Organ labels stay unchanged.
 
     Args:
-        pixels: uint8 (planes, rows, columns).
-        lesions: Every lesion.
-        turn: From canonical axes to those of the planes.
-        first: Stored number of the first plane.
-        offset: Segments before those of the lesions.
+        pixels: Labels, uint8 (planes, rows, columns).
+        lesions: All lesions.
+        turn: Conversion from canonical axes to stored axes.
+        first: Stored number of the first plane in `pixels`.
+        offset: Number of segments before the lesion segments.
     """
     from scipy import ndimage
 
@@ -300,7 +300,7 @@ def _number_lesions(
         radius = np.ceil(3.5 * np.cbrt(lesion.intended_mm3 * 0.75 / np.pi) / spacing).astype(int) + 2
         here = np.rint(centre).astype(int)
         low, high = np.maximum(here - radius, 0), here + radius + 1
-        # Bodies are star-shaped about their centres and apart from each other: one component holds the centre.
+        # Bodies are star-shaped and do not touch: the component at the centre is the whole lesion.
         view = pixels[low[2] : high[2], low[1] : high[1], low[0] : high[0]]
         parts = ndimage.label(view == lesion.label, structure=np.ones((3, 3, 3)))[0]
         view[parts == parts[tuple((here - low)[::-1])]] = number

@@ -1,8 +1,9 @@
-"""Smooth scalar fields held on a coarse lattice and read plane by plane: what lets a volume be drawn unheld.
+"""Smooth scalar fields on a coarse lattice, read plane by plane. They allow drawing a volume without holding it.
 
-A distance to an organ's surface or a texture varies over millimetres to centimetres. Kept every few millimetres and
-interpolated by Catmull-Rom splines, it costs kilobytes instead of a volume. Points are (x, y, z) in mm, canonical
-RAS+, from the centre of the volume; arrays are (z, y, x), so that planes go to a file as they lie in memory.
+A texture, or the distance to the surface of an organ, varies over millimetres to centimetres. Its values are stored
+every few millimetres and interpolated by Catmull-Rom splines, which takes kilobytes instead of a whole volume. Points
+are (x, y, z) in mm, canonical RAS+, from the centre of the volume. Arrays are (z, y, x), so that planes can be written
+to a file without reordering.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ class Field:
     """A scalar field.
 
     Attributes:
-        values: float32 (z, y, x), at the points of the lattice.
-        origin: mm, position (x, y, z) of the first point.
-        step: mm between points, along x, y and z.
-        periodic: whether it repeats beyond its ends; else its ends go on.
+        values: Values at the lattice points, float32 (z, y, x).
+        origin: Position (x, y, z) of the first lattice point [mm].
+        step: Distance between lattice points along x, y and z [mm].
+        periodic: Whether the field repeats beyond its ends. If not, the values at the ends continue.
     """
 
     values: Float32Array
@@ -48,13 +49,13 @@ class Field:
         return np.ascontiguousarray(out)
 
     def at(self, points: Float64Array) -> Float32Array:
-        """Return the values at points (N, 3) in mm, linearly interpolated: to judge places, not to draw."""
+        """Return the values at points (N, 3) in mm, linearly interpolated. Used to check positions, not for drawing."""
         index = ((points - np.array(self.origin)) / np.array(self.step))[:, ::-1].T
         mode = "grid-wrap" if self.periodic else "nearest"
         return np.asarray(ndimage.map_coordinates(self.values, index, order=1, mode=mode), dtype=np.float32)
 
     def taps(self, positions: Float64Array, axis: int) -> _Taps:
-        """Return which four points along x (0), y (1) or z (2) make up each position, and their weights."""
+        """Return, for each position along x (0), y (1) or z (2), the indices and weights of four lattice points."""
         count = self.values.shape[2 - axis]
         place = (np.asarray(positions) - self.origin[axis]) / self.step[axis]
         if not self.periodic:
@@ -79,10 +80,10 @@ class PlaneReader:
     """A field read one axial plane at a time, on a fixed rectangle of the grid.
 
     Args:
-        field: What to read.
-        x: mm, positions of the columns.
-        y: mm, positions of the rows.
-        z: mm, positions of all planes.
+        field: The field to read.
+        x: Positions of the columns [mm].
+        y: Positions of the rows [mm].
+        z: Positions of all planes [mm].
     """
 
     def __init__(self, field: Field, x: Float64Array, y: Float64Array, z: Float64Array) -> None:
@@ -98,7 +99,7 @@ class PlaneReader:
 
 
 def _spread(values: Float32Array, taps: _Taps) -> Float32Array:
-    """Interpolate along the first axis: sums of four gathered rows, which give the same bits on any thread count."""
+    """Interpolate along the first axis by sums of four rows. The bits do not depend on the number of threads."""
     index, weights = taps
     shape = (len(index),) + (1,) * (values.ndim - 1)
     out = values[index[:, 0]] * weights[:, 0].reshape(shape)
@@ -111,8 +112,8 @@ def smooth_lattice(scale_mm: float, seed: Sequence[int]) -> Field:
     """Return a smooth random field of mean 0 and standard deviation 1 that repeats after 32 `scale_mm`.
 
     Args:
-        scale_mm: The Gaussian's sigma.
-        seed: Of this field alone.
+        scale_mm: Sigma of the Gaussian [mm].
+        seed: Seed of this field only.
 
     Example:
         >>> field = smooth_lattice(10.0, [0, 1])
@@ -126,9 +127,3 @@ def smooth_lattice(scale_mm: float, seed: Sequence[int]) -> Field:
     step = scale_mm / 2
     origin = -step * _PERIOD / 2
     return Field(values, (origin, origin, origin), (step, step, step), periodic=True)
-
-
-def sequence(values: Sequence[float]) -> Triple:
-    """Return three numbers as a triple."""
-    a, b, c = (float(value) for value in values)
-    return (a, b, c)

@@ -1,4 +1,4 @@
-"""How data sets name and describe their files: which paths a phantom is written to, and what lies beside."""
+"""Layouts of phantom data sets: the paths of the files, and the file that describes the data set."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _Document = Callable[[PhantomSpec, Sequence[str]], str | Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class PhantomLayout:
-    """Where a data set keeps its files, relative to its folder.
+    """Paths of the files of a data set, relative to its folder.
 
     Attributes:
-        name: As in :data:`PHANTOM_LAYOUTS`.
-        case_id: of a case's index; ``{0}`` counts from 0, ``{1}`` from 1.
-        image: of a case id, None where images are not kept.
-        label: of a case id.
-        document: name of the file that describes the data set, None where there is none.
-        describe: its contents, of the spec and the case ids.
-        dicom: whether cases are folders of DICOM, named by their ids.
-        fixed_labels: what the layout itself calls its labels; empty where a file says so.
+        name: Name of the layout, as in :data:`PHANTOM_LAYOUTS`.
+        case_id: Pattern of the case id; ``{0}`` is the index from 0, ``{1}`` the index from 1.
+        image: Pattern of the image path; ``{}`` is the case id. None: no images.
+        label: Pattern of the label map path; ``{}`` is the case id.
+        document: Name of the file that describes the data set, or None.
+        describe: Function that returns the contents of this file from the spec and the case ids.
+        dicom: Whether each case is a folder of DICOM files, named by the case id.
+        fixed_labels: Label names that the layout defines; empty if a file in the data set names the labels.
     """
 
     name: str
@@ -46,12 +46,12 @@ class PhantomLayout:
 
 
 def patient_of(index: int) -> str:
-    """Return whose case it is, where a layout says so: of every three cases two are of one patient."""
+    """Return the patient of a case, for layouts with patients. Of every three cases, the first two share a patient."""
     return f"P{2 * (index // 3) + (index % 3 == 2) + 1:03d}"
 
 
 def split_of(index: int, cases: int) -> str:
-    """Return ``test`` for the last fifth of cases, by whole patients, else ``train``.
+    """Return ``test`` for the last fifth of the cases, else ``train``. A patient is never in both splits.
 
     Example:
         >>> [split_of(i, 6) for i in range(6)]
@@ -158,23 +158,23 @@ _ALL = (
 )
 
 PHANTOM_LAYOUTS: tuple[str, ...] = tuple(layout.name for layout in _ALL)
-"""Layouts that phantoms can be written in."""
+"""Names of the layouts for phantom data sets."""
 
 
 def choose_layout(name: str, spec: PhantomSpec) -> PhantomLayout:
-    """Return a layout by its name.
+    """Return the layout with this name.
 
     Raises:
-        DataError: There is no such layout, or it has no room for the spec's labels.
+        DataError: There is no such layout, or it does not support the labels of the spec.
     """
     layout = next((each for each in _ALL if each.name == name), None)
     if layout is None:
         raise DataError(
-            f"{name!r} is no layout for phantoms", found=name, remedy=f"choose one of {', '.join(PHANTOM_LAYOUTS)}"
+            f"{name!r} is not a phantom layout", found=name, remedy=f"choose one of {', '.join(PHANTOM_LAYOUTS)}"
         )
     if layout.fixed_labels and len(spec.label_names) > len(layout.fixed_labels):
         raise DataError(
-            f"layout {name} knows the labels {' and '.join(layout.fixed_labels)} only, this preset has "
+            f"layout {name} supports only the labels {' and '.join(layout.fixed_labels)}, but this preset has "
             f"{', '.join(spec.label_names.values())}",
             found=name,
             remedy="choose nnunet, msd, two-folders, labels-only, manifest or dicom",

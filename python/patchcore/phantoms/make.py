@@ -1,4 +1,4 @@
-"""Making phantoms, and data sets of them in any layout."""
+"""Makes single phantoms, and data sets of phantoms in any layout."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class PhantomProgress:
-    """How far the making of a data set is: planes of all its cases."""
+    """Progress while a data set is written: planes and cases done, and their totals."""
 
     done: int
     total: int
@@ -58,15 +58,15 @@ class PhantomProgress:
 
 
 def make_phantom(spec: PhantomSpec, *, seed: int, index: int = 0) -> PhantomCase:
-    """Make one phantom, as whole arrays.
+    """Make one phantom as whole arrays.
 
     Args:
-        spec: What it is made to look like.
-        seed: Of the data set.
-        index: Of the case within it; every case is drawn independently of the others.
+        spec: Properties of the phantom.
+        seed: Seed of the data set.
+        index: Index of the case in the data set. Each case is drawn independently of the others.
 
     Raises:
-        DataError: The volume is too small to hold a body with a liver.
+        DataError: A phantom with these properties cannot be made, e.g. the volume is too small to contain a liver.
 
     Example:
         >>> case = make_phantom(PhantomSpec(shape=(48, 48, 32), spacing=(4.0, 4.0, 5.0)), seed=0)
@@ -92,50 +92,53 @@ def make_phantoms(
     slab: int = 16,
     progress: Callable[[PhantomProgress], None] | None = None,
 ) -> Path:
-    """Write a data set of phantoms in one of the layouts that people have, with ``true_lesions.csv`` beside.
+    """Write a data set of phantoms in a common layout, with the true lesions in ``true_lesions.csv``.
 
-    ``phantoms.json`` says what was made; it is there once all is. Until then ``phantoms.unfinished.json`` is, and
-    the same call goes on with what is missing. The layout never changes a voxel; `cases` changes none of the others.
+    ``phantoms.json`` records the settings and exists only when the data set is complete. Before that, the file is
+    called ``phantoms.unfinished.json``, and the same call continues with the missing files. The layout does not change
+    any voxel. The number of cases does not change the individual cases.
 
     Args:
-        out: Folder to make: new, empty, or left unfinished by the same call.
-        cases: Number of cases, each of its own patient except in a manifest.
-        seed: The same seed and spec give the same bytes.
-        preset: One of :data:`PHANTOM_PRESETS`; ignored where `spec` is given.
+        out: Folder of the data set: new, empty, or left unfinished by the same call.
+        cases: Number of cases. Each case has its own patient, except in the layout ``manifest``.
+        seed: Random seed. The same seed and spec give the same bytes.
+        preset: One of :data:`PHANTOM_PRESETS`. Ignored if `spec` is given.
         layout: One of :data:`PHANTOM_LAYOUTS`.
-        spec: Anything else.
-        shape: Overrides the spec's, voxels, canonical axes.
-        spacing: Overrides the spec's, mm; of big volumes whose shape is given it is 0.75 × 0.75 × 1 mm.
-        threads: Cases written at once, and planes of a single case; default: all cores.
-        slab: Planes drawn between two looks at whether to stop; never changes a byte.
-        progress: Told how far it is, from several threads one at a time.
+        spec: Properties of the phantoms, instead of a preset.
+        shape: Overrides the shape of the spec [voxels], canonical axes.
+        spacing: Overrides the spacing of the spec [mm]. A large `shape` without a spacing gets 0.75 × 0.75 × 1 mm.
+        threads: Number of threads: cases are written in parallel, and so are the planes of a case if there are fewer
+            cases than threads [default: the number of cores, at most 8].
+        slab: Number of planes between two checks whether to stop. It does not change the files.
+        progress: Called with the progress, from several threads, one at a time.
 
     Returns:
         The folder.
 
     Raises:
-        DataError: An unknown preset or layout, no case, a folder that is not empty, or an impossible volume.
-        MissingExtraError: DICOM without the ``dicom`` extra.
-        LockedError: Another process is making phantoms there.
+        DataError: The preset, layout, number of cases, seed, threads or slab is not valid, the folder is not empty, or
+            the volume cannot be made.
+        MissingExtraError: The layout is ``dicom``, and the ``dicom`` extra is not installed.
+        LockedError: Another process is making phantoms in this folder.
         OSError: The folder cannot be written.
     """
     spec = choose_spec(preset, spec=spec, shape=shape, spacing=spacing)
     chosen = choose_layout(layout, spec)
     if cases < 1:
-        raise DataError(f"{cases} cases cannot be made", found=cases, remedy="ask for at least one")
+        raise DataError(f"{cases} cases cannot be made", found=cases, remedy="use at least one case")
     if seed < 0:
-        raise DataError(f"seed {seed} is negative", found=seed, remedy="give 0 or more")
+        raise DataError(f"seed {seed} is negative", found=seed, remedy="use 0 or more")
     if slab < 1 or (threads is not None and threads < 1):
-        raise DataError("threads and slab start at 1", found=(threads, slab), remedy="give at least 1")
+        raise DataError("threads and slab must be at least 1", found=(threads, slab), remedy="use at least 1")
     out = Path(out)
     recipe = _recipe(spec, layout=layout, cases=cases, seed=seed)
     if chosen.dicom:
         require_dicom()
     _begun(out, recipe)
     out.mkdir(parents=True, exist_ok=True)
-    with FileLock(out / _LOCK, what="the folder of phantoms"):
+    with FileLock(out / _LOCK, what="the phantom folder"):
         if _begun(out, recipe):
-            # What a killed process left; nobody else is at work here.
+            # Remove the temporary files of a killed process. The lock keeps other processes out.
             for left in out.rglob(".*.tmp"):
                 if left.is_file():
                     left.unlink()
@@ -148,7 +151,7 @@ def make_phantoms(
 
 
 def _close(out: Path, spec: PhantomSpec, layout: PhantomLayout, cases: int, rows: Sequence[list[object]]) -> None:
-    """Write what lies beside the cases, and say that all of it is there."""
+    """Write the table of lesions and the description of the data set, then mark the data set as complete."""
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([_COLUMNS, *rows])
     write_atomic(out / "true_lesions.csv", table.getvalue())
@@ -179,41 +182,41 @@ def _recipe(spec: PhantomSpec, *, layout: str, cases: int, seed: int) -> dict[st
 
 
 def _begun(out: Path, recipe: dict[str, Any]) -> bool:
-    """Return whether the same recipe left the folder unfinished; False where it is new or empty.
+    """Return True if the folder is unfinished with the same recipe, and False if it is new or empty.
 
     Raises:
-        DataError: It holds anything else.
+        DataError: The folder contains anything else.
     """
     if out.exists() and not out.is_dir():
-        raise DataError("is not an empty folder but a file", path=out, remedy="name a new folder for the phantoms")
+        raise DataError("is a file, not an empty folder", path=out, remedy="use a new folder for the phantoms")
     if (out / _OPEN).exists():
         begun = read_json(out / _OPEN, schema=_SCHEMA)
         wanted = json.loads(json.dumps(recipe))
         if begun != wanted:
             other = ", ".join(sorted(key for key in wanted if begun.get(key) != wanted[key]))
             raise DataError(
-                f"holds unfinished phantoms of another {other}",
+                f"contains unfinished phantoms with another {other}",
                 path=out,
                 found={key: begun.get(key) for key in ("layout", "cases", "seed")},
-                remedy="repeat the command that began them, or name a new folder",
+                remedy="repeat the original command, or use a new folder",
             )
         return True
     if out.exists() and any(item.name != _LOCK for item in out.iterdir()):
         whole = (out / _CLOSED).exists()
         raise DataError(
-            "is not an empty folder" + (": it holds finished phantoms" if whole else ""),
+            "is not an empty folder" + (": it contains finished phantoms" if whole else ""),
             path=out,
-            remedy="name a new folder for the phantoms",
+            remedy="use a new folder for the phantoms",
         )
     return False
 
 
 class _Stopped(Exception):  # noqa: N818
-    """Another thread failed, or somebody pressed Ctrl-C."""
+    """Another thread failed, or the user pressed Ctrl-C."""
 
 
 class _Maker:
-    """Writes the cases of one data set on some threads."""
+    """Writes the cases of one data set with several threads."""
 
     def __init__(
         self,
@@ -234,7 +237,7 @@ class _Maker:
         self._threads_each = 1
 
     def run(self, threads: int | None) -> list[list[list[object]]]:
-        """Write all cases; return the rows of each case's lesions, in the order of the cases."""
+        """Write all cases. Return the lesion rows of each case, in the order of the cases."""
         threads = threads or self._default_threads()
         count = min(threads, self._cases)
         self._threads_each = threads // count
@@ -254,7 +257,7 @@ class _Maker:
         return max(1, min(cores or 1, 8))
 
     def _submit(self, pool: ThreadPoolExecutor, count: int) -> Iterator[tuple[int, list[list[object]]]]:
-        """Yield each case's rows as it is done, with no more cases begun than threads are free."""
+        """Yield the rows of each case when it is done. At most one case more than there are threads is submitted."""
         pending: dict[Future[list[list[object]]], int] = {}
         todo = iter(range(self._cases))
         while True:
@@ -287,7 +290,7 @@ class _Maker:
             self._write_nifti(case, case_id, codes)
         with self._lock:
             self._cases_done += 1
-            self._tell()
+            self._report()
         return _rows(case_id, case.affine, case.lesions)
 
     def _write_nifti(self, case: Planes, case_id: str, codes: str) -> None:
@@ -296,7 +299,7 @@ class _Maker:
             path = None if pattern is None else self._out / pattern.format(case_id)
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                # Written whole by the call that is being gone on with.
+                # The file is complete: an earlier call wrote it.
                 if path.exists():
                     path = None
             paths.append(path)
@@ -318,9 +321,9 @@ class _Maker:
             raise _Stopped
         with self._lock:
             self._planes += planes
-            self._tell()
+            self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self._progress is not None:
             total = self._cases * self._spec.shape[2]
             self._progress(PhantomProgress(min(self._planes, total), total, self._cases_done, self._cases))

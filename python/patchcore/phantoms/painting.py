@@ -1,4 +1,4 @@
-"""What a streamed phantom looks like: tissues painted one over the other into each plane, then noise."""
+"""Draws image planes of a phantom: paints the tissues one over the other, then adds noise."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Painter:
     """Draws planes of HU.
 
     Args:
-        grid: The volume's voxels.
-        anatomy: Where organs lie.
+        grid: Voxel grid of the volume.
+        anatomy: The organs.
         organ_hu: Mean HU of liver, spleen and kidney.
-        texture_hu: Standard deviation of the liver's texture.
+        texture_hu: Standard deviation of the texture of the liver.
         noise_hu: Standard deviation of the noise.
         bodies: Cysts and lesions, in the order of painting.
-        seed: Of the data set and the case.
+        seed: Seed of the data set and index of the case.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Painter:
         self._grid, self._anatomy, self._bodies = grid, anatomy, bodies
         self._hu, self._texture_hu, self._noise_hu = organ_hu, texture_hu, noise_hu
         x, y, self._z = (grid.positions(axis) for axis in range(3))
-        # A voxel's width in the plane, which is where edges are seen.
+        # Width of surfaces: one voxel in the plane, because edges are visible there.
         self._blur_mm = float(np.mean(grid.spacing[:2]))
         row, column = x.astype(np.float32)[None, :], y.astype(np.float32)[:, None]
         self._body_mm = anatomy.body_mm(row, column)
@@ -68,7 +68,7 @@ class Painter:
         self._key = np.random.SeedSequence([*seed, 99]).generate_state(2, np.uint64)
 
     def plane(self, k: int) -> npt.NDArray[np.int16]:
-        """Return HU of plane `k`, int16 (y, x)."""
+        """Return the HU of plane `k`, int16 (y, x)."""
         image = self._trunk(k)
         self._paint_bowel(image, k)
         for name in ("spleen", "kidney"):
@@ -93,7 +93,7 @@ class Painter:
         )
 
     def _trunk(self, k: int) -> Float32Array:
-        """Return skin, fat, muscle with ribs, and the fat or the lungs within, in air."""
+        """Return the body in air: skin, fat, muscle with ribs, and fat or lungs inside."""
         image = np.full(self._grid.shape[1::-1], -1000.0, dtype=np.float32)
         body = self._body_mm + np.float32(2.0) * self._wobble.plane(k)
         cavity_mm = self._anatomy.fat_mm + self._anatomy.wall_mm
@@ -110,7 +110,7 @@ class Painter:
         chest = float(np.clip((self._z[k] - half_z) / 15.0, 0, 1))
         _blend(image, inner, -95.0 + 12.0 * fat)
         if chest > 0:
-            # Above the abdomen of a long scan: lungs around a heart-wide strip.
+            # Above the abdomen of a long scan: lungs on both sides of a strip as wide as the heart.
             lungs = self._inside(np.float32(0.16 * self._anatomy.half_mm[0]) - np.abs(self._row))
             _blend(image, self._inside(body + np.float32(cavity_mm + 2)) * lungs * np.float32(chest), -840.0 + 40 * fat)
         return image
@@ -127,7 +127,7 @@ class Painter:
             _blend(image[organ.area], self._inside(organ.distance(k) + np.float32(within_mm)), hu)
 
     def _paint_bowel(self, image: Float32Array, k: int) -> None:
-        """Loops nearly as bright as lesions: outside the liver, HU alone must not do."""
+        """Paint bowel loops nearly as bright as lesions, so that HU alone do not separate them."""
         organ = self._organs["bowel"]
         if organ.has(k):
             loops = self._textures["bowel"].plane(k)
@@ -147,7 +147,7 @@ class Painter:
             _blend(view, self._inside(vessels) * (distance < -self._blur_mm), hu + self._vessel_hu)
 
     def _vessels(self, organ: OrganReader, k: int) -> Float32Array | None:
-        """Return the distance to the vessels of the plane, over the liver's area."""
+        """Return the distance to the vessels in plane `k`, over the area of the liver; None without vessels."""
         dz = self._vessel_points[:, 2] - self._z[k]
         near = np.flatnonzero(np.abs(dz) < self._vessel_radii + 1)
         if not len(near):
@@ -170,15 +170,15 @@ class Painter:
         return out
 
     def _noise(self, k: int) -> Float32Array:
-        """Return CT-like noise: band-passed in-plane, as filtered back-projection leaves it; white along z."""
-        # Planes are 2¹²⁸ counts apart: no plane reaches into the next one's numbers.
+        """Return CT-like noise: band-passed in the plane, as after filtered back-projection, and white along z."""
+        # The counters of two planes are 2¹²⁸ apart, so planes never share random numbers.
         bits = np.random.Philox(key=self._key, counter=[0, 0, k, 0])
         white = np.random.Generator(bits).standard_normal(self._grid.shape[1::-1], dtype=np.float32)
         return np.asarray(_band_pass(white) * np.float32(self._noise_hu / _band_pass_sd()), dtype=np.float32)
 
 
 def _blend(view: Float32Array, occupancy: Float32Array, hu: float | Float32Array) -> None:
-    """Blend a tissue in, by the share of each pixel that it fills."""
+    """Blend in a tissue by the share of each pixel that it fills."""
     view += occupancy * ((np.float32(hu) if isinstance(hu, float) else hu) - view)
 
 
@@ -189,7 +189,7 @@ def _band_pass(white: Float32Array) -> Float32Array:
 
 @cache
 def _band_pass_sd() -> float:
-    """Return the standard deviation of white noise of 1 after the band pass."""
+    """Return the standard deviation after the band pass of white noise with standard deviation 1."""
     delta = np.zeros((33, 33), dtype=np.float32)
     delta[16, 16] = 1
     return float(np.linalg.norm(_band_pass(delta)))

@@ -1,4 +1,4 @@
-"""Finding room for lesions in organs, and their voxels, without the volume they will be in."""
+"""Places lesions in organs and computes their voxels, without holding the volume in memory."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ _TRIALS = 120
 
 @dataclass(frozen=True)
 class Grid:
-    """Positions of a volume's voxels in mm from its centre, axes canonical RAS+."""
+    """The voxel grid of a volume. Positions are in mm from the centre of the volume; axes are canonical RAS+."""
 
     shape: IntTriple
     spacing: Triple
 
     @property
     def size_mm(self) -> Float64Array:
-        """Extent, float64 (3,)."""
+        """Extent of the volume [mm], float64 (3,)."""
         return np.asarray(np.array(self.shape) * np.array(self.spacing), dtype=np.float64)
 
     def positions(self, axis: int) -> Float64Array:
-        """Return the positions of all voxels along an axis."""
+        """Return the positions of all voxels along an axis [mm]."""
         middle = (self.shape[axis] - 1) / 2
         return np.asarray((np.arange(self.shape[axis]) - middle) * self.spacing[axis], dtype=np.float64)
 
     def index(self, point: Float64Array) -> Triple:
-        """Return the voxel index, fractions included, of a point in mm."""
+        """Return the fractional voxel index of a point given in mm."""
         a, b, c = (point / np.array(self.spacing) + (np.array(self.shape) - 1) / 2).tolist()
         return (a, b, c)
 
     def range(self, axis: int, low: float, high: float) -> slice:
-        """Return the voxels within mm positions along an axis."""
+        """Return the slice of voxels between two positions along an axis [mm]."""
         middle = (self.shape[axis] - 1) / 2
         first = math.ceil(low / self.spacing[axis] + middle)
         last = math.floor(high / self.spacing[axis] + middle) + 1
@@ -49,7 +49,7 @@ class Grid:
 
 
 class OrganReader:
-    """Distances to an organ's surface, plane by plane, on the rectangle of the grid that holds it."""
+    """Reads distances to the surface of an organ, plane by plane, on the rectangle of the grid around the organ."""
 
     def __init__(self, field: Field, grid: Grid) -> None:
         ends = [
@@ -64,24 +64,24 @@ class OrganReader:
         self._same = self._reader.plane(0) if self._tube else None
 
     def has(self, k: int) -> bool:
-        """Return whether the organ may reach plane `k`."""
+        """Return whether the organ can reach plane `k`."""
         return self._planes.start <= k < self._planes.stop
 
     def distance(self, k: int) -> Float32Array:
-        """Return signed distances in mm over :attr:`area`, negative inside."""
+        """Return signed distances in plane `k` over :attr:`area` [mm], negative inside."""
         return self._reader.plane(k) if self._same is None else self._same
 
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A body in the volume.
+    """A body placed in the volume.
 
     Attributes:
-        centre_mm: float64 (3,).
-        box: slices of the grid along x, y and z that hold it.
-        occupancy: float32 (z, y, x), the share of each voxel of the box that lies inside.
-        label: what its voxels are called; 0 for what is no lesion.
-        hu: its intensity.
+        centre_mm: Centre, float64 (3,).
+        box: Slices of the grid along x, y and z that contain the body.
+        occupancy: float32 (z, y, x), share of each voxel of the box that lies inside the body.
+        label: Label of its voxels; 0 if the body is not a lesion.
+        hu: Intensity.
     """
 
     centre_mm: Float64Array
@@ -92,16 +92,16 @@ class Placed:
 
     @property
     def voxels(self) -> BoolArray:
-        """Which voxels of the box are labelled."""
+        """Mask of the labelled voxels in the box."""
         return np.asarray(self.occupancy >= 0.5)
 
 
 class Placer:
-    """Places bodies apart from each other.
+    """Places bodies so that they do not touch each other.
 
     Args:
-        grid: The volume's voxels.
-        rng: Source of chance.
+        grid: Voxel grid of the volume.
+        rng: Random number generator.
     """
 
     def __init__(self, grid: Grid, rng: np.random.Generator) -> None:
@@ -112,9 +112,9 @@ class Placer:
     def place(
         self, volume_mm3: float, organ: Field, *, roughness: float, label: int = 0, hu: float = 0.0
     ) -> Placed | None:
-        """Draw a body of a volume and find room for it in an organ; None where there is none.
+        """Draw a body with the given volume and place it in an organ. Return None if there is no room.
 
-        Bodies keep three voxels apart by their enclosing balls, so that each stays one component.
+        The enclosing balls of two bodies are at least three voxels apart, so each body stays one component.
         """
         gap = 3 * math.sqrt(3) * max(self._grid.spacing)
         depth = organ.values
@@ -123,7 +123,7 @@ class Placer:
                 body = draw_body(volume_mm3, self._rng, roughness=roughness)
                 surface = body.surface_mm()
                 ball = float(np.linalg.norm(surface, axis=1).max())
-                # Rather inside; a large one may bulge out of the organ where nothing else is left.
+                # Prefer places inside the organ. In the last trials, a large body may stick out of the organ.
                 wanted = 0.97 if trial < 0.6 * _TRIALS else 0.8
                 inner = 0.7 if trial < 0.6 * _TRIALS else 0.3
                 places = np.argwhere(depth < -inner * math.cbrt(volume_mm3 * 0.75 / math.pi))
@@ -146,11 +146,11 @@ class Placer:
 
 
 def _rasterise(body: Body, centre: Float64Array, grid: Grid, label: int, hu: float) -> Placed | None:
-    """Return a body's voxels, None where they are not one component."""
+    """Compute the voxels of a body. Return None if they are not one component."""
     limit = body.limit_mm() + max(grid.spacing)
     x, y, z = (grid.range(axis, centre[axis] - limit, centre[axis] + limit) for axis in range(3))
     axes = [grid.positions(axis)[part] - centre[axis] for axis, part in enumerate((x, y, z))]
-    # The surface is smooth over a sixth of the radius: fewer points than voxels where lesions are large.
+    # The surface is smooth over a sixth of the radius: for large lesions, a coarse grid needs fewer points than voxels.
     step = body.radius / 6
     coarse = np.arange(-limit - step, limit + 2 * step, step)
     if len(coarse) ** 3 < math.prod(len(axis) for axis in axes):
@@ -166,6 +166,6 @@ def _rasterise(body: Body, centre: Float64Array, grid: Grid, label: int, hu: flo
 
 
 def _distance(body: Body, x: Float64Array, y: Float64Array, z: Float64Array) -> Float32Array:
-    """Return signed distances on a grid, float32 (z, y, x)."""
+    """Return signed distances to the surface of a body on a grid [mm], float32 (z, y, x)."""
     k, j, i = np.meshgrid(z, y, x, indexing="ij")
     return body.distance_mm(np.stack([i, j, k], axis=-1)).astype(np.float32)

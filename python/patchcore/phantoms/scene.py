@@ -1,8 +1,9 @@
-"""Phantoms drawn plane by plane: the way of volumes that are too big to hold, and of those with several organs.
+"""Draws phantoms plane by plane. Used for volumes that are too large for memory, and for several organs.
 
-A scene holds coarse fields, vessels and the voxels of its lesions, some megabytes whatever the volume's size. Every
-plane is a pure function of the spec, the seeds and its number, noise included, which a counter-based generator gives
-each plane by its number. So planes can be drawn in any order, by any number of threads, and never change.
+A scene holds coarse fields, vessels and the voxels of the lesions: some megabytes for any size of the volume.
+Each plane is a pure function of the spec, the seeds and the plane number. This includes the noise: a counter-based
+generator computes it from the plane number. So planes can be drawn in any order and by any number of threads, with the
+same result.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ _LESION_ROUGHNESS, _CYST_ROUGHNESS = 0.2, 0.05
 
 
 class Scene:
-    """One phantom of which only what is asked for is drawn.
+    """One phantom that draws only the requested planes.
 
     Args:
-        spec: What it is made to look like.
-        seed: Of the data set.
-        index: Of the case within it.
+        spec: Properties of the phantom.
+        seed: Seed of the data set.
+        index: Index of the case in the data set.
 
     Example:
         >>> scene = Scene(PhantomSpec(shape=(512, 512, 2000), spacing=(0.75, 0.75, 1.0)), seed=0, index=0)
@@ -64,26 +65,26 @@ class Scene:
 
     @property
     def shape(self) -> IntTriple:
-        """Voxels along x, y and z."""
+        """Size along x, y and z [voxels]."""
         return self._grid.shape
 
     @property
     def spacing(self) -> Triple:
-        """Mm per voxel along x, y and z."""
+        """Spacing along x, y and z [mm]."""
         return self._grid.spacing
 
     @property
     def affine(self) -> Float64Array:
-        """float64 (4, 4), voxel index (x, y, z) to world mm."""
+        """Voxel index (x, y, z) → world mm, float64 (4, 4)."""
         return self._affine
 
     @property
     def lesions(self) -> tuple[PhantomLesion, ...]:
-        """Every lesion that room was found for."""
+        """All lesions that could be placed."""
         return self._lesions
 
     def label_plane(self, k: int) -> npt.NDArray[np.uint8]:
-        """Return labels of plane `k`, uint8 (y, x)."""
+        """Return the labels of plane `k`, uint8 (y, x)."""
         plane = np.zeros(self._grid.shape[1::-1], dtype=np.uint8)
         for label, organ in self._readers:
             if organ.has(k):
@@ -95,7 +96,7 @@ class Scene:
         return plane
 
     def image_plane(self, k: int) -> npt.NDArray[np.int16]:
-        """Return HU of plane `k`, int16 (y, x)."""
+        """Return the HU of plane `k`, int16 (y, x)."""
         return self._painter.plane(k)
 
     def whole(self) -> PhantomCase:
@@ -129,7 +130,8 @@ class Scene:
             for _ in range(int(rng.integers(group.count[0], group.count[1] + 1))):
                 wanted.append((group, group.draw_volume(rng), float(rng.normal(*group.contrast_hu))))
         bodies, lesions = [], []
-        # The largest first, while there is room: what finds none is left out, which must not favour the small.
+        # Place the largest lesions first, while there is room. A lesion without room is skipped. In random order, large
+        # lesions would be skipped more often than small ones.
         for group, volume, contrast in sorted(wanted, key=lambda each: -each[1]):
             body = placer.place(
                 volume,

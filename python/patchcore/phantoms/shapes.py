@@ -1,4 +1,4 @@
-"""What phantoms are made of: irregular blobs of an exact volume, vessel trees, smooth fields, noise."""
+"""The shapes and textures of phantoms: irregular bodies with an exact volume, vessel trees, smooth fields, noise."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Blob:
     """An irregular solid body on a grid.
 
     Attributes:
-        box: slices of the grid that hold it.
-        occupancy: float32, the share of each voxel of the box that lies inside.
-        centre_mm: its centre, mm from the centre of voxel (0, 0, 0).
+        box: Slices of the grid that contain the body.
+        occupancy: float32, share of each voxel of the box that lies inside the body.
+        centre_mm: Centre of the body, in mm from the centre of voxel (0, 0, 0).
     """
 
     box: tuple[slice, slice, slice]
@@ -40,27 +40,27 @@ class Blob:
     centre_mm: Float64Array
 
     def centre_voxel(self, spacing: Triple) -> Triple:
-        """Centre in voxels."""
+        """Return the centre as a voxel index."""
         a, b, c = (self.centre_mm / np.asarray(spacing)).tolist()
         return (a, b, c)
 
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """A rotated ellipsoid whose surface is perturbed by smooth waves, of exactly one volume.
+    """A rotated ellipsoid with a given volume and a surface perturbed by smooth waves.
 
-    The body is star-shaped: along the unit direction u from its centre it reaches
-    r(u) = 1 + Σ aₖ sin(fₖ·u + φₖ) in a stretched and rotated frame. Its volume in that frame is ∮ r³/3,
-    which fixes the scale.
+    The body is star-shaped. In a stretched and rotated frame, the surface lies at the distance
+    r(u) = 1 + Σ aₖ sin(fₖ·u + φₖ) from the centre along the unit direction u. The volume in this frame is ∮ r³/3, which
+    determines the scale.
 
     Attributes:
-        volume_mm3: Its volume.
-        radius: mm, what r(u) = 1 stands for.
-        stretch: float64 (3,), of the frame's axes, product 1.
-        rotation: float64 (3, 3), of the frame.
-        frequency: float64 (waves, 3).
-        phase: float64 (waves,).
-        amplitude: float64 (waves,).
+        volume_mm3: Volume of the body.
+        radius: Length of r(u) = 1 [mm].
+        stretch: Stretch of the frame's axes, float64 (3,), product 1.
+        rotation: Rotation of the frame, float64 (3, 3).
+        frequency: fₖ, float64 (waves, 3).
+        phase: φₖ, float64 (waves,).
+        amplitude: aₖ, float64 (waves,).
         roughness: Root mean square of the perturbation, relative to the radius.
     """
 
@@ -74,30 +74,34 @@ class Body:
     roughness: float
 
     def reach(self, direction: Float64Array) -> Float64Array:
-        """Return r(u) for unit directions (…, 3) of the frame."""
+        """Return r(u) for unit directions (…, 3) in the frame."""
         waves = np.sin(direction @ self.frequency.T + self.phase) @ self.amplitude
         return np.asarray(np.maximum(1 + waves, 0.4), dtype=np.float64)
 
     def distance_mm(self, points: Float64Array) -> Float64Array:
-        """Return the signed distance, negative inside, of points (…, 3) in mm from the centre; first order."""
+        """Return the signed distance to the surface [mm], negative inside, first order.
+
+        Args:
+            points: Positions (…, 3) in mm from the centre.
+        """
         q = points @ (self.rotation / (self.stretch * self.radius))
         rho = np.linalg.norm(q, axis=-1)
         surface = self.reach(q / np.maximum(rho, 1e-9)[..., None])
         return np.asarray((rho - surface) * self.radius, dtype=np.float64)
 
     def limit_mm(self) -> float:
-        """Return a distance from the centre that surely lies outside."""
+        """Return a distance from the centre that is outside the body in every direction [mm]."""
         return float(self.radius * float(self.stretch.max()) * (1 + 3 * self.roughness))
 
     def surface_mm(self, count: int = 200) -> Float64Array:
-        """Return points of its surface, float64 (count, 3), mm from the centre."""
+        """Return points on the surface, float64 (count, 3), in mm from the centre."""
         direction = _sphere(count)
         inner = direction * self.reach(direction)[:, None] * self.radius
         return np.asarray((inner * self.stretch) @ self.rotation.T, dtype=np.float64)
 
 
 def draw_body(volume_mm3: float, rng: np.random.Generator, *, roughness: float) -> Body:
-    """Draw a body of a volume."""
+    """Draw a random body with the given volume."""
     stretch = np.exp(rng.normal(0, 0.18, 3))
     stretch /= np.cbrt(stretch.prod())
     rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
@@ -119,18 +123,18 @@ def random_blob(
     *,
     roughness: float,
 ) -> Blob | None:
-    """Draw a body of exactly the volume asked for, on a grid.
+    """Draw a random body with exactly the given volume, on a grid.
 
     Args:
-        volume_mm3: Volume of the body, mm³.
-        centre_mm: float64 (3,), mm from the centre of voxel (0, 0, 0).
-        shape: Grid, voxels.
+        volume_mm3: Volume of the body.
+        centre_mm: Centre, float64 (3,), in mm from the centre of voxel (0, 0, 0).
+        shape: Size of the grid [voxels].
         spacing: mm per voxel.
-        rng: Source of chance.
-        roughness: Root mean square of the surface's perturbation, relative to the radius.
+        rng: Random number generator.
+        roughness: Root mean square of the surface perturbation, relative to the radius.
 
     Returns:
-        The blob, or None where it would leave the grid.
+        The blob, or None if it does not fit into the grid.
     """
     body = draw_body(volume_mm3, rng, roughness=roughness)
     limit = body.limit_mm() + max(spacing)
@@ -150,14 +154,14 @@ def random_blob(
 
 
 def add_blob(image: Float32Array, blob: Blob, hu: float) -> BoolArray:
-    """Blend a blob of one intensity into the image in place; return the mask of its voxels within its box."""
+    """Blend a blob with one intensity into the image, in place. Return the mask of its voxels in its box."""
     view = image[blob.box]
     view += blob.occupancy * (np.float32(hu) - view)
     return np.asarray(blob.occupancy >= 0.5)
 
 
 def _sphere(count: int) -> Float64Array:
-    """Return nearly even directions (count, 3): a Fibonacci lattice."""
+    """Return nearly uniform directions (count, 3), from a Fibonacci lattice."""
     k = np.arange(count) + 0.5
     polar = np.arccos(1 - 2 * k / count)
     azimuth = np.pi * (1 + math.sqrt(5)) * k
@@ -165,8 +169,8 @@ def _sphere(count: int) -> Float64Array:
 
 
 def smooth_field(shape: IntTriple, spacing: Triple, scale_mm: float, rng: np.random.Generator) -> Float32Array:
-    """Return a smooth random field of mean 0 and standard deviation 1; `scale_mm` is the Gaussian's sigma."""
-    # Drawn coarsely and interpolated: a wide Gaussian over the full grid would cost most of the time.
+    """Return a smooth random field with mean 0 and standard deviation 1. `scale_mm` is the sigma of the Gaussian."""
+    # Drawn on a coarse grid and interpolated: a wide Gaussian over the full grid would take most of the time.
     coarse = tuple(max(4, math.ceil(n * s / scale_mm * 2)) for n, s in zip(shape, spacing, strict=True))
     noise = ndimage.gaussian_filter(rng.standard_normal(coarse).astype(np.float32), 2.0, mode="wrap")
     field = ndimage.zoom(
@@ -176,7 +180,7 @@ def smooth_field(shape: IntTriple, spacing: Triple, scale_mm: float, rng: np.ran
 
 
 def correlated_noise(shape: IntTriple, sd: float, rng: np.random.Generator) -> Float32Array:
-    """Return CT-like noise: band-passed in-plane, as filtered back-projection leaves it; white along z."""
+    """Return CT-like noise: band-passed in the plane, as after filtered back-projection, and white along z."""
     white = rng.standard_normal(shape).astype(np.float32)
     fine = ndimage.gaussian_filter(white, (0.55, 0.55, 0.0))
     noise = fine - 0.6 * ndimage.gaussian_filter(white, (1.6, 1.6, 0.0))
@@ -184,7 +188,7 @@ def correlated_noise(shape: IntTriple, sd: float, rng: np.random.Generator) -> F
 
 
 def draw_tree(start: Float64Array, rng: np.random.Generator) -> tuple[list[Float64Array], list[float]]:
-    """Draw a branching tree of vessels: the centres (mm) and radii (mm) of balls along them."""
+    """Draw a branching tree of vessels. Return the centres [mm] and radii [mm] of balls along the vessels."""
     points, radii = [], []
     stack = [(start, _unit(np.array([1.0, 0.1, 0.4])), 4.5)]
     while stack:
@@ -210,10 +214,10 @@ def tube_tree(shape: IntTriple, spacing: Triple, *, start: Float64Array, rng: np
     """Return the signed distance in mm (negative inside) to a branching tree of vessels.
 
     Args:
-        shape: Grid, voxels.
+        shape: Size of the grid [voxels].
         spacing: mm per voxel.
-        start: float64 (3,), root of the tree, mm from the centre of the grid.
-        rng: Source of chance.
+        start: Root of the tree, float64 (3,), in mm from the centre of the grid.
+        rng: Random number generator.
     """
     points, radii = draw_tree(start + (np.asarray(shape) - 1) / 2 * np.asarray(spacing), rng)
     distance = np.full(shape, 1e3, dtype=np.float32)

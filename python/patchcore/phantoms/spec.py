@@ -1,4 +1,4 @@
-"""What phantoms are made to look like, and the presets."""
+"""The specification of phantoms, and the presets."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from patchcore.types import IntTriple, Triple
 __all__ = ["CT_SPACING", "PHANTOM_PRESETS", "STREAMED_VOXELS", "LesionSpec", "PhantomSpec", "choose_spec"]
 
 STREAMED_VOXELS = 1 << 22
+"""Larger volumes are drawn plane by plane (:mod:`.scene`), others as whole arrays (:mod:`.whole`)."""
+
 _MOST_VOXELS = 1 << 30
-"""Volumes above this are drawn plane by plane (:mod:`.scene`), smaller ones at once (:mod:`.whole`)."""
 
 CT_SPACING: Triple = (0.75, 0.75, 1.0)
-"""mm; of volumes above :data:`STREAMED_VOXELS` whose spacing is not given."""
+"""Spacing [mm] of volumes larger than :data:`STREAMED_VOXELS` if no spacing is given."""
 
 BACKGROUND, LIVER, TUMOUR = 0, 1, 2
 
@@ -28,13 +29,13 @@ class LesionSpec:
 
     Attributes:
         organ: Name of the organ.
-        label: Number of the lesions in label maps.
-        name: Name of that label.
-        count: Fewest and most lesions of a case.
-        median_volume_mm3: median of the log-normal distribution of volumes.
-        volume_sigma: standard deviation of the logarithm of volumes.
-        volume_range_mm3: volumes outside are drawn again.
-        contrast_hu: mean and standard deviation over lesions of lesion minus organ, HU.
+        label: Label of the lesions in label maps.
+        name: Name of this label.
+        count: Minimum and maximum number of lesions per case.
+        median_volume_mm3: Median of the log-normal distribution of volumes.
+        volume_sigma: Standard deviation of the logarithm of the volumes.
+        volume_range_mm3: Volumes outside this range are drawn again.
+        contrast_hu: Lesion HU minus organ HU: mean and standard deviation over lesions.
     """
 
     organ: str = "liver"
@@ -47,7 +48,7 @@ class LesionSpec:
     contrast_hu: tuple[float, float] = (-52.0, 5.0)
 
     def draw_volume(self, rng: np.random.Generator) -> float:
-        """Draw a volume, mm³, from the log-normal distribution cut off at `volume_range_mm3`.
+        """Draw a volume [mm³] from the log-normal distribution, truncated to `volume_range_mm3`.
 
         Example:
             >>> 1000 <= LesionSpec().draw_volume(np.random.default_rng(0)) <= 40_000
@@ -60,7 +61,7 @@ class LesionSpec:
                 return volume
 
     def describe(self) -> str:
-        """Return the distribution in words."""
+        """Return a description of the distribution."""
         low, high = self.volume_range_mm3
         return (
             f"lesion volumes log-normal, median {self.median_volume_mm3:g} mm³, sigma {self.volume_sigma:g}, "
@@ -70,24 +71,24 @@ class LesionSpec:
 
 @dataclass(frozen=True)
 class PhantomSpec:
-    """What phantoms are made to look like. Lengths in mm, intensities in HU, axes canonical RAS+.
+    """The properties of phantoms. Lengths in mm, intensities in HU, axes canonical RAS+.
 
     Attributes:
-        shape: voxels.
-        spacing: mm per voxel; each case's in-plane spacing varies by ± `spacing_jitter` of it.
-        spacing_jitter: relative, in [0, 0.3].
-        lesions: fewest and most lesions of a case's liver.
-        median_volume_mm3: median of the log-normal distribution of lesion volumes.
-        volume_sigma: standard deviation of the logarithm of lesion volumes.
-        volume_range_mm3: volumes outside are drawn again.
-        liver_hu: mean and standard deviation over cases of the liver's HU.
-        contrast_hu: mean and standard deviation over lesions of lesion minus liver.
-        texture_hu: standard deviation of the liver's smooth texture.
-        noise_hu: standard deviation of the noise.
-        cysts: most cysts of a case, which are dark, sharp and no lesions.
-        orientations: axis codes that cases are stored in, in turn.
-        kidney: lesions of the kidneys; where given, spleen and kidneys are labelled too, and lesions carry
-            the label of their organ's.
+        shape: Size [voxels].
+        spacing: mm per voxel. The in-plane spacing varies between cases by ± `spacing_jitter`.
+        spacing_jitter: Relative variation of the spacing, in [0, 0.3].
+        lesions: Minimum and maximum number of lesions in the liver per case.
+        median_volume_mm3: Median of the log-normal distribution of lesion volumes.
+        volume_sigma: Standard deviation of the logarithm of the lesion volumes.
+        volume_range_mm3: Volumes outside this range are drawn again.
+        liver_hu: HU of the liver: mean and standard deviation over cases.
+        contrast_hu: Lesion HU minus liver HU: mean and standard deviation over lesions.
+        texture_hu: Standard deviation of the smooth texture of the liver.
+        noise_hu: Standard deviation of the noise.
+        cysts: Maximum number of cysts per organ with lesions. Cysts are dark and sharp, and are not lesions.
+        orientations: Axis codes of the stored axes. Cases use them in turn.
+        kidney: Lesions of the kidneys, or None. If given, spleen and kidneys are labelled too, and the lesions of each
+            organ have their own label.
     """
 
     shape: IntTriple = (96, 96, 64)
@@ -107,12 +108,12 @@ class PhantomSpec:
 
     @property
     def mean_volume_mm3(self) -> float:
-        """Mean of the log-normal distribution, before it is cut off at `volume_range_mm3`."""
+        """Mean of the log-normal distribution, before truncation to `volume_range_mm3`."""
         return self.median_volume_mm3 * math.exp(self.volume_sigma**2 / 2)
 
     @property
     def streamed(self) -> bool:
-        """Whether volumes are drawn plane by plane: big ones, and those with several organs."""
+        """Whether volumes are drawn plane by plane. This is so for large volumes and for several organs."""
         return self.kidney is not None or math.prod(self.shape) > STREAMED_VOXELS
 
     @property
@@ -132,53 +133,53 @@ class PhantomSpec:
 
     @property
     def groups(self) -> tuple[LesionSpec, ...]:
-        """The lesions of every organ that has some."""
+        """The lesions of each organ with lesions."""
         return (self.liver,) if self.kidney is None else (self.liver, self.kidney)
 
     @property
     def organ_names(self) -> dict[int, str]:
-        """Names of the labels of organs, which come first."""
+        """Label → name, for organs. Organs have the first labels."""
         return dict(enumerate(("liver",) if self.kidney is None else ("liver", "spleen", "kidney"), 1))
 
     @property
     def label_names(self) -> dict[int, str]:
-        """What the numbers in label maps mean, background left out."""
+        """Label → name, for all labels except background."""
         return {**self.organ_names, **{group.label: group.name for group in self.groups}}
 
     def check(self) -> None:
-        """Raise where no phantom can be made like this.
+        """Check that phantoms with these properties can be made.
 
         Raises:
-            DataError: The volume is too small to hold a body with a liver, too large for NIfTI, or is to be
-                stored in an orientation in which it cannot be streamed.
+            DataError: The volume is too small to contain a body with a liver, larger than any CT, too large for NIfTI,
+                or has an orientation in which it cannot be drawn plane by plane.
         """
         size = np.array(self.shape) * np.array(self.spacing)
         if min(self.shape) < 16 or not np.all(np.isfinite(size)) or min(self.spacing) <= 0 or min(size) < 80:
             raise DataError(
-                f"a phantom of {self.shape} voxels at {self.spacing} mm holds no liver",
+                f"a phantom of {self.shape} voxels at {self.spacing} mm cannot contain a liver",
                 found=(self.shape, self.spacing),
-                remedy="give at least 16 voxels and 80 mm along each axis",
+                remedy="use at least 16 voxels and 80 mm along each axis",
             )
         if math.prod(self.shape) > _MOST_VOXELS:
             raise DataError(
-                f"a phantom of {self.shape} voxels is larger than any CT",
+                f"a phantom of {self.shape} voxels is larger than any CT; the limit is {_MOST_VOXELS} voxels",
                 found=self.shape,
-                expected=f"at most {_MOST_VOXELS} voxels, as 512 × 512 × 4096",
-                remedy="name a smaller --shape",
+                expected=f"at most {_MOST_VOXELS} voxels, e.g. 512 × 512 × 4096",
+                remedy="use a smaller --shape",
             )
         if max(self.shape) > 32_767:
             raise DataError(
-                f"a phantom of {self.shape} voxels cannot be written",
+                f"a phantom of {self.shape} voxels cannot be written as NIfTI-1",
                 found=self.shape,
-                expected="at most 32767 voxels along each axis, as NIfTI-1 counts them",
-                remedy="ask for fewer voxels",
+                expected="at most 32767 voxels along each axis, the limit of NIfTI-1",
+                remedy="use at most 32767 voxels along each axis",
             )
         odd = [codes for codes in self.orientations if self.streamed and codes[2] not in "SI"]
         if odd:
             raise DataError(
                 f"a phantom that is drawn plane by plane cannot be stored as {odd[0]}",
                 found=odd[0],
-                remedy="store it in an orientation whose last axis is S or I",
+                remedy="use an orientation with S or I as the last axis",
             )
 
 
@@ -205,16 +206,17 @@ PHANTOM_PRESETS: dict[str, PhantomSpec] = {
         ),
     ),
 }
-"""``large`` to pre-train and ``small`` to fine-tune on, as the paper's two cohorts; ``mixed``; ``multi-organ``."""
+"""Presets: ``large`` for pre-training and ``small`` for fine-tuning, like the two cohorts of the paper; ``mixed``;
+``multi-organ``."""
 
 
 def choose_spec(
     preset: str, *, spec: PhantomSpec | None = None, shape: IntTriple | None = None, spacing: Triple | None = None
 ) -> PhantomSpec:
-    """Return a preset, or `spec`, with another shape or spacing, checked.
+    """Return a preset, or `spec` if given, with the given shape and spacing, after a check.
 
     Raises:
-        DataError: There is no such preset, or no phantom can be made like this.
+        DataError: There is no such preset, or phantoms with these properties cannot be made.
 
     Example:
         >>> choose_spec("large", shape=(512, 512, 300)).spacing
@@ -223,7 +225,9 @@ def choose_spec(
     if spec is None:
         if preset not in PHANTOM_PRESETS:
             raise DataError(
-                f"{preset!r} is no phantom preset", found=preset, remedy=f"choose one of {', '.join(PHANTOM_PRESETS)}"
+                f"{preset!r} is not a phantom preset",
+                found=preset,
+                remedy=f"choose one of {', '.join(PHANTOM_PRESETS)}",
             )
         spec = PHANTOM_PRESETS[preset]
     if shape is not None and spacing is None and math.prod(shape) > STREAMED_VOXELS:

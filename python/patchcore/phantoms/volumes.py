@@ -1,4 +1,4 @@
-"""Writing phantoms as NIfTI, plane by plane: nothing but a few planes is ever held."""
+"""Writes phantoms as NIfTI, plane by plane, so that only a few planes are in memory at a time."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _AXES = {"R": (0, False), "L": (0, True), "A": (1, False), "P": (1, True), "S": 
 
 
 class Turn:
-    """How a canonical volume is turned to be stored in another orientation.
+    """Reorders the axes of a canonical volume, to store it in another orientation.
 
     Args:
         codes: Axis codes of the stored axes, e.g. ``LPS``.
-        shape: Canonical, voxels along x, y and z.
-        affine: Canonical, float64 (4, 4).
+        shape: Size along the canonical axes x, y and z [voxels].
+        affine: Affine of the canonical volume, float64 (4, 4).
 
     Example:
         >>> turn = Turn("LPS", (4, 5, 6), np.eye(4))
@@ -53,27 +53,27 @@ class Turn:
 
     @property
     def by_planes(self) -> bool:
-        """Whether stored planes are the canonical axial ones."""
+        """Whether the stored planes are the canonical axial planes."""
         return self._axes[2][0] == 2
 
     def number(self, k: int) -> int:
-        """Return the canonical plane that is stored as the `k`-th."""
+        """Return the number of the canonical plane that is stored as plane `k`."""
         return self.shape[2] - 1 - k if self._axes[2][1] else k
 
     def point(self, voxel: Triple) -> Float64Array:
-        """Return the stored voxel index, float64 (3,), of a canonical one."""
+        """Convert a canonical voxel index to a stored voxel index, float64 (3,)."""
         return np.array(
             [self._canonical[axis] - 1 - voxel[axis] if reverse else voxel[axis] for axis, reverse in self._axes]
         )
 
     def plane(self, plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """Return a canonical plane (y, x) as it is stored: (second axis, first axis)."""
+        """Convert a canonical plane (y, x) to a stored plane (second axis, first axis)."""
         (first, reverse_first), (_, reverse_second), _ = self._axes
         turned = plane if first == 0 else plane.T
         return turned[:: -1 if reverse_second else 1, :: -1 if reverse_first else 1]
 
     def volume(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """Return a whole canonical array (x, y, z) as it is stored."""
+        """Convert a whole canonical array (x, y, z) to the stored axes."""
         turned = np.transpose(array, [axis for axis, _ in self._axes])
         return turned[tuple(slice(None, None, -1 if reverse else 1) for _, reverse in self._axes)]
 
@@ -88,19 +88,19 @@ def write_volumes(
     threads: int = 1,
     advance: Callable[[int], None] | None = None,
 ) -> None:
-    """Write a phantom's image and label map, each whole or not at all; names ending in ``.gz`` are compressed.
+    """Write image and label map of a phantom, each completely or not at all. Names that end in ``.gz`` are compressed.
 
     Args:
         case: The phantom.
-        codes: Axis codes to store it in; for what is not held, the last is S or I.
-        image: Where to write the image; None: nowhere.
-        label: Where to write the label map; None: nowhere.
-        slab: Planes between two calls of `advance`; never changes a byte.
-        threads: How many draw planes, while this one compresses; never changes a byte.
-        advance: Told the planes done since the last call; may raise to give up.
+        codes: Axis codes of the stored axes. For a phantom that is not held as whole arrays, the last is S or I.
+        image: Path of the image. None: do not write it.
+        label: Path of the label map. None: do not write it.
+        slab: Number of planes between two calls of `advance`. It does not change the files.
+        threads: Number of threads that draw planes while the calling thread compresses. It does not change the files.
+        advance: Called with the number of planes written since the last call. It may raise to stop.
 
     Raises:
-        OSError: A file cannot be written; what was at its place is untouched.
+        OSError: A file cannot be written. An existing file at its path stays unchanged.
     """
     turn = Turn(codes, case.shape, case.affine)
     kinds: list[tuple[Path, str, Callable[[int], npt.NDArray[np.generic]]]] = []
@@ -127,7 +127,7 @@ def write_volumes(
 def _slabs(
     draw: Callable[[int], list[npt.NDArray[np.generic]]], count: int, slab: int, pool: ThreadPoolExecutor | None
 ) -> Iterator[list[list[npt.NDArray[np.generic]]]]:
-    """Yield the planes slab by slab; on a pool, the next slab is drawn meanwhile."""
+    """Yield the planes slab by slab. With a pool, the next slab is drawn at the same time."""
     parts = [range(start, min(start + slab, count)) for start in range(0, count, slab)]
     if pool is None:
         yield from ([draw(k) for k in part] for part in parts)
@@ -145,7 +145,7 @@ def _slabs(
 
 
 def _planes(case: Planes, turn: Turn, *, whole_image: bool) -> Callable[[int], npt.NDArray[np.generic]]:
-    """Return what gives the `k`-th stored plane of the image or of the label map."""
+    """Return a function that returns the stored plane `k` of the image or of the label map."""
     if isinstance(case, PhantomCase) and not turn.by_planes:
         turned = turn.volume(case.image if whole_image else case.label)
         return lambda k: turned[:, :, k].T
@@ -154,11 +154,11 @@ def _planes(case: Planes, turn: Turn, *, whole_image: bool) -> Callable[[int], n
 
 
 class _Sink:
-    """Writes bytes to a file, through gzip or not."""
+    """Writes bytes to a file, with or without gzip compression."""
 
     def __init__(self, handle: BinaryIO, *, compress: bool) -> None:
         self._handle = handle
-        # 31: the gzip container, which zlib gives neither a name nor a time.
+        # 31: gzip container. zlib writes neither a file name nor a time into it, so the bytes are reproducible.
         self._deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, 31) if compress else None
 
     def write(self, data: bytes | memoryview) -> None:
@@ -177,7 +177,7 @@ def _sink(path: Path) -> Iterator[_Sink]:
             yield sink
             sink.finish()
     except OSError as error:
-        # A full disk is told by the write, which knows no name.
+        # If the disk is full, the write fails with an error without the file name.
         if error.filename is None:
             error.filename = str(path)
         raise

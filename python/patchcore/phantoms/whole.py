@@ -1,4 +1,4 @@
-"""Phantoms drawn at once, as whole arrays: the way of volumes up to :data:`.STREAMED_VOXELS`."""
+"""Draws phantoms as whole arrays. Used for volumes up to :data:`.STREAMED_VOXELS`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def draw_whole(spec: PhantomSpec, *, seed: int, index: int = 0) -> PhantomCase:
     """Draw one phantom.
 
     Args:
-        spec: What it is made to look like.
-        seed: Of the data set.
-        index: Of the case within it; every case is drawn independently of the others.
+        spec: Properties of the phantom.
+        seed: Seed of the data set.
+        index: Index of the case in the data set. Each case is drawn independently of the others.
     """
     rng = np.random.default_rng([seed, index])
     jitter = 1 + spec.spacing_jitter * rng.uniform(-1, 1)
@@ -69,11 +69,11 @@ def _place(
     *,
     roughness: float,
 ) -> Blob | None:
-    """Return a blob of the volume lying in the liver and apart from all lesions, or None where none fits."""
+    """Return a blob with this volume in the liver, apart from all lesions; None if no place is found."""
     free = np.argwhere(label == LIVER)
     if not len(free):
         return None
-    # Two voxels apart, so that neighbours stay two components at every connectivity.
+    # At least two voxels apart, so that neighbours stay two components with every connectivity.
     taken = ndimage.binary_dilation(label == TUMOUR, iterations=2, structure=np.ones((3, 3, 3), dtype=bool))
     for trial in range(80):
         centre = (free[rng.integers(len(free))] + rng.uniform(-0.5, 0.5, 3)) * np.array(spacing)
@@ -81,7 +81,7 @@ def _place(
         if blob is None:
             continue
         mask = blob.occupancy >= 0.5
-        # Rather inside; a large one may bulge out of the liver where nothing else is left.
+        # Prefer places inside the liver. In the last trials, a large blob may stick out of the liver.
         wanted = 0.97 if trial < 50 else 0.8
         in_liver = np.count_nonzero(label[blob.box][mask] == LIVER)
         pieces = ndimage.label(mask, structure=np.ones((3, 3, 3)))[1]

@@ -1,4 +1,4 @@
-"""From a fingerprint to a plan: which ViT patch size fits the lesions, and why. NumPy only."""
+"""Computes a plan from a fingerprint: which ViT patch size fits the lesions, and why. Needs NumPy only."""
 
 from patchcore.planning.bootstrap import edge_interval
 from patchcore.planning.candidates import DEFAULT_CANDIDATES

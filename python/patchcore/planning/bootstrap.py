@@ -1,7 +1,7 @@
-"""How sure p* is: a percentile bootstrap over patients.
+"""Computes confidence intervals of p* with a percentile bootstrap over patients.
 
-Lesions of one patient resemble each other, so patients are drawn with replacement and each brings all its
-lesions (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 8.3).
+Lesions of one patient are similar, so patients are drawn with replacement, each with all its lesions (Efron and
+Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 8.3).
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from patchcore.types import Float64Array, Int64Array, Rule, Triple
 __all__ = ["bootstrap_edges", "edge_interval"]
 
 _CELLS = 4_000_000
-"""Cells of one block of resamples × lesions: 32 MB of weights at a time, however large the cohort."""
+"""Largest number of resamples × lesions in one block: 32 MB of weights at a time, for any size of cohort."""
 
 
 def bootstrap_edges(
     rule: Rule, cohort: Cohort, spacing: Triple | None, *, resamples: int = 2000, seed: int = 0
 ) -> Float64Array:
-    """Return p* of `resamples` cohorts drawn by patient.
+    """Return p* of `resamples` cohorts in which patients are drawn with replacement.
 
     Args:
         rule: The rule.
-        cohort: At least one lesion.
-        spacing: mm per voxel, canonical axes; None: each case's own.
+        cohort: The cohort; it has at least one lesion.
+        spacing: mm per voxel, canonical axes; None: the spacing of each case.
         resamples: Number of cohorts drawn.
         seed: The same seed gives the same numbers.
 
     Returns:
-        float64 (resamples,), voxels; for rule ``extent`` the geometric mean over the axes.
+        float64 (resamples,), voxels. For rule ``extent``: the geometric mean over the axes.
     """
     patients = cohort.patient_count
     draws = np.random.default_rng(seed).integers(0, patients, size=(resamples, patients))
@@ -50,13 +50,13 @@ def bootstrap_edges(
     means = (times @ sums) / (times @ counts)[:, None]
     if rule is Rule.GEOMETRIC_MEAN:
         means = np.exp(means)
-    # Extents: the geometric mean of three edges. Volumes: the edge of one cube. Both are a cube root of a
-    # product.
+    # Both kinds of rule end with the cube root of a product: extents with the geometric mean of three edges, volumes
+    # with the edge of a cube.
     return np.asarray(np.cbrt(means.prod(axis=1)), dtype=np.float64)
 
 
 def _medians(values: Float64Array, patient: Int64Array, times: Int64Array) -> Float64Array:
-    """Weighted medians, one for each row of `times`; the two middle values of an even count are averaged."""
+    """Return one weighted median per row of `times`. For an even count, the two middle values are averaged."""
     order = np.argsort(values, kind="stable")
     values, patient = values[order], patient[order]
     out = np.empty(len(times), dtype=np.float64)
@@ -73,7 +73,7 @@ def _medians(values: Float64Array, patient: Int64Array, times: Int64Array) -> Fl
 def edge_interval(
     rule: Rule, cohort: Cohort, spacing: Triple | None, *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Return the 2.5 and 97.5 percentile of p*, or None where a single patient leaves nothing to resample.
+    """Return the 2.5 and 97.5 percentile of p*, or None if there are fewer than two patients to resample.
 
     Example:
         >>> from patchcore.planning.samples import CaseSample, LesionSample, cohort_of

@@ -1,8 +1,8 @@
-"""One patch size for lesions of several labels.
+"""Chooses one patch size for lesions of several labels.
 
-A network has one patch size. A patch twice as large as a label's p* suits it as badly as one half as large, so
-distances are taken in log scale, as for one label; and no label is to pay for the others, so the candidate is chosen
-whose worst distance is least (minimax). An average would let a label with an easy p* outweigh one that is far off.
+A network has one patch size. A patch twice as large as a label's p* fits as badly as a patch half as large. Distances
+are therefore measured on a log scale, as for one label. No label should suffer for the others, so the candidate with
+the smallest worst distance is chosen (minimax). With an average, labels with a good fit could hide one with a bad fit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["as_target", "joint_edge", "joint_plan"]
 
 
 def joint_edge(ideal_edges: Sequence[float], candidates: Sequence[int]) -> int:
-    """Return the candidate whose largest |log(candidate / p*)| over all p* is least; of equals the smaller.
+    """Return the candidate with the smallest maximum of |log(candidate / p*)| over all p*; the smaller one on a tie.
 
     Args:
         ideal_edges: p* of each label, voxels, positive; at least one.
@@ -34,17 +34,17 @@ def joint_plan(targets: Sequence[TargetPlan], candidates: Sequence[int]) -> Join
     """Propose one patch size for all targets.
 
     Args:
-        targets: Two or more, of one study: they share spacing and window.
+        targets: Two or more targets of one study. They share spacing and window.
         candidates: Patch edges that divide the window.
 
     Raises:
-        PlanError: Fewer than two targets, or their spacings or windows differ.
+        PlanError: There are fewer than two targets, or their spacings or windows differ.
     """
     if len(targets) < 2:
-        raise PlanError("one lesion label needs no joint plan", remedy="name several with --lesion-label")
+        raise PlanError("a joint plan needs several lesion labels", remedy="name several with --lesion-label")
     first = targets[0]
     if any((item.spacing, item.window_size) != (first.spacing, first.window_size) for item in targets):
-        raise PlanError("targets of different spacing or window have no joint plan", remedy="plan them together")
+        raise PlanError("a joint plan needs targets with the same spacing and window", remedy="plan them together")
     edge = joint_edge([item.ideal_edge for item in targets], candidates)
     fits = tuple(
         JointTarget(
@@ -56,7 +56,7 @@ def joint_plan(targets: Sequence[TargetPlan], candidates: Sequence[int]) -> Join
         )
         for item in targets
     )
-    parts = [f"{fit.label_name}: p* {fit.ideal_edge:.1f}, the patch is {fit.ratio:.2f} times that" for fit in fits]
+    parts = [f"{fit.label_name}: p* {fit.ideal_edge:.1f}, the patch is {fit.ratio:.2f} times p*" for fit in fits]
     listed = ", ".join(map(str, candidates))
     return JointPlan(
         patch_size=(edge, edge, edge),
@@ -65,12 +65,12 @@ def joint_plan(targets: Sequence[TargetPlan], candidates: Sequence[int]) -> Join
         hu_range=(min(item.hu_range[0] for item in targets), max(item.hu_range[1] for item in targets)),
         classes=tuple(item.lesion_label for item in targets),
         targets=fits,
-        reason=f"Of {listed}, {edge} keeps the worst of all distances least in log scale: {'; '.join(parts)}.",
+        reason=f"Among {listed}, {edge} has the smallest worst distance to p* on a log scale: {'; '.join(parts)}.",
     )
 
 
 def as_target(joint: JointPlan, targets: Sequence[TargetPlan]) -> TargetPlan:
-    """Return the joint plan as a target to train: it learns all labels, and is validated by the first one's lesions."""
+    """Return the joint plan as a target to train. It learns all labels; lesions of the first label validate it."""
     first = targets[0]
     candidates = tuple(
         item.model_copy(update={"chosen": item.patch_size == joint.patch_size}) for item in first.candidates

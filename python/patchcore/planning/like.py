@@ -1,4 +1,4 @@
-"""Taking another study's protocol over: its patch size, spacing, window and HU range."""
+"""Takes over the protocol of another study: its patch size, spacing, window and HU range."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["taken_from"]
 
 
 def taken_from(target: TargetPlan, model: TargetPlan, study: str) -> TargetPlan:
-    """Return a target with the patch size of another study's; p*, rules and candidates stay its own lesions'.
+    """Return a target with the patch size of another study. p*, rules and candidates stay those of its own lesions.
 
     Args:
-        target: Planned at the other's spacing and window.
-        model: The other study's target.
-        study: Its name, for the reason.
+        target: The target, planned at the spacing and window of the other study.
+        model: The target of the other study.
+        study: Name of the other study, for the reason.
     """
     own, taken = target.patch_size, model.patch_size
     candidates = [item.model_copy(update={"chosen": item.patch_size == taken}) for item in target.candidates]
@@ -24,11 +24,11 @@ def taken_from(target: TargetPlan, model: TargetPlan, study: str) -> TargetPlan:
     reason = (
         f"Patch size {format_size(taken)}, spacing, window and HU range are taken from {study} "
         f"({model.lesion_count} lesions of {model.label_name}, p* {model.ideal_edge:.1f}). "
-        f"Of this study: {target.reason}"
+        f"For this study alone: {target.reason}"
     )
     warnings = target.warnings
     if own != taken:
-        told = f"its own lesions, p* {target.ideal_edge:.1f}, would have a patch size of {format_size(own)}"
-        warnings = (*warnings, f"{told}: crossing patch sizes is the variant to compare with")
+        text = f"the lesions of this study (p* {target.ideal_edge:.1f}) would give patch size {format_size(own)}"
+        warnings = (*warnings, f"{text}: compare with a transfer that changes the patch size")
     update = {"patch_size": taken, "candidates": tuple(candidates), "reason": reason, "warnings": warnings}
     return target.model_copy(update=update)

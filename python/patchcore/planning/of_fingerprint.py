@@ -1,4 +1,4 @@
-"""From a fingerprint to a plan: which labels are planned for, and what several labels or another study change."""
+"""Computes a plan from a fingerprint: for one label, several labels, or with the protocol of another study."""
 
 from __future__ import annotations
 
@@ -38,42 +38,42 @@ def plan_from_fingerprint(
     regions: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
 ) -> Plan:
-    """Choose the ViT patch size for a cohort's lesions.
+    """Choose the ViT patch size for the lesions of a cohort.
 
     Args:
-        fingerprint: The measured cohort; connectivity and minimum volume are taken from it.
-        spacing: See :func:`patchcore.datasets.plan.plan_patch_size`, as all other arguments.
+        fingerprint: The measured cohort. Connectivity and minimum volume are taken from it.
+        spacing: Training spacing, mm. For details of all arguments see :func:`patchcore.datasets.plan.plan_patch_size`.
         candidates: Patch edges to choose from, voxels.
-        rule: How one size is made of all lesions.
-        window_size: Fixes the window, voxels per canonical axis.
+        rule: How one size is computed from all lesions.
+        window_size: Fixed window, voxels per canonical axis.
         hu_range: Intensity clip in HU, or the name of a preset.
-        lesion_label: The label to plan for, by number or name, or several.
-        joint: Whether the joint proposal becomes the first target.
+        lesion_label: The label to plan for, by number or name, or several labels.
+        joint: Make the joint proposal the first target.
         like: Name and plan of the study that patch size, spacing, window and HU range are taken from.
         classes: Labels that the network learns together.
-        regions: Labels that count as one thing, by name.
+        regions: Labels that are evaluated as one region, by region name.
         seed: Seed of the bootstrap.
 
     Raises:
-        PlanError: Something impossible was asked for, or cannot be derived from the fingerprint.
-        PatchSizeError: A candidate that the network cannot have.
+        PlanError: A request is impossible, or the fingerprint lacks what the plan needs.
+        PatchSizeError: The network cannot have one of the candidates.
         EmptyClassError: The label has no lesion in any accepted case.
     """
     if seed < 0:
-        raise PlanError(f"seed {seed}", found=seed, remedy="use 0 or more")
+        raise PlanError(f"seed {seed} is negative", found=seed, remedy="use 0 or more")
     labels = _lesion_labels(fingerprint, lesion_label)
     if joint and len(labels) < 2:
-        raise PlanError("one lesion label needs no joint plan", remedy="name several with --lesion-label")
+        raise PlanError("a joint plan needs several lesion labels", remedy="name several with --lesion-label")
     if like is not None:
         if spacing is not None or window_size is not None or hu_range is not None or joint:
             raise PlanError(
                 "--like takes spacing, window and HU range from the other study",
-                remedy="leave --spacing, --window, --hu-range and --joint out, or leave --like out",
+                remedy="remove --spacing, --window, --hu-range and --joint, or remove --like",
             )
         wanted = like[1].target
         spacing, window_size, hu_range = wanted.spacing, wanted.window_size, wanted.hu_range
     cases, lesions = samples_of(fingerprint)
-    # Label maps alone are planned for, too: nothing will be trained on them.
+    # Without images, a placeholder HU range is enough: the label maps cannot be used for training.
     placeholder = hu_range is None and fingerprint.hu is None
     if placeholder:
         hu_range = WIDE_HU_RANGE
@@ -98,13 +98,11 @@ def plan_from_fingerprint(
     ]
     targets = tuple(item.target for item in plans)
     if fingerprint.held_count:
-        told = (
-            f"{count_of(fingerprint.held_count, 'case')} with doubtful geometry left out: patchcore analyze says which"
-        )
-        targets = tuple(item.model_copy(update={"warnings": (*item.warnings, told)}) for item in targets)
+        warning = f"{count_of(fingerprint.held_count, 'case')} with doubtful geometry skipped: see patchcore analyze"
+        targets = tuple(item.model_copy(update={"warnings": (*item.warnings, warning)}) for item in targets)
     if placeholder:
-        told = "there are no images: hu_range is air to bone, and p* does not depend on it"
-        targets = tuple(item.model_copy(update={"warnings": (*item.warnings, told)}) for item in targets)
+        warning = "the data set has no images: hu_range is set from air to bone; p* does not depend on it"
+        targets = tuple(item.model_copy(update={"warnings": (*item.warnings, warning)}) for item in targets)
     proposal = taken = None
     if len(targets) > 1:
         cubes = [item.patch_size[0] for item in targets[0].candidates if len(set(item.patch_size)) == 1]
@@ -123,7 +121,7 @@ def plan_from_fingerprint(
         targets = (_learning(targets[0], fingerprint, classes, regions or {}), *targets[1:])
     try:
         plan = Plan(fingerprint_hash=fingerprint.fingerprint_hash, targets=targets, joint=proposal, like=taken)
-        # What is computed is held to the same standard as what is edited.
+        # A computed plan must pass the same validation as an edited one.
         return Plan.model_validate_json(plan.model_dump_json())
     except ValidationError as error:
         raise PlanError(explain(error, Plan)) from None
@@ -132,7 +130,7 @@ def plan_from_fingerprint(
 def _learning(
     target: TargetPlan, fingerprint: Fingerprint, classes: Sequence[int] | None, regions: Mapping[str, Sequence[int]]
 ) -> TargetPlan:
-    """Have a target learn several labels, judged by regions where there are any."""
+    """Return a target that learns several labels and is evaluated by regions, if there are any."""
     learned = (
         tuple(classes) if classes is not None else tuple(sorted({v for labels in regions.values() for v in labels}))
     )
@@ -141,10 +139,12 @@ def _learning(
     if strange:
         listed = ", ".join(f"{label} ({name})" for label, name in known.items())
         raise PlanError(
-            f"no case holds label {', '.join(map(str, strange))}", found=strange, remedy=f"measured were {listed}"
+            f"no case has label {', '.join(map(str, strange))}",
+            found=strange,
+            remedy=f"choose from the labels {listed}",
         )
-    told = tuple(RegionPlan(name=name, labels=tuple(labels)) for name, labels in regions.items())
-    return target.model_copy(update={"classes": learned, "regions": told})
+    planned = tuple(RegionPlan(name=name, labels=tuple(labels)) for name, labels in regions.items())
+    return target.model_copy(update={"classes": learned, "regions": planned})
 
 
 def _lesion_labels(fingerprint: Fingerprint, asked: int | str | Sequence[int | str] | None) -> list[int]:
@@ -152,17 +152,21 @@ def _lesion_labels(fingerprint: Fingerprint, asked: int | str | Sequence[int | s
     if asked is None:
         if fingerprint.lesion_label is None:
             raise PlanError(
-                f"which label is the lesion cannot be told: {fingerprint.lesion_label_reason}",
+                f"the lesion label is not known: {fingerprint.lesion_label_reason}",
                 expected=known,
-                remedy=f"name it with --lesion-label; measured were {known or 'none'}",
+                remedy=f"name it with --lesion-label; labels in the data: {known or 'none'}",
             )
         return [fingerprint.lesion_label]
     wanted = [asked] if isinstance(asked, int | str) else list(asked)
     labels = [_label_number(fingerprint, item, known) for item in wanted]
     if not labels:
-        raise PlanError("no lesion label is named", expected=known, remedy=f"measured were {known or 'none'}")
+        raise PlanError(
+            "no lesion label is named",
+            expected=known,
+            remedy=f"name at least one; labels in the data: {known or 'none'}",
+        )
     if len(set(labels)) < len(labels):
-        raise PlanError("a lesion label is named twice", found=labels, remedy="name each once")
+        raise PlanError("a lesion label is named twice", found=labels, remedy="name each label once")
     return labels
 
 
@@ -172,11 +176,11 @@ def _label_number(fingerprint: Fingerprint, wanted: int | str, known: str) -> in
     try:
         return label_number(wanted, {item.label: item.name for item in fingerprint.labels})
     except DataError as error:
-        raise PlanError(error.message, found=wanted, expected=known, remedy=f"measured were {known}") from None
+        raise PlanError(error.message, found=wanted, expected=known, remedy=f"choose from the labels {known}") from None
 
 
 def _percentiles(fingerprint: Fingerprint, label: int, *, several: bool) -> tuple[float, float] | None:
-    """Return HU percentiles around the label's lesions; of several labels all take what was measured around one."""
+    """Return HU percentiles around the lesions of a label. Several labels share the ones measured around one label."""
     measured = fingerprint.hu
     if measured is None or (measured.label != label and not several):
         return None

@@ -1,4 +1,4 @@
-"""From lesions to a plan: the window first, then the patch size, with the reasons."""
+"""Computes a plan from lesions: first the window, then the patch size, with the reasons."""
 
 from __future__ import annotations
 
@@ -42,34 +42,34 @@ def plan_from_samples(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Plan:
-    """Choose the ViT patch size for lesions given as plain records. Pure: reads and writes nothing.
+    """Choose the ViT patch size for lesions given as plain records. Reads and writes no file.
 
-    The window comes first: per axis 96 voxels, or 48 where the cases' median extent at the training spacing
-    is below 72. Then p*: with v̄ the lesions' mean volume and s the training spacing, p* = ∛(v̄ /
-    (s₁·s₂·s₃)), the edge of the cube that has the mean lesion's volume; the patch size is the candidate
-    nearest to p* in log scale (see :mod:`patchcore.planning.rules` for the source and for the other rules).
+    The window is chosen first: per axis 96 voxels, or 48 if the median extent of the cases at the training spacing
+    is below 72. Then p* is computed. With v̄ the mean lesion volume and s the training spacing, p* = ∛(v̄ /
+    (s₁·s₂·s₃)): the edge of the cube with the mean lesion volume. The patch size is the candidate nearest to p* on
+    a log scale (see :mod:`patchcore.planning.rules` for the source and for the other rules).
 
     Args:
-        cases: Every accepted case, canonical RAS+ axes.
-        lesions: Their lesions, of any label.
-        lesion_label: The label that is planned for and that the network learns.
-        label_names: Names of labels.
-        fingerprint_hash: Kept in the plan, to tell when the data behind it have changed.
-        connectivity: With which the lesions were told apart.
-        min_volume_mm3: Below which components were left out.
-        hu_percentiles: 0.5 and 99.5 percentile of HU in the lesions dilated by 10 mm, if there are images.
+        cases: All accepted cases, canonical RAS+ axes.
+        lesions: Lesions of these cases, of any label.
+        lesion_label: The label to plan for; the network learns it.
+        label_names: Names of the labels.
+        fingerprint_hash: Stored in the plan, to detect later that the data have changed.
+        connectivity: Connectivity with which lesions were separated.
+        min_volume_mm3: Components below this volume were excluded.
+        hu_percentiles: 0.5 and 99.5 percentile of HU in lesions dilated by 10 mm; None without images.
         spacing: Training spacing, mm; None: the per-axis median over `cases`.
         candidates: Patch edges, voxels.
-        rule: How one size is made of all lesions.
-        window_size: A window fixed by the user; only then are candidates that do not divide it left out.
-        hu_range: Intensity clip in HU, or a preset's name.
-        resamples: Bootstrap cohorts.
-        seed: Of the bootstrap.
+        rule: How one size is computed from all lesions.
+        window_size: A window fixed by the user. Only then are candidates that do not divide it excluded.
+        hu_range: Intensity clip in HU, or the name of a preset.
+        resamples: Number of bootstrap cohorts.
+        seed: Seed of the bootstrap.
 
     Raises:
-        PlanError: No case, an impossible spacing, window or HU range, or an unknown rule.
-        PatchSizeError: A candidate that the network cannot have.
-        EmptyClassError: No lesion of the label.
+        PlanError: There is no case, the spacing, window or HU range is impossible, or the rule is unknown.
+        PatchSizeError: The network cannot have one of the candidates.
+        EmptyClassError: The label has no lesion.
 
     Example:
         >>> cases = [CaseSample(str(i), str(i), (1.0, 1.0, 1.0), (96, 96, 96)) for i in range(3)]
@@ -80,7 +80,9 @@ def plan_from_samples(
     rule = _rule(rule)
     edges_offered = check_candidates(candidates)
     if not cases:
-        raise PlanError("no accepted case to plan from", remedy="patchcore analyze lists why cases were quarantined")
+        raise PlanError(
+            "no accepted case to plan from", remedy="run patchcore analyze to see why cases were quarantined"
+        )
     if lesion_label == 0:
         raise PlanError("label 0 is background", found=0, remedy="name a non-zero --lesion-label")
     cohort = cohort_of(cases, lesions, label=lesion_label)
@@ -90,18 +92,18 @@ def plan_from_samples(
             f"label {lesion_label} has no lesion in any accepted case",
             found=lesion_label,
             expected=known,
-            remedy=f"labels with lesions: {', '.join(map(str, known)) or 'none'}; choose with --lesion-label",
+            remedy=f"labels with lesions: {', '.join(map(str, known)) or 'none'}; choose one with --lesion-label",
         )
     spacing = _spacing(spacing, cohort)
     window = choose_window(cohort, spacing, edges_offered) if window_size is None else _window(window_size)
     per_axis = divisible_candidates(window, edges_offered)
-    # A cube of one candidate has to divide all three axes; only the extent rule may mix candidates.
+    # A cubic patch must divide all three axes. Only the extent rule may use a different candidate per axis.
     cubes = tuple(p for p in edges_offered if all(p in axis for axis in per_axis))
     if not cubes and rule is not Rule.EXTENT:
         raise PlanError(
-            f"no candidate of {', '.join(map(str, edges_offered))} divides every axis of window {window}",
+            f"none of the candidates {', '.join(map(str, edges_offered))} divides every axis of window {window}",
             found=window,
-            remedy="choose a window of multiples of 48, other --candidates, or --rule extent",
+            remedy="use a window with edges that are multiples of 48, other --candidates, or --rule extent",
         )
 
     outcomes = tuple(
@@ -133,15 +135,15 @@ def plan_from_samples(
         window_size=window,
         padding=padding,
     )
-    left_out = [p for p in edges_offered if p not in offered]
-    if left_out:
-        listed = ", ".join(map(str, left_out))
-        warnings += (f"left out of the candidates because they do not divide the fixed window: {listed}",)
+    excluded = [p for p in edges_offered if p not in offered]
+    if excluded:
+        listed = ", ".join(map(str, excluded))
+        warnings += (f"candidates excluded because they do not divide the fixed window: {listed}",)
     low, high = hu_range_of(hu_range, hu_percentiles)
     if hu_range is None and low <= _AIR_HU and high >= _BONE_HU:
         warnings += (
-            f"the measured HU range, {low:g} to {high:g}, reaches from air to bone and leaves soft tissue "
-            "little contrast: consider a preset, e.g. --hu-range soft-tissue",
+            f"the measured HU range, {low:g} to {high:g}, reaches from air to bone, so soft tissue has little "
+            "contrast: consider a preset, e.g. --hu-range soft-tissue",
         )
     target = TargetPlan(
         lesion_label=lesion_label,
@@ -183,7 +185,9 @@ def _rule(rule: Rule | str) -> Rule:
         return Rule(rule)
     except ValueError:
         legal = ", ".join(Rule)
-        raise PlanError(f"{rule!r} is no rule", found=rule, expected=legal, remedy=f"choose one of {legal}") from None
+        raise PlanError(
+            f"{rule!r} is not a valid rule", found=rule, expected=legal, remedy=f"choose one of {legal}"
+        ) from None
 
 
 def _spacing(asked: Triple | None, cohort: Cohort) -> Triple:
@@ -198,7 +202,7 @@ def _spacing(asked: Triple | None, cohort: Cohort) -> Triple:
 def _window(asked: IntTriple | int) -> IntTriple:
     a, b, c = (asked, asked, asked) if isinstance(asked, int) else asked
     if min(a, b, c) < 1:
-        raise PlanError(f"window size {asked} is impossible", found=asked, remedy="give positive multiples of 48")
+        raise PlanError(f"window size {asked} is impossible", found=asked, remedy="use positive multiples of 48")
     return (int(a), int(b), int(c))
 
 
@@ -220,7 +224,7 @@ def _outcome(
 def _candidate_plans(
     cohort: Cohort, spacing: Triple, window: IntTriple, cubes: Sequence[int], chosen: IntTriple
 ) -> tuple[CandidatePlan, ...]:
-    """Describe every cube, and the chosen patch too where it is none."""
+    """Describe every cubic candidate, and the chosen patch size if it is not a cube."""
     sizes: list[IntTriple] = [(p, p, p) for p in cubes]
     if chosen not in sizes:
         sizes.append(chosen)

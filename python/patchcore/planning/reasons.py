@@ -1,4 +1,4 @@
-"""Sentences of a plan: why this patch size, and warnings. They are part of ``plan.json``."""
+"""Writes the reason and the warnings of a plan. They are part of ``plan.json``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _AVERAGES = {
 
 
 def format_volume(volume_mm3: float) -> str:
-    """Return a volume with a unit that suits it.
+    """Return a volume as text in mL or mm³.
 
     Example:
         >>> format_volume(48_900.0), format_volume(29.4)
@@ -41,7 +41,7 @@ def format_volume(volume_mm3: float) -> str:
 
 
 def format_size(size: Sequence[float]) -> str:
-    """Return ``8``, or ``24 × 24 × 8`` where the axes differ.
+    """Return ``8``, or ``24 × 24 × 8`` if the axes differ.
 
     Example:
         >>> format_size((8, 8, 8)), format_size((0.977, 0.977, 3.27))
@@ -74,7 +74,7 @@ def plan_reason(
     patch_size: IntTriple,
     candidates: Sequence[int],
 ) -> str:
-    """Say in plain language, with the numbers, how the patch size came about."""
+    """Explain in plain language, with the numbers, how the patch size was chosen."""
     who = (
         f"{count_of(len(cohort), 'lesion')} of label {lesion_label} ({label_name}) in "
         f"{count_of(cohort.patient_count, 'patient')}"
@@ -85,17 +85,17 @@ def plan_reason(
     if rule is Rule.EXTENT:
         extent = format_size(cohort.extent_mm.mean(axis=0))
         return (
-            f"{who} have a mean extent of {extent} mm. At {grid} that is {format_edges(edges)} voxels"
-            f"{sure}. Per axis, the candidate nearest in log scale among {listed} gives a patch size of "
+            f"{who}: mean extent {extent} mm. At {grid} this is {format_edges(edges)} voxels"
+            f"{sure}. Per axis, the nearest candidate (on a log scale) among {listed} is chosen: patch size "
             f"{format_size(patch_size)}."
         )
     volume = average_volume(rule, cohort.volume_mm3)
     voxel_mm3 = float(np.prod(spacing))
     return (
-        f"{who} have a {_AVERAGES[rule]} of {format_volume(volume)}. At {grid} a voxel is "
-        f"{voxel_mm3:.3g} mm³, so that volume is {volume / voxel_mm3:,.0f} voxels: "
-        f"a cube with an edge of p* = {edges[0]:.1f} voxels{sure}. "
-        f"The candidate nearest in log scale among {listed} is {format_size(patch_size)}."
+        f"{who}: {_AVERAGES[rule]} {format_volume(volume)}. At {grid} a voxel is "
+        f"{voxel_mm3:.3g} mm³, so this volume is {volume / voxel_mm3:,.0f} voxels, "
+        f"a cube with edge p* = {edges[0]:.1f} voxels{sure}. "
+        f"The nearest candidate (on a log scale) among {listed} is {format_size(patch_size)}."
     )
 
 
@@ -112,55 +112,57 @@ def plan_warnings(
     window_size: IntTriple,
     padding: float,
 ) -> tuple[str, ...]:
-    """List what makes this plan less sure than it looks, most telling first; empty where nothing does."""
+    """Return reasons to doubt the plan, the most important first; empty if there are none."""
     found = [_beyond(edges, candidates), *_poor_summary(rule, cohort, spacing, candidates)]
     if len(cohort) < _FEW_LESIONS:
-        found.append(f"only {count_of(len(cohort), 'lesion')}: p* rests on few")
+        found.append(f"only {count_of(len(cohort), 'lesion')}: p* is uncertain")
     if interval is None:
-        found.append("all lesions are of one patient: nothing can be said of how sure p* is")
+        found.append("all lesions are from one patient: the uncertainty of p* cannot be estimated")
     else:
         low, high = (nearest_candidate(edge, candidates) for edge in interval)
         if low != high:
             found.append(
-                f"the interval of p*, {interval[0]:.1f} to {interval[1]:.1f}, reaches from candidate {low} "
-                f"to {high}: more patients could change the choice"
+                f"the interval of p*, {interval[0]:.1f} to {interval[1]:.1f}, covers candidates from {low} "
+                f"to {high}: data from more patients could change the choice"
             )
     others = [outcome for outcome in rules if outcome.rule is not rule and outcome.patch_size != patch_size]
     if others:
         listed = ", ".join(f"{outcome.rule} {format_size(outcome.patch_size)}" for outcome in others)
-        found.append(f"other rules would choose otherwise: {listed}")
+        found.append(f"other rules choose other patch sizes: {listed}")
     if padding >= 0.5:
         found.append(_padded(cohort, spacing, patch_size, window_size, padding))
     return tuple(text for text in found if text)
 
 
 def _padded(cohort: Cohort, spacing: Triple, patch_size: IntTriple, window_size: IntTriple, padding: float) -> str:
-    """Say that a window is mostly padding, and offer the smallest that the median case fills."""
+    """Warn that a window is mostly padding, and offer the smallest window that the median case fills."""
     extents = np.median(cohort.case_extents(spacing), axis=0)
     fitting = [
         min(window, math.ceil(extent / patch) * patch)
         for extent, patch, window in zip(extents, patch_size, window_size, strict=True)
     ]
-    offer = "" if tuple(fitting) == window_size else f"; --window {','.join(map(str, fitting))} would hold less"
+    offer = "" if tuple(fitting) == window_size else f": --window {','.join(map(str, fitting))} has less padding"
     return f"{padding:.0%} of an average window is padding{offer}"
 
 
 def _beyond(edges: Triple, candidates: Sequence[int]) -> str:
-    """Say that p* lies outside the candidates, and offer to widen the list where that would help."""
+    """Warn that p* lies outside the candidates, and offer a wider list if that helps."""
     edge = geometric_edge(edges)
     smallest, largest = min(candidates), max(candidates)
     if smallest <= edge <= largest:
         return ""
-    where = f"above the largest candidate, {largest}" if edge > largest else f"below the smallest candidate, {smallest}"
+    where = (
+        f"above the largest candidate ({largest})" if edge > largest else f"below the smallest candidate ({smallest})"
+    )
     wider = wider_candidate(edge, candidates)
     if wider is None:
-        return f"p* {edge:.1f} lies {where}; no other common edge is nearer"
+        return f"p* {edge:.1f} lies {where}; no other common patch edge is nearer"
     listed = ",".join(map(str, sorted((*candidates, wider))))
-    return f"p* {edge:.1f} lies {where}: widen the list with --candidates {listed} to offer {wider}"
+    return f"p* {edge:.1f} lies {where}: add {wider} with --candidates {listed}"
 
 
 def _poor_summary(rule: Rule, cohort: Cohort, spacing: Triple, candidates: Sequence[int]) -> list[str]:
-    """Say where a mean volume hides how unlike the lesions are."""
+    """Warn if the mean volume does not represent the lesions well, because they differ much in size."""
     volumes = cohort.volume_mm3
     if rule is not Rule.MEAN_VOLUME or len(volumes) < 2:
         return []
@@ -168,25 +170,24 @@ def _poor_summary(rule: Rule, cohort: Cohort, spacing: Triple, candidates: Seque
     mean, median, largest = float(volumes.mean()), float(np.median(volumes)), float(volumes.max())
     if mean > _SKEW * median:
         found.append(
-            f"the mean lesion, {format_volume(mean)}, is {mean / median:.1f} times the median, "
-            f"{format_volume(median)}: a few large lesions set the patch size"
+            f"the mean volume, {format_volume(mean)}, is {mean / median:.1f} times the median, "
+            f"{format_volume(median)}: a few large lesions determine the patch size"
         )
     share = largest / float(volumes.sum())
     rest = np.delete(volumes, int(volumes.argmax()))
     with_all, without = (_choice(values, spacing, candidates) for values in (volumes, rest))
     if len(volumes) > 2 and (share > _GIANT_SHARE or with_all != without):
-        moved = (
-            f"would choose {without} instead of {with_all}" if with_all != without else "would not change the choice"
-        )
+        moved = f"the choice is {without} instead of {with_all}" if with_all != without else "the choice stays the same"
         found.append(
-            f"the largest lesion, {format_volume(largest)}, is {share:.0%} of all lesion volume; leaving it out {moved}"
+            f"the largest lesion, {format_volume(largest)}, has {share:.0%} of the total lesion volume; "
+            f"without this lesion {moved}"
         )
     found += _specks(volumes, spacing, candidates)
     return found
 
 
 def _specks(volumes: Float64Array, spacing: Triple, candidates: Sequence[int]) -> list[str]:
-    """Say how much a few voxels of annotation noise, counted as lesions, pull the mean down."""
+    """Warn if very small components, probably annotation noise, lower the mean volume."""
     large = volumes[volumes >= _SPECK_MM3]
     count = len(volumes) - len(large)
     if count < _SPECK_SHARE * len(volumes) or not len(large) or not count:
@@ -195,9 +196,9 @@ def _specks(volumes: Float64Array, spacing: Triple, candidates: Sequence[int]) -
     choices = _choice(volumes, spacing, candidates), _choice(large, spacing, candidates)
     moved = "" if choices[0] == choices[1] else f", and the choice from {choices[0]} to {choices[1]}"
     return [
-        f"{count} of {len(volumes)} lesions are specks below {_SPECK_MM3:g} mm³; without them the mean would move from "
-        f"{format_volume(mean)} to {format_volume(without)}{moved}: patchcore analyze --min-volume-mm3 {_SPECK_MM3:g} "
-        "leaves them out"
+        f"{count} of {len(volumes)} lesions are specks below {_SPECK_MM3:g} mm³; without specks the mean changes from "
+        f"{format_volume(mean)} to {format_volume(without)}{moved}: exclude them with patchcore analyze "
+        f"--min-volume-mm3 {_SPECK_MM3:g}"
     ]
 
 

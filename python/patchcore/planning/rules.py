@@ -1,10 +1,10 @@
-"""From the lesions of a cohort to the ideal patch edge p*, and from p* to a candidate.
+"""Computes the ideal patch edge p* from the lesions of a cohort, and chooses the candidate nearest to p*.
 
 The rule ``mean-volume`` follows Mojtahedi, Hamghalam, Do and Simpson, "Towards Optimal Patch Size in Vision
 Transformers for Tumor Segmentation" (arXiv 2308.16598, MMMI 2022): the patch size is picked from the
-average lesion volume. The paper's abstract and summaries give this principle and not a closed form. The
-form used here, p* = ∛(v̄ / voxel volume), is the edge in voxels of the cube that has the mean lesion's
-volume; the other rules put another average, or the lesions' extents, in its place.
+average lesion volume. The paper's abstract and summaries state this principle but no formula. The formula used
+here, p* = ∛(v̄ / voxel volume), is the edge, in voxels, of the cube with the mean lesion volume. The other rules
+use another average of the volumes, or the extents of the lesions, instead of the mean volume.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ __all__ = [
 
 
 def average_volume(rule: Rule, volumes: Float64Array) -> float:
-    """Return the one volume that `rule` makes of all, in the unit of `volumes`.
+    """Return the average volume by `rule`, in the unit of `volumes`.
 
     Args:
-        rule: Any rule but ``extent``, which looks at no volume.
+        rule: Any rule except ``extent``, which does not use volumes.
         volumes: float64 (N,), N ≥ 1, positive.
 
     Raises:
@@ -53,7 +53,7 @@ def average_volume(rule: Rule, volumes: Float64Array) -> float:
 
 
 def ideal_edge(volume_mm3: float, spacing: Triple) -> float:
-    """Return p*, the edge in voxels of the cube of `volume_mm3` at `spacing`.
+    """Return p*: the edge, in voxels, of the cube with volume `volume_mm3` at `spacing`.
 
     Example:
         >>> round(ideal_edge(8000.0, (1.0, 1.0, 1.0)), 6)
@@ -63,12 +63,12 @@ def ideal_edge(volume_mm3: float, spacing: Triple) -> float:
 
 
 def ideal_edges(rule: Rule, cohort: Cohort, spacing: Triple | None) -> Triple:
-    """Return p* per canonical axis, in voxels; the three are equal but for rule ``extent``.
+    """Return p* per canonical axis, in voxels. The axes differ only for rule ``extent``.
 
     Args:
         rule: The rule.
-        cohort: At least one lesion.
-        spacing: mm per voxel, canonical axes; None counts each lesion in the voxels of its own case.
+        cohort: The cohort; it has at least one lesion.
+        spacing: mm per voxel, canonical axes; None: each lesion is measured in voxels of its own case.
     """
     if rule is Rule.EXTENT:
         a, b, c = cohort.extents(spacing).mean(axis=0).tolist()
@@ -78,24 +78,24 @@ def ideal_edges(rule: Rule, cohort: Cohort, spacing: Triple | None) -> Triple:
 
 
 def geometric_edge(edges: Triple) -> float:
-    """Return the edge of the cube with the volume of a box; the one number for an anisotropic p*."""
+    """Return the edge of the cube with the same volume as a box: one number for an anisotropic p*."""
     return math.cbrt(math.prod(edges))
 
 
 def nearest_candidate(edge: float, candidates: Sequence[int]) -> int:
-    """Return the candidate nearest to `edge` in log scale; of two equally near, the smaller.
+    """Return the candidate nearest to `edge` on a log scale; the smaller one on a tie.
 
-    Log scale, because a patch twice too large and one half as large as the lesion miss it by the same factor.
+    A log scale is used because a patch of twice the ideal edge and a patch of half of it are wrong by the same factor.
 
     Example:
         >>> nearest_candidate(10.4, (8, 12, 16, 24))
         12
     """
-    # Rounded, so that an exact tie such as √(8·16) does not hang on the last bit of a logarithm.
+    # Rounded, so that the last bit of a logarithm does not decide an exact tie such as √(8·16).
     return min(sorted(candidates), key=lambda p: round(abs(math.log(p / edge)), 12))
 
 
 def choose_patch_size(edges: Triple, candidates: tuple[Sequence[int], Sequence[int], Sequence[int]]) -> IntTriple:
-    """Return the nearest candidate per axis, given each axis's own candidates."""
+    """Return the nearest candidate per axis; each axis has its own candidates."""
     a, b, c = (nearest_candidate(edge, axis) for edge, axis in zip(edges, candidates, strict=True))
     return (a, b, c)

@@ -1,7 +1,7 @@
-"""What planning needs to know of a cohort: cases and lesions, and the same as NumPy columns.
+"""Holds the cases and lesions that planning needs, as records and as NumPy columns.
 
-All axes are closest-canonical (RAS+), lengths in mm. Nothing here reads a file, so that every rule can be
-tried on lesions that were made up.
+All axes are closest-canonical (RAS+), lengths in mm. Nothing here reads a file, so every rule can also be tested on
+invented lesions.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class LesionSample:
 
 @dataclass(frozen=True)
 class Cohort:
-    """The lesions of one label as columns of length N, beside the grids of all C cases.
+    """The lesions of one label as columns of length N, and the grids of all C cases.
 
     Attributes:
         volume_mm3: float64 (N,).
         extent_mm: float64 (N, 3), bounding box per canonical axis.
-        own_spacing: float64 (N, 3), spacing of the case that each lesion lies in.
-        patient: int64 (N,), index of the lesion's patient among those that have lesions.
-        patient_count: number of patients that have lesions.
-        case_spacing: float64 (C, 3), every case, with lesions or without.
+        own_spacing: float64 (N, 3), spacing of the case of each lesion.
+        patient: int64 (N,), index of the lesion's patient among all patients with lesions.
+        patient_count: Number of patients with lesions.
+        case_spacing: float64 (C, 3), all cases, with or without lesions.
         case_shape: int64 (C, 3).
     """
 
@@ -64,21 +64,21 @@ class Cohort:
         return len(self.volume_mm3)
 
     def voxels(self, spacing: Triple | None) -> Float64Array:
-        """Lesion volumes in voxels at `spacing` (None: at each case's own); float64 (N,)."""
+        """Return lesion volumes in voxels at `spacing` (None: the spacing of each case); float64 (N,)."""
         voxel_mm3 = self.own_spacing.prod(axis=1) if spacing is None else float(np.prod(spacing))
         return np.asarray(self.volume_mm3 / voxel_mm3, dtype=np.float64)
 
     def extents(self, spacing: Triple | None) -> Float64Array:
-        """Lesion extents in voxels at `spacing` (None: at each case's own); float64 (N, 3)."""
+        """Return lesion extents in voxels at `spacing` (None: the spacing of each case); float64 (N, 3)."""
         return self.extent_mm / (self.own_spacing if spacing is None else np.asarray(spacing))
 
     def median_spacing(self) -> Triple:
-        """Per-axis median spacing over all cases."""
+        """Return the per-axis median spacing over all cases."""
         a, b, c = np.median(self.case_spacing, axis=0).tolist()
         return (a, b, c)
 
     def case_extents(self, spacing: Triple) -> Float64Array:
-        """Extents of all cases in voxels at `spacing`; float64 (C, 3)."""
+        """Return the extents of all cases in voxels at `spacing`; float64 (C, 3)."""
         return np.asarray(self.case_shape * self.case_spacing / np.asarray(spacing), dtype=np.float64)
 
 
@@ -86,13 +86,13 @@ def cohort_of(cases: Sequence[CaseSample], lesions: Sequence[LesionSample], *, l
     """Gather the lesions of one label into columns.
 
     Args:
-        cases: Every accepted case, with lesions or without.
+        cases: All accepted cases, with or without lesions.
         lesions: Lesions of any label.
-        label: The label that is planned for.
+        label: The label to plan for.
 
     Raises:
-        DataError: A lesion of a case that is not among `cases`, or a volume or spacing that is not positive
-            and finite.
+        DataError: A lesion belongs to a case that is not among `cases`, or a volume or spacing is not positive and
+            finite.
 
     Example:
         >>> case = CaseSample("a", "a", (1.0, 1.0, 2.0), (64, 64, 32))
@@ -126,7 +126,7 @@ def cohort_of(cases: Sequence[CaseSample], lesions: Sequence[LesionSample], *, l
 
 
 def samples_of(fingerprint: Fingerprint) -> tuple[list[CaseSample], list[LesionSample]]:
-    """Return the cases and lesions of a fingerprint as planning takes them."""
+    """Return the cases and lesions of a fingerprint as records for planning."""
     cases = [CaseSample(case.case_id, case.patient, case.spacing, case.shape) for case in fingerprint.cases]
     lesions = [
         LesionSample(case.case_id, lesion.label, lesion.volume_mm3, lesion.extent_mm)

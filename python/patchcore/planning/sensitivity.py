@@ -1,4 +1,4 @@
-"""How p* and the chosen patch move when what was taken for granted changes: spacing, lesion definition, cases."""
+"""Computes how p* and the patch size change if spacing, lesion definition, cases or patients change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from patchcore.types import IntTriple, Triple
 __all__ = ["MIN_VOLUMES_MM3", "sensitivity_of"]
 
 MIN_VOLUMES_MM3 = (0.0, 1.0, 5.0, 10.0, 50.0, 100.0)
-"""Smallest volumes that are tried, mm³; those below what was measured cannot be told and are left out."""
+"""Minimum volumes to try, mm³. Volumes up to the plan's own minimum are skipped: smaller lesions were not measured."""
 
 _FACTORS = (0.8, 1.25)
 
@@ -27,17 +27,17 @@ def sensitivity_of(
     *,
     by_connectivity: Mapping[int, Sequence[LesionSample]] | None = None,
 ) -> Sensitivity:
-    """Choose the patch size anew under other conditions, one changed at a time.
+    """Choose the patch size again under other conditions; one condition is changed at a time.
 
     Args:
-        target: The plan whose choice is tried: its rule, spacing, window and candidates.
-        cases: Every accepted case.
-        lesions: Their lesions.
-        by_connectivity: Lesions measured anew with other connectivities, by connectivity.
+        target: The target to test, with its rule, spacing, window and candidates.
+        cases: All accepted cases.
+        lesions: Lesions of these cases.
+        by_connectivity: Lesions measured with other connectivities, by connectivity.
 
     Returns:
-        One variation for: the spacing 1 mm in all axes, the finest of any case, all axes × 0.8 and × 1.25; each
-        other connectivity; each minimum volume at or above the plan's; each case and each patient left out.
+        One variation for each of: spacing 1 mm on all axes, the finest spacing of any case, all axes × 0.8 and
+        × 1.25; each other connectivity; each minimum volume above the plan's; each excluded case or patient.
     """
     label, rule = target.lesion_label, target.rule
     candidates = tuple(
@@ -91,10 +91,10 @@ def _spacings(fixed: Triple, cases: Sequence[CaseSample]) -> list[tuple[str, Tri
 
 def _conclusion(target: TargetPlan, found: Sequence[Variation]) -> str:
     if not found:
-        return "nothing could be varied"
+        return "no condition could be changed"
     chosen = target.patch_size
     keeps = sum(item.patch_size == chosen for item in found)
-    text = f"the choice {_size(chosen)} holds in {keeps} of {len(found)} variations"
+    text = f"the patch size stays {_size(chosen)} in {keeps} of {len(found)} variations"
     other = [item for item in found if item.patch_size != chosen]
     if not other:
         edges = [item.edge for item in found]
@@ -109,9 +109,9 @@ def _conclusion(target: TargetPlan, found: Sequence[Variation]) -> str:
 
 def _condition(item: Variation) -> str:
     if item.kind in ("case", "patient"):
-        return f"{item.kind} {item.value} left out"
+        return f"{item.kind} {item.value} excluded"
     if item.kind == "min-volume":
-        return f"lesions from {item.value}"
+        return f"lesions of at least {item.value}"
     return f"{item.kind} {item.value}" if item.value[0] != "t" else item.value.replace("the", f"{item.kind} of the", 1)
 
 

@@ -1,4 +1,4 @@
-"""What is fixed before patch sizes are compared: the window, how much of it is padding, the HU range."""
+"""Chooses what is fixed before patch sizes are compared: the window and the HU range; computes the padding."""
 
 from __future__ import annotations
 
@@ -32,26 +32,25 @@ _HU_STEP = 50.0
 def choose_window(cohort: Cohort, spacing: Triple, candidates: Sequence[int]) -> IntTriple:
     """Choose the window that all candidates share.
 
-    Per canonical axis 96, or 48 where the median extent of the cases at `spacing` is below 72 voxels:
-    multiples of 48, so that 8, 12, 16 and 24 all divide it. A candidate that does not divide 48 raises the
-    axis to the next multiple that it divides.
+    The edge per canonical axis is 96, or 48 if the median extent of the cases at `spacing` is below 72 voxels. Both are
+    multiples of 48, so 8, 12, 16 and 24 all divide them. If a candidate does not divide 48, the edge is rounded up to
+    the next multiple that all candidates divide.
 
     Args:
-        cohort: At least one case.
+        cohort: The cohort; it has at least one case.
         spacing: Training spacing, mm per voxel.
-        candidates: Patch edges, all of which are to divide the window.
+        candidates: Patch edges; each must divide the window.
 
     Raises:
-        PlanError: Some candidates share no window of at most 192 voxels.
+        PlanError: No window of at most 192 voxels is divisible by all candidates.
     """
     extents = np.median(cohort.case_extents(spacing), axis=0)
     unit = math.lcm(_SMALL, *candidates)
     if unit > _LARGEST_WINDOW:
         raise PlanError(
-            f"candidates {_listed(candidates)} share no window of at most {_LARGEST_WINDOW} voxels",
+            f"no window of at most {_LARGEST_WINDOW} voxels is divisible by all candidates {_listed(candidates)}",
             found=tuple(candidates),
-            remedy="name candidates that divide 96 (2, 3, 4, 6, 8, 12, 16, 24, 32, 48), "
-            "or fix the window with --window",
+            remedy="use candidates that divide 96 (2, 3, 4, 6, 8, 12, 16, 24, 32, 48), or fix the window with --window",
         )
     a, b, c = (math.ceil((_SMALL if e < _LIMIT else _LARGE) / unit) * unit for e in extents)
     return (a, b, c)
@@ -60,10 +59,10 @@ def choose_window(cohort: Cohort, spacing: Triple, candidates: Sequence[int]) ->
 def divisible_candidates(
     window_size: IntTriple, candidates: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Return the candidates that divide a window that the user fixed, per axis.
+    """Return, per axis, the candidates that divide a fixed window.
 
     Raises:
-        PlanError: Along some axis none does.
+        PlanError: No candidate divides the window along an axis.
 
     Example:
         >>> divisible_candidates((64, 64, 48), (8, 12, 16))
@@ -73,9 +72,9 @@ def divisible_candidates(
     for axis, (left, edge) in enumerate(zip((a, b, c), window_size, strict=True)):
         if not left:
             raise PlanError(
-                f"no candidate of {_listed(candidates)} divides window size {edge} along axis {axis}",
+                f"none of the candidates {_listed(candidates)} divides window size {edge} along axis {axis}",
                 found=window_size,
-                remedy="choose a window of multiples of 48, or other --candidates",
+                remedy="use a window with edges that are multiples of 48, or other --candidates",
             )
     return a, b, c
 
@@ -83,8 +82,8 @@ def divisible_candidates(
 def padding_share(cohort: Cohort, spacing: Triple, window_size: IntTriple) -> float:
     """Return the share of an average window that lies outside its case, in [0, 1], averaged over the cases.
 
-    A window is pushed back into its case where the case is large enough; only an axis shorter than the window
-    pads.
+    A window that would reach beyond its case is shifted back inside if the case is large enough. Only an axis that is
+    shorter than the window is padded.
     """
     extents = np.maximum(np.rint(cohort.case_extents(spacing)), 1)
     filled = np.minimum(extents, window_size) / np.asarray(window_size)
@@ -92,20 +91,20 @@ def padding_share(cohort: Cohort, spacing: Triple, window_size: IntTriple) -> fl
 
 
 WIDE_HU_RANGE = (-1000.0, 1000.0)
-"""Air to bone: the range of a plan for label maps without images, on which nothing is trained."""
+"""Air to bone: the HU range of a plan for label maps without images, which are not used for training."""
 
 
 def hu_range_of(
     choice: tuple[float, float] | str | None, percentiles: tuple[float, float] | None
 ) -> tuple[float, float]:
-    """Return the intensity range: the one asked for, else the percentiles rounded outwards to 50 HU.
+    """Return the intensity range: the requested one, else the percentiles rounded outwards to 50 HU.
 
     Args:
-        choice: A range in HU, a preset's name (see :data:`HU_PRESETS`), or None for the measured one.
-        percentiles: 0.5 and 99.5 percentile of HU in lesions dilated by 10 mm; None where there was no image.
+        choice: A range in HU, the name of a preset (see :data:`HU_PRESETS`), or None for the measured range.
+        percentiles: 0.5 and 99.5 percentile of HU in lesions dilated by 10 mm; None without images.
 
     Raises:
-        PlanError: An unknown preset, a range that does not rise, or nothing to take the range from.
+        PlanError: The preset is unknown, the range is not ascending, or there are no percentiles to derive it from.
 
     Example:
         >>> hu_range_of(None, (-137.0, 212.0))
@@ -114,7 +113,7 @@ def hu_range_of(
     if isinstance(choice, str):
         if choice not in HU_PRESETS:
             raise PlanError(
-                f"hu_range {choice!r} is no preset",
+                f"hu_range {choice!r} is not a preset",
                 found=choice,
                 remedy=f"choose one of {', '.join(HU_PRESETS)}",
             )
@@ -122,16 +121,16 @@ def hu_range_of(
     if choice is not None:
         low, high = float(choice[0]), float(choice[1])
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise PlanError(f"hu_range {low:g}, {high:g} does not rise", found=choice, remedy="give low,high in HU")
+            raise PlanError(f"hu_range {low:g}, {high:g} is not ascending", found=choice, remedy="give LOW,HIGH in HU")
         return low, high
     if percentiles is None or not all(math.isfinite(p) for p in percentiles):
         raise PlanError(
-            "no HU were measured, so there is no hu_range to take from them",
-            remedy=f"give one: --hu-range LOW,HIGH or a preset ({', '.join(HU_PRESETS)})",
+            "no HU were measured, so hu_range cannot be derived",
+            remedy=f"give --hu-range LOW,HIGH or a preset ({', '.join(HU_PRESETS)})",
         )
     low = math.floor(percentiles[0] / _HU_STEP) * _HU_STEP
     high = math.ceil(percentiles[1] / _HU_STEP) * _HU_STEP
-    # A phantom or a cohort of one intensity would give an empty range.
+    # Data with a single intensity, such as a phantom, would give an empty range.
     return (low, high) if low < high else (low - _HU_STEP, high + _HU_STEP)
 
 

@@ -1,6 +1,6 @@
-"""Resampling of CT images and label maps to another spacing."""
+"""Resamples CT images and label maps to another spacing."""
 
 from patchcore.resampling.grid import SAME_SPACING, Grid
-from patchcore.resampling.image import resample_image
+from patchcore.resampling.image import resample_image, resampled_affine
 
-__all__ = ["SAME_SPACING", "Grid", "resample_image"]
+__all__ = ["SAME_SPACING", "Grid", "resample_image", "resampled_affine"]

@@ -1,7 +1,7 @@
-"""The training grid of a scan: canonical axes, the plan's spacing, and the way there.
+"""Computes the training grid of a scan, and resamples images to it.
 
-Its axes are closest-canonical (RAS+), its spacing is exactly the plan's, and its low edges are the scan's low edges, so
-that a voxel of index j covers the same millimetres on both grids' own scale: along one axis
+The axes of the training grid are closest-canonical (RAS+), its spacing is exactly the plan's, and its low edges are the
+scan's low edges. Along one axis, the centre of training voxel j lies at this index of the stored grid:
 
     stored centre = (j + 0.5) · training spacing / stored spacing − 0.5        (indices in canonical order)
 """
@@ -16,27 +16,27 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from patchcore.affines import spacing_of
+from patchcore.affines import rescaled_affine, spacing_of
 from patchcore.resampling.image import resample_image
 from patchcore.types import Affine, IntTriple, Triple
 
 __all__ = ["SAME_SPACING", "Grid"]
 
 SAME_SPACING = 1e-3
-"""Spacings whose ratio is this close to 1 count as one: the axis is not interpolated."""
+"""If the ratio of two spacings differs from 1 by less than this, they are treated as equal: no interpolation."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How one scan lies on its training grid.
+    """Relation between the stored grid of a scan and its training grid.
 
     Attributes:
-        axes: For each canonical axis the stored axis along it.
-        flipped: For each canonical axis whether the stored axis runs against it.
-        stored_shape: Voxels, stored axis order.
-        canonical_shape: Voxels of the stored grid, canonical axis order.
+        axes: For each canonical axis, the stored axis along it.
+        flipped: For each canonical axis, whether the stored axis has the opposite direction.
+        stored_shape: Number of voxels of the stored grid, stored axis order.
+        canonical_shape: Number of voxels of the stored grid, canonical axis order.
         canonical_spacing: mm per voxel of the stored grid, canonical axis order.
-        shape: Voxels of the training grid.
+        shape: Number of voxels of the training grid.
         spacing: mm per voxel of the training grid.
         affine: Training voxel index → world mm, float64 (4, 4).
     """
@@ -52,11 +52,11 @@ class Grid:
 
     @classmethod
     def of(cls, shape: IntTriple, affine: Affine, spacing: Triple) -> Grid:
-        """Work out the training grid of a scan.
+        """Compute the training grid of a scan.
 
         Args:
-            shape: The scan's voxels, stored axis order.
-            affine: Its voxel index → world mm, (4, 4).
+            shape: Number of voxels of the scan, stored axis order.
+            affine: Voxel index of the scan → world mm, (4, 4).
             spacing: The training spacing, canonical axes, mm.
 
         Example:
@@ -77,11 +77,8 @@ class Grid:
         ratio = np.asarray(spacing) / stored_spacing
         ratio[np.abs(ratio - 1) < SAME_SPACING] = 1.0
         stored = np.asarray([shape[axis] for axis in axes])
-        # Half voxels round up: no axis loses its last covered half.
+        # Half voxels round up, so that no axis loses its last half voxel.
         wanted = np.maximum(1, np.floor(stored / ratio + 0.5)).astype(int)
-        new = canonical.copy()
-        new[:3, :3] = canonical[:3, :3] * ratio
-        new[:3, 3] = canonical[:3, 3] + canonical[:3, :3] @ ((ratio - 1) / 2)
         return cls(
             axes=axes,
             flipped=(flipped[0], flipped[1], flipped[2]),
@@ -90,12 +87,12 @@ class Grid:
             canonical_spacing=(float(stored_spacing[0]), float(stored_spacing[1]), float(stored_spacing[2])),
             shape=_triple(wanted),
             spacing=spacing,
-            affine=new,
+            affine=rescaled_affine(canonical, ratio),
         )
 
     @property
     def ratio(self) -> Triple:
-        """Training spacing over stored spacing per axis, exactly 1 where the axis is kept as it is."""
+        """Training spacing divided by stored spacing per axis; exactly 1 if the axis is not interpolated."""
         first, second, third = (
             1.0 if abs(new / old - 1) < SAME_SPACING else new / old
             for new, old in zip(self.spacing, self.canonical_spacing, strict=True)
@@ -103,15 +100,15 @@ class Grid:
         return (first, second, third)
 
     def box(self, start: Sequence[int], stop: Sequence[int], margin_mm: float) -> tuple[IntTriple, IntTriple]:
-        """Return the part of the training grid that holds a box of stored voxels and a margin around it.
+        """Return the part of the training grid that covers a box of stored voxels and a margin around it.
 
         Args:
             start: First stored voxel, stored axis order.
-            stop: Stored voxel after the last one.
-            margin_mm: How far around, mm.
+            stop: One past the last stored voxel.
+            margin_mm: Margin around the box, mm.
 
         Returns:
-            First training voxel and the one after the last, canonical order, within the grid; at least one voxel.
+            First training voxel and one past the last, canonical order, clipped to the grid; at least one voxel.
         """
         low, high = [], []
         for axis, (stored, flip) in enumerate(zip(self.axes, self.flipped, strict=True)):
@@ -142,9 +139,9 @@ class Grid:
         antialias: bool = True,
         threads: int | None = None,
     ) -> npt.NDArray[np.int16]:
-        """Bring a stored-order image to the training grid: int16 HU of shape `shape`.
+        """Resample an image in stored order to the training grid: int16 HU of shape `shape`.
 
-        See :func:`patchcore.resampling.image.resample_image`; NaN becomes air.
+        See :func:`patchcore.resampling.image.resample_image`; NaN becomes air (−1024 HU).
         """
         return resample_image(
             self.canonical(array),
@@ -157,7 +154,7 @@ class Grid:
         )
 
     def _new_spacing(self) -> Triple:
-        """Return the training spacing, or exactly the stored one where the two count as one."""
+        """Return the training spacing, or exactly the stored spacing if both are treated as equal."""
         (a, b, c), (x, y, z) = self.canonical_spacing, self.ratio
         return (a * x, b * y, c * z)
 

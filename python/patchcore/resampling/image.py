@@ -1,8 +1,8 @@
-"""Resampling of volumes to another spacing, in Rust: separable, in parallel, with little memory beside the result.
+"""Resamples volumes to another spacing, in Rust: separable, in parallel, with little memory beyond the result.
 
-Old and new grid are edge-aligned: along each axis the new voxel j has its centre at (j + 0.5) · ratio − 0.5 old voxels,
-with ratio = new spacing / old spacing, so that voxels cover the same millimetres. Spacing is exact; what is left over
-at the far edge is at most half a voxel.
+The old and the new grid are edge-aligned: along each axis, the centre of new voxel j lies at index
+(j + 0.5) · ratio − 0.5 of the old grid, with ratio = new spacing / old spacing. The new spacing is exact. At the far
+edge, the two grids differ by at most half a voxel.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore import _core
+from patchcore.affines import rescaled_affine
 from patchcore.arrays import float_triple, size_triple, thread_count
 from patchcore.errors import DataError, UnsupportedDataError
 from patchcore.types import Affine, IntTriple, Triple
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 ANISOTROPY = 3.0
-"""An axis whose voxels are longer than this many times those of every other is interpolated linearly."""
+"""An axis is interpolated linearly if its spacing is more than this many times the spacing of every other axis."""
 
 _KINDS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 
@@ -47,27 +48,28 @@ def resample_image(
 ) -> npt.NDArray[np.int16]:
     """Resample a volume of intensities to another spacing.
 
-    Cubic is the B-spline through all voxels (prefiltered, mirrored at the edges). An axis more than three times
-    as thick as the others is interpolated linearly in either case: a spline rings across thick slices.
+    The cubic kernel is the B-spline through all voxels (prefiltered, mirrored at the edges). An axis with more than
+    three times the spacing of the others is always interpolated linearly: a spline rings across thick slices.
 
     Args:
-        array: Shape (i, j, k), any real dtype, strides and byte order; HU. Left alone during the call.
-        spacing: Its mm per voxel, array-axis order.
-        new_spacing: mm per voxel wanted, array-axis order.
+        array: HU, shape (i, j, k); an integer of 8, 16 or 32 bits, float32 or float64, with any strides and byte
+            order. It must not change during the call.
+        spacing: mm per voxel of `array`, array-axis order.
+        new_spacing: mm per voxel of the result, array-axis order.
         kernel: ``"cubic"`` or ``"linear"``.
-        antialias: Blur an axis that becomes coarser before it is sampled, by a Gaussian as wide as the voxels differ
-            (Cardoso et al., Scale factor point spread function matching, MICCAI 2015).
-        shape: Voxels wanted; by default :func:`resampled_shape`.
-        nan: What NaN is taken for, HU.
-        threads: Threads; all cores by default.
+        antialias: Blur an axis that becomes coarser before it is sampled. The width of the Gaussian matches the
+            difference in voxel size (Cardoso et al., Scale factor point spread function matching, MICCAI 2015).
+        shape: Number of voxels of the result [default: :func:`resampled_shape`].
+        nan: HU that replace NaN.
+        threads: Number of threads [default: all cores].
 
     Returns:
-        int16 of shape `shape`, in the memory order of `array`; rounded to the nearest, saturated at the ends of int16.
+        int16 of shape `shape`, in the memory order of `array`; rounded to nearest, clipped to int16.
 
     Raises:
-        UnsupportedDataError: Not 3D, or complex.
-        DataError: A spacing that is not positive and finite, or another kernel.
-        MemoryError: There is no room for the result.
+        UnsupportedDataError: The array is not 3D, or its dtype is not supported.
+        DataError: A spacing is not positive and finite, or the kernel is unknown.
+        MemoryError: There is not enough memory for the result.
 
     Example:
         >>> fine = np.arange(64, dtype=np.int16).reshape(4, 4, 4)
@@ -76,11 +78,11 @@ def resample_image(
     """
     old, new = _spacings(spacing, new_spacing)
     if kernel not in ("cubic", "linear"):
-        raise DataError(f"kernel {kernel!r}", expected=("cubic", "linear"), remedy="use cubic or linear")
+        raise DataError(f"kernel is {kernel!r}", expected=("cubic", "linear"), remedy="use cubic or linear")
     source = np.asarray(array)
     if source.ndim != 3 or source.dtype.newbyteorder("=").name not in _KINDS:
         raise UnsupportedDataError(
-            f"an array of shape {source.shape} and dtype {source.dtype}",
+            f"the array has shape {source.shape} and dtype {source.dtype}",
             expected=f"three axes (i, j, k), one of {', '.join(_KINDS)}",
             remedy="pass one 3D volume of real numbers",
         )
@@ -105,25 +107,26 @@ def resample_class_indices(
     shape: Sequence[int] | None = None,
     threads: int | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Resample class indices: each class's membership linearly, then the largest; no class is invented.
+    """Resample class indices: interpolate each class's membership linearly, then choose the largest.
 
-    On a coarser grid this keeps the volume of lesions a few voxels wide, which nearest neighbour drops or doubles by
-    chance. Of equal shares the higher index wins: at a ratio of 2, where ties are common, background would take a fifth
-    to a half of a small lesion. A lesion smaller than half a new voxel still vanishes.
+    The result contains no class that the input does not contain. On a coarser grid, this keeps the volume of lesions
+    that are a few voxels wide; nearest neighbour drops or doubles such lesions by chance. If two memberships are equal,
+    the higher index wins: ties are common at a ratio of 2, and otherwise the background would take a fifth to a half of
+    a small lesion. A lesion smaller than half a new voxel still vanishes.
 
     Args:
         array: Shape (i, j, k), uint8 or bool: 0 is background.
-        spacing: Its mm per voxel, array-axis order.
-        new_spacing: mm per voxel wanted, array-axis order.
-        shape: Voxels wanted; by default :func:`resampled_shape`.
-        threads: Threads; all cores by default.
+        spacing: mm per voxel of `array`, array-axis order.
+        new_spacing: mm per voxel of the result, array-axis order.
+        shape: Number of voxels of the result [default: :func:`resampled_shape`].
+        threads: Number of threads [default: all cores].
 
     Returns:
         uint8 of shape `shape`, in the memory order of `array`.
 
     Raises:
-        UnsupportedDataError: Not 3D, or another dtype.
-        DataError: A spacing that is not positive and finite.
+        UnsupportedDataError: The array is not 3D, or not uint8 or bool.
+        DataError: A spacing is not positive and finite.
 
     Example:
         >>> mask = np.zeros((4, 4, 4), np.uint8)
@@ -135,7 +138,7 @@ def resample_class_indices(
     source = np.asarray(array)
     if source.ndim != 3 or source.dtype not in (np.uint8, np.bool_):
         raise UnsupportedDataError(
-            f"class indices of shape {source.shape} and dtype {source.dtype}",
+            f"the class indices have shape {source.shape} and dtype {source.dtype}",
             expected="three axes (i, j, k), uint8",
             remedy="pass one 3D map of uint8 class indices",
         )
@@ -148,7 +151,7 @@ def resample_class_indices(
 
 
 def resampled_shape(shape: Sequence[int], spacing: Sequence[float], new_spacing: Sequence[float]) -> IntTriple:
-    """Return how many voxels of a new spacing cover a volume; halves round up, so that no axis loses its last half.
+    """Return the number of voxels of a new spacing that cover a volume; half voxels round up, so that none is lost.
 
     Example:
         >>> resampled_shape((512, 512, 75), (0.75, 0.75, 5.0), (1.5, 1.5, 2.0))
@@ -160,30 +163,26 @@ def resampled_shape(shape: Sequence[int], spacing: Sequence[float], new_spacing:
 
 
 def resampled_affine(affine: npt.ArrayLike, spacing: Sequence[float], new_spacing: Sequence[float]) -> Affine:
-    """Return the affine of a resampled volume: the new spacing exactly, and the origin that edge alignment moves.
+    """Return the affine of a resampled volume, with exactly the new spacing and the origin moved to align edges.
 
     Args:
         affine: Old voxel index → world mm, (4, 4).
         spacing: mm per voxel of the old grid, array-axis order.
-        new_spacing: mm per voxel of the new one.
+        new_spacing: mm per voxel of the new grid, array-axis order.
 
     Example:
         >>> resampled_affine(np.diag([1.0, 1.0, 5.0, 1.0]), (1, 1, 5), (2, 2, 2.5))[:3, 3].tolist()
         [0.5, 0.5, -1.25]
     """
-    ratio = np.asarray(_ratio(*_spacings(spacing, new_spacing)))
-    new = np.array(affine, dtype=np.float64)
-    new[:3, 3] += new[:3, :3] @ ((ratio - 1) / 2)
-    new[:3, :3] *= ratio
-    return new
+    return rescaled_affine(np.asarray(affine, dtype=np.float64), _ratio(*_spacings(spacing, new_spacing)))
 
 
 def cubic_axes(kernel: Literal["cubic", "linear"], spacing: Triple) -> tuple[bool, bool, bool]:
-    """Return along which axes the cubic kernel is used: never across thick slices, where a spline rings.
+    """Return for each axis whether the cubic kernel is used; never across thick slices, where a spline rings.
 
     Args:
-        kernel: What was asked for.
-        spacing: mm per voxel of the volume that is resampled.
+        kernel: The requested kernel.
+        spacing: mm per voxel of the volume before resampling.
 
     Example:
         >>> cubic_axes("cubic", (0.7, 0.7, 5.0))
@@ -213,6 +212,6 @@ def _shape(array: npt.NDArray[Any]) -> IntTriple:
 
 
 def _in_array_order(flat: npt.NDArray[Any], shape: IntTriple, order: Sequence[int]) -> npt.NDArray[Any]:
-    """Undo the order in which memory was walked."""
+    """Return a flat result as an array; `order` is the order of the axes in memory, slowest first."""
     walked = flat.reshape([shape[axis] for axis in order])
     return walked.transpose(np.argsort(order))

@@ -1,6 +1,7 @@
-"""The run folder: written by a trainer and its supervisor, read by everyone, driven by files. Torch-free.
+"""Reads, writes and controls run folders: events, state, requests and supervisor. Does not import torch.
 
-Names are loaded on first use, so that the supervisor stays small.
+A trainer and its supervisor write to the run folder; other programs read it and put request files into it. Submodules
+are imported on first use, so that the supervisor process needs little memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``audit.jsonl``: who asked for what, and what the supervisor did about it."""
+"""Writes ``audit.jsonl``: who requested what, and what the supervisor did."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Audit"]
 
 
 class Audit:
-    """Writes the audit of one attempt. A line that cannot be written is lost: the run goes on.
+    """Writes the audit lines of one attempt. If a line cannot be written, it is lost and the run continues.
 
     Args:
-        paths: The run.
-        attempt: The attempt that lines are marked with.
-        answered: Answers that earlier attempts have written down.
+        paths: Paths of the run.
+        attempt: Number of the attempt; it is stored in each line.
+        answered: Answers that earlier attempts have already written.
     """
 
     def __init__(self, paths: RunPaths, attempt: int, answered: Iterable[Acknowledgement] = ()) -> None:
@@ -34,9 +34,9 @@ class Audit:
             append_line(self._path, {"t": time.time(), "attempt": self._attempt, "what": what, **fields})
 
     def requests(self, waiting: Iterable[Request], answered: Iterable[Acknowledgement]) -> None:
-        """Write down what was asked and answered since the last call."""
+        """Write the requests and answers that are new since the last call."""
         fresh = [answer for answer in answered if answer.id not in self._answered]
-        # What was answered at once is seen only with its answer.
+        # A request that was answered at once is no longer in `waiting`: it is seen only as an answer.
         everything: list[Request | Acknowledgement] = [*waiting, *fresh]
         for asked in everything:
             if asked.id not in self._asked:
@@ -44,5 +44,5 @@ class Audit:
                 self.write("request", id=asked.id, verb=asked.verb, args=asked.args, author=asked.author)
         for answer in fresh:
             self._answered.add(answer.id)
-            told = {"outcome": answer.outcome, "detail": answer.detail, "by": answer.by}
-            self.write("answer", id=answer.id, verb=answer.verb, author=answer.author, **told)
+            result = {"outcome": answer.outcome, "detail": answer.detail, "by": answer.by}
+            self.write("answer", id=answer.id, verb=answer.verb, author=answer.author, **result)

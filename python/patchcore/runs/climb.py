@@ -1,4 +1,4 @@
-"""How a stop climbs: wait for the next boundary, then SIGTERM, then SIGKILL."""
+"""Decides when a stop request is followed by SIGTERM and then by SIGKILL, if the trainer does not stop by itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORCED_KILL_GRACE_S: Final = 10.0
 
 
 class Climb:
-    """Decides which signal is due. Knows no process and no clock: times are handed in, monotonic seconds."""
+    """Decides which signal to send now. It uses no process and no clock: callers pass the time in monotonic seconds."""
 
     def __init__(self) -> None:
         self.asked_by: str | None = None
@@ -24,17 +24,17 @@ class Climb:
 
     @property
     def began(self) -> bool:
-        """Whether a stop is on its way."""
+        """Whether a stop was requested."""
         return self.asked_by is not None
 
     def ask(self, author: str, args: Mapping[str, Any], now: float) -> None:
-        """Take a stop on; a second one can only hasten the first.
+        """Register a stop request. A second request can only make the stop earlier, never later.
 
         Args:
-            author: Who asks.
-            args: ``grace_s`` until SIGTERM, ``kill_grace_s`` from there to SIGKILL;
-                ``force``: SIGTERM at once.
-            now: The time.
+            author: Who requests the stop.
+            args: ``grace_s``: seconds until SIGTERM; ``kill_grace_s``: seconds from SIGTERM to SIGKILL;
+                ``force``: send SIGTERM at once.
+            now: Current time in monotonic seconds.
         """
         force = args.get("force") is True
         self.asked_by = self.asked_by or author
@@ -48,17 +48,17 @@ class Climb:
             self._kill_at = min(self._kill_at, now + self._kill_grace_s)
 
     def accepted(self, now: float) -> None:
-        """The trainer has taken the stop on and writes its checkpoint: the time to do so starts anew."""
+        """Restart the time until SIGTERM: the trainer accepted the stop and now writes its checkpoint."""
         if self._term_at is not None and self._kill_at is None and self._term_at > now:
             self._term_at = now + self._grace_s
 
     def cancel(self) -> None:
-        """The stop was refused; what was sent stays sent."""
+        """Cancel the stop because it was refused. If SIGTERM was already sent, SIGKILL still follows."""
         if self._kill_at is None:
             self.asked_by = self._term_at = None
 
     def due(self, now: float) -> signal.Signals | None:
-        """Return the signal to send now: SIGTERM once, and SIGKILL from its time on."""
+        """Return the signal to send now: SIGTERM once, then SIGKILL at every call after its deadline; else None."""
         if self._kill_at is not None:
             return signal.SIGKILL if now >= self._kill_at else None
         if self._term_at is not None and now >= self._term_at:

@@ -1,8 +1,7 @@
-"""Requests to a running trainer: small files in ``control/new``, answered in ``control/done``.
+"""Sends requests to a running trainer: small files in ``control/new``, answered in ``control/done``.
 
-A request is handled once however often it is looked at, expires, and is refused by the supervisor where no
-trainer lives. Clocks of two machines are never compared: an expiry written elsewhere is measured as a length
-of time.
+A request is handled exactly once and expires. If no trainer is running, the supervisor refuses it. Clocks of two
+machines are never compared: if a request was written on another machine, only its duration until expiry is used.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ _POLL_S: Final = 0.05
 
 
 def author_name() -> str:
-    """Who asks: ``user@host``."""
+    """Return the author of a request: ``user@host``."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a user id without an entry, as in containers
+    except (KeyError, OSError):  # the user id has no passwd entry, as in containers
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
 
@@ -50,22 +49,22 @@ def request(
     expires_s: float = 600.0,
     author: str | None = None,
 ) -> str:
-    """Ask a running trainer for something; returns at once. :func:`wait_for` tells what came of it.
+    """Send a request to a running trainer and return at once. :func:`wait_for` returns the answer.
 
     Args:
         run: The run folder.
         verb: ``checkpoint``, ``validate``, ``pause`` or ``stop``.
-        args: For ``stop`` and ``pause``: ``grace_s`` until SIGTERM, ``kill_grace_s`` from there to SIGKILL;
-            ``force`` sends SIGTERM at once.
-        expires_s: Seconds after which the request is void.
-        author: Who asks; default: this user and host.
+        args: For ``stop`` and ``pause``: ``grace_s``: seconds until SIGTERM; ``kill_grace_s``: seconds from SIGTERM to
+            SIGKILL; ``force``: send SIGTERM at once.
+        expires_s: Seconds after which the request expires.
+        author: Who sends the request; default: this user and host.
 
     Returns:
         The id of the request.
 
     Raises:
-        RunError: Nothing runs that could answer.
-        ValueError: There is no such verb.
+        RunError: The folder is not a run folder, or no process is running that could answer.
+        ValueError: `verb` is not one of the verbs above.
         OSError: The request cannot be written.
     """
     verb = Verb(verb)
@@ -95,7 +94,7 @@ def wait_for(run: PathLike, identity: str, *, timeout_s: float = 10.0) -> Acknow
     """Wait until a request is answered.
 
     Returns:
-        The answer, or None where none came in time.
+        The answer, or None if no answer came in time.
     """
     paths = RunPaths(run)
     deadline = time.monotonic() + timeout_s
@@ -107,17 +106,17 @@ def wait_for(run: PathLike, identity: str, *, timeout_s: float = 10.0) -> Acknow
 
 
 def terminate_orphan(run: PathLike, *, kill_grace_s: float = FORCED_KILL_GRACE_S) -> bool:
-    """End a trainer whose supervisor is gone: SIGTERM, then SIGKILL to its group.
+    """End a trainer without a supervisor: send SIGTERM, then SIGKILL to its process group.
 
-    Where a supervisor lives, ask it for a stop instead.
+    If a supervisor is running, request a stop with :func:`request` instead.
 
     Args:
-        run: The run folder, on the host of its trainer.
-        kill_grace_s: Seconds between the two.
+        run: The run folder. This function must run on the host of the trainer.
+        kill_grace_s: Seconds between SIGTERM and SIGKILL.
 
     Returns:
-        Whether the trainer is gone; False also where there is no orphan, or where its identity cannot be
-        proved.
+        Whether the trainer was ended. Also False if there is no such trainer, or if the process id cannot be proved to
+        belong to it.
     """
     paths = RunPaths(run)
     attempt = paths.newest_attempt()

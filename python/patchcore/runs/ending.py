@@ -1,4 +1,4 @@
-"""What an ended trainer is called, and the exit record that says so."""
+"""Makes the exit record of an attempt: the final state of an ended trainer, and the reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from patchcore.types import ExitCode
 
 __all__ = ["exit_record", "last_lines"]
 
-_OWN_DOING: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
+_CRASH_SIGNALS: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
 
 
 def exit_record(
@@ -24,20 +24,20 @@ def exit_record(
     """Make the exit record of an attempt.
 
     Args:
-        paths: The run.
-        attempt: The attempt.
+        paths: Paths of the run.
+        attempt: Number of the attempt.
         returncode: Exit code, or the negative number of the signal that ended the trainer.
-        asked_by: Who asked for the end; None: nobody.
-        memory_ran_out: Whether the kernel has just killed for want of memory.
+        asked_by: Who requested the end; None if nobody did.
+        memory_ran_out: Whether the kernel has just killed a process because memory ran out.
 
     Returns:
-        What ``exit.json`` holds; its ``state`` is final.
+        The content of ``exit.json``; its ``state`` is a final state.
     """
-    told = last_told_state(paths, attempt)
-    told_state, told_reason = told[:2] if told is not None and told[0] in FINAL_WORDS else (None, None)
+    last = last_told_state(paths, attempt)
+    reported_state, reported_reason = last[:2] if last is not None and last[0] in FINAL_WORDS else (None, None)
     lines = last_lines(paths.stdout(attempt))
     number = signal.Signals(-returncode) if returncode < 0 else None
-    state, reason = _outcome(returncode, number, told_state, told_reason, asked_by, memory_ran_out)
+    state, reason = _outcome(returncode, number, reported_state, reported_reason, asked_by, memory_ran_out)
     if state is RunState.FAILED and reason is None:
         reason = next((line for line in reversed(lines) if line.strip()), f"exit code {returncode}")
     return {
@@ -57,35 +57,38 @@ def exit_record(
 def _outcome(
     returncode: int,
     number: signal.Signals | None,
-    told_state: RunState | None,
-    told_reason: str | None,
+    reported_state: RunState | None,
+    reported_reason: str | None,
     asked_by: str | None,
     memory_ran_out: bool,
 ) -> tuple[RunState, str | None]:
     if number is not None:
-        if told_state is not None:  # the work was done; only the way out failed
-            return told_state, f"{told_reason or 'told by the trainer'} (then ended by {number.name})"
+        if reported_state is not None:  # the trainer had already ended its work; only the process exit failed
+            return reported_state, f"{reported_reason or 'reported by the trainer'} (then ended by {number.name})"
         if number is signal.SIGKILL and asked_by is None and memory_ran_out:
             return RunState.OUT_OF_MEMORY, "the kernel killed the trainer because memory ran out"
         if asked_by is not None and number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
-            return RunState.KILLED, f"ended by {number.name} after {asked_by} asked for a stop"
-        if number in _OWN_DOING:
-            return RunState.CRASHED, f"ended by {number.name}, its own fault"
+            return RunState.KILLED, f"ended by {number.name} after {asked_by} requested a stop"
+        if number in _CRASH_SIGNALS:
+            return RunState.CRASHED, f"ended by {number.name}, a crash of the trainer itself"
         return RunState.KILLED, f"ended by {number.name}, which patchcore did not send"
     if returncode == ExitCode.DONE:
-        return RunState.FINISHED, told_reason
+        return RunState.FINISHED, reported_reason
     if returncode == ExitCode.STOPPED:
-        state = RunState.PAUSED if told_state is RunState.PAUSED else RunState.STOPPED
-        return state, told_reason or (f"asked by {asked_by}" if asked_by else None)
-    if told_state is RunState.OUT_OF_MEMORY:
-        return told_state, told_reason
+        state = RunState.PAUSED if reported_state is RunState.PAUSED else RunState.STOPPED
+        return state, reported_reason or (f"requested by {asked_by}" if asked_by else None)
+    if reported_state is RunState.OUT_OF_MEMORY:
+        return reported_state, reported_reason
     if memory_ran_out:
-        return RunState.OUT_OF_MEMORY, told_reason or "the kernel killed a process of it: memory ran out"
-    return RunState.FAILED, told_reason
+        return (
+            RunState.OUT_OF_MEMORY,
+            reported_reason or "the kernel killed one of its processes because memory ran out",
+        )
+    return RunState.FAILED, reported_reason
 
 
 def last_lines(path: Path, *, lines: int = 20, width: int = 400) -> list[str]:
-    """Return the last lines of a log, cut to `width` characters; empty where there is none."""
+    """Return the last lines of a log, each cut to `width` characters; an empty list if the log cannot be read."""
     try:
         with path.open("rb") as handle:
             size = handle.seek(0, os.SEEK_END)

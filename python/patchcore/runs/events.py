@@ -1,7 +1,7 @@
-"""The events of a run: the fixed names of metrics, and one line of JSON an event.
+"""Encodes and decodes the events of a run, one JSON line per event, and defines the names of the metrics.
 
-A line is ``{"v", "seq", "t", "mono", "kind", "step", "epoch", …}`` in UTF-8, ends in a newline and is shorter
-than :data:`MAX_LINE_BYTES`, so that one ``os.write`` puts it down whole. Non-finite numbers are ``null``.
+A line is ``{"v", "seq", "t", "mono", "kind", "step", "epoch", …}`` in UTF-8 and ends in a newline. It is shorter than
+:data:`MAX_LINE_BYTES`, so that one ``os.write`` writes the whole line. Non-finite numbers become ``null``.
 """
 
 from __future__ import annotations
@@ -65,27 +65,27 @@ _LARGEST_INTEGER = 2**53
 
 
 def val_dsc_class(label: int) -> str:
-    """Name of the mean validation DSC of one class, e.g. ``val/dsc/2``."""
+    """Return the name of the mean validation DSC of one class, e.g. ``val/dsc/2``."""
     return f"val/dsc/{label}"
 
 
 def val_dsc_bin(index: int) -> str:
-    """Name of the validation DSC of a lesion-size bin (0: below 5 mm … 3: from 20 mm): ``val/dsc/bin/0``."""
+    """Return the name of the validation DSC of a lesion-size bin (0: < 5 mm … 3: ≥ 20 mm): ``val/dsc/bin/0``."""
     return f"val/dsc/bin/{index}"
 
 
 def val_recall_bin(index: int) -> str:
-    """Name of the recall of a lesion-size bin, by the true lesion's size: ``val/lesion_recall/bin/0``."""
+    """Return the name of the recall of a size bin, by true lesion size: ``val/lesion_recall/bin/0``."""
     return f"{VAL_LESION_RECALL}/bin/{index}"
 
 
 def val_precision_bin(index: int) -> str:
-    """Name of the precision of a lesion-size bin, by the predicted component's: ``val/lesion_precision/bin/0``."""
+    """Return the name of the precision of a size bin, by predicted component size: ``val/lesion_precision/bin/0``."""
     return f"{VAL_LESION_PRECISION}/bin/{index}"
 
 
 class EventKind(StrEnum):
-    """What an event tells. Readers ignore kinds that they do not know."""
+    """The kinds of events. Readers ignore unknown kinds."""
 
     METRIC = "metric"
     VALIDATION = "validation"
@@ -102,12 +102,12 @@ class Event:
 
     Attributes:
         kind: One of :class:`EventKind`, or a kind of a later version.
-        seq: Number within the attempt, rising.
+        seq: Number of the event within the attempt, increasing.
         t: Seconds since 1970 by the writer's clock.
-        mono: Seconds by the writer's monotonic clock; only differences within one attempt mean anything.
-        step: Optimiser step, or None where it has no meaning.
+        mono: Seconds by the writer's monotonic clock; only differences within one attempt are meaningful.
+        step: Optimiser step; None if the event belongs to no step.
         epoch: Epoch, or None.
-        data: Everything else.
+        data: All other fields.
         v: Version of the format.
     """
 
@@ -122,9 +122,10 @@ class Event:
 
 
 def encode_event(event: Event) -> bytes:
-    r"""Encode an event as one line below :data:`MAX_LINE_BYTES`, newline included.
+    r"""Encode an event as one line shorter than :data:`MAX_LINE_BYTES`, newline included.
 
-    A longer one has its texts shortened, then its largest fields left out and ``"truncated": true`` added.
+    If the line is too long, texts are shortened first. If that is not enough, the largest fields are removed. In both
+    cases ``"truncated": true`` is added.
 
     Example:
         >>> encode_event(Event("metric", 0, 1.0, 2.0, 3, 0, {"values": {"lr": float("nan")}}))
@@ -147,7 +148,7 @@ def decode_event(line: bytes) -> Event:
     """Decode one line.
 
     Raises:
-        ValueError: The line is not UTF-8, not JSON (a bare NaN is not), or holds no event.
+        ValueError: The line is not UTF-8, not JSON (NaN is not valid JSON), or not an event.
     """
     try:
         record: Any = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
@@ -159,11 +160,11 @@ def decode_event(line: bytes) -> Event:
         record.get(name) for name in ("kind", "seq", "step", "epoch", "t", "mono", "v")
     )
     if not isinstance(kind, str) or not _is_count(seq):
-        raise ValueError("no kind or no seq")
+        raise ValueError("kind or seq is missing or invalid")
     if not all(value is None or _is_count(value) for value in (step, epoch)):
-        raise ValueError("step or epoch is no count")
+        raise ValueError("step or epoch is not a non-negative integer")
     if not (_is_time(t) and _is_time(mono)):
-        raise ValueError("no time")
+        raise ValueError("t or mono is not a valid time")
     return Event(
         kind=kind,
         seq=seq,
@@ -177,7 +178,7 @@ def decode_event(line: bytes) -> Event:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` as JSON can hold it: non-finite becomes None, arrays lists, paths and others text."""
+    """Convert `value` to JSON types: non-finite numbers to None, arrays to lists, paths and other objects to text."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):
@@ -196,12 +197,12 @@ def plain(value: Any) -> Any:
 
 def _dump(value: Any) -> bytes:
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    # Half a surrogate pair (an undecodable file name) has no UTF-8 form.
+    # A lone surrogate (from a file name that cannot be decoded) has no UTF-8 form and is replaced.
     return text.encode("utf-8", "replace") + b"\n"
 
 
 def _smallest_fields(data: dict[str, Any], room_bytes: int) -> dict[str, Any]:
-    """The fields that fit, smallest first, in their order; with the mark that some do not."""
+    """Return the fields that fit, chosen from the smallest on, in their original order, with ``truncated``."""
     kept = {"truncated"}
     room_bytes -= len(_dump({"truncated": True}))
     for size, key in sorted((len(_dump({key: value})), key) for key, value in data.items()):

@@ -1,4 +1,4 @@
-"""``status.json``: the latest snapshot of a run, rewritten every two seconds with a number that rises."""
+"""Writes ``status.json``: the latest snapshot of a run, replaced every two seconds, with an increasing number."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Heartbeat", "StatusFile"]
 
 
 class StatusFile:
-    """Writes snapshots; ``hb_seq`` goes on from what is there, so that it rises as long as the run lives.
+    """Writes snapshots. ``hb_seq`` continues from the value in the file, so that it increases over the whole run.
 
     Args:
-        paths: The run.
-        attempt: The attempt the snapshots belong to.
+        paths: Paths of the run.
+        attempt: Number of the attempt that the snapshots belong to.
         by: ``trainer`` or ``supervisor``.
     """
 
@@ -27,8 +27,8 @@ class StatusFile:
         self._seq = 0
 
     def write(self, snapshot: Mapping[str, Any]) -> bool:
-        """Replace the snapshot; returns False where that failed: the next one comes in two seconds."""
-        # The other writer may have written in between; a number that falls would look like no beat at all.
+        """Replace the snapshot. Return False if that failed; the next snapshot follows in two seconds."""
+        # Trainer and supervisor both write this file. Continue from the newest number: it must never decrease.
         previous = (read_object(self._path) or {}).get("hb_seq")
         self._seq = max(self._seq, previous if isinstance(previous, int) else 0) + 1
         try:
@@ -39,12 +39,12 @@ class StatusFile:
 
 
 class Heartbeat:
-    """A thread that writes a snapshot every two seconds, whatever the training loop is at.
+    """A thread that writes a snapshot every two seconds, independently of the training loop.
 
     Args:
-        status: Where to.
-        snapshot: Makes what is written; called in the thread.
-        interval_s: Seconds between two beats.
+        status: The file to write to.
+        snapshot: Returns the snapshot to write; called in the thread.
+        interval_s: Seconds between two snapshots.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Heartbeat:
         self._thread.start()
 
     def beat_now(self) -> None:
-        """Write the next snapshot at once; returns without waiting for it."""
+        """Write the next snapshot at once. Does not wait until it is written."""
         self._now.set()
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""What the events of all attempts of a run add up to, kept up to date as they come in."""
+"""Combines the events of all attempts of a run into series and records, and updates them with each new event."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Record = TypeVar("_Record", ValidationRecord, CheckpointRecord)
 
 
 class _Column:
-    """A series that grows in place. What was handed out stays: a fuller buffer is a new one."""
+    """A series that grows in place. Views returned earlier never change: a larger series gets a new buffer."""
 
     def __init__(self) -> None:
         self._buffer: Float64Array = np.empty((2, 64))
@@ -33,7 +33,7 @@ class _Column:
         self._length += 1
 
     def cut(self, step: int) -> None:
-        """Drop everything from `step` on."""
+        """Remove all values from `step` on."""
         kept = self._buffer[:, : self._length]
         kept = kept[:, kept[0] < step]
         self._length = kept.shape[1]
@@ -46,7 +46,7 @@ class _Column:
 
 
 class History:
-    """Adds up events, attempt after attempt; a later one may cut what earlier ones recorded."""
+    """Collects events, attempt after attempt. A later attempt may replace records of earlier attempts."""
 
     def __init__(self) -> None:
         self.bad_lines = 0
@@ -69,7 +69,7 @@ class History:
         }
 
     def resumed(self, attempt: int, step: int) -> None:
-        """Take note that `attempt` records from `step` on: earlier records from there on no longer count."""
+        """Note that `attempt` records from `step` on: remove the records of earlier attempts from this step on."""
         if attempt in self._cuts:
             return
         self._cuts[attempt] = step
@@ -82,7 +82,7 @@ class History:
             self.step = max(step - 1, 0)
 
     def add(self, attempt: int, line: bytes) -> None:
-        """Add one line of an attempt's events. Never raises: a line that cannot be read is counted."""
+        """Add one line of an attempt's events. Never raises: lines that cannot be decoded are counted."""
         try:
             event = decode_event(line)
         except ValueError:
@@ -90,7 +90,7 @@ class History:
             self.revision += 1
             return
         if event.seq <= self._newest_seq.get(attempt, -1):
-            return  # read before: the file was started over
+            return  # read before: the file was rewritten from its start
         self._newest_seq[attempt] = event.seq
         take = self._take.get(event.kind)
         if take is None:
@@ -104,7 +104,7 @@ class History:
             self.bad_lines += 1
 
     def series(self) -> dict[str, Series]:
-        """Every metric's series."""
+        """Return the series of each metric."""
         return {name: column.view() for name, column in self._columns.items()}
 
     def _dropped(self, attempt: int, event: Event) -> bool:

@@ -1,4 +1,4 @@
-"""The receiving end of control requests, and what anyone may read of them."""
+"""Receives control requests and answers them; also lists waiting requests and reads answers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ID: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
 
 
 def waiting_requests(paths: RunPaths) -> list[Request]:
-    """Return the requests that nobody has answered yet, oldest first; changes nothing."""
+    """Return the requests without an answer, oldest first. Changes no file."""
     new = paths.requests_new
     found = (_parse(identity, new / f"{identity}.json") for identity in _names(new))
     return [request for request in found if request is not None]
 
 
 def read_answer(paths: RunPaths, identity: str) -> Acknowledgement | None:
-    """Return how a request was answered, or None where it was not yet."""
+    """Return the answer to a request, or None if there is no answer yet."""
     record = read_object(paths.requests_done / f"{identity}.json")
     if record is None or not isinstance(record.get("outcome"), str):
         return None
@@ -46,11 +46,11 @@ def read_answer(paths: RunPaths, identity: str) -> Acknowledgement | None:
 
 
 class Inbox:
-    """The receiving end: used by the trainer's writer and, for what no trainer answers, by the supervisor.
+    """Receives and answers requests. The trainer's writer uses it; the supervisor uses it if no trainer answers.
 
     Args:
-        paths: The run.
-        by: ``trainer`` or ``supervisor``.
+        paths: Paths of the run.
+        by: Who answers: ``trainer`` or ``supervisor``.
     """
 
     def __init__(self, paths: RunPaths, *, by: str) -> None:
@@ -60,26 +60,26 @@ class Inbox:
         self._seen: dict[str, float] = {}
 
     def pending(self) -> list[Request]:
-        """Return every request that waits and has not expired, oldest first; answer the others on the way."""
+        """Return the waiting requests, oldest first. Expired and unreadable requests are answered here."""
         requests = []
         for identity in _names(self._paths.requests_new):
             path = self._paths.requests_new / f"{identity}.json"
             if (self._paths.requests_done / path.name).exists():
                 with suppress(OSError):
-                    path.unlink()  # answered before, by a process that died in between
+                    path.unlink()  # a process answered it but died before it removed the file
                 continue
             found = _parse(identity, path)
             if found is None:
                 if path.exists():
                     self.answer(_unreadable(identity), "refused", "the request cannot be read")
             elif self._expired(found):
-                self.answer(found, "expired", "nobody took it in time")
+                self.answer(found, "expired", "no process accepted the request in time")
             else:
                 requests.append(found)
         return requests
 
     def answered(self) -> list[Acknowledgement]:
-        """Return every answer, whoever gave it."""
+        """Return all answers, from the trainer and from the supervisor."""
         answers = (read_answer(self._paths, identity) for identity in _names(self._paths.requests_done))
         return [answer for answer in answers if answer is not None]
 
@@ -94,7 +94,7 @@ class Inbox:
             source.unlink(missing_ok=True)
         except OSError:
             with suppress(OSError):
-                source.replace(target)  # a full disk still allows this: the request is not taken twice
+                source.replace(target)  # a rename works on a full disk, too: the request is not handled twice
 
     def _expired(self, request: Request) -> bool:
         first_seen = self._seen.setdefault(request.id, time.monotonic())
@@ -104,7 +104,7 @@ class Inbox:
 
 
 def _names(folder: Path) -> list[str]:
-    """Ids of the requests in a folder; temporary files and strangers are left out."""
+    """Return the ids of the requests in a folder. Temporary files and other files are ignored."""
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError:

@@ -1,4 +1,4 @@
-"""Making a run, and starting an attempt of it: detached, or in the foreground for Slurm and containers."""
+"""Creates runs and starts their attempts: detached, or in the foreground for Slurm and containers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from patchcore.types import PathLike
 
 __all__ = ["new_run", "start_attempt", "supervise_foreground"]
 
-_READY_S: Final = 120.0  # Python itself can take a minute to load from a busy network file system
+_READY_S: Final = 120.0  # on a busy network file system, Python itself can take a minute to start
 
 
 def new_run(
@@ -46,25 +46,25 @@ def new_run(
     fingerprint_hash: str | None = None,
     trainer: str = DEFAULT_TRAINER,
 ) -> Path:
-    """Make a run folder in a study; nothing is started.
+    """Create a run folder in a study. No process is started.
 
     Args:
-        study_path: The study.
+        study_path: The study folder.
         kind: ``train``, ``fine-tune``, ``evaluate`` …
         config: Resolved configuration.
-        plan: The plan that the run follows.
-        seed: The one seed.
-        slug: A few words for the folder's name; anything but letters and digits becomes a dash.
-        argv: The command that asked for it.
-        parent: Id of the run that it continues from.
-        fingerprint_hash: Of the fingerprint that the plan was made from.
-        trainer: Module that is run as ``python -m trainer RUN ATTEMPT``.
+        plan: The plan of the run.
+        seed: Random seed.
+        slug: A few words for the folder name. Each group of characters other than letters and digits becomes a dash.
+        argv: The command line that created the run.
+        parent: Id of the run that this run continues from.
+        fingerprint_hash: Hash of the fingerprint that the plan was made from.
+        trainer: Trainer module, started as ``python -m trainer RUN ATTEMPT``.
 
     Returns:
         The run folder ``STUDY/runs/<utc>-<slug>-<6 hex>``.
 
     Raises:
-        OSError: The study cannot be written.
+        OSError: The study folder cannot be written.
     """
     now = time.time()
     stem = re.sub(r"[^a-z0-9]+", "-", slug.lower()).strip("-")[:40] or "run"
@@ -109,19 +109,21 @@ def new_run(
 def start_attempt(
     run: PathLike, *, overrides: Mapping[str, Any] | None = None, env: Mapping[str, str] | None = None
 ) -> int:
-    """Start the next attempt of a run under a supervisor of its own, which outlives this process.
+    """Start the next attempt of a run under its own supervisor, a process that continues after this process ends.
+
+    Returns when the supervisor holds the lock of the run.
 
     Args:
         run: The run folder.
-        overrides: What this attempt changes of the run's configuration.
-        env: Environment of supervisor and trainer; default: that of this process.
+        overrides: Changes of the run's configuration for this attempt.
+        env: Environment of supervisor and trainer; default: the environment of this process.
 
     Returns:
-        The number of the attempt, once the supervisor holds its lock.
+        The number of the attempt.
 
     Raises:
-        LockedError: The run is driven already.
-        RunError: This is no run folder, or the supervisor did not come up.
+        LockedError: Another process already supervises or trains the run.
+        RunError: The folder is not a run folder, or the supervisor did not start.
         OSError: The folder cannot be written.
     """
     paths = RunPaths(run)
@@ -141,22 +143,22 @@ def start_attempt(
     )
     assert process.stdout is not None
     with process.stdout as pipe:
-        said = _read_until_ready(pipe.fileno())
-    if said is None:
+        output = _read_until_ready(pipe.fileno())
+    if output is None:
         process.kill()
         process.wait()
-        raise RunError(f"the supervisor did not come up within {_READY_S:.0f} s", path=paths.root)
-    # It is our child as long as we live: someone has to take note of its end.
+        raise RunError(f"the supervisor did not start within {_READY_S:.0f} s", path=paths.root)
+    # The supervisor is a child of this process: wait for it, so that it does not become a zombie.
     threading.Thread(target=process.wait, name="patchcore-reaper", daemon=True).start()
-    answer = _parse_ready(said)
+    answer = _parse_ready(output)
     if answer.get("attempt") == attempt:
         return attempt
     if answer.get("locked"):
         raise LockedError(str(answer["error"]))
     if isinstance(answer.get("errno"), int):
         raise OSError(answer["errno"], str(answer["error"]))
-    why = answer.get("error") or said.strip()[-2000:]
-    raise RunError(f"the supervisor did not come up: {why}", path=paths.root)
+    why = answer.get("error") or output.strip()[-2000:]
+    raise RunError(f"the supervisor did not start: {why}", path=paths.root)
 
 
 def supervise_foreground(
@@ -168,21 +170,21 @@ def supervise_foreground(
 ) -> int:
     """Supervise the next attempt of a run in this process, for Slurm and containers.
 
-    SIGTERM and SIGINT go to the trainer, which stops at the next boundary with a checkpoint; a second SIGINT
-    climbs to SIGKILL. A closed terminal counts as SIGTERM.
+    SIGTERM and SIGINT are forwarded to the trainer, which writes a checkpoint and stops at the next boundary. A second
+    SIGINT forces the end, if necessary with SIGKILL. If the terminal is closed, the trainer receives SIGTERM.
 
     Args:
         run: The run folder.
-        overrides: What this attempt changes of the run's configuration.
-        env: Environment of the trainer; default: that of this process.
-        on_tick: Called about four times a second and once after the end, for output.
+        overrides: Changes of the run's configuration for this attempt.
+        env: Environment of the trainer; default: the environment of this process.
+        on_tick: Called about four times per second and once after the end, for output.
 
     Returns:
         The run's exit code: 0 finished, 75 stopped or paused, else 1.
 
     Raises:
-        LockedError: The run is driven already.
-        RunError: This is no run folder.
+        LockedError: Another process already supervises or trains the run.
+        RunError: The folder is not a run folder.
         OSError: The folder cannot be written.
     """
     paths = RunPaths(run)
@@ -207,22 +209,22 @@ def _handling(notice: Callable[[int], None]) -> Iterator[None]:
 
 
 def _read_until_ready(pipe: int) -> str | None:
-    """Read until the supervisor has said its line or has closed its output; None: neither came in time."""
-    said = b""
+    """Read the supervisor's output until its status line, or until its end. Return None if neither comes in time."""
+    output = b""
     deadline = time.monotonic() + _READY_S
     while (left_s := deadline - time.monotonic()) > 0:
         if not select.select([pipe], [], [], left_s)[0]:
             break
         chunk = os.read(pipe, 65536)
-        said += chunk
-        if not chunk or _parse_ready(said.decode("utf-8", "replace")):
-            return said.decode("utf-8", "replace")
+        output += chunk
+        if not chunk or _parse_ready(output.decode("utf-8", "replace")):
+            return output.decode("utf-8", "replace")
     return None
 
 
-def _parse_ready(said: str) -> dict[str, Any]:
-    # Warnings of an interpreter start-up may come before the line.
-    for line in reversed(said.splitlines(keepends=True)):
+def _parse_ready(output: str) -> dict[str, Any]:
+    # Warnings of the Python interpreter may come before the status line.
+    for line in reversed(output.splitlines(keepends=True)):
         if line.startswith("{") and line.endswith("\n"):
             try:
                 answer = json.loads(line)

@@ -1,4 +1,4 @@
-"""Finding runs: the list of a study's, and the one that a person means."""
+"""Lists the runs of a study and finds a run by its id or path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["list_runs", "resolve_run", "summarize"]
 
 
 def list_runs(study: PathLike) -> list[RunSummary]:
-    """Return the runs of a study, newest first; a study without any has an empty list.
+    """Return the runs of a study, newest first. The list is empty if the study has no runs.
 
     Raises:
         OSError: The folder cannot be read.
@@ -30,7 +30,7 @@ def list_runs(study: PathLike) -> list[RunSummary]:
 
 
 def summarize(run: PathLike) -> RunSummary:
-    """Return one line about a run, without reading its events."""
+    """Return the summary of a run. The events of the run are not read."""
     paths = RunPaths(run)
     try:
         record = paths.require()
@@ -59,20 +59,22 @@ def summarize(run: PathLike) -> RunSummary:
 
 
 def resolve_run(study: PathLike | None, run: PathLike) -> Path:
-    """Return the run folder that is meant.
+    """Return the folder of a run.
 
     Args:
-        study: The study to look in; None: `run` is a path.
-        run: A run folder; or, within the study, an id, a part of one that is unique, or ``latest``.
+        study: The study to search; None if `run` is a path.
+        run: A run folder. With a study also: a run id, a unique part of a run id, or ``latest``.
 
     Raises:
-        StudyError: There is no such run, or there are several.
+        StudyError: No run matches, or several runs match.
     """
     path = Path(run)
     if RunPaths(path).run_json.exists():
         return path
     if study is None:
-        raise StudyError("no run folder (it has no run.json)", path=path, remedy="name the study first, or a folder")
+        raise StudyError(
+            "not a run folder (it has no run.json)", path=path, remedy="give a run folder, or also give the study"
+        )
     runs = Path(study) / "runs"
     try:
         ids = sorted(path.name for path in runs.iterdir() if RunPaths(path).run_json.exists())
@@ -86,13 +88,15 @@ def resolve_run(study: PathLike | None, run: PathLike) -> Path:
         return runs / found[0]
     if found:
         several = ", ".join(found[:10])
-        raise StudyError(f"{wanted!r} could be any of {several}", path=runs, remedy="write more of the id")
-    known = f"there are {', '.join(ids[-10:])}" if ids else "the study has no runs yet"
-    raise StudyError(f"there is no run {wanted!r}", path=runs, remedy=known)
+        raise StudyError(
+            f"{wanted!r} matches several runs: {several}", path=runs, remedy="give a longer part of the id"
+        )
+    remedy = f"choose one of {', '.join(ids[-10:])}" if ids else "the study has no runs yet; start a training first"
+    raise StudyError(f"there is no run {wanted!r}", path=runs, remedy=remedy)
 
 
 def _patch_size(plan: Any) -> tuple[int, ...] | None:
-    """The patch size of a plan, which is either one target's fields or a list of targets."""
+    """Return the patch size of a plan. The plan holds either the fields of one target or a list of targets."""
     if isinstance(plan, dict) and isinstance(plan.get("targets"), list) and plan["targets"]:
         plan = plan["targets"][0]
     sizes = plan.get("patch_size") if isinstance(plan, dict) else None

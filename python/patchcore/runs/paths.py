@@ -1,4 +1,4 @@
-"""Where things lie in a run folder, and the small reads and writes that every part of it shares."""
+"""Defines the file paths of a run folder, and helpers that read and write its small files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEFAULT_TRAINER: Final = "patchcore.training.trainer"
 
 
 class RunPaths:
-    """The files of one run. Nothing is created or checked on construction.
+    """The file paths of one run. The constructor creates and checks nothing.
 
     Example:
         >>> RunPaths("runs/a").events(2).as_posix()
@@ -50,31 +50,31 @@ class RunPaths:
         self.requests_done = self.root / "control" / "done"
 
     def attempt(self, number: int) -> Path:
-        """Folder of an attempt."""
+        """Return the folder of an attempt."""
         return self.attempts / str(number)
 
     def start(self, number: int) -> Path:
-        """How an attempt was started."""
+        """Return the path of the file that says how an attempt was started."""
         return self.attempt(number) / "start.json"
 
     def events(self, number: int) -> Path:
-        """What the trainer told."""
+        """Return the path of the trainer's events."""
         return self.attempt(number) / "events.jsonl"
 
     def system(self, number: int) -> Path:
-        """Samples of GPU, CPU and RAM."""
+        """Return the path of the samples of GPU, CPU and RAM."""
         return self.attempt(number) / "system.jsonl"
 
     def stdout(self, number: int) -> Path:
-        """What the trainer printed."""
+        """Return the path of the trainer's printed output."""
         return self.attempt(number) / "stdout.log"
 
     def exit(self, number: int) -> Path:
-        """How an attempt ended."""
+        """Return the path of the exit record of an attempt."""
         return self.attempt(number) / "exit.json"
 
     def newest_attempt(self) -> int | None:
-        """Number of the newest attempt, or None."""
+        """Return the number of the newest attempt, or None if there is none."""
         try:
             names = [path.name for path in self.attempts.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
@@ -82,18 +82,18 @@ class RunPaths:
         return max((int(name) for name in names if name.isascii() and name.isdigit()), default=None)
 
     def require(self) -> dict[str, Any]:
-        """Return ``run.json``.
+        """Return the content of ``run.json``.
 
         Raises:
-            RunError: This is no run folder, or a newer patchcore wrote it.
+            RunError: The folder is not a run folder, or a newer patchcore wrote it.
         """
         record = read_object(self.run_json)
         if record is None:
-            raise RunError("no run folder (run.json is missing or damaged)", path=self.root)
+            raise RunError("not a run folder (run.json is missing or damaged)", path=self.root)
         version = record.get("schema_version")
         if not isinstance(version, int) or version > RUN_SCHEMA:
             raise RunError(
-                f"run.json has schema version {version}, this patchcore reads up to {RUN_SCHEMA}",
+                f"run.json has schema version {version}, but this patchcore reads versions up to {RUN_SCHEMA}",
                 path=self.root,
                 remedy="update patchcore",
             )
@@ -101,7 +101,7 @@ class RunPaths:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a small file, or None where there is none (missing or damaged)."""
+    """Return the JSON object in a small file, or None if the file is missing or damaged."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -110,13 +110,12 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 
 def write_quickly(path: Path, value: Any) -> None:
-    """Replace a small JSON file that is rewritten all the time: whole or not at all, not synced to disk.
+    """Replace a small JSON file that is written often. The replacement is atomic, but it is not synced to disk.
 
     Raises:
-        OSError: It cannot be written; what was there stays.
+        OSError: The file cannot be written; the old file stays.
     """
-    # One name a writer, so that a killed one leaves at most one file behind, and the next start overwrites
-    # it.
+    # One temporary name per thread of a process: a killed writer leaves at most one file behind.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n"
@@ -129,10 +128,10 @@ def write_quickly(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Append one JSON line by one write. For files with one slow writer, opened anew each time.
+    """Append one JSON line with one write. For files that are written rarely: each call opens the file again.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The line cannot be written.
     """
     line = json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

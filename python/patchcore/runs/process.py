@@ -1,4 +1,4 @@
-"""Who a process is (a pid alone is reused), and how often memory ran out: Linux ``/proc``."""
+"""Identifies processes (a pid can be reused) and counts out-of-memory kills, using Linux ``/proc``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["boot_id", "oom_kill_counts", "process_start", "send_signal"]
 
 
 def boot_id() -> str:
-    """Identity of this boot of this machine; empty where the kernel does not tell."""
+    """Return the id of the current boot of this machine; empty if the kernel does not provide it."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -18,18 +18,24 @@ def boot_id() -> str:
 
 
 def process_start(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None where there is none, or a zombie."""
+    """Return when a process started, in clock ticks since boot; None if it does not exist or is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    # The second field is the program's name in parentheses and may hold anything, a parenthesis included.
+    # The second field is the program name in parentheses. The name may itself contain parentheses.
     fields = stat[stat.rindex(b")") + 2 :].split()
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def send_signal(pid: int, started: int, number: int, *, group: bool = False) -> bool:
-    """Signal a process, or the group that it leads, only if it is still the one that started then.
+    """Send a signal to a process, but only if it is still the same process.
+
+    Args:
+        pid: Id of the process.
+        started: Start time of the process, from :func:`process_start`.
+        number: The signal.
+        group: Send the signal to the whole process group if the process leads one.
 
     Returns:
         Whether the signal was sent.
@@ -46,10 +52,11 @@ def send_signal(pid: int, started: int, number: int, *, group: bool = False) -> 
 
 
 def oom_kill_counts() -> dict[str, int]:
-    """How often the kernel killed for want of memory: in this process's cgroup, and on the whole machine.
+    """Return how often the kernel killed a process because memory ran out.
 
     Returns:
-        ``cgroup`` and ``machine`` → count; a key is missing where the kernel does not tell.
+        Counts of the cgroup of this process (key ``cgroup``) and of the whole machine (key ``machine``). A key is
+        missing if the kernel does not provide its count.
     """
     counts = {}
     for file in _cgroup_files():

@@ -1,4 +1,4 @@
-"""Reading along with a run: a poll reads what was added since the last and returns a view of all there is."""
+"""Follows a run: each poll reads what was added since the last poll and returns a view of the whole run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _SYSTEM_TAIL_BYTES: Final = 64 << 10
 
 
 class RunReader:
-    """Follows one run. Not for several threads at once; readers are cheap, make one for each.
+    """Follows one run. Do not share a reader between threads: readers are cheap, so make one per thread.
 
     Args:
         run: The run folder.
 
     Raises:
-        RunError: This is no run folder.
+        RunError: The folder is not a run folder.
 
     Example:
         >>> from patchcore.runs import RunReader  # doctest: +SKIP
@@ -42,20 +42,20 @@ class RunReader:
         self._watcher = StateWatcher(run)
         self._history = History()
         self._tails: dict[int, LineTail] = {}
-        self._read_whole: set[int] = set()
+        self._read_completely: set[int] = set()
         self._resumed: set[int] = set()
         self._seen: tuple[Any, ...] = ()
         self._revision = 0
 
     def poll(self, *, most_bytes: int = MOST_BYTES) -> RunView:
-        """Read what was added, at most `most_bytes` of it, and return everything known.
+        """Read at most `most_bytes` of new events and return a view of everything read so far.
 
         Raises:
-            RunError: The run folder is gone.
+            RunError: The run folder no longer exists.
         """
         if not self.paths.run_json.exists():
-            raise RunError("the run folder is gone", path=self.paths.root)
-        # The state first: an end that is told is then followed by a poll that has read everything up to it.
+            raise RunError("the run folder no longer exists", path=self.paths.root)
+        # Read the state before the events: if the state says that the run has ended, all its events are then read.
         report = self._watcher.look()
         newest = self.paths.newest_attempt() or 0
         behind = self._read_events(newest, most_bytes)
@@ -66,8 +66,8 @@ class RunReader:
         epoch = _count(status.get("epoch")) if live else None
         phase, eta_s = (status.get("phase"), status.get("eta_s")) if live else (None, None)
         overlong = sum(tail.overlong for tail in self._tails.values())
-        told = (step, epoch, phase, eta_s, status.get("total_steps"))
-        shown = (report, history.revision, told, overlong, behind)
+        progress = (step, epoch, phase, eta_s, status.get("total_steps"))
+        shown = (report, history.revision, progress, overlong, behind)
         if shown != self._seen:
             self._seen = shown
             self._revision += 1
@@ -99,9 +99,9 @@ class RunReader:
         )
 
     def _read_events(self, newest: int, most_bytes: int) -> bool:
-        """Read attempt after attempt; returns whether more is there."""
+        """Read attempt after attempt. Return whether more events are waiting to be read."""
         for attempt in range(1, newest + 1):
-            if attempt in self._read_whole or not self._note_resume(attempt):
+            if attempt in self._read_completely or not self._note_resume(attempt):
                 continue
             tail = self._tails.setdefault(attempt, LineTail(self.paths.events(attempt)))
             while True:
@@ -114,11 +114,11 @@ class RunReader:
                 if not read:
                     break
             if attempt < newest and self._note_resume(attempt + 1):
-                self._read_whole.add(attempt)  # the next trainer holds the lock: this one writes no more
+                self._read_completely.add(attempt)  # the next trainer holds the lock: this attempt is complete
         return False
 
     def _note_resume(self, attempt: int) -> bool:
-        """Whether the step an attempt records from is known: its trainer writes it before its first event."""
+        """Return whether the first step of an attempt is known. Its trainer writes this step before its first event."""
         if attempt not in self._resumed:
             step = (read_object(self.paths.start(attempt)) or {}).get("resumed_from_step")
             if not isinstance(step, int):
@@ -146,14 +146,16 @@ class RunReader:
 
 
 def read_cases(run: PathLike, validation_id: str) -> list[dict[str, Any]]:
-    """Return what was told of each case of a validation, by case id; the last record of a case wins.
+    """Return the records of the cases of a validation, sorted by case id.
+
+    If a case has several records, the last one is returned.
 
     Args:
         run: The run folder.
-        validation_id: Of a :class:`ValidationRecord`.
+        validation_id: Id of the validation, from a :class:`ValidationRecord`.
 
     Raises:
-        FileNotFoundError: No case of it was told.
+        FileNotFoundError: The validation has recorded no case.
     """
     folder = RunPaths(run).cases
     name = Path(f"{validation_id}.jsonl").name

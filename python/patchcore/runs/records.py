@@ -1,4 +1,4 @@
-"""What is known of a run: its states, and the records that a reader hands out. Plain values, no I/O."""
+"""Defines the states of a run and the records that describe it. Plain values without I/O."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class RunState(StrEnum):
-    """The state of a run: that of its newest attempt."""
+    """The state of a run, which is the state of its newest attempt."""
 
     QUEUED = "queued"
     STARTING = "starting"
@@ -50,12 +50,12 @@ class RunState(StrEnum):
 
     @property
     def is_live(self) -> bool:
-        """Whether a process works on the run, as far as is known."""
+        """Whether a process works on the run, as far as can be known."""
         return self in _LIVE
 
     @property
     def is_over(self) -> bool:
-        """Whether the newest attempt has ended; a new one may start."""
+        """Whether the newest attempt has ended, so that a new attempt may start."""
         return self in _OVER
 
 
@@ -85,7 +85,7 @@ _OVER = frozenset(
 
 
 class Verb(StrEnum):
-    """What can be asked of a running trainer."""
+    """The requests that a running trainer accepts."""
 
     CHECKPOINT = "checkpoint"
     VALIDATE = "validate"
@@ -95,18 +95,19 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StateReport:
-    """The state of a run and how it is known.
+    """The state of a run and the facts behind it.
 
     Attributes:
         state: The state.
-        reason: Why, in one sentence; None where the state says it all.
-        attempt: Number of the newest attempt, from 1; None while there is none.
-        since: When the attempt ended or last changed state, seconds since 1970 by the writer's clock; None:
+        reason: The reason in one sentence; None if the state needs no explanation.
+        attempt: Number of the newest attempt, from 1; None if there is no attempt yet.
+        since: When the attempt ended or last changed its state, in seconds since 1970 by the writer's clock; None if
             unknown.
-        host: Where the newest attempt was started.
-        trainer_pid: The process that holds the trainer's lock, on this host; 0 where it cannot be named.
+        host: Host on which the newest attempt was started.
+        trainer_pid: Id of the process on this host that holds the trainer's lock; 0 if the lock is held but the id is
+            not known.
         supervisor_pid: The same for the supervisor's lock.
-        exit_code: Of an attempt that ended by itself.
+        exit_code: Exit code of the trainer; None if a signal ended it or it has not ended.
     """
 
     state: RunState
@@ -120,12 +121,12 @@ class StateReport:
 
     @property
     def label(self) -> str:
-        """The state and its reason on one line, as shown to people."""
+        """State and reason on one line, for display."""
         return f"{self.state.value}: {self.reason}" if self.reason else self.state.value
 
     @property
     def run_exit_code(self) -> int:
-        """What a command that waited for the run exits with: 0 finished, 75 stopped or paused, else 1."""
+        """Exit code for a command that waited for the run: 0 finished, 75 stopped or paused, else 1."""
         if self.state is RunState.FINISHED:
             return ExitCode.DONE
         if self.state in (RunState.STOPPED, RunState.PAUSED):
@@ -138,8 +139,8 @@ class Series:
     """One metric over steps.
 
     Attributes:
-        steps: float64 (N,), as recorded, in order of time.
-        values: float64 (N,), NaN where the value was not finite.
+        steps: float64 (N,), steps in the order of recording.
+        values: float64 (N,), NaN if the recorded value was not finite.
     """
 
     steps: Float64Array
@@ -160,14 +161,14 @@ class ValidationRecord:
     """One validation on whole volumes.
 
     Attributes:
-        step: Step after which it ran.
+        step: Step after which the validation ran.
         epoch: Epoch, or None.
-        validation_id: Names ``cases/<validation_id>.jsonl``.
-        values: Metric name → value; NaN where it was not finite.
-        n_cases: Cases that it was computed on.
-        subset: Which cases: only validations of one subset compare.
+        validation_id: Id of the validation; its cases are in ``cases/<validation_id>.jsonl``.
+        values: Metric name → value; NaN if the value was not finite.
+        n_cases: Number of cases.
+        subset: Name of the set of cases; only validations on the same subset can be compared.
         t: Seconds since 1970 by the writer's clock.
-        attempt: The attempt that ran it.
+        attempt: Number of the attempt that ran the validation.
     """
 
     step: int
@@ -181,18 +182,18 @@ class ValidationRecord:
 
     @property
     def dsc_mean(self) -> float:
-        """Mean DSC over cases; NaN where it is not known."""
+        """Mean DSC over cases; NaN if it is not known."""
         return self.values.get("val/dsc_mean", float("nan"))
 
     @property
     def dsc_global(self) -> float:
-        """DSC over all voxels of all cases; NaN where it is not known."""
+        """DSC over all voxels of all cases; NaN if it is not known."""
         return self.values.get("val/dsc_global", float("nan"))
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRecord:
-    """A checkpoint that was written, ``last`` or ``best``; `path` is relative where it lies in the run."""
+    """A saved checkpoint, ``last`` or ``best``. `path` is relative to the run folder if the checkpoint is inside it."""
 
     step: int
     which: str
@@ -203,7 +204,7 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, slots=True)
 class StateRecord:
-    """A state that the trainer told."""
+    """A state that the trainer reported."""
 
     state: str
     reason: str | None
@@ -214,7 +215,7 @@ class StateRecord:
 
 @dataclass(frozen=True, slots=True)
 class AlertRecord:
-    """Something to know; `level` is ``info``, ``warning`` or ``error``. The text is untrusted."""
+    """A message for the user; `level` is ``info``, ``warning`` or ``error``. Treat the text as untrusted input."""
 
     level: str
     message: str
@@ -226,7 +227,7 @@ class AlertRecord:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to a running trainer, as it lies in ``control/new``."""
+    """A request to a running trainer, as stored in ``control/new``."""
 
     id: str
     verb: Verb
@@ -239,17 +240,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """How a request ended.
+    """The answer to a request.
 
     Attributes:
-        id: The request's.
-        verb: The request's.
+        id: Id of the request.
+        verb: Verb of the request.
         outcome: ``accepted``, ``done``, ``refused``, ``expired`` or ``failed``.
-        detail: Why, or what came of it.
-        by: ``trainer`` or ``supervisor``.
+        detail: The reason or the result, or None.
+        by: Who answered: ``trainer`` or ``supervisor``.
         t: Seconds since 1970 by the clock of `by`.
-        author: Who asked.
-        args: What was asked for.
+        author: Who sent the request.
+        args: Arguments of the request.
     """
 
     id: str
@@ -263,13 +264,13 @@ class Acknowledgement:
 
     @property
     def ok(self) -> bool:
-        """Whether the request was taken on."""
+        """Whether the request was accepted or done."""
         return self.outcome in ("accepted", "done")
 
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """All that a reader knows of a run at one moment. Later polls never change a view handed out before.
+    """Everything that a reader knows about a run at one moment. Later polls do not change a view returned earlier.
 
     Attributes:
         run_id: Name of the run folder.
@@ -277,24 +278,24 @@ class RunView:
         kind: ``train``, ``fine-tune``, ``evaluate`` …
         created: ISO 8601, UTC.
         config: Resolved configuration.
-        plan: The plan that the run was made with.
-        parent: Id of the run that it continues from, or None.
-        state: The state of the newest attempt.
-        step: Newest step that is known; 0 before the first.
-        total_steps: Where training ends, or None.
+        plan: The plan of the run.
+        parent: Id of the run that this run continues from, or None.
+        state: State of the newest attempt.
+        step: Newest known step; 0 before the first step.
+        total_steps: Last step of the training, or None.
         epoch: Newest epoch, or None.
-        eta_s: Seconds to the end, by the trainer, or None.
-        phase: What the trainer is at (``train``, ``validate``, ``checkpoint``, ``prepare`` …), or None.
+        eta_s: Remaining seconds as estimated by the trainer, or None.
+        phase: What the trainer does now (``train``, ``validate``, ``checkpoint``, ``prepare`` …), or None.
         series: Metric name → its series.
-        validations: In order of time; a repeated validation replaces the one it repeats.
-        checkpoints: In order of time.
-        states: What the trainer told of its state, in order of time.
-        alerts: In order of time.
-        attempts: How many there are.
+        validations: Validations in order of time; a repeated validation replaces the earlier one.
+        checkpoints: Checkpoints in order of time.
+        states: States that the trainer reported, in order of time.
+        alerts: Alerts in order of time.
+        attempts: Number of attempts.
         system: Newest sample of GPU, CPU and RAM, or None.
-        bad_lines: Lines that could not be read.
-        behind: Whether more is there to read at once.
-        revision: Rises whenever anything in the view but `system` changed.
+        bad_lines: Number of lines that could not be read.
+        behind: Whether more events are waiting to be read: poll again at once.
+        revision: Increases whenever anything in the view except `system` changes.
     """
 
     run_id: str
@@ -328,7 +329,11 @@ class RunView:
 
     @property
     def best_validation(self) -> ValidationRecord | None:
-        """The validation with the highest mean DSC: of those on all cases, or while there is none, of the newest's."""
+        """The validation with the highest mean DSC, chosen among validations on the same cases.
+
+        Only validations on all cases are compared. If there is none, validations on the subset of the newest validation
+        are compared. All of them have the same number of cases as the newest one.
+        """
         if not self.validations:
             return None
         whole = [v for v in self.validations if v.subset == "all"]
@@ -341,29 +346,29 @@ class RunView:
         return max(same, key=lambda v: v.dsc_mean, default=None)
 
     def last(self, metric: str) -> float | None:
-        """Newest finite value of a metric, or None."""
+        """Return the newest finite value of a metric, or None."""
         series = self.series.get(metric)
         return series.last if series is not None else None
 
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """One line of a list of runs, read without its events.
+    """Summary of a run for a list of runs. It is made without reading the events.
 
     Attributes:
         run_id: Name of the run folder.
         path: The run folder.
-        kind: ``train`` …; ``unreadable`` where ``run.json`` is damaged.
+        kind: ``train`` …; ``unreadable`` if ``run.json`` is damaged.
         created: ISO 8601, UTC.
-        state: As for one look; see :func:`patchcore.runs.run_state`.
+        state: State of the run, as returned by :func:`patchcore.runs.run_state`.
         step: Newest step.
-        total_steps: Where training ends, or None.
-        epoch: Newest epoch.
-        eta_s: Seconds to the end, or None.
+        total_steps: Last step of the training, or None.
+        epoch: Newest epoch, or None.
+        eta_s: Remaining seconds, or None.
         best_dsc_mean: Highest mean validation DSC so far, or None.
-        attempts: How many.
-        parent: Id of the run that it continues from, or None.
-        patch_size: Of the plan, or None.
+        attempts: Number of attempts.
+        parent: Id of the run that this run continues from, or None.
+        patch_size: Patch size of the plan, or None.
     """
 
     run_id: str

@@ -1,4 +1,4 @@
-"""Set-up and split of a run: its configuration with an attempt's overrides, its plan, its study and its cases."""
+"""Reads the set-up of a run: its configuration with the overrides of an attempt, its plan, its study and its split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["RunSetup", "RunSplit", "divide_cases", "read_setup", "read_split", "
 
 @dataclass(frozen=True)
 class RunSetup:
-    """What a run folder says of its training."""
+    """Configuration and plan of a run."""
 
     config: RunConfig
     plan: Plan
@@ -29,16 +29,16 @@ def read_setup(run: Path, overrides: Mapping[str, Any] | None = None) -> RunSetu
 
     Args:
         run: The run folder.
-        overrides: What an attempt changes: a nested mapping, or dotted keys.
+        overrides: Changes of the configuration for an attempt: a nested mapping, or dotted keys.
 
     Raises:
-        RunError: This is no run folder.
-        ConfigError: An override is impossible.
+        RunError: The folder is not a run folder.
+        ConfigError: An override is not valid.
     """
     try:
         record = read_json(run / "run.json", schema=1)
     except FileNotFoundError:
-        raise RunError("no run folder (it has no run.json)", path=run) from None
+        raise RunError("not a run folder (it has no run.json)", path=run) from None
     settings = [f"{key}={json.dumps(value)}" for key, value in _dotted(overrides or {}).items()]
     config = resolve_config(settings=settings, base=record["config"])
     return RunSetup(config=config, plan=Plan.model_validate_json(json.dumps(record["plan"])))
@@ -55,27 +55,27 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def run_study(run: Path) -> Study:
-    """Return the study that a run lies in.
+    """Return the study that contains a run.
 
     Raises:
-        StudyError: It lies in none.
+        StudyError: The run folder is not inside a study.
     """
     return Study(run.absolute().parent.parent)
 
 
 @dataclass(frozen=True)
 class RunSplit:
-    """Which cases a run trains on, and which it validates on."""
+    """The cases that a run trains on, and the cases that it validates on."""
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
 
 
 def divide_cases(study: Study, config: RunConfig) -> RunSplit:
-    """Return how the study's cases of today are divided for a configuration.
+    """Split the currently accepted cases of a study as a configuration requires.
 
     Raises:
-        DataError: Fewer patients than folds.
+        DataError: The study has fewer patients than folds.
     """
     validating = set(study.folds(config.train.folds, config.seed)[config.train.fold])
     ids = [record.case_id for record in study.accepted()]
@@ -83,7 +83,7 @@ def divide_cases(study: Study, config: RunConfig) -> RunSplit:
 
 
 def read_split(run: Path) -> RunSplit | None:
-    """Return how a run's cases were divided; None where it has not begun."""
+    """Return the recorded split of a run, or None if the run has no ``split.json`` because it has not started."""
     try:
         found = read_json(run / "split.json", schema=1)
     except FileNotFoundError:

@@ -1,7 +1,8 @@
-"""The state of a run, known from its exit record, else lock holders on this host, else heartbeat.
+"""Determines the state of a run from its exit record, else from its locks (same host), else from its heartbeat.
 
-Locks tell the truth on the host of the run: a holder lives, and its pid is named. Elsewhere only the
-heartbeat's number is left, watched by the reader's own clock; time stamps of two machines are never compared.
+On the host of the run, locks are reliable: whoever holds a lock is alive, and its pid is known. On other hosts, only
+the heartbeat number is available. The reader measures by its own clock when this number last changed; time stamps of
+two machines are never compared.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _TAIL_BYTES: Final = 65536
 FINAL_WORDS: Final = frozenset(
     {RunState.FINISHED, RunState.STOPPED, RunState.PAUSED, RunState.FAILED, RunState.OUT_OF_MEMORY}
 )
-_TOLD_LIVE: Final = frozenset({RunState.STARTING, RunState.RUNNING, RunState.PAUSING, RunState.STOPPING})
+_REPORTED_LIVE: Final = frozenset({RunState.STARTING, RunState.RUNNING, RunState.PAUSING, RunState.STOPPING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +42,29 @@ class _Beat:
 
 
 def run_state(run: PathLike) -> StateReport:
-    """Determine the state of a run by one look.
+    """Determine the state of a run once.
 
-    One look cannot tell whether a heartbeat on another host still beats: it takes the last word of it. Use a
-    :class:`StateWatcher` to follow a run.
+    If the run is on another host, one call cannot detect that its heartbeat has stopped: it returns the last reported
+    state. Use a :class:`StateWatcher` to follow a run.
 
     Args:
         run: The run folder.
 
     Returns:
-        The state, how it is known and who works on the run.
+        The state, its reason, and the processes that work on the run.
 
     Raises:
-        RunError: This is no run folder.
+        RunError: The folder is not a run folder.
     """
     return StateWatcher(run).look()
 
 
 class StateWatcher:
-    """Follows the state of one run, remembering when its heartbeat last changed by the clock of this process.
+    """Follows the state of one run. It remembers when the heartbeat last changed, by the clock of this process.
 
     Args:
         run: The run folder.
-        clock: Monotonic seconds.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(self, run: PathLike, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,14 +77,14 @@ class StateWatcher:
         """Determine the state now.
 
         Raises:
-            RunError: This is no run folder.
+            RunError: The folder is not a run folder.
         """
         attempt = self.paths.newest_attempt()
         if attempt is None:
             self.paths.require()
             return StateReport(RunState.QUEUED)
-        # In this order nobody is missed: a trainer named in start.json has taken its lock before, and whoever
-        # lets go of a lock after we looked leaves an exit record that is read later.
+        # The order matters. A trainer takes its lock before it enters its pid in start.json, so read start.json first.
+        # A process may end after its lock was checked, so read the exit record last.
         start = read_object(self.paths.start(attempt)) or {}
         supervisor = lock_holder(self.paths.supervisor_lock)
         trainer = lock_holder(self.paths.trainer_lock)
@@ -109,39 +110,39 @@ class StateWatcher:
         def report(state: RunState, reason: str | None = None, since: float | None = None) -> StateReport:
             return StateReport(state, reason, attempt, since, start.get("host"), trainer, supervisor)
 
-        told, told_reason, since = _told(status)
+        reported, reported_reason, since = _reported(status)
         if trainer is not None:
             silent_s = self._silence(status)
             if supervisor is None:
-                return report(RunState.ORPHANED, "its supervisor is gone; it goes on training", since)
+                return report(RunState.ORPHANED, "its supervisor is gone; the trainer continues", since)
             stalled = _stalled(status, silent_s)
             if stalled is not None:
                 return report(RunState.STALLED, stalled, since)
-            going = self._going(told)
-            if going is not None:
-                return report(going[0], going[1] or told_reason, since)
-            return report(told if told in _TOLD_LIVE else RunState.STOPPING, told_reason, since)
+            ending = self._ending(reported)
+            if ending is not None:
+                return report(ending[0], ending[1] or reported_reason, since)
+            return report(reported if reported in _REPORTED_LIVE else RunState.STOPPING, reported_reason, since)
         if supervisor is not None:
             if start.get("trainer") is None:
                 return report(RunState.STARTING, "the trainer is loading")
-            return report(RunState.STOPPING, "the trainer has ended, its exit record is being written", since)
+            return report(RunState.STOPPING, "the trainer has ended; its exit record is being written", since)
         last = last_told_state(self.paths, attempt)
         if last is not None and last[0] in FINAL_WORDS:
-            words = "told by the trainer; its supervisor was gone"
+            words = "reported by the trainer; its supervisor was gone"
             return report(last[0], f"{last[1]} ({words})" if last[1] else words, last[2])
         if start.get("trainer") is None:
-            return report(RunState.CRASHED, "neither supervisor nor trainer lives; the trainer never came up")
-        return report(RunState.CRASHED, "neither supervisor nor trainer lives, no exit record", since)
+            return report(RunState.CRASHED, "neither supervisor nor trainer is running; the trainer never started")
+        return report(RunState.CRASHED, "neither supervisor nor trainer is running; there is no exit record", since)
 
     def _look_elsewhere(self, attempt: int, start: dict[str, Any], status: dict[str, Any]) -> StateReport:
         host = start.get("host")
-        told, told_reason, since = _told(status)
+        reported, reported_reason, since = _reported(status)
 
         def report(state: RunState, reason: str | None) -> StateReport:
             return StateReport(state, reason, attempt, since, host)
 
-        if told in FINAL_WORDS:
-            return report(told, told_reason)
+        if reported in FINAL_WORDS:
+            return report(reported, reported_reason)
         silent_s = self._silence(status)
         epoch_s = _number(status.get("epoch_s")) or 0.0
         if silent_s > max(STALL_S, _EPOCH_SHARE * epoch_s):
@@ -151,33 +152,33 @@ class StateWatcher:
         stalled = _stalled(status, 0.0)
         if stalled is not None:
             return report(RunState.STALLED, stalled)
-        going = self._going(told)
-        if going is not None:
-            return report(going[0], going[1] or told_reason)
-        return report(told if told in _TOLD_LIVE else RunState.STARTING, told_reason)
+        ending = self._ending(reported)
+        if ending is not None:
+            return report(ending[0], ending[1] or reported_reason)
+        return report(reported if reported in _REPORTED_LIVE else RunState.STARTING, reported_reason)
 
     def _silence(self, status: dict[str, Any]) -> float:
-        """Seconds by this process's clock since the heartbeat last changed; 0 at the first look."""
+        """Return the seconds since the heartbeat last changed, by the clock of this process; 0 at the first call."""
         now = self._clock()
         attempt, seq = status.get("attempt"), status.get("hb_seq")
         if self._beat is None or (self._beat.attempt, self._beat.seq) != (attempt, seq):
             self._beat = _Beat(attempt, seq, now)
         return now - self._beat.seen
 
-    def _going(self, told: RunState | None) -> tuple[RunState, str | None] | None:
-        """A stop or pause on its way, told by the trainer or still waiting for it."""
-        if told in (RunState.STOPPING, RunState.PAUSING):
-            return told, None
+    def _ending(self, reported: RunState | None) -> tuple[RunState, str | None] | None:
+        """Return a stop or pause in progress: reported by the trainer, or requested and not yet answered."""
+        if reported in (RunState.STOPPING, RunState.PAUSING):
+            return reported, None
         for request in waiting_requests(self.paths):
             if request.verb is Verb.STOP:
-                return RunState.STOPPING, f"asked by {request.author}"
+                return RunState.STOPPING, f"requested by {request.author}"
             if request.verb is Verb.PAUSE:
-                return RunState.PAUSING, f"asked by {request.author}"
+                return RunState.PAUSING, f"requested by {request.author}"
         return None
 
 
 def last_told_state(paths: RunPaths, attempt: int) -> tuple[RunState, str | None, float] | None:
-    """Return the last state that the trainer of an attempt told, with its reason and time."""
+    """Return the last state that the trainer of an attempt reported, with its reason and time."""
     try:
         with paths.events(attempt).open("rb") as handle:
             size = handle.seek(0, os.SEEK_END)
@@ -218,7 +219,7 @@ def _ended(attempt: int, start: dict[str, Any], record: dict[str, Any]) -> State
     )
 
 
-def _told(status: dict[str, Any]) -> tuple[RunState | None, str | None, float | None]:
+def _reported(status: dict[str, Any]) -> tuple[RunState | None, str | None, float | None]:
     try:
         state = RunState(str(status.get("state")))
     except ValueError:
@@ -231,7 +232,7 @@ def _stalled(status: dict[str, Any], silent_s: float) -> str | None:
     idle_s = (_number(status.get("idle_s")) or 0.0) + silent_s
     limit_s = max(STALL_S, _EPOCH_SHARE * (_number(status.get("epoch_s")) or 0.0))
     if silent_s > limit_s:
-        return f"the trainer lives but shows no sign of it for {silent_s:.0f} s"
+        return f"the trainer process exists but its heartbeat has not changed for {silent_s:.0f} s"
     return f"no step and no sign of progress for {idle_s:.0f} s" if idle_s > limit_s else None
 
 

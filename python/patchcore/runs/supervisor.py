@@ -1,7 +1,8 @@
-"""The supervisor: starts a trainer, waits for it, and writes down how it ended.
+"""Starts a trainer, waits until it ends, and records how it ended.
 
-``python -m patchcore.runs.supervisor RUN ATTEMPT`` runs in a session of its own and outlives viewer,
-dashboard and terminal. Killed, it leaves a trainer that trains on. It never imports torch.
+``python -m patchcore.runs.supervisor RUN ATTEMPT`` runs in its own session. It continues when the viewer, the
+dashboard or the terminal is closed. If the supervisor is killed, its trainer continues. The supervisor never imports
+torch.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ class Supervisor:
 
     Args:
         run: The run folder.
-        attempt: Number of the attempt to make.
-        overrides: What this attempt changes of the run's configuration; the trainer reads it from
+        attempt: Number of the attempt to create.
+        overrides: Changes of the run's configuration for this attempt; the trainer reads them from
             ``start.json``.
-        env: Environment of the trainer; default: that of this process.
-        on_tick: Called about four times a second, and once after the end.
+        env: Environment of the trainer; default: the environment of this process.
+        on_tick: Called about four times per second, and once after the end.
     """
 
     def __init__(
@@ -74,18 +75,18 @@ class Supervisor:
         )
         self._inbox = Inbox(self.paths, by="supervisor")
         self._climb = Climb()
-        self._stops: dict[str, bool] = {}  # stop requests seen → whether their answer was followed
+        self._stops: dict[str, bool] = {}  # id of each stop request → whether its answer was handled
         self._signals: list[int] = []
         self._interrupts = 0
         self._next_control = self._next_beat = self._next_output = 0.0
         self._oom_counts = [oom_kill_counts()] * 2
 
     def take(self) -> None:
-        """Take the run: its lock, the attempt's folder, ``start.json``; refuse requests to earlier attempts.
+        """Lock the run and create the attempt: its folder and ``start.json``. Refuse requests to earlier attempts.
 
         Raises:
-            LockedError: The run is driven by someone else.
-            RunError: This is no run folder, or the attempt exists.
+            LockedError: Another process supervises or trains the run.
+            RunError: The folder is not a run folder, or the attempt already exists.
             OSError: The folder cannot be written.
         """
         self._record = self.paths.require()
@@ -97,7 +98,7 @@ class Supervisor:
             try:
                 folder.mkdir()
             except FileExistsError:
-                raise RunError(f"attempt {self.attempt} exists already", path=self.paths.root) from None
+                raise RunError(f"attempt {self.attempt} already exists", path=self.paths.root) from None
             for inbox in (self.paths.requests_new, self.paths.requests_done):
                 inbox.mkdir(parents=True, exist_ok=True)
             write_json_atomic(self.paths.start(self.attempt), self._start_record())
@@ -108,10 +109,10 @@ class Supervisor:
         self._stops = {answer.id: True for answer in answered}
         self._audit = Audit(self.paths, self.attempt, answered)
         self._status = StatusFile(self.paths, self.attempt, by="supervisor")
-        self._refuse_waiting("asked before this attempt began")
+        self._refuse_waiting("requested before this attempt began")
 
     def supervise(self) -> dict[str, Any]:
-        """Start the trainer, wait for it, write and return the exit record; gives the lock back."""
+        """Start the trainer, wait for it, write and return the exit record. Releases the lock at the end."""
         try:
             self._beat(RunState.STARTING, None)
             with self.paths.stdout(self.attempt).open("ab") as log:
@@ -128,7 +129,7 @@ class Supervisor:
             while os.waitid(os.P_PID, trainer.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 self._tick(trainer.pid, sampler)
                 time.sleep(_TICK_S)
-            # Not yet reaped, the trainer's number is still its own: now its left-over workers can be ended
+            # The trainer is not yet reaped, so its process id is not reused: its remaining workers can be killed
             # safely.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(trainer.pid, signal.SIGKILL)
@@ -150,12 +151,12 @@ class Supervisor:
             self._lock.release()
 
     def notice(self, number: int) -> None:
-        """Take a signal that this process received; the trainer gets it at the next tick."""
+        """Record a signal that this process received. It is forwarded to the trainer at the next tick."""
         self._signals.append(number)
 
     def _command(self) -> list[str]:
         module = str(self._record.get("trainer") or DEFAULT_TRAINER)
-        # -P: a file in the working directory must not take the place of a module of the standard library.
+        # -P: a file in the working directory must not shadow a module of the standard library.
         return [sys.executable, "-P", "-m", module, str(self.paths.root), str(self.attempt)]
 
     def _tick(self, pid: int, sampler: SystemSampler) -> None:
@@ -184,8 +185,8 @@ class Supervisor:
             return
         try:
             self._on_tick()
-        except Exception as error:  # a closed pipe to whoever watches must not end the training
-            print(f"patchcore: output ended: {error}", file=sys.stderr)
+        except Exception as error:  # a closed output pipe must not end the training
+            print(f"patchcore: progress output stopped: {error}", file=sys.stderr)
             self._on_tick = None
 
     def _forward(self, pid: int, number: int, now: float) -> None:
@@ -197,7 +198,8 @@ class Supervisor:
         self._send(pid, signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number))
 
     def _send(self, pid: int, number: signal.Signals) -> None:
-        # The trainer is our child and not reaped: the number is its own. Workers end with it, or by SIGKILL.
+        # The trainer is our child and not yet reaped, so its process id is not reused. Its workers end with it, or by
+        # SIGKILL.
         with suppress(ProcessLookupError, PermissionError):
             if number is signal.SIGKILL:
                 os.killpg(pid, number)
@@ -215,7 +217,7 @@ class Supervisor:
         for answer in answered:
             if answer.verb != Verb.STOP or self._stops.get(answer.id):
                 continue
-            if answer.ok and answer.id not in self._stops:  # taken on before we looked
+            if answer.ok and answer.id not in self._stops:  # accepted before this process saw the request
                 self._climb.ask(answer.author, answer.args, now)
             self._stops[answer.id] = True
             if answer.ok:
@@ -232,9 +234,9 @@ class Supervisor:
 
     def _refuse_living_trainer(self) -> None:
         holder = lock_holder(self.paths.trainer_lock)
-        remedy = "it goes on without a supervisor; stop it with patchcore runs stop, or wait for it"
+        remedy = "stop it with patchcore runs stop, or wait until it ends; it has no supervisor"
         if holder is not None:
-            raise LockedError(f"trainer {holder} works on the run", path=self.paths.root, remedy=remedy)
+            raise LockedError(f"trainer process {holder} works on the run", path=self.paths.root, remedy=remedy)
         previous = self.paths.newest_attempt()
         if previous is None or self.paths.exit(previous).exists():
             return
@@ -242,7 +244,7 @@ class Supervisor:
         status = read_object(self.paths.status) or {}
         if start.get("boot_id") in (None, boot_id()) or status.get("state") in FINAL_WORDS:
             return
-        # It was started on another host, whose locks may not be seen here. A heart that beats is seen.
+        # The attempt was started on another host. Its locks may not be visible here, but its heartbeat is.
         deadline = time.monotonic() + 3 * HEARTBEAT_S
         while time.monotonic() < deadline:
             time.sleep(_TICK_S)
@@ -252,7 +254,7 @@ class Supervisor:
 
     def _memory_ran_out(self) -> bool:
         before, after = self._oom_counts[0], oom_kill_counts()
-        # The machine's count also rises for others' processes: it is asked only where the cgroup has none.
+        # The machine's count includes processes of other users: use it only if the cgroup has no count.
         key = "cgroup" if "cgroup" in after else "machine"
         return after.get(key, 0) > before.get(key, after.get(key, 0))
 
@@ -278,14 +280,14 @@ class Supervisor:
     def _beat(self, state: RunState, reason: str | None) -> None:
         previous = read_object(self.paths.status) or {}
         carried = {key: previous.get(key) for key in _CARRIED}
-        told = {"state": state.value, "reason": reason, "since": time.time(), "idle_s": 0.0}
-        self._status.write(carried | told | {"pid": os.getpid()})
+        current = {"state": state.value, "reason": reason, "since": time.time(), "idle_s": 0.0}
+        self._status.write(carried | current | {"pid": os.getpid()})
 
     def _write_exit(self, record: dict[str, Any]) -> None:
         for _ in range(_EXIT_RECORD_RETRIES):
             try:
                 write_json_atomic(self.paths.exit(self.attempt), record)
-            except OSError as error:  # a full disk: the record is worth waiting for
+            except OSError as error:  # for example a full disk: retry, because the exit record is important
                 print(f"patchcore: exit record not written: {error}", file=sys.stderr)
                 time.sleep(1.0)
             else:
@@ -294,7 +296,7 @@ class Supervisor:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run as a process of its own. Its first line of output tells the starter, as JSON, what came of it."""
+    """Run the supervisor as a process. Its first output line is JSON: the attempt number, or the error."""
     parser = argparse.ArgumentParser(prog="python -m patchcore.runs.supervisor", description=__doc__)
     parser.add_argument("run")
     parser.add_argument("attempt", type=int)
@@ -312,7 +314,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps({"error": str(error), "locked": locked, "errno": code}), flush=True)
         return 1
     print(json.dumps({"attempt": arguments.attempt, "pid": os.getpid()}), flush=True)
-    # From here on nobody may be there to read: what this process has to say goes where the trainer prints.
+    # From here on, perhaps no process reads this output: redirect it to the log of the trainer.
     with supervisor.paths.stdout(arguments.attempt).open("ab") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())

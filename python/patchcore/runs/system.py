@@ -1,4 +1,4 @@
-"""Samples of GPU, CPU and RAM for ``system.jsonl``. What cannot be measured is left out."""
+"""Measures GPU, CPU and RAM for ``system.jsonl``. Quantities that cannot be measured are omitted."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["SystemSampler"]
 
 
 class SystemSampler:
-    """Measures the machine, and a trainer with all processes below it.
+    """Measures the machine, and the trainer with all its child processes.
 
     Args:
-        folder: A path on the file system whose free space is told.
-        pid: The trainer.
+        folder: A path on the file system to measure free space on.
+        pid: Process id of the trainer.
     """
 
     def __init__(self, folder: Path, pid: int) -> None:
@@ -31,7 +31,7 @@ class SystemSampler:
 
             self._psutil = psutil
             psutil.cpu_percent()  # the first call only starts the measurement
-        with suppress(Exception):  # no library, no driver or no GPU: each fails in its own way
+        with suppress(Exception):  # without library, driver or GPU, the exceptions differ
             import pynvml
 
             pynvml.nvmlInit()
@@ -39,7 +39,7 @@ class SystemSampler:
             self._gpus = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
 
     def sample(self) -> dict[str, Any]:
-        """Return one sample: times in s, memory in bytes, loads in percent (of one core for the trainer)."""
+        """Return one sample: times in s, memory in bytes, loads in percent (for the trainer: percent of one core)."""
         record: dict[str, Any] = {"v": 1, "t": time.time(), "mono": time.monotonic()}
         with suppress(OSError):
             disk = os.statvfs(self._folder)
@@ -62,7 +62,7 @@ class SystemSampler:
             family = {process.pid: process for process in (root, *root.children(recursive=True))}
         except psutil.Error:
             return {}
-        # Kept from sample to sample: a load is measured between two calls on one object.
+        # Keep the objects between samples: psutil measures CPU load between two calls on the same object.
         self._processes = {pid: self._processes.get(pid, process) for pid, process in family.items()}
         rss, load = 0, 0.0
         for process in self._processes.values():
@@ -78,7 +78,7 @@ class SystemSampler:
     def _gpu(self, index: int, handle: Any) -> dict[str, Any]:
         nvml = self._nvml
         record: dict[str, Any] = {}
-        with suppress(Exception):  # a GPU that fell off the bus must not end the samples
+        with suppress(Exception):  # a failing GPU must not end the sampling
             memory = nvml.nvmlDeviceGetMemoryInfo(handle)
             record = {"index": index, "memory_used_bytes": memory.used, "memory_total_bytes": memory.total}
             record["load_percent"] = nvml.nvmlDeviceGetUtilizationRates(handle).gpu

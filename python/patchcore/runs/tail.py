@@ -1,4 +1,4 @@
-"""Reading a growing file of lines in steps: where we are is (inode, offset, partial line)."""
+"""Reads a growing text file in steps. The position is stored as inode, offset and partial line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _LONGEST_LINE: Final = 1 << 20
 
 
 class LineTail:
-    """Hands out the whole lines that were added to a file since the last call.
+    """Returns the complete lines that were added to a file since the last call.
 
-    A last line without its newline waits for the rest. A smaller file, or another one of that name, starts
-    over.
+    A last line without a newline is kept until its rest arrives. If the file becomes smaller, or another file gets its
+    name, reading starts again at the beginning.
 
     Args:
         path: The file; it need not exist yet.
@@ -30,11 +30,11 @@ class LineTail:
         self._skipping = False
 
     def read(self, most_bytes: int) -> tuple[list[bytes], int]:
-        """Read at most `most_bytes` more.
+        """Read at most `most_bytes` more bytes.
 
         Returns:
-            The whole lines, without their newlines, and the number of bytes read. No bytes: nothing new is
-            there now.
+            The complete lines without their newlines, and the number of bytes read. The number is 0 if nothing was
+            added.
         """
         try:
             handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -46,7 +46,7 @@ class LineTail:
             if inode != self._inode or status.st_size < self._offset:
                 self._inode, self._offset, self._partial, self._skipping = inode, 0, b"", False
             data = os.pread(handle, most_bytes, self._offset) if status.st_size > self._offset else b""
-        except OSError:  # a network file system that is away for a moment
+        except OSError:  # a network file system may be unavailable for a moment
             return [], 0
         finally:
             os.close(handle)

@@ -1,7 +1,7 @@
-"""Lines on their way to files: a bounded queue, and a thread that writes.
+"""Writes lines to files in the background: a bounded queue and one writer thread.
 
-The training loop waits for neither, and a full disk never reaches it: what can be spared is dropped and
-counted, what cannot waits, and an alert says so once writing works again.
+The training loop never waits for the disk and never fails because of a full disk. While writing fails, less important
+lines are dropped and counted; important lines stay in the queue. When writing works again, an alert reports the gap.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ _RETRY_S: Final = 1.0
 
 
 class LineFile:
-    """A file of lines with one writer: one ``os.write`` a line, and never a line grown onto a torn one.
+    """A text file with one writer. Each line is written by one ``os.write``.
+
+    If a line was written only in part, the next one still starts on a new line.
 
     Args:
-        path: The file; made where it is missing.
-        fresh: Start it over.
+        path: The file; created if it is missing.
+        fresh: Whether to empty the file first.
 
     Raises:
-        OSError: It cannot be opened.
+        OSError: The file cannot be opened.
     """
 
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
@@ -45,7 +47,7 @@ class LineFile:
         """Write one line, newline included.
 
         Raises:
-            OSError: Nothing, or only a part, could be written; the next line then starts on a new line.
+            OSError: The line could not be written, or only a part of it. The next line then starts on a new line.
         """
         if self._torn:
             os.write(self._handle, b"\n")
@@ -56,7 +58,7 @@ class LineFile:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def reopen(self) -> None:
-        """Open the file anew: its handle may not survive the return of a network file system."""
+        """Open the file again: after an outage of a network file system, the old handle may be invalid."""
         handle = self._open()
         os.close(self._handle)
         self._handle = handle
@@ -74,14 +76,14 @@ class _Item:
 
 
 class Telemetry:
-    """The queue and its thread.
+    """The queue and its writer thread.
 
     Args:
-        files: Name → file, opened before; closed with the queue.
-        open_file: Opens the file of another name; one such file is open at a time.
-        on_recovery: Called in the thread when writing works again, with the seconds that it did not and the
-            number of lines dropped meanwhile; what it puts is written next.
-        capacity: Lines that wait at most; lines to keep may exceed it.
+        files: Name → file that is already open. The queue closes these files at its end.
+        open_file: Opens the file for any other name. Only one such file is open at a time.
+        on_recovery: Called in the thread when writing works again, with the duration of the failure in seconds and the
+            number of lines dropped in this time. Lines that it puts into the queue are written like all others.
+        capacity: Maximum number of waiting lines; lines that must be kept may exceed it.
     """
 
     def __init__(
@@ -110,15 +112,15 @@ class Telemetry:
         self._thread.start()
 
     def put(self, file: str, encode: Callable[[], bytes], *, keep: bool) -> bool:
-        """Queue a line; returns at once.
+        """Put a line into the queue and return at once.
 
         Args:
-            file: Name of the file, as `open_file` knows it.
-            encode: Makes the line, in the thread, in the order of queueing.
-            keep: Whether it may not be dropped.
+            file: Name of the file: a key of `files`, or a name for `open_file`.
+            encode: Returns the line. Called in the thread, in the order of the queue.
+            keep: Whether the line must not be dropped.
 
         Returns:
-            Whether it was taken; False where it was dropped.
+            Whether the line was queued; False if it was dropped.
         """
         with self._wake:
             if len(self._items) >= self._capacity:
@@ -135,12 +137,12 @@ class Telemetry:
         return True
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything queued so far is written; returns whether it is."""
+        """Wait until all queued lines are written. Return whether they are."""
         with self._wake:
             return self._wake.wait_for(lambda: not self._items and not self._busy, timeout_s)
 
     def close(self, timeout_s: float) -> bool:
-        """Write what is left, for at most `timeout_s`, and end the thread; returns whether all is written."""
+        """Write the remaining lines for at most `timeout_s`, then end the thread. Return whether all are written."""
         written = self.flush(timeout_s)
         with self._wake:
             self._closing = True
@@ -153,7 +155,7 @@ class Telemetry:
         return written
 
     def _close_passing(self) -> None:
-        # A long run has thousands of validations, each with a file of its own.
+        # A long run has thousands of validations, each with its own file: do not keep them open.
         for name in self._files.keys() - self._lasting:
             with suppress(OSError):
                 self._files.pop(name).close()

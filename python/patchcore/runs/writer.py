@@ -1,4 +1,4 @@
-"""What a trainer's rank 0 tells of itself: no call waits for a disk, none fails because one is full."""
+"""Writes the progress of a training (rank 0) to the run folder. No call waits for the disk or fails if it is full."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["RunWriter"]
 
 _EVENTS: Final = "events"
 _LOOK_S: Final = 0.1
-_METRICS_A_LINE: Final = 48
+_METRICS_PER_LINE: Final = 48
 _NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 _FINAL: Final = frozenset(
     {RunState.FINISHED, RunState.STOPPED, RunState.PAUSED, RunState.FAILED, RunState.OUT_OF_MEMORY}
@@ -37,26 +37,25 @@ _FINAL: Final = frozenset(
 
 
 class RunWriter:
-    """Writes one attempt of a run: its events, cases and heartbeat. A context manager, for rank 0 alone.
+    """Writes one attempt of a run: its events, cases and heartbeat. A context manager, only for rank 0.
 
-    A trainer says ``state("running")`` when its loop starts, and as its last words ``finished``, ``stopped``,
-    ``paused``, ``failed`` or ``out of memory``; its exit code is then 0, 75, 75, 1 or 1. An exception that
-    leaves the ``with`` block is told as ``failed`` where nothing else was said.
+    A trainer calls ``state("running")`` when its loop starts. Its last reported state is ``finished``, ``stopped``,
+    ``paused``, ``failed`` or ``out of memory``, with exit code 0, 75, 75, 1 or 1. If an exception leaves the ``with``
+    block and no final state was reported, ``failed`` is reported.
 
     Args:
         run: The run folder.
-        attempt: The attempt, made by the supervisor.
-        resumed_from_step: The first step that this attempt records: what earlier attempts recorded from there
-            on no longer counts. Where a step is the number of completed steps, that is the checkpoint's step
-            + 1.
-        versions: Name → version of what a resume has to be compared with (torch, the device).
-        threads: CPU threads that the trainer computes with.
+        attempt: Number of the attempt. The supervisor must have created its folder.
+        resumed_from_step: The first step that this attempt records. Records of earlier attempts from this step on are
+            no longer valid. If a step is the number of completed steps, this is the checkpoint's step + 1.
+        versions: Name → version, for comparison when the run is resumed (torch, the device).
+        threads: Number of CPU threads that the trainer uses.
         heartbeat_s: Seconds between two snapshots.
-        capacity: Events that wait for a slow disk at most.
+        capacity: Maximum number of events that wait for a slow disk.
 
     Raises:
         LockedError: Another trainer works on the run.
-        RunError: There is no such attempt.
+        RunError: The folder of the attempt does not exist.
         OSError: The folder cannot be written.
 
     Example:
@@ -84,7 +83,7 @@ class RunWriter:
         self._closed = False
         if not self.paths.attempt(attempt).is_dir():
             raise RunError(
-                f"there is no attempt {attempt}", path=self.paths.root, remedy="start it with the supervisor"
+                f"there is no attempt {attempt}", path=self.paths.root, remedy="start the attempt with the supervisor"
             )
         self._lock = FileLock(self.paths.trainer_lock, what="the trainer's lock")
         self._lock.acquire()
@@ -105,18 +104,18 @@ class RunWriter:
         self._inbox = Inbox(self.paths, by="trainer")
         self._case_files: set[str] = set()
         self._telemetry = Telemetry(
-            {_EVENTS: events}, self._open_cases, on_recovery=self._tell_of_gap, capacity=capacity
+            {_EVENTS: events}, self._open_cases, on_recovery=self._report_gap, capacity=capacity
         )
         self._heartbeat = Heartbeat(
             StatusFile(self.paths, attempt, by="trainer"), self._snapshot, interval_s=heartbeat_s
         )
 
     def metric(self, step: int, epoch: int | None, values: Mapping[str, float]) -> None:
-        """Tell numbers of a step, by the names in :mod:`patchcore.runs.events`; dropped if the disk lags."""
+        """Record the metrics of a step, named as in :mod:`patchcore.runs.events`. Dropped if the disk is too slow."""
         self._advance(step, epoch)
         names = list(values)
-        for start in range(0, len(names), _METRICS_A_LINE):
-            part = {name: values[name] for name in names[start : start + _METRICS_A_LINE]}
+        for start in range(0, len(names), _METRICS_PER_LINE):
+            part = {name: values[name] for name in names[start : start + _METRICS_PER_LINE]}
             self._put(EventKind.METRIC, step, epoch, {"values": part}, keep=False)
 
     def validation(
@@ -129,21 +128,21 @@ class RunWriter:
         n_cases: int,
         subset: str = "all",
     ) -> None:
-        """Tell the result of a validation on whole volumes.
+        """Record the result of a validation on whole volumes.
 
         Args:
-            step: Step after which it ran.
+            step: Step after which the validation ran.
             epoch: Epoch.
-            validation_id: The id its cases were told with.
-            values: Metric name → value; NaN where it is not defined.
-            n_cases: Cases that it was computed on.
-            subset: Which cases: results of different subsets are not compared.
+            validation_id: The same id as in the calls of :meth:`case`.
+            values: Metric name → value; NaN if the value is not defined.
+            n_cases: Number of cases.
+            subset: Name of the set of cases; results on different subsets are not compared.
         """
         self._advance(step, epoch)
         mean = plain(values.get(VAL_DSC_MEAN))
         with self._guard:
             best = self._status["best"]
-            if mean is not None and _outdoes(best, mean, subset):
+            if mean is not None and _is_new_best(best, mean, subset):
                 self._status["best"] = {"step": step, "dsc_mean": mean, "subset": subset}
         data = {
             "validation_id": _checked(validation_id),
@@ -161,12 +160,13 @@ class RunWriter:
         step: int | None = None,
         epoch: int | None = None,
     ) -> None:
-        """Tell the result of one case of a validation.
+        """Record the result of one case of a validation.
 
         Args:
-            validation_id: Names ``cases/<validation_id>.jsonl``; the first case of this attempt starts that
-                file over, for a validation that was cut short is redone.
-            record: Holds ``case_id`` and what was measured; written whole there, shortened among the events.
+            validation_id: Id of the validation; the cases are written to ``cases/<validation_id>.jsonl``. The first
+                case of this attempt empties the file, because an interrupted validation is repeated completely.
+            record: ``case_id`` and the results of the case. The file holds the full record; the event holds only its
+                fields that are not lists or mappings.
             step: Step after which the validation runs.
             epoch: Epoch.
         """
@@ -178,7 +178,7 @@ class RunWriter:
         self._put(EventKind.CASE, step, epoch, {"validation_id": name} | brief)
 
     def checkpoint(self, step: int, which: str, path: PathLike) -> None:
-        """Tell that a checkpoint, ``last`` or ``best``, lies whole at `path`."""
+        """Record that a checkpoint, ``last`` or ``best``, is completely written at `path`."""
         place, root = Path(path).resolve(), self.paths.root.resolve()
         if place.is_relative_to(root):
             place = place.relative_to(root)
@@ -190,7 +190,7 @@ class RunWriter:
         )
 
     def state(self, state: RunState | str, reason: str | None = None) -> None:
-        """Tell the state of the trainer; the last one before :meth:`close` is what the attempt ended in."""
+        """Record the state of the trainer. The last state before :meth:`close` is the final state of the attempt."""
         state = RunState(state)
         with self._guard:
             self._state = (state, reason, time.time())
@@ -203,9 +203,9 @@ class RunWriter:
         self._heartbeat.beat_now()
 
     def alert(self, level: str, message: str, remedy: str | None = None) -> None:
-        """Tell something a person should know; `level` is ``info``, ``warning`` or ``error``."""
+        """Record a message for the user; `level` is ``info``, ``warning`` or ``error``."""
         if level not in ("info", "warning", "error"):
-            raise ValueError(f"level {level!r} is none of info, warning, error")
+            raise ValueError(f"level {level!r} is not one of info, warning, error")
         data = {"level": level, "message": message, "remedy": remedy}
         self._put(EventKind.ALERT, self._status["step"], self._status["epoch"], data)
 
@@ -218,7 +218,7 @@ class RunWriter:
         eta_s: float | None = None,
         phase: str | None = None,
     ) -> None:
-        """Tell where the trainer is; what is not given stays as it was. Goes to ``status.json`` alone."""
+        """Update the progress in ``status.json`` (there is no event). Arguments that are None keep their old value."""
         self._advance(step, epoch)
         given = {"total_steps": total_steps, "eta_s": eta_s, "phase": phase}
         with self._guard:
@@ -228,7 +228,7 @@ class RunWriter:
             self._heartbeat.beat_now()
 
     def requests(self) -> list[Request]:
-        """Return what was asked since the last call, each request once. Looks at most every 100 ms."""
+        """Return the new requests since the last call, each request once. Checks at most every 100 ms."""
         self._sign_of_life()
         now = time.monotonic()
         if now < self._next_look:
@@ -241,28 +241,31 @@ class RunWriter:
     def acknowledge(self, request: Request, outcome: str, detail: str | None = None) -> None:
         """Answer a request: ``accepted``, ``done``, ``refused`` or ``failed``.
 
-        An accepted stop or pause also tells the state ``stopping`` or ``pausing``.
+        If a stop or pause is accepted, the state ``stopping`` or ``pausing`` is recorded, too.
         """
         if outcome not in ("accepted", "done", "refused", "failed"):
-            raise ValueError(f"outcome {outcome!r} is none of accepted, done, refused, failed")
+            raise ValueError(f"outcome {outcome!r} is not one of accepted, done, refused, failed")
         data = {"id": request.id, "verb": request.verb.value, "outcome": outcome, "detail": detail}
         self._put(EventKind.ACK, self._status["step"], self._status["epoch"], data)
         self._inbox.answer(request, outcome, detail)
         if outcome == "accepted" and request.verb in (Verb.STOP, Verb.PAUSE) and self._state[0] not in _FINAL:
             going = RunState.STOPPING if request.verb is Verb.STOP else RunState.PAUSING
-            self.state(going, f"asked by {request.author}")
+            self.state(going, f"requested by {request.author}")
 
     def flush(self, timeout_s: float = 10.0) -> bool:
-        """Wait until everything told so far is written; returns whether it is."""
+        """Wait until everything recorded so far is written. Return whether it is."""
         return self._telemetry.flush(timeout_s)
 
     @property
     def dropped(self) -> int:
-        """Events that a lagging or full disk has cost."""
+        """Number of events lost because the disk was slow or full."""
         return self._telemetry.dropped
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Refuse what still waits, write what is left, give the lock back. Once, and never in a fork."""
+        """Refuse waiting requests, write the remaining events and release the lock.
+
+        A second call does nothing, and so does a call in a forked process.
+        """
         if self._closed or os.getpid() != self._pid:
             return
         for request in self._inbox.pending():
@@ -293,7 +296,7 @@ class RunWriter:
         keep: bool = True,
     ) -> None:
         if os.getpid() != self._pid:
-            raise RunError("a run is written by its trainer's first process alone, not by one forked from it")
+            raise RunError("only the trainer's main process may write to the run, not a process forked from it")
         if self._closed:
             raise RunError("the writer is closed", path=self.paths.root)
         self._sign_of_life()
@@ -301,7 +304,7 @@ class RunWriter:
         self._telemetry.put(_EVENTS, lambda: self._encode(event), keep=keep)
 
     def _encode(self, event: Event) -> bytes:
-        # Numbered when written, so that a dropped event leaves no gap and numbers rise in the file.
+        # Events get their number when they are written: dropped events leave no gap, and numbers increase in the file.
         line = encode_event(replace(event, seq=self._seq))
         self._seq += 1
         return line
@@ -335,10 +338,10 @@ class RunWriter:
             "write_error": self._telemetry.last_error,
         }
 
-    def _tell_of_gap(self, failed_s: float, dropped: int) -> None:
+    def _report_gap(self, failed_s: float, dropped: int) -> None:
         why = self._telemetry.last_error
         message = f"events could not be written for {failed_s:.0f} s ({why}); {dropped} were dropped"
-        data = {"level": "warning", "message": message, "remedy": "make room where the study lies"}
+        data = {"level": "warning", "message": message, "remedy": "free disk space on the file system of the study"}
         event = Event(EventKind.ALERT.value, 0, time.time(), time.monotonic(), None, None, data)
         self._telemetry.put(_EVENTS, lambda: self._encode(event), keep=True)
 
@@ -358,7 +361,7 @@ class RunWriter:
         write_json_atomic(path, start)
 
     def _carried_over(self, resumed_from_step: int) -> dict[str, Any]:
-        """The best validation and the length of an epoch, from the attempt that this one goes on from."""
+        """Return the best validation and the duration of an epoch from the previous attempt."""
         previous = read_object(self.paths.status) or {}
         best = previous.get("best")
         if not (isinstance(best, dict) and isinstance(best.get("step"), int) and best["step"] < resumed_from_step):
@@ -366,8 +369,8 @@ class RunWriter:
         return {"best": best, "epoch_s": previous.get("epoch_s")}
 
 
-def _outdoes(best: Mapping[str, Any] | None, mean: float, subset: str) -> bool:
-    """Whether a validation is to be shown as the best: of all cases it tells more than of some, whatever these say."""
+def _is_new_best(best: Mapping[str, Any] | None, mean: float, subset: str) -> bool:
+    """Return whether a validation is the new best. A best on all cases is never replaced by a result on a subset."""
     if best is None or best["subset"] != subset:
         return best is None or best["subset"] != "all"
     return bool(mean > best["dsc_mean"])
@@ -375,9 +378,7 @@ def _outdoes(best: Mapping[str, Any] | None, mean: float, subset: str) -> bool:
 
 def _checked(validation_id: str) -> str:
     if not _NAME.fullmatch(validation_id) or validation_id == _EVENTS:
-        raise ValueError(
-            f"validation id {validation_id!r} is no file name of letters, digits, dot, dash and underscore"
-        )
+        raise ValueError(f"validation id {validation_id!r} is not valid: use letters, digits, dot, dash and underscore")
     return validation_id
 
 
@@ -387,7 +388,7 @@ def _json_line(record: Mapping[str, Any]) -> bytes:
 
 
 def _next_seq(paths: RunPaths, attempt: int) -> int:
-    """One past the newest number in the file: 0 but for a trainer that was started twice in one attempt."""
+    """Return the next event number: 0, or one more than the largest in the file if a trainer restarts in an attempt."""
     seq = -1
     with paths.events(attempt).open("rb") as handle:
         for line in handle:

@@ -1,4 +1,4 @@
-"""The store: volumes on the training grid as sharded, compressed, checksummed Zarr v3, and windows out of them."""
+"""The store: volumes on the training grid as sharded, compressed, checksummed Zarr v3, and windows from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One array of a store: written whole, read as windows."""
+"""Writes, reads and verifies one array of a store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Verified:
-    """What was read and found sound: shard files, chunks that are there, and their bytes."""
+    """The result of a verification: number of shard files, of existing chunks, and their bytes."""
 
     shards: int
     chunks: int
@@ -46,20 +46,20 @@ def write_array(
     attributes: Mapping[str, Any] | None = None,
     threads: int | None = None,
 ) -> int:
-    """Write a volume as a Zarr v3 array into a folder that does not exist yet; every file is synced.
+    """Write a volume as a Zarr v3 array into a new folder. Every file is synced to disk.
 
     Args:
-        folder: Where to; its parent exists.
-        array: Shape (x, y, z), int16 or uint8, any strides: flipped and transposed views are written as they are seen.
-        fill: Value of the chunks that are left out since they hold nothing else.
-        attributes: The user's, JSON.
-        threads: Threads that compress; all cores by default.
+        folder: The new folder. Its parent must exist.
+        array: Shape (x, y, z), int16 or uint8, any strides. Flipped and transposed views are supported.
+        fill: Fill value. Chunks that contain only this value are not written.
+        attributes: The user's attributes, as JSON values.
+        threads: Number of threads for compression [default: all cores].
 
     Returns:
-        Bytes of all shards.
+        Size of all shards [bytes].
 
     Raises:
-        UnsupportedDataError: Another dtype, or not 3D.
+        UnsupportedDataError: The array has another dtype, or is not 3D.
         OSError: The folder exists, or cannot be written.
 
     Example:
@@ -74,7 +74,7 @@ def write_array(
     source = np.asarray(array)
     if source.ndim != 3 or source.dtype not in (np.int16, np.uint8) or not source.dtype.isnative or not source.size:
         raise UnsupportedDataError(
-            f"an array of shape {source.shape} and dtype {source.dtype}",
+            f"array of shape {source.shape} and dtype {source.dtype}; expected three axes, int16 or uint8",
             expected="three axes (x, y, z), int16 or uint8",
             remedy="pass HU as int16 and class indices as uint8",
         )
@@ -93,7 +93,7 @@ def write_array(
 
 @cache
 def _allow_open_files() -> None:
-    """Let this process open as many files as it may: every shard that windows were read from stays open."""
+    """Raise the limit of open files to its maximum, because every shard stays open after its first read."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -103,17 +103,17 @@ def _allow_open_files() -> None:
 
 
 class StoredArray:
-    """A Zarr array of a store, open for windows. Safe to use from several threads, and after a fork.
+    """A Zarr array of a store, opened for reading. Safe to use from several threads and after a fork.
 
-    One that somebody else has written, with any codec chain of Zarr v3, is read too, through zarrs and more slowly.
+    Arrays not written by patchcore, with any codecs of Zarr v3, are read too, through zarrs and more slowly.
 
     Args:
         folder: The array's folder, with its ``zarr.json``.
 
     Raises:
-        CorruptFileError: It is no array.
-        UnsupportedDataError: Of another dtype or number of axes, or with codecs that are not known.
-        FileNotFoundError: There is none.
+        CorruptFileError: The folder does not contain a valid Zarr array.
+        UnsupportedDataError: The dtype, the number of axes or a codec is not supported.
+        FileNotFoundError: There is no array.
     """
 
     def __init__(self, folder: PathLike) -> None:
@@ -139,24 +139,24 @@ class StoredArray:
 
     @property
     def shape(self) -> IntTriple:
-        """Voxels along x, y, z."""
+        """Size along x, y, z [voxels]."""
         return self._layout.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """int16 (HU) or uint8 (class indices); whatever it is where somebody else has written it."""
+        """int16 (HU) or uint8 (class indices). Arrays not written by patchcore may have another dtype."""
         return np.dtype(self._layout.dtype)
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """What was stored beside the voxels."""
+        """The user's attributes, stored with the array."""
         return self._layout.attributes
 
     def read(self) -> npt.NDArray[Any]:
         """Read the whole array, in its own dtype, C order.
 
         Raises:
-            CorruptFileError: A chunk is damaged; its file is named.
+            CorruptFileError: A chunk is damaged. The error names its file.
             OSError: A file cannot be read.
         """
         if self._foreign is not None:
@@ -185,23 +185,25 @@ class StoredArray:
     def window_part(
         self, corner: npt.NDArray[np.int64], size: IntTriple, *, threads: int | None = None
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-        """Return the part of a foreign array that a window needs, at least one voxel, and the window's corner in it.
+        """Read the part of an array that a window needs, and return it with the corner of the window in that part.
+
+        Only for arrays not written by patchcore. The part has at least one voxel.
 
         Args:
-            corner: Index of the window's first voxel; may lie outside.
-            size: Voxels of the window.
-            threads: Threads; all cores if None.
+            corner: Index of the window's first voxel. It may lie outside the array.
+            size: Size of the window [voxels].
+            threads: Number of threads [default: all cores].
         """
         start, stop, moved = needed_part(corner, size, self.shape)
         return self.part(start, stop, threads=threads), moved
 
     @property
     def core(self) -> _core.StoredArray | None:
-        """The array as the core reads it in batches; None for an array that somebody else has written."""
+        """The array as the Rust core reads it in batches; None for an array not written by patchcore."""
         return self._ours
 
     def part(self, start: IntTriple, stop: IntTriple, *, threads: int | None = None) -> npt.NDArray[Any]:
-        """Read a part of an array that somebody else has written, in its own dtype, C order.
+        """Read a part of an array not written by patchcore, in its own dtype, C order.
 
         Raises:
             CorruptFileError: A chunk is damaged.
@@ -223,7 +225,7 @@ class StoredArray:
         """Read every chunk and compare its checksum.
 
         Raises:
-            CorruptFileError: The first that is damaged; its file is named.
+            CorruptFileError: A chunk is damaged. The error names the file of the first one.
             OSError: A file cannot be read.
         """
         if self._ours is not None:
@@ -239,15 +241,15 @@ class StoredArray:
 
 
 class ChunkCache:
-    """Decoded chunks of all arrays that are read with it, up to a number of bytes; what is asked for stays longest.
+    """A cache of decoded chunks, shared by arrays and threads. Recently used chunks stay longest.
 
-    Threads share it. In a forked child it is empty and stays so.
+    In a forked child process, the cache is empty and stays empty.
 
     Args:
-        most_bytes: Bytes it may hold; a chunk of a CT has 27 KiB.
+        most_bytes: Maximum size [bytes]. A chunk of a CT has 27 KiB.
 
     Raises:
-        WindowError: Less than nothing.
+        WindowError: `most_bytes` is negative.
 
     Example:
         >>> ChunkCache(1 << 20).counts
@@ -256,7 +258,9 @@ class ChunkCache:
 
     def __init__(self, most_bytes: int) -> None:
         if most_bytes < 0:
-            raise WindowError(f"a cache of {most_bytes} bytes", expected="0 or more", remedy="leave it out for none")
+            raise WindowError(
+                f"cache size of {most_bytes} bytes is negative", expected="0 or more", remedy="pass 0 for no cache"
+            )
         self.most_bytes = int(most_bytes)
         self._core = _core.ChunkCache(self.most_bytes)
 
@@ -265,12 +269,12 @@ class ChunkCache:
 
     @property
     def counts(self) -> CacheCounts:
-        """What it holds, and how often a chunk was found in it."""
+        """The size of the cache, and how often a chunk was found in it or not."""
         return CacheCounts(*self._core.counts())
 
 
 class CacheCounts(NamedTuple):
-    """Bytes held; chunks found, and not found, so far."""
+    """Bytes in the cache; numbers of chunks found and not found so far."""
 
     bytes: int
     hits: int

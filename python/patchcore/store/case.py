@@ -1,4 +1,4 @@
-"""Writing one case of a store: image and label map, streamed from their files on to the training grid."""
+"""Writes one case of a store: resamples image and label map from their files to the training grid, streaming."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from patchcore.types import IntTriple, Triple
 __all__ = ["AIR_HU", "Placed", "Source", "WrittenLabels"]
 
 AIR_HU = -1024
-"""What NaN and everything outside a scan is taken for."""
+"""HU of air: replaces NaN and everything outside a scan."""
 
 Source: TypeAlias = Path | npt.NDArray[Any]
 """A NIfTI file, or an array in stored axis order."""
@@ -30,7 +30,7 @@ Source: TypeAlias = Path | npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class _Arguments:
-    """What the core takes a placement as; canonical axes but for `axes`."""
+    """A placement as the Rust core expects it. All fields except `axes` are in canonical axis order."""
 
     axes: IntTriple
     flipped: tuple[bool, bool, bool]
@@ -44,13 +44,13 @@ class _Arguments:
 
 @dataclass(frozen=True)
 class WrittenLabels:
-    """What came of a label map.
+    """The result of writing a label map.
 
     Attributes:
-        spans: The lesions, on the part kept of the training grid.
-        class_voxels: Voxels of each class.
-        kept_lesions: Lesions that were given one voxel, for they would have vanished.
-        other_classes: Spans of every class but the lesions', int32 (spans, 5): class index, origin x y z, length.
+        spans: Spans of the lesions, on the kept part of the training grid.
+        other_classes: Spans of all classes except the lesion class, int32 (spans, 5): class index, origin, length.
+        class_voxels: Number of voxels of each class.
+        kept_lesions: Number of lesions that resampling would have removed and that were kept as one voxel.
     """
 
     spans: LesionSpans
@@ -61,14 +61,14 @@ class WrittenLabels:
 
 @dataclass(frozen=True)
 class Placed:
-    """A scan on the part of its training grid that is kept.
+    """A scan and the part of its training grid that is kept.
 
     Attributes:
         grid: The training grid.
         start: First voxel kept.
-        stop: Voxel after the last one kept.
-        kernel: ``cubic`` or ``linear``; an axis more than three times as thick as the others is linear anyway.
-        antialias: Whether axes that become coarser are blurred first.
+        stop: Voxel after the last voxel kept.
+        kernel: ``cubic`` or ``linear``. An axis more than three times as thick as the others is always linear.
+        antialias: Whether the image is blurred first along axes that become coarser.
     """
 
     grid: Grid
@@ -79,15 +79,15 @@ class Placed:
 
     @property
     def shape(self) -> IntTriple:
-        """Voxels kept."""
+        """Number of voxels kept along each axis."""
         (a, b, c), (x, y, z) = self.start, self.stop
         return (x - a, y - b, z - c)
 
     def needed_bytes(self, source: Source, classes: int, threads: int) -> int:
-        """Return the memory that writing image and labels takes at most.
+        """Return the maximum memory [bytes] needed to write image and labels.
 
         Raises:
-            DataError, OSError: The source's header cannot be read.
+            DataError, OSError: The header of the source cannot be read.
         """
         shards = (self._shard(source, 2), self._shard(source, 1))
         needed: int = _core.prepare_case_bytes(
@@ -96,11 +96,11 @@ class Placed:
         return needed
 
     def write_image(self, source: Source, folder: Path, *, threads: int | None = None) -> int:
-        """Write the CT as int16 HU into a new folder; returns its bytes.
+        """Write the CT as int16 HU into a new folder. Returns the number of bytes written.
 
         Raises:
             DataError: The source is damaged.
-            OSError: It cannot be read, or the store not written.
+            OSError: The source cannot be read, or the store cannot be written.
         """
         folder.mkdir()
         shard = self._shard(source, 2)
@@ -121,11 +121,11 @@ class Placed:
         connectivity: int,
         threads: int | None = None,
     ) -> WrittenLabels:
-        """Write the label map as uint8 class indices into a new folder, and find its lesions.
+        """Write the label map as uint8 class indices into a new folder, and find the lesions.
 
         Raises:
             DataError: The source is damaged, or there are more than 255 classes.
-            OSError: It cannot be read, or the store not written.
+            OSError: The source cannot be read, or the store cannot be written.
         """
         folder.mkdir()
         shard = self._shard(source, 1)
@@ -159,7 +159,7 @@ class Placed:
         )
 
     def _shard(self, source: Source, element_bytes: int) -> IntTriple:
-        """Return the shape of shards: thin along the axis that the source is read along."""
+        """Return the shape of shards, thin along the axis along which the source is read."""
         slowest = 2
         if not isinstance(source, Path):
             long = [axis for axis in range(3) if source.shape[axis] > 1] or [0, 1, 2]

@@ -1,4 +1,4 @@
-"""What lies beside the arrays of a store: attributes, lesions, counts of shards, and why cases failed."""
+"""Reads and writes the data beside the arrays of a store: attributes, lesions, shard counts, reasons of failures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TABLE = ("lesion", "voxel_count", "volume_mm3", "equivalent_diameter_mm")
 
 
 def read_attributes(folder: Path) -> dict[str, Any]:
-    """Return what ``zarr.json`` of a group says for patchcore; empty where there is none, or it is damaged."""
+    """Return patchcore's attributes in the ``zarr.json`` of a group; empty if the file is missing or damaged."""
     try:
         found: dict[str, Any] = json.loads((folder / "zarr.json").read_bytes())["attributes"]["patchcore"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -40,7 +40,7 @@ def read_attributes(folder: Path) -> dict[str, Any]:
 
 
 def read_failed(folder: Path) -> dict[str, str]:
-    """Return why cases could not be brought to a plan's grid, by case; empty where nothing is known."""
+    """Return case id → reason for cases that could not be prepared; empty if the file is missing or damaged."""
     try:
         found = json.loads((folder / "failed.json").read_bytes())["cases"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -53,35 +53,35 @@ def _shards(folder: Path) -> int:
 
 
 def count_shards(folder: Path) -> dict[str, Any]:
-    """Return attributes that say how many shards an array has: one that got lost would pass for air."""
+    """Return attributes with the number of shards of an array. Without it, a lost shard would be read as air."""
     return {"patchcore": {"shards": _shards(folder)}}
 
 
 def missing_shards(array: StoredArray) -> str | None:
-    """Say how many shards an array lacks; None where it has all, or nobody has counted them."""
+    """Return a text if shards of an array are missing; None if all are there or their number is not recorded."""
     wanted = array.attributes.get("patchcore", {}).get("shards")
     found = _shards(array.folder)
-    return None if wanted is None or found == wanted else f"{found} shards of {wanted}"
+    return None if wanted is None or found == wanted else f"found {found} of {wanted} shards"
 
 
 def read_table(path: Path) -> npt.NDArray[np.int32]:
     """Read spans, int32 (spans, 5).
 
     Raises:
-        CorruptFileError: The file is damaged, or holds something else.
-        OSError: It cannot be read.
+        CorruptFileError: The file is damaged, or does not contain spans.
+        OSError: The file cannot be read.
     """
     try:
         table: npt.NDArray[np.int32] = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise CorruptFileError(f"{error}", path=path) from None
     if table.dtype != np.int32 or table.ndim != 2 or table.shape[1] != 5:
-        raise CorruptFileError(f"{table.dtype} {table.shape}", path=path)
+        raise CorruptFileError(f"table of {table.dtype} {table.shape} is not int32 (spans, 5)", path=path)
     return table
 
 
 def write_table(path: Path, table: npt.NDArray[np.int32]) -> None:
-    """Write spans, int32 (spans, 5), synced."""
+    """Write spans, int32 (spans, 5), and sync the file to disk."""
     with path.open("wb") as handle:
         np.save(handle, table, allow_pickle=False)
         handle.flush()
@@ -91,14 +91,14 @@ def write_table(path: Path, table: npt.NDArray[np.int32]) -> None:
 def write_spans(
     folder: Path, table: npt.NDArray[np.int32], voxels: npt.NDArray[np.int64], axis: int, mm: Triple
 ) -> None:
-    """Write a case's lesions: ``spans.npy``, int32 (spans, 5): lesion, origin x y z, length; and ``lesions.csv``.
+    """Write the lesions of a case to ``spans.npy`` and ``lesions.csv``.
 
     Args:
-        folder: The case's.
-        table: The spans, ascending by lesion.
-        voxels: Voxels of each lesion.
-        axis: The axis that spans lie along.
-        mm: Spacing.
+        folder: Folder of the case.
+        table: The spans, int32 (spans, 5): lesion, origin x y z, length; sorted by lesion.
+        voxels: Number of voxels of each lesion.
+        axis: The axis along which the spans lie.
+        mm: Spacing [mm].
     """
     write_table(folder / "spans.npy", table)
     rows = io.StringIO()

@@ -1,4 +1,4 @@
-"""Where the cases of a plan lie in the store: one group per set of decisions that the voxels depend on."""
+"""Finds the group of a plan in the store. Each set of decisions that changes the voxels has its own group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STORE_SCHEMA = 2
 
 
 def store_folder(study: Study, target: TargetPlan) -> Path:
-    """Return the folder of the store that belongs to a plan, whether it is there or not."""
+    """Return the store folder that belongs to a plan. The folder may not exist yet."""
     return study.path / "store.zarr" / _key(target)
 
 
@@ -39,7 +39,7 @@ def _key(target: TargetPlan) -> str:
 
 
 def write_groups(root: Path, target: TargetPlan) -> None:
-    """Make the folders above the cases Zarr groups, so that the store opens as one hierarchy."""
+    """Write ``zarr.json`` of the folders above the cases, so that the store opens as one Zarr hierarchy."""
     for folder, attributes in ((root.parent, {"schema_version": STORE_SCHEMA}), (root, _decided(target))):
         if not (folder / "zarr.json").exists():
             write_json_atomic(folder / "zarr.json", group_metadata({"patchcore": attributes}))

@@ -1,4 +1,4 @@
-"""What a store holds, case by case, and whether it is sound."""
+"""Inspects a store: lists its cases and finds damaged ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["InspectedCase", "InspectedGroup", "inspect_store", "stored_bytes"]
 
 @dataclass(frozen=True)
 class InspectedCase:
-    """One case of a store; `problem` says what is damaged, None where nothing is."""
+    """One case of a store. `problem` describes the damage; None if the case is intact."""
 
     case_id: str
     shape: tuple[int, ...]
@@ -28,7 +28,14 @@ class InspectedCase:
 
 @dataclass(frozen=True)
 class InspectedGroup:
-    """The cases that were prepared for one plan; spacing in mm, canonical axes; `failed`: why others were not."""
+    """The cases prepared for one plan.
+
+    Attributes:
+        path: Folder of the group.
+        spacing: mm per voxel, canonical axes.
+        cases: The prepared cases.
+        failed: Case id → reason, for cases that could not be prepared.
+    """
 
     path: Path
     spacing: tuple[float, ...]
@@ -37,33 +44,33 @@ class InspectedGroup:
 
     @property
     def bytes(self) -> int:
-        """Bytes on disk."""
+        """Size on disk [bytes]."""
         return sum(case.bytes for case in self.cases)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what JSON can hold of it."""
+        """Return the fields as values that JSON can store."""
         return asdict(self) | {"path": str(self.path)}
 
 
 def inspect_store(
     study: PathLike, *, verify: bool = True, on_progress: Callable[[int, int], None] | None = None
 ) -> tuple[InspectedGroup, ...]:
-    """Look at every case of a study's store.
+    """Inspect every case in the store of a study.
 
     Args:
-        study: The study.
-        verify: Read every chunk and compare its checksum.
-        on_progress: Called with (done, of how many) after each case.
+        study: The study folder.
+        verify: Whether to read every chunk and compare its checksum.
+        on_progress: Called with (cases done, all cases) after each case.
 
     Returns:
-        One group for each plan that cases were prepared for.
+        One group per plan for which cases were prepared.
 
     Raises:
         StudyError: The study has no store.
     """
     root = Path(study) / "store.zarr"
     if not root.is_dir():
-        raise StudyError("the study has no store yet", path=root.parent, remedy="make it with patchcore prepare STUDY")
+        raise StudyError("the study has no store yet", path=root.parent, remedy="run patchcore prepare STUDY first")
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     cases = {path: [case for case in sorted(path.iterdir()) if _is_case(case)] for path in folders}
     total, done = sum(map(len, cases.values())), 0
@@ -81,7 +88,7 @@ def inspect_store(
 
 
 def stored_bytes(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
+    """Return the total size of all files below a folder [bytes]."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
@@ -99,7 +106,9 @@ def _inspect_case(folder: Path, *, verify: bool) -> InspectedCase:
             if lack := missing_shards(array):
                 problem = f"{folder / name}: {lack}"
             if meta and list(array.shape) != list(meta.get("shape", ())):
-                problem = f"{folder / name}: shape {array.shape}, the case has {tuple(meta.get('shape', ()))}"
+                problem = (
+                    f"{folder / name}: shape {array.shape} does not match the case, {tuple(meta.get('shape', ()))}"
+                )
             if verify:
                 array.verify()
         for name in ("spans.npy", "class_spans.npy"):

@@ -1,8 +1,8 @@
-"""How arrays of a store are cut, and what their ``zarr.json`` says.
+"""Layout of the arrays in a store: shapes of shards and chunks, and the contents of ``zarr.json``.
 
-A shard is one file of 24³ chunks; each chunk is Blosc (byte shuffle where an element has several bytes, lz4hc level 3)
-and then a crc32c. On real CT that is 1.77 times smaller than raw, and a window of 96³ takes one core 1.05 ms; chunks of
-32³ are 1.79 times smaller and take it 1.26 ms.
+A shard is one file of 24³ chunks. Each chunk is compressed with Blosc (lz4hc level 3; byte shuffle if an element has
+several bytes) and followed by a crc32c checksum. On real CT, this is 1.77 times smaller than raw data, and one core
+reads a window of 96³ in 1.05 ms. Chunks of 32³ are 1.79 times smaller than raw data and need 1.26 ms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from patchcore.types import IntTriple
 __all__ = ["CHUNK", "ArrayLayout", "array_metadata", "group_metadata", "read_layout", "shard_shape"]
 
 CHUNK: IntTriple = (_core.CHUNK[0], _core.CHUNK[1], _core.CHUNK[2])
-"""Voxels of a chunk along each axis."""
+"""Size of a chunk along each axis [voxels]."""
 
 _MOST_SHARD_BYTES = 64 << 20
 _LONGEST_SHARD = 512
@@ -31,15 +31,15 @@ _CHECKSUM = {"name": "crc32c"}
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """What a ``zarr.json`` says of an array.
+    """The description of an array in its ``zarr.json``.
 
     Attributes:
-        shape: Voxels.
-        shard: Voxels of a shard; of a chunk where there are no shards.
-        dtype: ``"int16"`` or ``"uint8"``, or another where `ours` is false.
-        fill: What voxels have where no chunk is.
-        attributes: The user's.
-        ours: Whether it is laid out as patchcore writes; others are read through zarrs.
+        shape: Size of the array [voxels].
+        shard: Size of a shard [voxels]; size of a chunk if the array has no shards.
+        dtype: ``"int16"`` or ``"uint8"``; possibly another dtype if `ours` is false.
+        fill: Value of the voxels in missing chunks.
+        attributes: The user's attributes.
+        ours: Whether the array has the layout that patchcore writes. Other arrays are read through zarrs.
     """
 
     shape: IntTriple
@@ -51,14 +51,14 @@ class ArrayLayout:
 
 
 def shard_shape(shape: Sequence[int], element_bytes: int, *, thin_axis: int = 2) -> IntTriple:
-    """Return the shape of shards: at most 64 MiB of voxels, whole across, and as thick as fits along one axis.
+    """Return the shape of shards: at most 64 MiB, full size across two axes, and as thick as possible along the third.
 
-    Whole slabs across are what a volume that is read slice by slice can be written as, one shard after the other.
+    With such slabs, a volume that is read slice by slice can be written one shard after the other.
 
     Args:
-        shape: Voxels of the array.
-        element_bytes: Bytes of a voxel.
-        thin_axis: The axis along which slabs follow each other.
+        shape: Size of the array [voxels].
+        element_bytes: Bytes per voxel.
+        thin_axis: The axis along which the slabs are stacked.
 
     Example:
         >>> shard_shape((512, 512, 2000), 2)
@@ -122,18 +122,21 @@ def read_layout(folder: Path) -> ArrayLayout:
     """Read an array's ``zarr.json``.
 
     Raises:
-        CorruptFileError: It is no metadata of an array.
-        UnsupportedDataError: A valid array of another dtype or number of axes, or of chunks too large to be held.
-        SchemaVersionError: Another version of Zarr.
-        FileNotFoundError: There is none.
+        CorruptFileError: The file does not describe a Zarr array.
+        UnsupportedDataError: A valid array with an unsupported dtype or number of axes, or with too large chunks.
+        SchemaVersionError: The Zarr version is not 3.
+        FileNotFoundError: There is no ``zarr.json``.
     """
     path = folder / "zarr.json"
     data: Any = read_json(path)
     if not isinstance(data, dict) or data.get("node_type") != "array":
-        raise CorruptFileError("is no metadata of a Zarr array", path=path, remedy="run patchcore prepare again")
+        raise CorruptFileError("does not describe a Zarr array", path=path, remedy="run patchcore prepare again")
     if data.get("zarr_format") != 3:
         raise SchemaVersionError(
-            f"Zarr format {data.get('zarr_format')!r}", path=path, expected=3, remedy="convert the array to Zarr v3"
+            f"Zarr format {data.get('zarr_format')!r} is not supported",
+            path=path,
+            expected=3,
+            remedy="convert the array to Zarr v3",
         )
     try:
         shape, shard = (_lengths(part) for part in (data["shape"], data["chunk_grid"]["configuration"]["chunk_shape"]))
@@ -141,7 +144,7 @@ def read_layout(folder: Path) -> ArrayLayout:
         attributes = dict(data.get("attributes", {}))
         if len(shape) != 3 or len(shard) != 3 or dtype not in _DTYPES:
             raise UnsupportedDataError(
-                f"an array of shape {shape} and dtype {dtype}; read are three axes of {', '.join(_DTYPES)}",
+                f"array of shape {shape} and dtype {dtype}; expected three axes and dtype {', '.join(_DTYPES)}",
                 path=path,
                 remedy="write one channel of one volume, as int16 HU or uint8 class indices",
             )
@@ -157,11 +160,11 @@ def read_layout(folder: Path) -> ArrayLayout:
         if isinstance(error, UnsupportedDataError):
             raise
         raise CorruptFileError(
-            f"is no metadata of an array ({error!r})", path=path, remedy="run patchcore prepare again"
+            f"does not describe a Zarr array ({error!r})", path=path, remedy="run patchcore prepare again"
         ) from None
     if not ours and math.prod(shard) * 4 > _MOST_FOREIGN_BYTES:
         raise UnsupportedDataError(
-            f"chunks of {shard} voxels",
+            f"chunks of {shard} voxels are larger than {_MOST_FOREIGN_BYTES >> 20} MiB",
             path=path,
             expected=f"at most {_MOST_FOREIGN_BYTES >> 20} MiB",
             remedy="write the array in smaller chunks",
@@ -176,7 +179,7 @@ _FREE = ("attributes", "dimension_names")
 
 
 def _normal(value: Any) -> Any:
-    """Leave out what decoding does not depend on: how well an array was compressed."""
+    """Remove the settings that only affect compression, not decoding."""
     if isinstance(value, dict):
         return {key: _normal(item) for key, item in value.items() if key not in ("clevel", "blocksize")}
     if value == "lz4hc":
@@ -187,7 +190,7 @@ def _normal(value: Any) -> Any:
 def _lengths(values: Any) -> tuple[int, ...]:
     lengths = tuple(values)
     if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in lengths):
-        raise ValueError(f"{values} are no lengths")
+        raise ValueError(f"{values} are not valid lengths")
     return lengths
 
 

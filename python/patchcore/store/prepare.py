@@ -1,17 +1,18 @@
-"""Each case once on the training grid, in the study's ``store.zarr``.
+"""Prepares a study: resamples each case once to the training grid and writes it into ``store.zarr``.
 
     STUDY/store.zarr/<key>/<case_id>/   image/      int16 HU, canonical axes, the plan's spacing
                                         label/      uint8 class indices: 0 background, i the plan's classes[i - 1]
                                         spans.npy   int32 (spans, 5): lesion, origin x y z, length
-                                        class_spans.npy  likewise, of the other classes: class index, origin, length
-                                        lesions.csv each lesion's size and place on this grid
+                                        class_spans.npy  spans of the other classes: class index, origin, length
+                                        lesions.csv size and position of each lesion on this grid
                                         zarr.json   geometry, counts, size, time and hash of the sources, as attributes
 
-``image`` and ``label`` are Zarr v3 arrays that zarr-python and tensorstore open. The key names what the plan decides
-(spacing, classes, lesions, how to resample and crop). NIfTI files are read plane by plane and written shard by shard,
-so that memory does not grow with the volume; a DICOM series is held. A source that has changed since is brought anew.
-A case is written under a temporary name, synced and renamed when whole, so a killed preparation is continued by the
-next and two at a time do not meet. Everything here can be deleted at any time.
+``image`` and ``label`` are Zarr v3 arrays that zarr-python and tensorstore can open. The key is a hash of the plan's
+decisions (spacing, classes, lesions, resampling, cropping). NIfTI files are read plane by plane and written shard by
+shard, so memory does not grow with the volume; a DICOM series is read whole. If a source file has changed, its case is
+prepared again. A case is written under a temporary name, synced, and renamed when it is complete. So the next call
+continues a preparation that was killed, and two preparations at the same time do not disturb each other. The whole
+store can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -52,13 +53,13 @@ __all__ = [
     "prepare_cases",
 ]
 
-# No case takes as long to write.
+# Age after which temporary folders are removed. Writing one case never takes that long.
 _LEFT_S = 24 * 3600
 
 
 @dataclass(frozen=True)
 class FailedCase:
-    """A case that could not be brought to the training grid, and why."""
+    """A case that could not be prepared, and its error."""
 
     case_id: str
     error: Exception
@@ -66,14 +67,14 @@ class FailedCase:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What came of preparing: `cases` in the order asked for, without the `failed` ones."""
+    """The result of a preparation: the prepared `cases`, in the requested order, and the `failed` cases."""
 
     cases: tuple[PreparedCase, ...]
     failed: tuple[FailedCase, ...]
 
 
 def class_indices(label: npt.NDArray[Any], classes: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Number the labels to learn from 1 in the order of `classes`; every other label is background.
+    """Map labels to class indices: 1, 2, … in the order of `classes`. All other labels become background, 0.
 
     Example:
         >>> class_indices(np.array([0, 2, 1, 7]), (2,)).tolist()
@@ -96,31 +97,33 @@ def prepare(
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Preparation:
-    """Bring every accepted case of a study to its plan's training grid, into ``STUDY/store.zarr``.
+    """Resample every accepted case of a study to the training grid of its plan, into ``STUDY/store.zarr``.
 
-    Unchanged cases are kept as they are. Interrupted or killed at any instant, it leaves whole cases only, and the next
-    call goes on with the others. How to resample and crop is written into ``plan.json``, for training and evaluation
-    read the same store.
+    Unchanged cases are not prepared again. If the call is interrupted or killed, the store contains only complete
+    cases, and the next call continues with the others. The settings for resampling and cropping are written into
+    ``plan.json``, because training and evaluation read the same store.
 
     Args:
         source: The study, or its path.
-        crop_to: Keep only what surrounds this label (an organ's); a case without it is kept whole. 0: keep all again.
-        crop_margin_mm: How far around it, mm.
-        kernel: Of the image: ``cubic`` B-spline or ``linear``.
-        antialias: Whether axes that become coarser are blurred first.
-        max_memory_bytes: Memory that this process may take; default: half of what is available.
-        workers: Cases worked on at once; default: the machine's cores, at most 8, and as memory allows.
-        on_progress: Called with (done, of how many) after each case, in the calling thread.
+        crop_to: Keep only the surroundings of this label, e.g. of an organ. A case without the label is kept whole.
+            0: keep whole cases again.
+        crop_margin_mm: Margin around the label [mm].
+        kernel: Resampling kernel of the image: ``cubic`` B-spline or ``linear``.
+        antialias: Whether the image is blurred first along axes that become coarser.
+        max_memory_bytes: Maximum memory of this process [default: half of the available memory].
+        workers: Number of cases prepared in parallel [default: the number of cores, at most 8]. Cases wait
+            while memory is short.
+        on_progress: Called with (cases done, all cases) after each case, in the calling thread.
 
     Returns:
-        The cases that are there, and those that failed: one bad case never stops the others.
+        The prepared cases and the failed cases. A failed case does not stop the others.
 
     Raises:
         StudyError: There is no study, or it has no plan.
-        PlanError: The plan is another data set's: its lesion label is in none of the cases.
-        LockedError: Another preparation of this study is at work.
-        ConfigError: A margin or kernel that cannot be, or less than one worker.
-        DataError: Not one case could be prepared; the first one's error is told. Or nobody has the organ's label.
+        PlanError: No case has the plan's lesion label: the plan belongs to another data set.
+        LockedError: Another process is preparing this study.
+        ConfigError: The margin or kernel is not valid, or `workers` is less than 1.
+        DataError: No case could be prepared (the message contains the first error), or no case has the label `crop_to`.
         OSError: The store cannot be written.
 
     Example:
@@ -144,7 +147,7 @@ def prepare(
 
 
 def _with_store_plan(study: Study, changes: dict[str, Any]) -> TargetPlan:
-    """Return the plan's target, with what the user wants otherwise written into the plan."""
+    """Return the target of the plan. Write the user's changes into the plan first."""
     plan = study.plan()
     if not changes:
         return plan.target
@@ -154,7 +157,9 @@ def _with_store_plan(study: Study, changes: dict[str, Any]) -> TargetPlan:
     labels = sorted({label for record in study.accepted() for label in record.labels})
     if organ is not None and organ not in labels:
         raise DataError(
-            f"label {organ} is in none of the accepted cases", found=labels, remedy="crop to one of the labels found"
+            f"no accepted case has label {organ}; found labels {labels}",
+            found=labels,
+            remedy="crop to one of these labels",
         )
     targets = []
     for target in plan.targets:
@@ -170,7 +175,7 @@ def _with_store_plan(study: Study, changes: dict[str, Any]) -> TargetPlan:
 
 
 def _sweep(root: Path) -> None:
-    """Remove what preparations that were killed long ago have left half-written; a training may be at work here now."""
+    """Remove incomplete cases of preparations killed long ago. Newer ones stay: a training may be writing them now."""
     for left in root.glob(".*.tmp"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > _LEFT_S:
@@ -186,31 +191,32 @@ def prepare_cases(
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Preparation:
-    """Bring cases to the training grid, where they are not there already.
+    """Prepare the cases that are not in the store yet.
 
     Args:
         study: The study.
-        target: The plan's target: spacing, classes and what counts as a lesion.
+        target: Target of the plan: spacing, classes and definition of a lesion.
         records: The cases.
-        max_memory_bytes: Memory that this process may take; default: half of what is available.
-        workers: Threads; default: the machine's cores, at most 8. Cases wait while there is no memory for them.
-        on_progress: Called with (done, all) after each case, in the calling thread; what it raises ends the work.
+        max_memory_bytes: Maximum memory of this process [default: half of the available memory].
+        workers: Number of threads [default: the number of cores, at most 8]. Cases wait while memory is short.
+        on_progress: Called with (cases done, all cases) after each case, in the calling thread. An exception in it
+            stops the preparation.
 
     Returns:
-        The cases that are there, and those that failed: one bad case never stops the others.
+        The prepared cases and the failed cases. A failed case does not stop the others.
 
     Raises:
-        PlanError: The plan's lesion label is in none of the cases.
-        DataError: Not one case could be prepared; the first one's error is told.
+        PlanError: No case has the plan's lesion label.
+        DataError: No case could be prepared. The message contains the first error.
         OSError: The store cannot be written.
     """
     labels = sorted({label for record in records for label in record.labels})
     if labels and target.lesion_label not in labels:
         raise PlanError(
-            f"the plan is for label {target.lesion_label}, the cases hold {labels}: it is another data set's",
+            f"the plan is for label {target.lesion_label}, but the cases have labels {labels}: wrong data set",
             path=study.plan_path,
             found=labels,
-            remedy="make one with patchcore plan STUDY",
+            remedy="make a plan for this data set with patchcore plan STUDY",
         )
     load_readers(volume for record in records for volume in record.volumes)
     root = store_folder(study, target)
@@ -246,9 +252,9 @@ def prepare_cases(
     if not found:
         first = next(iter(failed.values()), None)
         raise DataError(
-            f"none of {len(records)} cases can be used" + (f"; the first: {first}" if first else ""),
+            f"none of {len(records)} cases could be prepared" + (f"; first error: {first}" if first else ""),
             path=study.path,
-            remedy="run patchcore analyze again and see what it says of each case",
+            remedy="run patchcore analyze again and read what it reports for each case",
         )
     return Preparation(
         cases=tuple(found[record.case_id] for record in records if record.case_id in found),
@@ -257,7 +263,7 @@ def prepare_cases(
 
 
 def _write_failed(root: Path, tried: set[str], failed: dict[str, Exception]) -> None:
-    """Keep which cases could not be brought there, and why, for ``inspect``."""
+    """Record which cases could not be prepared, and why, for ``patchcore inspect``."""
     path = root / "failed.json"
     before = read_failed(root)
     known = {case_id: reason for case_id, reason in before.items() if case_id not in tried}
@@ -271,7 +277,7 @@ def _budget(max_memory_bytes: int | None) -> MemoryBudget:
     allowed = taken + available_bytes() // 2 if max_memory_bytes is None else max_memory_bytes
     if allowed - taken <= BASE_BYTES:
         raise DataError(
-            f"{allowed / 2**20:,.0f} MiB of memory are too little: {taken / 2**20:,.0f} MiB are taken already",
+            f"{allowed / 2**20:,.0f} MiB of memory are not enough: {taken / 2**20:,.0f} MiB are already in use",
             found=allowed,
             remedy="allow at least 256 MiB",
         )
@@ -279,7 +285,7 @@ def _budget(max_memory_bytes: int | None) -> MemoryBudget:
 
 
 def check_classes(cases: Sequence[PreparedCase], target: TargetPlan) -> None:
-    """Refuse to learn a class that no case holds.
+    """Check that each class occurs in at least one case.
 
     Raises:
         EmptyClassError: One of the plan's classes has no voxel in any of the cases.

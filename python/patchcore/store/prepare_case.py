@@ -1,4 +1,4 @@
-"""Bringing one case to the training grid: crop, resample, write its arrays and lesions, give it its name."""
+"""Prepares one case: crops and resamples it, writes its arrays and lesions, and renames it when it is complete."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from patchcore.volumes.volume import Volume
 
 __all__ = ["BASE_BYTES", "StoreWriteError", "prepare_case"]
 
-# What only the folder that is written to can raise; anything else is the matter of a source.
+# Errors that only the written folder can cause. All other errors are attributed to the source files.
 _STORE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
-# What a case always takes beside its planes and slabs, and what is left to Python.
+# Memory of a case in addition to its planes and slabs, and memory kept for Python.
 BASE_BYTES = 48 << 20
 _MEMORY_REMEDY = "raise --max-memory, or convert DICOM with patchcore import first"
 
 
 class StoreWriteError(Exception):
-    """The store cannot be written: no matter of one case."""
+    """The store cannot be written. This concerns all cases, not a single one."""
 
     def __init__(self, cause: OSError, folder: Path) -> None:
         super().__init__(str(cause))
@@ -56,13 +56,13 @@ def _stamps(record: CaseRecord) -> list[list[int]]:
 
 
 def prepare_case(root: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBudget) -> PreparedCase:
-    """Bring a case to the training grid, unless it is there already.
+    """Prepare a case, unless it is already in the store and its sources are unchanged.
 
     Args:
         root: Folder of the plan's group in the store.
         target: The plan's target.
         record: The case.
-        budget: Memory that all threads share.
+        budget: Memory budget, shared by all threads.
 
     Raises:
         StoreWriteError: The store cannot be written.
@@ -74,7 +74,7 @@ def prepare_case(root: Path, target: TargetPlan, record: CaseRecord, budget: Mem
     stamps = _stamps(record)
     affine = [list(row) for row in record.affine]
     meta = _read_meta(folder)
-    # A corrected spacing moves the voxels without touching the files.
+    # The affine is compared too: a corrected spacing changes the voxels without changing the files.
     if meta is None or not _same_sources(meta, {"sources": stamps, "affine": affine}):
         meta = _write(folder, target, record, {"sources": stamps, "affine": affine}, budget)
     return PreparedCase(
@@ -101,7 +101,7 @@ def _same_sources(meta: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def _write(
     folder: Path, target: TargetPlan, record: CaseRecord, known: dict[str, Any], budget: MemoryBudget
 ) -> dict[str, Any]:
-    """Write a case under a temporary name, and give it its own when it is whole. Returns its attributes."""
+    """Write a case under a temporary name and rename it when it is complete. Return its attributes."""
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
         try:
@@ -126,7 +126,7 @@ def _write(
 def _give_name(temporary: Path, folder: Path, meta: Mapping[str, Any]) -> None:
     found = _read_meta(folder)
     if found is not None and _same_sources(found, meta):
-        # Somebody else has brought the same case meanwhile, and may read it by now: theirs is as good.
+        # Another process has prepared the same case meanwhile and may already read it. Keep that one.
         return
     with suppress(FileNotFoundError):
         outdated = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old.tmp")
@@ -135,13 +135,13 @@ def _give_name(temporary: Path, folder: Path, meta: Mapping[str, Any]) -> None:
     try:
         temporary.rename(folder)
     except OSError:
-        # Another was a moment faster.
+        # Another process was faster and has created the folder.
         if not (folder / "zarr.json").exists():
             raise
 
 
 def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBudget) -> dict[str, Any]:
-    """Write a case's arrays and lesions into a folder, and return what is to be said of them."""
+    """Write the arrays and lesions of a case into a folder, and return its attributes."""
     image = record.required_image()
     shape, label_shape = image.header().shape, record.label.header().shape
     if label_shape != shape:
@@ -152,7 +152,7 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
         )
     grid = Grid.of(shape, record.affine_array, target.spacing)
     threads = core_count()
-    # A DICOM series is read whole, with room to convert it; a compressed NIfTI is streamed.
+    # Bytes for a DICOM series, which is read whole and converted. NIfTI is streamed, also if compressed.
     series = 8 * math.prod(shape)
     with budget.hold(series * (not record.label.is_streamed) + BASE_BYTES, record.case_id, remedy=_MEMORY_REMEDY):
         crop = _crop(record, target, grid)
@@ -210,7 +210,7 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
 
 @contextmanager
 def _named(record: CaseRecord, volume: Volume) -> Iterator[None]:
-    """Say of an error which case and file it was met in."""
+    """Add the case and the file to an error that does not name them."""
     try:
         yield
     except PatchcoreError as error:
@@ -225,7 +225,7 @@ def _named(record: CaseRecord, volume: Volume) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Crop:
-    """The part of a training grid that is kept: first voxel, voxel after the last; and how many lesions that cuts."""
+    """The kept part of a training grid (first voxel, voxel after the last), and the number of lesions it cuts."""
 
     box: tuple[IntTriple, IntTriple]
     cut_lesions: int = 0
@@ -254,14 +254,14 @@ def _label_source(record: CaseRecord) -> Source:
 
 
 def _source(volume: Volume, read: Callable[[], npt.NDArray[Any]]) -> Source:
-    """Return what the core reads: the path of a volume that it streams, otherwise the voxels."""
+    """Return the input for the Rust core: the path if it can stream the volume, otherwise the voxels."""
     return volume.path if volume.is_streamed else read()
 
 
 def _hashes(record: CaseRecord, stamps: list[list[int]]) -> list[str]:
-    """Return the content hashes of image and label map as analyze has read them; empty if the files have changed."""
+    """Return the content hashes of image and label map from analyze; empty strings if the files have changed since."""
     known = [stamp for stamp in (record.image_stamp, record.label_stamp) if stamp is not None]
-    # A volume of several files has one stamp: their sizes together, and the newest time.
+    # A volume of several files has one stamp: the sum of the sizes and the newest time.
     sizes, times = sum(size for size, _ in stamps), {time for _, time in stamps}
     unchanged = sum(stamp.size for stamp in known) == sizes and all(stamp.mtime_ns in times for stamp in known)
     pair = (record.image_stamp, record.label_stamp)
@@ -276,7 +276,7 @@ def _read_meta(folder: Path) -> dict[str, Any] | None:
 def _without_specks(
     table: npt.NDArray[np.int32], voxels: npt.NDArray[np.int64], target: TargetPlan
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Leave out components below the plan's smallest lesion, and number the rest from 0."""
+    """Remove components smaller than the plan's `min_volume_mm3`, and number the others from 0."""
     kept = np.asarray(voxels) * math.prod(target.spacing) >= target.min_volume_mm3
     number = np.cumsum(kept) - 1
     table = table[kept[table[:, 0]]] if len(table) else table

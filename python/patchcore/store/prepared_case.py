@@ -1,4 +1,4 @@
-"""A case in the store: its geometry, its lesions, and windows of it."""
+"""A prepared case in the store: its geometry, its lesions and its voxels."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class PreparedCase:
     """A case on the training grid.
 
     Attributes:
-        case_id: The case.
-        patient: Its patient.
-        path: Its folder in the store.
-        shape: Voxels, canonical axes.
+        case_id: Id of the case.
+        patient: Id of the patient.
+        path: Folder of the case in the store.
+        shape: Size [voxels], canonical axes.
         spacing: mm per voxel, canonical axes.
-        class_voxels: Voxels of each class, background left out.
-        lesion_voxels: Voxels of each lesion, in the order of the spans.
-        span_axis: The axis that the spans lie along.
-        kept_lesions: Lesions that would have vanished on the training grid and were kept as one voxel.
-        crop_start: First voxel kept of the whole training grid.
-        cropped: Whether only a part of that grid was kept.
-        cut_lesions: Lesions that do not lie wholly within that part.
+        class_voxels: Number of voxels of each class, without background.
+        lesion_voxels: Number of voxels of each lesion, in the order of the spans.
+        span_axis: The axis along which the spans lie.
+        kept_lesions: Number of lesions that resampling would have removed and that were kept as one voxel.
+        crop_start: Index of the first kept voxel in the whole training grid.
+        cropped: Whether only a part of the training grid was kept.
+        cut_lesions: Number of lesions that are not completely inside the kept part.
         affine: Voxel index → world mm (RAS+), float64 (4, 4).
     """
 
@@ -57,12 +57,12 @@ class PreparedCase:
 
     @property
     def voxel_mm3(self) -> float:
-        """Volume of a training voxel."""
+        """Volume of a voxel [mm³]."""
         return self.spacing[0] * self.spacing[1] * self.spacing[2]
 
     @property
     def image_bytes(self) -> int:
-        """Memory of image and label together."""
+        """Memory of image and label together [bytes]."""
         return 3 * self.shape[0] * self.shape[1] * self.shape[2]
 
     @cached_property
@@ -97,7 +97,7 @@ class PreparedCase:
         )
 
     def class_spans(self, class_index: int) -> LesionSpans:
-        """Read all voxels of a class that is not the lesions', an organ's, as the spans of one number 0."""
+        """Read all voxels of another class than the lesion class, e.g. an organ, as spans with the number 0."""
         table = self._table("class_spans.npy")
         table = table[table[:, 0] == class_index]
         return LesionSpans(
@@ -123,7 +123,9 @@ class PreparedCase:
         except (DataError, FileNotFoundError) as error:
             raise self.damaged(self.path / name, error) from None
         if array.dtype != dtype or array.shape != self.shape:
-            raise self.damaged(self.path / name, f"{array.dtype} {array.shape}")
+            raise self.damaged(
+                self.path / name, f"{array.dtype} {array.shape}, expected {np.dtype(dtype)} {self.shape}"
+            )
         if lack := missing_shards(array):
             raise self.damaged(self.path / name, lack)
         return array
@@ -138,10 +140,10 @@ class PreparedCase:
             raise self.damaged(self.path, error.message) from None
 
     def damaged(self, path: Path, found: object) -> CorruptFileError:
-        """Return the error that says that a file of this case is damaged, and what to do."""
+        """Return an error for a damaged file of this case, with the remedy."""
         return CorruptFileError(
             f"damaged store ({found})",
             case_id=self.case_id,
             path=path,
-            remedy=f"delete {self.path}; it is made anew when it is missing",
+            remedy=f"delete {self.path}; the next prepare, train or evaluate creates it again",
         )

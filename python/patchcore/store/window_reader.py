@@ -1,4 +1,4 @@
-"""One reader of windows, wherever voxels lie: in a store, a NIfTI file or an array."""
+"""The window reader: reads windows from a store, a NIfTI file or an array with the same calls."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ __all__ = ["WindowCase", "WindowReader"]
 
 Volume: TypeAlias = StoredArray | NiftiWindows | npt.NDArray[Any]
 WindowCase: TypeAlias = "PreparedCase | PathLike | AnyArray | StoredArray | tuple[Any, Any]"
-"""A CT, or a CT and its label map: a path to NIfTI or to a Zarr array of a store, an array, a case of a store."""
+"""A CT, or a pair (CT, label map). Each is a NIfTI path, a path to a Zarr array, or an array; or a case of a store."""
 
 
 class WindowReader:
-    """Reads windows of many cases in one call, into the caller's memory.
+    """Reads windows of many cases in one call, into memory of the caller.
 
-    Nobody has to prepare a store to try: NIfTI files and arrays are read by the same calls, in stored axis order, at
-    their own spacing. A case of a store is faster, and has canonical axes and the training spacing. Reading is safe
-    from several threads, in forked and in spawned workers.
+    A store is not required: the same calls read NIfTI files and arrays, in stored axis order and at their own spacing.
+    A case of a store is read faster, and has canonical axes and the training spacing. Reading is safe from several
+    threads, and in forked and spawned workers.
 
     Args:
-        cases: Each a CT, or a pair of a CT and its label map.
-        cache_bytes: Bytes of decoded chunks of stores that are kept; 0 for none.
+        cases: One CT, or one pair (CT, label map), per case.
+        cache_bytes: Maximum size of the cache of decoded store chunks [bytes]; 0: no cache.
 
     Raises:
-        UnsupportedDataError: Something that holds no voxels, or is not 3D.
+        UnsupportedDataError: A case is not a 3D array of real numbers, or only one of CT and label map is in a store.
         WindowError: An image and its label map differ in shape.
-        DataError, OSError: A file that cannot be read.
+        DataError, OSError: A file cannot be read.
 
     Example:
         >>> volume = np.arange(1000, dtype=np.int16).reshape(10, 10, 10)
@@ -64,7 +64,7 @@ class WindowReader:
         return len(self._images)
 
     def shape(self, case: int) -> IntTriple:
-        """Return the voxels of a case along each axis."""
+        """Return the shape of a case [voxels]."""
         a, b, c = self._images[case].shape
         return (int(a), int(b), int(c))
 
@@ -74,7 +74,7 @@ class WindowReader:
 
     @property
     def cache_counts(self) -> CacheCounts:
-        """What the cache holds, and how often a chunk was found in it."""
+        """The size of the cache, and how often a chunk was found in it or not."""
         return self.cache.counts
 
     def read(
@@ -94,24 +94,24 @@ class WindowReader:
         """Read a batch of windows.
 
         Args:
-            cases: Integers (windows,): which case each window is of; or one for all.
-            corners: Integers (windows, 3): index of each window's first voxel; anything, also outside the case.
-            window_size: Voxels along each axis.
-            hu_range: HU are clipped to it and scaled to [0, 1]; what lies outside the case is 0. None: HU as they are.
-            dtype: ``float32``, ``float16``, ``bfloat16`` (its bits, as uint16) or ``int16`` (HU as they are).
-            with_labels: Whether labels are read too; default: where every one of the cases has them.
-            padding: HU outside the case where `hu_range` is None. Labels there are 0.
-            out: Of `dtype`, (windows, *window_size) or (windows, 1, *window_size), C order, to be filled.
-            label_out: uint8 of such a shape too.
-            threads: Threads; all cores by default. What is read does not depend on them.
+            cases: Integers (windows,): case index of each window; or one index for all windows.
+            corners: Integers (windows, 3): index of each window's first voxel. It may lie outside the case.
+            window_size: Size of a window along each axis [voxels].
+            hu_range: HU are clipped to this range and scaled to [0, 1]; voxels outside the case are 0. None: keep HU.
+            dtype: ``float32``, ``float16``, ``bfloat16`` (its bits, as uint16) or ``int16`` (only without `hu_range`).
+            with_labels: Whether to read labels too [default: if all of these cases have a label map].
+            padding: HU outside the case if `hu_range` is None. Labels outside the case are 0.
+            out: Array to fill: `dtype`, shape (windows, *window_size) or (windows, 1, *window_size), C order.
+            label_out: Array to fill with labels: uint8, one of the same two shapes.
+            threads: Number of threads [default: all cores]. The result does not depend on it.
 
         Returns:
-            The windows, in `out` and `label_out` where given.
+            The windows, in `out` and `label_out` if given.
 
         Raises:
-            WindowError: Numbers, sizes or buffers do not fit, or a case has no labels although they are wanted.
-            CorruptFileError: A file is damaged; it is named.
-            UnsupportedDataError: A label does not fit uint8.
+            WindowError: Counts, sizes or buffers do not fit, or labels are requested for a case without a label map.
+            CorruptFileError: A file is damaged. The error names the file.
+            UnsupportedDataError: A label does not fit into uint8.
             OSError: A file cannot be read.
         """
         return self.read_as(
@@ -138,14 +138,14 @@ class WindowReader:
         label_out: npt.NDArray[np.uint8] | None = None,
         threads: int | None = None,
     ) -> Windows:
-        """Read a batch of windows of one format, see :meth:`read`.
+        """Read a batch of windows in a given format. See :meth:`read`.
 
         Args:
             cases: See :meth:`read`.
             corners: See :meth:`read`.
             window_size: See :meth:`read`.
-            form: How the windows look.
-            ranges: A range of HU per window, instead of the format's.
+            form: Format of the windows.
+            ranges: One HU range per window, instead of the range in `form`.
             with_labels: See :meth:`read`.
             out: See :meth:`read`.
             label_out: See :meth:`read`.
@@ -158,7 +158,7 @@ class WindowReader:
         lacking = [case for case in chosen if self._labels[case] is None] if with_labels else []
         if lacking:
             raise WindowError(
-                f"case {lacking[0]} has no label map", remedy="give a pair of CT and label map, or with_labels=False"
+                f"case {lacking[0]} has no label map", remedy="pass a pair (CT, label map), or with_labels=False"
             )
         shape = (len(rows), *size)
         out = _buffer("out", out, len(rows), size, form.stored)
@@ -166,7 +166,7 @@ class WindowReader:
         flat, flat_label = out.reshape(shape), None if label_out is None else label_out.reshape(shape)
         self._check_apart([out] if label_out is None else [out, label_out], chosen, with_labels)
         in_store = [self._is_in_store(case, with_labels) for case in chosen]
-        # One call for all windows if their cases lie alike, as they do in a training.
+        # One call for all windows if all cases are in a store or none is. This is the case in training.
         together = len(set(in_store)) < 2 and (ranges is None or all(in_store))
         groups = [slice(0, len(rows))] if together else [slice(n, n + 1) for n in range(len(rows))]
         for group in groups if len(rows) else ():
@@ -183,7 +183,7 @@ class WindowReader:
         return Windows(image=out, label=label_out, corners=rows)
 
     def _is_in_store(self, case: int, with_labels: bool) -> bool:
-        """Whether the core reads the case's windows from a store of ours."""
+        """Return whether the Rust core can read the case directly, from arrays that patchcore wrote."""
         volumes = (self._images[case], self._labels[case]) if with_labels else (self._images[case],)
         return all(isinstance(volume, StoredArray) and volume.core is not None for volume in volumes)
 
@@ -203,7 +203,7 @@ class WindowReader:
         label_out: npt.NDArray[np.uint8] | None,
         threads: int | None,
     ) -> None:
-        """Read windows of cases that all lie in a store of ours, or of which none does."""
+        """Read windows of cases that are all in arrays that patchcore wrote, or all elsewhere."""
         images = [self._images[case] for case in cases]
         labels = [label for case in cases if label_out is not None and (label := self._labels[case]) is not None]
         if self._is_in_store(cases[0], label_out is not None):
@@ -232,11 +232,17 @@ class WindowReader:
         elif numbers.size == 1:
             numbers = np.repeat(numbers, count)
         if numbers.ndim != 1 or len(numbers) != count or numbers.dtype.kind not in "iu":
-            raise WindowError(f"cases of shape {numbers.shape} for {count} corners", remedy="give one number a window")
+            raise WindowError(
+                f"cases of shape {numbers.shape} for {count} corners", remedy="pass one case index per window"
+            )
         chosen: list[int] = numbers.tolist()
         for case in chosen:
             if not 0 <= case < len(self):
-                raise WindowError(f"case {case} of {len(self)}", found=case, expected=f"0 to {len(self) - 1}")
+                raise WindowError(
+                    f"case index {case} is not within 0 to {len(self) - 1}",
+                    found=case,
+                    expected=f"0 to {len(self) - 1}",
+                )
         return chosen
 
 
@@ -255,7 +261,8 @@ def _pair(number: int, case: Any) -> tuple[Volume, Volume | None]:
         )
     if isinstance(volume, StoredArray) != isinstance(other, StoredArray):
         raise UnsupportedDataError(
-            f"case {number}: one of image and label lies in a store, the other does not", remedy="take both from one"
+            f"case {number}: only one of image and label map is in a store",
+            remedy="read both from the store, or both from files",
         )
     return volume, other
 
@@ -269,7 +276,7 @@ def _volume(number: int, source: Any, kind: Any) -> Volume:
     array = np.asarray(source)
     if array.ndim != 3 or array.dtype.kind not in "biuf":
         raise UnsupportedDataError(
-            f"case {number}: an {kind} of shape {array.shape} and dtype {array.dtype}",
+            f"case {number}: {kind} of shape {array.shape} and dtype {array.dtype} is not a 3D array of real numbers",
             expected="a path, or an array of three axes of real numbers",
             remedy="pass one channel of one volume",
         )
@@ -279,7 +286,7 @@ def _volume(number: int, source: Any, kind: Any) -> Volume:
 def _parts(
     volumes: Sequence[Volume], rows: Int64Array, size: IntTriple, threads: int | None
 ) -> tuple[list[AnyArray], Int64Array]:
-    """Return an array per window that holds the voxels it needs, and the window's corner in that array."""
+    """Return, per window, an array with the voxels it needs, and the corner of the window in that array."""
     arrays: list[AnyArray] = []
     corners = rows.copy()
     for number, volume in enumerate(volumes):

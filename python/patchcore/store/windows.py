@@ -1,6 +1,6 @@
-"""Windows of a store's own arrays, a batch at a time: decoded, clipped, scaled and placed in one pass.
+"""Reads batches of windows from arrays that patchcore wrote: decode, clip, scale and place in one pass.
 
-:class:`patchcore.store.window_reader.WindowReader` reads these and every other volume.
+:class:`patchcore.store.window_reader.WindowReader` reads windows from these arrays and from all other volumes.
 """
 
 from __future__ import annotations
@@ -35,31 +35,32 @@ def read_windows(
     cache: ChunkCache | None = None,
     threads: int | None = None,
 ) -> AnyArray:
-    """Read a batch of windows of HU: decoded, clipped, scaled and placed in one pass, the GIL released.
+    """Read a batch of image windows: decode, clip, scale and place in one pass, with the GIL released.
 
     Args:
-        arrays: The array of each window; they may repeat.
-        corners: Integers (windows, 3): array index of each window's first voxel; anything, also outside the array.
-        window_size: Voxels of a window along x, y, z.
-        form: How the windows look.
-        ranges: A range of HU per window, instead of the format's.
+        arrays: The array of each window. The same array may occur several times.
+        corners: Integers (windows, 3): array index of each window's first voxel. It may lie outside the array.
+        window_size: Size of a window along x, y, z [voxels].
+        form: Format of the windows.
+        ranges: One HU range per window, instead of the range in `form`.
         labels: The label array of each window, read into `label_out` in the same call.
-        out: Of `dtype`, (windows, x, y, z), C order, to be filled; a new array by default.
-        label_out: uint8 of that shape.
-        cache: Where decoded chunks are looked for first, and kept.
-        threads: Threads; all cores by default.
+        out: Array to fill: dtype `form.stored`, shape (windows, x, y, z), C order [default: a new array].
+        label_out: Array to fill with labels: uint8, shape (windows, x, y, z).
+        cache: Cache of decoded chunks.
+        threads: Number of threads [default: all cores].
 
     Returns:
         `out`.
 
     Raises:
-        WindowError: Numbers of arrays and corners differ, or a buffer does not fit.
-        CorruptFileError: A chunk is damaged; its file is named.
+        WindowError: The numbers of arrays and corners differ, or a buffer does not fit.
+        UnsupportedDataError: An array was not written by patchcore, or has the wrong dtype.
+        CorruptFileError: A chunk is damaged. The error names its file.
         OSError: A file cannot be read.
     """
     rows, size, flat = _prepared(arrays, corners, window_size, out, form.stored)
     if (labels is None) != (label_out is None):
-        raise WindowError("labels and label_out belong together", remedy="pass both, or neither")
+        raise WindowError("only one of labels and label_out is given", remedy="pass both, or neither")
     flat_label = None
     if labels is not None:
         _, _, label_out = _prepared(labels, rows, size, label_out, np.dtype(np.uint8), "label_out")
@@ -86,7 +87,7 @@ def _ranges(
     if ranges is None:
         return None if form.hu_range is None else [form.hu_range]
     if len(ranges) != count or form.dtype == "int16":
-        raise WindowError(f"{len(ranges)} ranges of HU for {count} windows of {form.dtype}", expected="one per window")
+        raise WindowError(f"{len(ranges)} HU ranges for {count} windows of {form.dtype}", expected="one per window")
     return [(float(low), float(high)) for low, high in ranges]
 
 
@@ -98,17 +99,17 @@ def read_label_windows(
     out: npt.NDArray[np.uint8] | None = None,
     threads: int | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Read a batch of windows of class indices; what lies outside is 0. See :func:`read_windows`."""
+    """Read a batch of windows of class indices. Voxels outside the array are 0. See :func:`read_windows`."""
     rows, size, flat = _prepared(arrays, corners, window_size, out, np.dtype(np.uint8))
     _core.read_store_label_windows(_ours(arrays), rows, size, flat.reshape(-1), threads=thread_count(threads))
     return flat if out is None else out
 
 
 def _ours(arrays: Sequence[StoredArray]) -> list[_core.StoredArray]:
-    """Return what the core reads at once."""
+    """Return the arrays as the Rust core reads them in one call."""
     ours = [array.core for array in arrays if array.core is not None]
     if len(ours) != len(arrays):
-        raise UnsupportedDataError("an array that somebody else has written", remedy="read it with WindowReader")
+        raise UnsupportedDataError("an array was not written by patchcore", remedy="read it with WindowReader")
     return ours
 
 
@@ -122,7 +123,9 @@ def _prepared(
 ) -> tuple[npt.NDArray[np.int64], IntTriple, npt.NDArray[Any]]:
     rows, size = corner_rows(corners), size_triple("window_size", window_size)
     if len(arrays) != len(rows):
-        raise WindowError(f"{len(arrays)} arrays and {len(rows)} corners", remedy="give each window its array")
+        raise WindowError(
+            f"{len(arrays)} arrays and {len(rows)} corners", remedy="pass one array and one corner per window"
+        )
     shape = (len(rows), *size)
     if out is None:
         return rows, size, np.empty(shape, dtype)

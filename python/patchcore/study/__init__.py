@@ -1,4 +1,4 @@
-"""The study folder: manifest, cases, decisions, fingerprint, folds and locks. Torch-free."""
+"""The study folder: manifest, cases, decisions, fingerprint, folds and locks. It does not import torch."""
 
 from patchcore.study.cases import CaseRecord, FileStamp, patients_on_both_sides
 from patchcore.study.fingerprint import Fingerprint

@@ -1,4 +1,4 @@
-"""Results of an analysis: the cases of a data set, how they were found, and what was measured."""
+"""Result types of an analysis: layout, grouping into patients, cases and measurements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Analysis", "AnalyzeProgress", "Grouping"]
 
 @dataclass(frozen=True)
 class Grouping:
-    """The patient of each case, in the order of the cases, and how it was told."""
+    """The patient of each case, in the order of the cases, and a description of the grouping."""
 
     patients: tuple[str, ...]
     description: str
@@ -24,7 +24,7 @@ class Grouping:
 
 @dataclass(frozen=True)
 class AnalyzeProgress:
-    """One case is done with one phase: ``"labels"`` (measuring) or ``"images"`` (reading, HU)."""
+    """Reports that one case finished a phase: ``"labels"`` (measuring) or ``"images"`` (reading, HU)."""
 
     phase: str
     done: int
@@ -34,7 +34,7 @@ class AnalyzeProgress:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What an analysis found; `fingerprint` is None without accepted cases, `findings` are of the whole data set."""
+    """Result of an analysis. `fingerprint` is None without accepted cases; `findings` concern the whole data set."""
 
     study: Study
     layout: Layout
@@ -47,10 +47,10 @@ class Analysis:
 
     @property
     def quarantined(self) -> tuple[CaseRecord, ...]:
-        """Cases that were found faulty."""
+        """Faulty cases."""
         return tuple(record for record in self.records if record.status == "quarantined")
 
     @property
     def held(self) -> tuple[CaseRecord, ...]:
-        """Cases whose geometry awaits a decision."""
+        """Cases with geometry that the user must correct or accept."""
         return tuple(record for record in self.records if record.status == "held")

@@ -1,4 +1,4 @@
-"""One case of a study: where its files are, what their headers say, and whether it may be used."""
+"""Record of one case in a study: its files, header values, findings and status."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = [
 
 T = TypeVar("T")
 CaseStatus = Literal["accepted", "test", "held", "quarantined", "excluded"]
-"""Fit for use; kept for testing; its geometry awaits a decision; found faulty; left out on request."""
+"""Used for training; kept for testing; geometry must be corrected or accepted; faulty; excluded by the user."""
 FindingLevel = Literal["error", "geometry", "warning"]
-"""Quarantines the case; holds it until the user has decided; is only told."""
+"""Quarantines the case; holds the case until the user corrects or accepts the geometry; is only reported."""
 Row = tuple[float, float, float, float]
 
 NO_AFFINE: tuple[Row, Row, Row, Row] = ((0.0,) * 4, (0.0,) * 4, (0.0,) * 4, (0.0,) * 4)
 
-# The letter of an orientation code → the world axis it lies along.
+# Letter of an orientation code → index of the world axis.
 _WORLD_AXIS = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
 
@@ -44,32 +44,32 @@ class _Model(BaseModel):
 
 
 class FileStamp(_Model):
-    """What tells a changed file from an unchanged one, and its content."""
+    """Values that show whether a file or its content has changed."""
 
     size: int = Field(ge=0, description="bytes")
     mtime_ns: int = Field(description="modification time, ns since 1970")
-    sha256: str = Field(default="", description="of a label map's bytes; empty if it was not read to the end")
+    sha256: str = Field(default="", description="hash of the bytes of a label map; empty if it was not read to the end")
     content_hash: str = Field(
-        default="", description="of the voxels, whatever the file's compression and header; empty if not known"
+        default="", description="hash of the voxels, independent of compression and header; empty if not known"
     )
 
 
 class Finding(_Model):
-    """What a check has found in one case."""
+    """One problem that a check found in a case."""
 
-    check: str = Field(description="the check's name, as in --accept CASE:CHECK")
+    check: str = Field(description="name of the check, as in --accept CASE:CHECK")
     level: FindingLevel
     message: str = Field(description="what was found, without a final full stop")
     remedy: str = Field(default="", description="what can be done about it")
-    decided: bool = Field(default=False, description="the user has accepted it, or corrected what it complains of")
+    decided: bool = Field(default=False, description="the user has accepted or corrected this finding")
 
 
 class CaseRecord(_Model):
     """One line of ``cases.jsonl``.
 
-    Shape, spacing, affine and orientation are in stored array order and come from the image, or from the
-    label map of a label-only case. Where a header could not be read they are all zeros and the orientation is
-    empty: such a case is never accepted.
+    Shape, spacing, affine and orientation are in stored array order. They come from the image, or from the label map
+    of a label-only case. If the header cannot be read, the numbers are zero and the orientation is empty; such a case
+    is never accepted.
 
     Example:
         >>> record = CaseRecord(case_id="a_1", patient="a_1", image=None, label="a_1.nii", status="accepted",
@@ -80,21 +80,21 @@ class CaseRecord(_Model):
 
     case_id: str
     patient: str
-    image: VolumeField | None = Field(description="CT in HU; null where there is none")
-    label: VolumeField = Field(description="label map; for a case without one, where it was looked for")
+    image: VolumeField | None = Field(description="CT in HU; null if there is no image")
+    label: VolumeField = Field(description="label map; for a case without a label map, the expected path")
     status: CaseStatus
-    split: str = Field(default="", description="train, test, or empty where the data set does not say")
+    split: str = Field(default="", description="train or test; empty if the data set does not specify it")
     columns: dict[str, str] = Field(default_factory=dict, description="other columns of the manifest")
-    findings: tuple[Finding, ...] = Field(default=(), description="of every check, most serious first")
-    reason: str | None = Field(default=None, description="why it is not accepted")
-    remedy: str | None = Field(default=None, description="what can be done about it")
+    findings: tuple[Finding, ...] = Field(default=(), description="findings of all checks, most serious first")
+    reason: str | None = Field(default=None, description="why the case is not accepted")
+    remedy: str | None = Field(default=None, description="how to make the case usable")
     shape: IntTriple = (0, 0, 0)
     spacing: Triple = Field(default=(0.0, 0.0, 0.0), description="mm per voxel: column norms of the affine")
     given_spacing: Triple | None = Field(
-        default=None, description="what --spacing CASE=… put in the place of the header's; the affine is scaled to it"
+        default=None, description="spacing from --spacing CASE=… that replaces the header's; the affine is scaled to it"
     )
     affine: tuple[Row, Row, Row, Row] = Field(default=NO_AFFINE, description="voxel index → world mm (RAS+)")
-    orientation: str = Field(default="", description="where each axis points, closest: LPS, RAS …")
+    orientation: str = Field(default="", description="closest direction of each axis: LPS, RAS …")
     labels: tuple[int, ...] = Field(default=(), description="non-zero labels in the label map, ascending")
     image_stamp: FileStamp | None = None
     label_stamp: FileStamp | None = None
@@ -106,7 +106,7 @@ class CaseRecord(_Model):
 
     @property
     def usable(self) -> bool:
-        """Whether the case is accepted, or kept for testing."""
+        """Whether the case is accepted or kept for testing."""
         return self.status in ("accepted", "test")
 
     @property
@@ -116,11 +116,11 @@ class CaseRecord(_Model):
 
     @property
     def volumes(self) -> tuple[Volume, ...]:
-        """Image, if there is one, and label map."""
+        """Image (if there is one) and label map."""
         return (self.label,) if self.image is None else (self.image, self.label)
 
     def required_image(self) -> Volume:
-        """Return the image of a case that cannot be used without one.
+        """Return the image, for callers that need one.
 
         Raises:
             DataError: The case has no image.
@@ -132,18 +132,18 @@ class CaseRecord(_Model):
         return self.image
 
     def read_image(self) -> CtImage:
-        """Read the case's CT, placed by the case's own affine.
+        """Read the CT of the case, with the affine of the case.
 
-        That affine differs from the file's if the user has corrected a spacing.
+        This affine differs from that of the file if the user has corrected the spacing.
 
         Raises:
-            DataError: The case has no image, or see :func:`patchcore.volumes.volume.read_image`.
+            DataError: The case has no image. For other reasons see :func:`patchcore.volumes.volume.read_image`.
             OSError: A file cannot be opened or read.
         """
         return replace(self.required_image().image(), affine=self.affine_array, spacing=self.spacing)
 
     def read_label(self) -> LabelMap:
-        """Read the case's label map, placed by the case's own affine.
+        """Read the label map of the case, with the affine of the case.
 
         Raises:
             DataError: See :func:`patchcore.volumes.volume.read_label`.
@@ -152,7 +152,7 @@ class CaseRecord(_Model):
         return replace(self.label.label_map(), affine=self.affine_array, spacing=self.spacing)
 
     def with_geometry(self, header: VolumeHeader) -> CaseRecord:
-        """Return the record with shape, spacing, affine and orientation of a header."""
+        """Return the record with the shape, spacing, affine and orientation of a header."""
         update = {
             "shape": header.shape,
             "spacing": header.spacing,
@@ -164,7 +164,7 @@ class CaseRecord(_Model):
 
     @property
     def canonical_axes(self) -> IntTriple:
-        """Stored axes that lie closest to world x, y and z: the permutation into canonical order."""
+        """Stored axes closest to world x, y and z: the permutation into canonical order."""
         return canonical_axes(self.orientation)
 
     @property
@@ -179,9 +179,9 @@ class CaseRecord(_Model):
 
 
 def canonical_axes(orientation: str) -> IntTriple:
-    """Return the stored axes nearest to world x, y, z for an orientation code such as ``"LPS"``.
+    """Return the stored axes closest to world x, y, z for an orientation code such as ``"LPS"``.
 
-    An empty code (nothing known) is the identity.
+    An empty code (unknown orientation) gives the identity.
     """
     if not orientation:
         return (0, 1, 2)
@@ -195,7 +195,7 @@ def to_canonical(values: tuple[T, T, T], axes: IntTriple) -> tuple[T, T, T]:
 
 
 def patients_on_both_sides(records: Iterable[CaseRecord]) -> list[str]:
-    """Return, sorted, the patients who have cases to train on and cases kept for testing: a test would flatter."""
+    """Return, sorted, the patients with both training and test cases. They make test results too optimistic."""
     sides: dict[str, set[str]] = {"accepted": set(), "test": set()}
     for record in records:
         if record.status in sides:

@@ -1,4 +1,4 @@
-"""The one table of checks: the name of each, how serious it is, what it looks for, and what can be done about it."""
+"""Table of all checks: name, level, what the check looks for, and the remedy."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ class CheckInfo:
     """One check.
 
     Attributes:
-        level: ``error`` quarantines the case; ``geometry`` holds it until the user has decided; ``warning`` only tells.
-        looks_for: What trips it, in one sentence.
-        remedy: What can be done about what it finds.
-        cured_by_spacing: Whether ``--spacing CASE=…`` settles it.
+        level: ``error`` quarantines the case; ``geometry`` holds it until the user corrects or accepts the geometry;
+            ``warning`` is only reported.
+        looks_for: What the check looks for, in one sentence.
+        remedy: How to solve the problem.
+        cured_by_spacing: Whether ``--spacing CASE=…`` solves the problem.
     """
 
     level: FindingLevel
@@ -63,20 +64,20 @@ CHECKS: Final[Mapping[str, CheckInfo]] = MappingProxyType(
     {
         # Files
         "files": _error(
-            "the files of a case: no label map, two images for one label map, names that cannot be told apart",
+            "files of a case: no label map, two images for one label map, or names that cannot be distinguished",
             "add, remove or rename files so that every label map has one image",
         ),
         "unreadable": _error(
-            "a file that is missing, may not be read, ends early, fails its checksum or does not fit into memory",
+            "a file that is missing, not readable, incomplete, fails its checksum or does not fit into memory",
             "download or export it again",
         ),
-        "changed": _error("a file that changed while it was read", "check again once nothing writes to it"),
+        "changed": _error("a file that changed while it was read", "check again when no program writes to it"),
         "header": _error(
-            "a header that is malformed, contradicts its file, or has spacing that is not positive and finite",
+            "a header that is malformed, contradicts its file, or has a spacing that is not positive and finite",
             "correct the header, or export the file again",
         ),
         "unsupported": _error(
-            "a volume that is not 3D, has complex or coloured voxels, or lengths in metres or micrometres",
+            "a volume that is not 3D, has complex or colour voxels, or uses metres or micrometres",
             "export each 3D volume as one file of int16 or float32, with lengths in mm",
         ),
         "slices": _error(
@@ -84,98 +85,101 @@ CHECKS: Final[Mapping[str, CheckInfo]] = MappingProxyType(
             "export the series again, or resample it to equal spacing",
         ),
         "dicom-note": _warning(
-            "what was decided on the way from DICOM files to a volume", "make sure that it is what you meant"
+            "choices that were made when DICOM files were converted to a volume", "make sure that this is what you want"
         ),
         # Image and label map
         "pair-shape": _error("an image and a label map of different shapes", "re-export the pair"),
         "pair-affine": _error(
-            "an image and a label map whose corners lie more than 0.1 voxel apart",
+            "an image and a label map with corners more than 0.1 voxel apart",
             "resample the label map onto the image's grid, or correct the wrong header",
         ),
         # Geometry
         "identity-affine": _geometry(
-            "an identity affine (1 × 1 × 1 mm) on a matrix as large as a CT slice, or unlike the others: a lost header",
+            "an identity affine (1 × 1 × 1 mm) with a CT-sized matrix, or unlike the other cases: a lost header",
             _GIVE,
         ),
         "unit-spacing": _geometry(
-            "spacing of exactly 1 × 1 × 1 mm on a matrix as large as a CT slice: often a lost header",
+            "a spacing of exactly 1 × 1 × 1 mm with a CT-sized matrix: often a lost header",
             f"{_GIVE}, or accept it if the volume was resampled to 1 mm",
         ),
         "spacing": _geometry(
-            "spacing that no CT has: in-plane outside 0.1 … 5 mm, between slices outside 0.1 … 15 mm", _GIVE
+            "a spacing that no CT has: in-plane outside 0.1 … 5 mm, or between slices outside 0.1 … 15 mm", _GIVE
         ),
         "extent": _geometry(
-            "a volume whose longest side is below 10 mm, or with a side above 2.5 m: spacing in another unit", _GIVE
+            "a volume with a longest side below 10 mm, or a side above 2.5 m: spacing in another unit", _GIVE
         ),
         "header-spacing": _geometry(
-            "sform, qform and pixdim of a NIfTI header whose spacings differ by more than 0.1 %",
-            f"{_GIVE}, or accept that of the sform",
+            "a NIfTI header with spacings of sform, qform and pixdim that differ by more than 0.1 %",
+            f"{_GIVE}, or accept the spacing of the sform",
         ),
         "sheared-affine": _geometry(
-            "axes that are not orthogonal within 0.1° (gantry tilt): volumes are right, lengths and resampling are not",
-            "resample it onto an orthogonal grid, or accept the tilt",
+            "axes that are not orthogonal within 0.1° (gantry tilt): lengths and resampling are wrong, volumes are not",
+            "resample the case to an orthogonal grid, or accept the tilt",
             spacing=False,
         ),
         "header-place": _warning(
-            "sform and qform of a NIfTI header that place or turn the volume differently; the sform is used",
-            "correct the header if tools that use the qform are to agree",
+            "a NIfTI header with sform and qform of different position or orientation; the sform is used",
+            "correct the header if you also use tools that read the qform",
         ),
         "unplaced": _warning(
-            "a header that does not say where the volume lies: identity affine, or neither sform nor qform",
-            "make sure that its spacing was ever set; volumes in mm³ follow from it",
+            "a header without the position of the volume: identity affine, or neither sform nor qform",
+            "make sure that the spacing is correct; volumes in mm³ depend on it",
         ),
         "few-slices": _warning(
-            "a volume of one slice: lesions cannot be measured across it", "make sure that the export is whole"
+            "a volume with a single slice: lesions cannot be measured across slices",
+            "make sure that the export is complete",
         ),
         # HU
         "hu-not-finite": _error("voxels that are NaN or infinite", "export the CT with every voxel in HU"),
-        "hu-constant": _error("an image of one value only", "export the CT again"),
-        "hu-8-bit": _error("an image of 8 bits or of values 0 … 255: a picture, not HU", _EXPORT_HU),
-        "hu-normalised": _error("values scaled to 0 … 1, −1 … 1 or by mean and deviation", _EXPORT_HU),
+        "hu-constant": _error("an image with a single value", "export the CT again"),
+        "hu-8-bit": _error("an image with 8 bits or values of 0 … 255: a picture, not HU", _EXPORT_HU),
+        "hu-normalised": _error("values scaled to 0 … 1, to −1 … 1, or by mean and standard deviation", _EXPORT_HU),
         "hu-offset": _error(
-            "HU that are shifted by 1024: air at 0, soft tissue near 1060; or shifted twice, soft tissue near −1000",
+            "HU shifted by 1024: air at 0, soft tissue near 1060; or shifted twice: soft tissue near −1000",
             "apply the rescale intercept (−1024) exactly once",
         ),
-        "hu-scale": _error("HU that are scaled wrongly: values beyond the scale of a CT", _EXPORT_HU),
-        "not-ct": _error("values that are no HU: MR-like, or a label map in the place of the image", _EXPORT_HU),
+        "hu-scale": _error("HU with a wrong scale: values outside the range of a CT", _EXPORT_HU),
+        "not-ct": _error("values that are not HU: similar to MR, or a label map instead of the image", _EXPORT_HU),
         "hu-no-air": _warning(
-            "whole slices without air: HU that were clipped, or scaled down",
-            "make sure that the values are HU; clipped ones limit the plan's hu_range",
+            "complete slices without air: HU that were clipped or scaled down",
+            "make sure that the values are HU; clipped values limit the plan's hu_range",
         ),
         # Labels
         "label-fractional": _error(
-            "a label map with a value that is no integer",
+            "a label map with a value that is not an integer",
             "resample label maps with nearest neighbour, and export them as integers",
         ),
         "label-negative": _error("a negative label", "number labels from 1; 0 is background"),
         "label-undeclared": _error(
-            "a label that the data set does not declare, where it declares any",
-            "declare it in the data set's description, or correct the label map",
+            "a label that is missing in the label names of the data set, if it declares any",
+            "declare the label in the description of the data set, or correct the label map",
         ),
         "label-empty": _warning(
-            "a label map without a labelled voxel: a negative case, or an export that failed",
+            "a label map without a labelled voxel: a case without lesions, or a failed export",
             "make sure that the case has no lesion",
         ),
         # The cohort
-        "duplicate-image": _error("an image that another case has too", "keep one of the two cases"),
+        "duplicate-image": _error(
+            "an image that is identical to that of another case", "keep only one of the two cases"
+        ),
         "duplicate-label": _error(
-            "a label map without an image that another case has too", "keep one of the two cases"
+            "a label map without an image that is identical to that of another case", "keep only one of the two cases"
         ),
         "same-label": _warning(
-            "a label map that is equal to that of another case with another image",
+            "a label map that is identical to that of another case with a different image",
             "make sure that each label map belongs to its image",
         ),
-        "patients-untold": _warning(
-            "no case is known to share a patient with another: scans of one patient may end in several folds",
+        "patients-unknown": _warning(
+            "no patients with several cases are known: scans of one patient may end up in different folds",
             "group cases with --patient-regex if patients have several scans",
         ),
         "one-patient": _warning(
-            "all cases count as scans of one patient: they cannot be split into folds",
-            "tell patients apart with --patient-regex",
+            "all cases belong to one patient: they cannot be split into folds",
+            "distinguish patients with --patient-regex",
         ),
     }
 )
-"""Every check by its name, in the order in which a case meets them."""
+"""All checks by name, in the order in which they are applied."""
 
 _BY_ERROR: tuple[tuple[type[Exception], str], ...] = (
     (ShapeMismatchError, "pair-shape"),
@@ -189,7 +193,7 @@ _BY_ERROR: tuple[tuple[type[Exception], str], ...] = (
 
 
 def finding(check: str, message: str, *, remedy: str | None = None) -> Finding:
-    """Return a finding of a check, at the check's level; its remedy is the check's unless told otherwise.
+    """Return a finding with the level of its check, and with the remedy of the check unless `remedy` is given.
 
     Example:
         >>> finding("label-empty", "no voxel is labelled").level
@@ -200,12 +204,12 @@ def finding(check: str, message: str, *, remedy: str | None = None) -> Finding:
 
 
 def finding_of(error: Exception) -> Finding:
-    """Return what an error says of a case: always of level error.
+    """Convert an error to a finding of level ``error``.
 
-    An error may carry the name of its check as an attribute ``check``; else the kind of error decides.
+    The attribute ``check`` of an error may name its check; otherwise the type of the error decides.
 
     Args:
-        error: A :class:`~patchcore.errors.DataError`, ``OSError`` or ``MemoryError``; any other is taken as a
+        error: A :class:`~patchcore.errors.DataError`, ``OSError`` or ``MemoryError``; any other error counts as a
             file that could not be read.
 
     Example:
@@ -228,7 +232,7 @@ def finding_of(error: Exception) -> Finding:
 
 
 def most_serious_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return findings by level, and in the order of :data:`CHECKS` within a level."""
+    """Return the findings sorted by level, and within a level in the order of :data:`CHECKS`."""
     order = {name: index for index, name in enumerate(CHECKS)}
     return tuple(sorted(findings, key=lambda item: (LEVELS.index(item.level), order.get(item.check, len(order)))))
 

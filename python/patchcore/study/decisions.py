@@ -1,4 +1,4 @@
-"""What the user has decided at earlier analyses: ``decisions.json``, checked at every read, for it may be edited."""
+"""The user's decisions from earlier analyses: ``decisions.json``. Users may edit it, so every read validates it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Decisions(BaseModel):
-    """Decisions that hold at every later analysis; what was not decided is None.
+    """Decisions that apply to all later analyses. None means that nothing was decided.
 
     Example:
         >>> Decisions(connectivity=18).model_dump(exclude_none=True)
@@ -26,30 +26,31 @@ class Decisions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    images: str | None = Field(default=None, description="folder of the images within the data set")
-    labels: str | None = Field(default=None, description="folder of the label maps")
+    images: str | None = Field(default=None, description="folder of the images, inside the data set")
+    labels: str | None = Field(default=None, description="folder of the label maps, inside the data set")
     layout: str | None = None
     lesion_label: int | str | None = None
     connectivity: Literal[6, 18, 26] | None = None
     min_volume_mm3: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     patient_regex: str | None = None
-    exclude: list[str] | None = Field(default=None, description="cases left out")
+    exclude: list[str] | None = Field(default=None, description="excluded cases")
     spacing: dict[str, Annotated[list[_Length], Field(min_length=3, max_length=3)]] | None = Field(
-        default=None, description="true mm along each stored axis, by case or pattern, the last given last"
+        default=None,
+        description="true spacing along each stored axis, mm, by case or pattern; the last given comes last",
     )
     accept: list[str] | None = Field(default=None, description="accepted findings, CASE:CHECK")
 
 
 def checked_decisions(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return decisions as they were read, once they are sound.
+    """Validate decisions and return them unchanged.
 
     Raises:
-        StudyError: A key is unknown or a value impossible.
+        StudyError: A key is unknown or a value is not valid.
     """
     try:
         Decisions.model_validate(values)
     except ValidationError as error:
         raise StudyError(
-            explain(error, Decisions), path=path, remedy="correct the file, or delete it and give the decisions again"
+            explain(error, Decisions), path=path, remedy="correct the file, or delete it and give the options again"
         ) from None
     return dict(values)

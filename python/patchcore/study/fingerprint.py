@@ -1,7 +1,6 @@
-"""The fingerprint: what was measured of a data set. Written by ``analyze``, read by the planner.
+"""The fingerprint: all measurements of a data set. ``analyze`` writes it and the planner reads it.
 
-Everything that concerns the whole cohort is in closest-canonical RAS+ axis order, lengths in mm, volumes in
-mm³.
+All values use closest-canonical RAS+ axis order. Lengths are in mm, volumes in mm³.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ __all__ = [
 FINGERPRINT_SCHEMA = 2
 
 PERCENTILES = (1, 5, 10, 25, 75, 90, 95, 99)
-"""Percentiles of every distribution here but HU; the median has its own name."""
+"""Percentiles of all distributions except HU. The median is a separate field."""
 
 
 _SENTENCES = ("layout_reason", "grouping", "lesion_label_reason", "segments_note")
@@ -49,7 +48,7 @@ class _Model(BaseModel):
 
 
 class VolumeSummary(_Model):
-    """A distribution of volumes, mm³: of lesions, or of all lesions of a case or a patient together."""
+    """Distribution of volumes, mm³: per lesion, or the total lesion volume per case or per patient."""
 
     mean_mm3: float
     median_mm3: float
@@ -61,7 +60,7 @@ class VolumeSummary(_Model):
 
 
 class CountSummary(_Model):
-    """A distribution of lesions counted per case or per patient."""
+    """Distribution of the number of lesions per case or per patient."""
 
     mean: float
     median: float
@@ -71,16 +70,16 @@ class CountSummary(_Model):
 
 
 class Burden(_Model):
-    """Lesion volume and lesion count of every case, or every patient, that has at least one lesion of a label.
+    """Lesion volume and lesion count of every case, or every patient, with at least one lesion of a label.
 
-    Cases and patients without one are not in it: a mean burden is one of those affected. How many there are
-    follows from the cohort's ``case_count`` and ``patient_count``. A patient's burden is the sum over his or her
-    cases.
+    Cases and patients without a lesion are not included, so a mean burden refers only to affected cases or patients.
+    The cohort's ``case_count`` and ``patient_count`` give the totals. The burden of a patient is the sum over all cases
+    of the patient.
     """
 
     names: tuple[str, ...] = Field(description="case ids or patients, ascending")
-    volumes_mm3: tuple[float, ...] = Field(description="total lesion volume of each")
-    lesion_counts: tuple[int, ...] = Field(description="lesions of each")
+    volumes_mm3: tuple[float, ...] = Field(description="total lesion volume of each case or patient, mm³")
+    lesion_counts: tuple[int, ...] = Field(description="number of lesions of each case or patient")
     volume: VolumeSummary
     lesions: CountSummary
 
@@ -91,16 +90,16 @@ class LabelFingerprint(_Model):
     label: int
     name: str
     lesion_count: int
-    case_count: int = Field(description="cases that have at least one")
-    patient_count: int = Field(description="patients that have at least one")
-    volume: VolumeSummary | None = Field(description="null where there is no lesion")
-    border_share: float = Field(ge=0, le=1, description="share of lesions that touch the volume's border")
+    case_count: int = Field(description="cases with at least one lesion")
+    patient_count: int = Field(description="patients with at least one lesion")
+    volume: VolumeSummary | None = Field(description="null if there is no lesion")
+    border_share: float = Field(ge=0, le=1, description="share of lesions that touch the border of the volume")
     size_bins: tuple[int, int, int, int] = Field(
-        description="lesions of an equivalent diameter < 5, 5–10, 10–20, ≥ 20 mm"
+        description="number of lesions with an equivalent diameter of < 5, 5–10, 10–20, ≥ 20 mm"
     )
     median_extent_mm: Triple = Field(description="median size of a lesion's bounding box per canonical axis")
-    burden_per_case: Burden | None = Field(default=None, description="null where there is no lesion")
-    burden_per_patient: Burden | None = Field(default=None, description="null where there is no lesion")
+    burden_per_case: Burden | None = Field(default=None, description="null if there is no lesion")
+    burden_per_patient: Burden | None = Field(default=None, description="null if there is no lesion")
 
 
 class LesionFingerprint(_Model):
@@ -118,7 +117,7 @@ class CaseFingerprint(_Model):
     patient: str
     spacing: Triple = Field(description="mm per voxel, canonical axes")
     shape: IntTriple = Field(description="voxels, canonical axes")
-    lesions: tuple[LesionFingerprint, ...] = Field(description="of every label, in stored order")
+    lesions: tuple[LesionFingerprint, ...] = Field(description="lesions of all labels, in stored order")
 
     def volumes_mm3(self, label: int) -> list[float]:
         """Return the volumes of the lesions of one label, mm³."""
@@ -126,7 +125,7 @@ class CaseFingerprint(_Model):
 
 
 class AxisSummary(_Model):
-    """A distribution of a per-axis quantity over the accepted cases, canonical axes."""
+    """Distribution of a per-axis quantity over the accepted cases, canonical axes."""
 
     median: Triple
     mean: Triple
@@ -138,7 +137,7 @@ class AxisSummary(_Model):
 
 
 class HuSummary(_Model):
-    """A distribution of HU, exact: from integer histograms over all voxels of all accepted cases."""
+    """Exact distribution of HU, from integer histograms over all voxels of all accepted cases."""
 
     voxel_count: int
     mean: float
@@ -153,8 +152,8 @@ class HuFingerprint(_Model):
 
     label: int
     dilation_mm: float
-    around: HuSummary = Field(description="lesions dilated by dilation_mm, the lesions included")
-    within: HuSummary = Field(description="lesions alone")
+    around: HuSummary = Field(description="HU in the lesions dilated by dilation_mm, including the lesions")
+    within: HuSummary = Field(description="HU in the lesions only")
 
     @property
     def p0_5(self) -> float:
@@ -168,42 +167,47 @@ class HuFingerprint(_Model):
 
 
 class Fingerprint(_Model, HtmlView):
-    """``fingerprint.json``: the accepted cases; those kept for testing are only counted."""
+    """``fingerprint.json``: measurements of the accepted cases. Cases kept for testing are only counted."""
 
     schema_version: Literal[2] = 2
-    fingerprint_hash: str = Field(default="", description="sha256 of all the rest; the same data, the same hash")
+    fingerprint_hash: str = Field(
+        default="", description="sha256 of the measurements; the same data give the same hash"
+    )
     dataset: str = Field(description="name of the data set's folder")
     layout: str = Field(description="recognised layout")
     layout_reason: str
     grouping: str = Field(description="how cases were grouped into patients")
     connectivity: Literal[6, 18, 26]
     min_volume_mm3: float = Field(ge=0)
-    lesion_label: int | None = Field(description="the label that is planned for; null where it could not be told")
+    lesion_label: int | None = Field(description="label to plan for; null if it is not clear")
     lesion_label_reason: str
     case_count: int = Field(description="accepted cases")
-    test_count: int = Field(default=0, description="cases kept for testing; nothing here is measured on them")
-    held_count: int = Field(default=0, description="cases whose geometry awaits a decision; not measured either")
+    test_count: int = Field(default=0, description="cases kept for testing; they are not measured")
+    held_count: int = Field(
+        default=0, description="cases with geometry that must be corrected or accepted; they are not measured"
+    )
     quarantined_count: int
     patient_count: int = Field(description="patients of the accepted cases")
     speck_count: int = Field(description="components below min_volume_mm3, not counted as lesions")
     labels: tuple[LabelFingerprint, ...]
-    spacing: AxisSummary | None = Field(description="mm per voxel; null where no case was accepted")
-    shape: AxisSummary | None = Field(description="voxels; null where no case was accepted")
-    extent_mm: AxisSummary | None = Field(description="shape times spacing; null where no case was accepted")
-    hu: HuFingerprint | None = Field(description="null for label-only data sets and where there is no lesion")
+    spacing: AxisSummary | None = Field(description="mm per voxel; null if no case was accepted")
+    shape: AxisSummary | None = Field(description="voxels; null if no case was accepted")
+    extent_mm: AxisSummary | None = Field(description="shape times spacing, mm; null if no case was accepted")
+    hu: HuFingerprint | None = Field(description="null for label-only data sets and if there is no lesion")
     segments_note: str = Field(
-        default="", description="where segments of a DICOM SEG and connected components disagree; else empty"
+        default="",
+        description="differences between DICOM SEG segments and connected components; empty if there are none",
     )
     cases: tuple[CaseFingerprint, ...]
 
     def label(self, label: int) -> LabelFingerprint | None:
-        """Return what was measured of one label, None where no accepted case has it."""
+        """Return the measurements of one label; None if no accepted case has the label."""
         return next((item for item in self.labels if item.label == label), None)
 
     def with_hash(self) -> Fingerprint:
         """Return the same fingerprint with `fingerprint_hash` filled in.
 
-        The hash is of what was measured; sentences about it are left out, so that rewording them changes no hash.
+        The hash covers the measurements but not the sentences about them, so rewording a sentence keeps the hash.
         """
         content = self.model_dump_json(exclude={"fingerprint_hash", *_SENTENCES})
         return self.model_copy(update={"fingerprint_hash": hashlib.sha256(content.encode()).hexdigest()})
@@ -213,8 +217,8 @@ def read_fingerprint(path: Path) -> Fingerprint:
     """Read ``fingerprint.json``.
 
     Raises:
-        StudyError: It is missing or not a fingerprint.
-        SchemaVersionError: A newer patchcore wrote it, or an older one that measured less.
+        StudyError: The file is missing, not a valid fingerprint, or was changed after measuring.
+        SchemaVersionError: A newer patchcore wrote it, or an older one with fewer measurements.
     """
     remedy = "measure the data set with patchcore analyze"
     try:
@@ -224,7 +228,7 @@ def read_fingerprint(path: Path) -> Fingerprint:
     version = data["schema_version"]
     if version < FINGERPRINT_SCHEMA:
         raise SchemaVersionError(
-            f"schema version {version} is of an older patchcore; this one needs {FINGERPRINT_SCHEMA}",
+            f"schema version {version} comes from an older patchcore; this version needs {FINGERPRINT_SCHEMA}",
             path=path,
             found=version,
             expected=FINGERPRINT_SCHEMA,
@@ -233,15 +237,15 @@ def read_fingerprint(path: Path) -> Fingerprint:
     try:
         fingerprint = Fingerprint.model_validate(data)
     except ValidationError as error:
-        raise StudyError(f"no fingerprint: {explain(error, Fingerprint)}", path=path, remedy=remedy) from None
+        raise StudyError(f"not a valid fingerprint: {explain(error, Fingerprint)}", path=path, remedy=remedy) from None
     if fingerprint.with_hash().fingerprint_hash != fingerprint.fingerprint_hash:
-        raise StudyError("was changed since it was measured: its hash is another", path=path, remedy=remedy)
+        raise StudyError("was changed after it was measured: its hash does not match", path=path, remedy=remedy)
     return fingerprint
 
 
 def write_fingerprint(path: Path, fingerprint: Fingerprint) -> Fingerprint:
-    """Write ``fingerprint.json`` whole or not at all, and return it with its hash."""
+    """Write ``fingerprint.json`` atomically and return the fingerprint with its hash."""
     hashed = fingerprint.with_hash()
-    # Written by pydantic and not by json: many lesions make it large, and this is ten times as fast.
+    # pydantic is ten times as fast as json; with many lesions the file is large.
     write_atomic(path, hashed.model_dump_json(indent=2) + "\n")
     return hashed

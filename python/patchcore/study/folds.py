@@ -1,4 +1,4 @@
-"""Cross-validation folds: by patient, so that none is trained on and validated on, and alike in lesion burden."""
+"""Cross-validation folds, grouped by patient and balanced in lesion burden."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["make_folds"]
 def make_folds(
     patients: Sequence[str], k: int, seed: int = 0, *, burdens: Sequence[float] | None = None
 ) -> list[list[int]]:
-    """Split cases into `k` folds of near-equal size without dividing a patient.
+    """Split cases into `k` folds of similar size. All cases of a patient are in the same fold.
 
-    Patients are shuffled, taken largest first, and each goes to the fold with the fewest cases so far. With `burdens`,
-    of patients with as many cases those with the most lesion are taken first, k at a time, in shuffled order: each fold
-    then gets its share of every burden.
+    Patients are shuffled and then assigned one by one, those with the most cases first. Each patient goes to the fold
+    with the fewest cases so far. With `burdens`, patients with the same number of cases are assigned by decreasing
+    burden, in shuffled blocks of k patients. So every fold gets patients with large and with small burdens.
 
     Args:
         patients: The patient of each case.
         k: Number of folds, at least 2.
-        seed: The same seed and patients give the same folds, in whatever order the cases come.
-        burdens: Lesion volume of each case, or any measure of it; a patient's is the sum.
+        seed: The same seed and patients give the same folds, for any order of the cases.
+        burdens: Lesion volume of each case, or any measure of it; the burden of a patient is the sum over the cases.
 
     Returns:
-        For each fold the ascending indices of its cases; every case is in exactly one fold.
+        The ascending indices of the cases of each fold; every case is in exactly one fold.
 
     Raises:
-        DataError: Fewer patients than folds, or `k` below 2.
+        DataError: There are fewer patients than folds, or `k` is below 2.
 
     Example:
         >>> [len(fold) for fold in make_folds(["a", "a", "b", "c", "d", "e"], 3)]
@@ -45,7 +45,7 @@ def make_folds(
             f"{len(cases)} patient{'' if len(cases) == 1 else 's'} cannot fill {k} folds",
             found=len(cases),
             expected=f"at least {k}",
-            remedy="ask for fewer folds, or group patients another way with --patient-regex",
+            remedy="use fewer folds, or group patients differently with --patient-regex",
         )
     order = sorted(cases)
     random.Random(f"patchcore-folds-{seed}").shuffle(order)

@@ -1,4 +1,4 @@
-"""What a recognised data set is: its layout, with the files of each case."""
+"""Result types of layout recognition: the layout of a data set and the files of each case."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["CaseFiles", "Layout"]
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """The files of one case, and what is wrong with them as a pair.
+    """The files of one case, and any problem with the pair of image and label map.
 
     Attributes:
-        case_id: Unique within the data set.
-        image: The CT; None where there is none.
-        label: The label map; for a case without one, where it was looked for.
-        problem: Why the case cannot be used, None where nothing is wrong.
+        case_id: Case id, unique within the data set.
+        image: The CT; None if there is no image.
+        label: The label map; for a case without a label map, the expected path.
+        problem: Why the case cannot be used; None if there is no problem.
         remedy: What to do about `problem`.
-        patient: Whose case it is, where the data set says so.
+        patient: The patient, if the data set names one.
         split: ``train``, ``test`` or empty.
         columns: Other columns of a manifest.
     """
@@ -43,14 +43,14 @@ class Layout:
 
     Attributes:
         name: One of :data:`patchcore.datasets.layouts.LAYOUTS`.
-        reason: Why it was recognised as that.
-        cases: In case_id order, those with a problem included.
-        images: Folder of the images, None where there is not one such folder.
-        labels: Folder of the label maps, likewise.
-        label_names: Names of labels that the data set or its layout declares; empty where none are.
-        override: What to say on the command line if this was recognised wrongly.
-        looked_at: Every folder whose entries decided what the cases are, and every file read for it
-            (``dataset.json``, a manifest): while these are unchanged, so is the list of cases.
+        reason: Why this layout was recognised.
+        cases: All cases in case_id order, including cases with a problem.
+        images: Folder of the images; None if they are not in a single folder.
+        labels: Folder of the label maps; None if they are not in a single folder.
+        label_names: Label names that the data set or its layout declares; empty if there are none.
+        override: Command-line options to use if the layout was recognised wrongly.
+        looked_at: Folders and files (``dataset.json``, a manifest) that determine the list of cases. If they are
+            unchanged, the list of cases is unchanged.
     """
 
     name: str

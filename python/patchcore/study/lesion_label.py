@@ -1,4 +1,4 @@
-"""Which label is the lesion: one answer for the whole cohort, with the reason."""
+"""Choose the lesion label of a cohort and give the reason."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def choose_lesion_label(
     """Choose the lesion label of a cohort.
 
     Args:
-        case_counts: For each non-zero label the number of cases that hold it.
-        names: Declared names of labels.
-        wanted: What the user asked for: a number or a declared name, upper and lower case alike.
+        case_counts: Number of cases per non-zero label.
+        names: Declared names of the labels.
+        wanted: Label that the user chose: a number or a declared name, upper or lower case.
 
     Returns:
         The label and why it was chosen.
 
     Raises:
-        EmptyClassError: No case holds `wanted`, or no case holds any label.
-        DataError: No label is called `wanted`; or there are several labels and not exactly one is named like a lesion.
+        EmptyClassError: No case contains `wanted`, or no case contains any label.
+        DataError: No label has the name `wanted`; or there are several labels, and not exactly one has a lesion name.
 
     Example:
         >>> choose_lesion_label({1: 20, 2: 20}, {1: "kidney", 2: "tumour"})
@@ -47,28 +47,28 @@ def choose_lesion_label(
                 f"no case has a voxel of label {wanted}",
                 found=present,
                 expected=wanted,
-                remedy=f"labels found: {listed or 'none'}",
+                remedy=f"use one of the labels found: {listed or 'none'}",
             )
-        return wanted, "named by --lesion-label"
+        return wanted, "chosen with --lesion-label"
     if not present:
         raise EmptyClassError("no case has a labelled voxel", remedy="check that the label maps are the right files")
     if len(present) == 1:
-        return present[0], "the only label there is"
+        return present[0], "the only label"
     named = [label for label in present if _LESION_WORDS.search(names.get(label, ""))]
     if len(named) == 1:
         return named[0], f"named {names[named[0]]}"
     raise DataError(
-        f"which label is the lesion cannot be told: found {listed}",
+        f"the lesion label is not clear: found {listed}",
         found=present,
-        remedy=f"say it with --lesion-label, e.g. --lesion-label {present[-1]}",
+        remedy=f"choose it with --lesion-label, e.g. --lesion-label {present[-1]}",
     )
 
 
 def label_number(wanted: str, names: Mapping[int, str]) -> int:
-    """Return the label that a text means: a number, or a declared name in any case, spaces and underscores alike.
+    """Return the label for a text: a number or a declared name. Case is ignored, and spaces equal underscores.
 
     Raises:
-        DataError: No declared name fits, or several do.
+        DataError: No declared name matches, or several names match.
 
     Example:
         >>> label_number("Liver tumour", {1: "liver", 2: "liver_tumour"}), label_number("2", {})
@@ -82,7 +82,9 @@ def label_number(wanted: str, names: Mapping[int, str]) -> int:
         return fitting[0]
     listed = ", ".join(_called(number, names) for number in sorted(names) if number) or "none"
     what = "no label is called" if not fitting else "several labels are called"
-    raise DataError(f"{what} {text!r}", found=wanted, expected=listed, remedy=f"labels declared: {listed}")
+    raise DataError(
+        f"{what} {text!r}", found=wanted, expected=listed, remedy=f"use one of the declared labels: {listed}"
+    )
 
 
 def _plain(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The study folder: everything patchcore makes from one data set, in one place.
+"""The study folder: contains everything that patchcore creates from one data set.
 
 ``study.json`` (schema, version, data set root), ``cases.jsonl``, ``decisions.json``, ``fingerprint.json``,
 ``lesions.csv``, ``plan.json``, ``folds.json``, ``figures/``, ``runs/``, ``reports/``, ``locks/``.
@@ -44,11 +44,11 @@ class Study(HtmlView):
     """An existing study folder.
 
     Args:
-        path: The folder that ``patchcore analyze`` made.
+        path: Folder that ``patchcore analyze`` created.
 
     Raises:
         StudyError: There is no study at `path`.
-        SchemaVersionError: A newer patchcore made it.
+        SchemaVersionError: A newer patchcore created it.
 
     Example:
         >>> import tempfile
@@ -59,7 +59,7 @@ class Study(HtmlView):
 
     def __init__(self, path: PathLike) -> None:
         self.path = Path(path).absolute()
-        remedy = "make one with patchcore analyze DATASET STUDY"
+        remedy = "create one with patchcore analyze DATASET STUDY"
         if not self.path.exists():
             raise StudyError("no such study", path=self.path, remedy=remedy)
         try:
@@ -75,16 +75,16 @@ class Study(HtmlView):
 
     @classmethod
     def create(cls, path: PathLike, dataset_root: PathLike) -> Study:
-        """Make a study for a data set, or open the one that is there.
+        """Create a study for a data set, or open the existing study.
 
         Raises:
-            StudyError: `path` is a file, not writable, holds other files, or belongs to another data set.
+            StudyError: `path` is a file, is not writable, contains other files, or belongs to another data set.
         """
         path, root = Path(path).absolute(), Path(dataset_root).resolve()
         if (path / "study.json").exists():
             study = cls(path)
             if study.dataset_root != root and not study.cases_path.exists():
-                # A first analysis that failed has left nothing but the name of its data set.
+                # The first analysis failed and left only the path of its data set.
                 study._check_writable()
                 _describe(path, root)
                 return cls(path)
@@ -92,19 +92,19 @@ class Study(HtmlView):
                 raise StudyError(
                     f"the study was made from {study.dataset_root}, not from {root}",
                     path=path,
-                    remedy="name another study folder; if the data moved, correct dataset_root in study.json",
+                    remedy="use another study folder; if the data set was moved, correct dataset_root in study.json",
                 )
             study._check_writable()
             return study
         if path.exists() and not path.is_dir():
-            raise StudyError("is a file, not a folder", path=path, remedy="name another study folder")
+            raise StudyError("is a file, not a folder", path=path, remedy="use another study folder")
         if path.is_dir() and any(not item.name.startswith(".") for item in path.iterdir()):
             raise StudyError(
-                "the folder is not empty and is no study", path=path, remedy="name a new or an empty folder"
+                "the folder is not empty and not a study", path=path, remedy="use a new or an empty folder"
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
-            # Before the folders: what another process meets meanwhile is an empty folder or a study.
+            # Written before the subfolders, so that another process sees either an empty folder or a study.
             _describe(path, root)
             for name in ("runs", "reports", "locks"):
                 (path / name).mkdir(exist_ok=True)
@@ -112,7 +112,7 @@ class Study(HtmlView):
             raise StudyError(
                 f"the study folder cannot be written ({error.strerror or error})",
                 path=path,
-                remedy="name a folder that you may write to, on a disk with room",
+                remedy="use a folder that you may write to, on a disk with free space",
             ) from error
         return cls(path)
 
@@ -144,7 +144,7 @@ class Study(HtmlView):
 
     @property
     def figures_dir(self) -> Path:
-        """The folder of figures; made by whoever draws the first."""
+        """The folder of figures; it is created with the first figure."""
         return self.path / "figures"
 
     @property
@@ -158,10 +158,10 @@ class Study(HtmlView):
         return self.path / "reports"
 
     def cases(self) -> list[CaseRecord]:
-        """Return every case, quarantined ones included, in case_id order; empty before the first analysis.
+        """Return all cases in case_id order, including quarantined cases; empty before the first analysis.
 
         Raises:
-            StudyError: ``cases.jsonl`` holds a line that is no case.
+            StudyError: ``cases.jsonl`` contains a line that is not a valid case.
         """
         if not self.cases_path.exists():
             return []
@@ -171,7 +171,7 @@ class Study(HtmlView):
                 record = CaseRecord.model_validate_json(line)
             except ValidationError as error:
                 raise StudyError(
-                    f"line {number} is no case: {explain(error, CaseRecord)}",
+                    f"line {number} is not a valid case: {explain(error, CaseRecord)}",
                     path=self.cases_path,
                     remedy="run patchcore analyze again",
                 ) from None
@@ -195,19 +195,21 @@ class Study(HtmlView):
         for record in self.cases():
             if record.case_id == case_id:
                 return record
-        raise StudyError(f"the study has no case {case_id}", path=self.path, remedy="cases.jsonl lists them")
+        raise StudyError(
+            f"the study has no case {case_id}", path=self.path, remedy="use a case_id listed in cases.jsonl"
+        )
 
     def write_cases(self, records: Iterable[CaseRecord]) -> None:
-        """Write ``cases.jsonl``, whole or not at all, in case_id order; data set paths become relative."""
+        """Write ``cases.jsonl`` atomically, in case_id order. Paths inside the data set are stored relative to it."""
         ordered = sorted(records, key=lambda item: item.case_id)
         lines = [_at(record, self._relative).model_dump_json() for record in ordered]
         write_atomic(self.cases_path, "".join(line + "\n" for line in lines))
 
     def decisions(self) -> dict[str, Any]:
-        """Return what the user decided at earlier analyses (lesion label, exclusions …); empty at first.
+        """Return the user's decisions from earlier analyses (lesion label, exclusions …); empty for a new study.
 
         Raises:
-            StudyError: ``decisions.json`` was edited into something impossible.
+            StudyError: ``decisions.json`` is not valid, for example after an edit.
         """
         path = self.path / "decisions.json"
         if not path.exists():
@@ -217,19 +219,19 @@ class Study(HtmlView):
         return checked_decisions(path, data)
 
     def write_decisions(self, decisions: Mapping[str, Any]) -> None:
-        """Write ``decisions.json``, whole or not at all."""
+        """Write ``decisions.json`` atomically."""
         write_json_atomic(self.path / "decisions.json", {"schema_version": DECISIONS_SCHEMA, **decisions})
 
     def fingerprint(self) -> Fingerprint:
-        """Read what was measured.
+        """Read ``fingerprint.json``.
 
         Raises:
-            StudyError: Nothing was measured yet, or no case was accepted.
+            StudyError: There is no fingerprint yet, no case was accepted, or the file is not valid.
         """
         return read_fingerprint(self.fingerprint_path)
 
     def write_fingerprint(self, fingerprint: Fingerprint) -> Fingerprint:
-        """Write ``fingerprint.json``, whole or not at all, and return it with its hash."""
+        """Write ``fingerprint.json`` atomically and return the fingerprint with its hash."""
         return write_fingerprint(self.fingerprint_path, fingerprint)
 
     def plan(self) -> Plan:
@@ -237,41 +239,41 @@ class Study(HtmlView):
 
         Raises:
             StudyError: There is no plan yet.
-            PlanError: It was edited into something impossible.
+            PlanError: The plan is not valid, for example after an edit.
         """
         if not self.plan_path.exists():
-            raise StudyError("the study has no plan yet", path=self.path, remedy="make one with patchcore plan STUDY")
+            raise StudyError("the study has no plan yet", path=self.path, remedy="create one with patchcore plan STUDY")
         return read_plan(self.plan_path)
 
     def outdated_plan(self) -> str | None:
-        """Say that the plan rests on another measurement than the study's last, in a sentence; None where it does not.
+        """Return a warning if the plan is based on an older measurement than the study's last one, otherwise None.
 
         Raises:
-            StudyError: There is no plan, or nothing was measured yet.
-            PlanError: It was edited into something impossible.
+            StudyError: There is no plan or no fingerprint yet.
+            PlanError: The plan is not valid, for example after an edit.
         """
         if self.plan().fingerprint_hash == self.fingerprint().fingerprint_hash:
             return None
         return (
-            "plan.json rests on another measurement than the study's last one; if that is not meant, make it anew with "
-            "patchcore plan STUDY"
+            "plan.json is not based on the study's last measurement; if this is not intended, run patchcore plan STUDY "
+            "again"
         )
 
     def write_plan(self, plan: Plan) -> None:
-        """Write ``plan.json``, whole or not at all."""
+        """Write ``plan.json`` atomically."""
         write_json_atomic(self.plan_path, plan.model_dump(mode="json"))
 
     def folds(self, k: int = 5, seed: int = 0) -> list[list[str]]:
-        """Return the case ids of each of `k` folds, and keep them in ``folds.json``.
+        """Return the case ids of each of `k` folds, and save them in ``folds.json``.
 
         Folds are grouped by patient and stratified by the patients' lesion volume.
 
-        Every division ever made is kept: the same `k`, `seed` and accepted cases give the same folds, whatever is
-        planned or measured anew meanwhile. A cohort that has changed gets new ones.
+        All folds are kept: the same `k`, `seed` and accepted cases always give the same folds, even after a new
+        analysis or plan. If the accepted cases change, new folds are made.
 
         Raises:
-            DataError: Fewer patients than folds.
-            LockedError: Another process keeps ``folds.json`` for itself.
+            DataError: There are fewer patients than folds.
+            LockedError: Another process holds the lock of ``folds.json``.
         """
         records = self.accepted()
         text = "\n".join(f"{record.case_id}\t{record.patient}" for record in records)
@@ -286,7 +288,7 @@ class Study(HtmlView):
             return found
         indices = make_folds([record.patient for record in records], k, seed, burdens=self._burdens(records))
         folds = [[records[index].case_id for index in fold] for fold in indices]
-        # Trainings may begin side by side: what another has written meanwhile stays.
+        # Several trainings may start at the same time: keep the folds that another one has just written.
         with self.lock("folds", wait_s=_FOLDS_WAIT_S):
             divisions = self._divisions()
             if found := kept(divisions):
@@ -304,12 +306,12 @@ class Study(HtmlView):
         if not self._folds_path.exists():
             return []
         data = read_json(self._folds_path, schema=FOLDS_SCHEMA)
-        # The first version kept one division, as the file itself.
+        # In schema version 1 the whole file is a single division.
         divisions: list[dict[str, Any]] = data["divisions"] if data.get("schema_version", 1) > 1 else [data]
         return divisions
 
     def _burdens(self, records: Sequence[CaseRecord]) -> list[float] | None:
-        """Return the lesion volume of each case, mm³: of the planned label, or of all where there is no plan yet."""
+        """Return the lesion volume of each case, mm³: of the planned label, or of all labels if there is no plan."""
         if not self.fingerprint_path.exists():
             return None
         label = self.plan().target.lesion_label if self.plan_path.exists() else None
@@ -321,10 +323,10 @@ class Study(HtmlView):
 
     @contextmanager
     def lock(self, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
-        """Hold the study's lock `name` (``analyze``, ``prepare`` …) for the block, waited for as long as told.
+        """Hold the study's lock `name` (``analyze``, ``prepare`` …) for the block; wait for it up to `wait_s`.
 
         Raises:
-            LockedError: Somebody else holds it.
+            LockedError: Another process or thread holds the lock.
         """
         (self.path / "locks").mkdir(exist_ok=True)
         path, deadline = self.path / "locks" / f"{name}.lock", time.monotonic() + wait_s
@@ -342,12 +344,12 @@ class Study(HtmlView):
     def _relative(self, path: Path) -> Path:
         path = path.absolute()
         if path.is_relative_to(self.path):
-            # Indices of DICOM volumes move with the study.
+            # The index files of DICOM volumes are in the study and move with it.
             return Path(_IN_STUDY, path.relative_to(self.path))
         return path.relative_to(self.dataset_root) if path.is_relative_to(self.dataset_root) else path
 
     def _placed(self, path: Path) -> Path:
-        """Return the path that :meth:`_relative` made a stored one of."""
+        """Return the absolute path for a path stored by :meth:`_relative`."""
         if path.parts[:1] == (_IN_STUDY,):
             return self.path.joinpath(*path.parts[1:])
         return self.dataset_root / path
@@ -357,18 +359,18 @@ class Study(HtmlView):
             raise StudyError(
                 "the study folder is not writable",
                 path=self.path,
-                remedy="name a folder that you may write to",
+                remedy="use a folder that you may write to",
             )
 
 
 def _at(record: CaseRecord, place: Callable[[Path], Path]) -> CaseRecord:
-    """Return a record whose files lie where `place` puts them."""
+    """Return the record with all file paths replaced by `place`."""
     image = None if record.image is None else record.image.moved(place(record.image.path))
     return record.model_copy(update={"image": image, "label": record.label.moved(place(record.label.path))})
 
 
 def _describe(path: Path, root: Path) -> None:
-    """Write ``study.json``: whose study this is."""
+    """Write ``study.json``: schema, version, creation time and data set."""
     write_json_atomic(
         path / "study.json",
         {

@@ -1,3 +1,3 @@
-"""Training: the trainer process, its loop, loader, loss, ranks and validation."""
+"""Training: the trainer process, the training loop, loader, loss, ranks and validation."""
 
-import patchcore.models  # sets OMP_WAIT_POLICY, which OpenMP reads when torch is loaded  # noqa: F401
+import patchcore.models  # sets OMP_WAIT_POLICY before OpenMP reads it at the import of torch  # noqa: F401

@@ -1,7 +1,7 @@
-"""Augmentation: on the device of the batch, by PyTorch's operations.
+"""Augments batches of windows with PyTorch operations, on the device of the batch.
 
-Every draw is a pure function of seed, step and position in the global batch, so that a window is varied the same way
-whatever rank or worker holds it, and after a resume.
+Every random draw is a pure function of seed, step and position in the global batch. A window is therefore augmented in
+the same way on every rank, in every worker, and after a resume.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SAME_SPACING = 1.01
 
 
 class _Draw(IntEnum):
-    """Columns of the draws. A seed means these: new ones go to the end."""
+    """Columns of the draws. Append new columns at the end, so that a seed keeps its meaning."""
 
     FLIP_X = 0
     FLIP_Y = 1
@@ -50,20 +50,21 @@ class _Draw(IntEnum):
 
 
 def draw_augmentation(seed: int, step: int, positions: np.ndarray) -> Float64Array:
-    """Draw what is done to the windows of a step: float64 (windows, draws) in [0, 1), for an :class:`Augmenter`."""
+    """Draw the augmentation of a step's windows: float64 (windows, draws) in [0, 1), input of :class:`Augmenter`."""
     return uniforms(seed, step, positions, purpose=Purpose.AUGMENT, count=len(_Draw))
 
 
 def shifted_range(draw: Float64Array, hu_range: tuple[float, float], config: AugmentConfig) -> tuple[float, float]:
-    """Return the HU range that, used for clipping and scaling, has the effect of shifted and scaled HU.
+    """Return the HU range for clipping and scaling that has the same effect as shifting and scaling the HU.
 
     A window's HU become ``(HU − middle) · scale + middle + shift`` before they are clipped to `hu_range`. Moving the
-    range the other way does the same without a pass over the voxels, and padding stays at its lower end.
+    range in the opposite direction has the same effect without a pass over the voxels. Padding stays at the lower end
+    of the range.
 
     Args:
         draw: One row of :func:`draw_augmentation`.
-        hu_range: The plan's.
-        config: How far to shift and scale.
+        hu_range: HU range of the plan.
+        config: Limits of shift and scale.
 
     Example:
         >>> shifted_range(np.full(21, 0.5), (-100.0, 300.0), AugmentConfig())
@@ -77,14 +78,14 @@ def shifted_range(draw: Float64Array, hu_range: tuple[float, float], config: Aug
 
 
 class Augmenter:
-    """Varies a batch of windows.
+    """Augments a batch of windows.
 
-    In this order: mirrored axes, quarter turns, rotation and zoom (label maps by nearest neighbour), blur, low
-    resolution, noise, gamma. HU were shifted and scaled when the windows were read.
+    The order is: mirrored axes, quarter turns, rotation and zoom (label maps by nearest neighbour), blur, low
+    resolution, noise, gamma. The HU were already shifted and scaled when the windows were read.
 
     Args:
-        config: What is done how often and how far.
-        spacing: mm per voxel: angles are true in mm, and only axes of equal spacing are turned into each other.
+        config: Which augmentations are applied, how often and how strongly.
+        spacing: mm per voxel. Rotations are correct in mm, and quarter turns use only axes of equal spacing.
         window_size: Voxels along each axis.
 
     Example:
@@ -107,15 +108,15 @@ class Augmenter:
 
     @torch.no_grad()
     def __call__(self, image: Tensor, label: Tensor, draws: Float64Array) -> tuple[Tensor, Tensor]:
-        """Vary windows, in place where that is possible.
+        """Augment windows, in place if possible.
 
         Args:
             image: (B, 1, X, Y, Z), `hu_range` scaled to [0, 1], any floating dtype and device.
             label: (B, X, Y, Z), integers, on the same device.
-            draws: (B, draws) of :func:`draw_augmentation`.
+            draws: (B, draws), from :func:`draw_augmentation`.
 
         Returns:
-            Image and label of the same shapes.
+            Image and label with unchanged shapes.
         """
         for window, row in enumerate(draws):
             given, given_label = image[window], label[window]
@@ -146,9 +147,9 @@ class Augmenter:
         return image, label
 
     def _theta(self, row: Float64Array) -> Float64Array:
-        """Return where each voxel comes from, as grid_sample has it: axes in reverse, edges at ±1."""
+        """Return the source position of each voxel in grid_sample's convention: reversed axes, edges at ±1."""
         angles = [(2 * row[_Draw.ANGLE_X + axis] - 1) * math.radians(self.config.rotate_degrees) for axis in range(3)]
-        # Turning in a plane whose axes the window cuts at different lengths is as true in mm.
+        # The rotation is computed in mm, so it is also correct if the window has different lengths along the two axes.
         matrix = np.eye(3)
         for axis, angle in enumerate(angles):
             a, b = (axis + 1) % 3, (axis + 2) % 3
@@ -174,7 +175,7 @@ class Augmenter:
             fine = functional.interpolate(coarse, image.shape[1:], mode="trilinear", align_corners=False)
             image = fine[0].to(image.dtype)
         if row[_Draw.NOISE] < config.noise_share:
-            # Its own generator: what is drawn here depends on nothing drawn before.
+            # A separate generator makes the noise independent of earlier draws.
             generator = torch.Generator(image.device).manual_seed(int(row[_Draw.NOISE_SEED] * 2**53))
             size_of_noise = config.noise * float(row[_Draw.NOISE_SIZE])
             noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=torch.float32)
@@ -185,7 +186,7 @@ class Augmenter:
         return image
 
     def _blurred(self, image: Tensor, deviation: float) -> Tensor:
-        """Blur by a Gaussian of so many of the finest voxels, as wide in mm along each axis."""
+        """Blur with a Gaussian of equal width in mm along all axes; `deviation` is in voxels of the finest axis."""
         blurred = image[None].float()
         for axis in range(3):
             sigma = deviation * min(self.spacing) / self.spacing[axis]

@@ -1,4 +1,4 @@
-"""What a running trainer was asked: requests of the run folder, and the signals that count as one."""
+"""Receives requests for a running trainer: from the run folder, and as SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["LEAVING", "Control", "Interrupted", "Leaving", "StopSignal"]
 
 Leaving: TypeAlias = Literal["stop", "pause"]
 LEAVING: tuple[Leaving | None, ...] = (None, "stop", "pause")
-"""How a training can be told to leave, numbered for other ranks."""
+"""How a training can end early. The index is the number that rank 0 sends to the other ranks."""
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: a validation or preparation that was left on request
-    """Raised inside long work to leave it for a stop or pause."""
+class Interrupted(Exception):  # noqa: N818 - not an error: a validation or preparation stopped on request
+    """Raised to interrupt long work because of a stop or pause request."""
 
 
 class StopSignal:
-    """Remembers SIGTERM and SIGINT; the second one of a kind ends the process as usual."""
+    """Records the first SIGTERM or SIGINT; a second signal of the same kind ends the process as usual."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -35,12 +35,12 @@ class StopSignal:
 
 
 class Control:
-    """Looks for requests and answers them.
+    """Reads requests and answers them.
 
     Attributes:
-        leave: How to end, once asked: ``"stop"`` or ``"pause"``; None to go on.
-        validate: Whether a validation was asked for.
-        checkpoint: Whether a checkpoint was asked for.
+        leave: How to end, ``"stop"`` or ``"pause"``; None to continue.
+        validate: Whether a validation was requested.
+        checkpoint: Whether a checkpoint was requested.
     """
 
     def __init__(self, writer: Writer, stop_signal: StopSignal | None = None) -> None:
@@ -52,7 +52,7 @@ class Control:
         self.checkpoint = False
 
     def look(self) -> None:
-        """Take on what was asked since the last look; cheap enough for every step and every batch of windows."""
+        """Accept the requests that arrived since the last call. Cheap enough for every step and batch of windows."""
         for request in self._writer.requests():
             if request.verb is Verb.STOP:
                 self.leave = "stop"
@@ -69,17 +69,17 @@ class Control:
             self._writer.state("stopping", f"received {self._signal.received}")
 
     def look_or_leave(self) -> None:
-        """Look, and leave work that is redone later.
+        """Accept new requests, and interrupt the current work on a stop or pause. The work is repeated later.
 
         Raises:
-            Interrupted: A stop or pause was asked for.
+            Interrupted: A stop or pause was requested.
         """
         self.look()
         if self.leave is not None:
             raise Interrupted
 
     def done(self, *verbs: Verb, detail: Callable[[], str] | str | None = None) -> None:
-        """Answer the open requests of these verbs."""
+        """Answer the open requests with these verbs as done."""
         text = detail() if callable(detail) else detail
         for request in [item for item in self._open if item.verb in verbs]:
             self._writer.acknowledge(request, "done", text)

@@ -1,4 +1,4 @@
-"""Where a training's first weights come from: another run, or a file of weights."""
+"""Initialises a network with the weights of another run or of a weights file."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ from patchcore.types import IntTriple, PathLike
 
 __all__ = ["InitReport", "initialise"]
 
-_WHOLE_FILE = "give a whole file of weights"
+_WHOLE_FILE = "give a complete weights file"
 
 
 @dataclass(frozen=True)
 class InitReport:
-    """What a network was begun with.
+    """How a network was initialised.
 
     Attributes:
-        source: The run or the file.
-        tensors: What became of each tensor.
-        differences: In preprocessing, between the source's plan and this one, in words; None where the source has none.
+        source: The run or the weights file.
+        tensors: What happened to each tensor.
+        differences: Differences in preprocessing between the source's plan and this plan, as text; None if the source
+            has no plan.
     """
 
     source: str
@@ -45,14 +46,14 @@ class InitReport:
     differences: tuple[str, ...] | None
 
     def summary(self) -> str:
-        """Return one line: how many tensors were kept, resampled, re-made and unused."""
+        """Return one line with the number of tensors that were kept, resampled, re-made and unused."""
         counts = Counter(tensor.action for tensor in self.tensors)
         return ", ".join(
             f"{counts[name]} {name}" for name in ("kept", "resampled", "re-made", "unused") if counts[name]
         )
 
     def lines(self) -> list[str]:
-        """Return the report as it is printed: what was not simply kept, tensor by tensor, and every difference."""
+        """Return the report as printed lines: each tensor that was not kept unchanged, and each difference."""
         lines = [f"weights from {self.source}: {self.summary()}"]
         lines += [
             f"  {tensor.action:<10}{tensor.name}" + (f": {tensor.note}" if tensor.note else "")
@@ -60,27 +61,29 @@ class InitReport:
             if tensor.action != "kept"
         ]
         if self.differences is None:
-            lines.append("  the source says nothing of its spacing, window and HU range: see that they are the plan's")
+            lines.append(
+                "  the source does not record its spacing, window and HU range: check that they match the plan"
+            )
         else:
             lines += [f"  differs: {difference}" for difference in self.differences]
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``init_report.json`` holds."""
+        """Return the content of ``init_report.json``."""
         return {"schema_version": 1, "summary": self.summary(), **asdict(self)}
 
 
 def initialise(network: nn.Module, config: InitConfig, target: TargetPlan) -> InitReport:
-    """Fill a new network with the weights that the configuration names.
+    """Load the weights named in the configuration into a new network.
 
     Args:
-        network: A network of the plan.
-        config: ``source`` is a run folder, a ``.safetensors``, or a file of ``torch.save``, which is read without
-            unpickling anything but tensors.
+        network: A network built for the plan.
+        config: ``source`` is a run folder, a ``.safetensors`` file, or a file written by ``torch.save``. Only tensors
+            are unpickled from the last kind.
         target: The plan's target.
 
     Raises:
-        CheckpointError: There are no weights, they are damaged, or they are of another network.
+        CheckpointError: There are no weights, they are damaged, or they belong to a different network.
     """
     source = Path(config.source)
     plan: TargetPlan | None = None
@@ -101,7 +104,7 @@ def initialise(network: nn.Module, config: InitConfig, target: TargetPlan) -> In
 def _of_run(run: Path) -> tuple[dict[str, Tensor], TargetPlan]:
     checkpoint = find_checkpoint(run / "checkpoints" / "best") or find_checkpoint(run / "checkpoints" / "last")
     if checkpoint is None:
-        raise CheckpointError("the run has no checkpoint", path=run, remedy="let it train for longer, or name another")
+        raise CheckpointError("the run has no checkpoint", path=run, remedy="train it for longer, or name another run")
     try:
         plan = Plan.model_validate(read_json(run / "run.json", schema=1)["plan"])
     except (ValidationError, KeyError, TypeError) as error:
@@ -116,18 +119,18 @@ def _of_file(path: PathLike) -> dict[str, Tensor]:
             return foreign_weights(load_file(path))
         return foreign_weights(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError:
-        raise CheckpointError("no such file", path=path, remedy="name a run, or a file of weights") from None
+        raise CheckpointError("no such file", path=path, remedy="give a run or a weights file") from None
     except pickle.UnpicklingError as error:
-        # Torch's own text goes on to advise how to unpickle it all the same.
+        # Torch's own message recommends to unpickle the file anyway.
         more = re.search(r"GLOBAL (\S+) was not", str(error))
         if more is None:
             raise CheckpointError(
-                "is no file of weights that can be read without unpickling it", path=path, remedy=_WHOLE_FILE
+                "not a weights file that can be read without unpickling", path=path, remedy=_WHOLE_FILE
             ) from None
         raise CheckpointError(
-            f"holds more than tensors ({more[1]}), and unpickling it could run anything",
+            f"contains more than tensors ({more[1]}); unpickling it could run arbitrary code",
             path=path,
-            remedy="save its state dict alone, or better as safetensors, where the file was made",
+            remedy="save only the state dict, preferably as safetensors, where the file was created",
         ) from None
     except CheckpointError as error:
         error.path = error.path or str(path)
@@ -139,25 +142,29 @@ def _of_file(path: PathLike) -> dict[str, Tensor]:
 
 
 def _differences(source: TargetPlan, target: TargetPlan) -> list[str]:
-    """Say in what the two plans' preprocessing differs."""
+    """List the differences in preprocessing between the two plans, as text."""
 
-    def told(values: Sequence[float]) -> str:
+    def listed(values: Sequence[float]) -> str:
         return " × ".join(f"{value:.4g}" for value in values)
 
     found = []
     if any(abs(a / b - 1) > 1e-3 for a, b in zip(source.spacing, target.spacing, strict=True)):
-        found.append(f"spacing {told(source.spacing)} mm there, {told(target.spacing)} mm here")
+        found.append(f"spacing {listed(source.spacing)} mm in the source, {listed(target.spacing)} mm in this plan")
     if source.window_size != target.window_size:
-        found.append(f"window {told(source.window_size)} there, {told(target.window_size)} here")
+        found.append(f"window {listed(source.window_size)} in the source, {listed(target.window_size)} in this plan")
     if source.patch_size != target.patch_size:
-        found.append(f"patch size {told(source.patch_size)} there, {told(target.patch_size)} here")
+        found.append(f"patch size {listed(source.patch_size)} in the source, {listed(target.patch_size)} in this plan")
     if source.hu_range != target.hu_range:
-        found.append(f"HU range {source.hu_range} there, {target.hu_range} here")
+        found.append(f"HU range {source.hu_range} in the source, {target.hu_range} in this plan")
     if source.classes != target.classes and not len(source.classes) == len(target.classes) == 1:
-        found.append(f"classes {source.classes} there, {target.classes} here: output channels follow their order")
+        found.append(
+            f"classes {source.classes} in the source, {target.classes} in this plan: the output channels follow the "
+            "order of the classes"
+        )
     if source.judged != target.judged and source.classes == target.classes:
-        found.append(f"regions {source.judged} there, {target.judged} here")
+        found.append(f"regions {source.judged} in the source, {target.judged} in this plan")
     for name in ("kernel", "antialias"):
-        if getattr(source.store, name) != getattr(target.store, name):
-            found.append(f"{name} {getattr(source.store, name)} there, {getattr(target.store, name)} here")
+        theirs, ours = getattr(source.store, name), getattr(target.store, name)
+        if theirs != ours:
+            found.append(f"{name} {theirs} in the source, {ours} in this plan")
     return found

@@ -1,4 +1,4 @@
-"""Starting a training from a study. Torch-free: the network is first built in the trainer's own process."""
+"""Starts a training on a study. Does not import torch: the network is built in the trainer process."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class TrainedRun:
     """A run that was started.
 
     Attributes:
-        path: Its folder.
-        attempt: Number of the attempt.
-        state: Its state when the call returned.
+        path: The run folder.
+        attempt: Number of the started attempt.
+        state: State of the run when the call returned.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class TrainedRun:
 
 
 def settings_of(values: Mapping[str, Any]) -> list[str]:
-    """Turn ``section.key`` → value into ``section.key=value`` settings, leaving out what is None."""
+    """Turn ``section.key`` → value into ``section.key=value`` settings; None values are skipped."""
     return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
 
 
@@ -57,14 +57,14 @@ def create_run(
     name: str | None = None,
     argv: Sequence[str] | None = None,
 ) -> Path:
-    """Check that a study can be trained on, and make the run folder; nothing is started.
+    """Check that a study is ready for training and create the run folder. No process is started.
 
     Args:
         study: The study.
-        settings: ``section.key=value``, over the TOML file's.
+        settings: ``section.key=value``; they override the TOML file.
         toml: A TOML file with the sections of :class:`patchcore.config.RunConfig`.
-        name: A few words for the folder's name; default: ``patch<size>``.
-        argv: The command that asked for it.
+        name: A few words for the run's folder name; default: ``patch<size>``.
+        argv: The command line to record; default: ``sys.argv``.
 
     Returns:
         The run folder.
@@ -72,7 +72,7 @@ def create_run(
     Raises:
         StudyError: There is no study, or it has no plan.
         ConfigError: An unknown key or impossible value.
-        PatchSizeError: The plan's patch size has no UNETR, or does not divide its window.
+        PatchSizeError: No UNETR exists for the plan's patch size, or the patch size does not divide the window.
         DataError: Too few patients for the folds, a case without an image, no accepted case.
         EmptyClassError: A class of the plan has no lesion in any case.
         MissingExtraError: torch or monai is not installed.
@@ -108,21 +108,21 @@ def train(
 ) -> TrainedRun:
     """Train a UNETR of the plan's patch size on a study.
 
-    The run belongs to a supervisor process of its own: ending this one, detached or not, does not end it.
+    The run belongs to its own supervisor process: it continues if this process ends, detached or not.
 
     Args:
-        study: The study; it has a plan.
+        study: A study with a plan.
         settings: ``section.key=value``, e.g. ``["model.preset=small", "train.steps=2000"]``; they override `toml`.
         toml: A TOML file with the sections of :class:`patchcore.config.RunConfig`.
         name: A few words for the run's folder name.
-        detach: Return as soon as the run is under way.
-        foreground: Supervise in this process, for batch systems and containers.
+        detach: Return as soon as the run has started.
+        foreground: Supervise the run in this process, for batch systems and containers.
 
     Returns:
-        The run, and its state: that of its end unless detached.
+        The run and its state: the final state, unless detached.
 
     Raises:
-        PatchcoreError: As :func:`create_run`; or the run failed, with what it said.
+        PatchcoreError: As for :func:`create_run`; or the run failed.
 
     Example:
         >>> import patchcore as pc  # doctest: +SKIP
@@ -138,15 +138,15 @@ def train(
         time.sleep(_POLL_S)
     report = run_state(run)
     if not detach and report.state not in (RunState.FINISHED, RunState.STOPPED, RunState.PAUSED):
-        raise RunError(f"the run is {report.label}", path=run, remedy="attempts/*/stdout.log says more")
+        raise RunError(f"the run is {report.label}", path=run, remedy="read attempts/*/stdout.log in the run folder")
     return TrainedRun(path=run, attempt=attempt, state=report.state)
 
 
 def run_config(study: Study, toml: PathLike | None, settings: Sequence[str]) -> RunConfig:
-    """Resolve a run's configuration, with the path of its first weights made absolute.
+    """Resolve a run's configuration and make the path of its initial weights absolute.
 
     Raises:
-        ConfigError: An unknown key or impossible value; there are no such weights.
+        ConfigError: An unknown key or impossible value, or the initial weights do not exist.
     """
     config = resolve_config(toml, settings)
     if not config.init.source:
@@ -156,7 +156,7 @@ def run_config(study: Study, toml: PathLike | None, settings: Sequence[str]) -> 
 
 
 def _init_source(study: Study, source: str) -> Path:
-    """Return the run or file that weights come from, absolute.
+    """Return the absolute path of the run or file that the initial weights come from.
 
     Raises:
         ConfigError: There is no such run or file.
@@ -168,29 +168,29 @@ def _init_source(study: Study, source: str) -> Path:
         return resolve_run(study.path, source).absolute()
     except StudyError as error:
         raise ConfigError(
-            f"--init-from {source}: neither a run nor a file of weights ({error.message})",
-            remedy="name a run of this study, the folder of another study's, or a file",
+            f"--init-from {source}: neither a run nor a file with weights ({error.message})",
+            remedy="give a run of this study, the run folder of another study, or a weights file",
         ) from None
 
 
 def _check(study: Study, plan: Plan, config: RunConfig) -> None:
-    """Find before anything is started what the trainer would stumble over."""
+    """Find the problems that would make the trainer fail, before anything is started."""
     target = plan.target
     kind = check_network(config.model, target.window_size, target.patch_size)
     if not kind.transformer and (config.init.freeze_epochs or config.init.part == "encoder"):
         raise ConfigError(
-            f"{kind.name} has no transformer to freeze or to take over alone",
-            remedy="leave out --freeze-epochs and --encoder-only",
+            f"{kind.name} has no transformer that could be frozen or loaded alone",
+            remedy="remove --freeze-epochs and --encoder-only",
         )
     records = study.accepted()
     if not records:
         raise DataError(
-            "no accepted case", path=study.path, remedy="run patchcore analyze and see what it says of each case"
+            "no accepted case", path=study.path, remedy="run patchcore analyze and read its report on each case"
         )
     for record in records:
         if record.image is None:
             raise DataError(
-                "has a label map but no image", case_id=record.case_id, remedy="add its CT or exclude the case"
+                "has a label map but no image", case_id=record.case_id, remedy="add its CT, or exclude the case"
             )
     study.folds(config.train.folds, config.seed)
     for value in target.classes:

@@ -1,7 +1,7 @@
-"""Batches of training windows: drawn by step alone, read from the store by Rust, made ready ahead by threads.
+"""Loads batches of training windows. Rust reads the windows from the store; threads prepare the batches in advance.
 
-Threads are enough: reading releases the GIL and takes about a millisecond a window. And since a batch depends on its
-step and nothing else, a resume at step n goes on with the batch that an unbroken run would have had.
+Threads are enough, because reading releases the GIL and takes about a millisecond per window. A batch depends on the
+seed and its step only, so a resume at step n gets the same batch as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _HARD_COLUMNS = ("case_id", "x_mm", "y_mm", "z_mm", "weight")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int16": torch.int16}
 
 Lesion: TypeAlias = tuple[int, int]
-"""Index of a case and of a lesion within it."""
+"""Index of a case, and index of a lesion within the case."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +52,10 @@ class Batch:
         step: The step, from 0.
         image: (B, 1, X, Y, Z), `hu_range` scaled to [0, 1].
         label: (B, X, Y, Z) uint8 class indices.
-        augmentation: (B, draws), for :class:`patchcore.training.augment.Augmenter`.
-        draws: Where the windows lie, and what they were drawn for.
-        lesions_drawn: The lesions that the step's windows were drawn for, as (case, lesion), other ranks' included.
-        lesions_seen: The lesions with a voxel in one of those windows.
+        augmentation: (B, draws), input of :class:`patchcore.training.augment.Augmenter`.
+        draws: Position of each window, and the lesion or other target it was drawn for.
+        lesions_drawn: Lesions that the step's windows were drawn for, as (case, lesion), on all ranks.
+        lesions_seen: Lesions with at least one voxel in a window of the step, on all ranks.
     """
 
     step: int
@@ -69,20 +69,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """How a loader runs.
+    """Settings of a loader.
 
     Attributes:
-        seed: Seed of all draws.
-        batch_size: Windows per step, over all ranks together.
-        sampling: How windows are drawn; None: the defaults.
-        augment: How windows are varied; the loader shifts and scales their HU. None: not at all.
-        dtype: Type of the images.
-        rank: This rank makes positions rank, rank + world_size, … of the batch.
+        seed: Random seed of all draws.
+        batch_size: Windows per step, summed over all ranks.
+        sampling: How windows are drawn.
+        augment: How windows are augmented; the loader shifts and scales their HU. None: no augmentation.
+        dtype: Data type of the images.
+        rank: Index of this rank. It loads positions rank, rank + world_size, … of the batch.
         world_size: Number of ranks.
-        pin: Whether batches go to a GPU.
+        pin: Whether to use pinned memory, for batches that go to a GPU.
 
     Raises:
-        ConfigError: The batch has fewer windows than there are ranks, or int16 windows are to be varied.
+        ConfigError: The rank is outside the range, the batch has fewer windows than there are ranks, or int16 windows
+            would be augmented.
     """
 
     seed: int = 0
@@ -97,27 +98,27 @@ class LoaderSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size or self.batch_size < self.world_size:
             raise ConfigError(
-                f"rank {self.rank} of {self.world_size} and a batch of {self.batch_size}",
-                expected="a window for every rank",
-                remedy="enlarge the batch, or use fewer ranks",
+                f"rank {self.rank} of {self.world_size} with a batch of {self.batch_size}",
+                expected="a rank below the number of ranks, and at least one window per rank",
+                remedy="use a larger batch or fewer ranks",
             )
         if self.augment is not None and self.dtype == "int16":
-            raise ConfigError("int16 windows cannot be varied", remedy="ask for float32, or leave out augment")
+            raise ConfigError("int16 windows cannot be augmented", remedy="use float32, or set augment to None")
 
 
 class BatchSource:
-    """Makes the batch of any step.
+    """Loads the batch of any step.
 
     Args:
         cases: The training cases.
         window_size: Voxels per axis.
-        hu_range: Clip of the plan, HU.
-        classes: The plan's classes, for the organ's class index.
-        settings: How the loader runs.
+        hu_range: Intensity clip of the plan [HU].
+        classes: The plan's classes, to find the organ's class index.
+        settings: Settings of the loader.
 
     Raises:
         ConfigError: The organ is not one of the classes.
-        DataError: A share is for lesions, an organ or points that no case has.
+        DataError: A share is set for lesions, an organ or hard points, but no case has any.
         CorruptFileError: A case's store is damaged.
     """
 
@@ -165,7 +166,7 @@ class BatchSource:
         found = self.windows(step, self.positions)
         if len(self.positions) == len(self._everyone):
             return found
-        # Each rank knows what the others' windows show: drawing them costs no reading.
+        # Each rank also draws the other ranks' windows: drawing does not read voxels.
         draws = self.sampler.draw(step, self._everyone)
         return replace(found, lesions_drawn=_drawn(draws), lesions_seen=self.sampler.lesions_in(draws))
 
@@ -205,17 +206,17 @@ class BatchSource:
 def training_windows(
     cases: Sequence[PreparedCase], config: RunConfig, target: TargetPlan, placement: Placement, *, rank: int = 0
 ) -> BatchSource:
-    """Return what makes the batches of a run.
+    """Return the source of a run's batches.
 
     Args:
         cases: The training cases.
-        config: The run's.
+        config: Configuration of the run.
         target: The plan's target.
-        placement: Where they go, and how many ranks share them.
-        rank: Which of these this is.
+        placement: Target device of the batches, and the number of ranks that share them.
+        rank: Index of this rank.
 
     Raises:
-        ConfigError, DataError, CorruptFileError: As :class:`BatchSource`.
+        ConfigError, DataError, CorruptFileError: As for :class:`BatchSource`.
     """
     return BatchSource(
         cases,
@@ -237,28 +238,32 @@ def training_windows(
 def _organ_class(sampling: SamplingConfig, classes: Sequence[int]) -> int | None:
     if not sampling.organ_label:
         if sampling.organ_share:
-            raise ConfigError("sampling.organ_share without sampling.organ_label", remedy="name the organ's label")
+            raise ConfigError(
+                "sampling.organ_share is set without sampling.organ_label",
+                remedy="set sampling.organ_label to the organ's label",
+            )
         return None
     if sampling.organ_label not in classes:
         raise ConfigError(
-            f"sampling.organ_label {sampling.organ_label} is none of the plan's classes {tuple(classes)}",
-            remedy="add it to classes in plan.json: only labels that are learned are in the store",
+            f"sampling.organ_label {sampling.organ_label} is not one of the plan's classes {tuple(classes)}",
+            remedy="add it to classes in plan.json: the store holds only the labels of these classes",
         )
     return list(classes).index(sampling.organ_label) + 1
 
 
 def read_hard_points(path: PathLike, cases: Sequence[PreparedCase]) -> HardPoints:
-    """Read places to look at more often: a CSV of case_id, x_mm, y_mm, z_mm (world, RAS+) and weight.
+    """Read hard points, which are sampled more often, from a CSV: case_id, x_mm, y_mm, z_mm (world, RAS+), weight.
 
-    Rows of other cases are passed over, as those of the validation fold are.
+    Rows of other cases are skipped, for example cases of the validation fold.
 
     Args:
-        path: The file.
+        path: The CSV file.
         cases: The sampler's cases.
 
     Raises:
-        DataError: A column is missing, a value is no number, a place lies outside of its case, or no row is left.
-        OSError: It cannot be read.
+        DataError: A column is missing, a value is not a number, a point is outside its case, or no row belongs to a
+            training case.
+        OSError: The file cannot be read.
     """
     path = Path(path)
     by_id = {case.case_id: number for number, case in enumerate(cases)}
@@ -267,7 +272,7 @@ def read_hard_points(path: PathLike, cases: Sequence[PreparedCase]) -> HardPoint
         reader = csv.DictReader(handle)
         missing = [name for name in _HARD_COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
-            raise DataError(f"lacks the columns {', '.join(missing)}", path=path, expected=_HARD_COLUMNS)
+            raise DataError(f"missing columns: {', '.join(missing)}", path=path, expected=_HARD_COLUMNS)
         for line, row in enumerate(reader, 2):
             number = by_id.get(row["case_id"])
             if number is None:
@@ -276,19 +281,19 @@ def read_hard_points(path: PathLike, cases: Sequence[PreparedCase]) -> HardPoint
                 place = np.asarray([float(row[name]) for name in _HARD_COLUMNS[1:4]])
                 weight = float(row["weight"])
             except (TypeError, ValueError):
-                raise DataError(f"line {line} holds no numbers", path=path, found=row) from None
+                raise DataError(f"line {line}: coordinates and weight must be numbers", path=path, found=row) from None
             case = cases[number]
             voxel = np.rint(np.linalg.solve(case.affine[:3, :3], place - case.affine[:3, 3]))
             if not (np.isfinite(voxel).all() and (voxel >= 0).all() and (voxel < case.shape).all()):
                 raise DataError(
-                    f"line {line}: {tuple(place)} mm lies outside of its case",
+                    f"line {line}: {tuple(place)} mm is outside its case",
                     case_id=case.case_id,
                     path=path,
                     remedy="give world coordinates in mm, RAS+ as in NIfTI",
                 )
             rows.append((number, [int(n) for n in voxel], weight))
     if not rows:
-        raise DataError("names none of the training cases", path=path, remedy="check its case_id column")
+        raise DataError("contains no training case", path=path, remedy="check the case_id column")
     return HardPoints(
         case=np.asarray([number for number, _, _ in rows]),
         voxel=np.asarray([voxel for _, voxel, _ in rows]),
@@ -297,7 +302,7 @@ def read_hard_points(path: PathLike, cases: Sequence[PreparedCase]) -> HardPoint
 
 
 def _named(error: CorruptFileError, cases: Sequence[PreparedCase]) -> CorruptFileError:
-    """Say which of the cases is damaged: the one in whose folder the shard lies."""
+    """Name the damaged case: the shard is in its folder."""
     case = next((case for case in cases if f"{case.path}{os.sep}" in error.message), None)
     return error if case is None else case.damaged(case.path, error.message)
 
@@ -308,13 +313,13 @@ def _drawn(draws: WindowDraws) -> set[Lesion]:
 
 
 class BatchLoader:
-    """Yields the batches of steps `start` … `stop` − 1, made ahead while the one before is used. A context manager.
+    """Yields the batches of steps `start` … `stop` − 1. Threads load the next batches in advance. A context manager.
 
     Args:
-        source: Makes them.
+        source: Loads the batches.
         start: First step.
-        stop: Step after the last.
-        threads: Batches that are made at once.
+        stop: Step after the last step.
+        threads: Number of batches that are loaded at the same time.
     """
 
     def __init__(self, source: BatchSource, start: int, stop: int, *, threads: int = 1) -> None:
@@ -334,15 +339,15 @@ class BatchLoader:
 
     def _make(self, step: int) -> Batch:
         if self._ended.is_set():
-            raise RuntimeError("the loader has ended")
+            raise RuntimeError("the loader is closed")
         return self._source.batch(step)
 
     def next(self) -> Batch:
-        """Return the next batch, waiting for it where it is not ready.
+        """Return the next batch; wait for it if it is not ready.
 
         Raises:
             CorruptFileError: A case's store is damaged.
-            StopIteration: There is none.
+            StopIteration: There is no further batch.
         """
         if not self._ready:
             raise StopIteration
@@ -357,13 +362,13 @@ class BatchLoader:
 
     @property
     def waited_share(self) -> float:
-        """The share of the time since the first batch was asked for that was spent waiting for one."""
+        """Share of the time spent waiting for batches, since the first batch was requested."""
         if self._began is None:
             return 0.0
         return self.waited_s / max(time.monotonic() - self._began, 1e-9)
 
     def close(self) -> None:
-        """End the threads; what they make meanwhile is dropped."""
+        """Stop the threads and drop unfinished batches."""
         self._ended.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 

@@ -1,7 +1,7 @@
 """The training loop: one function that reads from top to bottom.
 
-A step is counted when it is done, so an event of step n tells of the n-th update, and a checkpoint of step n is
-resumed with step n + 1.
+Steps are counted when they are done. An event of step n therefore reports the n-th update, and a resume from a
+checkpoint of step n continues with step n + 1.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ Outcome = Literal["finished"] | Leaving
 
 
 def run_loop(training: Training, progress: Progress, writer: Writer, control: Control) -> Outcome:
-    """Train until the last step, the time limit, or until told to leave.
+    """Train until the last step, the time limit, or a stop or pause request.
 
     Args:
         training: What to train.
-        progress: Where to begin; is kept up to date.
-        writer: Where to tell.
-        control: What was asked.
+        progress: The starting point; updated during the training.
+        writer: Records events.
+        control: Receives requests.
 
     Returns:
-        ``"finished"``, or how it was told to leave. In either case the last checkpoint holds everything.
+        ``"finished"``, ``"stop"`` or ``"pause"``. In each case the last checkpoint holds the complete progress.
 
     Raises:
-        RunError: The loss is no longer finite.
-        CheckpointError: A checkpoint cannot be written; the one before is whole.
+        RunError: The loss or the gradient is not finite.
+        CheckpointError: A checkpoint cannot be written; the previous one is still complete.
     """
     config, ranks, epoch_steps = training.config, training.ranks, training.steps_per_epoch
     total, patience = total_steps(config, epoch_steps), config.train.patience
@@ -77,7 +77,7 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
             scheduled = step > 0 and step % validate_every == 0
             at_epoch_end = step > 0 and step % epoch_steps == 0
 
-            # Whatever was asked comes first: a stop is at most one step away. Rank 0 decides for all.
+            # Requests come first: a stop takes effect after at most one step. Rank 0 decides for all ranks.
             control.look()
             leave, asked, checkpoint, ending = ranks.agree(
                 LEAVING.index(control.leave),
@@ -91,9 +91,9 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
                 training.save("last", progress, writer)
                 return reason
 
-            # Validation belongs to the step it follows. It is told before the checkpoint that remembers it, so one that
-            # was cut short, by a stop or a kill, is redone by the resume. At the end all cases are judged, also where
-            # some of them were at this step.
+            # A validation belongs to the step before it. It is recorded before the checkpoint that marks it as done.
+            # A resume therefore repeats a validation that a stop or kill interrupted. At the end all cases are
+            # validated, even if some of them were already validated at this step.
             wanted = (scheduled and progress.validated_step < step) or (ending and progress.whole_step < step)
             if wanted or asked:
                 began = time.monotonic()
@@ -145,7 +145,7 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
 
 
 class _Clock:
-    """Time in the loop, over all attempts, and what is left of it."""
+    """Measures the time in the loop over all attempts and estimates the remaining time."""
 
     def __init__(self, seconds_before: float) -> None:
         self._began = time.monotonic() - seconds_before
@@ -166,9 +166,9 @@ class _Clock:
         self._step_s = seconds if self._step_s is None else 0.95 * self._step_s + 0.05 * seconds
 
     def is_out_of_time(self, max_minutes: float, whole_s: float, scheduled: bool) -> bool:
-        """Whether the limit leaves no time but for the final validation, nor for a `scheduled` one before it.
+        """Whether the remaining time is only enough for the final validation, and a `scheduled` one before it.
 
-        `whole_s` is the time that a validation of all cases takes.
+        `whole_s` is the duration of a validation of all cases.
         """
         reserve_s = whole_s * (2 if scheduled else 1)
         return max_minutes > 0 and self.seconds() + reserve_s >= 60 * max_minutes

@@ -1,4 +1,4 @@
-"""The training loss, soft Dice plus cross-entropy, and the DSC of training windows.
+"""Computes the training loss, soft Dice plus cross-entropy, and the DSC of training windows.
 
 Shape legend: B samples, C classes (channel 0 is background), … the window's axes.
 """
@@ -33,30 +33,29 @@ def _check(logits: Tensor, target: Tensor) -> None:
 class DiceCrossEntropyLoss(nn.Module):
     """Per sample: soft Dice over the foreground channels plus cross-entropy over all classes; then the mean.
 
-    For sample b with probabilities p and one-hot target y, sums running over voxels and C − 1 foreground
-    channels::
+    For sample b with probabilities p and one-hot target y, Σ sums over voxels and mean_c averages over the C − 1
+    foreground channels::
 
-        dice_b = 1 − mean_c (2·Σ p_c·y_c + ε) / (Σ p_c + Σ y_c + ε)        cross_entropy_b = −mean_voxels log
-        p_y
+        dice_b = 1 − mean_c (2·Σ p_c·y_c + ε) / (Σ p_c + Σ y_c + ε)
+        cross_entropy_b = −mean_voxels log p_y
 
-    No term mixes samples, so the mean over ranks of their losses is the loss of the global batch. A channel
-    without a voxel in the target is still trained: every probability there costs.
+    Without `batch_dice` no term mixes samples, so the mean of the losses over ranks is the loss of the global batch. A
+    channel without a voxel in the target is still trained: every probability in it increases the loss.
 
     Equal to MONAI's ``DiceCELoss(include_background=False, softmax=True, to_onehot_y=True, smooth_nr=ε,
-    smooth_dr=ε)``, except that it always computes in float32, takes the target without a channel axis, and is
-    deterministic on CUDA, where PyTorch's spatial cross-entropy is not.
+    smooth_dr=ε)``, with three differences: this loss always computes in float32, takes the target without a channel
+    axis, and is deterministic on CUDA (PyTorch's spatial cross-entropy is not).
 
-    Source: soft Dice, Milletari et al., "V-Net", 3DV 2016 (arXiv 1606.04797), here with the sum of
-        probabilities
-    instead of their squares; the combination as in UNETR, arXiv 2103.10504, equation 6.
+    Source: soft Dice from Milletari et al., "V-Net", 3DV 2016 (arXiv 1606.04797), here with the sum of the
+        probabilities instead of their squares; combined as in UNETR, arXiv 2103.10504, equation 6.
 
     Args:
         epsilon: Added to numerator and denominator of Dice.
-        batch_dice: Take the sums of Dice over all samples, not over each: ``dice = 1 − mean_c …`` of the batch.
-        regions: Class indices that count as one thing, by channel sums of probabilities; Dice is of these then, while
-            cross-entropy stays of the classes. Default: each foreground class by itself.
-        across: With `batch_dice`, adds up sums over ranks, differentiably; the loss is then that of all ranks' samples,
-            as far as Dice goes. Default: this rank's alone.
+        batch_dice: Compute the sums of Dice over all samples of the batch instead of per sample.
+        regions: Class indices that form one region. Dice is computed on the summed probabilities of each region;
+            cross-entropy is still computed on the classes. Default: each foreground class is one region.
+        across: With `batch_dice`, a differentiable sum over ranks, so that Dice covers the samples of all ranks.
+            Default: only the samples of this rank.
 
     Example:
         >>> background = torch.zeros(1, 4, 4, 4, dtype=torch.uint8)
@@ -84,15 +83,15 @@ class DiceCrossEntropyLoss(nn.Module):
 
         Args:
             logits: (B, C, …) any floating dtype.
-            target: (B, …) class indexes, any integer dtype.
+            target: (B, …) class indices, any integer dtype.
 
         Returns:
             Scalar, float32.
 
         Raises:
-            ShapeMismatchError: The shapes do not belong together, or there are fewer than two channels.
-            DataError: A class index has no channel. Looked for on the CPU only: a GPU would have to be waited
-                for.
+            ShapeMismatchError: The shapes do not match, or there are fewer than two channels.
+            DataError: A class index has no channel. Checked on the CPU only: on a GPU the check would have to wait for
+                the device.
         """
         _check(logits, target)
         channels = logits.shape[1]
@@ -103,25 +102,25 @@ class DiceCrossEntropyLoss(nn.Module):
                 expected=f"0 to {channels - 1}",
                 remedy="give the network one channel for each class of the plan and one for background",
             )
-        # Sums over a window need more than the 8 bits of bfloat16's mantissa: autocast is kept out.
+        # Sums over a window need more precision than bfloat16's 8 significant bits: autocast is turned off.
         with torch.autocast(logits.device.type, enabled=False):
             log_p = F.log_softmax(logits.float(), dim=1).flatten(2)
             labels = target.flatten(1)
             voxels = labels.shape[1]
             cross_entropy = log_p.new_zeros(logits.shape[0])
             dice = log_p.new_zeros(1 if self.batch_dice else logits.shape[0])
-            judged = self.regions or tuple((channel,) for channel in range(1, channels))
+            regions = self.regions or tuple((channel,) for channel in range(1, channels))
             for channel in range(channels):
                 y = (labels == channel).to(log_p.dtype)
                 cross_entropy = cross_entropy - (log_p[:, channel] * y).sum(1) / voxels
-                if (channel,) in judged:
+                if (channel,) in regions:
                     dice = dice + self._dice(log_p[:, channel].exp(), y)
-            for members in judged:
+            for members in regions:
                 if len(members) > 1:
                     p = log_p[:, list(members)].exp().sum(1)
                     y = torch.stack([labels == channel for channel in members]).any(0).to(log_p.dtype)
                     dice = dice + self._dice(p, y)
-            loss: Tensor = (dice / len(judged)).mean() + cross_entropy.mean()
+            loss: Tensor = (dice / len(regions)).mean() + cross_entropy.mean()
         return loss
 
     def _dice(self, p: Tensor, y: Tensor) -> Tensor:
@@ -140,17 +139,17 @@ class DiceCrossEntropyLoss(nn.Module):
 def make_loss(
     config: LossConfig, target: TargetPlan, *, across: Callable[[Tensor], Tensor] | None = None
 ) -> DiceCrossEntropyLoss:
-    """Return the loss of a configuration for a plan's target; `across` as of :class:`DiceCrossEntropyLoss`."""
+    """Return the configured loss for a plan's target; `across` as in :class:`DiceCrossEntropyLoss`."""
     regions = target.region_indices
     members = None if regions is None else list(regions.values())
     return DiceCrossEntropyLoss(batch_dice=config.batch_dice, regions=members, across=across)
 
 
 def outputs_of(logits: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """Return what a network gave as a list, the full resolution first: one tensor, several, or several stacked.
+    """Return the outputs of a network as a list, full resolution first.
 
     Args:
-        logits: (B, C, X, Y, Z); a sequence of such at falling resolution; or (B, outputs, C, X, Y, Z).
+        logits: (B, C, X, Y, Z); a sequence of such tensors at decreasing resolution; or (B, outputs, C, X, Y, Z).
     """
     if isinstance(logits, Tensor):
         return list(logits.unbind(1)) if logits.ndim == 6 else [logits]
@@ -158,13 +157,13 @@ def outputs_of(logits: Tensor | Sequence[Tensor]) -> list[Tensor]:
 
 
 def supervised_loss(loss: Callable[[Tensor, Tensor], Tensor], outputs: Sequence[Tensor], target: Tensor) -> Tensor:
-    """Return the loss of a network with outputs at several resolutions: each next one counts half of the one before.
+    """Return the loss over outputs at several resolutions. Each output has half the weight of the previous one.
 
-    The target is brought to each resolution by nearest neighbour. The weights add up to 1.
+    The target is resampled to each resolution by nearest neighbour. The weights sum to 1.
 
     Args:
-        loss: Of logits (B, C, …) and target (B, …).
-        outputs: As :func:`outputs_of` gives them.
+        loss: Computes the loss from logits (B, C, …) and target (B, …).
+        outputs: As returned by :func:`outputs_of`.
         target: (B, X, Y, Z) class indices.
 
     Source:
@@ -181,7 +180,7 @@ def supervised_loss(loss: Callable[[Tensor, Tensor], Tensor], outputs: Sequence[
 
 
 def _nearest(target: Tensor, size: Sequence[int]) -> Tensor:
-    """Take the middle voxel of what each coarse voxel covers; of two middle ones the upper."""
+    """Take the middle one of the voxels that each coarse voxel covers; the upper one of two."""
     for axis, (new, old) in enumerate(zip(size, target.shape[1:], strict=True), 1):
         if new != old:
             index = ((2 * torch.arange(new, device=target.device) + 1) * old) // (2 * new)
@@ -191,17 +190,17 @@ def _nearest(target: Tensor, size: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def window_voxels(logits: Tensor, target: Tensor) -> Tensor:
-    """Return what :func:`window_dsc` follows from: voxels of the intersection, and of prediction and label together.
+    """Return the inputs of :func:`window_dsc`: voxels of the intersection, and voxels of prediction plus label.
 
     Args:
         logits: (B, C, …) any floating dtype.
-        target: (B, …) class indexes.
+        target: (B, …) class indices.
 
     Returns:
-        float64 (2,), on the device of the logits: sums over windows, parts and ranks add up.
+        float64 (2,), on the device of the logits. Values of several windows, parts and ranks can be added.
 
     Raises:
-        ShapeMismatchError: The shapes do not belong together.
+        ShapeMismatchError: The shapes do not match.
     """
     _check(logits, target)
     prediction = logits.argmax(1)
@@ -211,15 +210,15 @@ def window_voxels(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def window_dsc(both: float, either: float) -> float:
-    """Return the DSC of the most likely classes over all windows, foreground classes as one.
+    """Return the DSC of the most likely classes over all windows, with all foreground classes counted together.
 
-    A glance at how training goes, kept apart from validation DSC: its windows are drawn around lesions.
+    This value shows the progress of training only. It is not the validation DSC: many windows are drawn around lesions.
 
     Args:
-        both: Voxels of the intersection, as of :func:`window_voxels`.
-        either: Voxels of prediction and label together.
+        both: Voxels of the intersection, from :func:`window_voxels`.
+        either: Voxels of the prediction plus voxels of the label.
 
     Returns:
-        DSC in [0, 1]; NaN where no foreground is predicted or labelled.
+        DSC in [0, 1]; NaN if no foreground is predicted or labelled.
     """
     return 2 * both / either if either else math.nan

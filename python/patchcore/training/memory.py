@@ -1,4 +1,4 @@
-"""What to change where a training does not fit into memory: from the memory that each remedy would take."""
+"""Finds settings that fit into memory after a training ran out of memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from patchcore.types import IntTriple
 
 __all__ = ["memory_remedy", "step_footprint"]
 
-# Kernels want working space, and validation a volume: a step that takes all of the memory does not run.
+# Kernels need working space, and validation needs memory for a volume: a step cannot use all of the memory.
 _USABLE_SHARE = 0.85
 
 
 def step_footprint(config: RunConfig, target: TargetPlan, placement: Placement) -> Footprint:
-    """Return the memory that a training step is expected to take.
+    """Return the expected memory of a training step.
 
     Raises:
-        PatchcoreError: There is no such network.
+        PatchcoreError: The configured network does not exist.
     """
     return footprint(
         config.model,
@@ -38,22 +38,22 @@ def step_footprint(config: RunConfig, target: TargetPlan, placement: Placement) 
 
 
 def memory_remedy(config: RunConfig, target: TargetPlan) -> str:
-    """Say what would fit: the least of smaller parts of a batch, checkpointing, and a smaller window.
+    """Return a remedy: the cheapest change that fits, among smaller batch parts, checkpointing and a smaller window.
 
     Args:
-        config: Of the training that did not.
-        target: Its plan's target.
+        config: Configuration of the training that did not fit.
+        target: The plan's target of this training.
     """
     placement = place(config.train)
     on_gpu = placement.device.type == "cuda"
     if on_gpu:
         memory = torch.cuda.get_device_properties(placement.device).total_memory
     else:
-        # What the failed step still holds will be there for the next one.
+        # The memory that the failed step still holds will be free for the next attempt.
         memory = available_bytes() + anonymous_bytes()
     usable = int(_USABLE_SHARE * memory) // (1 if on_gpu else placement.ranks)
     windows = config.train.batch_size // placement.ranks
-    for told, parts, checkpointing, window in _remedies(config, target, windows):
+    for setting, parts, checkpointing, window in _remedies(config, target, windows):
         try:
             found = step_footprint(
                 config.model_copy(update={"model": config.model.model_copy(update={"checkpointing": checkpointing})}),
@@ -65,15 +65,15 @@ def memory_remedy(config: RunConfig, target: TargetPlan) -> str:
         needed = found.step_bytes(windows // parts)
         if needed <= usable:
             gib = f"{needed / 2**30:.1f} of {memory / 2**30:.1f} GiB"
-            return f"set {told}: a step then takes about {gib}"
+            return f"set {setting}: a step then takes about {gib}"
     return (
-        f"no smaller part of a batch and no smaller window fits into {memory / 2**30:.1f} GiB: choose a smaller "
-        f"model.preset (now {config.model.preset}), or free memory that others hold"
+        f"no larger train.accumulate and no smaller window fits into {memory / 2**30:.1f} GiB: choose a smaller "
+        f"model.preset (now {config.model.preset}), or free memory that other processes use"
     )
 
 
 def _remedies(config: RunConfig, target: TargetPlan, windows: int) -> Iterator[tuple[str, int, bool, IntTriple]]:
-    """Yield (what to set, parts, checkpointing, window), what costs least first."""
+    """Yield (setting, parts, checkpointing, window), the cheapest change first."""
     now, saving = config.train.accumulate, config.model.checkpointing
     parts = [n for n in range(now + 1, windows + 1) if windows % n == 0]
     for count in parts:
@@ -89,9 +89,9 @@ def _remedies(config: RunConfig, target: TargetPlan, windows: int) -> Iterator[t
             return
         window[axis] -= target.patch_size[axis]
         a, b, c = window
-        told = f"a window of {a},{b},{c} (patchcore plan --window)"
+        setting = f"a window of {a},{b},{c} (patchcore plan --window)"
         more = f" and train.accumulate={windows}" if windows > 1 else ""
         if not saving:
-            yield f"{told}, model.checkpointing=true{more}", windows, True, (a, b, c)
-        # Not every network can be checkpointed.
-        yield f"{told}{more}", windows, saving, (a, b, c)
+            yield f"{setting}, model.checkpointing=true{more}", windows, True, (a, b, c)
+        # Some networks do not support checkpointing.
+        yield f"{setting}{more}", windows, saving, (a, b, c)

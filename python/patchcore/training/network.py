@@ -1,4 +1,4 @@
-"""The network of a run, from its plan and configuration."""
+"""Prepares the network for training steps: optional compilation and freezing of the encoder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from patchcore.training.loss import outputs_of
 __all__ = ["Step", "compiled", "freeze_encoder"]
 
 Step: TypeAlias = Callable[[Tensor], Tensor | Sequence[Tensor]]
-"""A network as training steps call it: windows in, logits out, of several resolutions with deep supervision."""
+"""A network as called by training steps: windows in, logits out, at several resolutions with deep supervision."""
 
 
 def compiled(
@@ -25,19 +25,19 @@ def compiled(
     config: TrainConfig,
     target: TargetPlan,
     placement: Placement,
-    tell: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> nn.Module:
-    """Return a network as training steps call it: compiled by torch.compile where the configuration asks for it.
+    """Return the network that training steps call: compiled by torch.compile if the configuration asks for it.
 
-    Compiling is proved before anything is trained, forward and backward; where it fails, the plain network is returned
-    and that is told. Weights and random generators stay as they are.
+    The compiled network is tested forward and backward before training. If this fails, a warning is given and the plain
+    network is returned. Weights and random generators are not changed.
 
     Args:
-        network: On its device, in training mode; also what validation and checkpoints use.
-        config: ``compile`` and ``batch_size`` count.
-        target: The plan's target, for the window.
+        network: The network, on its device and in training mode. Validation and checkpoints use it uncompiled.
+        config: ``compile``, ``batch_size`` and ``accumulate`` are used.
+        target: The plan's target, for the window size.
         placement: Where to compute.
-        tell: Called with a sentence where compiling fails.
+        warn: Called with a message if compiling fails.
     """
     if config.compile == "off":
         return network
@@ -48,7 +48,7 @@ def compiled(
         windows = config.batch_size // (placement.ranks * config.accumulate)
         image = torch.zeros((windows, 1, *target.window_size), device=placement.device)
         for _ in range(2):
-            # A gradient of a captured graph must not be added to by the next run of it.
+            # The next run of a captured graph must not add to the gradient of the previous run.
             network.zero_grad(set_to_none=True)
             with placement.precision():
                 outputs = outputs_of(fast(image))
@@ -57,7 +57,7 @@ def compiled(
         raise
     except Exception as error:
         reason = str(error).splitlines() or [""]
-        tell(f"torch.compile failed ({type(error).__name__}: {reason[0][:200]}): steps are not compiled")
+        warn(f"torch.compile failed ({type(error).__name__}: {reason[0][:200]}): the steps run uncompiled")
         return network
     finally:
         network.zero_grad(set_to_none=True)
@@ -68,7 +68,7 @@ def compiled(
 
 
 def freeze_encoder(network: nn.Module) -> None:
-    """Take the transformer's gradients away, so that the next step of the optimiser leaves it as it is."""
+    """Remove the gradients of the transformer, so that the next optimiser step does not change it."""
     for name, parameter in network.named_parameters():
         if name.startswith(ENCODERS):
             parameter.grad = None

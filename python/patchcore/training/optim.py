@@ -1,4 +1,4 @@
-"""The optimiser, and its learning rate over the steps."""
+"""Creates the optimiser, and computes the learning rate and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["WeightAverage", "learning_rate", "make_optimizer"]
 
 
 class WeightAverage:
-    """An exponential moving average of a network's weights, as a network of its own.
+    """An exponential moving average of a network's weights, stored as a separate network.
 
-    In the first steps it forgets faster, so that it does not hold on to the weights it began with.
+    In the first steps the decay is smaller, so that the initial weights do not dominate the average.
 
     Args:
-        network: Is averaged; on its device.
-        decay: Share that is kept at each step, below 1.
+        network: The network to average, on its device.
+        decay: Share of the average that is kept at each step, below 1.
 
     Source:
         Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992; the warm-up is TensorFlow's.
@@ -38,7 +38,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take a step's weights in; `step` is the number of steps done."""
+        """Add the current weights to the average; `step` is the number of steps done."""
         share = 1 - min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_([average for average, _ in self._pairs], [value for _, value in self._pairs], share)
         for average, value in self._buffers:
@@ -48,16 +48,16 @@ class WeightAverage:
 def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Return the optimiser over the parameters that need a gradient.
 
-    Weight decay acts on matrices and convolution kernels alone: biases, norms and position embeddings have no scale to
-    be kept small. AdamW's is decoupled from the gradient; SGD's is not, and by default nnU-Net's.
+    Weight decay acts on matrices and convolution kernels only, not on biases, norms and position embeddings. AdamW's
+    weight decay is decoupled from the gradient. SGD's is not; its default is the value of nnU-Net.
 
     Args:
-        network: The network; frozen parameters stay outside.
-        config: Which one, its learning rate, momentum and weight decay.
+        network: The network; frozen parameters are excluded.
+        config: Type of the optimiser, learning rate, momentum and weight decay.
 
     Source:
-        Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019; SGD with Nesterov momentum as nnU-Net
-        trains with it.
+        Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019; SGD with Nesterov momentum as in
+        nnU-Net.
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -67,7 +67,7 @@ def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optim
             (decayed if matrix else plain).append(parameter)
     decay = config.weight_decay
     if decay is None:
-        # Without being decoupled it is multiplied by the learning rate and by what momentum sums up.
+        # SGD's decay is not decoupled: it passes through the learning rate and the momentum sum.
         decay = 3e-5 if config.optimizer == "sgd" else 1e-2
     groups = [
         {"params": decayed, "weight_decay": decay},
@@ -79,9 +79,9 @@ def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optim
 
 
 def learning_rate(step: int, total: int, config: OptimConfig) -> float:
-    """Return the learning rate of step `step` (from 0): linear warm-up, then down to ``min_lr_share`` of it.
+    """Return the learning rate of step `step` (from 0): linear warm-up, then a decrease to ``lr · min_lr_share``.
 
-    It falls as a cosine does, or as a polynomial, (1 − t)^power.
+    The decrease follows a cosine or a polynomial, (1 − t)^power.
 
     Example:
         >>> config = OptimConfig(lr=1.0, warmup_steps=10, min_lr_share=0.0)

@@ -1,9 +1,9 @@
-"""Previews: slices of a validated case with its true and its predicted label map, as small files to look at.
+"""Writes previews of validated cases: small files with slices of the image, the true and the predicted label map.
 
-``RUN/preview/<validation>/<case>.npz`` holds, for each of the planes ``axial``, ``coronal`` and ``sagittal`` through
-one voxel, ``image_<plane>`` (uint8, `hu_range` scaled to 0 … 255), ``label_<plane>`` and ``prediction_<plane>`` (uint8
-class indices), all (rows, columns) in canonical axes; ``voxel`` (3,), ``spacing_mm`` (3,), ``dsc`` and ``worst``
-(bool). No pickle: read them with ``numpy.load``.
+``RUN/preview/<validation>/<case>.npz`` holds slices in the planes ``axial``, ``coronal`` and ``sagittal`` through one
+voxel. For each plane it holds ``image_<plane>`` (uint8, `hu_range` scaled to 0 … 255), ``label_<plane>`` and
+``prediction_<plane>`` (uint8 class indices), all (rows, columns) in canonical axes. It also holds ``voxel`` (3,),
+``spacing_mm`` (3,), ``dsc`` and ``worst`` (bool). The files contain no pickle: read them with ``numpy.load``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KEPT_VALIDATIONS = 10
 
 
 def _middle(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
-    """Return a voxel of the mask in its fullest slices: along each axis the slice that holds most of it."""
+    """Return a voxel position: along each axis the index of the slice with the most voxels of the mask."""
     best = [int(mask.sum(axis=tuple(other for other in range(3) if other != axis)).argmax()) for axis in range(3)]
     return best[0], best[1], best[2]
 
@@ -45,21 +45,21 @@ def write_preview(
     dsc: float,
     worst: bool,
 ) -> None:
-    """Write a case's slices through its lesions, or through what was predicted where it has none.
+    """Write slices of a case through its lesions, or through the predicted lesions if it has no lesion.
 
     Args:
-        path: The ``.npz``.
+        path: The ``.npz`` file to write.
         case: The case.
         image: HU on the training grid (X, Y, Z).
-        label: Class indices.
-        prediction: Class indices.
-        hu_range: Scaled to black and white.
-        lesion_class: Index of the lesions' class.
-        dsc: Of the case.
-        worst: Whether it is here because it is among the worst.
+        label: True class indices (X, Y, Z).
+        prediction: Predicted class indices (X, Y, Z).
+        hu_range: HU range that is scaled from black to white.
+        lesion_class: Class index of the lesions.
+        dsc: DSC of the case.
+        worst: Whether the case was chosen because its DSC is among the worst.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     mask = label == lesion_class
     if not mask.any():
@@ -85,13 +85,13 @@ def write_preview(
 
 
 class Previews:
-    """Previews of one validation: of fixed cases and of the worst. A full disk costs previews, not the training.
+    """Writes the previews of one validation: of fixed cases and of the worst cases. Write errors are ignored.
 
     Args:
         root: ``RUN/preview``.
-        validation_id: The validation.
-        fixed: Cases that are always drawn.
-        worst: How many of the others are drawn.
+        validation_id: Id of the validation.
+        fixed: Ids of the cases that always get a preview.
+        worst: Number of previews of other cases.
     """
 
     def __init__(self, root: Path, validation_id: str, fixed: set[str], worst: int) -> None:
@@ -102,8 +102,8 @@ class Previews:
         self._worst: list[tuple[float, str]] = []
 
     def offer(self, case: PreparedCase, image: AnyArray, label: AnyArray, prediction: AnyArray, **facts: Any) -> None:
-        """Draw a case where it is one of the fixed, or among the worst so far; as :func:`write_preview` otherwise."""
-        # Cases are named so that files can be.
+        """Write a preview if the case is fixed or among the worst so far. Arguments as in :func:`write_preview`."""
+        # Case ids are valid file names.
         path = self._folder / f"{case.case_id}.npz"
         fixed, dsc = case.case_id in self._fixed, facts["dsc"]
         if not fixed:
@@ -121,7 +121,7 @@ class Previews:
             write_preview(path, case, image, label, prediction, worst=not fixed, **facts)
 
     def tidy(self, keep: str | None = None) -> None:
-        """Drop the previews of old validations, but for those of `keep`, the best one."""
+        """Delete the previews of old validations, except those of `keep`, the best validation."""
         with suppress(OSError):
             folders = sorted(path for path in self._root.iterdir() if path.is_dir())
             for path in folders[:-_KEPT_VALIDATIONS]:

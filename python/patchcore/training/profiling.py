@@ -1,4 +1,4 @@
-"""Where a training step's time goes: its parts by the clock, its operations by torch's profiler."""
+"""Profiles training steps: the time of each part by the clock, the time of each operation by torch's profiler."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ __all__ = ["StepProfile", "profile_step"]
 
 _WARM = 3
 _OPERATIONS = 12
-_MADE_AHEAD = "windows (made ahead, on a thread)"
+_MADE_AHEAD = "windows (loaded in advance, on a thread)"
 
 
 @dataclass(frozen=True)
 class StepProfile:
-    """One training step.
+    """Measurements of one training step.
 
     Attributes:
-        device: Where it ran.
-        windows: Windows of a step.
-        step_s: Median time of a step, windows made ahead of it left out.
-        parts: Median seconds of each part.
-        operations: (name, seconds a step, calls a step), what takes longest first.
-        peak_bytes: Most memory that torch held on the GPU; None on a CPU.
-        expected_bytes: What :func:`patchcore.models.footprint.footprint` expects; None where it cannot tell.
+        device: Name of the processor that ran the step.
+        windows: Windows per step.
+        step_s: Sum of the times of a step's parts [s], without loading the windows.
+        parts: Time of each part per step [s], from the median of its measurements.
+        operations: (name, seconds per step, calls per step), the longest first.
+        peak_bytes: Peak memory of torch on the GPU; None on a CPU.
+        expected_bytes: Memory expected by :func:`patchcore.models.footprint.footprint`; None if it cannot be computed.
         compiled: Whether the network ran compiled, as ``train.compile`` asks.
-        warnings: Sentences about what was asked for and could not be had.
+        warnings: Messages about requests that could not be met.
     """
 
     device: str
@@ -63,7 +63,7 @@ class StepProfile:
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Keep what torch's profiler writes to the error output, past Python, from the terminal; errors are raised."""
+    """Hide the messages that torch's profiler writes directly to file descriptor 2. Errors are still raised."""
     sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -83,23 +83,25 @@ def profile_step(
     steps: int = 5,
     trace: PathLike | None = None,
 ) -> StepProfile:
-    """Run training steps of a study's plan, and measure them. Nothing is kept.
+    """Run training steps of a study's plan and measure them. The training result is not kept.
 
     Args:
-        study: The study; cases that are not prepared yet are.
+        study: The study. Cases that are not prepared yet are prepared first.
         settings: ``section.key=value``.
         toml: A TOML file of settings.
-        steps: Steps that are measured.
-        trace: Also write a trace of one step, JSON, for Perfetto or chrome://tracing.
+        steps: Number of measured steps.
+        trace: File for a trace of one step (JSON, for Perfetto or chrome://tracing); None: no trace.
 
     Raises:
-        PatchcoreError: The study has no plan, or nothing to train on.
-        ConfigError: An impossible setting; several ranks, of which one alone would be seen.
+        PatchcoreError: The study has no plan, or no case to train on.
+        ConfigError: An impossible setting, or several ranks: only one rank can be profiled.
     """
     study = study if isinstance(study, Study) else Study(study)
     config = resolve_config(toml, settings)
     if config.train.ranks > 1:
-        raise ConfigError("one rank is profiled at a time", remedy="leave train.ranks at 1")
+        raise ConfigError(
+            f"train.ranks is {config.train.ranks}, but only one rank can be profiled", remedy="set train.ranks=1"
+        )
     config = config.model_copy(update={"train": config.train.model_copy(update={"ranks": 1})})
     target, placement = study.plan().target, place(config.train)
     cases = prepare_cases(study, target, study.accepted()).cases
@@ -167,8 +169,8 @@ def profile_step(
         expected = step_footprint(config, target, placement)
         expected_bytes = expected.step_bytes(config.train.batch_size // config.train.accumulate)
     except Exception as error:
-        # A network of the user's own may not run on tensors without storage: what was measured is told all the same.
-        warnings.append(f"the memory that autograd keeps could not be found ({type(error).__name__}: {error})")
+        # A user's own network may not run on tensors without storage. The measured values are still returned.
+        warnings.append(f"the expected memory of a step could not be computed ({type(error).__name__}: {error})")
     return StepProfile(
         device=str(placement.machine["processor"]),
         windows=config.train.batch_size,

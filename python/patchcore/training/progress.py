@@ -1,4 +1,4 @@
-"""How far a training has come: what ``state.json`` of a checkpoint keeps, and what is told of it."""
+"""Tracks the progress of a training, which a checkpoint keeps in ``state.json``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Best", "Progress", "case_set_id", "steps_per_epoch", "total_steps"]
 
 @dataclass(frozen=True)
 class Best:
-    """The best validation so far, among those on one identical set of cases."""
+    """The best validation so far, among validations on one identical set of cases."""
 
     dsc_mean: float
     step: int
@@ -24,20 +24,20 @@ class Best:
 
 @dataclass
 class Progress:
-    """Counts that a resume goes on from.
+    """Counters that a resume continues from.
 
     Attributes:
         step: Optimiser steps done.
-        validated_step: The last step whose validation is complete; one cut short is redone.
-        whole_step: The last step whose validation was of all cases.
-        case_s: Seconds that a case took at the last validation.
-        seconds: Time spent in the loop over all attempts.
+        validated_step: Last step with a complete validation; an interrupted validation is repeated.
+        whole_step: Last step with a validation of all cases.
+        case_s: Time per case in the last validation [s].
+        seconds: Time spent in the loop over all attempts [s].
         best: The best validation.
-        stale: Validations of all cases in a row since then.
-        validations: Scheduled validations so far.
-        subset: Cases of the fixed subset that a limit of time has left; 0: not yet known.
-        lesions_drawn: Lesions, as (case, lesion), that a window was drawn for so far.
-        lesions_seen: Those that a window showed.
+        stale: Number of consecutive validations of all cases since the best one.
+        validations: Number of scheduled validations so far.
+        subset: Number of cases in the fixed subset that fits into the time limit; 0: not yet known.
+        lesions_drawn: Lesions that a window was drawn for so far, as (case, lesion).
+        lesions_seen: Lesions with a voxel in a window so far, as (case, lesion).
     """
 
     step: int = 0
@@ -54,7 +54,7 @@ class Progress:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Progress:
-        """Return the progress that a checkpoint's state holds."""
+        """Return the progress stored in a checkpoint's state."""
         best = state.get("best")
         return cls(
             step=int(state["step"]),
@@ -71,14 +71,14 @@ class Progress:
         )
 
     def to_state(self) -> dict[str, Any]:
-        """Return what a checkpoint's state is to hold."""
+        """Return the progress as values for a checkpoint's state."""
         lesions = {"lesions_drawn": sorted(self.lesions_drawn), "lesions_seen": sorted(self.lesions_seen)}
         return asdict(self) | lesions
 
     def improves(self, dsc_mean: float, case_set: str) -> bool:
-        """Whether a validation is better than the best on the same cases; one on other cases starts over.
+        """Whether a validation is better than the best on the same cases. On other cases it becomes the new best.
 
-        An undefined mean counts as the worst, so that even such a run has a best checkpoint.
+        A NaN mean counts as the worst value, so that a run with NaN means only also has a best checkpoint.
         """
         if self.best is None or self.best.case_set != case_set:
             return True
@@ -86,15 +86,15 @@ class Progress:
 
 
 def total_steps(config: RunConfig, epoch_steps: int) -> int:
-    """Return the steps of a training: those of its epochs, where they are given."""
+    """Return the number of steps of a training: from ``train.epochs`` if it is set, else ``train.steps``."""
     return config.train.epochs * epoch_steps or config.train.steps
 
 
 def steps_per_epoch(config: RunConfig, case_count: int) -> int:
-    """Return the steps of an epoch: as configured, else as many as show each case once, at least 50."""
+    """Return the steps per epoch: as configured, else enough for one window per case, at least 50."""
     return config.train.steps_per_epoch or max(50, math.ceil(case_count / config.train.batch_size))
 
 
 def case_set_id(case_ids: Sequence[str]) -> str:
-    """Return a short name of a set of cases: only validations on one identical set compare."""
+    """Return a short name of a set of cases. Only validations on the identical set are comparable."""
     return f"{len(case_ids)}-{hashlib.sha256(chr(10).join(sorted(case_ids)).encode()).hexdigest()[:8]}"

@@ -1,8 +1,8 @@
-"""Several processes that share the steps of one training: one a GPU, or on CPUs by gloo.
+"""Runs one training in several processes (ranks) that share each step: one per GPU, or on CPUs with gloo.
 
-Rank 0 is the trainer that the supervisor started. It alone writes to the run folder and is asked things; it starts the
-others as children, in its own process group, so that they end with it, and what it decides it tells them. They meet at
-a store on the loopback interface. Nothing is pickled: decisions are numbers, results JSON.
+Rank 0 is the trainer that the supervisor started. Only rank 0 writes to the run folder and receives requests. It starts
+the other ranks as child processes in its own process group, so that they end with it, and sends its decisions to them.
+The ranks connect through a store on the loopback interface. Nothing is pickled: decisions are numbers, results JSON.
 """
 
 from __future__ import annotations
@@ -32,58 +32,58 @@ __all__ = ["OUT_OF_MEMORY", "RankError", "Ranks", "leave_words", "rank_of_enviro
 _RANK: Final = "PATCHCORE_RANK"
 _PORT: Final = "PATCHCORE_RANKS_PORT"
 _LOOPBACK: Final = "127.0.0.1"
-# Rank 0 may write a large checkpoint to a slow disk meanwhile; a dead rank is met by the watch, not by waiting.
+# Long, because rank 0 may write a large checkpoint to a slow disk. The watch thread finds dead ranks, not this timeout.
 _TIMEOUT: Final = timedelta(hours=12)
 OUT_OF_MEMORY: Final = "out of memory"
-"""Why a rank ended that asked for more than there was."""
+"""Marks a rank that ran out of memory."""
 _POLL_S: Final = 0.1
 _GRACE_S: Final = 3.0
 _PIECE: Final = 2 << 20
 
 
 def rank_of_environment() -> int:
-    """Return the rank this process was started as; 0 where it was started by a supervisor."""
+    """Return the rank of this process; 0 if a supervisor started it."""
     return int(os.environ.get(_RANK, "0"))
 
 
-def _words_of(run: Path, attempt: int, rank: int) -> Path:
+def _error_path(run: Path, attempt: int, rank: int) -> Path:
     return run / "attempts" / str(attempt) / f"rank{rank}.json"
 
 
 def leave_words(run: Path, attempt: int, rank: int, error: str) -> None:
-    """Keep why a rank ends, for rank 0 to tell."""
+    """Record why a rank ends, so that rank 0 can report it."""
     with suppress(OSError):
-        _words_of(run, attempt, rank).write_text(json.dumps({"error": error}), encoding="utf-8")
+        _error_path(run, attempt, rank).write_text(json.dumps({"error": error}), encoding="utf-8")
 
 
 class RankError(RunError):
-    """Another rank has ended before its time.
+    """Another rank has ended unexpectedly.
 
     Attributes:
-        out_of_memory: Whether for want of memory.
+        out_of_memory: Whether the rank ran out of memory.
     """
 
     def __init__(self, message: str, *, out_of_memory: bool) -> None:
         super().__init__(
-            message, remedy="read attempts/*/stdout.log of the run, then resume it: its last checkpoint is whole"
+            message, remedy="read attempts/*/stdout.log of the run, then resume it: its last checkpoint is complete"
         )
         self.out_of_memory = out_of_memory
 
 
 class Ranks:
-    """The processes of one training, as one of them sees the others. A context manager.
+    """One process's connection to the other ranks of a training. A context manager.
 
     Args:
-        world: How many they are; with one, nothing is started and every method returns what it is given.
-        device: Where this one computes: gradients go by NCCL between GPUs, else by gloo.
-        run: The run folder, for rank 0 to start the others with.
-        attempt: The attempt.
-        tell: Called on a thread of its own where another rank has died, before this process ends: it is to write the
-            run's last words.
+        world: Number of ranks. With one rank no process is started, and every method returns its input.
+        device: Device of this rank. Gradients are exchanged with NCCL between GPUs, else with gloo.
+        run: The run folder; rank 0 passes it to the other ranks.
+        attempt: Number of the attempt.
+        tell: Called on a separate thread if another rank has died, before this process ends. It must record the error
+            in the run folder.
 
     Attributes:
-        rank: This one's number.
-        world: How many there are.
+        rank: Number of this rank.
+        world: Number of ranks.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Ranks:
         self._children: list[subprocess.Popen[bytes]] = []
         self._control: Any = None
         self._store: Any = None
-        self._words = 0
+        self._collected = 0
         self._ended = threading.Event()
 
     @property
@@ -121,7 +121,7 @@ class Ranks:
 
     def _join(self) -> None:
         if self.first:
-            # Bound here, for the store itself would listen on every interface.
+            # The socket is bound here because the store would listen on every interface.
             listening = socket.socket()
             listening.bind((_LOOPBACK, 0))
             port = listening.getsockname()[1]
@@ -135,12 +135,12 @@ class Ranks:
                 master_listen_fd=listening.detach(),
             )
             self._start_others(port)
-            # From the first moment: one that dies before it has joined would be waited for, too.
+            # Started before the ranks join, because a rank that dies earlier would be waited for forever.
             threading.Thread(target=self._watch, name="ranks", daemon=True).start()
         else:
             port = int(os.environ[_PORT])
             self._store = TCPStore(_LOOPBACK, port, self.world, is_master=False, timeout=_TIMEOUT)
-        # Never another interface than the loopback, whatever the host's name stands for.
+        # Only the loopback interface, whatever address the host name resolves to.
         os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = "lo"
         gpu = self._device.type == "cuda"
         if gpu:
@@ -164,7 +164,7 @@ class Ranks:
             if error is None:
                 dist.destroy_process_group()
             elif self.first and isinstance(error, RuntimeError) and not isinstance(error, PatchcoreError):
-                # A broken connection is what a dead rank looks like from here.
+                # A dead rank appears here as a broken connection.
                 deadline = time.monotonic() + _GRACE_S
                 while not self._dead() and time.monotonic() < deadline:
                     time.sleep(_POLL_S)
@@ -180,7 +180,7 @@ class Ranks:
                     child.wait()
 
     def finish(self) -> None:
-        """Wait until every rank, and rank 0 with what it had to write, has come here; from now on each may end."""
+        """Wait until every rank is done and rank 0 has written its results; after that each rank may end."""
         self.agree(0)
         self._ended.set()
 
@@ -199,10 +199,10 @@ class Ranks:
         return [(rank, code) for rank, code in codes if code]
 
     def _watch(self) -> None:
-        """Have a dead rank end this process, once that was told: a GPU's kernels would wait for it without end."""
+        """End this process, after a report, if a rank has died: GPU kernels would wait for the dead rank forever."""
         while not self._ended.wait(_POLL_S):
             dead = self._dead()
-            # What has ended all ranks alike, as a loss that is no number, rank 0 is about to tell by itself.
+            # If an error such as a NaN loss ended all ranks, rank 0 reports it itself within the grace time.
             if dead and not self._ended.wait(_GRACE_S):
                 try:
                     if self._tell is not None:
@@ -211,15 +211,15 @@ class Ranks:
                     os._exit(1)
 
     def _why(self, rank: int, code: int) -> RankError:
-        words = None
+        reason = None
         with suppress(OSError, ValueError):
-            words = json.loads(_words_of(self._run, self._attempt, rank).read_text(encoding="utf-8")).get("error")
+            reason = json.loads(_error_path(self._run, self._attempt, rank).read_text(encoding="utf-8")).get("error")
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        message = f"rank {rank} of {self.world} {how}" + (f": {words}" if words else "")
-        return RankError(message, out_of_memory=words == OUT_OF_MEMORY)
+        message = f"rank {rank} of {self.world} {how}" + (f": {reason}" if reason else "")
+        return RankError(message, out_of_memory=reason == OUT_OF_MEMORY)
 
     def agree(self, *values: int) -> tuple[int, ...]:
-        """Return what rank 0 gave, on every rank."""
+        """Return the values of rank 0 on every rank."""
         if self.world == 1:
             return values
         numbers = torch.tensor(values, dtype=torch.int64)
@@ -227,23 +227,23 @@ class Ranks:
         return tuple(numbers.tolist())
 
     def reseed(self, seed: int, step: int) -> None:
-        """Make what this rank draws at a step (dropout) a function of rank and step; rank 0's is kept instead."""
+        """Seed this rank's draws of a step (dropout) from seed, step and rank. Rank 0 keeps its generator state."""
         if not self.first:
             torch.manual_seed(((seed * 1_000_003 + step) * 4099 + self.rank) % 2**63)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over ranks of a CPU tensor."""
+        """Return the mean of a CPU tensor over all ranks."""
         if self.world > 1:
             dist.all_reduce(values, group=self._control)
             values /= self.world
         return values
 
     def add(self, values: Tensor) -> Tensor:
-        """Return the sum over ranks, on the device of gradients, differentiably."""
+        """Return the differentiable sum over all ranks, on the device of the gradients."""
         return values if self.world == 1 else _Sum.apply(values)
 
     def parallel(self, network: nn.Module) -> nn.Module:
-        """Return the network as training steps are to call it: gradients are the mean over ranks, weights rank 0's."""
+        """Return the network for training steps: gradients are averaged over ranks, weights come from rank 0."""
         if self.world == 1:
             return network
         from torch.nn.parallel import DistributedDataParallel
@@ -252,18 +252,18 @@ class Ranks:
         return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True)
 
     def collect(self, records: Mapping[str, Any], look: Callable[[], None]) -> list[dict[str, Any]] | None:
-        """Return every rank's records to rank 0, in the ranks' order; None elsewhere, and nothing is waited for there.
+        """Return the records of all ranks, in the order of the ranks, on rank 0. Other ranks return None at once.
 
         Args:
             records: JSON values.
-            look: Called while rank 0 waits; what it raises is passed on.
+            look: Called while rank 0 waits; its exceptions are passed on.
         """
         if self.world == 1:
             return [dict(records)]
-        self._words += 1
-        keys = [f"records/{self._words}/{rank}" for rank in range(self.world)]
+        self._collected += 1
+        keys = [f"records/{self._collected}/{rank}" for rank in range(self.world)]
         if not self.first:
-            # The store takes 8 MiB at a time.
+            # The store accepts at most 8 MiB per value.
             text = json.dumps(records)
             pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
             for number, piece in enumerate(pieces):
@@ -282,17 +282,17 @@ class Ranks:
         return found
 
     def call_off(self, what: str) -> None:
-        """Tell the other ranks to leave what they work on."""
+        """Ask the other ranks to stop their current work."""
         if self.world > 1:
             self._store.set(f"called off/{what}", "1")
 
     def is_called_off(self, what: str) -> bool:
-        """Whether rank 0 has called that off; cheap enough for each batch of windows."""
+        """Whether rank 0 has cancelled this work. Cheap enough for each batch of windows."""
         return self.world > 1 and bool(self._store.check([f"called off/{what}"]))
 
 
 class _Sum(torch.autograd.Function):
-    """All ranks' sum; a gradient is that of the sum of all ranks' losses."""
+    """Sum over all ranks. The gradient is the gradient of the sum of all ranks' losses."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

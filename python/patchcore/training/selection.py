@@ -1,7 +1,8 @@
-"""Validation within a training: on which cases, told how, and which checkpoint is the best.
+"""Validates during a training: selects the cases, records the results and keeps the best checkpoint.
 
-A *whole* validation is of all cases of the fold; only these choose the best checkpoint and count towards the patience.
-Where a subset was asked for, or follows from a limit of time, the validations between are of that, fixed for the run.
+A *whole* validation covers all cases of the fold. Only whole validations choose the best checkpoint and count towards
+the patience. If a subset is configured or follows from a time limit, the validations in between use this subset. The
+subset stays the same during the run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["spread", "validate"]
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """Return `wanted` of `count` indices, evenly spread; all of them where 0 are wanted, or too many.
+    """Return `wanted` of `count` indices, evenly spread; all indices if `wanted` is 0 or at least `count`.
 
     Example:
         >>> spread(10, 3)
@@ -39,18 +40,18 @@ def spread(count: int, wanted: int) -> list[int]:
 def validate(
     training: Training, progress: Progress, writer: Writer, control: Control, *, whole: bool, counts: bool
 ) -> None:
-    """Validate, tell, and keep the best.
+    """Validate, record the results, and keep the best checkpoint.
 
     Args:
-        training: What is trained.
-        progress: Is kept up to date.
-        writer: Where to tell.
-        control: What was asked meanwhile.
-        whole: Whether all cases are wanted in any case.
-        counts: Whether it is a scheduled one: those asked for by hand change nothing about patience and schedule.
+        training: The training.
+        progress: Updated by this function.
+        writer: Records the results.
+        control: Receives requests during the validation.
+        whole: Whether all cases must be validated.
+        counts: Whether the validation is scheduled. Validations on request do not change patience and schedule.
 
     Raises:
-        Interrupted: A stop or pause was asked for meanwhile.
+        Interrupted: A stop or pause was requested during the validation.
     """
     config, ranks, step = training.config.validation, training.ranks, progress.step
     epoch = max(0, step - 1) // training.steps_per_epoch
@@ -72,7 +73,7 @@ def validate(
             ranks.call_off(validation_id)
             raise
 
-    def tell(record: dict[str, Any]) -> None:
+    def record_case(record: dict[str, Any]) -> None:
         writer.case(validation_id, record, step=step, epoch=epoch)
 
     count = config.previews
@@ -92,13 +93,13 @@ def validate(
             overlap=config.overlap,
             mirror=config.mirror,
             look=look,
-            on_case=tell if ranks.first else records.append,
+            on_case=record_case if ranks.first else records.append,
             previews=previews if config.previews else None,
         )
         gathered = ranks.collect({"cases": result.to_json(), "records": records}, look)
     except Interrupted:
         interrupted, gathered = True, None
-    # All ranks leave together: one that had finished its share learns here that another had not.
+    # All ranks stop together: a rank that has finished its share learns here that another rank was interrupted.
     (leaving,) = ranks.agree(interrupted)
     if leaving:
         raise Interrupted
@@ -106,7 +107,7 @@ def validate(
     for other in (gathered or [])[1:]:
         result.merge(other["cases"])
         for record in other["records"]:
-            tell(record)
+            record_case(record)
 
     name = "all" if whole else f"fixed {len(indices)} of {len(cases)}"
     values = result.metrics() if ranks.first else {}
@@ -129,7 +130,7 @@ def validate(
 def _keep_best(
     training: Training, progress: Progress, writer: Writer, result: ValidationResult, cases: Sequence[PreparedCase]
 ) -> bool:
-    """Keep the best; returns whether this is it."""
+    """Save the checkpoint if this validation is the best; return whether it is."""
     mean, case_set = result.mean(), case_set_id([case.case_id for case in cases])
     if not progress.improves(mean, case_set):
         return False
@@ -139,7 +140,7 @@ def _keep_best(
 
 
 def _affordable(training: Training, control: Control) -> int:
-    """Measure how long a case takes, and return how many of the fold can be validated within the limit."""
+    """Measure the time of one case and return how many cases of the fold fit into the time limit."""
     cases, limit_s = training.validation, 60 * training.config.validation.max_minutes * training.ranks.world
     first = cases[0]
     network = training.judged

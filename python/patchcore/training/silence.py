@@ -1,4 +1,4 @@
-"""What a training tells: rank 0 the run folder, the other ranks nobody."""
+"""Progress reporting: rank 0 writes to the run folder, other ranks report nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["Silence", "Writer"]
 
 
 class Silence:
-    """Takes what a :class:`patchcore.runs.RunWriter` is told, and is asked nothing."""
+    """Has the methods of :class:`patchcore.runs.RunWriter` that a training uses, but writes and receives nothing."""
 
     def requests(self) -> list[Request]:
-        """Return nothing."""
+        """Return an empty list."""
         return []
 
     def _ignore(self, *_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""Everything that one attempt of a training holds: network, optimiser, windows, cases to validate on."""
+"""Groups the objects of one training attempt: network, optimiser, training windows, validation cases."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Training"]
 
 @dataclass(frozen=True)
 class Training:
-    """All that the loop needs.
+    """Everything the training loop needs.
 
     Attributes:
         run: The run folder.
@@ -37,13 +37,13 @@ class Training:
         placement: Where to compute.
         ranks: The processes that share each step.
         network: On its device, in training mode.
-        stepped: The same for training steps: shared with other ranks, compiled where that was asked for.
-        optimizer: Over the network's parameters.
-        average: The moving average of the network's weights, where one is kept.
+        stepped: The same network as called by training steps: shared with other ranks, compiled if configured.
+        optimizer: The optimiser of the network's parameters.
+        average: The moving average of the network's weights; None if it is not used.
         source: The training windows.
-        validation: The validation fold.
-        steps_per_epoch: Steps between two ends of an epoch.
-        board: TensorBoard's events.
+        validation: The cases of the validation fold.
+        steps_per_epoch: Number of steps per epoch.
+        board: Writes TensorBoard events.
     """
 
     run: Path
@@ -62,11 +62,11 @@ class Training:
 
     @property
     def judged(self) -> nn.Module:
-        """The network that is validated and kept as the best."""
+        """The network that is validated and saved as the best: the average if it is used."""
         return self.network if self.average is None else self.average.network
 
     def save(self, which: Literal["last", "best"], progress: Progress, writer: Writer) -> None:
-        """Write a checkpoint and tell of it; `best` holds no optimiser. Rank 0 does it for all."""
+        """Write and record a checkpoint, on rank 0 only. `best` contains no optimiser state."""
         if not self.ranks.first:
             return
         state = {

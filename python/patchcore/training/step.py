@@ -1,4 +1,4 @@
-"""One training step: augmentation, forward, loss, backward, clipping, update. The loop and ``profile`` share it."""
+"""Runs one training step: augmentation, forward, loss, backward, clipping, update. Used by the loop and ``profile``."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ PHASES = ("to the device, augmentation", "forward", "loss", "backward", "clippin
 """Parts of a step, as ``profile`` lists them."""
 
 Phase: TypeAlias = Callable[[str], AbstractContextManager[None]]
-"""Called with one of :data:`PHASES` around the work of that phase."""
+"""Returns a context manager for the work of a phase; the argument is one of :data:`PHASES`."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Measures of a step, over all ranks.
+    """Results of a step, over all ranks.
 
     Attributes:
         loss: Mean loss of the batch.
-        gradient_norm: Norm of the gradient before it was clipped.
+        gradient_norm: Norm of the gradient before clipping.
         window_dsc: DSC of the batch's windows.
     """
 
@@ -51,14 +51,14 @@ def _not_measured(_: str) -> AbstractContextManager[None]:
 
 
 class TrainingStep:
-    """Makes training steps.
+    """Runs training steps.
 
     Args:
         config: The run's settings.
         target: The plan's target.
         placement: Where to compute.
-        network: The network, whose parameters are updated.
-        stepped: The network as steps call it: compiled, or wrapped for several ranks.
+        network: The network; its parameters are updated.
+        stepped: The network as called by steps: possibly compiled or wrapped for several ranks.
         optimizer: Updates the parameters.
         ranks: The processes that share each step.
         average: Moving average of the weights, updated after each step.
@@ -86,16 +86,16 @@ class TrainingStep:
         self._augment = Augmenter(config.augment, target.spacing, target.window_size)
 
     def __call__(self, batch: Batch, step: int, rate: float, *, freeze: bool = False) -> StepResult:
-        """Make step `step` (from 0), in as many parts as ``train.accumulate`` says.
+        """Run step `step` (from 0), in ``train.accumulate`` parts.
 
         Args:
             batch: The windows.
-            step: Its number, which seeds dropout.
+            step: Number of the step; it seeds dropout on ranks above 0.
             rate: Learning rate.
             freeze: Whether the encoder keeps its weights.
 
         Raises:
-            RunError: The loss or the gradient is not finite; the weights are those before the step.
+            RunError: The loss or the gradient is not finite. The weights are still those from before the step.
         """
         parts, placement = self._config.train.accumulate, self._placement
         with self._phase("to the device, augmentation"):
@@ -122,7 +122,7 @@ class TrainingStep:
                 freeze_encoder(self._network)
             norm = nn.utils.clip_grad_norm_(self._parameters, self._config.optim.clip_norm)
             result = self._result(losses, voxels, norm)
-        # Before the update: a checkpoint never holds weights that a broken gradient has touched.
+        # Checked before the update, so that a checkpoint never contains weights changed by a non-finite gradient.
         if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
             raise _diverged(step + 1, result, self._config)
         with self._phase("optimiser"):
@@ -132,13 +132,13 @@ class TrainingStep:
         return result
 
     def _result(self, losses: list[Tensor], voxels: list[Tensor], norm: Tensor) -> StepResult:
-        # Means over ranks: the gradients are the same on all ranks, and so is their norm.
+        # Mean over ranks. The norm is already the same on all ranks, because the gradients are.
         own = torch.cat((torch.stack((*losses, norm)).double(), torch.stack(voxels).sum(0))).cpu()
         *part_losses, norm_value, both, either = self._ranks.mean(own).tolist()
         return StepResult(math.fsum(part_losses), norm_value, window_dsc(both, either))
 
     def _no_sync(self, *, last: bool) -> AbstractContextManager[None]:
-        """Add gradients up without exchanging them between ranks, but for the last part of a step."""
+        """Accumulate gradients without exchanging them between ranks, except in the last part of a step."""
         wait = getattr(self._stepped, "no_sync", None)
         return nullcontext() if last or wait is None else wait()
 

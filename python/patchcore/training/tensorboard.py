@@ -1,4 +1,4 @@
-"""TensorBoard's events beside the run's own: a mirror that costs nothing where it fails."""
+"""Copies the metrics of a run to TensorBoard. A failure here never stops the training."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ __all__ = ["TensorBoard"]
 
 
 class TensorBoard:
-    """Writes numbers to ``RUN/tensorboard``; a no-op where tensorboard is not installed.
+    """Writes scalar values to ``RUN/tensorboard``. Does nothing if tensorboard is not installed.
 
-    The run's own events stay the truth. What an attempt repeats after a resume takes the place of what was there.
+    The run's own events remain the reference. Steps that are repeated after a resume replace the earlier values.
 
     Args:
-        folder: Where.
-        first_step: The first step that will be told.
-        tell: Called once with a sentence where writing fails; nothing is written from then on.
-        wanted: Whether to write at all.
+        folder: Folder of the TensorBoard events.
+        first_step: The first step that will be written.
+        warn: Called once with a message if writing fails; nothing is written after that.
+        wanted: Whether to write events.
     """
 
-    def __init__(self, folder: Path, first_step: int, tell: Callable[[str], None], *, wanted: bool = True) -> None:
+    def __init__(self, folder: Path, first_step: int, warn: Callable[[str], None], *, wanted: bool = True) -> None:
         self._writer: Any = None
-        self._tell = tell
+        self._warn = warn
         if wanted and find_spec("tensorboard") is not None:
             self._guarded(lambda: self._open(folder, first_step))
 
     def _open(self, folder: Path, first_step: int) -> None:
-        # A protobuf that does not fit fails here, too.
+        # An incompatible protobuf version also fails here.
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder), purge_step=first_step, max_queue=100, flush_secs=30)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write numbers of a step; what is not finite is left out."""
+        """Write the values of a step; values that are not finite are skipped."""
         if self._writer is not None:
             self._guarded(lambda: self._write(step, values))
 
@@ -46,7 +46,7 @@ class TensorBoard:
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining events and close the files."""
         if self._writer is not None:
             self._guarded(lambda: self._writer.close())
 
@@ -55,4 +55,4 @@ class TensorBoard:
             work()
         except Exception as error:
             self._writer = None
-            self._tell(f"TensorBoard's events end here: {type(error).__name__}: {error}")
+            self._warn(f"writing TensorBoard events failed and is turned off: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Training windows for anybody's PyTorch loop: a loader with threads of its own, and a plain map-style data set."""
+"""Training windows for your own PyTorch loop: a loader with its own threads, and a map-style data set."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["WindowDataset", "WindowLoader"]
 
 @dataclass(frozen=True)
 class _WindowsOf:
-    """Which windows of a study a loader makes: picklable, so that a spawned worker opens the store itself."""
+    """Describes the windows that a loader reads. Picklable, so that a spawned worker can open the store itself."""
 
     study: PathLike
     fold: int | None
@@ -39,7 +39,7 @@ class _WindowsOf:
 
 
 class _Windows:
-    """The cases of a study's training folds, and the source of their windows."""
+    """The training cases of a study and the source of their windows."""
 
     def __init__(self, of: _WindowsOf) -> None:
         study = Study(of.study)
@@ -47,7 +47,10 @@ class _Windows:
         records = study.accepted()
         if of.fold is not None:
             if not 0 <= of.fold < of.folds:
-                raise ConfigError(f"fold {of.fold} of {of.folds}", remedy=f"name one from 0 to {of.folds - 1}, or none")
+                raise ConfigError(
+                    f"fold {of.fold} of {of.folds} does not exist",
+                    remedy=f"choose a fold from 0 to {of.folds - 1}, or None",
+                )
             held_out = set(study.folds(of.folds, of.settings.seed)[of.fold])
             records = [record for record in records if record.case_id not in held_out]
         self.cases: tuple[PreparedCase, ...] = prepare_cases(study, target, records).cases
@@ -58,7 +61,7 @@ class _Windows:
         )
 
     def meta(self, batch: Batch) -> dict[str, Any]:
-        """Say where the windows of a batch come from."""
+        """Return the origin of a batch's windows: step, cases, corners, kinds, lesions and augmentation draws."""
         draws = batch.draws
         return {
             "step": batch.step,
@@ -71,32 +74,32 @@ class _Windows:
 
 
 class WindowLoader:
-    """Batches of training windows of a study, read on threads of this process: ``{"image", "label", "meta"}``.
+    """Yields batches of training windows of a study, read by threads of this process: ``{"image", "label", "meta"}``.
 
-    Windows follow from seed, step and position in the batch alone: the same for any number of ranks and threads, and
-    when begun at any step. Cases that are not in the study's store yet are prepared first. Iterate over it once, within
-    ``with``.
+    Windows depend only on seed, step and position in the batch. They are the same for any number of ranks and threads
+    and for any first step. Cases that are not in the study's store yet are prepared first. Iterate over the loader
+    once, within ``with``.
 
     Args:
         study: A study with a plan, or its path.
-        steps: Step after the last.
-        start: First step: where a resume goes on.
-        fold: The fold that is held out; None: train on all.
+        steps: Step after the last step.
+        start: First step; set it to resume at this step.
+        fold: The fold that is held out; None: train on all cases.
         folds: Number of folds.
-        batch_size: Windows of a step, over all ranks together.
-        seed: Of all draws.
-        sampling: How windows are drawn; by default as a training would.
-        augment: How they are varied, on `device`; None: not at all.
+        batch_size: Windows per step, summed over all ranks.
+        seed: Random seed of all draws.
+        sampling: How windows are drawn; default: as in a training.
+        augment: How windows are augmented, on `device`; None: no augmentation.
         window_size: Voxels per axis; default: the plan's.
-        dtype: Of images: ``float32``, ``float16``, ``bfloat16``, or ``int16`` for HU as they are.
-        device: Where batches go; by way of pinned memory where that is CUDA.
-        rank: This process's; it gets every `world_size`-th window.
+        dtype: Data type of the images: ``float32``, ``float16``, ``bfloat16``, or ``int16`` for unscaled HU.
+        device: Target device of the batches. CUDA batches go through pinned memory.
+        rank: Rank of this process. It gets every `world_size`-th window.
         world_size: Number of processes.
-        threads: Batches that are made at once.
+        threads: Number of batches that are loaded at the same time.
 
     Raises:
-        StudyError: There is no study, or it has no plan.
-        ConfigError, DataError: A fold, share or batch that cannot be.
+        StudyError: The study does not exist or has no plan.
+        ConfigError, DataError: An impossible fold, share or batch size.
 
     Example:
         >>> import patchcore as pc  # doctest: +SKIP
@@ -150,7 +153,7 @@ class WindowLoader:
 
     @property
     def waited_share(self) -> float:
-        """The share of the loop's time so far that was spent waiting for data."""
+        """Share of the loop's time so far that was spent waiting for data."""
         return self._loader.waited_share
 
     @property
@@ -185,25 +188,26 @@ class WindowLoader:
 class WindowDataset(Dataset[dict[str, Any]]):
     """Training windows of a study as a map-style data set, for a DataLoader with forked or spawned workers.
 
-    Item n is window n % `batch_size` of step n // `batch_size`: read in order, and in batches of `batch_size`, they are
-    those of a :class:`WindowLoader`. Items hold ``image`` (1, X, Y, Z), ``label`` (X, Y, Z), ``case_id``, ``corner``,
-    ``kind``, ``lesion`` and ``augmentation``, the draws for an :class:`patchcore.training.augment.Augmenter`.
+    Item n is window n % `batch_size` of step n // `batch_size`. Read in order and in batches of `batch_size`, the items
+    are the windows of a :class:`WindowLoader`. Items hold ``image`` (1, X, Y, Z), ``label`` (X, Y, Z), ``case_id``,
+    ``corner``, ``kind``, ``lesion`` and ``augmentation`` (the draws for
+    :class:`patchcore.training.augment.Augmenter`).
 
     Args:
         study: A study with a plan, or its path.
         length: Number of items.
-        fold: The fold that is held out; None: train on all.
+        fold: The fold that is held out; None: train on all cases.
         folds: Number of folds.
-        batch_size: Windows of a step.
-        seed: Of all draws.
-        sampling: How windows are drawn; by default as a training would.
-        augment: How HU are shifted and scaled at reading; None: not at all.
+        batch_size: Windows per step.
+        seed: Random seed of all draws.
+        sampling: How windows are drawn; default: as in a training.
+        augment: How HU are shifted and scaled during reading; None: unchanged.
         window_size: Voxels per axis; default: the plan's.
-        dtype: Of images.
+        dtype: Data type of the images.
 
     Raises:
-        StudyError: There is no study, or it has no plan.
-        ConfigError, DataError: A fold or share that cannot be.
+        StudyError: The study does not exist or has no plan.
+        ConfigError, DataError: An impossible fold or share.
 
     Example:
         >>> from torch.utils.data import DataLoader  # doctest: +SKIP

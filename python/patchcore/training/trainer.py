@@ -1,7 +1,7 @@
 """The trainer process: ``python -m patchcore.training.trainer RUN ATTEMPT``, started by the run's supervisor.
 
-It sets a training up from the run folder alone, hands it to :func:`patchcore.training.loop.run_loop`, and ends with the
-exit code that the run folder contracts: 0 finished, 75 stopped or paused, else failed.
+It sets up a training from the run folder only, runs :func:`patchcore.training.loop.run_loop`, and exits with the code
+that the run folder's contract defines: 0 finished, 75 stopped or paused, any other code failed.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from patchcore.types import ExitCode
 __all__ = ["main", "train_attempt"]
 
 Cases: TypeAlias = tuple[list[PreparedCase], list[PreparedCase]]
-"""To train on, and to validate on."""
+"""Training cases and validation cases."""
 
-# No training comes this far: an attempt that records from here on takes nothing back of what earlier ones recorded.
+# Step sentinel, larger than any real step: a failed start must not invalidate events of earlier attempts.
 _NO_STEP = 2**62
 
 
 def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None) -> int:
-    """Train until the end, or until told to leave; the exit code says which.
+    """Train until the end or until a stop or pause request; return the exit code.
 
-    Other ranks than 0 (:func:`patchcore.training.ranks.rank_of_environment`) train along with rank 0.
+    A rank above 0 (:func:`patchcore.training.ranks.rank_of_environment`) shares the steps of rank 0.
     """
     start = read_json(run / "attempts" / str(attempt) / "start.json")
     setup = read_setup(run, start.get("overrides"))
@@ -82,11 +82,11 @@ def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None
                 outcome: Outcome = control.leave or "stop"
             else:
 
-                def tell(error: RankError) -> None:
+                def record_failure(error: RankError) -> None:
                     _fail(error, setup, writer)
                     writer.flush()
 
-                with Ranks(placement.ranks, placement.device, run, attempt, tell=tell) as ranks:
+                with Ranks(placement.ranks, placement.device, run, attempt, tell=record_failure) as ranks:
                     outcome = _train(run, setup, placement, checkpoint, cases, writer, control, ranks)
         except Exception as error:
             return _fail(error, setup, writer)
@@ -96,9 +96,9 @@ def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None
 
 
 def _train_along(run: Path, attempt: int, setup: RunSetup) -> int:
-    """Share the steps of rank 0, which tells and is told everything."""
+    """Share the steps of rank 0. Only rank 0 records events and receives requests."""
     rank = rank_of_environment()
-    # Signals are rank 0's matter, and this one ends with it.
+    # Rank 0 handles signals; this rank ends together with rank 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     writer = Silence()
@@ -116,13 +116,13 @@ def _train_along(run: Path, attempt: int, setup: RunSetup) -> int:
 
 
 def _cases_or_leave(run: Path, setup: RunSetup, writer: RunWriter, control: Control) -> Cases | None:
-    """Return the cases to train and to validate on; None where it was told to leave meanwhile."""
+    """Return the training and validation cases; None if a stop or pause was requested meanwhile."""
     writer.progress(phase="prepare", total_steps=setup.config.train.steps, step=0)
     try:
         return _prepare(run, run_study(run), setup, writer, control)
     except Interrupted:
         assert control.leave is not None
-        control.done(Verb.STOP, Verb.PAUSE, detail="nothing was trained yet")
+        control.done(Verb.STOP, Verb.PAUSE, detail="no step was trained yet")
         return None
 
 
@@ -141,7 +141,7 @@ def _train(
     print(f"{placement.machine}", flush=True)
 
     _compare_cases(cases, ranks)
-    # Weights are drawn on the CPU, so that they are the same wherever the training runs.
+    # Initial weights are drawn on the CPU, so that they are the same on every device.
     torch.manual_seed(config.seed)
     network = placement.network(build_network(target, config.model)).train()
     optimizer = make_optimizer(network, config.optim)
@@ -152,8 +152,8 @@ def _train(
             write_json_atomic(run / "init_report.json", report.to_json())
             print("\n".join(report.lines()), flush=True)
         for difference in report.differences or ():
-            writer.alert("warning", f"the weights come from another preprocessing: {difference}")
-    # After first weights from elsewhere: the average begins with what the training begins with.
+            writer.alert("warning", f"the initial weights were trained with different preprocessing: {difference}")
+    # Created after the initial weights are loaded: the average starts from the same weights as the training.
     average = WeightAverage(network, config.optim.ema) if config.optim.ema else None
     if checkpoint is not None:
         checkpoint.restore(network, optimizer, average=average.network if average else None)
@@ -163,7 +163,7 @@ def _train(
     def warn(text: str) -> None:
         writer.alert("warning", text)
 
-    # Proved without the other ranks: one that failed amid a shared step would leave them waiting.
+    # Compilation is tested without the other ranks: a failure in a shared step would leave them waiting.
     fast = compiled(network, config.train, target, placement, warn)
     (all_fast,) = ranks.mean(torch.tensor([float(fast is not network)])).tolist()
     stepped = ranks.parallel(fast if all_fast == 1 else network)
@@ -194,26 +194,26 @@ def _train(
 
 
 def _compare_cases(cases: Cases, ranks: Ranks) -> None:
-    """See that this rank has the cases that rank 0 has: windows are shared by number."""
+    """Check that this rank has the same cases as rank 0, because cases are addressed by index."""
     text = "\n".join("\t".join(case.case_id for case in part) for part in cases)
     own = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
     (first,) = ranks.agree(own)
     if first != own:
         raise RunError(
-            f"rank {ranks.rank} could use other cases than rank 0", remedy="run patchcore inspect, then resume the run"
+            f"rank {ranks.rank} has different cases from rank 0", remedy="run patchcore inspect, then resume the run"
         )
 
 
 def _prepare(run: Path, study: Study, setup: RunSetup, writer: Writer, control: Control) -> Cases:
-    """Bring all cases to the training grid; returns the cases to train on and those to validate on."""
+    """Resample all cases to the training grid; return the training cases and the validation cases."""
     config, target = setup.config, setup.plan.target
     records = {record.case_id: record for record in study.accepted()}
     split = read_split(run) or _new_split(run, study, config)
     gone = [case_id for case_id in (*split.train, *split.validation) if case_id not in records]
     if gone:
-        writer.alert("warning", f"{', '.join(gone)} had been split for this run, and is accepted no more: left out")
+        writer.alert("warning", f"cases of this run's split that are no longer accepted are skipped: {', '.join(gone)}")
 
-    def tell(done: int, total: int) -> None:
+    def show_progress(done: int, total: int) -> None:
         control.look_or_leave()
         writer.progress(phase=f"prepare {done}/{total}")
 
@@ -221,45 +221,45 @@ def _prepare(run: Path, study: Study, setup: RunSetup, writer: Writer, control: 
         if warning := study.outdated_plan():
             writer.alert("warning", warning)
     wanted = [records[case_id] for case_id in (*split.train, *split.validation) if case_id in records]
-    prepared = prepare_cases(study, target, wanted, on_progress=tell)
+    prepared = prepare_cases(study, target, wanted, on_progress=show_progress)
     for failed in prepared.failed:
-        writer.alert("warning", f"{failed.case_id} is left out: {failed.error}", "run patchcore analyze again")
+        writer.alert("warning", f"case {failed.case_id} is skipped: {failed.error}", "run patchcore analyze again")
     validating = set(split.validation)
     train_cases = [case for case in prepared.cases if case.case_id not in validating]
     validation_cases = [case for case in prepared.cases if case.case_id in validating]
-    for name, cases in (("train", train_cases), ("validate", validation_cases)):
+    for name, cases in (("training", train_cases), ("validation", validation_cases)):
         if not cases:
-            raise DataError(f"no case is left to {name} on", path=study.path, remedy="choose another train.fold")
+            raise DataError(f"no case is left for {name}", path=study.path, remedy="choose another train.fold")
     check_classes(train_cases, target)
     return train_cases, validation_cases
 
 
 def _new_split(run: Path, study: Study, config: RunConfig) -> RunSplit:
-    """Divide the study's cases for a run, and keep it there: a resume trains on the same ones, whatever came later."""
+    """Split the study's cases and save the split in the run folder, so that a resume uses the same cases."""
     split = divide_cases(study, config)
     write_json_atomic(run / "split.json", {"schema_version": 1, **asdict(split)})
     return split
 
 
 def _compare_machines(checkpoint: Checkpoint, placement: Placement, writer: Writer) -> None:
-    # A checkpoint from before there were ranks is of one.
+    # A checkpoint without a number of ranks comes from one rank.
     before, now = {"ranks": 1} | checkpoint.state.get("machine", {}), placement.machine
     changed = [f"{key} {before.get(key)} → {value}" for key, value in now.items() if before.get(key) != value]
     if changed:
         writer.alert(
             "warning",
-            f"resumed elsewhere ({', '.join(changed)}): the run goes on, but not bit for bit as it would have",
+            f"resumed in a different environment ({', '.join(changed)}): results will not be identical bit for bit",
         )
 
 
 def _fail(error: Exception, setup: RunSetup, writer: RunWriter) -> int:
-    """Tell why the training failed; unexpected errors also leave their traceback in ``stdout.log``."""
+    """Record why the training failed. Unexpected errors are raised; their traceback goes to ``stdout.log``."""
     if _is_out_of_memory(error):
         try:
             remedy = memory_remedy(setup.config, setup.plan.target)
         except Exception:
-            # Memory may be too short even for that, and a network of the user's own may not run on no memory.
-            remedy = "set a smaller train.batch_size or window, train.accumulate or model.checkpointing=true"
+            # The estimate may run out of memory too, and a user's own network may not run on tensors without storage.
+            remedy = "set a smaller train.batch_size or window, a larger train.accumulate, or model.checkpointing=true"
         writer.alert("error", "out of memory", remedy)
         writer.state(RunState.OUT_OF_MEMORY, remedy)
         return ExitCode.ERROR
@@ -278,12 +278,12 @@ def _is_out_of_memory(error: Exception) -> bool:
         return True
     if isinstance(error, RankError):
         return error.out_of_memory
-    # torch's CPU allocator raises a bare RuntimeError.
+    # torch's CPU allocator raises a plain RuntimeError.
     return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one attempt of one run."""
+    """Run one attempt of a run."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if len(arguments) != 2 or not arguments[1].isdigit():
         print("usage: python -m patchcore.training.trainer RUN ATTEMPT", file=sys.stderr)
@@ -297,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         code = ExitCode.ERROR
     if code not in (ExitCode.DONE, ExitCode.STOPPED) and torch.distributed.is_initialized():
-        # What is left of shared kernels would wait for the other ranks when the interpreter ends.
+        # At interpreter exit, unfinished shared kernels would wait for the other ranks.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

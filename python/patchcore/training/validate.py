@@ -1,6 +1,6 @@
-"""Whole volumes by sliding window, and the validation of a fold: DSC on the training grid.
+"""Validates cases by sliding-window prediction of whole volumes: DSC and lesion scores on the training grid.
 
-DSC here compares label maps on the training grid, where training happens; reports compare on each scan's own grid, see
+The DSC here compares label maps on the training grid. Reports compare them on each scan's own grid, see
 :mod:`patchcore.evaluation.evaluate`.
 """
 
@@ -37,14 +37,14 @@ __all__ = ["ValidationResult", "validate_cases"]
 
 @dataclass
 class ValidationResult:
-    """DSC of cases on the training grid, and their lesions.
+    """DSC and lesion scores of cases on the training grid.
 
     Attributes:
-        classes: The plan's labels.
-        lesion_label: That of the lesions: bins of size are of its DSC.
-        counts: Voxel counts by case and class index.
-        bins: For each case the size bin of its largest lesion, None where it has none.
-        lesions: For each case its lesions against what was predicted.
+        classes: The plan's classes, as label values.
+        lesion_label: The lesion label; DSC per size bin is computed for this label.
+        counts: Voxel counts per case and class index.
+        bins: Per case, the size bin of its largest lesion; None if it has no lesion.
+        lesions: Per case, the match of its lesions with the predicted lesions.
     """
 
     classes: tuple[int, ...]
@@ -55,13 +55,13 @@ class ValidationResult:
 
     @classmethod
     def empty(cls, target: TargetPlan) -> ValidationResult:
-        """Return a result without a case."""
+        """Return a result without cases."""
         return cls(
             target.classes, target.lesion_label, DscCounts(range(1, len(target.classes) + 1), target.judged_indices)
         )
 
     def mean(self) -> float:
-        """Return the mean DSC; NaN where none is defined."""
+        """Return the mean DSC; NaN if no DSC is defined."""
         per_case = self.counts.per_case().values()
         return mean_dsc(mean_dsc(dsc[index] for dsc in per_case) for index in self.counts.classes)
 
@@ -85,7 +85,7 @@ class ValidationResult:
         return values
 
     def to_json(self) -> dict[str, Any]:
-        """Return what :meth:`merge` takes, by case."""
+        """Return the input of :meth:`merge`, by case id."""
         return {
             case_id: {
                 "counts": [astuple(self.counts.counts(case_id)[index]) for index in self.counts.classes],
@@ -117,22 +117,22 @@ def validate_cases(
     on_case: Callable[[dict[str, Any]], None] | None = None,
     previews: Previews | None = None,
 ) -> ValidationResult:
-    """Predict whole cases and compare them with their label on the training grid.
+    """Predict whole cases and compare the predictions with the label maps on the training grid.
 
     Args:
-        network: The network; its mode is restored.
-        cases: The cases; each is read whole, one after the other.
+        network: The network; its training or evaluation mode is restored at the end.
+        cases: The cases; they are read whole, one after the other.
         target: The plan's target.
         placement: Where to compute.
-        indices: Which of the cases; default: all.
+        indices: Indices of the cases to validate; default: all.
         overlap: Overlap of neighbouring windows.
-        mirror: As of :func:`predict_volume`.
-        look: Called before each batch of windows; what it raises is passed on.
+        mirror: As in :func:`predict_volume`.
+        look: Called before each batch of windows; its exceptions are passed on.
         on_case: Called with the record of each case.
-        previews: Takes pictures.
+        previews: Writes previews of the cases; None: no previews.
 
     Returns:
-        The counts of all cases.
+        The result of all validated cases.
     """
     result = ValidationResult.empty(target)
     lesion_class = target.classes.index(target.lesion_label) + 1
@@ -169,7 +169,7 @@ def validate_cases(
 
 
 def _record(case: PreparedCase, result: ValidationResult, voxels: tuple[int, int]) -> dict[str, Any]:
-    """Return what is told of a case; `voxels` are the lesions', labelled and predicted."""
+    """Return the record of a case; `voxels` are the numbers of labelled and predicted lesion voxels."""
     counts, match = result.counts.counts(case.case_id), result.lesions[case.case_id]
     lesion_voxels, predicted_voxels = voxels
     by_class = {str(label): counts[index].dsc for index, label in enumerate(result.classes, 1)}

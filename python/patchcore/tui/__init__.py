@@ -1,7 +1,8 @@
-"""The dashboard: watch and drive the runs of a study from the terminal. A leaf; torch-free.
+"""The dashboard: watch and control the runs of a study from the terminal.
 
-A run belongs to its supervisor: the dashboard only reads the run folder and writes requests into it, so
-quitting or killing it never touches a run.
+A run belongs to its supervisor process. The dashboard only reads the run folder and writes requests into it.
+Quitting or killing the dashboard therefore does not affect any run. This package never imports torch, and only the
+dashboard command imports this package.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ __all__ = ["run_dashboard"]
 
 
 def run_dashboard(study: Path) -> None:
-    """Open the dashboard on a study and return when it is quit.
+    """Open the dashboard for a study. Returns when the user quits.
 
     Args:
         study: The study folder.

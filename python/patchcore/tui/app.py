@@ -1,4 +1,4 @@
-"""The dashboard's app: lays the panes out, hands them snapshots, and turns keys into requests."""
+"""The dashboard app: arranges the panes, passes snapshots to them, and turns key presses into requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["DashboardApp"]
 
 
 class DashboardApp(App[None]):
-    """Watch and drive the runs of one study.
+    """The dashboard: watch and control the runs of one study.
 
     Args:
         study: The study folder.
@@ -47,10 +47,10 @@ class DashboardApp(App[None]):
     ]
 
     class Reported(Message):
-        """The watcher has something new. Snapshots are cumulative: a newer one replaces one that waits.
+        """The watcher has a new snapshot. Snapshots are cumulative: a newer one replaces one that still waits.
 
         Args:
-            snapshot: What to show.
+            snapshot: The data to show.
         """
 
         def __init__(self, snapshot: Snapshot) -> None:
@@ -58,7 +58,7 @@ class DashboardApp(App[None]):
             self.snapshot = snapshot
 
         def can_replace(self, message: Message) -> bool:
-            """Whether this message makes `message` needless."""
+            """Return whether this message makes `message` unnecessary."""
             return isinstance(message, DashboardApp.Reported)
 
     def __init__(self, study: Path) -> None:
@@ -70,7 +70,7 @@ class DashboardApp(App[None]):
         self._tab = TABS[0]
 
     def compose(self) -> ComposeResult:
-        """Lay out what is painted first; the right side follows at once."""
+        """Create the widgets that are drawn first. The right side is added right after the first drawing."""
         yield Header(icon="")
         with Horizontal(id="body"):
             yield RunList(id="runs")
@@ -78,12 +78,12 @@ class DashboardApp(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Paint first, read afterwards."""
+        """Draw first, then start reading the study."""
         self.query_one("#runs").focus()
         self.call_after_refresh(self._fill_when_painted)
 
     def _fill_when_painted(self) -> None:
-        """Wait for the footer, which fills itself a moment after the rest: work begun now would push it back."""
+        """Wait until the footer is drawn. It fills itself last, and work that starts earlier would delay it."""
         if self.query_one(Footer).children:
             self.call_after_refresh(self._fill)
         else:
@@ -100,11 +100,11 @@ class DashboardApp(App[None]):
         self._watcher.watch()
 
     def on_unmount(self) -> None:
-        """Let the watcher's thread end, or it would hold the process."""
+        """Stop the watcher thread. Otherwise it would keep the process alive."""
         self._watcher.stop()
 
     async def action_quit(self) -> None:
-        """Leave. Runs go on."""
+        """Quit the dashboard. Runs continue."""
         self._watcher.stop()
         self.exit()
 
@@ -127,12 +127,12 @@ class DashboardApp(App[None]):
 
     def action_tab(self, tab: str) -> None:
         """Show a tab."""
-        self._tab = tab  # kept for the right side, where it is not there yet
+        self._tab = tab  # used by _fill if the right side does not exist yet
         for panes in self.query(Panes):
             panes.open_tab(tab)
 
     def action_move(self, direction: str) -> None:
-        """Move the cursor of the pane that has the focus, or scroll it."""
+        """Move the cursor in the focused list, or scroll the visible pane."""
         focused = self.focused
         if isinstance(focused, DataTable | OptionList):
             move = focused.action_cursor_down if direction == "down" else focused.action_cursor_up
@@ -162,15 +162,17 @@ class DashboardApp(App[None]):
             self.notify(plain(run_id, 100), title="Run started", markup=False)
 
     def action_stop_run(self) -> None:
-        """Ask the shown run to stop."""
-        self._confirm_request("stop", "It writes a checkpoint at its next step and ends; it can be resumed.")
+        """Ask the shown run to stop, after a confirmation."""
+        self._confirm_request("stop", "The run writes a checkpoint at its next step and ends. You can resume it later.")
 
     def action_pause_run(self) -> None:
-        """Ask the shown run to pause."""
-        self._confirm_request("pause", "It writes a checkpoint at its next step and ends as paused, to be resumed.")
+        """Ask the shown run to pause, after a confirmation."""
+        self._confirm_request(
+            "pause", "The run writes a checkpoint at its next step and ends as paused. Resume it to continue."
+        )
 
     def action_resume_run(self) -> None:
-        """Start a new attempt of the shown run."""
+        """Start a new attempt of the shown run, after a confirmation."""
         run = self._snapshot.run
         if run is None:
             self._refuse("there is no run to resume")
@@ -180,7 +182,7 @@ class DashboardApp(App[None]):
             from patchcore.tui.drive import resume
 
             path = run.path
-            self._confirm("resume", run.run_id, "It goes on from its last checkpoint.", lambda: resume(path))
+            self._confirm("resume", run.run_id, "The run continues from its last checkpoint.", lambda: resume(path))
 
     def _confirm_request(self, verb: str, consequence: str) -> None:
         run = self._snapshot.run
@@ -211,7 +213,7 @@ class DashboardApp(App[None]):
     def _act(self, verb: str, act: Callable[[], str]) -> None:
         try:
             message, failed = act(), False
-        except Exception as error:  # told to the user; the dashboard goes on
+        except Exception as error:  # shown to the user; the dashboard continues
             message, failed = str(error), True
         self._watcher.rescan()
         self.call_from_thread(
@@ -224,11 +226,11 @@ class DashboardApp(App[None]):
         )
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Offer everything that has a key in the palette too."""
+        """Also list every command that has a key in the command palette."""
         yield from super().get_system_commands(screen)
-        yield SystemCommand("New run", "Start a training from a form (n)", self.action_new_run)
-        yield SystemCommand("Stop run", "Stop the shown run with a checkpoint (s)", self.action_stop_run)
-        yield SystemCommand("Pause run", "Pause the shown run (p)", self.action_pause_run)
-        yield SystemCommand("Resume run", "Resume the shown run (r)", self.action_resume_run)
+        yield SystemCommand("New run", "Fill in a form and start a training (n)", self.action_new_run)
+        yield SystemCommand("Stop run", "Save a checkpoint and stop the shown run (s)", self.action_stop_run)
+        yield SystemCommand("Pause run", "Save a checkpoint and pause the shown run (p)", self.action_pause_run)
+        yield SystemCommand("Resume run", "Resume the shown run from its last checkpoint (r)", self.action_resume_run)
         for number, tab in enumerate(TABS, 1):
-            yield SystemCommand(f"Show {tab}", f"Go to this tab ({number})", lambda tab=tab: self.action_tab(tab))
+            yield SystemCommand(f"Show {tab}", f"Show the {tab} tab ({number})", lambda tab=tab: self.action_tab(tab))

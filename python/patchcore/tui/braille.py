@@ -1,6 +1,7 @@
-"""Curves as braille dots: many points are brought to a few numbers a column and drawn in O(width × height).
+"""Draws curves as braille dots in a terminal.
 
-A terminal cell holds 2 × 4 braille dots. Rows count from the top.
+The points of a curve are reduced to a few numbers per column, then drawn in O(width × height). A terminal cell holds
+2 × 4 braille dots. Rows count from the top.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from patchcore.types import BoolArray, Float64Array
 
 __all__ = ["Trace", "decimate", "dots", "encode"]
 
-# Bit of each dot of a braille cell, by (row, column) in the cell.
+# Bit of each dot in a braille cell, indexed by (row, column).
 _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.uint8)
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A curve at one width. All arrays are float64 of shape (columns,), NaN where nothing is drawn.
+    """A curve reduced to columns. All arrays are float64 of shape (columns,), NaN in columns without a curve.
 
     Attributes:
-        low: Lower end of what the curve covers in each column, joins to its neighbours included.
-        high: Upper end of it.
-        mean_low: The same for the means of the columns; equal to `low` where the points are few.
-        mean_high: The same for the means of the columns.
-        points: Value of each column that holds a point (its mean), without joins.
-        dense: Whether there are more points than the columns can show: `low` and `high` are then a band.
+        low: Lower end of the curve in each column, including the lines to the neighbouring points.
+        high: Upper end of the curve in each column.
+        mean_low: Like `low`, for a curve through the column means. Equal to `low` if the curve is not dense.
+        mean_high: Like `high`, for a curve through the column means.
+        points: Mean of the points in each column; NaN in columns without a point.
+        dense: Whether there are more points than the columns can show. `low` and `high` are then drawn as a band.
     """
 
     low: Float64Array
@@ -39,19 +40,19 @@ class Trace:
 
 
 def decimate(steps: Float64Array, values: Float64Array, *, start: float, stop: float, columns: int) -> Trace:
-    """Bring a curve to smallest, largest and mean value a column.
+    """Reduce a curve to the smallest, largest and mean value per column.
 
-    Points are joined by straight lines; a non-finite value breaks the line.
+    Straight lines connect the points. A non-finite value breaks the line.
 
     Args:
-        steps: float64, shape (N,), positions along x; need not be sorted.
+        steps: float64, shape (N,), positions along x, in any order.
         values: float64, shape (N,).
-        start: Position of the middle of the first column.
-        stop: Position of the middle of the last column; above `start`.
+        start: Step at the middle of the first column.
+        stop: Step at the middle of the last column; greater than `start`.
         columns: Number of columns, at least 1.
 
     Returns:
-        The trace.
+        The reduced curve.
 
     Example:
         >>> trace = decimate(np.arange(4.0), np.array([1.0, 3.0, np.nan, 2.0]), start=0, stop=3, columns=4)
@@ -103,8 +104,8 @@ def _join(
     high: Float64Array,
     columns: int,
 ) -> tuple[Float64Array, Float64Array]:
-    """Widen each column's range up to where straight lines to the neighbouring points cross its two sides."""
-    crossing = np.full(columns + 1, np.nan)  # value at the left side of column k
+    """Extend the range of each column to where the lines to the neighbouring points cross its left and right side."""
+    crossing = np.full(columns + 1, np.nan)  # value of the curve at the left side of column k
     if len(used) > 1:
         sides = np.arange(used[0] + 1, used[-1] + 1)
         left = np.searchsorted(used, sides, side="left") - 1
@@ -115,28 +116,28 @@ def _join(
     lows[used], highs[used] = low, high
     sides_low = np.fmin(crossing[:-1], crossing[1:])
     sides_high = np.fmax(crossing[:-1], crossing[1:])
-    # A column within a broken pair keeps NaN on both sides.
+    # Columns inside a broken line stay NaN.
     return np.fmin(lows, sides_low), np.fmax(highs, sides_high)
 
 
 def dots(low: Float64Array, high: Float64Array, *, bottom: float, top: float, rows: int) -> BoolArray:
-    """Draw a range a column.
+    """Draw one vertical range of dots per column.
 
     Args:
-        low: float64, shape (columns,).
-        high: float64, shape (columns,).
+        low: Lower end of the ranges, float64, shape (columns,).
+        high: Upper end of the ranges, float64, shape (columns,).
         bottom: Value of the lowest row.
         top: Value of the highest row.
         rows: Number of dot rows.
 
     Returns:
-        bool, shape (rows, columns), True where there is a dot. Values beyond the axis are drawn at its end.
+        bool, shape (rows, columns), True for a dot. Values beyond the axis are drawn at its end.
     """
     scale = (rows - 1) / (top - bottom)
     first = np.clip((top - high) * scale, 0, rows - 1)
     last = np.clip((top - low) * scale, 0, rows - 1)
     upper, lower = np.ceil(first), np.floor(last)
-    thin = upper > lower  # no dot's middle lies within: take the nearest
+    thin = upper > lower  # the range contains no dot centre: use the nearest dot
     middle = np.rint((first + last) / 2)
     upper, lower = np.where(thin, middle, upper), np.where(thin, middle, lower)
     row = np.arange(rows)[:, None]
@@ -150,7 +151,7 @@ def encode(canvas: BoolArray) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]
         canvas: bool, shape (4 × lines, 2 × cells).
 
     Returns:
-        uint8, shape (lines, cells): what to add to U+2800.
+        uint8, shape (lines, cells): offset to add to the character code U+2800.
 
     Example:
         >>> encode(np.ones((4, 2), dtype=bool)).tolist()

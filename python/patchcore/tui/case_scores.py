@@ -1,4 +1,4 @@
-"""The last validation of the shown run, case by case."""
+"""The scores tab: results of each case in the last validation of the shown run."""
 
 from __future__ import annotations
 
@@ -19,19 +19,24 @@ if TYPE_CHECKING:
 
 __all__ = ["CaseScores"]
 
-_HEADINGS = {"lesions": "found", "false_positives": "false", "volume_mm3": "true mm³", "predicted_mm3": "predicted mm³"}
-# Lesions tell of their number and how many were found themselves.
+_HEADINGS = {
+    "lesions": "lesions found",
+    "false_positives": "false positives",
+    "volume_mm3": "true mm³",
+    "predicted_mm3": "predicted mm³",
+}
+# Not shown as columns. The "lesions found" column already shows the counts of lesions and of lesions found.
 _UNSHOWN = frozenset(
     {"case_id", "dsc", "step", "epoch", "attempt", "size_bin", "lesion_count", "lesions_found", "predicted"}
 )
-_NOTHING = "No validation yet: DSC per case appears after the first one."
+_NOTHING = "No validation yet. The DSC per case appears after the first validation."
 
 
 class CaseScores(Vertical):
-    """DSC per case on whole volumes, with mean, global and the number of cases they stand on."""
+    """DSC per case on whole volumes, with the mean DSC, the global DSC and the number of cases."""
 
     def compose(self) -> ComposeResult:
-        """Lay the summary and the table out."""
+        """Create the summary and the table."""
         yield Static(_NOTHING, id="case-summary", markup=False)
         yield TextTable(id="case-table")
 
@@ -48,14 +53,14 @@ class CaseScores(Vertical):
         parts = [f"Validation at step {count(validation.step)}", "whole volumes, training grid"]
         scored = [value for value in (_dsc(case) for case in cases) if value is not None]
         empty = len(scored) - sum(map(math.isfinite, scored))
-        cases_of = f"n {validation.n_cases}" if validation.n_cases is not None else "n –"
+        cases_of = f"n = {validation.n_cases}" if validation.n_cases is not None else "n = –"
         parts.append(f"mean DSC {dsc(validation.dsc_mean)} · global {dsc(validation.dsc_global)} · {cases_of}")
         for name, words in ((VAL_LESION_RECALL, "lesion recall"), (VAL_LESION_PRECISION, "precision")):
             value = validation.values.get(name)
             if value is not None and math.isfinite(value):
                 parts.append(f"{words} {number(value, 2)}")
         if empty:
-            parts.append(f"{empty} without lesion, left out of the mean")
+            parts.append(f"{empty} without lesion and prediction, excluded from the mean")
         self.query_one(Static).update(" · ".join(parts))
         names = _columns(cases)
         rows = [
@@ -66,7 +71,7 @@ class CaseScores(Vertical):
 
 
 def _dsc(case: Mapping[str, Any]) -> float | None:
-    """Return the case's DSC, NaN where label and prediction are both empty; None where it is not recorded."""
+    """Return the DSC of the case. NaN: label and prediction are both empty. None: no DSC is recorded."""
     if "dsc" not in case:
         return None
     value = case["dsc"]
@@ -77,7 +82,7 @@ def _dsc(case: Mapping[str, Any]) -> float | None:
 
 
 def _columns(cases: tuple[Mapping[str, Any], ...]) -> list[str]:
-    """Return the names of the other numbers and lists of the records, the well-known ones first."""
+    """Return the names of the other numbers and lists in the records, names in `_HEADINGS` first, at most 8."""
     names = dict.fromkeys(name for name in _HEADINGS if any(name in case for case in cases))
     for case in cases:
         for key, value in case.items():
@@ -95,6 +100,6 @@ def _cell(value: Any) -> str:
 
 
 def _lesions(records: list[Any]) -> str:
-    """Return how many lesions were found, as ``found/all``, or how many there are."""
+    """Return ``found/all``, the number of lesions found and of all lesions, or only the number of all lesions."""
     found = [item.get("found") for item in records if isinstance(item, Mapping)]
     return f"{sum(map(bool, found))}/{len(found)}" if any(f is not None for f in found) else str(len(records))

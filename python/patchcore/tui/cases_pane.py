@@ -1,4 +1,4 @@
-"""The study's cases: which are used, which are quarantined, why, and what can be done about it."""
+"""The cases tab: accepted and quarantined cases of the study, with the reason and the remedy."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["CasesPane"]
 
 
 class CasesPane(Vertical):
-    """Every case, the quarantined ones first."""
+    """A table of all cases, quarantined cases first."""
 
     def compose(self) -> ComposeResult:
-        """Lay the summary and the table out."""
+        """Create the summary and the table."""
         yield Static("Reading the study …", markup=False)
         yield TextTable(id="study-cases")
 
@@ -35,7 +35,7 @@ class CasesPane(Vertical):
         if facts.cases_error:
             summary.update(plain(facts.cases_error))
         elif not facts.cases:
-            summary.update("No cases yet. Read a data set with\n\n    patchcore analyze DATASET STUDY")
+            summary.update("No cases yet. To read a data set, run\n\n    patchcore analyze DATASET STUDY")
         else:
             bad = sum(case.status == "quarantined" for case in facts.cases)
             patients = len({case.patient for case in facts.cases})

@@ -1,4 +1,4 @@
-"""A question with two answers."""
+"""A dialog that asks the user to confirm or cancel an action."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Confirm"]
 
 
 class Confirm(ModalScreen[bool]):
-    """Ask before something is done to a run; ``y`` does it, ``n`` and escape do not.
+    """Ask before an action on a run. ``y`` confirms; ``n`` and escape cancel.
 
     Args:
-        question: What is asked.
+        question: The question to ask.
         consequence: What will happen.
-        verb: The word on the button.
+        verb: Text of the confirming button.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -34,7 +34,7 @@ class Confirm(ModalScreen[bool]):
         self._question, self._consequence, self._verb = question, consequence, verb
 
     def compose(self) -> ComposeResult:
-        """Lay the question out."""
+        """Create the question and the two buttons."""
         with Vertical(classes="dialog"):
             yield Static(self._question, classes="dialog-title", markup=False)
             yield Static(self._consequence, markup=False)
@@ -43,13 +43,13 @@ class Confirm(ModalScreen[bool]):
                 yield Button("Cancel (n)", id="no")
 
     def on_mount(self) -> None:
-        """Start on the harmless answer."""
+        """Focus the cancel button, the harmless answer."""
         self.query_one("#no").focus()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        """Answer by button."""
+        """Return the answer of the pressed button."""
         self.dismiss(event.button.id == "yes")
 
     def action_answer(self, yes: bool) -> None:
-        """Answer by key."""
+        """Return the answer of the pressed key."""
         self.dismiss(yes)

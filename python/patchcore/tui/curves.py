@@ -1,4 +1,4 @@
-"""The live curves of the shown run: DSC on whole volumes, DSC on windows, and the loss."""
+"""The curves tab: live curves of the shown run for DSC on whole volumes, DSC on windows, and the loss."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["Curves"]
 
 
 class Curves(Vertical):
-    """Two plots over steps, one of DSC and one of the loss."""
+    """Two plots over steps: DSC and loss."""
 
     def compose(self) -> ComposeResult:
-        """Lay the plots out."""
+        """Create the two plots."""
         yield Plot("DSC", floor=0.0, id="dsc")
         yield Plot("Loss", id="loss")
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw the shown run's curves; empty axes where there is none."""
+        """Draw the curves of the shown run. Without a run, the plots are empty."""
         view = snapshot.run
         series = view.series if view is not None else {}
         dsc = []

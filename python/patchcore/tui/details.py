@@ -1,4 +1,4 @@
-"""The shown run in full: what it was told, its alerts, states and checkpoints."""
+"""The details tab: alerts, states, checkpoints and configuration of the shown run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Details(VerticalScroll):
     """Alerts, states, checkpoints and the resolved configuration of one run."""
 
     def compose(self) -> ComposeResult:
-        """Lay the text out."""
+        """Create the text."""
         yield Static("No run is selected.", markup=False)
 
     def show(self, snapshot: Snapshot) -> None:
@@ -83,7 +83,7 @@ def _config(config: Mapping[str, Any], prefix: str = "") -> Iterator[Content]:
 
 
 def _when(seconds: float) -> str:
-    """Return a time by the writer's clock, in this machine's time zone."""
+    """Return a time stamp of the writer's clock as text, in the time zone of this machine."""
     try:
         return time.strftime("%m-%d %H:%M:%S", time.localtime(seconds))
     except (OverflowError, ValueError, OSError):

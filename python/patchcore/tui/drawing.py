@@ -1,4 +1,7 @@
-"""A widget drawn cell by cell, once per change of data, size or theme."""
+"""Base class of the plot widgets, which are drawn cell by cell.
+
+A drawing is computed once per change of the data, the size or the theme.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from textual.widget import Widget
 
 __all__ = ["Cell", "Drawing", "put"]
 
-# A character and the component class that colours it; an empty name is the widget's own colour.
+# A character and the component class that sets its colour. An empty name means the colour of the widget.
 Cell = tuple[str, str]
 
 
 class Drawing(Widget):
-    """Base of the plots: a subclass turns its data into rows of cells."""
+    """Base class of the plots. A subclass turns its data into rows of cells."""
 
     _strips: list[Strip] | None = None
 
@@ -23,12 +26,12 @@ class Drawing(Widget):
         raise NotImplementedError
 
     def redraw(self) -> None:
-        """Forget what was drawn: the data have changed."""
+        """Discard the current drawing, because the data have changed."""
         self._strips = None
         self.refresh()
 
     def notify_style_update(self) -> None:
-        """Redraw in the colours of the new theme."""
+        """Redraw with the colours of the new theme."""
         self._strips = None
         super().notify_style_update()
 
@@ -44,7 +47,7 @@ class Drawing(Widget):
 
 
 def put(row: list[Cell], at: int, text: str, component: str) -> int:
-    """Write `text` into a row, cut off at its ends; return the position after it."""
+    """Write `text` into a row from position `at`, cut at both ends of the row. Return the position after the text."""
     for offset, char in enumerate(text):
         if 0 <= at + offset < len(row):
             row[at + offset] = (char, component)

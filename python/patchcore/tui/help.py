@@ -1,4 +1,4 @@
-"""The help screen: every key, and what the words and signs mean."""
+"""The help screen: all keys, and the meaning of the terms in the dashboard."""
 
 from __future__ import annotations
 
@@ -16,32 +16,34 @@ __all__ = ["Help"]
 _KEYS = (
     ("Runs", ""),
     ("n", "start a new run"),
-    ("s", "stop the shown run: it ends at the next step with a checkpoint"),
-    ("p", "pause it: the same, meant to be resumed"),
-    ("r", "resume it from its last checkpoint"),
-    ("Moving", ""),
-    ("↑ ↓  j k", "move in a list, scroll a pane"),
+    ("s", "stop the shown run; it writes a checkpoint first"),
+    ("p", "pause the shown run: like stop, to be resumed later"),
+    ("r", "resume the shown run from its last checkpoint"),
+    ("Navigation", ""),
+    ("↑ ↓  j k", "move in a list, or scroll a pane"),
     ("tab  shift+tab", "go to the next or previous pane"),
-    ("1 … 5", "Curves, Scores, Plan, Cases, Details"),
-    ("← →", "next tab, while the tabs have the focus"),
+    ("1 … 5", "show Curves, Scores, Plan, Cases or Details"),
+    ("← →", "previous or next tab, if the tab bar has the focus"),
     ("Dashboard", ""),
-    (":  ctrl+p", "palette: every command, themes"),
-    ("?", "this help"),
-    ("q  ctrl+q", "quit; runs go on"),
+    (":  ctrl+p", "command palette: all commands and themes"),
+    ("?", "show this help"),
+    ("q  ctrl+q", "quit the dashboard; runs continue"),
 )
 
 _NOTES = """\
-Quitting or killing the dashboard never touches a run, and a new one shows its whole history.
+Quitting or killing the dashboard does not affect any run. When you open the dashboard again, it shows \
+the whole history of each run.
 
-validation  DSC of whole volumes by sliding window, per case; the mean leaves out cases without lesion.
-windows     DSC of the training windows: quick to rise and no measure of success by itself.
-orphaned    the trainer lives but its supervisor is gone; it still trains.
-stalled     the process lives but the step does not move.
-stale       no sign of life for three beats; beyond that the run is presumed crashed."""
+validation  DSC per case on whole volumes, by sliding window. The mean excludes cases \
+without lesion and prediction.
+windows     DSC on the training windows. It rises quickly and alone does not measure success.
+orphaned    The supervisor process is gone, but the trainer is alive and still trains.
+stalled     The trainer is alive, but the step does not advance.
+stale       No sign of life for three heartbeats. After a longer silence, the run is presumed crashed."""
 
 
 class Help(ModalScreen[None]):
-    """Keys and words; escape closes it."""
+    """Keys and terms. Escape closes the screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         ("escape,q,question_mark", "dismiss", "Close"),
@@ -50,7 +52,7 @@ class Help(ModalScreen[None]):
     ]
 
     def compose(self) -> ComposeResult:
-        """Lay the text out."""
+        """Create the text."""
         lines = []
         for keys, meaning in _KEYS:
             if meaning:
@@ -60,7 +62,7 @@ class Help(ModalScreen[None]):
         with VerticalScroll(classes="dialog wide"):
             yield Static("Help", classes="dialog-title", markup=False)
             yield Static(Content("\n").join(lines), markup=False)
-            yield Static(f"\n{_NOTES}\n\nescape closes this", markup=False)
+            yield Static(f"\n{_NOTES}\n\nPress escape to close this help.", markup=False)
 
     def action_scroll(self, direction: str) -> None:
         """Scroll the text."""

@@ -1,4 +1,4 @@
-"""Lesion volumes on a log axis, with the volume of each candidate patch drawn in."""
+"""A histogram widget for lesion volumes on a log axis, with a line at the volume of each candidate patch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class Mark:
-    """A volume drawn into the histogram as a vertical line.
+    """A vertical line in the histogram at a given volume.
 
     Attributes:
-        label: A word or number above the line.
-        volume_mm3: Where it stands.
-        chosen: Whether it is the plan's choice.
+        label: Text above the line.
+        volume_mm3: Position of the line, mm³.
+        chosen: Whether the plan chose this patch size.
     """
 
     label: str
@@ -33,7 +33,7 @@ class Mark:
 
 
 class Histogram(Drawing):
-    """Counts of lesions by volume, log axis in mm³.
+    """Numbers of lesions by volume; log axis in mm³.
 
     Args:
         id: The widget's id.
@@ -55,14 +55,14 @@ class Histogram(Drawing):
         """Draw these volumes from now on.
 
         Args:
-            volumes_mm3: float64, shape (N,), mm³; those that are not positive are left out.
-            marks: Lines to draw in.
+            volumes_mm3: float64, shape (N,), mm³. Values that are not positive and finite are excluded.
+            marks: Vertical lines to draw.
         """
         self._volumes, self._marks = volumes_mm3, tuple(marks)
         self.redraw()
 
     def draw(self, width: int, height: int) -> list[list[Cell]]:
-        """Return the histogram at this size."""
+        """Return the cells of the histogram at this size."""
         return _draw(self._volumes, self._marks, width, height)
 
 
@@ -70,7 +70,7 @@ def _draw(volumes: Float64Array | None, marks: Sequence[Mark], width: int, heigh
     import numpy as np
 
     rows: list[list[Cell]] = [[(" ", "")] * width for _ in range(height)]
-    lines, gutter = height - 4, 6  # marks' labels above; axis, its labels and its unit below
+    lines, gutter = height - 4, 6  # labels of the marks above; axis, axis labels and unit below
     cells = width - gutter - 1
     if lines < 1 or cells < 10:
         return rows
@@ -109,7 +109,7 @@ def _draw(volumes: Float64Array | None, marks: Sequence[Mark], width: int, heigh
         if left > taken:
             rows[lines + 1][at] = ("┴", "histogram--axis")
             taken = put(rows[lines + 2], left, text, "histogram--axis")
-    put(rows[lines + 3], gutter, f"lesion volume, mm³ · {len(kept)} lesions", "histogram--axis")
+    put(rows[lines + 3], gutter, f"lesion volume [mm³] · {len(kept)} lesions", "histogram--axis")
     taken = -1
     for mark in sorted(marks, key=lambda item: (not item.chosen, item.volume_mm3)):
         if not mark.volume_mm3 > 0:

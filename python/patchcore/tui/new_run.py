@@ -1,4 +1,4 @@
-"""The form that starts a run: the settings most often changed and a place for all others, checked live."""
+"""The form that starts a run: fields for common settings, a text area for all others, checked while typing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from patchcore.views.terminal import plain
 
 __all__ = ["NewRun"]
 
-# Field id, its label, and the setting that it becomes.
+# Id of the field, its label, and the setting that it sets.
 _FIELDS = (
     ("steps", "Steps", "train.steps"),
     ("batch-size", "Batch size", "train.batch_size"),
@@ -30,7 +30,7 @@ _PRESETS = ("tiny", "small", "base")
 
 
 class NewRun(ModalScreen[str | None]):
-    """Form for a new training; dismissed with the run's id, or None.
+    """Form for a new training. Returns the id of the started run, or None if cancelled.
 
     Args:
         study: The study folder.
@@ -47,7 +47,7 @@ class NewRun(ModalScreen[str | None]):
         self._hinted = False
 
     def compose(self) -> ComposeResult:
-        """Lay the form out."""
+        """Create the fields and buttons."""
         with Vertical(classes="dialog wide", id="form"):
             yield Static("New run", classes="dialog-title", markup=False)
             with VerticalScroll(id="fields"):
@@ -61,7 +61,7 @@ class NewRun(ModalScreen[str | None]):
                     with Horizontal(classes="field"):
                         yield Label(label)
                         yield Input(id=name, compact=True)
-                yield Label("More settings, one section.key=value a line")
+                yield Label("More settings, one section.key=value per line")
                 yield TextArea(id="extra", compact=True, tab_behavior="focus")
             yield Static("", id="verdict", markup=False)
             with Horizontal(classes="dialog-buttons"):
@@ -69,12 +69,12 @@ class NewRun(ModalScreen[str | None]):
                 yield Button("Cancel (esc)", id="cancel")
 
     def on_mount(self) -> None:
-        """Start in the first field, with the defaults shown."""
+        """Focus the first field and show the defaults."""
         self.query_one("#name").focus()
         self._check()
 
     def settings(self) -> list[str]:
-        """Return the form as ``section.key=value`` strings; empty fields are left to their defaults."""
+        """Return the form as ``section.key=value`` strings. Empty fields keep their defaults."""
         preset = self.query_one("#preset", Select).value
         settings = [f"model.preset={preset}"]
         for name, _, key in _FIELDS:
@@ -85,34 +85,34 @@ class NewRun(ModalScreen[str | None]):
         return settings + [line.strip() for line in lines if line.strip()]
 
     def on_input_changed(self) -> None:
-        """Check what was typed."""
+        """Check the settings after typing."""
         self._check()
 
     def on_select_changed(self) -> None:
-        """Check what was chosen."""
+        """Check the settings after a choice."""
         self._check()
 
     def on_text_area_changed(self) -> None:
-        """Check what was typed."""
+        """Check the settings after typing."""
         self._check()
 
     def on_input_submitted(self) -> None:
-        """Enter starts the run."""
+        """Start the run on Enter."""
         self.action_start()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        """Start or cancel by button."""
+        """Start or cancel, depending on the pressed button."""
         if event.button.id == "start":
             self.action_start()
         else:
             self.action_cancel()
 
     def action_cancel(self) -> None:
-        """Close the form; a start that is on its way goes on."""
+        """Close the form. A start that is already in progress continues."""
         self.dismiss(None)
 
     def action_start(self) -> None:
-        """Start the run in a thread, so that the form stays alive and can show an error."""
+        """Start the run in a thread, so that the form stays responsive and can show an error."""
         if self._starting or self.query_one("#start", Button).disabled:
             return
         slug = self.query_one("#name", Input).value.strip() or None
@@ -122,7 +122,7 @@ class NewRun(ModalScreen[str | None]):
 
     def _check(self) -> None:
         if not self._can_start:
-            self._say("the study has no plan yet: run  patchcore plan STUDY  first", error=True)
+            self._say("the study has no plan yet: first run  patchcore plan STUDY", error=True)
             self._busy(self._starting)
         elif not self._starting:
             self._validate(self.settings())
@@ -135,11 +135,11 @@ class NewRun(ModalScreen[str | None]):
         if not self._hinted:
             self._hinted = True
             keys = config_keys()
-            hints = {name: f"{keys[key][0]:g}: {keys[key][1]}" for name, _, key in _FIELDS}
+            hints = {name: f"default {keys[key][0]:g}: {keys[key][1]}" for name, _, key in _FIELDS}
             self.app.call_from_thread(self._hint, hints)
         try:
             config = resolve_config(settings=settings)
-        except Exception as error:  # whatever is wrong with the settings is told in the form
+        except Exception as error:  # every error in the settings is shown in the form
             verdict, wrong = plain(error), True
         else:
             train, model = config.train, config.model
@@ -150,14 +150,14 @@ class NewRun(ModalScreen[str | None]):
             )
             wrong = False
         if not worker.is_cancelled:
-            self.app.call_from_thread(self._judge, verdict, wrong)
+            self.app.call_from_thread(self._show_verdict, verdict, wrong)
 
     @work(thread=True, group="start", exit_on_error=False)
     def _start(self, settings: Sequence[str], slug: str | None) -> None:
         app = self.app
         try:
             run_id = launch_training(self._study, settings, slug=slug)
-        except Exception as error:  # told in the form, which stays open for a correction
+        except Exception as error:  # shown in the form, which stays open for a correction
             app.call_from_thread(self._failed, plain(error))
         else:
             app.call_from_thread(self._started, run_id)
@@ -173,14 +173,14 @@ class NewRun(ModalScreen[str | None]):
         else:
             self.app.notify(message, title="The run was not started", severity="error", markup=False)
 
-    def _judge(self, verdict: str, wrong: bool) -> None:
-        """Tell what the settings come to; with wrong ones there is no start."""
+    def _show_verdict(self, verdict: str, wrong: bool) -> None:
+        """Show a summary of the settings, or their error. With an error, the start button is disabled."""
         if self.is_mounted and not self._starting:
             self._say(verdict, error=wrong)
             self.query_one("#start", Button).disabled = wrong
 
     def _hint(self, hints: Mapping[str, str]) -> None:
-        """Show each field's default and meaning where nothing is typed; they come with the schemas, late."""
+        """Show the default and the meaning in each empty field. The thread loads them, since the import is slow."""
         for name, hint in hints.items():
             self.query_one(f"#{name}", Input).placeholder = hint
 

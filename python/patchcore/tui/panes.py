@@ -1,4 +1,7 @@
-"""The right side: the shown run's header, and tabs whose panes are loaded when they are first looked at."""
+"""The right side of the dashboard: a header for the shown run, and tabs.
+
+The pane of a tab is loaded when the tab is opened for the first time.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from patchcore.tui.watcher import Snapshot
 
 __all__ = ["TABS", "Panes"]
 
-# Tab → module and class of its pane: a widget with ``show(snapshot)``, loaded by name.
+# Tab → module and class of its pane. A pane is a widget with ``show(snapshot)``.
 _PANES = {
     "curves": ("curves", "Curves"),
     "scores": ("case_scores", "CaseScores"),
@@ -26,12 +29,12 @@ TABS = tuple(_PANES)
 
 Pane: TypeAlias = Any
 _STUDY_TABS = ("plan", "cases")
-_NO_RUNS = "No runs yet. Press n to start one, or\n\n    patchcore train STUDY"
-_NO_PLAN = "No runs yet: first the plan.\n\n    patchcore analyze DATASET STUDY\n    patchcore plan STUDY"
+_NO_RUNS = "No runs yet. Press n to start one, or run\n\n    patchcore train STUDY"
+_NO_PLAN = "No runs yet. Make a plan first:\n\n    patchcore analyze DATASET STUDY\n    patchcore plan STUDY"
 
 
 class Panes(Vertical):
-    """Header and tabs; only the tab in sight is brought up to date."""
+    """Header and tabs. Only the visible tab is updated."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -39,7 +42,7 @@ class Panes(Vertical):
         self._panes: dict[str, Pane] = {}
 
     def compose(self) -> ComposeResult:
-        """Lay the header and the tabs out."""
+        """Create the header and the tabs."""
         yield RunHeader(id="run")
         with TabbedContent(id="tabs"):
             for number, tab in enumerate(TABS, 1):
@@ -48,22 +51,22 @@ class Panes(Vertical):
                         yield Static("Reading the study …", id="empty", markup=False)
 
     def show(self, snapshot: Snapshot) -> None:
-        """Show this from now on."""
+        """Show this snapshot from now on."""
         self._snapshot = snapshot
         self._update()
 
     def open_tab(self, tab: str) -> None:
-        """Bring a tab into sight."""
+        """Switch to a tab."""
         self.query_one(TabbedContent).active = tab
 
     def scroll(self, direction: str) -> None:
-        """Scroll the pane in sight ``up`` or ``down``."""
+        """Scroll the visible pane ``up`` or ``down``."""
         pane = self._panes.get(self.query_one(TabbedContent).active)
         if pane is not None:
             (pane.scroll_down if direction == "down" else pane.scroll_up)()
 
     def on_tabbed_content_tab_activated(self) -> None:
-        """Bring the pane that is now in sight up to date."""
+        """Update the pane that became visible."""
         self._update()
 
     def _update(self) -> None:

@@ -1,4 +1,4 @@
-"""The plan: the patch size, why, what each candidate costs, and the lesions it was chosen for."""
+"""The plan tab: patch size, reason, cost of each candidate, and histogram of the lesion volumes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["PlanPane"]
 
 _LEGEND = (
-    "▸ chosen · attn: self-attention of one forward pass, and its share of the encoder · "
+    "▸ chosen patch size · attn: self-attention of one forward pass, and its share of the network's FLOP · "
     "smaller: share of lesions smaller than one patch"
 )
 
 
 class PlanPane(VerticalScroll):
-    """Patch size, p*, candidates, histogram, reason and warnings of one target; ``t`` shows the next."""
+    """Patch size, p*, candidates, histogram, reason and warnings of one target. ``t`` shows the next target."""
 
     BINDINGS: ClassVar[list[BindingType]] = [("t", "next_target", "Next target")]
 
@@ -39,7 +39,7 @@ class PlanPane(VerticalScroll):
         self._target = 0
 
     def compose(self) -> ComposeResult:
-        """Lay the pane out."""
+        """Create the widgets of the pane."""
         yield Static("Reading the study …", id="plan-summary", markup=False)
         yield TextTable(id="plan-candidates", show_cursor=False)
         yield Static(_LEGEND, id="plan-legend", markup=False)
@@ -88,19 +88,19 @@ def _no_plan(facts: StudyFacts) -> Content:
     if facts.plan_error:
         return Content.styled(plain(facts.plan_error), "$text-error")
     if facts.cases or facts.volumes_mm3:
-        return Content("No plan yet. Choose the patch size with\n\n    patchcore plan STUDY")
+        return Content("No plan yet. To choose the patch size, run\n\n    patchcore plan STUDY")
     return Content(
-        "Nothing was measured yet. Measure the data set, then choose the patch size:\n\n"
+        "Nothing was measured yet. First measure the data set, then choose the patch size:\n\n"
         "    patchcore analyze DATASET STUDY\n    patchcore plan STUDY"
     )
 
 
 def _summary(target: TargetPlan, targets: int) -> Content:
     ideal = target.ideal_edges[0]
-    interval = f" (95 % {ideal.interval[0]:.1f} – {ideal.interval[1]:.1f})" if ideal.interval else ""
+    interval = f" (95 % interval {ideal.interval[0]:.1f}–{ideal.interval[1]:.1f})" if ideal.interval else ""
     low, high = target.hu_range
     elsewhere = [
-        f"{edge.edge[0]:.1f} at {'each case’s own' if edge.spacing is None else triple(edge.spacing) + ' mm'}"
+        f"{edge.edge[0]:.1f} at {'each case’s own spacing' if edge.spacing is None else triple(edge.spacing) + ' mm'}"
         for edge in target.ideal_edges[1:]
     ]
     lines = [
@@ -120,7 +120,7 @@ def _summary(target: TargetPlan, targets: int) -> Content:
         ),
     ]
     if targets > 1:
-        lines.append(Content.styled(f"one of {targets} targets: t shows the next", "$text-accent"))
+        lines.append(Content.styled(f"one of {targets} targets: press t for the next", "$text-accent"))
     return Content("\n").join(lines)
 
 
@@ -139,7 +139,7 @@ def _candidates(target: TargetPlan) -> list[list[str]]:
 
 def _reason(target: TargetPlan, lesions_error: str | None) -> Content:
     others = ", ".join(f"{outcome.rule} {triple(outcome.patch_size)}" for outcome in target.rules)
-    lines = [Content(plain(target.reason)), Content.styled(f"By rule: {plain(others)}", "$foreground-muted")]
+    lines = [Content(plain(target.reason)), Content.styled(f"Patch size by rule: {plain(others)}", "$foreground-muted")]
     problems = [*target.warnings, *([lesions_error] if lesions_error else [])]
     lines.extend(Content.styled(f"warning: {plain(text)}", "$text-warning") for text in problems)
     return Content("\n").join(lines)

@@ -1,4 +1,4 @@
-"""A small line plot: several curves over steps, drawn with braille dots in O(width × height) per repaint."""
+"""A line plot widget: several curves over steps, drawn with braille dots in O(width × height) per repaint."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["Curve", "Plot"]
 
 @dataclass(frozen=True)
 class Curve:
-    """One series of a plot.
+    """One curve of a plot.
 
     Attributes:
-        label: What the legend calls it.
+        label: Name in the legend.
         steps: float64, shape (N,).
         values: float64, shape (N,); NaN breaks the line.
-        colour: 1, 2 or 3: which of the plot's colours.
-        markers: Whether few points are marked.
+        colour: Number of the plot colour: 1, 2 or 3.
+        markers: Whether to mark the points if there are few.
     """
 
     label: str
@@ -37,11 +37,11 @@ class Curve:
 
 
 class Plot(Drawing):
-    """Curves with a legend that tells the last values, an axis of values and an axis of steps.
+    """Curves with a value axis, a step axis and a legend that shows the last value of each curve.
 
     Args:
         title: What is plotted.
-        floor: The value axis reaches at least down to this.
+        floor: A value that the value axis always includes, e.g. 0.
         id: The widget's id.
     """
 
@@ -63,17 +63,17 @@ class Plot(Drawing):
         self._curves: tuple[Curve, ...] = ()
 
     def show(self, curves: Sequence[Curve]) -> None:
-        """Draw these curves from now on; later ones lie on top; the legend goes by colour."""
+        """Draw these curves from now on. Later curves lie on top. The legend is sorted by colour number."""
         self._curves = tuple(curves)
         self.redraw()
 
     def draw(self, width: int, height: int) -> list[list[Cell]]:
-        """Return the plot at this size."""
+        """Return the cells of the plot at this size."""
         rows: list[list[Cell]] = [[(" ", "")] * width for _ in range(height)]
         if height < 1 or width < 1:
             return rows
         self._draw_legend(rows[0])
-        lines = height - 3  # legend above; axis and its labels below
+        lines = height - 3  # one row for the legend, two for the step axis and its labels
         if lines < 1 or width < 16:
             return rows
         values_seen = [curve for curve in self._curves if len(curve.steps)]
@@ -122,7 +122,7 @@ def _last_finite(values: Float64Array) -> float | None:
 
 
 def _extent(curves: Sequence[Curve]) -> tuple[float, float, float] | None:
-    """Return the last step and the smallest and largest value, None where no value is finite."""
+    """Return the last step, the smallest and the largest value; None if no value is finite."""
     if not curves:
         return None
     import numpy as np

@@ -1,4 +1,4 @@
-"""What is known of the shown run on a few lines: state, progress, and what needs a person's attention."""
+"""The header of the shown run: state, progress and the most important alert, in a few lines."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _NO_RUN = Content.styled("No run is selected.", "$foreground-muted")
 
 
 class RunHeader(Static):
-    """State, progress bar, step, epoch, ETA, reason, and the newest alert with its remedy."""
+    """State, progress bar, step, epoch, ETA, reason and one alert with its remedy."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(_NO_RUN, id=id, markup=False)
         self._view: RunView | None = None
 
     def show(self, view: RunView | None) -> None:
-        """Show this run; None: there is none."""
+        """Show this run. None: show that no run is selected."""
         self._view = view
         self._compose_text()
 
@@ -43,13 +43,13 @@ class RunHeader(Static):
         lines = [_title(view), _progress(view, self.size.width), _facts(view)]
         if view.state.reason:
             lines.append(Content(plain(view.state.reason, 300)))
-        # Information ages; what a person must act on stays until the next attempt.
+        # Show the newest warning or error of this attempt. Show information only if there is no warning or error.
         alerts = [alert for alert in view.alerts if alert.attempt == view.attempts]
         if alerts:
             pressing = [alert for alert in alerts if alert.level != "info"]
             alert = (pressing or alerts)[-1]
             text = plain(alert.message, 300) + (f"; {plain(alert.remedy, 300)}" if alert.remedy else "")
-            more = f" (+{len(alerts) - 1} on Details)" if len(alerts) > 1 else ""
+            more = f" (+{len(alerts) - 1} more on the Details tab)" if len(alerts) > 1 else ""
             colour = LEVEL_COLOUR.get(alert.level, "$text-warning")
             lines.append(Content.styled(f"{plain(alert.level, 20)}: {text}{more}", colour))
         self.update(Content("\n").join(lines))

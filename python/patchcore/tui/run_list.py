@@ -1,4 +1,4 @@
-"""The list of runs, newest first, each with its true state."""
+"""The list of runs, newest first, with the current state of each run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["RunList"]
 
 
 class RunList(OptionList):
-    """Runs to choose from. Posts :class:`RunList.Chosen` when the highlight moves to another run."""
+    """A list to select a run from. Posts :class:`RunList.Chosen` when the highlight moves to another run."""
 
     class Chosen(Message):
         """Another run is highlighted.
 
         Args:
-            run: Its folder.
+            run: The run folder.
         """
 
         def __init__(self, run: Path) -> None:
@@ -42,12 +42,12 @@ class RunList(OptionList):
         self._wanted: str | None = None
 
     def choose(self, run_id: str) -> None:
-        """Highlight this run, as soon as it is in the list."""
+        """Highlight this run as soon as it appears in the list."""
         self._wanted = run_id
         self._highlight()
 
     def show(self, runs: tuple[RunSummary, ...]) -> None:
-        """Bring the list up to date; the highlight stays on its run."""
+        """Update the list. The highlight stays on the same run."""
         if runs == self._runs:
             return
         old, self._runs = self._runs, runs
@@ -74,7 +74,7 @@ class RunList(OptionList):
         self._choose(index)
 
     def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
-        """Tell which run the user moved to."""
+        """Post the run that the user moved to."""
         event.stop()
         if event.option_index < len(self._runs):
             self._choose(event.option_index)

@@ -1,4 +1,4 @@
-"""How states look: a glyph of one cell, a word, a colour of the theme. Never the colour alone."""
+"""How run states are displayed: a one-cell symbol, a word and a theme colour, never a colour alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LEVEL_COLOUR", "state_content", "state_parts"]
 
-# Neither emoji nor wide: each of these is one cell in every terminal.
+# Symbol and colour. No emoji and no wide characters: each symbol is one cell wide in every terminal.
 _LOOK = {
     "queued": ("·", "$foreground-muted"),
     "starting": ("○", "$text-accent"),
@@ -35,11 +35,11 @@ LEVEL_COLOUR = {"info": "$text-accent", "warning": "$text-warning", "error": "$t
 
 
 def state_parts(state: RunState) -> tuple[Content, Content]:
-    """Return the glyph and the word of a state, both coloured."""
+    """Return the coloured symbol and the coloured word of a state."""
     glyph, colour = _LOOK.get(state.value, ("?", "$foreground-muted"))
     return Content.styled(glyph, colour), Content.styled(state.value, colour)
 
 
 def state_content(state: RunState) -> Content:
-    """Return the state as a coloured glyph and its word."""
+    """Return the coloured symbol and word of a state as one text."""
     return Content(" ").join(state_parts(state))

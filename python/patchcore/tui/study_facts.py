@@ -1,4 +1,4 @@
-"""What the dashboard shows of a study: its plan, its lesions' volumes and its cases. Errors become text."""
+"""Reads what the dashboard shows about a study: plan, lesion volumes and cases. Read errors become text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["CaseLine", "StudyFacts", "StudyReader"]
 
 @dataclass(frozen=True)
 class CaseLine:
-    """One case of the study; all text, untrusted."""
+    """One case of the study. All fields are text from a file and are not trusted."""
 
     case_id: str
     patient: str
@@ -31,15 +31,15 @@ class CaseLine:
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What the study's files say.
+    """The contents of the study's files.
 
     Attributes:
-        plan: The plan, or None.
-        plan_error: Why there is none although ``plan.json`` is there.
+        plan: The plan; None if there is none or it could not be read.
+        plan_error: Why ``plan.json`` could not be read, or None.
         volumes_mm3: Label → lesion volumes, float64 of shape (N,), mm³.
-        lesions_error: Why ``lesions.csv`` could not be read.
-        cases: In the file's order.
-        cases_error: Why ``cases.jsonl`` could not be read.
+        lesions_error: Why ``lesions.csv`` could not be read, or None.
+        cases: The cases in the order of the file.
+        cases_error: Why ``cases.jsonl`` could not be read, or None.
     """
 
     plan: Plan | None = None
@@ -51,7 +51,7 @@ class StudyFacts:
 
 
 class StudyReader:
-    """Reads a study's files again whenever they change.
+    """Reads the files of a study, and reads each file again when it changes.
 
     Args:
         study: The study folder.
@@ -63,7 +63,7 @@ class StudyReader:
         self._facts = StudyFacts()
 
     def poll(self) -> StudyFacts:
-        """Return what is known now; the same object while no file has changed."""
+        """Return the current contents. Returns the same object as long as no file has changed."""
         changes: dict[str, Any] = {}
         if self._changed("plan.json"):
             changes["plan"], changes["plan_error"] = self._read("plan.json", read_plan, None)
@@ -90,7 +90,7 @@ class StudyReader:
             return read(self._study / name), None
         except FileNotFoundError:
             return nothing, None
-        except Exception as error:  # whatever is wrong with a file is told in its pane
+        except Exception as error:  # every read error is shown in the pane of the file
             return nothing, f"{name}: {error}"
 
 

@@ -1,4 +1,7 @@
-"""A table whose cells are text from files: never markup, and rebuilt only when its rows have changed."""
+"""A table widget for text from files.
+
+Cells are never interpreted as markup. The table is rebuilt only when its rows have changed.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ __all__ = ["TextTable"]
 
 
 class TextTable(DataTable[Text]):
-    """Rows of text under fixed headings.
+    """Rows of text under headings.
 
     Args:
         id: The widget's id.
-        show_cursor: Whether a row is marked.
+        show_cursor: Whether the current row is highlighted.
     """
 
     def __init__(self, *, id: str | None = None, show_cursor: bool = True) -> None:
@@ -25,7 +28,7 @@ class TextTable(DataTable[Text]):
         self._shown: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
 
     def show(self, headings: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> None:
-        """Show these rows; columns from `numbers_from` on are aligned to the right. The cursor stays put."""
+        """Show these rows. Columns from index `numbers_from` on are aligned to the right. The cursor keeps its row."""
         if (headings, rows) == self._shown:
             return
         self._shown = (headings, rows)

@@ -1,4 +1,4 @@
-"""Numbers for the dashboard, made short."""
+"""Short texts for numbers in the dashboard."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["clock", "count", "dsc", "number", "share", "triple"]
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with `digits` decimals, or as many significant digits where it is tiny or huge.
+    """Return a number with `digits` decimals; a tiny or huge number with `digits` significant digits; a dash for NaN.
 
     Example:
         >>> number(0.8123), number(2.5e-5), number(None), number(float("nan"))
@@ -22,7 +22,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def dsc(value: float | None) -> str:
-    """Return a DSC with three decimals; a dash for none.
+    """Return a DSC with three decimals, or a dash for None and NaN.
 
     Example:
         >>> dsc(0.8123), dsc(0.0004), dsc(float("nan"))
@@ -32,7 +32,7 @@ def dsc(value: float | None) -> str:
 
 
 def count(value: float) -> str:
-    """Return a count of steps or tokens, shortened from ten thousand on.
+    """Return a count of steps or tokens, with a unit k, M or G from 10,000 on.
 
     Example:
         >>> count(1200), count(12_500), count(3_000_000)
@@ -45,7 +45,7 @@ def count(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """Return a share as a percentage.
+    """Return a share in [0, 1] as a percentage.
 
     Example:
         >>> share(0.256)
@@ -55,7 +55,7 @@ def share(value: float) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """Return a duration as ``h:mm:ss`` or ``m:ss``; a dash for none.
+    """Return a duration as ``h:mm:ss`` or ``m:ss``, or a dash for None.
 
     Example:
         >>> clock(75), clock(3 * 3600 + 61), clock(None)
@@ -69,7 +69,7 @@ def clock(seconds: float | None) -> str:
 
 
 def triple(values: tuple[float, float, float], digits: int = 4) -> str:
-    """Return three axes as ``a × b × c``, or one number where they are equal.
+    """Return the values of three axes as ``a × b × c``, or as one number if they are equal.
 
     Example:
         >>> triple((16, 16, 16)), triple((1, 1, 2.5))

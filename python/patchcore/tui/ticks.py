@@ -1,4 +1,4 @@
-"""Round numbers for axes."""
+"""Axis ranges, ticks and tick labels with round numbers."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def _round_step(span: float, intervals: int) -> float:
 
 
 def axis_range(low: float, high: float, intervals: int) -> tuple[float, float, float]:
-    """Widen [low, high] to multiples of a round step.
+    """Extend [low, high] to multiples of a round step.
 
     Args:
         low: Smallest value; finite.
         high: Largest value; finite. Equal to `low` for constant data.
-        intervals: About how many steps the axis has room for.
+        intervals: Approximate number of steps that fit on the axis.
 
     Returns:
-        Bottom, top and step; bottom < top.
+        Bottom, top and step, with bottom < top.
 
     Example:
         >>> axis_range(0.13, 0.87, 4)
@@ -36,7 +36,7 @@ def axis_range(low: float, high: float, intervals: int) -> tuple[float, float, f
         >>> axis_range(2.0, 2.0, 4)
         (1.0, 3.0, 0.5)
     """
-    # Closer together than floats can be divided is constant data.
+    # Values too close together to be divided as floats count as constant data.
     if not high - low > _LEAST_SPAN or not math.isfinite(high - low):
         pad = abs(low) / 2 if abs(low) > _LEAST_SPAN else 0.5
         low, high = low - pad, low + pad
@@ -60,7 +60,7 @@ def ticks(bottom: float, top: float, step: float) -> list[float]:
 
 
 def tick_labels(values: list[float], step: float) -> list[str]:
-    """Return labels with just the decimals that `step` needs.
+    """Return labels with only as many decimals as `step` needs.
 
     Example:
         >>> tick_labels([0.0, 0.25], 0.25), tick_labels([0.0, 20000.0], 20000.0)

@@ -1,7 +1,7 @@
-"""The watcher: one thread that reads along and hands the app a snapshot whenever something has changed.
+"""The watcher: a thread that reads the study and sends the app a snapshot whenever something has changed.
 
-It polls the shown run every 250 ms and the rest every 2 s. No failure in it ends the app: it becomes text in
-the snapshot, and the next round tries again.
+It polls the shown run every 250 ms and everything else every 2 s. An error does not end the app: the watcher puts it
+into the snapshot as text and tries again in the next round.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ OTHERS_PERIOD_S = 2.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that the dashboard shows, at one moment.
+    """Everything that the dashboard shows at one moment.
 
     Attributes:
-        study: The study's files; None before they were read.
-        runs: Every run, newest first.
-        run: The shown run; None where there is none.
-        cases: Per-case records of the shown run's last validation.
-        problem: What went wrong while reading; None where nothing did.
+        study: Contents of the study's files; None before the first read.
+        runs: All runs, newest first.
+        run: The shown run, or None.
+        cases: Records per case of the last validation of the shown run.
+        problem: Error while reading, or None.
     """
 
     study: StudyFacts | None = None
@@ -48,7 +48,7 @@ class Watcher:
 
     Args:
         study: The study folder.
-        deliver: Takes each new snapshot, in the watcher's thread.
+        deliver: Called with each new snapshot, in the watcher thread.
     """
 
     def __init__(self, study: Path, deliver: Callable[[Snapshot], object]) -> None:
@@ -65,22 +65,22 @@ class Watcher:
         self._cases_key: tuple[Path, str, int] | None = None
 
     def select(self, run: Path | None) -> None:
-        """Show this run from now on; None: the newest."""
+        """Show this run from now on. None: show the newest run."""
         self._selected = run
         self._wake.set()
 
     def rescan(self) -> None:
-        """Look for new runs at once."""
+        """Look for new runs immediately."""
         self._rescan = True
         self._wake.set()
 
     def stop(self) -> None:
-        """End :meth:`watch` at its next round, at once if it waits."""
+        """Make :meth:`watch` return at its next round, or immediately if it waits."""
         self._stopped = True
         self._wake.set()
 
     def watch(self) -> None:
-        """Read and deliver until stopped. Runs in a thread of its own."""
+        """Read and deliver snapshots until stopped. Call it in a separate thread."""
         sent: Snapshot | None = None
         now = Snapshot()
         others_due = 0.0
@@ -97,7 +97,7 @@ class Watcher:
             now, problem = self._look(now, self._with_shown)
             problems.append(problem)
             if problem is not None and now.run is not None and now.run.path != self._reading:
-                now = replace(now, run=None, cases=())  # rather nothing than another run's curves
+                now = replace(now, run=None, cases=())  # show nothing instead of the curves of another run
             problem = next(filter(None, problems), None)
             now = replace(now, problem=problem)
             if not self._stopped and (sent is None or _differ(sent, now)):
@@ -123,7 +123,7 @@ class Watcher:
         from patchcore.runs import StateWatcher, list_runs
 
         runs = list_runs(self._study)
-        # One look cannot tell a stale heartbeat: who has looked before can.
+        # A stale heartbeat needs two looks to be detected, so each watcher is kept for the next round.
         watchers = {run.path: self._states.get(run.path) or StateWatcher(run.path) for run in runs}
         self._states = watchers
         return replace(
@@ -149,10 +149,10 @@ class Watcher:
         if key != self._cases_key:
             cases = ()
             if validation is not None:
-                with suppress(FileNotFoundError):  # no case was told yet
+                with suppress(FileNotFoundError):  # no case is recorded yet
                     cases = tuple(read_cases(path, validation.validation_id))
             self._cases_key = key
-        # What moves the list on the left too: it should not lag behind the curves.
+        # Update the shown run in the list too, so that the list does not lag behind the curves.
         runs = tuple(
             replace(run, state=view.state, step=view.step, total_steps=view.total_steps, eta_s=view.eta_s)
             if run.path == path
@@ -163,7 +163,7 @@ class Watcher:
 
 
 def _differ(old: Snapshot, new: Snapshot) -> bool:
-    """Whether a reader would see a difference; arrays are compared by the view's revision."""
+    """Return whether two snapshots look different to the user. Arrays are compared by the revision of the view."""
     if (old.study is not new.study) or old.problem != new.problem or old.runs != new.runs:
         return True
     if old.run is None or new.run is None:

@@ -1,4 +1,4 @@
-"""Everything that people see of results: figures, tables, HTML, and the texts of plans and summaries.
+"""Show results to users: figures, tables, HTML, and the texts of plans and summaries.
 
-This room imports result types only. It computes nothing that a result does not already hold.
+This package imports only result types. It shows values of the results and computes no new ones.
 """

@@ -1,7 +1,7 @@
-"""What Jupyter shows of a study, a fingerprint and a plan: self-contained HTML, for light and for dark pages.
+"""HTML views of a study, a fingerprint and a plan for Jupyter: self-contained, for light and dark pages.
 
-Every text that may come from a file is escaped. Colours are the page's own (``currentColor``) but for the
-marks of the drawings, which are light and dark enough for either ground.
+All text that may come from a file is escaped. Text uses the colour of the page (``currentColor``); the marks in
+drawings have colours that are visible on light and dark backgrounds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _STYLE = """<style>
 
 @renders(Fingerprint)
 def fingerprint_html(fingerprint: Fingerprint) -> str:
-    """Return the tables of a fingerprint and a drawing of its lesion volumes as one piece of HTML."""
+    """Return the tables of a fingerprint and a drawing of its lesion volumes as HTML."""
     f = fingerprint
     counts = [(f.case_count, "accepted"), (f.test_count, "kept for testing"), (f.held_count, "held")]
     counts.append((f.quarantined_count, "quarantined"))
@@ -86,7 +86,7 @@ def fingerprint_html(fingerprint: Fingerprint) -> str:
 
 @renders(Plan)
 def plan_html(plan: Plan) -> str:
-    """Return patch size, reasons, candidates and rules of every target as one piece of HTML."""
+    """Return patch size, reasons, candidates and rules of every target as HTML."""
     parts: list[str] = []
     for target in plan.targets:
         parts += _target(target)
@@ -95,11 +95,11 @@ def plan_html(plan: Plan) -> str:
 
 @renders(Study)
 def study_html(study: Study) -> str:
-    """Return where a study lies, and its fingerprint and plan as far as there are any, as one piece of HTML.
+    """Return the path of a study, and its fingerprint and plan if they exist, as HTML.
 
-    What cannot be read, such as a plan that was edited into something impossible, is told and not raised.
+    If a part cannot be read, for example an invalid plan, its error message is shown instead of raised.
     """
-    where = f"<p>Study {escape(str(study.path))}<br/>of the data set {escape(str(study.dataset_root))}</p>"
+    where = f"<p>Study {escape(str(study.path))}<br/>Data set {escape(str(study.dataset_root))}</p>"
     parts = [_wrap([where])]
     views: tuple[Callable[[], str], ...] = (
         lambda: fingerprint_html(study.fingerprint()),
@@ -134,7 +134,7 @@ def _target(target: TargetPlan) -> list[str]:
         ]
         for c in target.candidates
     ]  # fmt: skip
-    heads = ("Candidate", "Volume", "Tokens", "Attention (GFLOP)", "of encoder", "Smaller lesions")
+    heads = ("Candidate", "Volume", "Tokens", "Attention (GFLOP)", "of network", "Smaller lesions")
     parts.append(_table(heads, rows, chosen=[c.chosen for c in target.candidates]))
     rows = [
         [str(r.rule), "–" if r.volume_mm3 is None else _volume(r.volume_mm3), _edges(r.edge), _size(r.patch_size)]
@@ -165,17 +165,17 @@ def _label_row(item: LabelFingerprint) -> list[str]:
 
 
 def _spread_table(target: LabelFingerprint) -> str:
-    """Show how lesions, cases and patients spread; of cases and patients only those with a lesion."""
+    """Return the distributions per lesion, case and patient. Only cases and patients with a lesion are counted."""
     rows = []
     if target.volume is not None:
-        rows.append(_spread("volume of a lesion", target.volume))
+        rows.append(_spread("volume per lesion", target.volume))
     for name, burden in (("case", target.burden_per_case), ("patient", target.burden_per_patient)):
         if burden is not None:
             of = burden.lesions
             counts = (of.mean, *(of.percentiles[p] for p in ("5", "25")), of.median, of.percentiles["75"])
             rows.append(_spread(f"volume per {name}", burden.volume))
             rows.append([f"lesions per {name}", *(f"{n:.3g}" for n in (*counts, of.percentiles["95"], of.max))])
-    heads = ("Of those with a lesion", "Mean", "5 %", "25 %", "Median", "75 %", "95 %", "Largest")
+    heads = ("Distribution (only with a lesion)", "Mean", "5 %", "25 %", "Median", "75 %", "95 %", "Largest")
     return _table(heads, rows)
 
 
@@ -214,7 +214,7 @@ def _histogram(volumes_mm3: Sequence[float]) -> str:
 
 
 def _ladder(target: TargetPlan) -> str:
-    """Draw the candidates' edges, and p* of every rule, on one log axis in voxels."""
+    """Draw the edges of the candidates and p* of every rule on one log axis in voxels."""
     candidates = [(math.prod(c.patch_size) ** (1 / 3), _size(c.patch_size), c.chosen) for c in target.candidates]
     rules = [(math.prod(r.edge) ** (1 / 3), str(r.rule), r.rule == target.rule) for r in target.rules]
     shown = [edge for edge, *_ in (*candidates, *rules)]
@@ -231,11 +231,11 @@ def _ladder(target: TargetPlan) -> str:
         drawing.add(f'<circle cx="{x:.1f}" cy="{y}" r="{5 if chosen else 3.5}" fill="{_IDEAL}"/>')
         left = x > drawing.width / 2
         drawing.text(x - 9 if left else x + 9, y + 4, f"{name} {edge:.1f}", "end" if left else "start", bold=chosen)
-    return drawing.finish("edge (voxels): candidates dashed, p* of each rule a dot")
+    return drawing.finish("edge (voxels): dashed lines are candidates, dots are p* of each rule")
 
 
 class _Drawing:
-    """An SVG with a log axis below."""
+    """An SVG drawing with a log axis at the bottom."""
 
     width = 640
 
@@ -244,15 +244,15 @@ class _Drawing:
         self.marks: list[str] = []
 
     def x(self, value: float) -> float:
-        """Return where a value lies."""
+        """Return the horizontal position of a value."""
         return 30 + (self.width - 45) * math.log(value / self.low) / math.log(self.high / self.low)
 
     def add(self, mark: str) -> None:
-        """Add an element."""
+        """Add an SVG element."""
         self.marks.append(mark)
 
     def text(self, x: float, y: float, text: str, anchor: str, *, bold: bool = False) -> None:
-        """Add text in the page's colour."""
+        """Add text in the colour of the page."""
         weight = ' font-weight="bold" style="font-weight:bold"' if bold else ""
         self.add(
             f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor"{weight}>{escape(text)}</text>'

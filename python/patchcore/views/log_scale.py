@@ -1,4 +1,4 @@
-"""Bins and ticks of a logarithmic axis, for figures, notebooks and whatever else draws lesion volumes."""
+"""Bins and ticks of a logarithmic axis, for all drawings of lesion volumes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ __all__ = ["log_bins", "log_ticks", "plain_number"]
 
 
 def log_bins(values: Float64Array, marks: Sequence[float] = ()) -> Float64Array:
-    """Return bin edges that are even in log scale and reach a little beyond all values and all marks.
+    """Return bin edges that are evenly spaced on a log scale and reach slightly beyond all values and marks.
 
-    The bins are as wide as Freedman and Diaconis's rule makes them for the logarithms, but a third of an
-    octave at the least and an octave at the most, so that few values do not look like a distribution and many
-    do not blur.
+    The bin width follows the Freedman–Diaconis rule on the logarithms, limited to between a third of an octave and
+    one octave. So a few values do not look like a distribution, and many values keep their detail.
 
     Args:
         values: Shape (N,), N ≥ 1, positive.
-        marks: What else must be in sight, in the same unit.
+        marks: Other positions that must be visible, in the same unit.
 
     Returns:
         Ascending edges, shape (B + 1,), B ≥ 1.
@@ -34,15 +33,16 @@ def log_bins(values: Float64Array, marks: Sequence[float] = ()) -> Float64Array:
     spread = float(np.subtract(*np.percentile(logs, [75, 25])))
     width = min(max(2 * spread / len(logs) ** (1 / 3), math.log10(2) / 3), math.log10(2))
     shown = [float(logs.min()), float(logs.max()), *(math.log10(mark) for mark in marks)]
-    # Edges lie on one grid whatever is shown, so that a value more does not shift every bar.
+    # Edges lie on a fixed grid, so that one more value does not shift all bars.
     first, last = math.floor((min(shown) - 0.12) / width), math.ceil((max(shown) + 0.12) / width)
     return np.asarray(10.0 ** (np.arange(first, last + 1) * width), dtype=np.float64)
 
 
 def log_ticks(low: float, high: float) -> tuple[list[float], list[float]]:
-    """Return labelled and unlabelled ticks between two positive numbers: 1, 2, 5 over few decades, else decades.
+    """Return labelled and unlabelled ticks between two positive numbers.
 
-    There is at least one label where `high` is half as much again as `low`.
+    Labels are at 1, 2, 5 if the range covers few decades, otherwise at whole decades. There is at least one label if
+    `high` is at least 1.5 times `low`.
 
     Example:
         >>> log_ticks(0.8, 60)[0]
@@ -60,7 +60,7 @@ def log_ticks(low: float, high: float) -> tuple[list[float], list[float]]:
 
 
 def plain_number(value: float) -> str:
-    """Return a tick's label.
+    """Return the label of a tick.
 
     Example:
         >>> plain_number(0.001), plain_number(20.0), plain_number(10000.0), plain_number(1e-6)

@@ -1,4 +1,4 @@
-"""A plan as text for a terminal: tables, reason and warnings."""
+"""Text of a plan for the terminal: tables, reason and warnings."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["plan_summary"]
 
 
 def plan_summary(plan: Plan, *, width: int = 80) -> str:
-    """Return the plan as text for a terminal, no line wider than `width`.
+    """Return the plan as text for a terminal. No line is wider than `width`.
 
     Args:
-        plan: The plan; every target is shown.
+        plan: The plan; all its targets are shown.
         width: Columns, at least 72.
     """
     width = max(72, width)
@@ -35,7 +35,11 @@ def _joint_summary(joint: JointPlan, width: int) -> str:
         lines.append(
             f"  {name[:22]:<22} {item.ideal_edge:>7.1f} {format_size(item.own_patch_size):>11} {item.ratio:>12.2f}"
         )
-    lines += ["", *textwrap.wrap(joint.reason, width), "To train it, all labels at once: patchcore plan … --joint"]
+    lines += [
+        "",
+        *textwrap.wrap(joint.reason, width),
+        "To train all labels with this patch size: patchcore plan … --joint",
+    ]
     return "\n".join(lines)
 
 
@@ -43,13 +47,13 @@ def _sensitivity_lines(target: TargetPlan, width: int) -> list[str]:
     found = target.sensitivity
     if found is None:
         return []
-    lines = ["", "Changed                                  lesions      p*   patch size"]
-    left_out = [item for item in found.variations if item.kind in ("case", "patient")]
+    lines = ["", "Changed setting                          lesions      p*   patch size"]
+    excluded = [item for item in found.variations if item.kind in ("case", "patient")]
     for item in found.variations:
-        if item not in left_out:
+        if item not in excluded:
             lines.append(_variation(f"{item.kind} {item.value}", item))
     for kind in ("case", "patient"):
-        same = [item for item in left_out if item.kind == kind]
+        same = [item for item in excluded if item.kind == kind]
         if same:
             for name, item in (
                 ("lowest p*", min(same, key=lambda item: item.edge)),
@@ -64,12 +68,14 @@ def _variation(name: str, item: Variation) -> str:
 
 
 def _learned(target: TargetPlan) -> str:
-    told = ", ".join(f"{region.name} ({', '.join(map(str, region.labels))})" for region in target.regions)
-    return f"Learns       labels {', '.join(map(str, target.classes))}" + (f", judged as {told}" if told else "")
+    regions = ", ".join(f"{region.name} ({', '.join(map(str, region.labels))})" for region in target.regions)
+    return f"Learns       labels {', '.join(map(str, target.classes))}" + (
+        f", evaluated as {regions}" if regions else ""
+    )
 
 
 def _target_summary(target: TargetPlan, width: int) -> str:
-    padding = f" ({target.padding_share:.0%} of an average one is padding)" if target.padding_share > 0.005 else ""
+    padding = f" ({target.padding_share:.0%} of an average window is padding)" if target.padding_share > 0.005 else ""
     lines = [
         f"Patch size   {format_size(target.patch_size)} voxels   rule {target.rule}",
         f"Lesions      {target.lesion_count} of label {target.lesion_label} ({target.label_name}), "
@@ -83,7 +89,7 @@ def _target_summary(target: TargetPlan, width: int) -> str:
         "Ideal edge p*                          voxels               95 % interval",
     ]
     for name, ideal in zip(
-        ("at the training spacing", "at 1 mm", "at each case's own"), target.ideal_edges, strict=False
+        ("at the training spacing", "at 1 mm", "at each case's own spacing"), target.ideal_edges, strict=False
     ):
         sure = f"{ideal.interval[0]:.1f} to {ideal.interval[1]:.1f}" if ideal.interval else "one patient only"
         lines.append(f"  {name:<36} {format_edges(ideal.edge):<20} {sure}")

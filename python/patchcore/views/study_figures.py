@@ -1,4 +1,4 @@
-"""The figures of a study: those of the analysis, and lesion volumes with the plan's candidate patches."""
+"""Draw the figures of a study: lesion volumes, burden and spacing, and the candidate patches of its plan."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from patchcore.study.study import Study
 __all__ = ["FIGURES", "draw_figures", "draw_plan", "figure_paths", "warm_up"]
 
 FIGURES = ("lesion_volumes", "burden", "spacing")
-"""Names of the figures; each is a ``.png`` and a ``.svg`` in the study's ``figures/``."""
+"""Names of the figures; each is saved as ``.png`` and ``.svg`` in the study's ``figures/``."""
 
 _SUFFIXES = (".png", ".svg")
 
 
-def draw_figures(study: Study, fingerprint: Fingerprint, *, anew: bool = True) -> tuple[Path, ...]:
-    """Draw the figures of a study; those of lesions are taken away where there is no lesion any more.
+def draw_figures(study: Study, fingerprint: Fingerprint, *, redraw: bool = True) -> tuple[Path, ...]:
+    """Draw the figures of a study. Lesion figures are deleted if there are no lesions any more.
 
     Args:
-        study: Where to.
-        fingerprint: What was measured.
-        anew: Draw also what is there already.
+        study: The study that gets the figures.
+        fingerprint: The measurements to draw.
+        redraw: Whether to redraw figures that already exist.
 
     Returns:
-        Every figure that is there now; nothing without matplotlib, which the extra ``figures`` brings.
+        All existing figures; empty if matplotlib (extra ``figures``) is not installed.
 
     Raises:
         OSError: A figure cannot be written.
@@ -39,18 +39,18 @@ def draw_figures(study: Study, fingerprint: Fingerprint, *, anew: bool = True) -
         if name not in wanted:
             for file in files:
                 file.unlink(missing_ok=True)
-        elif anew or not all(file.exists() for file in files):
+        elif redraw or not all(file.exists() for file in files):
             try:
                 _draw(name, fingerprint, files[0])
             except MissingExtraError:
-                # What is there would show other numbers than the fingerprint's.
+                # An old figure would show other numbers than the fingerprint.
                 for file in files:
                     file.unlink(missing_ok=True)
     return figure_paths(study)
 
 
 def warm_up() -> None:
-    """Load what :func:`draw_figures` draws with, where it is installed."""
+    """Import matplotlib for :func:`draw_figures` ahead of time, if it is installed."""
     from contextlib import suppress
 
     with suppress(ImportError):
@@ -60,7 +60,7 @@ def warm_up() -> None:
 
 
 def figure_paths(study: Study) -> tuple[Path, ...]:
-    """Return the figures of an analysis that are there."""
+    """Return the existing figures of an analysis."""
     files = (study.figures_dir / f"{name}{suffix}" for name in FIGURES for suffix in _SUFFIXES)
     return tuple(file for file in files if file.exists())
 
@@ -109,10 +109,10 @@ def _draw(name: str, fingerprint: Fingerprint, path: Path) -> None:
 def draw_plan(study: Study, fingerprint: Fingerprint, plan: Plan) -> tuple[Path, ...]:
     """Draw the lesion volumes with the candidate patches of the plan's first target.
 
-    The figures of the analysis stay as they are: the next analysis finds its own results unchanged.
+    The figures of the analysis are not changed, so the next analysis finds its own results unchanged.
 
     Returns:
-        ``figures/plan.png`` and ``figures/plan.svg``; nothing without matplotlib.
+        ``figures/plan.png`` and ``figures/plan.svg``; empty if matplotlib is not installed.
 
     Raises:
         OSError: The figure cannot be written.

@@ -1,4 +1,4 @@
-"""What an analysis found, for a terminal of 80 columns and for programs."""
+"""Summary of an analysis, as text for a terminal of 80 columns and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _STATUSES: dict[CaseStatus, str] = {
 
 
 def summary_json(analysis: Analysis) -> dict[str, Any]:
-    """Return what was found as plain data; the fingerprint without its cases, which its file holds."""
+    """Return the results as plain data. The fingerprint is without its cases, which are in ``fingerprint.json``."""
     fingerprint = analysis.fingerprint
     statuses = Counter(record.status for record in analysis.records)
     figures = [str(path) for path in figure_paths(analysis.study)]
@@ -69,10 +69,9 @@ def summary_json(analysis: Analysis) -> dict[str, Any]:
 
 
 def print_summary(analysis: Analysis, console: Console) -> None:
-    """Print what was found: layout, cases, lesions, burden, geometry, HU, findings, and what to do next.
+    """Print the results: layout, cases, lesions, burden, geometry, HU, findings, and the next command.
 
-    Text that comes from files is shown as it is; no markup in it is interpreted. Commands are not wrapped, so
-    that they can be copied.
+    Text from files is shown as it is, without markup. Commands are not wrapped, so that they can be copied.
     """
     for part in _parts(analysis):
         if isinstance(part, Command):
@@ -82,7 +81,7 @@ def print_summary(analysis: Analysis, console: Console) -> None:
 
 
 def summary_text(analysis: Analysis, width: int = 80) -> str:
-    """Return what :func:`print_summary` prints, as plain text of `width` columns."""
+    """Return the output of :func:`print_summary` as plain text with `width` columns."""
     out = io.StringIO()
     print_summary(
         analysis, Console(file=out, width=width, color_system=None, force_terminal=False, legacy_windows=False)
@@ -99,12 +98,12 @@ def _parts(analysis: Analysis) -> Iterator[RenderableType | Command]:
     study = analysis.study.path
     yield Text()
     if fingerprint is None:
-        yield Text("No case was accepted: there is nothing to plan from.", style="bold")
+        yield Text("No case was accepted, so no patch size can be planned.", style="bold")
         return
     written = ["fingerprint.json", "lesions.csv", "cases.jsonl"]
     figures = figure_paths(analysis.study)
     if not figures:
-        yield Text("No figures: they need matplotlib (pip install 'patchcore[figures]')")
+        yield Text("No figures: matplotlib is not installed (pip install 'patchcore[figures]')")
     else:
         kinds = sorted({path.suffix[1:] for path in figures})
         written += [f"figures/{name}.{{{','.join(kinds)}}}" for name in dict.fromkeys(path.stem for path in figures)]
@@ -130,7 +129,7 @@ def _facts(analysis: Analysis) -> Table:
         facts.add_row(
             "",
             Text(
-                f"Warning: {who} {'has' if len(both) == 1 else 'have'} cases to train on and to test; mark all cases "
+                f"Warning: {who} {'has' if len(both) == 1 else 'have'} both training and test cases; mark all cases "
                 "of a patient for testing, or none"
             ),
         )
@@ -143,7 +142,7 @@ def _facts(analysis: Analysis) -> Table:
 
 
 def _decisions(analysis: Analysis) -> str:
-    """Return what was decided, now or before: it holds until decided otherwise."""
+    """Return the decisions that apply, made in this analysis or an earlier one."""
     parts = []
     for name, value in analysis.study.decisions().items():
         if isinstance(value, dict):
@@ -172,7 +171,7 @@ def _add_cohort(facts: Table, fingerprint: Fingerprint) -> None:
         facts.add_row("HU in lesions", _hu(fingerprint.hu.within))
         facts.add_row(f"HU within {fingerprint.hu.dilation_mm:g} mm", _hu(fingerprint.hu.around))
     elif any(case.lesions for case in fingerprint.cases):
-        facts.add_row("HU", Text("none: there are no images"))
+        facts.add_row("HU", Text("not measured: there are no images"))
     if fingerprint.segments_note:
         facts.add_row("Segments", Text(fingerprint.segments_note))
 
@@ -209,9 +208,11 @@ def _lesions(fingerprint: Fingerprint) -> Iterator[RenderableType]:
         yield Padding(_bars(target), (0, 0, 0, 2))
         yield Text()
         yield _percentiles(target)
-        yield Text("Per case and per patient: of those with a lesion", style="dim")
+        yield Text("Rows per case or patient include only cases and patients with a lesion", style="dim")
     if fingerprint.speck_count:
-        yield Text(f"{fingerprint.speck_count} components below {fingerprint.min_volume_mm3:g} mm³ are not counted")
+        yield Text(
+            f"{fingerprint.speck_count} components below {fingerprint.min_volume_mm3:g} mm³ are not counted as lesions"
+        )
 
 
 def _bars(target: LabelFingerprint) -> Table:
@@ -226,7 +227,7 @@ def _bars(target: LabelFingerprint) -> Table:
 
 
 def _percentiles(target: LabelFingerprint) -> Table:
-    """Show how lesions, cases and patients spread; of cases and patients only those with a lesion."""
+    """Return the distributions per lesion, case and patient. Only cases and patients with a lesion are counted."""
     table = _table("Volumes in mL", ("Mean", "5 %", "25 %", "Median", "75 %", "95 %", "Largest"))
 
     def volumes(name: str, of: VolumeSummary | None) -> None:
@@ -235,9 +236,9 @@ def _percentiles(target: LabelFingerprint) -> Table:
             row = (of.mean_mm3, low, first, of.median_mm3, third, high, of.max_mm3)
             table.add_row(name, *(_number(value / 1000) for value in row))
 
-    volumes("volume of a lesion", target.volume)
+    volumes("volume per lesion", target.volume)
     for who, burden in (("case", target.burden_per_case), ("patient", target.burden_per_patient)):
-        # Where each case is its own patient, the patients' rows would say the same again.
+        # If every case is a different patient, the rows per patient would repeat the rows per case.
         if burden is not None and (who == "case" or len(burden.names) != target.case_count):
             volumes(f"volume per {who}", burden.volume)
             of = burden.lesions

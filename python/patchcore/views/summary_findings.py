@@ -1,4 +1,4 @@
-"""What checks have found, by level and by check, with the commands that decide it."""
+"""Show findings by level and check, with the commands that correct or accept them."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Command:
-    """Something to type: shown on a line of its own, never wrapped."""
+    """A command to copy: shown on a line of its own and never wrapped."""
 
     text: Text
 
 
 def show_findings(records: Sequence[CaseRecord], *, dataset: Path, study: Path) -> Iterator[RenderableType | Command]:
-    """Show quarantined and held cases with reason and remedy, then warnings, each check once.
+    """Show quarantined and held cases with reason and remedy, then warnings grouped by check.
 
     Args:
-        records: Every case.
-        dataset: Its folder, for the commands to type.
-        study: The study's.
+        records: All cases.
+        dataset: Folder of the data set, for the commands.
+        study: Folder of the study, for the commands.
     """
     typed = f"patchcore analyze {shlex.quote(str(dataset))} {shlex.quote(str(study))}"
     yield from _quarantined([record for record in records if record.status == "quarantined"])
     yield from _held([record for record in records if record.status == "held"], typed)
-    yield from _told(records)
+    yield from _decided_and_warnings(records)
 
 
 def _quarantined(records: Sequence[CaseRecord]) -> Iterator[RenderableType]:
@@ -56,30 +56,31 @@ def _quarantined(records: Sequence[CaseRecord]) -> Iterator[RenderableType]:
 
 
 def _held(records: Sequence[CaseRecord], typed: str) -> Iterator[RenderableType | Command]:
-    """Show held cases by what holds them, with the commands that correct or accept it."""
+    """Show held cases grouped by check, with the commands that correct or accept their geometry."""
     if not records:
         return
-    yield Text(f"\nHeld: {len(records)}, not measured until you have decided on their geometry", style="bold")
+    yield Text(f"\nHeld: {len(records)}, not measured until you correct or accept their geometry", style="bold")
     for check, holders in _by_check(records, "geometry", decided=False).items():
         yield _group(check, holders)
         remedy = holders[0][1].remedy
-        # A remedy that is a command itself names neither folder; the commands below do.
+        # A remedy that is itself a command does not contain the folders; the commands below do.
         if remedy and "patchcore analyze" not in remedy:
             yield Padding(Text(f"→ {remedy}"), (0, 0, 0, 2))
-        # A spacing is one case's own; accepting is said once where it holds for all of them.
+        # A spacing belongs to one case; one --accept can cover all cases.
         if check in CHECKS and CHECKS[check].cured_by_spacing:
             for record, _ in holders[:_COMMANDS]:
                 yield _command(f"{typed} --spacing {shlex.quote(f'{record.case_id}=A,B,C')}")
             if len(holders) > _COMMANDS:
                 yield Padding(
-                    Text(f"and --spacing for {len(holders) - _COMMANDS} more, in one command or several"), (0, 0, 0, 4)
+                    Text(f"and --spacing for {len(holders) - _COMMANDS} more cases; one command may repeat --spacing"),
+                    (0, 0, 0, 4),
                 )
         who = "all" if len(holders) > 1 else holders[0][0].case_id
         yield _command(f"{typed} --accept {shlex.quote(f'{who}:{check}')}")
 
 
-def _told(records: Sequence[CaseRecord]) -> Iterator[RenderableType]:
-    """Show what was accepted although a check complains, and warnings."""
+def _decided_and_warnings(records: Sequence[CaseRecord]) -> Iterator[RenderableType]:
+    """Show findings that the user has corrected or accepted, and warnings."""
     used = [record for record in records if record.status in ("accepted", "test")]
     for heading, level, decided in (("Decided", "geometry", True), ("Warnings", "warning", None)):
         groups = _by_check(used, level, decided=decided)
@@ -92,7 +93,7 @@ def _told(records: Sequence[CaseRecord]) -> Iterator[RenderableType]:
 def _by_check(
     records: Sequence[CaseRecord], level: FindingLevel | str, *, decided: bool | None
 ) -> dict[str, list[tuple[CaseRecord, Finding]]]:
-    """Return the findings of one level by check, the most frequent check first."""
+    """Return the findings of one level grouped by check, the most frequent check first."""
     groups: dict[str, list[tuple[CaseRecord, Finding]]] = {}
     for record in records:
         for finding in record.findings:

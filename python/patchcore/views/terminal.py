@@ -1,4 +1,4 @@
-"""Text for a terminal: text that comes from files is made harmless."""
+"""Make text from files safe to print on a terminal."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import unicodedata
 
 __all__ = ["plain"]
 
-# Control, format (bidirectional overrides), surrogate, private and unassigned characters move the cursor,
-# recolour the terminal, or have no agreed width.
+# Control, format (bidirectional overrides), surrogate, private and unassigned characters can move the cursor or
+# recolour the terminal, or their width is undefined.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 
 

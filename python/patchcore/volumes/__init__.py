@@ -1,1 +1,1 @@
-"""Where voxels are read: NIfTI files and DICOM series behind one type."""
+"""Reads CT images and label maps: NIfTI files and DICOM series behind one type."""

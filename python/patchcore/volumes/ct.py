@@ -1,4 +1,4 @@
-"""Examining a CT in one pass: extremes, an even sample, a hash of its voxels, and the HU in and around lesions."""
+"""Examines a CT in one pass: extreme values, an even sample, a hash of the voxels, HU in and around lesions."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from patchcore.volumes.types import CtExamination, HuHistogram
 __all__ = ["DILATION_MM", "HIGHEST_HU", "LOWEST_HU", "examine_ct_array", "examine_ct_file"]
 
 DILATION_MM = 10.0
-"""How far around a lesion HU are counted, mm."""
+"""HU are counted within this distance around a lesion, mm."""
 
 # Scanners pad with values down to -3024; metal reaches beyond 20000 in extended-range reconstructions.
 LOWEST_HU, HIGHEST_HU = -3100, 32767
-"""Values beyond these are counted: a CT has next to none."""
+"""Values below or above these limits are counted: a CT has almost none."""
 
 _SAMPLE = 1 << 21
 
 
 def examine_ct_file(path: PathLike, spans: LesionSpans | None, spacing: Triple) -> CtExamination:
-    """Examine a CT in a NIfTI file, plane by plane, to its last byte.
+    """Examine a CT in a NIfTI file, plane by plane; the file is read to its last byte.
 
     Args:
         path: ``.nii``, ``.nii.gz``, or the ``.hdr`` of a pair.
-        spans: The lesions' voxels, along the first axis; None to count no HU.
-        spacing: mm per voxel, stored axis order, for the distance around lesions.
+        spans: The lesions as spans along the first axis. None: no HU are counted.
+        spacing: mm per voxel, stored axis order; used for the distance around lesions.
 
     Raises:
         DataError: See :func:`patchcore.volumes.volume.read_image`.
@@ -72,7 +72,7 @@ def examine_ct_array(
 
 def _arguments(spans: LesionSpans | None, spacing: Triple) -> dict[str, Any]:
     if spans is not None and len(spans.length) and spans.axis != 0:
-        raise ValueError(f"spans along axis {spans.axis}; they have to lie along the first")
+        raise ValueError(f"spans lie along axis {spans.axis}, expected axis 0")
     return {
         "origin": np.empty((0, 3), np.int32) if spans is None else spans.origin,
         "length": np.empty(0, np.int32) if spans is None else spans.length,

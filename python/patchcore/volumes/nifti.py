@@ -1,7 +1,7 @@
-"""Reading CT images and label maps from NIfTI files; arrays are in stored order (nibabel's i, j, k).
+"""Reads CT images and label maps from NIfTI files; arrays are in stored order (nibabel's i, j, k).
 
-Every byte is checked, and no size in a header is trusted before the voxels have arrived. Files are read by position,
-never mapped: a file that is cut short under a memory map ends the process.
+Every byte is checked. A size in a header is trusted only after the voxels have been read. Files are read by position
+and never memory-mapped: if a memory-mapped file becomes shorter, the process dies.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ def read_nifti_header(path: PathLike) -> VolumeHeader:
         path: NIfTI-1 or 2: ``.nii``, ``.nii.gz``, or the ``.hdr`` of a pair.
 
     Raises:
-        HeaderError: It is no NIfTI, contradicts the file's length, or its spacing is not positive and finite.
+        HeaderError: The file is not a NIfTI file, the header contradicts the file's length, or the spacing is not
+            positive and finite.
         CorruptFileError: The file ends within the header.
-        UnsupportedDataError: Not 3D, or complex or RGB voxels.
+        UnsupportedDataError: The volume is not 3D, or has complex or RGB voxels.
         OSError: The file cannot be opened.
     """
     path = Path(path)
@@ -64,18 +65,19 @@ def read_nifti_header(path: PathLike) -> VolumeHeader:
 
 
 def read_nifti_image(path: PathLike) -> CtImage:
-    """Read a CT image whole, to the last byte of its file.
+    """Read a whole CT image; its file is read to the last byte.
 
     Args:
         path: NIfTI-1 or 2: ``.nii``, ``.nii.gz``, or the ``.hdr`` of a pair.
 
     Returns:
-        The image in HU; int16 where it is stored as int16 without scaling, else float32.
+        The image in HU; int16 if it is stored as int16 without scaling, otherwise float32.
 
     Raises:
-        HeaderError: It is no NIfTI, contradicts the file's length, or its spacing is not positive and finite.
+        HeaderError: The file is not a NIfTI file, the header contradicts the file's length, or the spacing is not
+            positive and finite.
         CorruptFileError: The file ends early or fails its checksum.
-        UnsupportedDataError: Not 3D, or complex or RGB voxels.
+        UnsupportedDataError: The volume is not 3D, or has complex or RGB voxels.
         OSError: The file cannot be opened or read.
 
     Example:
@@ -91,30 +93,32 @@ def read_nifti_image(path: PathLike) -> CtImage:
     plain = slope == 1.0 and intercept == 0.0
     if plain and stored.dtype == np.int16:
         return CtImage(stored, header.affine, header.spacing, header.dtype)
-    # Values beyond float32 become infinite; the checks of HU refuse them.
+    # Values beyond float32 become infinite; the HU checks reject them.
     with np.errstate(over="ignore", invalid="ignore"):
         array = stored.astype(np.float32, copy=False)
         if not plain:
-            # In place: the array is not shared, astype copied it unless the file itself held float32.
+            # In place is safe: astype made a copy, or `stored` is float32 and not used elsewhere.
             array *= np.float32(slope)
             array += np.float32(intercept)
     return CtImage(array, header.affine, header.spacing, header.dtype)
 
 
 def read_nifti_label(path: PathLike) -> LabelMap:
-    """Read a label map whole; integral labels that are stored as float become integers.
+    """Read a whole label map; integer labels that are stored as float become integers.
 
     Args:
         path: NIfTI-1 or 2: ``.nii``, ``.nii.gz``, or the ``.hdr`` of a pair.
 
     Returns:
-        The label map in its stored integer type, or in the smallest that holds its values.
+        The label map in its stored integer type; if it is stored as float or with scaling, in the smallest integer
+        type that holds its values.
 
     Raises:
-        NonIntegralLabelError: A voxel is no integer.
-        HeaderError: It is no NIfTI, contradicts the file's length, or its spacing is not positive and finite.
+        NonIntegralLabelError: The value of a voxel is not an integer.
+        HeaderError: The file is not a NIfTI file, the header contradicts the file's length, or the spacing is not
+            positive and finite.
         CorruptFileError: The file ends early or fails its checksum.
-        UnsupportedDataError: Not 3D, or complex or RGB voxels.
+        UnsupportedDataError: The volume is not 3D, or has complex or RGB voxels.
         OSError: The file cannot be opened or read.
     """
     stored, header = read_voxels(path)
@@ -129,7 +133,7 @@ def read_nifti_label(path: PathLike) -> LabelMap:
 
 def _integral(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
     low, high = float(values.min()), float(values.max())
-    # A signalling NaN raises a flag at every touch.
+    # Every operation on a signalling NaN raises a floating-point flag.
     with np.errstate(invalid="ignore"):
         integral = math.isfinite(low) and math.isfinite(high) and bool((values == np.rint(values)).all())
         fractions = None if integral else ~(np.isfinite(values) & (values == np.rint(values)))
@@ -137,11 +141,13 @@ def _integral(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
         bad = np.argwhere(fractions)[0]
         where = tuple(int(n) for n in bad)
         raise NonIntegralLabelError(
-            f"label {values[where]:g} at voxel {where} is no integer",
+            f"label {values[where]:g} at voxel {where} is not an integer",
             path=path,
             found=float(values[where]),
             remedy="resample label maps with nearest neighbour, and export them as integers",
         )
     if low < -(2**63) or high >= 2**63:
-        raise UnsupportedDataError(f"labels reach {high:g}", path=path, remedy="number labels from 1")
+        raise UnsupportedDataError(
+            f"labels from {low:g} to {high:g} do not fit into 64-bit integers", path=path, remedy="number labels from 1"
+        )
     return values.astype(np.result_type(np.min_scalar_type(int(low)), np.min_scalar_type(int(high))))

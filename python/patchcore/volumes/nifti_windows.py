@@ -1,4 +1,4 @@
-"""Windows of a NIfTI file without reading it whole: one positioned read a slice."""
+"""Reads windows of a NIfTI file without reading the whole file: one positioned read per slice."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["NiftiWindows"]
 
 
 class NiftiWindows:
-    """A CT or a label map in a NIfTI file, open for windows; axes in stored order.
+    """Reads windows of a CT or a label map in a NIfTI file; axes are in stored order.
 
-    A plain file is read by position, each slice of a window at once. A compressed one cannot be: it is decoded whole
-    when the first window is wanted, and held.
+    An uncompressed file is read by position, with one read per slice of a window. A compressed file is decoded as a
+    whole when the first window is read, and then kept in memory.
 
     Args:
         path: ``.nii``, ``.nii.gz``, or the ``.hdr`` of a pair.
-        kind: Whether voxels are HU or labels.
+        kind: ``"image"`` if voxels are HU, ``"label"`` if they are labels.
 
     Raises:
-        HeaderError, CorruptFileError, UnsupportedDataError: As :func:`patchcore.volumes.nifti.read_header`.
-        OSError: It cannot be opened.
+        HeaderError, CorruptFileError, UnsupportedDataError: See :func:`patchcore.volumes.nifti.read_nifti_header`.
+        OSError: The file cannot be opened.
     """
 
     def __init__(self, path: PathLike, kind: Literal["image", "label"] = "image") -> None:
@@ -51,23 +51,23 @@ class NiftiWindows:
 
     @property
     def shape(self) -> IntTriple:
-        """Voxels, stored axis order."""
+        """Number of voxels per axis, stored axis order."""
         return self._header.shape
 
     def window_part(self, corner: Int64Array, window_size: IntTriple) -> tuple[npt.NDArray[Any], Int64Array]:
-        """Read what a window needs.
+        """Read the part of the file that a window needs.
 
         Args:
-            corner: Its first voxel; may lie outside.
-            window_size: Its voxels.
+            corner: First voxel of the window; it may lie outside the volume.
+            window_size: Number of voxels of the window per axis.
 
         Returns:
-            An array that holds the window's voxels, and the window's corner in it. Scaled HU are float32.
+            An array that holds the window's voxels, and the window's corner in this array. Scaled HU are float32.
 
         Raises:
             CorruptFileError: The file ends early.
-            NonIntegralLabelError: A label is no integer.
-            OSError: It cannot be read.
+            NonIntegralLabelError: A label is not an integer.
+            OSError: The file cannot be read.
         """
         if self._file is None:
             if self._whole is None:
@@ -75,10 +75,10 @@ class NiftiWindows:
                 self._whole = read(self.path).array
             return self._whole, corner
         start, stop, moved = needed_part(corner, window_size, self._header.shape)
-        return self._meant(self._read(start, stop)), moved
+        return self._decoded(self._read(start, stop)), moved
 
     def _read(self, low: Sequence[int], high: Sequence[int]) -> npt.NDArray[Any]:
-        """Read from the first to the last row of each slice."""
+        """Read each slice from the first to the last row of the window."""
         header = self._header
         columns, rows, _ = header.shape
         unit = header.dtype.itemsize
@@ -92,7 +92,9 @@ class NiftiWindows:
                 got = os.preadv(self._file, [view[done:]], header.offset + start * unit + done)
                 if not got:
                     raise CorruptFileError(
-                        "ends within its voxels", path=header.data_path, remedy="download or export it again"
+                        "the file ends before its last voxel",
+                        path=header.data_path,
+                        remedy="download or export it again",
                     )
                 done += got
         return np.lib.stride_tricks.as_strided(
@@ -102,8 +104,8 @@ class NiftiWindows:
             writeable=False,
         )
 
-    def _meant(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return what stored values mean."""
+    def _decoded(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the HU or the labels that stored values represent."""
         header = self._header
         plain = header.slope == 1.0 and header.intercept == 0.0
         if self.kind == "image":
@@ -117,7 +119,7 @@ class NiftiWindows:
             whole = np.isfinite(values) & (values == np.rint(values)) & (np.abs(values) < 2**53)
         if not whole.all():
             raise NonIntegralLabelError(
-                f"label {values[~whole][0]:g} is no integer",
+                f"label {values[~whole][0]:g} is not an integer",
                 path=self.path,
                 remedy="resample label maps with nearest neighbour, and export them as integers",
             )

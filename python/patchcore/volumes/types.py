@@ -1,4 +1,4 @@
-"""Types of volumes: what a header says, a CT in HU, a label map. Arrays are in stored axis order."""
+"""Types of volumes: the header of a file, a CT in HU, a label map. Arrays are in stored axis order."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["CtExamination", "CtImage", "HuHistogram", "LabelMap", "VolumeHeader"
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """What a file's header says, checked for what can be checked without reading voxels.
+    """The header of a file, with all checks done that need no voxels.
 
-    `pixdim`, `sform` and `qform` are NIfTI's three ways to say where voxels lie, as they stand in the file. `notes` are
-    sentences about decisions that were made when the files of a DICOM volume were searched.
+    `pixdim`, `sform` and `qform` are the three ways in which NIfTI describes voxel positions, as stored in the file.
+    `notes` are sentences about decisions that were made when the files of a DICOM volume were found.
     """
 
     path: Path
@@ -62,33 +62,34 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class HuHistogram:
-    """Voxel counts (int64) of consecutive integer HU from `start` on; empty where there is no voxel."""
+    """Voxel counts (int64) of consecutive integer HU, the first at `start`; empty if there is no voxel."""
 
     start: int
     counts: Int64Array
 
     @property
     def voxel_count(self) -> int:
-        """Voxels counted."""
+        """Number of voxels counted."""
         return int(self.counts.sum())
 
 
 @dataclass(frozen=True, eq=False)
 class CtExamination:
-    """What one pass over a CT finds.
+    """Results of one pass over a CT.
 
     Attributes:
-        shape: Voxels, stored axis order.
+        shape: Number of voxels per axis, stored axis order.
         stored_dtype: Type of the voxels in the file.
-        low: Smallest value, HU; without meaning if a value is not finite.
-        high: Largest value, HU; likewise.
-        not_finite: Voxels that are NaN or infinite.
-        below: Voxels below :data:`patchcore.volumes.ct.LOWEST_HU`.
-        above: Voxels above :data:`patchcore.volumes.ct.HIGHEST_HU`.
+        low: Smallest value, HU; meaningless if a value is not finite.
+        high: Largest value, HU; meaningless if a value is not finite.
+        not_finite: Number of voxels that are NaN or infinite.
+        below: Number of voxels below :data:`patchcore.volumes.ct.LOWEST_HU`.
+        above: Number of voxels above :data:`patchcore.volumes.ct.HIGHEST_HU`.
         sample: Evenly drawn voxels, HU, shape (N,), int16 or float32.
         content_hash: BLAKE3 of shape, type and voxels, hexadecimal; header and compression do not change it.
-        within: HU of the lesions' voxels.
-        around: HU of all voxels within a radius of the lesions, the lesions' own included.
+        within: Counts of the HU within lesions.
+        around: Counts of the HU of all voxels within :data:`patchcore.volumes.ct.DILATION_MM` of a lesion, including
+            the lesion itself.
     """
 
     shape: IntTriple
@@ -105,5 +106,5 @@ class CtExamination:
 
     @property
     def voxel_count(self) -> int:
-        """Voxels of the image."""
+        """Number of voxels of the image."""
         return self.shape[0] * self.shape[1] * self.shape[2]

@@ -1,6 +1,6 @@
-"""One type for where voxels lie: a NIfTI file, or the files of a DICOM volume listed in an index.
+"""One type for every volume on disk: a NIfTI file, or the files of a DICOM volume that an index lists.
 
-Nothing outside this room asks which of both a volume is in order to read it.
+Code outside this package reads a volume without knowing which of the two it is.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Volume(ABC):
     @property
     @abstractmethod
     def is_streamed(self) -> bool:
-        """Whether the core reads the volume plane by plane; otherwise it is read whole first."""
+        """Whether the Rust core reads the volume plane by plane. If not, the whole volume is read first."""
 
     @abstractmethod
     def files(self) -> list[Path]:
@@ -47,7 +47,7 @@ class Volume(ABC):
 
         Raises:
             DataError: The index of a DICOM volume is not valid.
-            OSError: It cannot be read.
+            OSError: The index cannot be read.
         """
 
     @abstractmethod
@@ -61,7 +61,7 @@ class Volume(ABC):
 
     @abstractmethod
     def image(self) -> CtImage:
-        """Read the volume as a CT, to the last byte of its files.
+        """Read the volume as a CT; its files are read to the last byte.
 
         Raises:
             DataError: See :func:`read_image`.
@@ -79,10 +79,10 @@ class Volume(ABC):
 
     @abstractmethod
     def examine_ct(self, spans: LesionSpans | None, spacing: Triple) -> CtExamination:
-        """Examine the volume as a CT, to the last byte of its files.
+        """Examine the volume as a CT; its files are read to the last byte.
 
         Args:
-            spans: Lesions, along the first axis, to count HU in and around; None to count none.
+            spans: Lesions as spans along the first axis; HU are counted in and around them. None: no HU are counted.
             spacing: mm per voxel, stored axis order.
 
         Raises:
@@ -104,7 +104,7 @@ class Volume(ABC):
         """Return the same kind of volume at another path."""
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the bytes of all files, hexadecimal.
+        """Return the SHA-256 of the bytes of all files, as hexadecimal text.
 
         Raises:
             OSError: A file cannot be read.
@@ -154,8 +154,8 @@ class DicomVolume(Volume):
     """A DICOM CT series, or the SEG or RTSTRUCT objects that label one.
 
     Attributes:
-        path: The index of its files; while `found` is set, the first of them.
-        found: The files as they were found, until :meth:`indexed` writes them to an index.
+        path: The index of the files; as long as `found` is set, the first file.
+        found: The files, until :meth:`indexed` writes them to an index; then None.
     """
 
     path: Path
@@ -163,11 +163,11 @@ class DicomVolume(Volume):
 
     @classmethod
     def of(cls, source: DicomSource) -> DicomVolume:
-        """Return the volume of files that were found, not yet indexed."""
+        """Return the volume of files that have no index yet."""
         return cls(source.files[0], source)
 
     def indexed(self, index: Path) -> DicomVolume:
-        """Write the files to an index, unless they are there already, and return the volume at the index.
+        """Write an index of the files, unless the volume has one already, and return the volume at the index.
 
         Raises:
             OSError: The index cannot be written.
@@ -176,7 +176,7 @@ class DicomVolume(Volume):
 
     @property
     def source(self) -> DicomSource:
-        """The files and what is known of them.
+        """The files and the facts known about them.
 
         Raises:
             DataError: The index is not valid.
@@ -217,7 +217,7 @@ class DicomVolume(Volume):
 
 
 def volume_at(path: Volume | PathLike) -> Volume:
-    """Return the volume at a path; a volume is returned as it is.
+    """Return the volume at a path; a volume is returned unchanged.
 
     Example:
         >>> volume_at("ct.nii.gz")
@@ -236,16 +236,17 @@ def read_header(source: Volume | PathLike) -> VolumeHeader:
         source: A volume, or the path of a NIfTI file or of the index of a DICOM volume.
 
     Raises:
-        HeaderError: It is not a valid header, contradicts the file's length, or its spacing is not positive and finite.
+        HeaderError: The header is not valid or contradicts the file's length, or the spacing is not positive and
+            finite.
         CorruptFileError: The file ends within the header.
-        UnsupportedDataError: Not 3D, or complex or RGB voxels.
+        UnsupportedDataError: The volume is not 3D, or has complex or RGB voxels.
         OSError: A file cannot be opened.
     """
     return volume_at(source).header()
 
 
 def read_image(source: Volume | PathLike) -> CtImage:
-    """Read a CT image whole, to the last byte of its files.
+    """Read a whole CT image; its files are read to the last byte.
 
     Args:
         source: See :func:`read_header`.
@@ -256,23 +257,23 @@ def read_image(source: Volume | PathLike) -> CtImage:
     Raises:
         HeaderError: See :func:`read_header`.
         CorruptFileError: A file ends early or fails its checksum.
-        UnsupportedDataError: Not 3D, or complex or RGB voxels.
+        UnsupportedDataError: The volume is not 3D, or has complex or RGB voxels.
         OSError: A file cannot be opened or read.
     """
     return volume_at(source).image()
 
 
 def read_label(source: Volume | PathLike) -> LabelMap:
-    """Read a label map whole; integral labels that are stored as float become integers.
+    """Read a whole label map; integer labels that are stored as float become integers.
 
     Args:
         source: See :func:`read_header`.
 
     Raises:
-        NonIntegralLabelError: A voxel is not an integer.
+        NonIntegralLabelError: The value of a voxel is not an integer.
         HeaderError: See :func:`read_header`.
         CorruptFileError: A file ends early or fails its checksum.
-        UnsupportedDataError: Not 3D, or complex or RGB voxels.
+        UnsupportedDataError: The volume is not 3D, or has complex or RGB voxels.
         OSError: A file cannot be opened or read.
     """
     return volume_at(source).label_map()
@@ -289,4 +290,4 @@ def _to_json(volume: Any) -> str:
 
 
 VolumeField = Annotated[Volume, PlainValidator(_from_json), PlainSerializer(_to_json, return_type=str)]
-"""A volume as a field of a pydantic model; in JSON it is its path."""
+"""A volume as a field of a pydantic model; JSON holds the volume's path."""

@@ -1,4 +1,4 @@
-"""Windows of volumes: extracting, sampling and blending them."""
+"""Extracts, samples and blends windows of volumes."""
 
 from patchcore.windows.blending import WindowBlender, gaussian_importance, window_grid
 from patchcore.windows.extract import Windows, extract_windows

@@ -1,6 +1,6 @@
-"""Covering a volume with overlapping windows, and blending their predictions into one, voxel by voxel.
+"""Covers a volume with overlapping windows, and blends their predictions into one volume.
 
-Windows and Gaussian weights are those of MONAI's ``sliding_window_inference``. All coordinates are in
+Window positions and Gaussian weights equal those of MONAI's ``sliding_window_inference``. All coordinates are in
 array-axis order (i, j, k), all buffers in C order.
 """
 
@@ -24,20 +24,20 @@ def window_grid(
 ) -> Int64Array:
     """Return the corners of windows that cover a volume.
 
-    Consecutive windows lie ``int(window * (1 - overlap))`` voxels apart, at least 1; the last one ends with
-    the volume. An axis shorter than its window gets one window whose padding is split evenly, the odd voxel
-    at the end, so that its corner is negative.
+    Consecutive windows are ``int(window * (1 - overlap))`` voxels apart, at least 1. The last window ends at the end
+    of the volume. An axis shorter than the window gets one window. Its padding is split evenly between both ends, with
+    an odd voxel at the far end, so the corner can be negative.
 
     Args:
-        shape: Voxels of the volume along each axis.
-        window_size: Voxels of a window along each axis.
-        overlap: Share of a window that the next one repeats, from 0 to below 1; one number or one an axis.
+        shape: Number of voxels of the volume along each axis.
+        window_size: Number of voxels of a window along each axis.
+        overlap: Share of a window that the next window repeats, from 0 to below 1; one number, or one per axis.
 
     Returns:
-        int64 (windows, 3), the last axis changing fastest.
+        int64 (windows, 3); the last axis changes fastest.
 
     Raises:
-        WindowError: A size is not positive, or an overlap out of range.
+        WindowError: A size is not positive, or an overlap is out of range.
 
     Example:
         >>> window_grid((10, 4, 3), (4, 4, 4)).tolist()
@@ -51,8 +51,8 @@ def gaussian_importance(window_size: Sequence[int], *, sigma: float | Sequence[f
     """Return the weight of each voxel of a window: a Gaussian around its centre, at least 1e-3.
 
     Args:
-        window_size: Voxels along each axis.
-        sigma: Standard deviation in window edges; one number or one an axis.
+        window_size: Number of voxels along each axis.
+        sigma: Standard deviation as a share of the window's edge; one number, or one per axis.
 
     Returns:
         float32 of shape `window_size`.
@@ -69,18 +69,18 @@ def gaussian_importance(window_size: Sequence[int], *, sigma: float | Sequence[f
 
 
 class WindowBlender:
-    """Puts predictions of overlapping windows together.
+    """Blends predictions of overlapping windows into one volume.
 
-    Holds (channels + 1) float32 volumes. Windows count in the order in which they are added, so that the
-    result depends neither on threads nor on how windows are batched. With ``sigma=None`` (all voxels of a
-    window count alike) integers below 2**24 / windows a voxel come back exactly.
+    The blender holds (channels + 1) float32 volumes. It sums windows in the order in which they are added, so the
+    result depends neither on threads nor on batching. With ``sigma=None``, all voxels of a window have the same weight,
+    and integers below 2**24 / (windows per voxel) are reproduced exactly.
 
     Args:
-        shape: Voxels of the volume along each axis.
-        channels: Channels of a prediction.
-        window_size: Voxels of a window along each axis.
+        shape: Number of voxels of the volume along each axis.
+        channels: Number of channels of a prediction.
+        window_size: Number of voxels of a window along each axis.
         sigma: Width of :func:`gaussian_importance`; None for constant weights.
-        threads: At most so many threads; None for all cores.
+        threads: Maximum number of threads; None for all cores.
 
     Raises:
         WindowError: A size, `channels` or `sigma` is not positive.
@@ -117,14 +117,14 @@ class WindowBlender:
         self._weight: Float32Array | None = np.zeros(self.shape, dtype=np.float32)
 
     def add(self, corners: npt.ArrayLike, predictions: npt.ArrayLike) -> None:
-        """Add a batch of windows; what lies outside the volume is dropped.
+        """Add a batch of windows; voxels outside the volume are ignored.
 
         Args:
             corners: Integers (windows, 3), or (3,) for one window.
-            predictions: (windows, channels, *window_size); copied where it is not C-contiguous float32.
+            predictions: (windows, channels, *window_size); copied if it is not C-contiguous float32.
 
         Raises:
-            WindowError: Shapes do not fit, or the result was taken already.
+            WindowError: The shapes do not match, or :meth:`result` was called before.
         """
         if self._weight is None:
             raise WindowError("the result was taken already", remedy="use a new WindowBlender for another volume")
@@ -149,10 +149,10 @@ class WindowBlender:
         """Return the blended volume; no window can be added afterwards.
 
         Returns:
-            float32 (channels, *shape), the same array at every call.
+            float32 (channels, *shape), the same array in every call.
 
         Raises:
-            WindowError: Some voxel lies in no window that was added.
+            WindowError: At least one voxel is not covered by an added window.
         """
         if self._weight is not None:
             _core.finish_blend(self._total.reshape(-1), self._weight.reshape(-1), threads=self._threads)

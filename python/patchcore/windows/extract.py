@@ -1,9 +1,8 @@
-"""Windows: sub-volumes of a CT, clipped, scaled and written where the caller wants them, in one pass.
+"""Extracts windows (sub-volumes of a CT): clips, scales and writes them into a buffer in one pass.
 
-A window is given by its corner (its first voxel, which may lie outside the volume) and its size; both, like
-every array here, are in array-axis order (i, j, k). :mod:`patchcore.windows.blending` covers a volume with windows
-and puts predictions back together, :mod:`patchcore.windows.sampling` draws the windows to train on; both are
-reachable from here.
+A window is given by its corner (its first voxel, which may lie outside the volume) and its size. Corner, size and all
+arrays here are in array-axis order (i, j, k). :mod:`patchcore.windows.blending` covers a volume with windows and blends
+predictions; :mod:`patchcore.windows.sampling` draws the windows to train on.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = ["Windows", "check_apart", "check_buffer", "extract_parts", "extract_w
 
 Volumes: TypeAlias = AnyArray | Sequence[AnyArray]
 
-# Kinds of voxels (dtype kind and bytes) that the core reads where they are, and what others are converted to.
+# Voxel types (dtype kind and bytes) that the core reads without a copy, and conversions of other types.
 _IMAGE_KINDS = frozenset({"i1", "u1", "i2", "u2", "i4", "f4", "f8"})
 _IMAGE_CONVERSIONS = {
     "b1": "u1",
@@ -43,8 +42,8 @@ class Windows:
     """A batch of windows.
 
     Attributes:
-        image: (windows, *window_size) of the dtype asked for, or (windows, 1, *window_size) where `out` was so.
-        label: uint8 of the same shape, or of `label_out`'s; None where no labels were given.
+        image: Requested dtype, shape (windows, *window_size), or (windows, 1, *window_size) if `out` has that shape.
+        label: uint8, shape (windows, *window_size) or the shape of `label_out`; None if no labels were given.
         corners: int64 (windows, 3), the volume index of each window's first voxel.
     """
 
@@ -68,36 +67,35 @@ def extract_windows(
 ) -> Windows:
     """Extract a batch of windows from one volume or many.
 
-    With `hu_range` = (low, high), intensities are clipped to it and scaled to [0, 1]; outside the volume, and
-    where a voxel is NaN, they are the range's lower end, 0. Without it they are taken as they are, as the
-    nearest float32. The GIL is released, and results do not depend on `threads`.
+    With `hu_range` = (low, high), intensities are clipped to this range and scaled to [0, 1]. Voxels outside the volume
+    and NaN voxels become the lower end of the range, 0. Without `hu_range`, intensities are not scaled; they become the
+    nearest float32. The GIL is released. Results do not depend on `threads`.
 
-    int8, uint8, int16, uint16, int32, float32 and float64 are read where they are, with any strides and
-    alignment, C and Fortran order alike; so are labels of bool or any integer dtype. Other images (bool,
-    float16, uint32, 64-bit integers, long double) and arrays in the other byte order are converted first,
-    each window's part of them only.
+    Images of int8, uint8, int16, uint16, int32, float32 and float64 are read without a copy, with any strides and
+    alignment, in C and Fortran order. The same is true for labels of bool or any integer dtype. Other images (bool,
+    float16, uint32, 64-bit integers, long double) and arrays in the other byte order are converted first, but only the
+    part that each window needs.
 
     Args:
-        volumes: One 3D array for all windows, or a sequence with one a window (repeats cost nothing).
+        volumes: One 3D array for all windows, or a sequence with one array per window (repeats cost nothing).
         corners: Integers (windows, 3), or (3,) for one window: the volume index of each window's first voxel.
-            Windows may lie partly or wholly outside.
-        window_size: Voxels along each axis.
-        hu_range: Intensity range in HU.
-        labels: Label maps, given as `volumes` are; each of its image's shape.
-        dtype: ``float32``, ``float16``, ``bfloat16`` (its bits, as uint16) or ``int16`` (rounded; no `hu_range`).
-        out: Where to write images: of `dtype`, C-contiguous, (windows, *window_size) or (windows, 1,
-            *window_size).
-        label_out: Where to write labels: uint8, of such a shape too.
-        padding: Value outside the volume where there is no `hu_range`; 0 unless told otherwise. Labels are
-            padded with 0.
-        threads: At most so many threads; None for all cores.
+            Windows may lie partly or completely outside the volume.
+        window_size: Number of voxels along each axis.
+        hu_range: Intensity range (low, high) in HU.
+        labels: Label maps, in the same form as `volumes`; each has the shape of its image.
+        dtype: ``float32``, ``float16``, ``bfloat16`` (its bits, as uint16) or ``int16`` (rounded; only without
+            `hu_range`).
+        out: Buffer for the images: `dtype`, C-contiguous, shape (windows, *window_size) or (windows, 1, *window_size).
+        label_out: Buffer for the labels: uint8, C-contiguous, one of the same two shapes.
+        padding: Value outside the volume, only without `hu_range` [default: 0]. Labels are padded with 0.
+        threads: Maximum number of threads; None for all cores.
 
     Returns:
-        The windows, in `out` and `label_out` where given.
+        The windows, in `out` and `label_out` if they were given.
 
     Raises:
-        WindowError: Corners, sizes, buffers or the range do not fit.
-        UnsupportedDataError: A volume is not 3D, of a dtype that has no order, or a label does not fit uint8.
+        WindowError: Corners, sizes, buffers or the range are not valid.
+        UnsupportedDataError: A volume is not 3D, its dtype is not supported, or a label does not fit into uint8.
             Buffers then hold unspecified values.
 
     Example:
@@ -110,7 +108,10 @@ def extract_windows(
     rows = corner_rows(corners)
     form = WindowFormat(hu_range, dtype, 0.0 if padding is None else float(padding))
     if padding is not None and form.hu_range is not None:
-        raise WindowError("padding given with hu_range", remedy="leave it out: padding is the lower end of hu_range")
+        raise WindowError(
+            "padding given with hu_range",
+            remedy="do not pass padding: windows are padded with the lower end of hu_range",
+        )
     images = _per_window("volumes", volumes, len(rows))
     maps = None if labels is None else _per_window("labels", labels, len(rows))
     if maps is None and label_out is not None:
@@ -152,19 +153,19 @@ def extract_parts(
     labels: tuple[Sequence[AnyArray], Int64Array, npt.NDArray[np.uint8]] | None,
     threads: int | None,
 ) -> None:
-    """Extract windows of parts of volumes; images and labels may be cut differently. For readers of files.
+    """Extract windows from parts of volumes, for readers of files; images and labels may be different parts.
 
     Args:
         images: One array per window.
         corners: The window's first voxel in each array.
-        size: Voxels of a window.
-        form: How the windows look.
-        out: Filled; checked by the caller.
-        labels: Arrays, corners in them, and the buffer that they are written to.
+        size: Number of voxels of a window along each axis.
+        form: HU range, dtype and padding of the windows.
+        out: Buffer that is filled; the caller has checked it.
+        labels: One array per window, the corners in these arrays, and the buffer for the labels.
         threads: See :func:`extract_windows`.
 
     Raises:
-        UnsupportedDataError: As there.
+        UnsupportedDataError: See :func:`extract_windows`.
     """
     readable, image_corners = _readable(images, corners, size, _IMAGE_KINDS, _IMAGE_CONVERSIONS, "an image")
     readable_maps, label_corners, flat_label_out = None, None, None
@@ -188,7 +189,7 @@ def extract_parts(
 
 
 def _per_window(name: str, volumes: Volumes, count: int) -> list[AnyArray]:
-    """One 3D array a window, whatever was given."""
+    """Return one 3D array per window, from one array or a sequence."""
     if isinstance(volumes, np.ndarray) or not isinstance(volumes, Sequence):
         arrays = [np.asarray(volumes)] * count
     else:
@@ -198,12 +199,12 @@ def _per_window(name: str, volumes: Volumes, count: int) -> list[AnyArray]:
                 f"{len(arrays)} {name} for {count} corners",
                 found=len(arrays),
                 expected=count,
-                remedy="pass one array for all windows, or a sequence with one a window",
+                remedy="pass one array for all windows, or a sequence with one array per window",
             )
     for array in arrays:
         if array.ndim != 3:
             raise UnsupportedDataError(
-                f"an array of shape {array.shape} in {name}",
+                f"{name} holds an array of shape {array.shape}",
                 found=array.shape,
                 expected="three axes (i, j, k)",
                 remedy="pass one channel of one volume",
@@ -212,10 +213,10 @@ def _per_window(name: str, volumes: Volumes, count: int) -> list[AnyArray]:
 
 
 def check_buffer(name: str, buffer: AnyArray, dtype: np.dtype[Any], count: int, size: IntTriple) -> None:
-    """Refuse a buffer that windows cannot be written into.
+    """Check that windows can be written into a buffer.
 
     Raises:
-        WindowError: It says what is wrong with it.
+        WindowError: They cannot; the message gives the reason.
     """
     shapes = ((count, *size), (count, 1, *size))
     expected = f"a writable, aligned, C-contiguous {dtype} array of shape {shapes[0]} or {shapes[1]}"
@@ -242,17 +243,14 @@ def check_buffer(name: str, buffer: AnyArray, dtype: np.dtype[Any], count: int, 
 
 
 def check_apart(buffers: Sequence[AnyArray], volumes: Sequence[AnyArray]) -> None:
-    """Refuse buffers that overlap a volume or each other.
+    """Check that buffers share no memory with a volume or with each other, by the bounds of their memory.
 
     Raises:
-        WindowError: They do.
+        WindowError: A buffer overlaps a volume or the other buffer.
     """
-    """Buffers may share no memory with each other or with what is read (compared by their bounds)."""
     others = [*{id(volume): volume for volume in volumes}.values(), *buffers[1:]]
     if any(np.may_share_memory(buffer, other) for buffer in buffers for other in others if buffer is not other):
-        raise WindowError(
-            "a buffer overlaps a volume or the other buffer", remedy="write windows into memory of their own"
-        )
+        raise WindowError("a buffer overlaps a volume or the other buffer", remedy="write windows into separate memory")
 
 
 def _readable(
@@ -263,7 +261,7 @@ def _readable(
     conversions: dict[str, str],
     what: str,
 ) -> tuple[list[AnyArray], Int64Array]:
-    """Return arrays that the core can read (of converted ones only the window) and the corners in them."""
+    """Return arrays that the core can read, and the corners in them; of converted arrays only the window."""
     arrays, rows = list(volumes), corners
     for number, array in enumerate(volumes):
         kind = f"{array.dtype.kind}{array.dtype.itemsize}"
@@ -271,7 +269,7 @@ def _readable(
             continue
         if kind not in kinds and kind not in conversions:
             raise UnsupportedDataError(
-                f"{what} of dtype {array.dtype}",
+                f"{what} of dtype {array.dtype} is not supported",
                 found=str(array.dtype),
                 expected="a real number of at most 8 bytes" if conversions else "bool or an integer",
                 remedy="convert it with astype first",

@@ -1,4 +1,4 @@
-"""How windows look: the value range that is scaled to [0, 1], the type of their voxels, and the value outside."""
+"""Format of windows: the HU range that is scaled to [0, 1], the dtype, and the value outside the volume."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, 
 
 @dataclass(frozen=True)
 class WindowFormat:
-    """How windows look.
+    """Format of windows.
 
     Attributes:
-        hu_range: HU are clipped to this range and scaled to [0, 1]; voxels outside the volume are 0. None: HU as they
-            are.
-        dtype: ``float32``, ``float16``, ``bfloat16`` (its bits, as uint16) or ``int16`` (only HU as they are).
+        hu_range: HU are clipped to this range and scaled to [0, 1]; voxels outside the volume are 0. None: HU are not
+            scaled.
+        dtype: ``float32``, ``float16``, ``bfloat16`` (its bits, as uint16) or ``int16`` (only if `hu_range` is None).
         padding: Value outside the volume, HU, if `hu_range` is None.
 
     Raises:
@@ -39,12 +39,14 @@ class WindowFormat:
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
-            raise WindowError(f"dtype {self.dtype!r}", expected=list(_DTYPES), remedy="use float32")
+            raise WindowError(
+                f"dtype is {self.dtype!r}", expected=list(_DTYPES), remedy=f"use one of {', '.join(_DTYPES)}"
+            )
         object.__setattr__(self, "hu_range", checked_range(self.hu_range))
         if self.dtype == "int16" and self.hu_range is not None:
             raise WindowError(
                 "int16 cannot hold values that are scaled to [0, 1]",
-                remedy="leave out hu_range: int16 windows hold HU as they are",
+                remedy="do not pass hu_range: int16 windows hold HU that are not scaled",
             )
 
     @property
@@ -54,10 +56,10 @@ class WindowFormat:
 
 
 def checked_range(hu_range: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Return a range of HU as two floats.
+    """Return an HU range as two floats.
 
     Raises:
-        WindowError: It is not two finite numbers, the lower first.
+        WindowError: The range is not two finite numbers, the lower first.
     """
     if hu_range is None:
         return None
@@ -76,5 +78,5 @@ def checked_range(hu_range: tuple[float, float] | None) -> tuple[float, float] |
 
 
 def as_bits(array: AnyArray) -> AnyArray:
-    """Return windows as the core takes them: float16 as its bits, which the core has no type for."""
+    """Return windows in a dtype that the core knows: float16 as its bits, because the core has no float16."""
     return array.view(np.uint16) if array.dtype == np.float16 else array

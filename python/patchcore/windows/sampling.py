@@ -1,8 +1,8 @@
-"""Which windows are trained on, as a pure function of seed, step and position in the global batch.
+"""Draws the windows to train on, as a pure function of seed, step and position in the global batch.
 
-A generator without state (Philox4x32-10; Salmon et al., SC 2011) gives each (seed, step, position, purpose)
-its own numbers. So any number of workers or ranks — rank r of W takes positions r, r + W, … — and a resume at
-any step see the same windows, and nothing is replayed.
+A generator without state (Philox4x32-10; Salmon et al., SC 2011) gives each (seed, step, position, purpose) its own
+numbers. Therefore any number of workers or ranks draws the same windows (rank r of W takes positions r, r + W, …). A
+resume at any step draws the same windows too, without repeating earlier draws.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _CaseColumns: TypeAlias = tuple[IntTriple, _SpanColumns, _SpanColumns | None]
 
 
 class Purpose(IntEnum):
-    """What numbers are drawn for; purposes never share any. A seed means these values: they stay."""
+    """Purpose of random numbers; two purposes never share numbers. Changing a value changes the draws of every seed."""
 
     WINDOW = 0
     AUGMENT = 1
 
 
 class DrawKind(IntEnum):
-    """What a window was drawn for."""
+    """Reason why a window was drawn."""
 
     ANYWHERE = 0
     LESION = 1
@@ -58,7 +58,7 @@ class DrawKind(IntEnum):
 
 
 class LesionSpansLike(Protocol):
-    """Lesions as spans, one row a span: what :func:`patchcore.lesions.measure.lesion_spans` returns."""
+    """Lesions as spans, one row per span, as returned by :func:`patchcore.lesions.measure.lesion_spans`."""
 
     @property
     def lesion(self) -> npt.NDArray[Any]:
@@ -70,25 +70,25 @@ class LesionSpansLike(Protocol):
 
     @property
     def length(self) -> npt.NDArray[Any]:
-        """Integers (spans,): voxels of each span."""
+        """Integers (spans,): number of voxels of each span."""
 
     @property
     def axis(self) -> int:
-        """The array axis that spans lie along."""
+        """The array axis along which the spans lie."""
 
     @property
     def lesion_count(self) -> int:
-        """Number of lesions; each has a span."""
+        """Number of lesions; each lesion has at least one span."""
 
 
 @dataclass(frozen=True, eq=False)
 class SamplerCase:
-    """A case as the sampler sees it.
+    """The data of a case that the sampler needs.
 
     Attributes:
-        shape: Voxels along each axis, array order.
-        spans: Its lesions; their axis order is the shape's.
-        organ: An organ's voxels, all of one number 0; None where the case does not show it.
+        shape: Number of voxels along each axis, array order.
+        spans: The lesions of the case, in the axis order of `shape`.
+        organ: The voxels of an organ as spans, all with lesion number 0; None if the case does not show the organ.
     """
 
     shape: IntTriple
@@ -98,12 +98,12 @@ class SamplerCase:
 
 @dataclass(frozen=True, eq=False)
 class HardPoints:
-    """Places to look at more often, as where a network found lesions that are none.
+    """Voxels to draw more often, for example false positives of a network.
 
     Attributes:
         case: Integers (points,), index into the sampler's cases.
-        voxel: Integers (points, 3), the place on the case's grid.
-        weight: Numbers (points,), from 0: how often relative to each other.
+        voxel: Integers (points, 3), the voxel index on the case's grid.
+        weight: Numbers (points,), at least 0: how often a point is drawn relative to the others.
     """
 
     case: npt.NDArray[Any]
@@ -113,14 +113,14 @@ class HardPoints:
 
 @dataclass(frozen=True, eq=False)
 class WindowDraws:
-    """Drawn windows, one row each.
+    """Drawn windows, one row per window.
 
     Attributes:
         case: int64 (n,), index into the sampler's cases.
-        corner: int64 (n, 3), the window's first voxel; negative where the case is smaller than the window.
-        kind: uint8 (n,), what the window was drawn for: a :class:`DrawKind`.
-        lesion: int64 (n,), the lesion that the window was drawn for; −1 where it was drawn for something else.
-        voxel: int64 (n, 3), the voxel that the window was drawn to contain; −1 where for none.
+        corner: int64 (n, 3), the window's first voxel; negative if the case is smaller than the window.
+        kind: uint8 (n,), the reason why the window was drawn: a :class:`DrawKind`.
+        lesion: int64 (n,), the lesion that the window was drawn for; −1 if it was not drawn for a lesion.
+        voxel: int64 (n, 3), the voxel that the window was drawn to contain; −1 if there is none.
     """
 
     case: Int64Array
@@ -134,29 +134,35 @@ class WindowDraws:
 
 
 class WindowSampler:
-    """Draws windows so that lesions of every size, and cases of every lesion count, get their share.
+    """Draws windows so that lesions of every size, and cases with any number of lesions, are represented.
 
-    `lesion_share` of the windows are drawn for a lesion: a case with probability ∝ lesions**alpha, one of its
-    lesions, one of that lesion's voxels, all uniformly, then a window uniformly among those that contain the
-    voxel and lie in the case. `organ_share` are drawn likewise for a voxel of the organ, in a
-    case that shows it; `hard_share` for one of the hard points, by their weights; `lesion_free_share` anywhere in a
-    case without lesions. The others are drawn uniformly: a case, then a corner. Where no case has a lesion, the
-    lesions' share is, too. A window larger than its case holds all of it. Drawing reads no voxel: it searches spans.
+    There are five ways to draw a window:
+
+    - For a lesion (`lesion_share` of the windows): a case with probability ∝ lesions**alpha; uniformly one of its
+      lesions and one voxel of this lesion; uniformly one window that contains the voxel and lies inside the case.
+    - For the organ (`organ_share`): in the same way for a voxel of the organ, in a case that shows the organ.
+    - For a hard point (`hard_share`): in the same way for one of the hard points, drawn by weight.
+    - Without lesions (`lesion_free_share`): anywhere in a case without lesions.
+    - All other windows: uniformly a case, then uniformly a corner. If no case has a lesion, the share for lesions is
+      drawn like this too.
+
+    A window larger than its case contains the whole case. Drawing reads no voxels; it only searches the spans.
 
     Args:
         cases: The cases to draw from.
-        window_size: Voxels along each axis.
-        seed: From 0 to below 2**64.
-        lesion_share: Share of windows drawn for a lesion, from 0 to 1; all shares are at most 1 together.
-        alpha: From 0 (every case with lesions alike) to 1 (every lesion alike) and beyond.
-        organ_share: Share drawn for a voxel of the organ.
-        hard_share: Share drawn for a hard point.
-        lesion_free_share: Share drawn in cases without lesions.
-        hard_points: Where those are.
+        window_size: Number of voxels along each axis.
+        seed: Random seed, from 0 to below 2**64.
+        lesion_share: Share of windows drawn for a lesion, from 0 to 1; the sum of all shares is at most 1.
+        alpha: Exponent of the case probability, at least 0: with 0, every case with lesions has the same probability;
+            with 1, every lesion has the same probability.
+        organ_share: Share of windows drawn for a voxel of the organ.
+        hard_share: Share of windows drawn for a hard point.
+        lesion_free_share: Share of windows drawn in cases without lesions.
+        hard_points: The hard points.
 
     Raises:
-        DataError: There are no cases, a span leaves its case, a lesion has no span, a number is out of range, or a
-            share is for what no case has.
+        DataError: There are no cases, a span leaves its case, a lesion has no span, a number is out of range, or no
+            case has what a share is drawn for.
         WindowError: The window size is not positive.
 
     Example:
@@ -201,11 +207,11 @@ class WindowSampler:
         )
 
     def draw(self, step: int, positions: npt.ArrayLike) -> WindowDraws:
-        """Draw the windows of some positions of a step's global batch.
+        """Draw the windows at some positions of a step's global batch.
 
         Args:
             step: From 0 to below 2**56.
-            positions: Integers (n,) from 0 to below 2**32, in any order; each row depends on its own alone.
+            positions: Integers (n,) from 0 to below 2**32, in any order; each row depends only on its own position.
 
         Raises:
             DataError: `step` or a position is out of range.
@@ -216,7 +222,7 @@ class WindowSampler:
         return WindowDraws(case=case, corner=corner, kind=kind, lesion=lesion, voxel=voxel)
 
     def lesions_in(self, draws: WindowDraws) -> set[tuple[int, int]]:
-        """Return the lesions, as (case, lesion), that have a voxel in one of the windows."""
+        """Return the lesions that have a voxel in one of the windows, as pairs (case, lesion)."""
         cases: list[int] = draws.case.tolist()
         corners = np.ascontiguousarray(draws.corner, dtype=np.int64)
         return {(cases[window], lesion) for window, lesion in self._core.lesions_in(cases, corners)}
@@ -231,8 +237,8 @@ def uniforms(
         seed: From 0 to below 2**64.
         step: From 0 to below 2**56.
         positions: Integers (n,) from 0 to below 2**32: positions in the global batch.
-        purpose: What they are for.
-        count: How many for each position. The first ones stay the same when more are asked for.
+        purpose: Purpose of the numbers.
+        count: Number of values per position. A larger count does not change the first values.
 
     Returns:
         float64 (n, count), multiples of 2**−53.
@@ -256,7 +262,7 @@ def uniforms(
 
 
 def _columns(index: int, case: SamplerCase) -> _CaseColumns:
-    """The columns of a case as the core takes them."""
+    """Return the columns of a case in the form that the core needs."""
     try:
         shape = size_triple("shape", case.shape)
     except WindowError as error:
@@ -266,7 +272,7 @@ def _columns(index: int, case: SamplerCase) -> _CaseColumns:
 
 
 def _span_columns(index: int, spans: LesionSpansLike) -> _SpanColumns:
-    """The columns of spans, sorted by lesion."""
+    """Return the columns of spans, sorted by lesion."""
     lesion, origin, length = (
         _int32(f"case {index}: {name}", column)
         for name, column in (("lesion", spans.lesion), ("origin", spans.origin), ("length", spans.length))

@@ -1,4 +1,5 @@
-//! Reading CTs for Python: stored voxels of a file, and one pass that finds what the checks and the HU need.
+//! Reads CTs for Python: the stored voxels of a file, and one pass that measures everything that the checks and the HU
+//! range need.
 
 use std::path::PathBuf;
 
@@ -17,7 +18,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(examine_ct_array, module)?)
 }
 
-/// The voxels as words, in this machine's byte order, and the header.
+/// Return the voxels as 64-bit words in this machine's byte order, and the header.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value)]
 fn read_nifti_voxels(py: Python<'_>, path: PathBuf) -> PyResult<(Bound<'_, PyArray1<u64>>, Bound<'_, PyDict>)> {
@@ -25,14 +26,14 @@ fn read_nifti_voxels(py: Python<'_>, path: PathBuf) -> PyResult<(Bound<'_, PyArr
     Ok((PyArray1::from_vec(py, words), describe(py, &header)?))
 }
 
-/// Lesion spans along the first axis: rows of three coordinates, and lengths.
+/// Convert lesion spans along the first axis: rows of three coordinates, and lengths.
 fn spans_of(origin: &PyReadonlyArray2<'_, i32>, length: &PyReadonlyArray1<'_, i32>) -> Vec<LesionSpan> {
     let rows = origin.as_array();
     rows.rows()
         .into_iter()
         .zip(length.as_array())
         .map(|(row, &length)| LesionSpan {
-            // What is negative becomes so large that it lies outside, and is refused.
+            // A negative number becomes so large that it lies outside the volume and is rejected.
             origin: [row[0] as usize, row[1] as usize, row[2] as usize],
             length: length as usize,
         })
@@ -83,13 +84,13 @@ fn examine_ct_array<'py>(
     let kind = view.kind();
     if !matches!(kind, Kind::I16 | Kind::F32) || view.is_swapped() || !array.is_fortran_contiguous() {
         return Err(UnsupportedDataError::new_err(format!(
-            "a CT of dtype {}; expected int16 or float32 in Fortran order",
+            "the CT has dtype {}; expected int16 or float32 in Fortran order and native byte order",
             array.dtype()
         )));
     }
     let shape = view.shape();
     let bytes = shape.iter().product::<usize>() * kind.size();
-    // SAFETY: the array is contiguous, so its elements are these bytes; the caller's reference keeps it alive.
+    // SAFETY: the array is contiguous, so its elements are exactly these bytes; the caller's reference keeps it alive.
     let bytes: &[u8] =
         unsafe { std::slice::from_raw_parts((*array.as_array_ptr()).fields.data.cast_const().cast(), bytes) };
     let surroundings = Surroundings::new(shape, &spans_of(&origin, &length), spacing, radius_mm).map_err(to_python)?;

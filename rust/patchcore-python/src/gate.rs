@@ -1,4 +1,4 @@
-//! The one gate between Python and the core: releases the GIL, catches panics, hears Ctrl-C, maps errors.
+//! The single gate between Python and the core: it releases the GIL, catches panics, checks for Ctrl-C and maps errors.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,10 +17,10 @@ pyo3::import_exception!(patchcore.errors, NonIntegralLabelError);
 pyo3::import_exception!(patchcore.errors, UnsupportedDataError);
 pyo3::import_exception!(patchcore.errors, WindowError);
 
-/// How often a long computation looks whether Ctrl-C was pressed.
+/// Interval between two checks for Ctrl-C during a long computation.
 const SIGNAL_POLL: Duration = Duration::from_millis(50);
 
-/// The Python exception for an error of the core.
+/// Convert an error of the core to a Python exception.
 pub(crate) fn to_python(error: Error) -> PyErr {
     match error {
         Error::Io(io) => os_error(&io),
@@ -34,7 +34,7 @@ pub(crate) fn to_python(error: Error) -> PyErr {
     }
 }
 
-/// An `OSError` with its number, from which Python picks the subclass.
+/// Create an `OSError` with its error number. Python chooses the subclass from this number.
 fn os_error(error: &std::io::Error) -> PyErr {
     let text = error.to_string();
     let what = text.split(" (os error").next().unwrap_or(&text).to_owned();
@@ -61,10 +61,10 @@ pub(crate) fn run<T: Send>(py: Python<'_>, work: impl FnOnce() -> patchcore::Res
     }
 }
 
-/// Run long work with the GIL released on a thread of its own, while this one listens for Ctrl-C.
+/// Run long work with the GIL released on a separate thread, while this thread checks for Ctrl-C.
 ///
-/// On a signal whose handler raises, the work is asked to stop through its [`Interrupt`], waited for, and the
-/// handler's exception (`KeyboardInterrupt`) is raised.
+/// If a signal handler raises an exception (`KeyboardInterrupt`), the work is asked to stop through its [`Interrupt`].
+/// When the work has ended, the exception of the handler is raised.
 pub(crate) fn run_interruptible<T: Send>(
     py: Python<'_>,
     work: impl FnOnce(&Interrupt) -> patchcore::Result<T> + Send,
@@ -102,6 +102,6 @@ pub(crate) fn run_interruptible<T: Send>(
     match outcome {
         Some(Ok(result)) => result.map_err(to_python),
         Some(Err(payload)) => Err(panic_to_python(payload.as_ref())),
-        None => Err(PyRuntimeError::new_err("a worker thread of patchcore's core ended without an answer")),
+        None => Err(PyRuntimeError::new_err("a worker thread of patchcore's core ended without a result")),
     }
 }

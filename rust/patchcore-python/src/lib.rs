@@ -1,4 +1,4 @@
-//! `patchcore._core`: the thin Python binding. Parse, borrow, pass the gate, call the core.
+//! `patchcore._core`, the thin Python binding: it parses arguments, borrows arrays and calls the core through one gate.
 
 mod ct;
 mod gate;

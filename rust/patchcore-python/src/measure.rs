@@ -1,4 +1,4 @@
-//! Lesion measuring for Python: arrays and NIfTI files in, columns out.
+//! Measures lesions for Python: arrays and NIfTI files in, columns out.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use pyo3::types::PyDict;
 
 use crate::gate::{UnsupportedDataError, run, run_interruptible, to_python};
 
-/// Below this many voxels a thread that listens for Ctrl-C costs more than the work.
+/// Up to this many voxels, a separate thread for Ctrl-C would take longer than the work.
 const QUICK_VOXELS: usize = 1 << 20;
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -42,7 +42,7 @@ fn kind_of(array: &Bound<'_, PyUntypedArray>) -> PyResult<(Kind, bool)> {
         (b'f', 8) => Kind::F64,
         _ => {
             return Err(UnsupportedDataError::new_err(format!(
-                "a label map of dtype {dtype}; expected bool, an integer, float32 or float64 of integral values"
+                "the array has dtype {dtype}; expected bool, an integer type, float32 or float64"
             )));
         }
     };
@@ -50,16 +50,16 @@ fn kind_of(array: &Bound<'_, PyUntypedArray>) -> PyResult<(Kind, bool)> {
     Ok((kind, dtype.byteorder() == foreign))
 }
 
-/// Borrow an array's memory. The array must stay alive, which the caller's reference sees to.
+/// Borrow an array's memory. The array must stay alive; the caller's reference guarantees this.
 pub(crate) fn view_of<'a>(array: &'a Bound<'_, PyUntypedArray>) -> PyResult<View<'a>> {
     let (kind, swapped) = kind_of(array)?;
     let (shape, strides) = (array.shape(), array.strides());
     let (&[a, b, c], &[sa, sb, sc]) = (shape, strides) else {
         return Err(UnsupportedDataError::new_err(format!(
-            "an array of shape {shape:?}; expected three axes (i, j, k)"
+            "the array has shape {shape:?}; expected three axes (i, j, k)"
         )));
     };
-    // SAFETY: NumPy guarantees that shape and strides address readable memory while the array lives.
+    // SAFETY: NumPy guarantees that shape and strides address readable memory while the array is alive.
     let view = unsafe {
         let data = (*array.as_array_ptr()).fields.data.cast_const().cast();
         View::from_raw(data, [a, b, c], [sa, sb, sc], kind, swapped)
@@ -67,7 +67,7 @@ pub(crate) fn view_of<'a>(array: &'a Bound<'_, PyUntypedArray>) -> PyResult<View
     view.map_err(to_python)
 }
 
-/// Find components with the GIL released, and hand them to `then` there.
+/// Find components and call `then` with them, with the GIL released.
 fn with_components<T: Send>(
     py: Python<'_>,
     array: &Bound<'_, PyUntypedArray>,
@@ -165,7 +165,7 @@ pub(crate) fn describe<'py>(py: Python<'py>, header: &nifti::Header) -> PyResult
     Ok(described)
 }
 
-/// NumPy's name of the stored element type.
+/// NumPy's name for the stored element type.
 fn dtype_of(header: &nifti::Header) -> String {
     let order = if header.swapped == cfg!(target_endian = "little") { '>' } else { '<' };
     let letter = match header.kind {
@@ -229,7 +229,7 @@ fn label_components<'py>(
     Ok((painted, components.len()))
 }
 
-/// Paint into a new array whose axes lie in memory as the input's do.
+/// Paint into a new array with the same memory order of axes as the input.
 fn paint<'py, N: Number + Element>(
     py: Python<'py>,
     shape: [usize; 3],
@@ -237,10 +237,11 @@ fn paint<'py, N: Number + Element>(
     threads: Option<usize>,
 ) -> PyResult<Bound<'py, PyArray3<N>>> {
     let order = components.order();
-    // NumPy's own function: where memory is short it raises, the crate's would panic.
+    // Use NumPy's own function: if memory is short it raises an exception, while the function of the numpy crate would
+    // panic.
     let zeros = py.import("numpy")?.getattr("zeros")?;
     let out = zeros.call1((order.map(|axis| shape[axis]), N::get_dtype(py)))?.cast_into::<PyArray3<N>>()?;
-    // SAFETY: the array was made here; nobody else knows it yet.
+    // SAFETY: the array was created here, so there is no other reference to it yet.
     let voxels = unsafe { out.as_slice_mut() }?;
     run_interruptible(py, |interrupt| components.paint(voxels, threads, interrupt))?;
     let mut axes = [0; 3];
@@ -281,7 +282,7 @@ fn component_spans_of_file(
     span_columns(py, table)
 }
 
-/// The spans of components as arrays, with the names that the façade has for them.
+/// Return the spans of components as arrays, with the names that the Python façade uses.
 pub(crate) fn span_columns(py: Python<'_>, table: SpanTable) -> PyResult<Bound<'_, PyDict>> {
     let columns = PyDict::new(py);
     columns.set_item("lesion", PyArray1::from_vec(py, table.component))?;
@@ -292,7 +293,7 @@ pub(crate) fn span_columns(py: Python<'_>, table: SpanTable) -> PyResult<Bound<'
     Ok(columns)
 }
 
-/// First voxels of spans, three numbers each, as rows.
+/// Reshape the first voxels of spans to rows of three numbers.
 pub(crate) fn origins(py: Python<'_>, origin: Vec<i32>) -> PyResult<Bound<'_, PyArray2<i32>>> {
     let rows = origin.len() / 3;
     PyArray1::from_vec(py, origin).reshape([rows, 3])

@@ -1,4 +1,4 @@
-//! A case from file or array to a store, for Python; which placement and metadata is the façade's to say.
+//! Prepares a case from a file or an array into a store, for Python. The façade decides about placement and metadata.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(prepare_case_labels, module)?)
 }
 
-/// Canonical axes, but for `axes`, which are stored ones.
+/// The placement as Python passes it. Values are in canonical axis order; the entries of `axes` are stored axes.
 #[derive(FromPyObject)]
 struct PlacementArguments {
     axes: [usize; 3],
@@ -51,7 +51,7 @@ impl PlacementArguments {
     }
 }
 
-/// A file's path, or an array.
+/// A source: the path of a file, or an array.
 enum Given<'py> {
     File(PathBuf),
     Array(Bound<'py, PyUntypedArray>),
@@ -77,7 +77,7 @@ impl Given<'_> {
     }
 }
 
-/// Bytes that preparing a case takes at most.
+/// Return the most bytes of memory that preparing a case needs.
 #[pyfunction]
 #[pyo3(signature = (source, placement, *, shards, classes, threads))]
 #[allow(clippy::needless_pass_by_value)]
@@ -94,7 +94,7 @@ fn prepare_case_bytes(
     run_interruptible(py, |_| prepare_bytes(&source, &placement, [&layouts[0], &layouts[1]], classes, threads))
 }
 
-/// Resample an image into an array of a store. Returns the bytes written.
+/// Resample an image into an array of a store. Returns the number of bytes written.
 #[pyfunction]
 #[pyo3(signature = (source, placement, folder, *, shard, nan, threads))]
 #[allow(clippy::needless_pass_by_value)]
@@ -134,7 +134,8 @@ fn prepare_case_labels<'py>(
     let done = run_interruptible(py, |interrupt| {
         prepare_labels(&source, &placement, plan, &folder, &layout, threads, interrupt)
     })?;
-    let kept = i64::try_from(done.kept_lesions).map_err(|_| to_python(Error::Memory("too many lesions".into())))?;
+    let kept =
+        i64::try_from(done.kept_lesions).map_err(|_| to_python(Error::Memory("there are too many lesions".into())))?;
     let columns = span_columns(py, done.spans)?;
     let other = done.class_spans;
     columns.set_item(

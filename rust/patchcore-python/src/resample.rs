@@ -1,4 +1,4 @@
-//! Resampling of arrays for Python; the façade turns memory order into array order.
+//! Resamples arrays for Python. The façade converts memory order to array order.
 
 use numpy::{PyArray1, PyUntypedArray};
 use patchcore::pool;
@@ -14,7 +14,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(resample_class_indices, module)?)
 }
 
-/// The axes' bands in memory order, from what is wanted in array order.
+/// Compute the bands in memory order. The arguments are in array order.
 fn bands_of(
     view: &View<'_>,
     order: [usize; 3],
@@ -30,17 +30,17 @@ fn bands_of(
     Ok(Bands { planes: band(order[0])?, rows: band(order[1])?, columns: band(order[2])? })
 }
 
-/// Room for a new volume; sizes come from outside.
+/// Return an empty vector with capacity for a new volume. The shape comes from the caller, so this must not abort.
 fn volume<T>(shape: [usize; 3]) -> patchcore::Result<Vec<T>> {
     let count = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
     let mut out = Vec::new();
     count
         .and_then(|count| out.try_reserve_exact(count).ok())
-        .ok_or_else(|| Error::Memory(format!("no memory for a volume of {shape:?}")))?;
+        .ok_or_else(|| Error::Memory(format!("not enough memory for a volume of shape {shape:?}")))?;
     Ok(out)
 }
 
-/// A flat array in memory order, and that order.
+/// A flat array in memory order, and the order of its axes.
 type Walked<'py, T> = (Bound<'py, PyArray1<T>>, [usize; 3]);
 
 #[pyfunction]

@@ -1,4 +1,4 @@
-//! Shards and windows of a store for Python; metadata is the façade's.
+//! Reads and writes the shards of a store for Python. The façade handles the metadata.
 
 use std::path::PathBuf;
 
@@ -42,16 +42,20 @@ impl StoredArray {
     #[pyo3(signature = (folder, *, shape, shard, dtype, fill))]
     fn new(folder: PathBuf, shape: [usize; 3], shard: [usize; 3], dtype: &str, fill: i64) -> PyResult<Self> {
         let layout = Layout::new(shape, shard).map_err(to_python)?;
-        let misfit = || UnsupportedDataError::new_err(format!("fill value {fill} does not fit {dtype}"));
+        let misfit = || UnsupportedDataError::new_err(format!("fill value {fill} does not fit into {dtype}"));
         let inner = match dtype {
             "int16" => Stored::Image(Core::new(folder, layout, fill.try_into().map_err(|_| misfit())?)),
             "uint8" => Stored::Label(Core::new(folder, layout, fill.try_into().map_err(|_| misfit())?)),
-            _ => return Err(UnsupportedDataError::new_err(format!("an array of {dtype}; expected int16 or uint8"))),
+            _ => {
+                return Err(UnsupportedDataError::new_err(format!(
+                    "the array has dtype {dtype}; expected int16 or uint8"
+                )));
+            }
         };
         Ok(Self { inner })
     }
 
-    /// Compare every checksum; returns the numbers of shards, chunks and bytes.
+    /// Compare every checksum. Returns the number of shards, chunks and bytes.
     fn verify(&self, py: Python<'_>) -> PyResult<(u64, u64, u64)> {
         let seen = run_interruptible(py, |interrupt| match &self.inner {
             Stored::Image(array) => array.verify(interrupt),
@@ -61,7 +65,8 @@ impl StoredArray {
     }
 }
 
-/// Write the shards that a slab of an array covers; it begins at a shard's edge on each axis. Returns the bytes written.
+/// Write the shards that a region of an array covers. The region must begin at the start of a shard along each axis.
+/// Returns the number of bytes written.
 #[pyfunction]
 #[pyo3(signature = (folder, region, *, shape, shard, start, fill, threads))]
 #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
@@ -80,7 +85,7 @@ fn write_store_region(
     let kind = view.kind();
     run_interruptible(py, |interrupt| {
         pool::install(threads, || {
-            let misfit = |_| Error::Argument(format!("fill value {fill} does not fit {kind:?}"));
+            let misfit = |_| Error::Argument(format!("fill value {fill} does not fit into {kind:?}"));
             match kind {
                 Kind::I16 => {
                     write_region::<i16>(&folder, &layout, &view, start, fill.try_into().map_err(misfit)?, interrupt)
@@ -88,13 +93,15 @@ fn write_store_region(
                 Kind::U8 => {
                     write_region::<u8>(&folder, &layout, &view, start, fill.try_into().map_err(misfit)?, interrupt)
                 }
-                other => Err(Error::Unsupported(format!("a store of {other:?}; expected int16 or uint8"))),
+                other => {
+                    Err(Error::Unsupported(format!("the array has kind {other:?}; a store contains int16 or uint8")))
+                }
             }
         })
     })
 }
 
-/// Read a batch of windows of images and, where label arrays are given, of labels.
+/// Read a batch of image windows, and of label windows if label arrays are given.
 #[pyfunction]
 #[pyo3(signature = (arrays, corners, window_size, out, *, format, hu_range, padding, labels, label_out, cache, threads))]
 #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
@@ -142,7 +149,7 @@ fn read_store_windows(
     })
 }
 
-/// Read a batch of windows of labels alone.
+/// Read a batch of label windows only.
 #[pyfunction]
 #[pyo3(signature = (arrays, corners, window_size, out, *, threads))]
 #[allow(clippy::needless_pass_by_value)]
@@ -167,7 +174,7 @@ fn read_store_label_windows(
     })
 }
 
-/// Decoded chunks of all arrays that are read with it.
+/// A cache of decoded chunks. It can be shared by all arrays.
 #[pyclass(frozen, module = "patchcore._core")]
 struct ChunkCache(store::ChunkCache);
 
@@ -178,14 +185,14 @@ impl ChunkCache {
         Self(store::ChunkCache::new(most_bytes))
     }
 
-    /// Bytes held, chunks found in it, and not found.
+    /// Return the number of bytes in the cache, of hits and of misses.
     fn counts(&self) -> (usize, u64, u64) {
         let (hits, misses) = self.0.counts();
         (self.0.bytes(), hits, misses)
     }
 }
 
-/// An array with another codec chain than ours.
+/// A Zarr array with a codec chain that patchcore does not write itself.
 #[pyclass(frozen, module = "patchcore._core")]
 struct ForeignArray(store::ForeignArray);
 
@@ -197,7 +204,7 @@ impl ForeignArray {
         run(py, || store::ForeignArray::open(&folder)).map(Self)
     }
 
-    /// Read a part, flat, C order, as its own dtype.
+    /// Read a part of the array in its own dtype, as a flat array in C order.
     #[pyo3(signature = (start, stop, dtype, *, threads))]
     fn read<'py>(
         &self,
@@ -215,7 +222,9 @@ impl ForeignArray {
                         let values = run(py, || pool::install(threads, || self.0.read::<$type>(&part)))?;
                         Ok(PyArray1::from_vec(py, values).into_any())
                     })*
-                    _ => Err(UnsupportedDataError::new_err(format!("an array of {dtype}"))),
+                    _ => Err(UnsupportedDataError::new_err(format!(
+                        "the array has dtype {dtype}; expected int8, uint8, int16, uint16, int32 or float32"
+                    ))),
                 }
             };
         }
@@ -229,9 +238,13 @@ fn wanted<'a, T: Element>(
     pick: impl Fn(&'a Stored) -> Option<&'a Core<T>>,
 ) -> patchcore::Result<Vec<Wanted<'a, T>>> {
     if arrays.len() != corners.len() {
-        return Err(Error::Window(format!("{} arrays and {} corners; expected one each", arrays.len(), corners.len())));
+        return Err(Error::Window(format!(
+            "{} arrays and {} corners; expected one array per corner",
+            arrays.len(),
+            corners.len()
+        )));
     }
-    let misfit = || Error::Unsupported("an array of the other kind: images are int16, labels uint8".into());
+    let misfit = || Error::Unsupported("wrong kind of array; expected int16 for images and uint8 for labels".into());
     arrays
         .iter()
         .zip(corners)

@@ -1,4 +1,5 @@
-//! Windows and sampling for Python. The façades have checked shapes and made buffers flat; here they are borrowed.
+//! Extracts, blends and samples windows for Python. The façades have checked the shapes and passed flat buffers; this
+//! module borrows them.
 
 use half::slice::HalfBitsSliceExt;
 use numpy::{
@@ -32,13 +33,13 @@ pub(crate) fn writable<'py, T: numpy::Element>(
 ) -> PyResult<PyReadwriteArray1<'py, T>> {
     array.try_readwrite().map_err(|error| {
         WindowError::new_err(match error {
-            BorrowError::AlreadyBorrowed => format!("{name} is in use by another call, or overlaps another buffer"),
+            BorrowError::AlreadyBorrowed => format!("{name} is in use by another call or overlaps another buffer"),
             _ => format!("{name} cannot be written: {error}"),
         })
     })
 }
 
-/// Where intensities go.
+/// An output buffer for intensities.
 pub(crate) enum Buffer<'a> {
     F32(&'a mut [f32]),
     Half(&'a mut [f16]),
@@ -62,7 +63,7 @@ pub(crate) fn with_intensities<T>(
             work(Buffer::Brain(writable("out", out.cast::<PyArray1<u16>>()?)?.as_slice_mut()?.reinterpret_cast_mut()))
         }
         other => Err(UnsupportedDataError::new_err(format!(
-            "windows of {other}; expected float32, float16, bfloat16 or int16"
+            "windows cannot have dtype {other}; expected float32, float16, bfloat16 or int16"
         ))),
     }
 }
@@ -70,7 +71,7 @@ pub(crate) fn with_intensities<T>(
 pub(crate) fn triples<T: numpy::Element + Copy>(array: &PyReadonlyArray2<'_, T>) -> PyResult<Vec<[T; 3]>> {
     let (triples, rest) = array.as_slice()?.as_chunks::<3>();
     if !rest.is_empty() {
-        return Err(PyValueError::new_err("expected rows of three"));
+        return Err(PyValueError::new_err("expected rows of three numbers"));
     }
     Ok(triples.to_vec())
 }
@@ -193,11 +194,11 @@ fn uniforms<'py>(
     PyArray1::from_vec(py, values).reshape([positions.len(), count])
 }
 
-/// Spans as the façade hands them over: lesion, origin and length of each, their axis, and the number of lesions.
+/// Spans as the façade passes them: lesion, origin and length of each span, the axis, and the number of lesions.
 type SpanColumns<'py> =
     (PyReadonlyArray1<'py, i32>, PyReadonlyArray2<'py, i32>, PyReadonlyArray1<'py, i32>, usize, usize);
 
-/// Shape, lesions, and an organ.
+/// Shape, lesions, and optionally an organ.
 type CaseColumns<'py> = ([i64; 3], SpanColumns<'py>, Option<SpanColumns<'py>>);
 
 /// Columns of draws: case, corner, kind, lesion, voxel.
@@ -209,7 +210,7 @@ type DrawColumns<'py> = (
     Bound<'py, PyArray2<i64>>,
 );
 
-/// Hand the spans to `then`, borrowed.
+/// Call `then` with the borrowed spans.
 fn with_spans<T>(
     columns: &SpanColumns<'_>,
     then: impl FnOnce(LesionSpans<'_>) -> patchcore::Result<T>,
@@ -229,7 +230,8 @@ struct WindowSampler(Sampler);
 
 #[pymethods]
 impl WindowSampler {
-    /// `shares` are of lesion, organ, hard and lesion-free windows; hard points are cases, voxels and weights.
+    /// `shares` are the shares of lesion, organ, hard and lesion-free windows. `hard_case`, `hard_voxel` and
+    /// `hard_weight` describe the hard points.
     #[new]
     #[pyo3(signature = (cases, window_size, *, seed, shares, alpha, hard_case, hard_voxel, hard_weight))]
     #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
@@ -285,7 +287,7 @@ impl WindowSampler {
         ))
     }
 
-    /// The lesions that have a voxel in each window: window and lesion of each.
+    /// Return (window index, lesion index) for every lesion with a voxel in a window.
     #[allow(clippy::needless_pass_by_value)]
     fn lesions_in<'py>(
         &self,

@@ -1,4 +1,4 @@
-//! Components of a whole array: slabs found in parallel, joined across their seams.
+//! Finds the components of a whole array: slabs are processed in parallel and joined across their seams.
 
 use rayon::prelude::*;
 
@@ -8,7 +8,7 @@ use crate::slab::{Connectivity, Slab, Span, Sums, WalkShape, touching_planes};
 use crate::view::View;
 use crate::{Error, Result};
 
-/// How an array is walked: array axes from slowest to fastest in memory, and the shape.
+/// The order in which an array is walked: array axes from slowest to fastest in memory, and the shape.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Walk {
     pub(crate) order: [usize; 3],
@@ -27,7 +27,7 @@ impl Walk {
         self.order.map(|axis| [b * c, c, 1][axis])
     }
 
-    /// From walk coordinates to array coordinates.
+    /// Convert walk coordinates to array coordinates.
     pub(crate) fn to_array<T: Copy + Default>(self, walked: [T; 3]) -> [T; 3] {
         let mut array = [T::default(); 3];
         for (position, &axis) in self.order.iter().enumerate() {
@@ -37,12 +37,12 @@ impl Walk {
     }
 }
 
-/// All spans of an array with the component of each.
+/// All spans of an array, and the component of each span.
 #[derive(Debug)]
 pub struct Components {
     pub(crate) walk: Walk,
     pub(crate) slabs: Vec<Slab>,
-    /// Per slab and slab component: the number of the component, 0-based, by smallest C-order index.
+    /// For each slab and each slab component: the number of the component, 0-based, ordered by smallest C-order index.
     pub(crate) numbers: Vec<Vec<u32>>,
     pub(crate) sums: Vec<Sums>,
 }
@@ -54,7 +54,7 @@ impl Components {
         self.sums.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no components.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sums.is_empty()
@@ -76,8 +76,8 @@ impl Components {
 
     /// Find the components of a label map in memory.
     ///
-    /// Memory grows with the number of spans, not of voxels. The result does not depend on `threads` nor on the order
-    /// of the axes in memory.
+    /// Memory grows with the number of spans, not with the number of voxels. The result does not depend on `threads` or
+    /// on the order of the axes in memory.
     ///
     /// # Errors
     /// [`Error::NonIntegralLabel`] for a fractional label, [`Error::Interrupted`] if asked to stop.
@@ -93,7 +93,7 @@ impl Components {
         if planes * rows * length == 0 {
             return Joiner::new(walk, connectivity).finish();
         }
-        // Slabs small enough to hear Ctrl-C and to balance the cores, large enough to keep seams rare.
+        // Slabs are small enough to react to Ctrl-C and to balance the cores, and large enough to keep seams rare.
         let plane_bytes = rows * length * view.kind().size();
         let slab_planes = (SLAB_BYTES / plane_bytes.max(1)).clamp(1, planes);
         let starts: Vec<usize> = (0..planes).step_by(slab_planes).collect();
@@ -122,12 +122,12 @@ impl Components {
     }
 }
 
-/// Bytes a slab, about.
+/// Approximate bytes per slab.
 pub(crate) const SLAB_BYTES: usize = 4 << 20;
-/// Arrays below this are not worth a second thread.
+/// Arrays with fewer bytes are processed on one thread: a second thread would not be faster.
 const SMALL_BYTES: usize = 1 << 18;
 
-/// Takes slabs in order and joins each with the one before it.
+/// Receives slabs in order and joins each slab with the previous one.
 pub(crate) struct Joiner {
     walk: Walk,
     connectivity: Connectivity,
@@ -141,7 +141,7 @@ impl Joiner {
         Self { walk, connectivity, slabs: Vec::new(), offsets: Vec::new(), parent: Vec::new() }
     }
 
-    /// Add the joined slab whose first plane is `plane`.
+    /// Add a slab that is already joined within itself. Its first plane is `plane`.
     pub(crate) fn push(&mut self, slab: Slab, plane: usize) {
         let offset = self.parent.len();
         self.parent.extend(offset..offset + slab.sums.len());
@@ -159,7 +159,9 @@ impl Joiner {
     pub(crate) fn finish(mut self) -> Result<Components> {
         let total = self.parent.len();
         if total >= u32::MAX as usize {
-            return Err(Error::Unsupported(format!("{total} separate pieces; at most 2^32 - 2 are numbered")));
+            return Err(Error::Unsupported(format!(
+                "{total} separate components in all slabs; expected at most 2^32 - 2"
+            )));
         }
         let mut merged: Vec<Sums> = Vec::new();
         let mut at_root = vec![u32::MAX; total];
@@ -176,7 +178,7 @@ impl Joiner {
             members.push(at_root[root]);
         }
         let mut by_first: Vec<u32> = (0..merged.len() as u32).collect();
-        // C-ordered arrays come sorted already.
+        // For C-ordered arrays they are already sorted.
         by_first.sort_by_key(|&index| merged[index as usize].first);
         let mut number = vec![0u32; merged.len()];
         for (rank, &index) in by_first.iter().enumerate() {
@@ -209,9 +211,9 @@ fn union(parent: &mut [usize], a: usize, b: usize) {
     parent[a.max(b)] = a.min(b);
 }
 
-/// A label image is asked for in the smallest of these that holds its largest number.
+/// The element types of a label image. Callers use the smallest type that can hold the largest component number.
 pub trait Number: Copy + Send + Sync + Default {
-    /// From a component number.
+    /// Convert a component number.
     fn from_number(number: u32) -> Self;
 }
 
@@ -223,23 +225,27 @@ macro_rules! numbers {
 numbers!(u8, u16, u32);
 
 impl Components {
-    /// Axes of the array from slowest to fastest, in which [`Components::paint`] writes.
+    /// The array axes from slowest to fastest: the memory order in which [`Components::paint`] writes.
     #[must_use]
     pub fn order(&self) -> [usize; 3] {
         self.walk.order
     }
 
-    /// Write component numbers, 1…N, into `out`: zeroed memory of the array's shape, dense with the axes in
-    /// [`Components::order`].
+    /// Write the component numbers 1…N into `out`. `out` must be zeroed and dense, with the array's shape and with its
+    /// axes in the order of [`Components::order`].
     ///
     /// # Errors
     /// [`Error::Argument`] if `out` has another length, [`Error::Interrupted`] if asked to stop.
     pub fn paint<N: Number>(&self, out: &mut [N], threads: Option<usize>, interrupt: &Interrupt) -> Result<()> {
         let [planes, rows, length] = self.walk.walk_shape();
         if out.len() != planes * rows * length {
-            return Err(Error::Argument(format!("{} voxels of output for shape {:?}", out.len(), self.walk.shape)));
+            return Err(Error::Argument(format!(
+                "the output buffer has {} voxels; expected shape {:?}",
+                out.len(),
+                self.walk.shape
+            )));
         }
-        // Slabs own disjoint, ascending parts of the output.
+        // Slabs write to disjoint parts of the output, in ascending order.
         let mut rest = out;
         let mut taken = 0;
         let mut parts = Vec::with_capacity(self.slabs.len());

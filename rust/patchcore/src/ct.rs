@@ -1,4 +1,4 @@
-//! One pass over a CT: extremes, an even sample, a hash of its voxels, and the HU in and around lesions.
+//! Examines a CT in one pass: extreme values, a regular sample, a hash of the voxels, and the HU in and around lesions.
 
 mod around;
 mod histogram;
@@ -19,44 +19,44 @@ use crate::pool::Interrupt;
 use crate::view::Kind;
 use crate::{Error, Result, error};
 
-/// Limits of what is counted and sampled.
+/// Limits for counting and sampling voxels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
-    /// Lower values are counted in [`Examined::below`].
+    /// Values below this are counted in [`Examined::below`].
     pub lowest: f64,
-    /// Higher values are counted in [`Examined::above`].
+    /// Values above this are counted in [`Examined::above`].
     pub highest: f64,
-    /// About this many voxels are sampled.
+    /// Approximate number of voxels to sample.
     pub sample: usize,
 }
 
-/// What one pass over a CT has found. Values are HU: stored values times slope plus intercept, in float32 unless they
-/// are stored as int16 without scaling.
+/// The results of one pass over a CT. Values are HU: stored values times slope plus intercept. They are computed in
+/// float32, except for unscaled int16 voxels, which stay int16.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Examined {
-    /// The least and the greatest value; of no meaning if a value is not finite.
+    /// The smallest and the largest value. Not meaningful if any value is NaN or infinite.
     pub range: (f64, f64),
-    /// Voxels that are NaN or infinite.
+    /// Number of voxels that are NaN or infinite.
     pub not_finite: u64,
-    /// Voxels below and above the limits.
+    /// Number of voxels below [`Limits::lowest`].
     pub below: u64,
-    /// As `below`.
+    /// Number of voxels above [`Limits::highest`].
     pub above: u64,
-    /// Evenly drawn voxels, in stored order.
+    /// Every n-th voxel, in stored order.
     pub sample: Sample,
-    /// BLAKE3 of shape, type and voxels, the first axis fastest.
+    /// BLAKE3 hash of shape, type and voxels, first axis fastest.
     pub hash: [u8; 32],
-    /// HU of the lesions' voxels.
+    /// HU of the lesion voxels.
     pub within: Histogram,
-    /// HU of all voxels within the radius of a lesion voxel, the lesions' own included.
+    /// HU of all voxels within the radius of a lesion voxel, including the lesion voxels.
     pub around: Histogram,
 }
 
-/// Examine a CT in a NIfTI file, plane by plane, to its last byte.
+/// Examine a CT in a NIfTI file, plane by plane. The file is read to its last byte.
 ///
 /// # Errors
 /// As [`crate::nifti::read_header`]; [`Error::Corrupt`] if the file ends early or fails its checksum,
-/// [`Error::Argument`] if the lesions lie on another grid, [`Error::Interrupted`] if asked to stop.
+/// [`Error::Argument`] if the lesions have a different shape, [`Error::Interrupted`] if asked to stop.
 pub fn examine_file(
     path: &Path,
     surroundings: &Surroundings,
@@ -78,7 +78,7 @@ pub fn examine_file(
 /// Examine a CT in memory: int16 or float32 HU, the first axis fastest, native byte order.
 ///
 /// # Errors
-/// [`Error::Argument`] if the bytes do not fit the shape, or the lesions lie on another grid;
+/// [`Error::Argument`] if the number of bytes does not match the shape, or the lesions have a different shape;
 /// [`Error::Interrupted`] if asked to stop.
 pub fn examine_bytes(
     bytes: &[u8],
@@ -90,7 +90,7 @@ pub fn examine_bytes(
 ) -> Result<Examined> {
     let plane = shape[0] * shape[1] * kind.size();
     if bytes.len() != plane * shape[2] {
-        return Err(Error::Argument(format!("{} bytes for shape {shape:?}", bytes.len())));
+        return Err(Error::Argument(format!("{} bytes do not match shape {shape:?} of {kind:?} voxels", bytes.len())));
     }
     let format = Format { kind, swapped: false, scaling: (1.0, 0.0) };
     examine(shape, format, surroundings, limits, |number, use_plane| {
@@ -100,7 +100,7 @@ pub fn examine_bytes(
     })
 }
 
-/// Gives the bytes of a plane to the function that uses them.
+/// A function that passes the bytes of a plane to another function.
 type GivePlane<'a> = dyn FnMut(usize, &mut dyn FnMut(&[u8])) -> Result<()> + 'a;
 
 fn examine(
@@ -127,7 +127,7 @@ fn walk<T: Value>(
 ) -> Result<Examined> {
     let plane_voxels = shape[0] * shape[1];
     let voxels = plane_voxels.checked_mul(shape[2]);
-    let total = voxels.ok_or_else(|| Error::Memory(format!("shape {shape:?} overflows")))?;
+    let total = voxels.ok_or_else(|| Error::Memory(format!("shape {shape:?} has too many voxels")))?;
     // An odd step reaches every row, whatever its length.
     let step = (total / limits.sample.max(1)).max(1) | 1;
     let mut sample = error::room(Some(total.div_ceil(step)), "a sample of the image")?;

@@ -1,12 +1,12 @@
-//! What the bits of a stretch mean: from a stored word to a label.
+//! Converts the bits of a stored word to a label.
 
 use crate::view::Kind;
 use crate::{Error, Result};
 
-/// Integers beyond this are not exact in a float64.
+/// Larger integers are not exact in a float64.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// Turns the bits of one stored element into its label; 0 is background, and so is what was not selected.
+/// Converts the bits of one stored element to its label. Labels that are not selected become 0, the background.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     kind: Kind,
@@ -16,13 +16,13 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder for elements of `kind`, byte-swapped or not; `selected` keeps only these labels.
+    /// A decoder for elements of `kind`, byte-swapped or not. If `selected` is given, all other labels become 0.
     #[must_use]
     pub fn new(kind: Kind, swapped: bool, selected: Option<&[i64]>) -> Self {
         Self { kind, swapped, scaling: None, selected: selected.map(<[i64]>::to_vec) }
     }
 
-    /// The same with stored values meaning `slope · stored + intercept`.
+    /// The same decoder, with `label = slope · stored + intercept`.
     #[must_use]
     pub fn scaled(mut self, slope: f64, intercept: f64) -> Self {
         self.scaling = ((slope, intercept) != (1.0, 0.0)).then_some((slope, intercept));
@@ -41,9 +41,8 @@ impl Decoder {
             Kind::I8 => i64::from(bits as i8),
             Kind::I16 => i64::from(bits as i16),
             Kind::I32 => i64::from(bits as i32),
-            Kind::U64 => {
-                i64::try_from(bits).map_err(|_| Error::NonIntegralLabel(format!("label {bits} is beyond 2^63 - 1")))?
-            }
+            Kind::U64 => i64::try_from(bits)
+                .map_err(|_| Error::NonIntegralLabel(format!("label {bits} is larger than 2^63 - 1")))?,
             Kind::F32 => return self.float(f64::from(f32::from_bits(bits as u32))),
             Kind::F64 => return self.float(f64::from_bits(bits)),
         };
@@ -53,7 +52,7 @@ impl Decoder {
     fn float(&self, stored: f64) -> Result<i64> {
         let (slope, intercept) = self.scaling.unwrap_or((1.0, 0.0));
         let value = stored * slope + intercept;
-        // Scale factors are stored as float32, so a label map written with one comes back a little off.
+        // Scale factors are stored as float32, so the labels of a scaled label map have small rounding errors.
         let nearest = value.round();
         let tolerance = if self.scaling.is_some() { 1e-4 } else { 0.0 };
         if value.is_finite() && (value - nearest).abs() <= tolerance && nearest.abs() <= EXACT {

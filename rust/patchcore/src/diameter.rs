@@ -1,8 +1,9 @@
-//! The longest axial diameter: the largest distance between two voxel centres of a lesion within one axial slice.
+//! Computes the longest axial diameter: the largest distance between two voxel centres of a lesion within one axial
+//! slice.
 //!
-//! The two ends lie on the convex hull of the slice, and so among the first and last voxel of its rows. So each lesion
-//! is laid out as a table of (first, last) per slice and row; slices come largest bounding box first, until no
-//! remaining one can beat the best.
+//! The two end points lie on the convex hull of the slice, so each is the first or last voxel of a row. Each lesion is
+//! stored as a table of (first, last) per slice and row. Slices are processed in descending order of their bounding
+//! box, until no remaining slice can have a larger diameter.
 
 use crate::components::Components;
 use crate::slab::Sums;
@@ -22,35 +23,35 @@ impl PlaneMetric {
     }
 }
 
-/// How slices, rows and columns of an axial slice lie among the walk axes (0 plane, 1 row, 2 along the span).
+/// The walk axes (0 plane, 1 row, 2 along the span) of the slices, rows and columns of axial slices.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AxialLayout {
     pub(crate) slice: usize,
     pub(crate) row: usize,
     pub(crate) column: usize,
-    /// Whether (row, column) are (u, v) of the metric, or (v, u).
+    /// Whether (row, column) are (u, v) of the metric; otherwise they are (v, u).
     pub(crate) row_is_u: bool,
 }
 
-/// First and last column of a row; empty while `first > last`.
+/// First and last column of a row. The row is empty if `first > last`.
 type Extent = (u32, u32);
 const EMPTY: Extent = (u32::MAX, 0);
 
 /// Slice, row, first and last column.
 type Cell = (u32, u32, u32, u32);
 
-/// How a component is laid out.
+/// How the extents of a component are stored.
 #[derive(Debug, Clone, Copy)]
 enum Place {
-    /// Not asked for, or of one voxel: its diameter is 0.
+    /// Not stored: the component is not wanted, or has only one voxel. Its diameter is 0.
     Nowhere,
-    /// A table of this many rows a slice, from this index on.
+    /// A table that begins at `start`, with `rows` rows per slice.
     Table { start: usize, rows: usize },
-    /// The cells of a thin component that runs obliquely: its table would be far larger than itself.
+    /// A list of cells, for a thin oblique component: its table would be far larger than the component.
     Cells(usize),
 }
 
-/// Every component laid out by slice and row.
+/// The extents of all components, by slice and row.
 #[derive(Debug)]
 pub(crate) struct Outlines {
     layout: AxialLayout,
@@ -60,7 +61,7 @@ pub(crate) struct Outlines {
     cells: Vec<Vec<Cell>>,
 }
 
-/// Working memory, kept from component to component.
+/// Working memory, reused from component to component.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     rows: Vec<(u32, Extent)>,
@@ -69,14 +70,14 @@ pub(crate) struct Scratch {
 }
 
 impl Outlines {
-    /// Lay out the components that are asked for, in one pass over the spans.
+    /// Store the extents of the wanted components, in one pass over the spans.
     pub(crate) fn new(
         components: &Components,
         layout: AxialLayout,
         metric: PlaneMetric,
         wanted: impl Fn(&Sums) -> bool,
     ) -> Self {
-        // Along the axial axis a span fills a cell a slice, otherwise one.
+        // A span along the axial axis fills one cell per slice; any other span fills one cell.
         let cells = |sums: &Sums| if layout.slice == 2 { sums.voxels } else { sums.spans };
         let (mut total, mut sparse) = (0, 0);
         let places: Vec<Place> = components
@@ -130,7 +131,7 @@ impl Outlines {
         }
     }
 
-    /// The diameter in mm of a component.
+    /// The longest axial diameter of a component [mm].
     pub(crate) fn longest_axial_diameter_mm(&self, component: usize, sums: &Sums, scratch: &mut Scratch) -> f64 {
         let squared = match self.places[component] {
             Place::Nowhere => 0.0,
@@ -179,7 +180,7 @@ impl Outlines {
         best
     }
 
-    /// The squared diameter of one slice, from the extents of its rows in ascending order.
+    /// The squared diameter of one slice. `rows` are the extents of its rows, in ascending order.
     fn of_slice(&self, rows: &[(u32, Extent)], hull: &mut Vec<(i64, i64)>) -> f64 {
         hull.clear();
         // Andrew's monotone chain, once along the first voxels of the rows and once along the last.
@@ -210,7 +211,7 @@ impl Outlines {
     }
 }
 
-/// An upper bound of the squared diameter from the slice's bounding box.
+/// An upper bound of the squared diameter, computed from the slice's bounding box.
 fn slice_bound(rows: impl Iterator<Item = (u32, Extent)>, metric: PlaneMetric) -> f64 {
     let (mut low_row, mut high_row, mut low, mut high) = (u32::MAX, 0, u32::MAX, 0);
     for (row, (first, last)) in rows {
@@ -221,7 +222,7 @@ fn slice_bound(rows: impl Iterator<Item = (u32, Extent)>, metric: PlaneMetric) -
         return 0.0;
     }
     let (du, dv) = (f64::from(high_row - low_row), f64::from(high - low));
-    // Row and column may stand for either in-plane axis: take the worse of both, a bound is all that is needed.
+    // Row and column may be either in-plane axis. Take the larger of both values: only an upper bound is needed.
     let bound = |u: f64, v: f64| metric.uu * u * u + metric.uv.abs() * u * v + metric.vv * v * v;
     bound(du, dv).max(bound(dv, du)) * (1.0 + 1e-12)
 }

@@ -1,46 +1,47 @@
-//! What can go wrong, typed, so that the binding can map each case to its Python class.
+//! The error types of this crate. The binding maps each variant to a Python exception class.
 
-/// The result of everything in this crate that can fail.
+/// The result type of every function in this crate that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An empty vector with room for `count` values; sizes that come from outside must not abort the process.
+/// Return an empty vector with capacity for `count` values. A size that comes from a file or from a caller must not
+/// abort the process.
 ///
 /// # Errors
-/// [`Error::Memory`] if there is no such room, or `count` has overflowed to `None`.
+/// [`Error::Memory`] if there is not enough memory, or if `count` is `None` because its computation overflowed.
 pub fn room<T>(count: Option<usize>, what: &str) -> Result<Vec<T>> {
     let mut values = Vec::new();
     count
         .and_then(|count| values.try_reserve_exact(count).ok())
-        .ok_or_else(|| Error::Memory(format!("no memory for {what}")))?;
+        .ok_or_else(|| Error::Memory(format!("not enough memory for {what}")))?;
     Ok(values)
 }
 
-/// Every failure of this crate. Messages say what was found and what was expected; the caller adds where.
+/// Every error of this crate. A message says what was found and what was expected; the caller adds where.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Reading or writing failed in the operating system.
+    /// The operating system reported an error while reading or writing.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// A file header is malformed, contradicts the file or holds impossible values.
+    /// A file header is malformed, contradicts the file or contains impossible values.
     #[error("{0}")]
     Header(String),
     /// A file ends early or fails its checksum.
     #[error("{0}")]
     Corrupt(String),
-    /// A valid file or array of a kind that cannot be used.
+    /// The file or array is valid, but patchcore does not support its kind.
     #[error("{0}")]
     Unsupported(String),
-    /// A label map holds a value that is no integer.
+    /// A label map contains a value that is not an integer.
     #[error("{0}")]
     NonIntegralLabel(String),
-    /// A window, its corner or its buffer does not fit.
+    /// A window, its corner or its buffer does not have the right size.
     #[error("{0}")]
     Window(String),
     /// An argument is out of its range.
     #[error("{0}")]
     Argument(String),
-    /// More memory was asked for than there is.
+    /// There is not enough memory.
     #[error("{0}")]
     Memory(String),
     /// The caller asked to stop.

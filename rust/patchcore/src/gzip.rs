@@ -1,13 +1,13 @@
-//! Reading gzip: zlib-rs inflates, crc32fast checks.
+//! Reads gzip: zlib-rs inflates the data, crc32fast computes the checksum.
 //!
-//! flate2's own `GzDecoder` does the same with one library for both, whose checksum takes as long as its inflating: label
-//! maps, which inflate a hundredfold, are read in half the time with a checksum that folds 512 bits at a time.
+//! flate2's own `GzDecoder` uses one library for both, and its checksum takes as long as inflating. Label maps inflate
+//! a hundredfold; crc32fast folds 512 bits at a time and halves the time to read them.
 
 use std::io::{BufRead, Error, ErrorKind, Read, Result};
 
 use flate2::bufread::DeflateDecoder;
 
-/// The first bytes of gzip.
+/// The first two bytes of a gzip file.
 pub(crate) const MAGIC: [u8; 2] = [0x1F, 0x8B];
 
 /// Compression method: deflate.
@@ -19,11 +19,12 @@ const NAME: u8 = 8;
 const COMMENT: u8 = 16;
 const RESERVED: u8 = 0xE0;
 
-/// The members of a gzip file one after the other; zeros after the last are padding, as `gzip` has it.
+/// Reads the members of a gzip file one after the other. Zeros after the last member are padding, as in the `gzip`
+/// program.
 pub(crate) struct Gunzip<R> {
     state: State<R>,
     checksum: crc32fast::Hasher,
-    /// Bytes of the member that were inflated.
+    /// Number of inflated bytes of the current member.
     length: u64,
 }
 
@@ -38,16 +39,16 @@ impl<R: BufRead> Gunzip<R> {
         Self { state: State::Header(stored), checksum: crc32fast::Hasher::new(), length: 0 }
     }
 
-    /// What follows a member's data: its checksum and length; then another member, or the end.
+    /// Read the bytes after a member's data: checksum and length, then the next member or the end of the file.
     fn end_member(&mut self, mut stored: R) -> Result<State<R>> {
         let mut trailer = [0; 8];
         stored.read_exact(&mut trailer)?;
         let (checksum, length) = trailer.split_at(4);
         if self.checksum.clone().finalize().to_le_bytes() != checksum {
-            return Err(damaged("its checksum does not match"));
+            return Err(damaged("the checksum does not match"));
         }
         if (self.length as u32).to_le_bytes() != length {
-            return Err(damaged("its length does not match"));
+            return Err(damaged("the length does not match"));
         }
         loop {
             let ahead = stored.fill_buf()?;
@@ -97,13 +98,13 @@ fn damaged(what: &str) -> Error {
     Error::new(ErrorKind::InvalidData, what)
 }
 
-/// Read a member's header to its end.
+/// Read the header of a member completely.
 fn read_header(stored: &mut impl BufRead) -> Result<()> {
     let mut fixed = [0; 10];
     stored.read_exact(&mut fixed)?;
     let flags = fixed[3];
     if fixed[..2] != MAGIC || fixed[2] != DEFLATE || flags & RESERVED != 0 {
-        return Err(damaged("it has no gzip header"));
+        return Err(damaged("the gzip header is missing or invalid"));
     }
     let mut checksum = crc32fast::Hasher::new();
     checksum.update(&fixed);
@@ -124,13 +125,13 @@ fn read_header(stored: &mut impl BufRead) -> Result<()> {
         let mut stated = [0; 2];
         stored.read_exact(&mut stated)?;
         if checksum.finalize().to_le_bytes()[..2] != stated {
-            return Err(damaged("the checksum of its header does not match"));
+            return Err(damaged("the checksum of the gzip header does not match"));
         }
     }
     Ok(())
 }
 
-/// Skip a text that ends with 0, however long it is.
+/// Skip a zero-terminated text of any length.
 fn skip_text(stored: &mut impl BufRead, checksum: &mut crc32fast::Hasher) -> Result<()> {
     loop {
         let ahead = stored.fill_buf()?;

@@ -1,4 +1,4 @@
-//! From components to the lesion table: sizes, places and diameters in mm.
+//! Computes the lesion table from components: volumes, positions and diameters in mm.
 
 use std::f64::consts::PI;
 
@@ -10,20 +10,20 @@ use crate::pool::{self, Interrupt};
 use crate::slab::Sums;
 use crate::{Error, Result};
 
-/// A 4×4 affine, rows first: voxel index → world mm.
+/// A 4×4 affine, row-major: voxel index → world mm.
 pub type Affine = [[f64; 4]; 4];
 
-/// Where voxels lie in the world.
+/// The position of voxels in world coordinates.
 #[derive(Debug, Clone, Copy)]
 pub struct Geometry {
     /// Voxel index → world mm (RAS+).
     pub affine: Affine,
-    /// The array axis that axial slices are normal to.
+    /// The array axis normal to the axial slices.
     pub axial_axis: usize,
 }
 
 impl Geometry {
-    /// Axis-aligned voxels of this size; axial slices are normal to `axial_axis`.
+    /// Axis-aligned voxels with this spacing [mm]. Axial slices are normal to `axial_axis`.
     #[must_use]
     pub fn from_spacing(spacing: [f64; 3], axial_axis: usize) -> Self {
         let mut affine = [[0.0; 4]; 4];
@@ -34,18 +34,18 @@ impl Geometry {
         Self { affine, axial_axis }
     }
 
-    /// Voxels placed by an affine; axial slices are normal to the array axis nearest to world S.
+    /// Voxels positioned by an affine. Axial slices are normal to the array axis nearest to world S.
     #[must_use]
     pub fn from_affine(affine: Affine) -> Self {
         let geometry = Self { affine, axial_axis: 2 };
         let spacing = geometry.spacing();
         let upward = |axis: usize| (affine[2][axis] / spacing[axis]).abs();
-        // Ties go to the later axis, the usual place of the slices.
+        // On a tie the later axis is used, because the slices usually lie along the last axis.
         let axial_axis = (0..3).max_by(|&a, &b| upward(a).total_cmp(&upward(b))).unwrap_or(2);
         Self { affine, axial_axis }
     }
 
-    /// mm per voxel along each array axis: the column norms.
+    /// mm per voxel along each array axis: the norms of the affine's columns.
     #[must_use]
     pub fn spacing(&self) -> [f64; 3] {
         [0, 1, 2].map(|axis| self.dot(axis, axis).sqrt())
@@ -55,7 +55,7 @@ impl Geometry {
         (0..3).map(|row| self.affine[row][a] * self.affine[row][b]).sum()
     }
 
-    /// mm³ a voxel: the absolute determinant.
+    /// Volume of a voxel [mm³]: the absolute value of the determinant.
     #[must_use]
     pub fn voxel_volume_mm3(&self) -> f64 {
         let m = &self.affine;
@@ -73,18 +73,19 @@ impl Geometry {
         })
     }
 
-    /// Refuse what no voxel can have.
+    /// Reject impossible geometry.
     ///
     /// # Errors
-    /// [`Error::Header`] if the affine is not finite, is singular or has an axis of length 0.
+    /// [`Error::Header`] if the affine is not finite, is singular or has an axis of length 0; [`Error::Argument`] if
+    /// `axial_axis` is not 0, 1 or 2.
     pub fn check(&self) -> Result<()> {
         let finite = self.affine.iter().flatten().all(|value| value.is_finite());
         let spacing = self.spacing();
         let volume = self.voxel_volume_mm3();
         if !finite || spacing.iter().any(|s| *s <= 0.0) || volume.is_nan() || volume <= 0.0 || !volume.is_finite() {
             return Err(Error::Header(format!(
-                "spacing {spacing:?} mm with voxel volume {volume} mm3 is impossible; each axis must be positive and \
-                 finite, and the axes independent"
+                "spacing {spacing:?} mm with voxel volume {volume} mm3 is impossible; the spacing of each axis must be \
+                 positive and finite, and the axes must be linearly independent"
             )));
         }
         if self.axial_axis > 2 {
@@ -93,10 +94,10 @@ impl Geometry {
         Ok(())
     }
 
-    /// Refuse lengths so large that a volume, a distance or a position of a voxel of `shape` overflows.
+    /// Reject spacings so large that a volume, a distance or a voxel position within `shape` overflows.
     ///
     /// # Errors
-    /// [`Error::Header`], also as [`Geometry::check`].
+    /// [`Error::Header`] if a value overflows; also the errors of [`Geometry::check`].
     pub fn check_within(&self, shape: [usize; 3]) -> Result<()> {
         self.check()?;
         let spacing = self.spacing();
@@ -109,14 +110,14 @@ impl Geometry {
     }
 }
 
-/// One lesion. Axes are the array's own.
+/// One lesion. Axes are in array order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lesion {
-    /// Its label.
+    /// Label of the lesion.
     pub label: i64,
-    /// Voxels in it.
+    /// Number of voxels.
     pub voxel_count: u64,
-    /// Voxels times the volume of one.
+    /// Number of voxels times the volume of one voxel [mm³].
     pub volume_mm3: f64,
     /// First voxel index of the bounding box.
     pub bbox_start: [u64; 3],
@@ -124,33 +125,34 @@ pub struct Lesion {
     pub bbox_stop: [u64; 3],
     /// Mean voxel index.
     pub centroid_voxel: [f64; 3],
-    /// Mean world position.
+    /// Mean world position [mm].
     pub centroid_mm: [f64; 3],
-    /// Edge of the bounding box along each array axis, whole voxels.
+    /// Edge of the bounding box along each array axis [mm], from whole voxels.
     pub extent_mm: [f64; 3],
-    /// Diameter of the ball of the same volume.
+    /// Diameter of the ball with the same volume [mm].
     pub equivalent_diameter_mm: f64,
-    /// Largest distance between voxel centres within one axial slice.
+    /// Largest distance between voxel centres within one axial slice [mm].
     pub longest_axial_diameter_mm: f64,
-    /// Whether a voxel lies at an end of the array.
+    /// Whether a voxel of the lesion lies on the border of the array.
     pub touches_border: bool,
 }
 
-/// All lesions by smallest C-order index, and what was dropped as too small.
+/// All lesions, ordered by smallest C-order index, and the counts of components that were too small.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LesionTable {
     /// The lesions.
     pub lesions: Vec<Lesion>,
     /// Components below the minimum volume.
     pub speck_count: u64,
-    /// Their voxels.
+    /// Total voxels of these components.
     pub speck_voxel_count: u64,
 }
 
-/// Measure every component of at least `min_volume_mm3`.
+/// Measure every component with at least `min_volume_mm3`.
 ///
 /// # Errors
-/// [`Error::Header`] for impossible geometry, [`Error::Interrupted`] if asked to stop.
+/// [`Error::Header`] for impossible geometry, [`Error::Argument`] if `min_volume_mm3` is NaN or the axial axis is not
+/// 0, 1 or 2, [`Error::Interrupted`] if asked to stop.
 pub fn measure(
     components: &Components,
     geometry: &Geometry,
@@ -160,10 +162,10 @@ pub fn measure(
 ) -> Result<LesionTable> {
     geometry.check_within(components.walk.shape)?;
     if min_volume_mm3.is_nan() {
-        return Err(Error::Argument("min_volume_mm3 is NaN".into()));
+        return Err(Error::Argument("min_volume_mm3 is NaN; expected a number".into()));
     }
     let voxel_mm3 = geometry.voxel_volume_mm3();
-    // Counts times a constant: compared the way volumes are computed, so that equal volumes are never told apart.
+    // The comparison uses the same arithmetic as the volumes, so that equal volumes are always treated equally.
     let keep = |sums: &Sums| sums.voxels as f64 * voxel_mm3 >= min_volume_mm3;
     let outlines = Outlines::new(components, axial_layout(components, geometry), plane_metric(geometry), keep);
     let lesion = |scratch: &mut Scratch, number: usize| -> Result<Option<Lesion>> {
@@ -219,7 +221,7 @@ fn describe(components: &Components, sums: &Sums, geometry: &Geometry, voxel_mm3
     }
 }
 
-/// In-plane axes in array order, so that rounding does not depend on the walk.
+/// In-plane axes in array order, so that rounding does not depend on the walk order.
 fn plane_axes(geometry: &Geometry) -> [usize; 2] {
     match geometry.axial_axis {
         0 => [1, 2],
@@ -236,7 +238,7 @@ fn plane_metric(geometry: &Geometry) -> PlaneMetric {
 fn axial_layout(components: &Components, geometry: &Geometry) -> AxialLayout {
     let order = components.walk.order;
     let slice = order.iter().position(|&axis| axis == geometry.axial_axis).unwrap_or(0);
-    // Columns lie along the span where they can, rows along the other axis.
+    // Columns lie along the spans if possible, rows along the other axis.
     let (row, column) = match slice {
         0 => (1, 2),
         1 => (0, 2),

@@ -1,10 +1,10 @@
-//! Lesion measuring, windows and sampling at memory speed, for 3D label maps and CT volumes.
+//! Measures lesions, extracts windows and samples windows at memory speed, for 3D label maps and CT volumes.
 //!
-//! No Python in here: the `patchcore-python` crate is the thin binding.
+//! This crate contains no Python code: the `patchcore-python` crate is the thin binding.
 //!
-//! Two ideas carry the crate. *Measuring* never makes a label volume: it finds spans (maximal stretches of one label
-//! along the fastest axis of memory) at memory bandwidth and joins them by union-find. *Windows* are clipped, scaled
-//! and written where the caller wants them in one pass.
+//! The crate is built on two ideas. *Measuring* never creates a volume of component numbers: it finds spans (maximal
+//! stretches of one label along the fastest axis of memory) at memory bandwidth and joins them by union-find.
+//! *Windows* are clipped, scaled and written into the caller's buffer in one pass.
 
 mod components;
 pub mod ct;

@@ -1,7 +1,7 @@
-//! NIfTI-1 and NIfTI-2 files, read and measured in a stream.
+//! Reads and measures NIfTI-1 and NIfTI-2 files as a stream.
 //!
-//! Source: the NIfTI-1 (nifti1.h) and NIfTI-2 (nifti2.h) headers. Which affine counts follows nibabel: sform, else
-//! qform, else the voxel size about the middle of the array.
+//! Source: the NIfTI-1 (nifti1.h) and NIfTI-2 (nifti2.h) headers. The affine is chosen as in nibabel: the sform,
+//! otherwise the qform, otherwise the voxel size with the origin in the middle of the array.
 
 mod header;
 mod planes;

@@ -1,24 +1,25 @@
-//! Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+//! Generates counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+//! SC 2011).
 //!
-//! A draw is a pure function of (seed, step, position, purpose, index): no state is kept between draws, so any number
-//! of workers or ranks, and a resume at any step, see the same numbers without replaying what came before.
+//! A draw is a pure function of (seed, step, position, purpose, index). No state is kept between draws, so any number
+//! of workers or ranks, and a training resumed at any step, get the same numbers without repeating the earlier draws.
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 
-/// Steps are below this: the counter gives them 56 bits.
+/// Steps must be smaller than this: the counter has 56 bits for them.
 pub const MAX_STEP: u64 = 1 << 56;
 
-/// What a number is drawn for. Streams of different purposes are independent.
+/// The use of a random number. Streams with different purposes are independent.
 ///
-/// The values are part of what a seed means: they never change, new purposes are added at the end.
+/// The values must never change, because they determine the numbers that a seed produces. Add new purposes at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Purpose {
-    /// Which window is drawn.
+    /// Choosing a window.
     Window = 0,
-    /// How it is augmented.
+    /// Augmenting a window.
     Augment = 1,
 }
 
@@ -42,7 +43,7 @@ pub fn block(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 #[derive(Debug, Clone)]
 pub struct Stream {
     key: [u32; 2],
-    /// Counter words 1 to 3; word 0 is the number of the block.
+    /// Counter words 1 to 3. Word 0 is the block number.
     rest: [u32; 3],
     next_block: u32,
     spare: Option<u64>,
@@ -87,7 +88,7 @@ impl Stream {
     /// # Panics
     /// If `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        assert!(bound > 0, "an empty range has no member to draw");
+        assert!(bound > 0, "cannot draw from an empty range");
         let mut product = u128::from(self.bits()) * u128::from(bound);
         if (product as u64) < bound {
             let threshold = bound.wrapping_neg() % bound;
@@ -103,7 +104,7 @@ impl Stream {
     /// # Panics
     /// If `high < low`.
     pub fn between(&mut self, low: i64, high: i64) -> i64 {
-        assert!(low <= high, "an empty range has no member to draw");
+        assert!(low <= high, "cannot draw from an empty range");
         let count = high.wrapping_sub(low) as u64;
         let offset = if count == u64::MAX { self.bits() } else { self.below(count + 1) };
         low.wrapping_add(offset as i64)

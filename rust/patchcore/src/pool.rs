@@ -1,10 +1,10 @@
-//! One thread pool of our own, and the flag by which a caller asks long work to stop.
+//! The crate's own thread pool, and the flag that asks long work to stop.
 
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::{Error, Result};
 
-/// Asked between slabs and chunks: has the caller had enough?
+/// A flag that asks long work to stop. Long work checks it between slabs and chunks.
 #[derive(Debug, Default)]
 pub struct Interrupt(AtomicBool);
 
@@ -14,7 +14,7 @@ impl Interrupt {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody asked.
+    /// Whether [`Interrupt::raise`] was called.
     #[must_use]
     pub fn is_raised(&self) -> bool {
         self.0.load(Ordering::Relaxed)
@@ -29,24 +29,25 @@ impl Interrupt {
     }
 }
 
-/// A pool remembers the process it was made in: its threads do not survive a fork.
+/// A pool and the process that created it: the threads of a pool do not survive a fork.
 struct Pooled {
     pid: u32,
     pool: rayon::ThreadPool,
 }
 
-/// Never freed: an old pool in a forked child cannot be dropped, its threads are the parent's.
+/// Never freed: a forked child cannot drop the old pool, because its threads belong to the parent.
 static POOL: AtomicPtr<Pooled> = AtomicPtr::new(std::ptr::null_mut());
 
-/// This process's pool, if there is one yet. No lock is taken: a fork could copy it locked.
+/// The pool of this process, if it exists. This function takes no lock: a fork could copy a lock while it is held.
 fn existing() -> Option<&'static Pooled> {
-    // SAFETY: what is stored here was leaked and is never written again.
+    // SAFETY: every pointer stored here was leaked, and its memory is never written again.
     unsafe { POOL.load(Ordering::Acquire).as_ref() }.filter(|pooled| pooled.pid == std::process::id())
 }
 
-/// The shared pool with one thread a core, made at first use.
+/// The shared pool with one thread per core. It is created at first use.
 ///
-/// In a forked child (a `PyTorch` loader worker) the parent's threads do not exist, and a new one is made.
+/// In a forked child (for example a `PyTorch` loader worker) the parent's threads do not exist, so a new pool is
+/// created.
 ///
 /// # Panics
 /// If the operating system refuses to start any thread.
@@ -57,10 +58,10 @@ pub fn shared() -> &'static rayon::ThreadPool {
     let before = POOL.load(Ordering::Acquire);
     let fresh = Box::into_raw(Box::new(Pooled { pid: std::process::id(), pool: build(0) }));
     if POOL.compare_exchange(before, fresh, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-        // SAFETY: it was leaked a moment ago.
+        // SAFETY: `fresh` was leaked above.
         return unsafe { &(*fresh).pool };
     }
-    // SAFETY: another thread was first, and nobody else has seen this one.
+    // SAFETY: another thread stored its pool first, so no other thread has seen `fresh`.
     drop(unsafe { Box::from_raw(fresh) });
     shared()
 }
@@ -70,10 +71,10 @@ fn build(threads: usize) -> rayon::ThreadPool {
         .num_threads(threads)
         .thread_name(|index| format!("patchcore-{index}"))
         .build()
-        .expect("the system starts threads")
+        .expect("the operating system could not start threads")
 }
 
-/// Run `work`, and what it does in parallel, in a pool of `threads` threads; in the shared one if none are given.
+/// Run `work` and its parallel parts in a pool of `threads` threads, or in the shared pool if `threads` is `None`.
 ///
 /// # Panics
 /// As [`shared`].
@@ -81,7 +82,8 @@ pub fn install<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Send)
     match threads {
         None => shared().install(work),
         Some(count) => {
-            // Starting threads takes longer than reading a window: as many as there are cores are the shared ones.
+            // Starting threads takes longer than reading a window. If `count` is the number of cores, use the shared
+            // pool.
             let usual = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
             match existing() {
                 Some(pooled) if pooled.pool.current_num_threads() == count => pooled.pool.install(work),

@@ -1,8 +1,8 @@
-//! One case from its own grid to the training grid, straight into a store: read plane by plane, resampled, and written
-//! shard by shard, so that memory does not grow with the volume.
+//! Resamples one case from its own grid to the training grid and writes it to a store. The case is read plane by plane
+//! and written shard by shard, so that memory does not grow with the volume.
 //!
-//! Old planes come in the order of the source's memory. Where the canonical axis runs against it, new planes are made, and
-//! shards written, from the far end.
+//! Old planes are read in the order of the source's memory. If the canonical axis runs in the opposite direction, new
+//! planes and shards are written starting from the far end.
 
 mod image;
 mod labels;
@@ -20,21 +20,21 @@ use crate::store::{Element, Layout};
 use crate::view::View;
 use crate::{Error, Result};
 
-/// Where a volume is read from, in its stored axis order.
+/// The source of a volume. Axes are in stored order.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
     /// A NIfTI file.
     File(&'a Path),
-    /// Memory.
+    /// An array in memory.
     Array(View<'a>),
 }
 
-/// How the memory of a source is walked.
+/// The order in which a source is read.
 struct SourceWalk {
     shape: [usize; 3],
     /// Axes, slowest first.
     order: [usize; 3],
-    /// Bytes of a voxel that are held while it is read; none where it is in memory anyway.
+    /// Bytes per voxel of the read buffer; 0 if the source is an array in memory.
     voxel_bytes: usize,
 }
 
@@ -50,36 +50,36 @@ impl Source<'_> {
     }
 }
 
-/// How a stored volume lies on the training grid. Triples are in canonical axis order.
+/// The position of a stored volume on the training grid. Triples are in canonical axis order.
 #[derive(Debug, Clone)]
 pub struct Placement {
-    /// The stored axis along each canonical one.
+    /// The stored axis of each canonical axis.
     pub axes: [usize; 3],
-    /// Whether the stored axis runs against it.
+    /// Whether the stored axis runs in the opposite direction.
     pub flipped: [bool; 3],
-    /// New spacing over old.
+    /// New spacing divided by old spacing.
     pub ratio: [f64; 3],
-    /// Voxels of the whole training grid.
+    /// Number of voxels of the whole training grid.
     pub shape: [usize; 3],
-    /// The part of it that is kept.
+    /// The part of the training grid that is kept.
     pub part: [Range<usize>; 3],
-    /// The spline, or straight lines.
+    /// Interpolation: cubic spline or linear.
     pub kernel: [Kernel; 3],
-    /// Whether axes that become coarser are blurred first.
+    /// Whether axes that become coarser are blurred before resampling.
     pub antialias: bool,
 }
 
-/// A placement worked out for a source: what is walked how.
+/// A placement in the reading order of a source.
 struct Walked {
-    /// The canonical axis at each place of the walk, slowest first.
+    /// The canonical axis at each position of the reading order, slowest first.
     canonical: [usize; 3],
-    /// Whether canonical axes run against the walk, by place.
+    /// Whether the canonical axis runs against the reading direction, by position in the reading order.
     flipped: [bool; 3],
-    /// By stored axis.
+    /// The same, by stored axis.
     stored_flipped: [bool; 3],
     stored_shape: [usize; 3],
     bands: Bands,
-    /// Voxels kept, canonical.
+    /// Shape of the part that is kept, canonical axes.
     shape: [usize; 3],
 }
 
@@ -90,7 +90,7 @@ impl Placement {
         for (place, stored) in order.into_iter().enumerate() {
             let axis = (0..3).find(|&axis| self.axes[axis] == stored);
             canonical[place] =
-                axis.ok_or_else(|| Error::Argument(format!("axes {:?} are no permutation", self.axes)))?;
+                axis.ok_or_else(|| Error::Argument(format!("axes {:?} are not a permutation of 0, 1, 2", self.axes)))?;
         }
         let flipped = canonical.map(|axis| self.flipped[axis]);
         let band = |place: usize| {
@@ -115,10 +115,11 @@ impl Placement {
     }
 }
 
-/// Bytes that preparing an image and then its labels takes at most, on so many threads; spans, which are few, left out.
+/// The most bytes that preparing an image and then its labels needs with `threads` threads. The memory for spans is
+/// small and not included.
 ///
 /// # Errors
-/// As [`prepare_image`], of a source that cannot be read or a placement that is none.
+/// The errors of [`prepare_image`] for a source that cannot be read or an invalid placement.
 pub fn prepare_bytes(
     source: &Source<'_>,
     placement: &Placement,
@@ -133,7 +134,7 @@ pub fn prepare_bytes(
     let slab = |layout: &Layout, bytes: usize| -> usize {
         let thickness = layout.shard()[walked.canonical[0]].min(walked.shape[walked.canonical[0]]);
         let widest = layout.shard().iter().product::<usize>() * bytes;
-        // The slab, and the compressed chunks of one shard.
+        // The slab and the compressed chunks of one shard.
         thickness * new * bytes + widest
     };
     let image =
@@ -143,8 +144,8 @@ pub fn prepare_bytes(
     Ok(image.max(labels) as u64)
 }
 
-/// The view of walked planes in canonical axis order; `n` planes of the walk's rows and columns, the first plane lowest
-/// unless the walk runs against the axis.
+/// View `planes` new planes in canonical axis order. The first plane is the lowest, or the highest if `flipped` is
+/// true.
 fn canonical_view<'a, T: crate::view::Element + Element>(
     values: &'a [T],
     planes: usize,

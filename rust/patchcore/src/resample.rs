@@ -1,8 +1,8 @@
-//! Resampling a volume to another spacing: separable, plane by plane, in bounded memory.
+//! Resamples a volume to another spacing: separable, plane by plane, in bounded memory.
 //!
-//! Walk coordinates as in memory: planes of rows of voxels. Each plane is brought to the new grid within itself as soon
-//! as it is there (columns first, which vectorises, then rows, which are shorter by then), and only the few planes that
-//! the next new plane is made of are kept.
+//! Coordinates follow the memory order: planes, rows, voxels. Each old plane is first resampled in-plane, as soon as it
+//! is read: across its rows first, which vectorises, then along its rows. Only the few planes that the next new plane
+//! needs are kept in memory.
 
 mod array;
 mod band;
@@ -21,45 +21,46 @@ use crate::pool::Interrupt;
 use crate::{Error, Result, error};
 use sums::{along, weighted, weighted_rounded};
 
-/// A volume that gives its planes one after the other.
+/// A volume that returns its planes one after the other.
 pub trait Planes: Sync {
-    /// Make planes ready. Every plane before the last one needed is loaded or skipped once, in ascending order.
+    /// Load planes. Every plane up to the last needed plane is loaded or skipped exactly once, in ascending order.
     ///
     /// # Errors
-    /// Whatever reading them fails with.
+    /// Any error while reading the planes.
     fn load(&mut self, planes: std::ops::Range<usize>) -> Result<()>;
 
-    /// Pass over planes that nobody needs.
+    /// Skip planes that are not needed.
     ///
     /// # Errors
-    /// Whatever reading them fails with.
+    /// Any error while reading the planes.
     fn skip(&mut self, planes: std::ops::Range<usize>) -> Result<()> {
         let _ = planes;
         Ok(())
     }
 
-    /// Write a plane that was made ready by the last call of `load`, as float32, rows one behind the other.
+    /// Write a plane that the last call of `load` loaded to `out`, as float32, row after row.
     fn write(&self, plane: usize, out: &mut [f32]);
 }
 
 /// The three axes of a resampling, slowest first.
 #[derive(Debug, Clone)]
 pub struct Bands {
-    /// Plane by plane.
+    /// The axis across planes.
     pub planes: Band,
-    /// Row by row.
+    /// The axis across rows.
     pub rows: Band,
-    /// Along a row.
+    /// The axis along a row.
     pub columns: Band,
 }
 
 impl Bands {
-    /// New planes made at once.
+    /// Number of new planes that are computed at once.
     pub(crate) fn batch(&self, threads: usize) -> usize {
         (4 * threads).min(self.planes.output())
     }
 
-    /// Bytes that [`resample`] takes for its planes on so many threads, at most, beside what `source` and `emit` keep.
+    /// The most bytes that [`resample`] needs for its planes with `threads` threads, without the memory of `source` and
+    /// `emit`.
     #[must_use]
     pub fn bytes(&self, threads: usize) -> usize {
         let new = self.rows.output() * self.columns.output();
@@ -70,10 +71,10 @@ impl Bands {
         4 * kept * new + 2 * batch * new + 4 * threads * self.rows.input * self.columns.input
     }
 
-    /// Bring one plane to the new rows and columns.
+    /// Resample one plane to the new rows and columns.
     fn within_plane(&self, plane: &[f32], scratch: &mut Vec<f32>, out: &mut [f32]) {
         let (length, new) = (self.columns.input, self.columns.output());
-        // Weights of 0 point beyond the row.
+        // Padding weights of 0 may refer to voxels beyond the row.
         scratch.resize(length + self.columns.taps, 0.0);
         for (row, out) in out.chunks_exact_mut(new).enumerate() {
             let (start, weights) = self.rows.row(row);
@@ -90,7 +91,7 @@ impl Bands {
     }
 }
 
-/// Gather the rows that weights belong to; there may be fewer, where the last weights are 0.
+/// Collect the rows that belong to the weights. There may be fewer rows than weights if the last weights are 0.
 fn with_rows<'a>(rows: impl Iterator<Item = &'a [f32]>, weights: &[f32], then: impl FnOnce(&[&'a [f32]])) {
     const MOST: usize = 64;
     let mut few: [&[f32]; MOST] = [&[]; MOST];
@@ -105,22 +106,22 @@ fn with_rows<'a>(rows: impl Iterator<Item = &'a [f32]>, weights: &[f32], then: i
     }
 }
 
-/// Planes on the new rows and columns, those that the next new plane needs.
+/// The in-plane resampled planes that the next new plane needs.
 struct Kept {
     planes: VecDeque<Vec<f32>>,
-    /// Number of the first of them.
+    /// Number of the first of these planes.
     first: usize,
     spare: Vec<Vec<f32>>,
 }
 
-/// Resample a volume of intensities; `emit` gets the new planes in order, some at a time, as rows one behind the other.
+/// Resample a volume of intensities. `emit` receives the new planes in order, a few at a time, row after row.
 ///
-/// Values are rounded to the nearest and saturate at the ends of int16.
+/// Values are rounded to the nearest integer and clipped to the range of int16.
 ///
-/// Runs in the rayon pool that it is called in.
+/// This function runs in the rayon pool in which it is called.
 ///
 /// # Errors
-/// What `source` and `emit` fail with, [`Error::Memory`], [`Error::Interrupted`].
+/// The errors of `source` and `emit`, [`Error::Memory`], [`Error::Interrupted`].
 pub fn resample(
     source: &mut impl Planes,
     bands: &Bands,
@@ -144,7 +145,7 @@ pub fn resample(
     Ok(())
 }
 
-/// Take planes in until `needed` are there, and let those before go.
+/// Read planes until all planes in `needed` are available, and release the planes before them.
 fn advance(
     source: &mut impl Planes,
     bands: &Bands,
@@ -159,7 +160,7 @@ fn advance(
             kept.spare.push(plane);
             kept.first += 1;
         } else {
-            // A plane that no new plane is made of still has to be read past.
+            // Planes that no new plane needs must still be skipped in the source.
             source.skip(kept.first..needed.start)?;
             kept.first = needed.start;
         }
@@ -177,7 +178,7 @@ fn advance(
             let mut plane = kept.spare.pop().unwrap_or_default();
             plane
                 .try_reserve_exact(size.saturating_sub(plane.len()))
-                .map_err(|_| Error::Memory("no memory for a plane".into()))?;
+                .map_err(|_| Error::Memory("not enough memory for a plane".into()))?;
             plane.resize(size, 0.0);
             fresh.push(plane);
         }

@@ -1,10 +1,10 @@
-//! Which windows are trained on: lesions of every size and cases of every lesion count get their share.
+//! Draws the windows for training. Lesions of every size, and cases with few or many lesions, are drawn often enough.
 //!
-//! A draw picks a case (∝ lesions^α, so that one patient with 80 metastases does not rule), one of its lesions, one of
-//! that lesion's voxels, and a window that contains the voxel anywhere: a small lesion is as likely as a large one, and
-//! it is not always in the middle. Shares of the draws can be for an organ's voxels, for given points (hard negatives, by
-//! their weights) and for cases without lesions; the rest are uniform over the volume. Voxels are found in spans by binary
-//! search; no volume is read.
+//! A draw for a lesion picks a case (∝ lesions^α, so that one patient with 80 metastases does not dominate), one of its
+//! lesions, one voxel of the lesion, and a window that contains the voxel at any position. A small lesion is therefore
+//! as likely as a large one, and it is not always in the middle of the window. Shares of the draws can be reserved for
+//! the voxels of an organ, for given points (hard negatives, by their weights) and for cases without lesions. The other
+//! windows are uniform over the volume. Voxels are found in the spans by binary search; no volume is read.
 
 use crate::philox::{MAX_STEP, Purpose, Stream};
 use crate::{Error, Result};
@@ -12,15 +12,15 @@ use crate::{Error, Result};
 /// The lesions of one case as spans, sorted by lesion.
 #[derive(Debug, Clone, Copy)]
 pub struct LesionSpans<'a> {
-    /// Index of each span's lesion, in `0..lesion_count`, never decreasing.
+    /// Lesion index of each span, in `0..lesion_count`, never decreasing.
     pub lesion: &'a [i32],
     /// First voxel of each span.
     pub origin: &'a [[i32; 3]],
-    /// Voxels of each span.
+    /// Number of voxels in each span.
     pub length: &'a [i32],
-    /// The array axis that spans lie along.
+    /// The array axis along which the spans lie.
     pub axis: usize,
-    /// Number of lesions; each has a span.
+    /// Number of lesions. Every lesion has at least one span.
     pub lesion_count: usize,
 }
 
@@ -29,11 +29,11 @@ pub struct LesionSpans<'a> {
 struct Index {
     axis: usize,
     origin: Vec<[i32; 3]>,
-    /// Voxels of all spans up to and including each one.
+    /// Running sum of voxels, including the span itself.
     voxels_up_to: Vec<u64>,
-    /// Where each lesion's spans begin, and a last entry where they end.
+    /// Index of the first span of each lesion, and a last entry with the number of spans.
     first_span: Vec<usize>,
-    /// The first voxel of each lesion's box, and the one after its last.
+    /// Bounding box of each lesion: its first voxel, and one past its last voxel.
     boxes: Vec<[[i64; 3]; 2]>,
 }
 
@@ -42,11 +42,13 @@ impl Index {
         let count = spans.lesion.len();
         let wrong = |what: String| Err(Error::Argument(what));
         if shape.iter().any(|&n| n < 1) {
-            return wrong(format!("shape {shape:?}; every axis has at least 1 voxel"));
+            return wrong(format!("shape {shape:?}; expected at least 1 voxel per axis"));
         }
         if spans.origin.len() != count || spans.length.len() != count {
             let (origins, lengths) = (spans.origin.len(), spans.length.len());
-            return wrong(format!("{count} span lesions, {origins} origins and {lengths} lengths; one each a span"));
+            return wrong(format!(
+                "{count} span lesions, {origins} origins and {lengths} lengths; expected equal numbers"
+            ));
         }
         if spans.axis > 2 {
             return wrong(format!("span axis {}; legal: 0, 1, 2", spans.axis));
@@ -62,7 +64,8 @@ impl Index {
             });
             if !inside {
                 return wrong(format!(
-                    "span {index} (origin {origin:?}, length {length}, axis {}) leaves the volume of shape {shape:?}",
+                    "span {index} (origin {origin:?}, length {length}, axis {}) is empty or leaves the volume of shape \
+                     {shape:?}",
                     spans.axis
                 ));
             }
@@ -72,8 +75,8 @@ impl Index {
                 _ => {
                     let last = i128::try_from(spans.lesion_count).map_or(0, |count| count - 1);
                     return wrong(format!(
-                        "span {index} belongs to lesion {lesion}; spans are sorted by lesion, every lesion from 0 to \
-                         {last} has one"
+                        "span {index} belongs to lesion {lesion}; expected spans sorted by lesion, and at least one \
+                         span for every lesion from 0 to {last}"
                     ));
                 }
             }
@@ -99,7 +102,7 @@ impl Index {
         self.first_span.len() - 1
     }
 
-    /// Whether a lesion has a voxel between two corners.
+    /// Whether a lesion has a voxel in the box from `low` (inclusive) to `high` (exclusive).
     fn meets(&self, lesion: usize, low: [i64; 3], high: [i64; 3]) -> bool {
         let [first, last] = self.boxes[lesion];
         if (0..3).any(|axis| first[axis] >= high[axis] || last[axis] <= low[axis]) {
@@ -115,7 +118,7 @@ impl Index {
         })
     }
 
-    /// A uniformly drawn voxel of a lesion, in O(log spans).
+    /// Draw a voxel of a lesion uniformly, in O(log spans).
     fn draw_voxel(&self, lesion: usize, stream: &mut Stream) -> [i64; 3] {
         let spans = self.first_span[lesion]..self.first_span[lesion + 1];
         let before = spans.start.checked_sub(1).map_or(0, |previous| self.voxels_up_to[previous]);
@@ -129,7 +132,7 @@ impl Index {
     }
 }
 
-/// One case, checked and indexed for drawing.
+/// One case: its lesions and optionally an organ, checked and indexed for drawing.
 #[derive(Debug)]
 pub struct Case {
     shape: [i64; 3],
@@ -147,7 +150,7 @@ impl Case {
         Ok(Self { shape, lesions: Index::new(shape, spans)?, organ: None })
     }
 
-    /// The same case with the spans of an organ, all numbered 0.
+    /// The same case with the spans of an organ. The lesion index of these spans must be 0.
     ///
     /// # Errors
     /// As [`Case::new`].
@@ -164,27 +167,27 @@ impl Case {
     }
 }
 
-/// What share of the windows is drawn for what; the rest are drawn anywhere.
+/// Share of the windows for each kind of draw. The remaining windows are drawn anywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Shares {
-    /// For a lesion.
+    /// Share of windows around a lesion.
     pub lesion: f64,
-    /// For a voxel of an organ, of a case that has it.
+    /// Share of windows around a voxel of the organ, in cases that have the organ.
     pub organ: f64,
-    /// For one of the given points.
+    /// Share of windows around a hard point.
     pub hard: f64,
-    /// Anywhere in a case without lesions.
+    /// Share of windows anywhere in a case without lesions.
     pub lesion_free: f64,
 }
 
-/// A place that windows are to be drawn around, and how much more often than one of weight 1.
+/// A point around which windows are drawn, and its weight relative to the other points.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HardPoint {
     /// Index of the case.
     pub case: usize,
-    /// The voxel.
+    /// Voxel index of the point.
     pub voxel: [i64; 3],
-    /// Not negative.
+    /// Weight of the point; must not be negative.
     pub weight: f64,
 }
 
@@ -192,13 +195,13 @@ pub struct HardPoint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Nothing: anywhere.
+    /// No particular target: anywhere in the case.
     Anywhere = 0,
     /// A lesion.
     Lesion = 1,
     /// A voxel of the organ.
     Organ = 2,
-    /// A given point.
+    /// A hard point.
     Hard = 3,
     /// A case without lesions.
     LesionFree = 4,
@@ -209,24 +212,24 @@ pub enum Kind {
 pub struct Draw {
     /// Index of the case.
     pub case: usize,
-    /// First voxel of the window; negative where the case is smaller than the window.
+    /// First voxel of the window; negative if the case is smaller than the window.
     pub corner: [i64; 3],
-    /// What it was drawn for.
+    /// What the window was drawn for.
     pub kind: Kind,
-    /// The lesion that it was drawn for.
+    /// The lesion that the window was drawn for.
     pub lesion: Option<usize>,
-    /// The voxel that it was drawn to contain.
+    /// The voxel that the window was drawn to contain.
     pub voxel: Option<[i64; 3]>,
 }
 
-/// Draws windows of a set of cases.
+/// Draws windows from a set of cases.
 #[derive(Debug)]
 pub struct Sampler {
     cases: Vec<Case>,
     window: [i64; 3],
     seed: u64,
     shares: Shares,
-    /// Sum of lesions^α over all cases up to and including each one.
+    /// Running sum of lesions^α, including the case itself.
     weight_up_to: Vec<f64>,
     with_organ: Vec<usize>,
     lesion_free: Vec<usize>,
@@ -235,11 +238,12 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler over `cases`: windows for a lesion are drawn in cases chosen ∝ lesions^α.
+    /// Create a sampler over `cases`. For a lesion window, the case is chosen ∝ lesions^α.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there is no case, a share is outside [0, 1] or all are more than 1, `alpha` is negative or
-    /// not finite, a hard point lies outside of its case, or a share is for what no case has.
+    /// [`Error::Argument`] if there is no case, a share is outside [0, 1], the shares add up to more than 1, `alpha` is
+    /// negative or not finite, a hard point lies outside its case or has an invalid weight, or a share is positive but
+    /// no case can provide such windows. [`Error::Window`] if an edge of the window is smaller than 1.
     pub fn new(
         cases: Vec<Case>,
         window: [i64; 3],
@@ -250,10 +254,10 @@ impl Sampler {
     ) -> Result<Self> {
         let wrong = |what: String| Err(Error::Argument(what));
         if cases.is_empty() {
-            return wrong("no cases to draw windows from".into());
+            return wrong("there are no cases to draw windows from".into());
         }
         if window.iter().any(|&n| n < 1) {
-            return Err(Error::Window(format!("window size {window:?}; every edge is at least 1 voxel")));
+            return Err(Error::Window(format!("window size {window:?}; expected at least 1 voxel per edge")));
         }
         let Shares { lesion, organ, hard: hard_share, lesion_free: free_share } = shares;
         let named = [
@@ -269,10 +273,10 @@ impl Sampler {
         }
         let sum = lesion + organ + hard_share + free_share;
         if sum > 1.0 + 1e-9 {
-            return wrong(format!("shares of {sum} in all; legal: at most 1"));
+            return wrong(format!("the shares add up to {sum}; expected at most 1"));
         }
         if !alpha.is_finite() || alpha < 0.0 {
-            return wrong(format!("alpha {alpha}; legal: any finite number from 0"));
+            return wrong(format!("alpha {alpha}; legal: any finite number from 0 up"));
         }
         for (number, point) in hard.iter().enumerate() {
             let inside = cases
@@ -280,8 +284,8 @@ impl Sampler {
                 .is_some_and(|case| (0..3).all(|axis| (0..case.shape[axis]).contains(&point.voxel[axis])));
             if !inside || !point.weight.is_finite() || point.weight < 0.0 {
                 return wrong(format!(
-                    "hard point {number} (case {}, voxel {:?}, weight {}); expected a voxel within a case and a weight \
-                     from 0",
+                    "hard point {number} (case {}, voxel {:?}, weight {}); expected an existing case, a voxel within \
+                     it and a finite weight from 0 up",
                     point.case, point.voxel, point.weight
                 ));
             }
@@ -308,7 +312,7 @@ impl Sampler {
                 hard_share,
                 hard_up_to.last().is_none_or(|&total| total <= 0.0),
                 "hard_share",
-                "no hard point has a weight",
+                "no hard point has a positive weight",
             ),
             (free_share, lesion_free.is_empty(), "lesion_free_share", "every case has a lesion"),
         ];
@@ -320,9 +324,10 @@ impl Sampler {
         Ok(Self { cases, window, seed, shares, weight_up_to, with_organ, lesion_free, hard, hard_up_to })
     }
 
-    /// The window of a step and a position in the global batch: a pure function of these and the seed.
+    /// Draw the window for a step and a position in the global batch. The result is a pure function of step, position
+    /// and seed.
     ///
-    /// Where no case has a lesion, every window is drawn uniformly.
+    /// If no case has a lesion, lesion windows are drawn anywhere instead.
     ///
     /// # Errors
     /// [`Error::Argument`] if `step` is not below 2⁵⁶.
@@ -351,13 +356,16 @@ impl Sampler {
         })
     }
 
-    /// The lesions of a case that have a voxel in a window.
+    /// The lesions of a case that have at least one voxel in the window at `corner`.
     ///
     /// # Errors
     /// [`Error::Argument`] if there is no such case.
     pub fn lesions_in(&self, case: usize, corner: [i64; 3]) -> Result<Vec<usize>> {
         let number = self.cases.len();
-        let index = self.cases.get(case).ok_or_else(|| Error::Argument(format!("case {case} of {number}")))?;
+        let index = self
+            .cases
+            .get(case)
+            .ok_or_else(|| Error::Argument(format!("case index {case}; there are {number} cases")))?;
         let high = std::array::from_fn(|axis| corner[axis].saturating_add(self.window[axis]));
         Ok((0..index.lesion_count()).filter(|&lesion| index.lesions.meets(lesion, corner, high)).collect())
     }
@@ -386,7 +394,8 @@ impl Sampler {
         self.around(point.case, point.voxel, Kind::Hard, stream)
     }
 
-    /// A window that contains a voxel, uniformly among those that do and lie in the volume or hold all of it.
+    /// Draw a window that contains `voxel`, uniformly from all such windows that lie in the volume. Along an axis that
+    /// is shorter than the window, the window must contain the whole axis instead.
     fn around(&self, case: usize, voxel: [i64; 3], kind: Kind, stream: &mut Stream) -> Draw {
         let corner = std::array::from_fn(|axis| {
             let (low, high) = corner_range(self.cases[case].shape[axis], self.window[axis]);
@@ -404,14 +413,15 @@ impl Sampler {
     }
 }
 
-/// An entry drawn in proportion to its weight, given as running sums.
+/// Draw an index in proportion to the weights. `up_to` holds the running sums of the weights.
 fn chosen(up_to: &[f64], total: f64, stream: &mut Stream) -> usize {
     let share = stream.uniform() * total;
-    // Rounding of the product up to the total itself would point behind the last entry.
+    // If rounding made the product equal to the total, the index would be past the last entry.
     up_to.partition_point(|&up_to| up_to <= share.min(total.next_down()))
 }
 
-/// Corners along one axis whose window lies in the volume or, where the volume is smaller, holds all of it.
+/// The lowest and highest corner along one axis for which the window lies in the volume, or contains the whole volume
+/// if the volume is smaller.
 fn corner_range(extent: i64, window: i64) -> (i64, i64) {
     ((extent - window).min(0), (extent - window).max(0))
 }

@@ -1,8 +1,8 @@
-//! Finding the stretches of equal words in memory, at memory bandwidth.
+//! Finds stretches of equal words in memory, at memory bandwidth.
 //!
-//! Label maps are almost everywhere constant. So two loops take turns: one compares 256 bytes at a time with the value
-//! the scan stands in and only moves on, the other makes a bit mask of the places where a word differs from the one
-//! before it. Words are compared as bits; what the bits mean is asked once a stretch.
+//! Label maps are constant almost everywhere. Therefore two loops alternate. The first loop compares 256 bytes at a
+//! time with the current value and moves on while they are equal. The second loop builds a bit mask of the positions
+//! where a word differs from the previous word. Words are compared as bits; the bits are decoded once per stretch.
 
 /// An unsigned word of a label map.
 pub(crate) trait Word: Copy + Eq + Send + Sync + 'static {
@@ -33,7 +33,7 @@ macro_rules! words {
 words!(
     u8, 0x0101_0101_0101_0101, {
         #[cfg(target_arch = "x86_64")]
-        // The loads are the unaligned ones.
+        // These are unaligned loads.
         #[allow(clippy::cast_ptr_alignment)]
         #[inline]
         fn change_mask(words: &[Self], at: usize) -> u64 {
@@ -54,7 +54,7 @@ words!(
     };
     u16, 0x0001_0001_0001_0001, {
         #[cfg(target_arch = "x86_64")]
-        // The loads are the unaligned ones.
+        // These are unaligned loads.
         #[allow(clippy::cast_ptr_alignment)]
         #[inline]
         fn change_mask(words: &[Self], at: usize) -> u64 {
@@ -85,7 +85,7 @@ words!(
 /// Bytes compared at once while nothing changes.
 const BLOCK: usize = 256;
 
-// Must end up inside the function that enables AVX2, to be compiled with it.
+// This function must be inlined into the function that enables AVX2; otherwise it is compiled without AVX2.
 #[allow(clippy::inline_always)]
 #[inline(always)]
 fn uniform_bytes_generic(bytes: &[u8], pattern: u64) -> usize {
@@ -109,7 +109,7 @@ fn uniform_bytes_avx2(bytes: &[u8], pattern: u64) -> usize {
     uniform_bytes_generic(bytes, pattern)
 }
 
-/// How many leading bytes, in whole blocks, repeat `pattern`.
+/// Number of leading bytes, in whole blocks, that repeat `pattern`.
 #[inline]
 fn uniform_bytes(bytes: &[u8], pattern: u64) -> usize {
     #[cfg(target_arch = "x86_64")]
@@ -121,11 +121,11 @@ fn uniform_bytes(bytes: &[u8], pattern: u64) -> usize {
 }
 
 fn as_bytes<W: Word>(words: &[W]) -> &[u8] {
-    // SAFETY: words are unsigned integers; any byte of them may be read.
+    // SAFETY: words are unsigned integers, and every byte of an integer may be read.
     unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
 }
 
-/// Call `emit(start, end, word)` for each maximal stretch of equal words, in order; together they cover `words`.
+/// Call `emit(start, end, word)` for each maximal stretch of equal words, in order. The stretches cover all of `words`.
 pub(crate) fn stretches<W: Word>(words: &[W], mut emit: impl FnMut(usize, usize, W)) {
     let count = words.len();
     let Some(&first) = words.first() else { return };
@@ -180,7 +180,7 @@ mod tests {
         found
     }
 
-    /// Long quiet parts between bursts, as in label maps.
+    /// Long constant parts between short changes, as in label maps.
     fn bursts() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec((0u8..4, prop_oneof![1usize..4, 1usize..900]), 0..40)
             .prop_map(|runs| runs.into_iter().flat_map(|(value, n)| std::iter::repeat_n(value, n)).collect())

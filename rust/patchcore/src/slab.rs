@@ -1,7 +1,7 @@
-//! One slab of planes: its spans, and the components they form within it.
+//! Finds the spans of one slab of planes, and joins them into components within the slab.
 //!
-//! Walk coordinates: a *plane* is an index along the slowest axis of memory, a *row* one along the middle axis, a *line*
-//! is `plane · rows + row`, and spans lie along the fastest axis.
+//! Walk coordinates: a *plane* is an index along the slowest axis of memory, a *row* is an index along the middle axis,
+//! a *line* is `plane · rows + row`, and spans lie along the fastest axis.
 
 use std::cmp::Ordering;
 
@@ -9,7 +9,8 @@ use crate::scan::{Word, stretches};
 use crate::view::{Kind, View};
 use crate::{Error, Result, decode::Decoder};
 
-/// Which voxels touch: those that share a face (6), an edge too (18), or a corner too (26).
+/// Which voxels are neighbours: voxels that share a face (6), a face or an edge (18), or a face, an edge or a corner
+/// (26).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Connectivity {
     /// Faces.
@@ -22,8 +23,8 @@ pub enum Connectivity {
 }
 
 impl Connectivity {
-    /// How far beyond its ends a span reaches on a neighbouring line that differs in one walk coordinate, and on one
-    /// that differs in two (`None`: it does not).
+    /// How far beyond its ends a span reaches on a neighbouring line. The first number is for lines that differ in one
+    /// walk coordinate, the second for lines that differ in two (`None`: such lines are not neighbours).
     fn reach(self) -> (u32, Option<u32>) {
         match self {
             Connectivity::Six => (0, None),
@@ -54,17 +55,17 @@ pub(crate) struct Span {
     pub(crate) label: i64,
 }
 
-/// A line that has spans: its number, and the index of its first span.
+/// A line with at least one span: its number, and the index of its first span.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Line {
     pub(crate) number: u64,
     pub(crate) first: u32,
 }
 
-/// The walk's shape: planes, rows, voxels a line.
+/// The shape in walk order: planes, rows, voxels per line.
 pub(crate) type WalkShape = [usize; 3];
 
-/// What is summed over the spans of a component, in walk coordinates.
+/// Sums over the spans of a component, in walk coordinates.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sums {
     pub(crate) label: i64,
@@ -73,7 +74,7 @@ pub(crate) struct Sums {
     pub(crate) coordinates: [u64; 3],
     pub(crate) low: [u32; 3],
     pub(crate) high: [u32; 3],
-    /// Smallest C-order index of a voxel.
+    /// Smallest C-order index of the component's voxels.
     pub(crate) first: u64,
 }
 
@@ -90,27 +91,27 @@ impl Sums {
     }
 }
 
-/// Spans of some consecutive planes, joined.
+/// The spans of consecutive planes, joined into components.
 #[derive(Debug, Default)]
 pub(crate) struct Slab {
     pub(crate) lines: Vec<Line>,
     pub(crate) spans: Vec<Span>,
-    /// While joining: the parent of each span. Afterwards: its component within the slab.
+    /// While joining: the parent of each span. Afterwards: the component of each span within the slab.
     pub(crate) component: Vec<u32>,
     pub(crate) sums: Vec<Sums>,
 }
 
-/// Takes stretches and cuts them into the spans of lines.
+/// Receives stretches and cuts them into spans, one or more per line.
 struct Collector<'a> {
     decoder: &'a Decoder,
     slab: Slab,
     length: usize,
-    /// The last bits other than 0 that were decoded, and their label.
+    /// The last non-zero bits that were decoded, and their label.
     bits: u64,
     label: i64,
-    /// The label of bits 0: background, unless the file adds an intercept.
+    /// The label of zero bits: background, unless the file has an intercept.
     label_of_zero: i64,
-    /// The line being filled and where it ends in the stretch coordinates.
+    /// The current line, and where it starts in stretch coordinates.
     line: u64,
     line_start: usize,
     open_line: u64,
@@ -164,7 +165,7 @@ impl Collector<'_> {
             && last.end == start
             && last.label == self.label
         {
-            // Different bits can mean one label (True stored as 1 and 255).
+            // Different bits can have the same label (True stored as 1 and as 255).
             last.end = end;
             return;
         }
@@ -173,7 +174,7 @@ impl Collector<'_> {
 }
 
 impl Slab {
-    /// Find the spans of planes `planes` of a view walked in `order`.
+    /// Find the spans of the planes `planes` of a view that is walked in `order`.
     pub(crate) fn find(
         view: &View<'_>,
         order: [usize; 3],
@@ -216,7 +217,7 @@ impl Slab {
         };
         if view.is_dense(order) {
             let start = view.at(index(planes.start, 0));
-            // SAFETY: the planes are dense and aligned, so they are this many words one behind the other.
+            // SAFETY: the planes are dense and aligned, so they are this many contiguous words.
             let words: &[W] = unsafe { std::slice::from_raw_parts(start.cast(), planes.len() * rows * length) };
             stretches(words, |from, to, word| collector.take(from, to, word.bits()));
         } else {
@@ -233,7 +234,7 @@ impl Slab {
                     } else {
                         let stride = view.stride(fast);
                         for (at, word) in buffer.iter_mut().enumerate() {
-                            // SAFETY: the view's contract; the read may be unaligned.
+                            // SAFETY: the view guarantees that this element is readable; the read may be unaligned.
                             *word = unsafe { start.wrapping_offset(at as isize * stride).cast::<W>().read_unaligned() };
                         }
                         &buffer
@@ -246,13 +247,13 @@ impl Slab {
         match collector.error {
             Some(error) => Err(error),
             None if collector.slab.spans.len() >= u32::MAX as usize => {
-                Err(Error::Unsupported("a single plane has more than 2^32 spans".into()))
+                Err(Error::Unsupported("one slab of planes has 2^32 - 1 or more spans".into()))
             }
             None => Ok(collector.slab),
         }
     }
 
-    /// Join the slab's spans into components and sum them up. `strides` are C-order strides of the walk axes.
+    /// Join the slab's spans into components and sum over them. `strides` are the C-order strides of the walk axes.
     pub(crate) fn join(&mut self, shape: WalkShape, strides: [u64; 3], connectivity: Connectivity) {
         let mut parent: Vec<u32> = (0..self.spans.len() as u32).collect();
         let label = self.spans.first().map(|span| span.label);
@@ -267,7 +268,7 @@ impl Slab {
     fn join_neighbours<const MANY: bool>(&self, parent: &mut [u32], shape: WalkShape, connectivity: Connectivity) {
         let rows = shape[1] as u64;
         let (near, far) = connectivity.reach();
-        // Lines come in order, so the neighbours behind are met by cursors that only move on.
+        // Lines are in order, so a cursor that only moves forward finds the neighbours in the previous plane.
         let mut cursor = 0;
         for at in 0..self.lines.len() {
             let number = self.lines[at].number;
@@ -294,14 +295,14 @@ impl Slab {
                 }
                 neighbour += 1;
             }
-            // Flat trees here make the searches from the next lines short.
+            // Flatten the trees here, so that the searches from the next lines are short.
             for index in self.line_range(at) {
                 parent[index] = find(parent, index as u32);
             }
         }
     }
 
-    /// The spans of the line at an index of `lines`.
+    /// The index range of the spans of line `lines[at]`.
     pub(crate) fn line_range(&self, at: usize) -> std::ops::Range<usize> {
         let end = self.lines.get(at + 1).map_or(self.spans.len(), |next| next.first as usize);
         self.lines[at].first as usize..end
@@ -363,7 +364,7 @@ impl Slab {
     }
 }
 
-/// Call `meet(i, j)` for each pair of spans of one label that come within `reach` of overlapping.
+/// Call `meet(i, j)` for each pair of spans with the same label that overlap, or miss each other by less than `reach`.
 #[inline]
 fn touching(a: &[Span], b: &[Span], reach: u32, mut meet: impl FnMut(u32, u32)) {
     let (mut i, mut j) = (0, 0);
@@ -372,12 +373,12 @@ fn touching(a: &[Span], b: &[Span], reach: u32, mut meet: impl FnMut(u32, u32)) 
         if left.start < right.end + reach && right.start < left.end + reach && left.label == right.label {
             meet(i as u32, j as u32);
         }
-        // The one that ends first can meet nothing further, unless the other's successor starts within reach of it.
+        // The span that ends first has no further partner, unless the other's successor starts within its reach.
         match left.end.cmp(&right.end) {
             Ordering::Less => i += 1,
             Ordering::Greater => j += 1,
             Ordering::Equal => {
-                // Both end here: either may still reach the other's successor.
+                // Both spans end here: each may still reach the other's successor.
                 if let Some(next) = b.get(j + 1)
                     && next.start < left.end + reach
                     && next.label == left.label
@@ -397,8 +398,8 @@ fn touching(a: &[Span], b: &[Span], reach: u32, mut meet: impl FnMut(u32, u32)) 
     }
 }
 
-/// [`touching`] where all spans have one label, and so never lie end to end: noise would mispredict its branches, so
-/// both sides advance by arithmetic.
+/// [`touching`] for spans that all have the same label. Such spans are never adjacent on a line. Noise would cause
+/// branch mispredictions, so both sides advance by arithmetic instead of branches.
 #[inline]
 fn touching_of_one_label(a: &[Span], b: &[Span], reach: u32, mut meet: impl FnMut(u32, u32)) {
     let (mut i, mut j) = (0, 0);
@@ -414,7 +415,8 @@ fn touching_of_one_label(a: &[Span], b: &[Span], reach: u32, mut meet: impl FnMu
     }
 }
 
-/// Call `meet(i, j)` with span indices of two neighbouring planes: the last of `below`, the first of `above`.
+/// Call `meet(i, j)` with the indices of touching spans in two neighbouring planes: the last plane of `below` and the
+/// first plane of `above`.
 pub(crate) fn touching_planes(
     below: &Slab,
     above: &Slab,

@@ -1,8 +1,9 @@
-//! The store: volumes as sharded, compressed, checksummed Zarr v3 arrays, and windows out of them.
+//! Stores volumes as sharded, compressed, checksummed Zarr v3 arrays, and reads windows from them.
 //!
-//! What is written is plain Zarr, which zarr-python and tensorstore open: shards of 24³ chunks, each Blosc (byte shuffle,
-//! lz4hc) and then crc32c, an index with a crc32c of its own at the end of each shard, little-endian. Metadata
-//! (`zarr.json`) is the caller's; here are the shard files. One file is one shard, written whole, and read by position.
+//! The format is plain Zarr, which zarr-python and tensorstore can open. A shard consists of chunks of 24³ voxels. Each
+//! chunk is compressed by Blosc (byte shuffle, lz4hc) and followed by a crc32c. The shard ends with an index that has
+//! its own crc32c. Numbers are little-endian. The caller writes the metadata (`zarr.json`); this module handles the
+//! shard files. One file is one shard; it is written as a whole and read by position.
 
 mod array;
 mod blosc;

@@ -1,25 +1,25 @@
-//! The spans of components as columns, for sampling lesion voxels without a label array.
+//! Stores the spans of components as columns, for sampling lesion voxels without a label array.
 
 use crate::components::Components;
 use crate::{Error, Result};
 
-/// One row a span, grouped by component.
+/// A table with one row per span, grouped by component.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpanTable {
     /// Component of each span, 0-based, ascending.
     pub component: Vec<i32>,
-    /// First voxel of each span, three array coordinates a span.
+    /// First voxel of each span: three array coordinates per span.
     pub origin: Vec<i32>,
-    /// Voxels of each span.
+    /// Number of voxels in each span.
     pub length: Vec<i32>,
     /// The array axis along which spans lie.
     pub axis: usize,
-    /// Voxels of each component.
+    /// Number of voxels in each component.
     pub voxel_count: Vec<i64>,
 }
 
 impl SpanTable {
-    /// The spans of all components.
+    /// Collect the spans of all components.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if an axis or the number of components does not fit 31 bits.
@@ -27,9 +27,11 @@ impl SpanTable {
         let walk = &components.walk;
         let most = i32::MAX as usize;
         if walk.shape.iter().any(|&n| n > most) || components.len() > most {
-            return Err(Error::Unsupported("the span table holds 31-bit coordinates and component numbers".into()));
+            return Err(Error::Unsupported(
+                "the span table supports at most 2^31 - 1 voxels per axis and 2^31 - 1 components".into(),
+            ));
         }
-        // Where the next span of each component goes: after all spans of the components before it.
+        // Row of the next span of each component: after all spans of the previous components.
         let mut total = 0;
         let mut next: Vec<usize> = Vec::with_capacity(components.len());
         for sums in &components.sums {

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use crate::{Error, Result};
 
-/// The element types that a label map can have. `Bool` counts every non-zero byte as 1.
+/// The element types that a label map can have. `Bool` treats every non-zero byte as 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Kind {
@@ -22,7 +22,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Bytes an element.
+    /// Bytes per element.
     #[must_use]
     pub fn size(self) -> usize {
         match self {
@@ -34,9 +34,9 @@ impl Kind {
     }
 }
 
-/// An element type that [`View::from_slice`] takes.
+/// An element type that [`View::from_slice`] accepts.
 pub trait Element: Copy + Sync {
-    /// Its tag.
+    /// The [`Kind`] of this element type.
     const KIND: Kind;
 }
 
@@ -104,19 +104,19 @@ impl<'a> View<'a> {
         self
     }
 
-    /// A part of the view: `size` elements along each axis from `start` on.
+    /// A part of the view: `size` elements along each axis, starting at `start`.
     ///
     /// # Panics
     /// If the part does not lie within the view.
     #[must_use]
     pub fn part(mut self, start: [usize; 3], size: [usize; 3]) -> Self {
-        assert!((0..3).all(|axis| start[axis] + size[axis] <= self.shape[axis]), "the part lies within the view");
+        assert!((0..3).all(|axis| start[axis] + size[axis] <= self.shape[axis]), "the part must lie within the view");
         self.data = self.at(start);
         self.shape = size;
         self
     }
 
-    /// The same memory with one axis running the other way.
+    /// The same memory with one axis reversed.
     #[must_use]
     pub fn flipped(mut self, axis: usize) -> Self {
         let last = self.shape[axis].saturating_sub(1) as isize;
@@ -137,7 +137,7 @@ impl<'a> View<'a> {
         self.kind
     }
 
-    /// Whether elements are in the other byte order than this machine's.
+    /// Whether elements are stored in the opposite byte order to this machine's.
     #[must_use]
     pub fn is_swapped(&self) -> bool {
         self.swapped
@@ -147,7 +147,7 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn walk_order(&self) -> [usize; 3] {
         let mut axes = [0, 1, 2];
-        // An axis of length 1 has an arbitrary stride: it goes to the slow end, so that it never cuts lines short.
+        // An axis of length 1 has an arbitrary stride. It is sorted to the slow end, so that lines stay long.
         axes.sort_by_key(|&axis| {
             let long = self.shape[axis] > 1;
             (long, if long { std::cmp::Reverse(self.strides[axis].unsigned_abs()) } else { std::cmp::Reverse(0) })
@@ -155,7 +155,7 @@ impl<'a> View<'a> {
         axes
     }
 
-    /// Whether the planes `slow` of `order` lie in memory one behind the other without gaps.
+    /// Whether the planes along the first axis of `order` are contiguous in memory, without gaps.
     pub(crate) fn is_dense(&self, order: [usize; 3]) -> bool {
         let [slow, mid, fast] = order;
         let size = self.kind.size() as isize;
@@ -192,10 +192,7 @@ impl<'a> View<'a> {
 /// Check that a shape can be indexed, and return its number of voxels.
 pub(crate) fn check_shape(shape: [usize; 3]) -> Result<u64> {
     if let Some(axis) = shape.iter().position(|&n| n >= u32::MAX as usize) {
-        return Err(Error::Unsupported(format!(
-            "axis {axis} has {} voxels; at most 2^32 - 2 are indexed",
-            shape[axis]
-        )));
+        return Err(Error::Unsupported(format!("axis {axis} has {} voxels; expected at most 2^32 - 2", shape[axis])));
     }
     shape
         .iter()

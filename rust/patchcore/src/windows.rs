@@ -1,13 +1,13 @@
-//! Windows: sub-volumes taken from anywhere in a CT and put back together.
+//! Extracts windows (sub-volumes at any position of a CT) and blends them back together.
 //!
-//! [`extract`] clips, scales and writes a batch of windows in one pass into the caller's buffer; [`grid`] covers a
-//! volume with overlapping windows; [`blend`] puts overlapping predictions together. Window coordinates are array
-//! order (i, j, k), buffers are C order.
+//! [`extract`] clips, scales and writes a batch of windows into the caller's buffer in one pass. [`grid`] covers a
+//! volume with overlapping windows. [`blend`] combines overlapping predictions. Window coordinates are in array order
+//! (i, j, k); buffers are in C order.
 
 pub mod blend;
 pub mod extract;
 pub mod grid;
-// Inlining is what lets one loop be compiled for several vector widths: see `walk::fill`.
+// Inlining is needed so that one loop can be compiled for several vector widths: see `walk::fill`.
 #[allow(clippy::inline_always)]
 pub(crate) mod pixel;
 #[allow(clippy::inline_always)]

@@ -1,6 +1,6 @@
-//! Windows cover their volume; taken out and blended back they are the volume.
+//! Tests that windows cover their volume, and that extracting and blending them returns the volume.
 
-#![allow(clippy::float_cmp)] // what is exact is asserted to be exact
+#![allow(clippy::float_cmp)] // these values are exact
 
 use patchcore::Error;
 use patchcore::view::View;
@@ -9,7 +9,7 @@ use patchcore::windows::extract::{Intensity, Target, extract};
 use patchcore::windows::grid::{gaussian_importance, window_grid};
 use proptest::prelude::*;
 
-/// Extract every window of a grid and blend them back; also the sum of weights at each voxel.
+/// Extract every window of a grid and blend them back. Also returns the sum of weights at each voxel.
 fn round_trip(
     values: &[i16],
     shape: [usize; 3],
@@ -46,7 +46,8 @@ proptest! {
         prop_assert!(constant.iter().zip(&values).all(|(&blended, &value)| blended == f32::from(value)));
         let weights = gaussian_importance(window, [0.125; 3]).unwrap();
         let (gaussian, _) = round_trip(&values, shape, window, overlap, &weights);
-        // n positive terms, summed above and below: (2n + 1) float32 roundings at most, relative to the value.
+        // n positive terms in the numerator and in the denominator: at most (2n + 1) float32 roundings, relative to the
+        // value.
         for ((&blended, &value), &n) in gaussian.iter().zip(&values).zip(&covering) {
             let value = f32::from(value);
             prop_assert!((blended - value).abs() <= (n + 1.0) * f32::EPSILON * value.abs(), "{blended} {value} {n}");

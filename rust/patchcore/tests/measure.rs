@@ -1,4 +1,4 @@
-//! The fast path against a slow reference that floods every component voxel by voxel.
+//! Compares the fast implementation with a slow reference that floods every component voxel by voxel.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ fn neighbours(connectivity: Connectivity) -> Vec<[i64; 3]> {
     steps
 }
 
-/// Components as voxel lists, by smallest C-order index.
+/// Components as voxel lists, ordered by smallest C-order index.
 fn flood(values: &[i64], shape: Index, connectivity: Connectivity) -> Vec<(i64, Vec<Index>)> {
     let at = |[i, j, k]: Index| (i * shape[1] + j) * shape[2] + k;
     let steps = neighbours(connectivity);
@@ -102,7 +102,8 @@ fn describe(label: i64, voxels: &[Index], shape: Index, geometry: &Geometry) -> 
     }
 }
 
-/// The values laid out with axis `order[0]` slowest and `order[2]` fastest, as a view in (i, j, k) order.
+/// Lay the values out in memory with axis `order[0]` slowest and `order[2]` fastest. Returns the memory and the
+/// strides.
 fn laid_out<T: patchcore::Element>(values: &[T], shape: Index, order: [usize; 3], gap: usize) -> (Vec<T>, [isize; 3]) {
     let mut strides = [0usize; 3];
     let mut step = 1 + gap;
@@ -139,7 +140,7 @@ fn orders() -> impl Strategy<Value = [usize; 3]> {
     Just([0, 1, 2]).prop_shuffle()
 }
 
-/// A small label map of some density, with its shape.
+/// A small label map with random density, and its shape.
 fn maps() -> impl Strategy<Value = (Index, Vec<i64>)> {
     ((1usize..9, 1usize..9, 1usize..14), 0u8..=100, 1i64..4).prop_flat_map(|((a, b, c), density, labels)| {
         let voxel = (0u8..100, 1..=labels).prop_map(move |(chance, label)| if chance < density { label } else { 0 });
@@ -223,7 +224,8 @@ proptest! {
     }
 }
 
-/// Slabs of a large array meet at seams; a staircase crosses all of them once only by corners.
+/// Slabs of a large array must be joined at their seams. A staircase of voxels that share only corners crosses all
+/// seams.
 #[test]
 fn seams_between_slabs_are_joined() {
     let shape = [64, 512, 512];

@@ -1,4 +1,4 @@
-//! The generator gives the published numbers, and its draws are uniform.
+//! Tests that the generator returns the published numbers and that its draws are uniform.
 
 use patchcore::philox::{Purpose, Stream, block, uniforms};
 

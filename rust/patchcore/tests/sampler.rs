@@ -1,4 +1,4 @@
-//! Windows are drawn in the declared proportions, hold what they were drawn for, and depend on nothing else.
+//! Tests that windows are drawn in the declared proportions, contain their target voxel, and depend on nothing else.
 
 use patchcore::Error;
 use patchcore::sampler::{Case, Draw, HardPoint, Kind, LesionSpans, Sampler, Shares};
@@ -118,7 +118,7 @@ fn shares_of_what_is_not_there_are_refused() {
     refused(Shares { organ: 0.1, ..none }, vec![], "no case has the organ");
     refused(Shares { hard: 0.1, ..none }, vec![], "no hard point");
     refused(Shares { lesion_free: 0.1, ..none }, vec![], "every case has a lesion");
-    refused(Shares { lesion: 0.6, hard: 0.5, ..none }, vec![], "1.1 in all");
+    refused(Shares { lesion: 0.6, hard: 0.5, ..none }, vec![], "add up to 1.1");
     refused(Shares { lesion: -0.1, ..none }, vec![], "lesion_share -0.1");
     refused(none, vec![HardPoint { case: 2, voxel: [0; 3], weight: 1.0 }], "hard point 0");
     refused(none, vec![HardPoint { case: 0, voxel: [40, 0, 0], weight: 1.0 }], "hard point 0");
@@ -156,7 +156,7 @@ fn wrong_spans_are_refused() {
 }
 
 proptest! {
-    /// Whatever the sizes: a window lies in its volume, or holds all of it where the volume is smaller.
+    /// For all sizes, a window lies in its volume, or contains the whole volume if the volume is smaller.
     #[test]
     fn windows_stay_with_their_volume(
         shape in prop::array::uniform3(1i64..40),
@@ -186,7 +186,7 @@ fn lesions_of_a_window_are_those_with_a_voxel_in_it() {
     let sampler = sampler(two_cases(), [4, 4, 4], 0, 0.5, 0.5);
     let seen = |case, corner| sampler.lesions_in(case, corner).unwrap();
     assert_eq!(seen(0, [0, 0, 0]), [0]);
-    // Within the box of the first lesion, but beside its spans.
+    // Within the bounding box of the first lesion, but next to its spans.
     assert_eq!(seen(0, [1, 3, 5]), [] as [usize; 0]);
     assert_eq!(seen(0, [1, 3, 4]), [0]);
     assert_eq!(seen(0, [36, 26, 18]), [1]);

@@ -1,4 +1,4 @@
-"""The command line as a whole: exit codes, one-paragraph errors, and what is loaded when."""
+"""The command line: exit codes, one-paragraph errors, and lazy imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``patchcore models``: the table's rows and its refusals."""
+"""``patchcore models``: rows of the table and rejected options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_row_per_patch_size(capsys: pytest.CaptureFixture[str], monkeypatch: p
 def test_activations_with_and_without_checkpointing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A terminal's usual width holds the table without wrapping.
+    # The table must fit into 80 columns without wrapping.
     monkeypatch.setenv("COLUMNS", "80")
     models(window="96", preset="base")
     rows = [line for line in capsys.readouterr().out.splitlines() if "GiB" in line]
@@ -43,7 +43,7 @@ def test_networks_by_name_and_why_one_cannot_be_had(
     out = capsys.readouterr().out
     for name in NETWORKS:
         assert name in out
-    assert "swin-unetr takes windows whose edges are multiples of 32" in out
+    assert "swin-unetr needs window edges that are multiples of 32" in out
     with pytest.raises(ConfigError, match="--spacing"):
         models(networks=True, spacing="1,2")
 

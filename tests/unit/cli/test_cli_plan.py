@@ -1,4 +1,4 @@
-"""``patchcore plan`` and ``patchcore phantom`` on a study that was measured by hand."""
+"""``patchcore plan`` and ``patchcore phantom`` on a study with a hand-made fingerprint."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_another_label_has_no_hu_measured(study: Study) -> None:
     assert plan_patch_size(study, lesion_label=1, hu_range="liver").patch_size == (24, 24, 24)
 
 
-def test_label_maps_alone_are_planned_for_and_the_range_is_told_to_be_none(study: Study) -> None:
+def test_label_maps_alone_are_planned_for_and_the_range_is_reported_to_be_none(study: Study) -> None:
     study.write_fingerprint(study.fingerprint().model_copy(update={"hu": None}))
     made = plan_patch_size(study)
     assert made.patch_size == (12, 12, 12)

@@ -1,4 +1,4 @@
-"""Up-sampling factors, legal sizes and token counts: arithmetic that needs no torch."""
+"""Tests up-sampling factors, legal patch sizes, token counts and costs: arithmetic without torch."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_window_that_the_patch_does_not_divide_names_legal_patches() -> None:
     check_window(16, 16)
 
 
-def test_sizes_that_are_no_sizes_are_refused() -> None:
+def test_sizes_that_are_not_sizes_are_refused() -> None:
     with pytest.raises(PatchSizeError, match="three of them"):
         upsampling_factors((8, 8))
     with pytest.raises(PatchSizeError, match="three of them"):

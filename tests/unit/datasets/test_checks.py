@@ -1,4 +1,4 @@
-"""Reading volumes that lie, end early or are of another kind; and the checks of a case."""
+"""Test reading volumes with wrong headers, truncated volumes and other file types, and the checks of a case."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def save(path: Path, array: np.ndarray[Any, Any], affine: Any = AFFINE) -> Path:
 
 
 def patch(path: Path, offset: int, data: bytes) -> Path:
-    """Overwrite bytes of a volume, within gzip too."""
+    """Overwrite bytes of a volume, also inside gzip."""
     zipped = path.suffix == ".gz"
     content = bytearray(gzip.decompress(path.read_bytes()) if zipped else path.read_bytes())
     content[offset : offset + len(data)] = data
@@ -138,7 +138,7 @@ def test_an_affine_without_extent(tmp_path: Path) -> None:
     with pytest.raises(HeaderError, match="must be positive"):
         read_image(path)
     flat = struct.pack("<12f", 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0)
-    with pytest.raises(HeaderError, match="axes independent"):
+    with pytest.raises(HeaderError, match="axes must be linearly independent"):
         read_image(patch(save(tmp_path / "b.nii", volume()), SFORM0, flat))
 
 
@@ -151,7 +151,7 @@ def test_complex_and_coloured_voxels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x1f\x8b", b"x" * 400])
-def test_what_is_no_nifti(tmp_path: Path, content: bytes) -> None:
+def test_what_is_not_a_nifti(tmp_path: Path, content: bytes) -> None:
     for name in ("a.nii", "a.nii.gz"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises((HeaderError, CorruptFileError)):
@@ -218,10 +218,10 @@ def test_a_small_difference_of_spacing_adds_up_at_the_far_corner() -> None:
         (np.arange(256, dtype=np.float32), "8-bit"),
         (np.linspace(0, 1, 50), "normalised"),
         (np.arange(0, 3000, 7), "below 0 HU"),
-        (np.linspace(-1e6, 1e6, 50), "beyond"),
+        (np.linspace(-1e6, 1e6, 50), "lie outside"),
     ],
 )
-def test_what_is_no_ct(array: np.ndarray[Any, Any], message: str) -> None:
+def test_what_is_not_a_ct(array: np.ndarray[Any, Any], message: str) -> None:
     (found,) = image_findings(examine_ct_array(array.reshape(-1, 1, 1)), case_id="a")
     assert found.level == "error"
     assert message in found.message

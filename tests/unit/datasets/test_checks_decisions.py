@@ -1,4 +1,4 @@
-"""What a user decides about findings, what is no decision, and the checks that need labels or a cohort."""
+"""Test decisions about findings, invalid decisions, and the checks that need labels or a cohort."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_spacing_is_read_by_case_and_pattern() -> None:
 @pytest.mark.parametrize(
     "text", ["case_1", "=1,1,1", "c=1,2", "c=x", "c=0,1,1", "c=-1,1,1", "c=nan", "c=700", "all=1", "*=1"]
 )
-def test_what_is_no_spacing_is_refused(text: str) -> None:
+def test_what_is_not_a_spacing_is_refused(text: str) -> None:
     with pytest.raises(DataError, match="--spacing"):
         parse_spacing([text])
 
@@ -92,7 +92,7 @@ def test_a_given_spacing_scales_the_affine_and_settles_findings_about_spacing() 
     np.testing.assert_allclose(again.affine_array, cured.affine_array)
 
 
-def test_a_given_spacing_that_is_implausible_itself_is_found_anew() -> None:
+def test_a_given_spacing_that_is_implausible_itself_is_found_again() -> None:
     result = decide(record("a", "identity-affine"), spacing={"a": (50.0, 50.0, 50.0)}, accept=())
     assert result.status == "held"
     assert [item.check for item in result.findings if not item.decided] == ["spacing", "extent"]
@@ -150,7 +150,7 @@ def test_the_same_label_map_twice_is_an_error_only_without_images() -> None:
     assert [item.check for item in cohort_findings(paired)["b"]] == ["same-label"]
 
 
-def test_a_faulty_case_is_no_original_but_a_duplicate_stays_one() -> None:
+def test_a_faulty_case_is_not_a_original_but_a_duplicate_stays_one() -> None:
     first = record("a", "pair-shape", image_stamp=stamp("x"))
     assert "b" not in cohort_findings([first, record("b", image_stamp=stamp("x"))])
     second = record("b", "duplicate-image", image_stamp=stamp("x"), status="quarantined")
@@ -168,7 +168,7 @@ def test_an_identity_affine_like_no_other_case_is_held_and_one_among_its_like_is
     [found] = cohort_findings([*others, lost])["d"]
     assert (found.check, found.level) == ("identity-affine", "geometry")
     assert "2 × 2 × 2.5 mm" in found.message
-    # Where voxels of 1 mm are usual, the user has said what they are, or too few others speak, nothing is doubted.
+    # Not doubted: 1 mm voxels are usual here, the user gave the spacing, or there are too few other cases.
     for cases in (
         [placed("a", 1, 1, 1), placed("b", 1, 1, 1), others[0], lost],
         [*others, placed("d", 1, 1, 1, given_spacing=(1.0, 1.0, 1.0))],
@@ -180,9 +180,9 @@ def test_an_identity_affine_like_no_other_case_is_held_and_one_among_its_like_is
 
 @pytest.mark.parametrize(
     ("patients", "check"),
-    [(["p", "p", "q"], None), (["p", "q", "r"], "patients-untold"), (["p", "p", "p"], "one-patient"), (["p"], None)],
+    [(["p", "p", "q"], None), (["p", "q", "r"], "patients-unknown"), (["p", "p", "p"], "one-patient"), (["p"], None)],
 )
-def test_patients_are_told_apart(patients: list[str], check: str | None) -> None:
+def test_patients_are_reported_apart(patients: list[str], check: str | None) -> None:
     cases = [record(f"c{n}", patient=patient) for n, patient in enumerate(patients)]
     assert [item.check for item in cohort_findings(cases).get(COHORT, [])] == ([check] if check else [])
     assert COHORT not in cohort_findings(cases, patients_known=True)

@@ -1,4 +1,4 @@
-"""Every check has a file, or a set of cases, that trips it; a clean case trips none."""
+"""Test that every check is triggered by a file or a set of cases, and that a clean case triggers no check."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def save(path: Path, array: Array, affine: Any = AFFINE) -> Path:
 
 
 class Cohort:
-    """A data set of two folders with three clean cases, to spoil one of."""
+    """A data set of two folders with three clean cases; tests damage one of them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -95,7 +95,7 @@ def patch(path: Path, offset: int, data: bytes) -> None:
 
 
 def forms(path: Path, *, pixdim: float = 0.8, qform: Any = None) -> None:
-    """Let the header say one thing by its sform and another by pixdim or its qform."""
+    """Make a header with an sform that differs from its pixdim or qform."""
     image: Any = nibabel.load(path)
     array = image.get_fdata().astype(np.asanyarray(image.dataobj).dtype)
     made = nibabel.Nifti1Image(array, AFFINE)
@@ -111,7 +111,7 @@ def both_forms(cohort: Cohort, **options: Any) -> None:
 
 
 def cut(cohort: Cohort) -> None:
-    """End a compressed image within its voxels."""
+    """Truncate a compressed image within its voxels."""
     path = cohort.image()
     data = gzip.compress(path.read_bytes())
     path.unlink()
@@ -195,11 +195,11 @@ def test_each_check_is_tripped_by_a_file_and_alone(cohort: Cohort, check: str) -
     assert item.level == info.level
     assert item.message
     assert item.remedy
-    assert all(other.status == "accepted" for other in report.cases if other is not record), "the rest go on"
+    assert all(other.status == "accepted" for other in report.cases if other is not record), "the other cases continue"
 
 
 def test_every_check_is_tried_somewhere() -> None:
-    elsewhere = {"slices", "changed", "dicom-note", "label-undeclared", "duplicate-label", "patients-untold"}
+    elsewhere = {"slices", "changed", "dicom-note", "label-undeclared", "duplicate-label", "patients-unknown"}
     assert set(CHECKS) == set(TRIPS) | elsewhere | {"one-patient"}
     assert {info.level for info in CHECKS.values()} == set(LEVELS)
 
@@ -214,7 +214,7 @@ def test_a_duplicate_is_found_whatever_the_compression(cohort: Cohort) -> None:
     message = report.cases[2].findings[0].message
     assert "P1_a" in message
     assert "another patient" in message
-    assert cohort.check(exclude=["P1_a"]).ok, "what is left out is no original"
+    assert cohort.check(exclude=["P1_a"]).ok, "an excluded case is not an original"
 
 
 def test_a_file_that_changes_while_it_is_read(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_a_file_that_changes_while_it_is_read(cohort: Cohort, monkeypatch: pytes
     assert "changed" in names(cohort.check(), "P1_a")
 
 
-def test_the_check_of_an_error_is_told_by_its_kind() -> None:
+def test_the_check_of_an_error_is_reported_by_its_kind() -> None:
     assert finding_of(SlicesError("2 slices are missing")).check == "slices"
     assert finding_of(HeaderError("spacing is nan")).check == "header"
     assert finding_of(UnsupportedDataError("4D")).check == "unsupported"
@@ -237,7 +237,7 @@ def test_the_check_of_an_error_is_told_by_its_kind() -> None:
     assert finding_of(ZeroDivisionError("x")).check == "unreadable"
 
 
-def test_what_was_decided_about_dicom_files_is_told(tmp_path: Path) -> None:
+def test_what_was_decided_about_dicom_files_is_reported(tmp_path: Path) -> None:
     header = replace(read_header(save(tmp_path / "a.nii", ct())), notes=("two acquisitions; the second was kept",))
     (item,) = header_findings(header, header, case_id="a")[:1]
     assert (item.check, item.level) == ("dicom-note", "warning")
@@ -267,7 +267,7 @@ def test_lengths_in_another_unit(factor: float) -> None:
     assert {item.level for item in spacing_findings((512, 512, 75), affine)} == {"geometry"}
 
 
-def test_a_tilted_gantry_is_told_from_rounding(tmp_path: Path) -> None:
+def test_a_tilted_gantry_is_reported_from_rounding(tmp_path: Path) -> None:
     for degrees, expected in ((0.05, []), (0.2, ["sheared-affine"]), (20, ["sheared-affine"])):
         affine = AFFINE.copy()
         affine[1, 2] = 2.5 * np.tan(np.radians(degrees))

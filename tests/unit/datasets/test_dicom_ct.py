@@ -1,4 +1,4 @@
-"""CT series: geometry from positions, HU from rescale, one acquisition of several, whatever the files are called."""
+"""Test CT series: geometry from positions, HU from rescale, one of several acquisitions, any file names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_slices_are_ordered_by_position_and_placed_in_ras(tmp_path: Path) -> Non
     image = read_ct(tmp_path / "in", tmp_path / "x")
     np.testing.assert_array_equal(image.array, files.stored_values(series).astype(int) - 1024)
     assert image.array.dtype == np.int16
-    # Columns go to the patient's left, rows to the back: both against RAS.
+    # Columns point to the patient's left, rows to the back: both are opposite to RAS.
     expected = [[-0.7, 0, 0, 10.5], [0, -0.8, 0, 20.25], [0, 0, 2.5, 30], [0, 0, 0, 1]]
     np.testing.assert_allclose(image.affine, expected, atol=1e-9)
     assert image.spacing == (0.7, 0.8, 2.5)
@@ -135,7 +135,7 @@ def test_missing_slice_is_named_by_its_position(tmp_path: Path) -> None:
     assert "1 slice is missing at (-10.5, -20.25, 35) mm" in case.problem
 
 
-def test_unequal_spacing_is_an_error_and_rounding_is_told(tmp_path: Path) -> None:
+def test_unequal_spacing_is_an_error_and_rounding_is_reported(tmp_path: Path) -> None:
     series = files.ct_series(shape=(40, 34, 6))
     series[2].ImagePositionPatient[2] += 0.9
     files.save(series, tmp_path / "bad")
@@ -144,7 +144,7 @@ def test_unequal_spacing_is_an_error_and_rounding_is_told(tmp_path: Path) -> Non
     files.save(series, tmp_path / "rounded")
     case = only_case(tmp_path / "rounded", tmp_path / "y")
     assert case.image is not None
-    assert any("stray from equal spacing" in note for note in read_header(case.image).notes)
+    assert any("deviate from equal spacing" in note for note in read_header(case.image).notes)
 
 
 def test_two_slices_at_one_position_are_an_error(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_of_several_acquisitions_the_one_that_is_referred_to_is_kept(tmp_path: P
     assert any("2 acquisitions" in note and "refers to" in note for note in read_header(case.image).notes)
 
 
-def test_localizers_and_other_modalities_are_left_out(tmp_path: Path) -> None:
+def test_localizers_and_other_modalities_are_excluded(tmp_path: Path) -> None:
     series = files.ct_series()
     scout = files.ct_series(shape=(50, 60, 1), name="ct", orientation=(1, 0, 0, 0, 0, -1))[0]
     scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
@@ -191,7 +191,7 @@ def test_localizers_and_other_modalities_are_left_out(tmp_path: Path) -> None:
     files.save([*series, scout, mr, capture], tmp_path / "in")
     layout = find_dicom(tmp_path / "in")
     assert len(layout.cases) == 1
-    assert layout.cases[0].problem == "no SEG or RTSTRUCT refers to it"
+    assert layout.cases[0].problem == "no SEG or RTSTRUCT refers to this CT"
     assert "1 MR" in layout.reason
     assert "1 localizers" in layout.reason
     np.testing.assert_array_equal(
@@ -239,7 +239,7 @@ def test_nested_and_renamed_archives_with_loops_and_other_files(tmp_path: Path) 
     assert [case.patient for case in layout.cases] == ["P/1", "P/2"]
 
 
-def test_several_series_of_one_patient_are_told_apart(tmp_path: Path) -> None:
+def test_several_series_of_one_patient_are_reported_apart(tmp_path: Path) -> None:
     for name in ("a", "b"):
         files.save(files.ct_series(name=name), tmp_path / "in" / name)
     names = [case.case_id for case in find_dicom(tmp_path / "in").cases]
@@ -283,7 +283,7 @@ def test_files_that_changed_since_they_were_indexed_are_refused(tmp_path: Path) 
     assert case.image is not None
     series[2].ImagePositionPatient[0] += 5
     files.save(series, tmp_path / "in")
-    with pytest.raises(HeaderError, match="elsewhere"):
+    with pytest.raises(HeaderError, match="position or size of a slice has changed"):
         read_image(case.image)
 
 

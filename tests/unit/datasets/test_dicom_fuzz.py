@@ -1,4 +1,4 @@
-"""A bounded number of mutated DICOM archives; ``python tests/fuzz_dicom.py --count 10000`` runs more."""
+"""Test a fixed number of mutated DICOM archives; ``python tests/fuzz_dicom.py --count 10000`` runs more."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ def test_mutants_end_in_a_volume_or_an_error_of_ours(tmp_path: Path) -> None:
     ends, failures = fuzz_dicom.run(300, 0, tmp_path)
     assert failures == []
     assert sum(ends.values()) == 300
-    # Both ways out are taken: the mutator neither destroys everything nor changes nothing.
+    # Both outcomes occur: the mutator neither destroys every file nor leaves every file readable.
     assert ends["fine"] > 10
     assert sum(ends.values()) - ends["fine"] > 10

@@ -1,4 +1,4 @@
-"""``patchcore import``: the same lesions from NIfTI as from DICOM, resumed, whole or not at all."""
+"""Test ``patchcore import``: NIfTI has the same lesions as DICOM, imports resume, files are complete or absent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from patchcore.lesions.measure import measure_lesions
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """Two patients; the second one's gantry was tilted."""
+    """Two patients; the second patient was scanned with a tilted gantry."""
     for number, step in ((1, (0, 0, 2.5)), (2, (0, 0.5, 2.5))):
         series = files.ct_series(patient=f"P{number}", step=step, seed=number)
         masks = np.random.default_rng(number).random((5, 34, 40, 3)) > 0.7
@@ -37,12 +37,12 @@ def test_nifti_holds_the_same_lesions(archive: Path, tmp_path: Path) -> None:
     for case in indexed.cases:
         expected = measure_segments(case.label)
         found = measure_lesions(tmp_path / "out" / "labels" / f"{case.case_id}.nii.gz", label=2)
-        lesions = expected.lesions.of_label(2)
+        lesions = expected.lesions.rows(expected.lesions.label == 2)
         assert found.voxel_count.tolist() == lesions.voxel_count.tolist()
         np.testing.assert_allclose(found.volume_mm3, lesions.volume_mm3, rtol=1e-6)
 
 
-def test_overlapping_segments_are_told_with_what_the_label_map_lacks(archive: Path, tmp_path: Path) -> None:
+def test_overlapping_segments_are_reported_with_what_the_label_map_lacks(archive: Path, tmp_path: Path) -> None:
     done = import_dicom(archive, tmp_path / "out")
     with (tmp_path / "out" / "segments.csv").open() as handle:
         liver = sum(
@@ -50,8 +50,8 @@ def test_overlapping_segments_are_told_with_what_the_label_map_lacks(archive: Pa
         )
     held = int((np.asarray(nibabel.load(tmp_path / "out" / "labels" / "P1.nii.gz").dataobj) == 1).sum())
     assert held < liver
-    told = f"Liver has {held} voxels in the label map, its segments have {liver}"
-    assert any(told in note for note in done.written[0].notes)
+    expected = f"Liver has {held} voxels in the label map, but {liver} in its segments;"
+    assert any(expected in note for note in done.written[0].notes)
 
 
 def test_files_that_go_with_the_volumes(archive: Path, tmp_path: Path) -> None:

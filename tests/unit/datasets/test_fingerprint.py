@@ -1,4 +1,4 @@
-"""HU histograms against plain NumPy, dilation against a slow reference, and the fingerprint's hash."""
+"""Test HU histograms against NumPy, dilation against a slow reference, and the hash of the fingerprint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scipy import ndimage
 from patchcore.datasets.fingerprint import build_fingerprint, summarise_burden, summarise_volumes
 from patchcore.datasets.hu import add_histograms, summarise_hu
 from patchcore.datasets.layouts import Layout
-from patchcore.datasets.lesion_table import lesions_csv, spreadsheet_text, text_of_cell
+from patchcore.datasets.lesion_table import lesions_csv, spreadsheet_text
 from patchcore.datasets.measures import CaseHu, CaseMeasures, MeasureLog
 from patchcore.errors import SchemaVersionError, StudyError
 from patchcore.lesions.measure import LesionSpans, lesion_spans
@@ -34,7 +34,7 @@ hu_values = hnp.arrays(np.int16, st.integers(1, 200), elements=st.integers(-1024
 
 
 def histogram(values: np.ndarray[Any, Any]) -> HuHistogram:
-    """Return the histogram of all voxels: a volume that is one lesion."""
+    """Return the histogram of all voxels of a volume that is one single lesion."""
     volume = values.reshape(-1, 1, 1)
     return examine_ct_array(
         volume,
@@ -100,6 +100,12 @@ def test_volumes_are_summarised() -> None:
     assert summary.percentiles_mm3 == {str(p): np.percentile(volumes, p) for p in PERCENTILES}
     assert summarise_volumes(np.zeros(0)) is None
     assert count_by_size(np.zeros(0)) == (0, 0, 0, 0)
+
+
+def text_of_cell(cell: str) -> str:
+    """Return the text that :func:`spreadsheet_text` made a cell of: it can be undone exactly."""
+    formula = ("=", "+", "-", "@", "\t", "\r", "\n")
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(formula) else cell
 
 
 def measures(case_id: str = "p1_a", *, volume: float = 8.0, orientation: str = "LPS", hu: bool = True) -> Any:
@@ -278,6 +284,6 @@ def test_the_log_gives_back_what_is_unchanged_and_ignores_a_torn_line(tmp_path: 
     again.append(measures("p3_c"))
     again.close()
     third = MeasureLog(log.path).find(measures("p3_c").record, connectivity=26, min_volume_mm3=0.0)
-    assert third is not None, "a line after a torn one starts on its own"
+    assert third is not None, "the line after an incomplete line starts on a new line"
     again.compact([item])
     assert len(log.path.read_text().splitlines()) == 1

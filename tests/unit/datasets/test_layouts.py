@@ -1,4 +1,4 @@
-"""Recognising layouts and telling patients and lesion labels."""
+"""Test recognising layouts, grouping patients and choosing the lesion label."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_pair_of_header_and_data_is_one_volume(tmp_path: Path) -> None:
     assert case.image.path.name == "a.hdr"
 
 
-def test_cases_without_a_partner_and_with_two_are_told(tmp_path: Path) -> None:
+def test_cases_without_a_partner_and_with_two_are_reported(tmp_path: Path) -> None:
     fill(
         tmp_path,
         *("image/only_image.nii.gz", "mask/only_mask.nii.gz"),
@@ -92,7 +92,7 @@ def test_a_folder_for_each_case_is_named_after_it(tmp_path: Path) -> None:
     ("names", "message"),
     [
         ((), "empty"),
-        (("scans/a.nii.gz",), "no layout recognised: it holds scans"),
+        (("scans/a.nii.gz",), "no layout recognised: the folder contains scans"),
         (("image/readme.txt", "mask/readme.txt"), "no volume found"),
     ],
 )
@@ -135,7 +135,9 @@ def test_a_broken_dataset_json_names_nothing(tmp_path: Path) -> None:
         ({1: 8, 3: 8}, {1: "liver", 3: "liver metastases"}, 3),
     ],
 )
-def test_the_lesion_label_is_told_from_the_cohort(counts: dict[int, int], names: dict[int, str], label: int) -> None:
+def test_the_lesion_label_is_reported_from_the_cohort(
+    counts: dict[int, int], names: dict[int, str], label: int
+) -> None:
     assert choose_lesion_label(counts, names)[0] == label
 
 

@@ -1,4 +1,4 @@
-"""A bounded number of the mutants of :mod:`fuzz_tables`: it runs as many as one likes by hand."""
+"""Test a fixed number of the mutants of :mod:`fuzz_tables`; run the module by hand for more."""
 
 from fuzz_tables import fuzz_images, fuzz_tables
 

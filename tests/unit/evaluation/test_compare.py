@@ -1,4 +1,4 @@
-"""Comparing runs: only on the cases they share, paired, and refused where that is not possible."""
+"""Comparison of runs: on common cases only, with paired differences; an error if that is not possible."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_runs_are_compared_on_common_cases(study: Path) -> None:
     evaluated(study, "20260103T000000-c-000003", 12, {"x": None, "y": 0.1})
     found = pc.compare(study)
     assert found.case_ids == ("x", "y")
-    assert found.left_out == ("only here",)
+    assert found.excluded == ("only here",)
     assert found.ball_dsc == 0.25
     assert [score.patch_size for score in found.scores] == [(8, 8, 8), (16, 16, 16), (12, 12, 12)]
     best, first, worst = found.scores
@@ -52,7 +52,7 @@ def test_what_cannot_be_compared_is_refused(study: Path) -> None:
         pc.compare(study)
     evaluated(study, "20260101T000000-a-000001", 16, {"x": 0.5})
     evaluated(study, "20260102T000000-b-000002", 8, {"y": 0.8})
-    with pytest.raises(StudyError, match="share no evaluated case"):
+    with pytest.raises(StudyError, match="no evaluated case in common"):
         pc.compare(study)
     (study / "reports" / "20260102T000000-b-000002" / "evaluation.json").unlink()
     with pytest.raises(StudyError, match="was not evaluated"):

@@ -1,4 +1,4 @@
-"""Measuring: diameters, files of every kind, and what is refused."""
+"""Tests measuring: diameters, every kind of file, rejected input."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def test_a_thin_oblique_lesion_takes_the_sparse_path() -> None:
     mask[steps, steps, steps] = True
     mask[100, 100, 100:140] = True
     for axis in range(3):
-        # The branch spans a slice along the other two axes, and meets the diagonal across the last.
+        # For axes 0 and 1, one slice holds the whole branch. For axis 2, a slice holds one voxel of the branch and one
+        # of the diagonal.
         expected = 39 * np.sqrt(2) if axis == 2 else 39.0
         lesions = pc.measure_lesions(mask, axial_axis=axis)
         assert lesions.longest_axial_diameter_mm.tolist() == [pytest.approx(expected)]
@@ -225,7 +226,7 @@ def test_no_file_and_folders(tmp_path: Path) -> None:
         pc.measure_lesions(tmp_path)
 
 
-def test_fractions_are_no_labels(tmp_path: Path) -> None:
+def test_fractions_are_not_labels(tmp_path: Path) -> None:
     label_map = blobs().astype(np.float32)
     label_map[5, 5, 5] = 0.5
     with pytest.raises(NonIntegralLabelError, match=r"0\.5"):
@@ -268,13 +269,13 @@ def test_impossible_arguments(arguments: dict, error: type) -> None:
         np.zeros((2, 2, 2), object),
     ],
 )
-def test_arrays_that_are_no_label_map(array: np.ndarray) -> None:
+def test_arrays_that_are_not_label_map(array: np.ndarray) -> None:
     with pytest.raises(UnsupportedDataError):
         pc.measure_lesions(array)
 
 
 def test_a_file_is_never_held_whole(tmp_path: Path) -> None:
-    """256 MiB of voxels are measured within a few tens of MiB."""
+    """256 MiB of voxels are measured with a few tens of MiB of memory."""
     path = tmp_path / "large.nii.gz"
     label_map = np.zeros((512, 512, 1024), np.uint8)
     label_map[200:230, 100:140, 30:900] = 1
@@ -285,7 +286,7 @@ def test_a_file_is_never_held_whole(tmp_path: Path) -> None:
         stream.write(image.header.binaryblock + bytes(4))
         stream.write(label_map.tobytes(order="F"))
     code = (
-        # Not getrusage: its maximum survives exec, and so begins with what the parent held.
+        # Not getrusage: its maximum survives exec, so it would start with the memory of the parent.
         "import re, patchcore as pc, patchcore.lesions.measure\n"
         "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
         "before = peak()\n"
@@ -315,7 +316,7 @@ def test_ctrl_c_is_heard() -> None:
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     finally:
-        # It would go on measuring without end, and slow all that comes after.
+        # Otherwise the process would measure forever and slow down all later tests.
         process.kill()
     assert (out, process.returncode) == ("stopped\n", 0)
 
@@ -438,7 +439,7 @@ def test_missing_files_keep_their_error_number(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_eight_gigavoxels_in_a_memory_map(tmp_path):
-    """Offsets past 2³¹ and 2³² are right, and memory does not grow with voxels."""
+    """Offsets above 2³¹ and 2³² are correct, and memory does not grow with the number of voxels."""
     edge = 2048
     path = tmp_path / "mask.raw"
     with path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Lesion by lesion, against scipy.ndimage and a plain loop."""
+"""Lesion matching, compared with scipy.ndimage and a plain loop."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_of_nothing_nothing_is_defined() -> None:
 
 
 def test_bins_go_by_each_sides_own_size() -> None:
-    # A true lesion of 4 mm across, found by a component of 30 mm; another of 12 mm missed; a false one of 6 mm.
+    # True lesions: 4 mm (found by a component of 30 mm), 12 mm (missed). Predicted: 30 mm, 6 mm (false).
     match = LesionMatch((33.5, 905.0), (0.5, 0.0), (14137.0, 113.0), (0.01, 0.0))
     score, bins = lesion_score([match, match])
     assert (score.lesions, score.found, score.predicted, score.true) == (4, 2, 4, 2)

@@ -1,4 +1,4 @@
-"""DSC of label maps against MONAI's, its means, and the baselines that need no training."""
+"""DSC of label maps compared with MONAI, means of DSC, and the baselines without training."""
 
 from __future__ import annotations
 

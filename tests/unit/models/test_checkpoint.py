@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, and what is wrong with one is named."""
+"""Tests that a checkpoint is always complete, and that errors name what is wrong with it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_another_networks_is_refused_by_name(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path / "last", network(width=4), {"step": 1})
     with pytest.raises(CheckpointError, match=r"0\.weight has shape \(4, 2, 3, 3, 3\)"):
         load_checkpoint(folder).restore(network(width=6))
-    with pytest.raises(CheckpointError, match=r"lacks 4\.weight"):
+    with pytest.raises(CheckpointError, match=r"has no tensor 4\.weight"):
         load_checkpoint(folder).restore(nn.Sequential(*network(), nn.Conv3d(2, 2, 1)))
 
 
@@ -119,7 +119,7 @@ def test_a_kill_between_any_two_renames_leaves_a_whole_one(
         return real(self, target)
 
     def rmtree(path: Path, ignore_errors: bool = False) -> None:
-        # A killed process cleans nothing up.
+        # A killed process does not clean up.
         if path.exists():
             raise Killed
 
@@ -139,7 +139,7 @@ def test_a_kill_between_any_two_renames_leaves_a_whole_one(
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """Let every write beyond `size` bytes of a file fail, as a full disk does."""
+    """Make every write beyond `size` bytes of a file fail, like a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -1,4 +1,4 @@
-"""Networks by name, what they keep in memory, and which tensors of theirs are one."""
+"""Tests networks by name: their interface, memory footprint, and tensors with two names."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_deep_supervision_gives_coarser_outputs_in_training_alone(name: str) -> 
     assert tuple(outputs[0].shape) == (2, 3, *WINDOW)
     assert all(output.shape[:2] == (2, 3) for output in outputs)
     edges = [output.shape[2] for output in outputs]
-    # MONAI's DynUNet brings its coarser outputs to full resolution itself.
+    # MONAI's DynUNet resamples its coarser outputs to full resolution itself.
     assert edges == {"unetr": [64, 32, 16], "dynunet": [64, 64, 64], "mednext": [64, 32, 16, 8, 4]}[name]
     with torch.no_grad():
         assert network.eval()(torch.rand(1, 1, *WINDOW)).shape == (1, 3, *WINDOW)
@@ -90,13 +90,13 @@ def test_the_footprint_is_what_autograd_keeps(name: str) -> None:
     assert saving.activation_bytes < 0.7 * found.activation_bytes
     assert saving.weight_bytes == found.weight_bytes
     assert found.again_bytes == 0
-    # What is alive at once in the backward pass of a checkpointed network, by counting tensors as they come and go.
+    # The peak memory in the backward pass of a checkpointed network is measured by counting tensors.
     network = make_network(tiny(name, checkpointing=True), **sizes).train()  # type: ignore[arg-type]
     assert saving.activation_bytes + saving.again_bytes >= 0.9 * _peak_kept(network, image)
 
 
 def _peak_kept(network: torch.nn.Module, image: torch.Tensor) -> int:
-    """Return the most bytes that autograd holds at once, weights and the image left out."""
+    """Return the largest number of bytes that autograd holds at once, without weights and image."""
     ours = {weight.untyped_storage().data_ptr() for weight in (*network.parameters(), image)}
     alive: dict[int, int] = {}
     counts: dict[int, int] = {}
@@ -166,7 +166,7 @@ def test_monais_unetr_is_the_published_one() -> None:
 @pytest.mark.parametrize(
     ("window", "spacing", "expected", "kernels"),
     [
-        # By nnU-Net's get_pool_and_conv_props.
+        # Expected values from nnU-Net's get_pool_and_conv_props.
         ((64, 64, 64), (1.0, 1.0, 1.0), [(1, 1, 1), *[(2, 2, 2)] * 4], [(3, 3, 3)] * 5),
         (
             (64, 64, 16),
@@ -207,7 +207,7 @@ def test_a_tensor_under_two_names_is_kept_once_and_restored_under_both(tmp_path:
     load_checkpoint(folder).restore(other)
     for name, tensor in network.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor)
-    # Also where only a part is taken over: the alias of a filled tensor is no new one.
+    # The same if only a part is transferred: the second name of a filled tensor is not re-made.
     third = build(tiny("dynunet"), outputs=2)
     report = transfer_weights(third, load_checkpoint(folder).weights())
     assert {r.name for r in report if r.action == "re-made"} == {
@@ -218,7 +218,7 @@ def test_a_tensor_under_two_names_is_kept_once_and_restored_under_both(tmp_path:
     )
 
 
-def test_another_unetrs_supervision_heads_are_made_anew() -> None:
+def test_another_unetrs_supervision_heads_are_made_again() -> None:
     source, network = build(tiny()), build(tiny(deep_supervision=True))
     report = {item.name: item.action for item in transfer_weights(network, source.state_dict())}
     assert {name for name, action in report.items() if action == "re-made"} == {
@@ -237,10 +237,10 @@ def test_monais_unetr_keeps_its_position_embeddings_in_any_window(window: IntTri
 
 
 @pytest.mark.parametrize("name", ["mednext", "swin-unetr", "segresnet"])
-def test_heads_for_other_classes_are_made_anew_in_any_network(name: str) -> None:
+def test_heads_for_other_classes_are_made_again_in_any_network(name: str) -> None:
     source, network = build(tiny(name), outputs=2), build(tiny(name), outputs=4)
     report = {item.name: item.action for item in transfer_weights(network, source.state_dict())}
-    anew = [key for key, action in report.items() if action == "re-made"]
-    assert 1 <= len(anew) <= 2
-    assert all(4 in network.state_dict()[key].shape for key in anew)
+    remade = [key for key, action in report.items() if action == "re-made"]
+    assert 1 <= len(remade) <= 2
+    assert all(4 in network.state_dict()[key].shape for key in remade)
     assert "kept" in report.values()

@@ -1,4 +1,4 @@
-"""UNETR at every patch size: shapes, counts, gradients, errors, and the norm it is built with."""
+"""Tests UNETR at every patch size: shapes, counts, gradients, errors, attention and its instance norm."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_norm_gradient_is_its_numerical_derivative() -> None:
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 def test_the_gpus_norm_is_torchs() -> None:
-    """Its kernels run by Triton's interpreter, which a process has to be told before they are made."""
+    """The kernels run in Triton's interpreter. It must be enabled before the kernels are defined, in a new process."""
     program = """
 import torch
 import torch.nn.functional as F
@@ -204,9 +204,9 @@ def test_the_norm_of_a_large_offset_keeps_its_digits() -> None:
     assert (ChannelsLastInstanceNorm()(x) - reference).abs().max() < 1e-3
 
 
-def test_wrong_input_is_told_with_what_is_right() -> None:
+def test_wrong_input_is_reported_with_what_is_right() -> None:
     model = UNETR(1, 2, 24, 12, **TINY)
-    with pytest.raises(ShapeMismatchError, match=r"takes \(batch, 1, 24, 24, 24\)"):
+    with pytest.raises(ShapeMismatchError, match=r"expects \(batch, 1, 24, 24, 24\)"):
         model(torch.zeros(1, 1, 24, 24, 12))
     with pytest.raises(ShapeMismatchError):
         model(torch.zeros(1, 24, 24, 24))

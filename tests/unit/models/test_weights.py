@@ -1,4 +1,4 @@
-"""Weights cross patch sizes, windows and classes: what is promised of them holds, and what cannot cross is told."""
+"""Tests the transfer of weights across patch sizes, windows and classes, and the errors for weights that do not fit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def inner(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 
 
 def resized(x: torch.Tensor, edge: int) -> torch.Tensor:
-    """Up by the pseudo-inverse of averaging: repeating, where the ratio is whole."""
+    """Enlarge a patch by the pseudo-inverse of averaging. If the ratio is whole, this repeats voxels."""
     up = torch.from_numpy(np.linalg.pinv(area_matrix(x.shape[0], edge)))
     return torch.einsum("abc,xa,yb,zc->xyz", x.double(), up, up, up)
 
@@ -120,7 +120,7 @@ def test_positions_are_interpolated_on_their_grid() -> None:
     transfer_weights(network, state, token_grid=(6, 3, 3))
     found = network.state_dict()["vit.patch_embedding.position_embeddings"].reshape(3, 3, 3, 48)
     torch.testing.assert_close(found[:, 0, 0, 0], torch.tensor([0.5, 2.5, 4.5]))
-    # On a grid that nobody knows they are made anew, unless they fit as they are.
+    # If the token grid is not known, position embeddings are re-made, unless they have the right shape already.
     report = transfer_weights(unetr(16), state)
     assert [t.action for t in report if "position" in t.name] == ["re-made"]
     report = transfer_weights(unetr(16, window=(96, 48, 48)), state)
@@ -162,7 +162,7 @@ def test_monais_unetr_and_vit_load() -> None:
             torch.testing.assert_close(network.vit(x)[0], vit(x)[0], atol=1e-4, rtol=1e-3)
 
 
-def test_what_cannot_cross_is_told(tmp_path: Path) -> None:
+def test_what_cannot_cross_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has shape .*model\.preset"):
         transfer_weights(unetr(16), unetr(16, hidden_size=96, mlp_dim=192).state_dict())
     with pytest.raises(CheckpointError, match="no tensor in common"):
@@ -171,7 +171,7 @@ def test_what_cannot_cross_is_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has 4 axes"):
         transfer_weights(unetr(16), flat)
     for loaded in ({}, {"epoch": 3}, [1, 2], {"state_dict": {}}):
-        with pytest.raises(CheckpointError, match="holds no weights"):
+        with pytest.raises(CheckpointError, match="contains no weights"):
             foreign_weights(loaded)
 
 
@@ -200,16 +200,16 @@ def test_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "short.pt").write_bytes((tmp_path / "weights.pt").read_bytes()[:5000])
     (tmp_path / "text.pt").write_text("no weights at all")
     for name, words in (
-        ("bomb.pt", r"more than tensors \(\S+\), and unpickling it could run anything"),
+        ("bomb.pt", r"more than tensors \(\S+\); unpickling it could run arbitrary code"),
         ("short.safetensors", "cannot be read"), ("short.pt", "cannot be read"),
-        ("text.pt", "no file of weights"), ("gone.pt", "no such file"),
+        ("text.pt", "not a weights file"), ("gone.pt", "no such file"),
     ):  # fmt: skip
-        with pytest.raises(CheckpointError, match=words) as told:
+        with pytest.raises(CheckpointError, match=words) as caught:
             initialise(unetr(16), InitConfig(source=str(tmp_path / name)), target)  # type: ignore[arg-type]
-        assert name in str(told.value)
-        assert "weights_only" not in str(told.value)
+        assert name in str(caught.value)
+        assert "weights_only" not in str(caught.value)
     assert not executed.exists()
 
 
 class TargetLike:
-    """Files know no plan: nothing of it is looked at."""
+    """Stands in for a plan: weights from a file do not use it."""

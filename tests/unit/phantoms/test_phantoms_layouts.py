@@ -1,4 +1,4 @@
-"""Data sets of phantoms in the layouts that people have: files where they belong, the same voxels in each."""
+"""Tests of phantom data sets in all layouts: files in the right places, the same voxels in each layout."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_files_lie_where_the_layout_has_them(sets: dict[str, Path], name: str) -
 
 @pytest.mark.parametrize("name", FILES)
 def test_true_lesions_are_measured_in_every_layout(sets: dict[str, Path], name: str) -> None:
-    told = [int(row["voxel_count"]) for row in rows_of(sets[name])]
+    listed = [int(row["voxel_count"]) for row in rows_of(sets[name])]
     label = FILES[name][1]
     measured = [
         int(count)
@@ -70,8 +70,8 @@ def test_true_lesions_are_measured_in_every_layout(sets: dict[str, Path], name: 
         for count in measure_lesions(path, labels=[2]).voxel_count
     ]
     assert label is not None
-    assert sorted(measured) == sorted(told)
-    assert told
+    assert sorted(measured) == sorted(listed)
+    assert listed
 
 
 def test_what_describes_a_data_set_is_right(sets: dict[str, Path]) -> None:
@@ -101,7 +101,7 @@ def test_a_patient_of_a_manifest_is_never_in_two_splits() -> None:
 
 @pytest.mark.parametrize("layout", ["lits", "kits"])
 def test_layouts_with_labels_of_their_own_refuse_other_organs(tmp_path: Path, layout: str) -> None:
-    with pytest.raises(DataError, match=r"knows the labels .* choose nnunet"):
+    with pytest.raises(DataError, match=r"supports only the labels .* choose nnunet"):
         make_phantoms(tmp_path / "x", spec=ORGANS, layout=layout)
     with pytest.raises(DataError, match="choose one of two-folders"):
         make_phantoms(tmp_path / "x", layout="bids")
@@ -125,14 +125,14 @@ def test_an_unfinished_folder_is_gone_on_with(tmp_path: Path) -> None:
     assert not (out / "phantoms.json").exists()
     assert not (out / "dataset.json").exists()
     assert not list(out.rglob("*.tmp"))
-    with pytest.raises(DataError, match="unfinished phantoms of another seed"):
+    with pytest.raises(DataError, match="unfinished phantoms with another seed"):
         make_phantoms(out, cases=3, seed=2, spec=SMALL)
     (out / "images" / ".phantom-003.nii.gz.0011.tmp").write_bytes(b"of a killed process")
     first = (out / "images" / "phantom-001.nii.gz").stat().st_mtime_ns
     make_phantoms(out, cases=3, seed=1, spec=SMALL)
     assert (out / "images" / "phantom-001.nii.gz").stat().st_mtime_ns == first
     assert contents(out) == contents(whole)
-    with pytest.raises(DataError, match="finished phantoms"):
+    with pytest.raises(DataError, match="it contains finished phantoms"):
         make_phantoms(out, cases=3, seed=1, spec=SMALL)
 
 
@@ -158,7 +158,7 @@ def test_threads_change_nothing_and_progress_ends_at_its_total(tmp_path: Path) -
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match="but a file"):
+    with pytest.raises(DataError, match="is a file, not an empty folder"):
         make_phantoms(tmp_path / "file", cases=1, spec=SMALL)
     with pytest.raises(DataError, match="seed -1"):
         make_phantoms(tmp_path / "x", cases=1, seed=-1, spec=SMALL)

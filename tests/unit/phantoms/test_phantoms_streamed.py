@@ -1,4 +1,4 @@
-"""Phantoms drawn plane by plane: the same voxels however they are drawn, organs and lesions as they were meant."""
+"""Tests of phantoms drawn plane by plane: the same voxels in any drawing order, organs and lesions as specified."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ def test_lesions_are_what_the_label_map_holds(tmp_path: Path) -> None:
         write_volumes(drawn, "RAS", image=None, label=tmp_path / "label.nii.gz")
         for group in spec.groups:
             measured = measure_lesions(tmp_path / "label.nii.gz", labels=[group.label])
-            told = [lesion for lesion in drawn.lesions if lesion.label == group.label]
-            assert sorted(measured.voxel_count.tolist()) == sorted(lesion.voxel_count for lesion in told)
+            listed = [lesion for lesion in drawn.lesions if lesion.label == group.label]
+            assert sorted(measured.voxel_count.tolist()) == sorted(lesion.voxel_count for lesion in listed)
             centres = {tuple(np.rint(c).astype(int)) for c in measured.centroid_voxel}
-            for lesion in told:
+            for lesion in listed:
                 assert min(np.linalg.norm(np.array(c) - lesion.centre) for c in centres) < 3
 
 
 def test_volumes_follow_the_stated_distribution() -> None:
-    """Of lesions as placed, not as wished for; the truncated log-normal by its own distribution function."""
+    """The placed lesions, not only the drawn ones, follow the truncated log-normal distribution."""
     group = ORGANS.liver
     volumes = [x.intended_mm3 for i in range(60) for x in Scene(ORGANS, seed=1, index=i).lesions if x.organ == "liver"]
     assert len(volumes) > 130

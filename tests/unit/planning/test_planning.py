@@ -1,4 +1,4 @@
-"""The plan: rules, window, costs, warnings and the words for them."""
+"""Tests plans: rules, window, costs, reasons and warnings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cohort(
     shape: tuple[int, int, int] = (128, 128, 128),
     extent: tuple[float, float, float] = (10.0, 10.0, 10.0),
 ) -> tuple[list[CaseSample], list[LesionSample]]:
-    """One patient and case for each lesion."""
+    """Return one patient and one case per lesion."""
     cases = [CaseSample(f"c{i}", f"p{i}", spacing, shape) for i in range(len(volumes))]
     return cases, [LesionSample(f"c{i}", 1, v, extent) for i, v in enumerate(volumes)]
 
@@ -105,7 +105,7 @@ def test_only_a_fixed_window_filters_candidates() -> None:
     fixed = plan([1728.0] * 3, window_size=64)
     assert fixed.window_size == (64, 64, 64)
     assert [c.patch_size[0] for c in fixed.target.candidates] == [8, 16]
-    assert any("left out" in w and "12, 24" in w for w in fixed.target.warnings)
+    assert any("excluded" in w and "12, 24" in w for w in fixed.target.warnings)
     with pytest.raises(PlanError, match="divides window size 50 along axis 2"):
         plan([1728.0], window_size=(96, 96, 50))
 
@@ -121,7 +121,7 @@ def test_wider_candidates_widen_the_window() -> None:
     made = plan([50_000.0] * 2, candidates=(8, 16, 32), shape=(60, 60, 60))
     assert made.patch_size == (32, 32, 32)
     assert made.window_size == (96, 96, 96)
-    with pytest.raises(PlanError, match="share no window"):
+    with pytest.raises(PlanError, match="no window of at most 192 voxels"):
         plan([1000.0], candidates=(9, 32))
 
 
@@ -129,7 +129,7 @@ def test_wider_candidates_widen_the_window() -> None:
     ("volume", "chosen", "said"),
     [
         (40.0**3, 24, "--candidates 8,12,16,24,48"),
-        (25.0**3, 24, "no other common edge is nearer"),
+        (25.0**3, 24, "no other common patch edge is nearer"),
         (4.0**3, 8, "--candidates 4,8,12,16,24"),
     ],
 )
@@ -149,12 +149,12 @@ def test_clean_cohort_has_no_warning() -> None:
     assert made.target.ideal_edges[0].interval == pytest.approx((12.0, 12.0))
 
 
-def test_poor_means_are_told() -> None:
+def test_poor_means_are_reported() -> None:
     said = " | ".join(plan([600.0] * 30 + [200_000.0]).target.warnings)
     assert "times the median" in said
-    assert "leaving it out would choose 8 instead of 16" in said
-    assert "other rules would choose otherwise: median 8, geometric-mean 8" in said
-    assert "reaches from candidate 8 to 24" in said
+    assert "without this lesion the choice is 8 instead of 16" in said
+    assert "other rules choose other patch sizes: median 8, geometric-mean 8" in said
+    assert "covers candidates from 8 to 24" in said
     assert "only 2 lesions" in " | ".join(plan([600.0, 700.0]).target.warnings)
     assert "one patient" in " | ".join(plan([600.0]).target.warnings)
 
@@ -164,8 +164,8 @@ def test_interval_resamples_patients_not_lesions() -> None:
     few = [LesionSample("b", 1, 8000.0, (20,) * 3)]
     many = [LesionSample("a", 1, 1000.0, (10,) * 3)] * 50
     interval = plan_from_samples(cases, many + few, lesion_label=1, hu_range="liver").target.ideal_edges[0].interval
-    # With two patients one of four cohorts holds patient two alone; resampling lesions would hardly ever
-    # get there.
+    # With two patients, one of four cohorts contains patient two only. If lesions were resampled, this would almost
+    # never happen.
     assert interval == pytest.approx((10.0, 20.0))
 
 
@@ -186,7 +186,7 @@ def test_encoder_cost_by_hand() -> None:
     assert cost.attention_share == cost.attention_flop / cost.flop
     eight = network_cost((96, 96, 96), (8, 8, 8))
     assert eight.attention_flop == 64 * cost.attention_flop
-    with pytest.raises(PatchSizeError, match="no product of four"):
+    with pytest.raises(PatchSizeError, match="not a product of four"):
         network_cost((96, 96, 96), (7, 8, 8))
     with pytest.raises(PatchSizeError, match="does not divide"):
         network_cost((96, 96, 96), (9, 8, 8))
@@ -208,7 +208,7 @@ def test_share_of_lesions_smaller_than_a_patch() -> None:
 def test_candidates_are_checked_with_legal_ones_named() -> None:
     assert check_candidates([24, 8, 8]) == (8, 24)
     assert set(legal_patch_sizes(32)) >= {2, 3, 4, 6, 8, 9, 12, 16, 18, 24, 27, 32}
-    with pytest.raises(PatchSizeError, match="the nearest legal: 9 and 12"):
+    with pytest.raises(PatchSizeError, match="use the nearest legal sizes: 9 and 12"):
         check_candidates([8, 10])
     with pytest.raises(PatchSizeError, match="no candidate"):
         check_candidates([])
@@ -226,7 +226,7 @@ def test_hu_range() -> None:
             hu_range_of(wrong, None)
 
 
-def test_a_range_from_air_to_bone_is_told_where_it_was_measured() -> None:
+def test_a_range_from_air_to_bone_is_reported_where_it_was_measured() -> None:
     measured = plan([1728.0] * 30, hu_range=None, hu_percentiles=(-1000.0, 1350.0))
     assert measured.hu_range == (-1000.0, 1350.0)
     assert any("--hu-range soft-tissue" in w for w in measured.target.warnings)
@@ -294,7 +294,7 @@ def real_cohort(folder: Path) -> tuple[list[CaseSample], list[LesionSample]]:
 def test_real_cohorts(name: str, spacing: tuple[float, float, float] | None, edge: float, patch: int) -> None:
     folder = SHARED / "data" / name / "mask"
     if not folder.is_dir():
-        pytest.skip("the real data are not here")
+        pytest.skip("the real data are not available")
     made = plan_from_samples(*real_cohort(folder), lesion_label=1, spacing=spacing, hu_range="wide", resamples=50)
     assert round(made.target.ideal_edge, 1) == edge
     assert made.patch_size == (patch,) * 3
@@ -303,10 +303,10 @@ def test_real_cohorts(name: str, spacing: tuple[float, float, float] | None, edg
 def test_kidney_tumours_lie_beyond_the_candidates() -> None:
     path = SHARED / "reference" / "kits19_lesions.csv"
     if not path.is_file():
-        pytest.skip("the reference volumes are not here")
+        pytest.skip("the reference volumes are not available")
     cases, lesions = {}, []
     for row in csv.DictReader(path.read_text().splitlines()):
-        # Stored slices first; canonical axes have them last.
+        # The file stores the slice axis first; in canonical axes it is last.
         spacing = tuple(float(s) for s in reversed(row["spacing"].split("x")))
         shape = tuple(int(n) for n in reversed(row["shape"].split("x")))
         cases[row["case"]] = CaseSample(row["case"], row["case"], spacing, shape)

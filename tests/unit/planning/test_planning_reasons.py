@@ -1,4 +1,4 @@
-"""Several labels, the joint proposal, another study's protocol, sensitivity, and plans that were edited."""
+"""Tests several labels, the joint proposal, the protocol of another study, sensitivity, and edited plans."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_joint_candidate_has_the_least_worst_distance() -> None:
 
 
 def test_each_label_gets_its_plan_and_all_a_joint_one(study: Study) -> None:
-    # The name as analyze takes it, too: spaces, underscores and case do not matter.
+    # Names work as in analyze: spaces, underscores and case do not matter.
     plan = plan_patch_size(study, lesion_label=["Liver tumour", 5], hu_range="liver")
     assert [(item.lesion_label, item.classes) for item in plan.targets] == [(4, (4,)), (5, (5,))]
     assert plan.joint is not None
@@ -59,7 +59,7 @@ def test_each_label_gets_its_plan_and_all_a_joint_one(study: Study) -> None:
     assert read_plan(study.plan_path) == trained
     with pytest.raises(PlanError, match="named twice"):
         plan_patch_size(study, lesion_label=[4, 4])
-    with pytest.raises(PlanError, match="no joint plan"):
+    with pytest.raises(PlanError, match="a joint plan needs several"):
         plan_patch_size(study, lesion_label=4, joint=True)
     with pytest.raises(PlanError, match="no label is called"):
         plan_patch_size(study, lesion_label="gallbladder")
@@ -75,7 +75,7 @@ def test_another_studys_protocol_is_taken_over(study: Study, tmp_path: Path) -> 
     assert (taken.patch_size, taken.spacing, taken.window_size, taken.hu_range) == (
         model.patch_size, model.spacing, model.window_size, model.hu_range,
     )  # fmt: skip
-    assert taken.ideal_edges == own.target.ideal_edges, "p* stays that of its own lesions"
+    assert taken.ideal_edges == own.target.ideal_edges, "p* is that of the study's own lesions"
     assert plan.like is not None
     assert (plan.like.study, plan.like.own_patch_size) == ("target", own.patch_size)
     assert [item.patch_size for item in taken.candidates if item.chosen] == [model.patch_size]
@@ -96,14 +96,14 @@ def test_sensitivity_varies_one_thing_at_a_time() -> None:
     without = by["case", "c5"]
     assert (without.lesion_count, without.edge, without.patch_size) == (5, pytest.approx(8.0), (8, 8, 8))
     assert by["patient", "p2"].lesion_count == 4
-    assert "case c5 left out" in found.conclusion
+    assert "case c5 excluded" in found.conclusion
     assert "it becomes" in found.conclusion
     even = lesions([1728.0] * 6)
     steady = sensitivity_of(plan_from_samples(CASES, even, lesion_label=1, hu_range="liver").target, CASES, even)
     assert {item.patch_size for item in steady.variations if item.kind != "spacing"} == {(12, 12, 12)}
 
 
-def test_sensitivity_measures_anew_and_keeps_the_plan(study: Study) -> None:
+def test_sensitivity_measures_again_and_keeps_the_plan(study: Study) -> None:
     before = plan_patch_size(study, lesion_label=[4, 5], hu_range="liver")
     seen: list[tuple[int, int]] = []
     plan = plan_sensitivity(study, progress=lambda done, total: seen.append((done, total)))
@@ -115,7 +115,7 @@ def test_sensitivity_measures_anew_and_keeps_the_plan(study: Study) -> None:
         assert new.model_copy(update={"sensitivity": None}) == old
 
 
-def test_specks_are_told() -> None:
+def test_specks_are_reported() -> None:
     samples = lesions([1.0] * 3 + [5000.0] * 9)
     warnings = " ".join(plan_from_samples(CASES, samples, lesion_label=1, hu_range="liver").target.warnings)
     assert "3 of 12 lesions are specks below 5 mm³" in warnings
@@ -129,11 +129,11 @@ def _plan() -> Plan:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"patch_size": [10, 10, 10]}, "nearest legal: 9 and 12"),
+        ({"patch_size": [10, 10, 10]}, "the nearest legal edges: 9 and 12"),
         ({"patch_size": [16, 16, 9]}, "does not divide"),
-        ({"patch_sise": [8, 8, 8]}, "unknown key, perhaps patch_size"),
+        ({"patch_sise": [8, 8, 8]}, "unknown key (did you mean patch_size?)"),
         ({"spacing": [0, 1, 1]}, "between 0 and 1000"),
-        ({"hu_range": [200, -100]}, "must rise"),
+        ({"hu_range": [200, -100]}, "the first value must be lower"),
         ({"connectivity": 8}, "6, 18 or 26"),
         ({"rule": "mode"}, "'mean-volume', 'median'"),
         ({"classes": [2]}, "must contain the lesion label"),

@@ -1,4 +1,4 @@
-"""Resampling to another spacing: what it refuses, what it keeps, and where it puts voxels."""
+"""Tests resampling to another spacing: rejected input, kept values, positions of voxels."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_voxels_stay_where_they_are_in_the_world() -> None:
     old, new = (0.8, 0.9, 2.5), (1.6, 1.1, 2.0)
     shape = (40, 50, 20)
     i, j, k = np.indices(shape)
-    # World coordinates as HU: a straight line in each, which linear interpolation keeps.
+    # World coordinates as HU are linear along each axis, and linear interpolation keeps them.
     world = np.stack([i, j, k, np.ones(shape)], -1) @ affine.T
     moved = resampled_affine(affine, old, new)
     for axis in range(3):

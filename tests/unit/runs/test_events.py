@@ -71,7 +71,7 @@ def test_non_finite_numbers_become_null() -> None:
     assert decode_event(line).data["values"] == {"a": None, "b": None, "c": None, "d": 0.5, "e": 3}
 
 
-def test_what_is_not_json_is_told_as_text() -> None:
+def test_what_is_not_json_is_reported_as_text() -> None:
     assert plain({"path": Path("a/b"), "set": {1}, 2: np.arange(2)}) == {
         "path": "a/b",
         "set": [1],
@@ -98,7 +98,7 @@ def test_what_is_not_json_is_told_as_text() -> None:
         b"[" * 100_000,
     ],
 )
-def test_what_is_no_event_is_refused(line: bytes) -> None:
+def test_what_is_not_a_event_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         decode_event(line)
 

@@ -127,7 +127,7 @@ def test_fields_of_the_wrong_kind_are_bad_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_later_attempt_replaces_what_it_records_anew(tmp_path: Path, at_once: bool) -> None:
+def test_a_later_attempt_replaces_what_it_records_again(tmp_path: Path, at_once: bool) -> None:
     run = make(tmp_path)
     reader = RunReader(run)
     attempt(run, 1, [*[metric(i, i, 1.0) for i in range(1, 10)], validation(10, 4, 0.4), validation(11, 8, 0.8)])
@@ -135,7 +135,7 @@ def test_a_later_attempt_replaces_what_it_records_anew(tmp_path: Path, at_once: 
         assert losses(reader.poll())[-1] == 9
     attempt(run, 2, [], resumed_from_step=None)
     if not at_once:
-        assert losses(reader.poll())[-1] == 9  # the second trainer has not come up
+        assert losses(reader.poll())[-1] == 9  # the second trainer has not started yet
     attempt(run, 2, [metric(0, 5, 2.0), metric(1, 6, 2.0)], resumed_from_step=5)
     if not at_once:
         assert losses(reader.poll()) == [1, 2, 3, 4, 5, 6]
@@ -235,11 +235,11 @@ def test_list_and_resolve(tmp_path: Path) -> None:
     assert resolve_run(tmp_path, first.name[-6:]) == first
     assert resolve_run(None, first) == first
     assert resolve_run(tmp_path, "latest") == max(first, second)
-    with pytest.raises(StudyError, match="could be any of"):
+    with pytest.raises(StudyError, match="matches several runs"):
         resolve_run(tmp_path, "20")
     with pytest.raises(StudyError, match="no run 'zzz'"):
         resolve_run(tmp_path, "zzz")
-    with pytest.raises(StudyError, match="no run folder"):
+    with pytest.raises(StudyError, match="not a run folder"):
         resolve_run(None, "zzz")
 
 

@@ -29,7 +29,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def test_what_a_writer_tells_a_reader_knows(run: Path) -> None:
+def test_what_a_writer_reports_a_reader_knows(run: Path) -> None:
     with RunWriter(run, 1, versions={"torch": "x"}, threads=2, heartbeat_s=0.01) as writer:
         writer.progress(total_steps=20, eta_s=12.5, phase="train")
         writer.state("running")
@@ -41,7 +41,7 @@ def test_what_a_writer_tells_a_reader_knows(run: Path) -> None:
         writer.checkpoint(2, "best", run / "checkpoints" / "best")
         writer.alert("warning", "a [bold]message", "do something")
         assert writer.flush()
-        while (read_object(run / "status.json") or {}).get("step") != 2:  # the next beat
+        while (read_object(run / "status.json") or {}).get("step") != 2:  # wait for the next snapshot
             time.sleep(0.01)
         view = RunReader(run).poll()
     assert view.series["train/loss"].values.tolist() == [0.5, 0.25]
@@ -63,12 +63,12 @@ def test_what_a_writer_tells_a_reader_knows(run: Path) -> None:
     assert (status["by"], status["step"], status["best"]["dsc_mean"]) == ("trainer", 2, 0.75)
 
 
-def test_many_metrics_are_told_in_several_lines(run: Path) -> None:
+def test_many_metrics_are_reported_in_several_lines(run: Path) -> None:
     values = {f"val/dsc/{label}": label / 1000 for label in range(300)}
     with RunWriter(run, 1) as writer:
         writer.metric(1, 0, values)
-    told = [value for event in lines(run / "attempts/1/events.jsonl") for value in event["values"].items()]
-    assert dict(told) == values
+    recorded = [value for event in lines(run / "attempts/1/events.jsonl") for value in event["values"].items()]
+    assert dict(recorded) == values
 
 
 def test_two_writers_on_one_run(run: Path) -> None:
@@ -85,11 +85,11 @@ def test_a_writer_without_its_attempt_or_folder(run: Path) -> None:
     (run / "attempts" / "3" / "events.jsonl").mkdir()
     with pytest.raises(OSError, match=r"events\.jsonl"):
         RunWriter(run, 3)
-    with RunWriter(run, 1):  # the lock was given back
+    with RunWriter(run, 1):  # the lock was released
         pass
 
 
-def test_an_exception_is_told_as_failed(run: Path) -> None:
+def test_an_exception_is_reported_as_failed(run: Path) -> None:
     def fail() -> None:
         with RunWriter(run, 1) as writer:
             writer.state("running")
@@ -128,7 +128,7 @@ def test_a_redone_validation_replaces_the_cut_short_one(run: Path) -> None:
 
 
 class FullDisk:
-    """Stands in for ``os.write``: takes a part of a line, then nothing, until there is room."""
+    """Replaces ``os.write``: writes a part of a line, then nothing until there is space again."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room_bytes: int) -> None:
         self.room_bytes = room_bytes
@@ -143,7 +143,7 @@ class FullDisk:
         return self._write(handle, part)
 
 
-def test_a_full_disk_costs_metrics_but_no_step_and_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_costs_metrics_but_no_step_and_is_reported(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry_module, "_RETRY_S", 0.02)
     disk = FullDisk(monkeypatch, room_bytes=300)
     with RunWriter(run, 1, capacity=50) as writer:
@@ -155,7 +155,7 @@ def test_a_full_disk_costs_metrics_but_no_step_and_is_told(run: Path, monkeypatc
         assert writer.flush(timeout_s=10)
         assert writer.dropped >= 100
     view = RunReader(run).poll()
-    assert view.bad_lines == 1  # the torn line; it was written again, whole
+    assert view.bad_lines == 1  # the incomplete line; it was written again completely
     assert [record.step for record in view.checkpoints] == [200]
     assert "No space left" in view.alerts[0].message
     seqs = [json.loads(line)["seq"] for line in _whole_lines(run / "attempts/1/events.jsonl")]
@@ -197,7 +197,7 @@ def test_the_queue_drops_metrics_first(tmp_path: Path) -> None:
         capacity=3,
     )
     queue.put("a", slow, keep=True)
-    while queue._items:  # the thread has taken the first
+    while queue._items:  # wait until the thread has taken the first line
         time.sleep(0.001)
     for name in ("m1", "m2", "m3"):
         assert queue.put("a", lambda name=name: f"{name}\n".encode(), keep=False)

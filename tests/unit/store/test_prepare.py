@@ -1,4 +1,4 @@
-"""The training grid, and cases brought to it once, into the store."""
+"""Tests of the training grid and of preparing cases into the store."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ def test_grid_keeps_world_positions(affine: Any, spacing: Any) -> None:
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     world = index @ affine[:3, :3].T + affine[:3, 3]
     for axis in range(3):
-        # In hundredths of a millimetre, for HU are whole.
+        # In hundredths of a millimetre, because HU are integers.
         brought = grid.resample(world[..., axis] * 100) / 100
         positions = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), axis=-1)
         expected = positions @ grid.affine[:3, :3].T + grid.affine[:3, 3]
-        # Away from the edges, where a spline is mirrored.
+        # Without the edges, because the spline is mirrored there.
         inside = tuple(slice(6, -6) for _ in range(3))
         np.testing.assert_allclose(brought[inside], expected[..., axis][inside], atol=0.0051)
     np.testing.assert_allclose(np.linalg.norm(grid.affine[:3, :3], axis=0), spacing, rtol=1e-6)
@@ -148,7 +148,7 @@ def test_small_lesions_on_a_coarser_grid_keep_their_volume_better_than_by_neares
 
 
 def test_ties_do_not_shrink_lesions() -> None:
-    # Half of the neighbours' weight is exactly one half at this ratio.
+    # At this ratio, the share of a class in a new voxel is often exactly one half, a tie.
     volumes = [
         8 * int(resample_class_indices(ball, (1, 1, 1), (2.0,) * 3).sum()) / int(ball.sum()) for ball in balls(2.2, 40)
     ]
@@ -192,11 +192,11 @@ def test_a_case_is_brought_once(study: Study, record: CaseRecord, monkeypatch: p
         drawn[tuple(stretch)] = True
     assert np.array_equal(drawn, case.label() == 1)
 
-    monkeypatch.setattr("patchcore.store.prepare_case._fill", lambda *_: pytest.fail("was brought again"))
+    monkeypatch.setattr("patchcore.store.prepare_case._fill", lambda *_: pytest.fail("the case was prepared again"))
     assert prepare_cases(study, target(), [record]).cases == (case,)
 
 
-def test_a_changed_source_is_brought_anew(study: Study, record: CaseRecord, tmp_path: Path) -> None:
+def test_a_changed_source_is_brought_again(study: Study, record: CaseRecord, tmp_path: Path) -> None:
     [before] = prepare_cases(study, target(), [record]).cases
     stored: Any = nibabel.load(record.image)
     nibabel.save(nibabel.Nifti1Image(np.full(record.shape, 7, np.int16), stored.affine), record.image)
@@ -236,7 +236,7 @@ def test_one_bad_case_does_not_stop_the_others(study: Study, record: CaseRecord)
     assert list(group.failed) == ["case_2"]
     prepare_cases(study, target(), [record])
     assert "gone" in inspect_store(study.path)[0].failed["case_2"]
-    with pytest.raises(DataError, match="none of 1 cases"):
+    with pytest.raises(DataError, match="none of 1 cases could be prepared"):
         prepare_cases(study, target(), [bad])
 
 
@@ -263,13 +263,13 @@ def test_a_damaged_store_names_the_case(study: Study, record: CaseRecord, file: 
 
 
 @pytest.mark.parametrize("name", ["image", "label"])
-def test_a_lost_shard_is_no_air(study: Study, record: CaseRecord, name: str) -> None:
+def test_a_lost_shard_is_not_a_air(study: Study, record: CaseRecord, name: str) -> None:
     [case] = prepare_cases(study, target(), [record]).cases
     (case.path / name / "c" / "0" / "0" / "0").unlink()
-    with pytest.raises(CorruptFileError, match="0 shards of 1"):
+    with pytest.raises(CorruptFileError, match="found 0 of 1 shards"):
         _ = case.image() if name == "image" else case.label()
     [group] = inspect_store(study.path)
-    assert "0 shards of 1" in str(group.cases[0].problem)
+    assert "found 0 of 1 shards" in str(group.cases[0].problem)
 
 
 def test_damaged_spans_are_found_by_inspect(study: Study, record: CaseRecord) -> None:
@@ -288,7 +288,7 @@ def test_what_another_has_brought_meanwhile_is_kept(
         meta = fill(folder, *given)
         if not seen:
             seen.append(0)
-            # The other one is ready first; somebody may have its files open by now.
+            # The other call finishes first, and its files may already be open in another process.
             [other] = prepare_cases(study, target(), [record]).cases
             seen[0] = (other.path / "image" / "zarr.json").stat().st_ino
         return meta
@@ -300,25 +300,25 @@ def test_what_another_has_brought_meanwhile_is_kept(
     assert not list(case.path.parent.glob(".*"))
 
 
-def test_who_waits_for_memory_is_told_to_stop() -> None:
+def test_who_waits_for_memory_is_reported_to_stop() -> None:
     budget = MemoryBudget(10)
-    told: list[str] = []
+    outcomes: list[str] = []
 
     def wait() -> None:
         try:
             with budget.hold(8, "a case"):
-                told.append("let in")
+                outcomes.append("admitted")
         except InterruptedError:
-            told.append("stopped")
+            outcomes.append("stopped")
 
     with budget.hold(5, "another"):
         thread = threading.Thread(target=wait)
         thread.start()
         time.sleep(0.05)
-        assert told == []
+        assert outcomes == []
         budget.close()
         thread.join(5)
-    assert told == ["stopped"]
+    assert outcomes == ["stopped"]
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_settings_that_cannot_be(study: Study, record: CaseRecord, given: dict[s
         prepare(study, **given)
 
 
-def test_a_case_whose_description_is_damaged_is_brought_anew(study: Study, record: CaseRecord) -> None:
+def test_a_case_whose_description_is_damaged_is_brought_again(study: Study, record: CaseRecord) -> None:
     [case] = prepare_cases(study, target(), [record]).cases
     (case.path / "zarr.json").write_bytes(b"{")
     assert prepare_cases(study, target(), [record]).cases == (case,)
@@ -373,19 +373,19 @@ def test_lesions_that_would_vanish_are_kept_as_one_voxel(study: Study, tmp_path:
     for corner in ((3, 3, 3), (20, 21, 22), (37, 5, 39)):
         old[corner] = 2
     old[8:20, 8:20, 8:20] = 2
-    old[30, 30, 30] = 1  # another class is none of its business
+    old[30, 30, 30] = 1  # a small component of another class is not kept
     record = write_case(tmp_path / "data", "small", old.astype(np.int16), old, np.eye(4))
     [case] = prepare_cases(study, target(classes=(2, 1), spacing=(4.0, 4.0, 4.0)), [record]).cases
     alone = resample_class_indices((old == 2).astype(np.uint8), (1, 1, 1), (4, 4, 4))
     assert case.kept_lesions == 3
     assert np.argwhere((case.label() == 1) != alone).tolist() == [[0, 0, 0], [5, 5, 5], [9, 1, 9]]
-    # One of them now touches the large lesion.
+    # One of the kept voxels now touches the large lesion.
     assert sorted(case.lesion_voxels) == [1, 1, 28]
     assert case.class_voxels[1] == 0
 
 
 def test_a_plate_between_two_new_slices_is_kept(study: Study, tmp_path: Path) -> None:
-    """As large as it is: no new slice passes through it."""
+    """The lesion is large, but no slice of the training grid passes through it."""
     old = np.zeros((20, 20, 20), np.uint8)
     old[4:14, 4:14, 3:7] = 2
     record = write_case(tmp_path / "data", "plate", old.astype(np.int16), old, np.eye(4))
@@ -413,7 +413,7 @@ def test_stored_values_are_scaled_before_they_are_bounded(study: Study, tmp_path
     label[3:6, 3:6, 3:6] = 2
     record = write_case(tmp_path / "data", "fine", hu, label, affine)
     assert record.image is not None
-    # Thousandths of a HU as int32: far outside int16 until they are scaled.
+    # Thousandths of a HU as int32: the values do not fit into int16 before they are scaled.
     image = nibabel.Nifti1Image(((hu + 24) * 1000).astype(np.int32), affine)
     image.header.set_slope_inter(0.001, -24.0)
     nibabel.save(image, record.image)
@@ -423,14 +423,14 @@ def test_stored_values_are_scaled_before_they_are_bounded(study: Study, tmp_path
     assert np.abs(case.image() - expected).max() <= 1
 
 
-def test_a_crop_keeps_the_organ_and_tells_what_it_cuts(study: Study, record: CaseRecord, tmp_path: Path) -> None:
+def test_a_crop_keeps_the_organ_and_reports_what_it_cuts(study: Study, record: CaseRecord, tmp_path: Path) -> None:
     plan = target(store={"crop_to": 1, "crop_margin_mm": 3.0})
     label = np.zeros((20, 18, 10), np.uint8)
     label[3:5, 3:5, 3:5] = 2
     whole = write_case(tmp_path / "data", "whole", label.astype(np.int16), label, LPS)
     cropped, kept = prepare_cases(study, plan, [record, whole]).cases
     [full] = prepare_cases(study, target(), [record]).cases
-    # The organ is x 10–11, y 0–3, all z; both axes run against the canonical ones.
+    # The organ is at x 10–11, y 0–3, all z. The stored x and y axes are opposite to the canonical axes.
     assert cropped.crop_start == (5, 11, 0)
     assert cropped.shape == (8, 7, 20)
     assert cropped.cropped
@@ -445,8 +445,10 @@ def test_a_crop_keeps_the_organ_and_tells_what_it_cuts(study: Study, record: Cas
     np.testing.assert_allclose(np.asarray(meta["grid_affine"])[:3, 3], expected[:3])
 
 
-def test_memory_that_is_too_little_is_told(study: Study, record: CaseRecord, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match=r"MiB.*allow at least 256 MiB"):
+def test_memory_that_is_too_little_is_reported(
+    study: Study, record: CaseRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match=r"MiB of memory are not enough.*allow at least 256 MiB"):
         prepare_cases(study, target(), [record], max_memory_bytes=1 << 20)
     monkeypatch.setattr("patchcore.store.prepare_case.Placed.needed_bytes", lambda *_: 1 << 40)
     with pytest.raises(DataError, match=r"case_1 needs about.*raise --max-memory"):

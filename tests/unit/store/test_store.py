@@ -1,4 +1,4 @@
-"""Arrays of a store: what others read of them, windows anywhere, and every kind of damage."""
+"""Tests of store arrays: reading by other libraries, windows at any position, and every kind of damage."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_chunks_of_the_fill_value_take_no_room(tmp_path: Path) -> None:
     assert ours.verify().chunks == 1
     np.testing.assert_array_equal(ours.read(), array)
     scaled = read_windows([ours], [[40, 40, -5]], (20, 20, 20), WindowFormat((-2000, 0)))
-    assert scaled[0, 0, 0, 0] == 0  # padding is the lower end
+    assert scaled[0, 0, 0, 0] == 0  # padding is the lower end of the range
     assert scaled[0, 0, 0, 6] == pytest.approx(976 / 2000)
 
 
@@ -167,13 +167,13 @@ def test_seeded_damage_never_gives_other_voxels(tmp_path: Path) -> None:
     ("change", "error", "words"),
     [
         ({"zarr_format": 2}, SchemaVersionError, "Zarr format 2"),
-        ({"node_type": "group"}, CorruptFileError, "no metadata"),
-        ({"shape": [1, 2]}, UnsupportedDataError, "three axes"),
-        ({"shape": "many"}, CorruptFileError, "no metadata"),
-        ({"shape": [0, 2, 3]}, CorruptFileError, "no metadata"),
+        ({"node_type": "group"}, CorruptFileError, "does not describe a Zarr array"),
+        ({"shape": [1, 2]}, UnsupportedDataError, "expected three axes"),
+        ({"shape": "many"}, CorruptFileError, "does not describe a Zarr array"),
+        ({"shape": [0, 2, 3]}, CorruptFileError, "does not describe a Zarr array"),
         ({"data_type": "complex64"}, UnsupportedDataError, "complex64"),
         ({"shape": [10_000_000] * 3}, DataError, "too many"),
-        ({"codecs": [{"name": "unheard"}]}, UnsupportedDataError, "no Zarr array that can be read"),
+        ({"codecs": [{"name": "unheard"}]}, UnsupportedDataError, "cannot open the folder as a Zarr array"),
         (
             {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [4096] * 3}}},
             UnsupportedDataError,
@@ -198,9 +198,9 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
         read_windows([ours], [[0, 0, 0]], (2, 2, 2), WindowFormat((5, 5)))
     with pytest.raises(WindowError, match="out: "):
         read_windows([ours], [[0, 0, 0]], (2, 2, 2), WindowFormat(), out=np.empty((1, 2, 2, 3), np.float32))
-    with pytest.raises(UnsupportedDataError, match="images are int16"):
+    with pytest.raises(UnsupportedDataError, match="expected int16 for images"):
         read_windows([labels], [[0, 0, 0]], (2, 2, 2), WindowFormat())
-    with pytest.raises(UnsupportedDataError, match="labels uint8"):
+    with pytest.raises(UnsupportedDataError, match="uint8 for labels"):
         read_label_windows([ours], [[0, 0, 0]], (2, 2, 2))
     with pytest.raises(UnsupportedDataError, match="int16"):
         write_array(tmp_path / "c", np.zeros((2, 2, 2)))
@@ -209,7 +209,7 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_shard_has_the_fill_value(tmp_path: Path) -> None:
-    """As Zarr has it; the caller knows which shards there should be."""
+    """This is Zarr's rule. The caller must know which shards should exist."""
     write_array(tmp_path / "a", volume((5, 5, 5)), fill=3)
     shutil.rmtree(tmp_path / "a" / "c")
     assert (StoredArray(tmp_path / "a").read() == 3).all()
@@ -262,7 +262,7 @@ def test_what_others_wrote_is_read_through_zarrs(tmp_path: Path, chain: str, dty
         part = tuple(slice(c + 128, c + 128 + n) for c, n in zip(corner, (17, 18, 19), strict=True))
         np.testing.assert_array_equal(window, padded[part])
         np.testing.assert_array_equal(its_label, padded_label[part])
-    # Beside one of ours, in one call.
+    # Together with an array written by patchcore, in one call.
     write_array(tmp_path / "ours", image.astype(np.int16))
     form, own = WindowFormat((0, 50), "float16"), [(0, 50), (-7, 20)]
     reader = WindowReader([stored, StoredArray(tmp_path / "ours")])
@@ -273,13 +273,13 @@ def test_what_others_wrote_is_read_through_zarrs(tmp_path: Path, chain: str, dty
         read_windows([stored], corners[:1], (9, 9, 9), form)
 
 
-def test_damage_in_what_others_wrote_is_told(tmp_path: Path) -> None:
+def test_damage_in_what_others_wrote_is_reported(tmp_path: Path) -> None:
     array = zarr.create_array(tmp_path / "a", shape=(40, 40, 40), dtype="int16", chunks=(20, 20, 20))
     array[:] = volume((40, 40, 40))
     chunk = next(path for path in (tmp_path / "a" / "c").rglob("*") if path.is_file())
     chunk.write_bytes(b"nonsense" + chunk.read_bytes()[:40])
     stored = StoredArray(tmp_path / "a")
     for read in (stored.read, stored.verify):
-        with pytest.raises(CorruptFileError, match="cannot be decoded") as told:
+        with pytest.raises(CorruptFileError, match="cannot be decoded") as caught:
             read()
-        assert str(tmp_path / "a") in str(told.value)
+        assert str(tmp_path / "a") in str(caught.value)

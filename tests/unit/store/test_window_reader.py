@@ -1,4 +1,4 @@
-"""The reader of windows: what it refuses, says and survives."""
+"""Tests of the window reader: results, refused input, error messages, several processes."""
 
 from __future__ import annotations
 
@@ -76,15 +76,15 @@ def test_plain_files_are_read_in_part_only(plain: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "preadv", counted)
     WindowReader([plain]).read(0, (3, 4, 5), (6, 7, 8))
-    # A read a slice, from the first to the last row.
+    # One read per slice, from the first to the last row.
     assert read == [2 * (6 * 30 + 6)] * 8
 
 
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        ({"cases": 3}, WindowError, "case 3 of 2"),
-        ({"cases": [0, 1, 0]}, WindowError, "one number a window"),
+        ({"cases": 3}, WindowError, "case index 3 is not within 0 to 1"),
+        ({"cases": [0, 1, 0]}, WindowError, "one case index per window"),
         ({"cases": 1, "with_labels": True}, WindowError, "case 1 has no label map"),
         ({"dtype": "float64"}, WindowError, "float64"),
         ({"dtype": "int16", "hu_range": (0, 1)}, WindowError, "int16"),
@@ -96,7 +96,7 @@ def test_plain_files_are_read_in_part_only(plain: Path, monkeypatch: pytest.Monk
     ],
 )
 @pytest.mark.parametrize("source", ["stored", "array"])
-def test_what_does_not_fit_is_told(
+def test_what_does_not_fit_is_reported(
     given: Any, error: type[Exception], words: str, source: str, stored: tuple[Path, Path]
 ) -> None:
     pair, alone = (stored, stored[0]) if source == "stored" else ((VOLUME, LABEL), VOLUME)
@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_told(
 def test_what_holds_no_windows_is_refused(stored: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UnsupportedDataError, match="case 0"):
         WindowReader([np.zeros((3, 3))])
-    with pytest.raises(UnsupportedDataError, match="one of image and label"):
+    with pytest.raises(UnsupportedDataError, match="only one of image and label map is in a store"):
         WindowReader([(stored[0], LABEL)])
     with pytest.raises(WindowError, match="label shape"):
         WindowReader([(VOLUME, LABEL[1:])])
@@ -120,16 +120,16 @@ def test_what_holds_no_windows_is_refused(stored: tuple[Path, Path], tmp_path: P
         WindowReader([tmp_path / "text.nii"])
 
 
-def test_a_file_that_shrinks_is_told(plain: Path) -> None:
+def test_a_file_that_shrinks_is_reported(plain: Path) -> None:
     reader = WindowReader([plain])
     plain.write_bytes(plain.read_bytes()[:5000])
-    with pytest.raises(CorruptFileError, match="ends within its voxels"):
+    with pytest.raises(CorruptFileError, match="ends before its last voxel"):
         reader.read(0, (20, 20, 20), (10, 10, 10))
 
 
-def test_labels_that_are_no_integers_are_told(plain: Path, tmp_path: Path) -> None:
+def test_labels_that_are_not_integers_are_reported(plain: Path, tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(VOLUME.astype(np.float32) + 0.5, np.eye(4)), tmp_path / "half.nii")
-    with pytest.raises(NonIntegralLabelError, match="no integer"):
+    with pytest.raises(NonIntegralLabelError, match="is not an integer"):
         WindowReader([(plain, tmp_path / "half.nii")]).read(0, (0, 0, 0), (4, 4, 4))
 
 

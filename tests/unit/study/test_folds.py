@@ -1,4 +1,4 @@
-"""Folds: every case once, no patient divided, sizes balanced, the seed decides."""
+"""Folds: every case once, patients kept together, balanced sizes, reproducible by seed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_patient_is_in_one_fold_and_every_case_in_exactly_one(patients: list[s
         for index in fold:
             homes.setdefault(patients[index], set()).add(number)
     assert all(len(home) == 1 for home in homes.values())
-    # Largest first into the smallest fold: folds differ by at most the largest patient.
+    # Large patients go first, into the smallest fold: sizes differ by at most the largest patient.
     sizes = [len(fold) for fold in folds]
     assert max(sizes) - min(sizes) <= max(patients.count(patient) for patient in patients)
 
@@ -64,7 +64,7 @@ def test_every_fold_gets_its_share_of_every_burden(burdens: list[float], k: int,
     folds = make_folds(patients, k, seed, burdens=burdens)
     assert sorted(index for fold in folds for index in fold) == list(range(len(patients)))
     ranked = sorted(range(len(burdens)), key=lambda index: -burdens[index])
-    # Of each k patients in the order of their burden, every fold holds one.
+    # Of every k patients in the order of their burden, each fold gets one.
     for start in range(0, len(ranked) - k + 1, k):
         values = sorted(burdens[index] for index in ranked[start : start + k])
         if len({burdens[i] for i in ranked}) == len(ranked):

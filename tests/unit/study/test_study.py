@@ -1,4 +1,4 @@
-"""The study folder: what is written, read back, refused and locked."""
+"""The study folder: writing, reading, rejected input and locks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_cases_are_read_back_as_they_were_written_in_case_order(study: Study) ->
     assert [case.case_id for case in study.accepted()] == ["b"]
     assert study.case("a").reason == "cut"
     line = json.loads(study.cases_path.read_text().splitlines()[0])
-    assert line["image"] == "image/a.nii.gz", "paths within the data set are kept relative to it"
+    assert line["image"] == "image/a.nii.gz", "paths inside the data set are stored relative to it"
 
 
 def test_a_case_outside_the_data_set_keeps_its_path(study: Study, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_study_whose_first_analysis_failed_is_free_for_another_data_set(study:
     assert again.dataset_root == (tmp_path / "other").resolve()
 
 
-def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_a_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no such study"):
         Study(tmp_path / "nothing")
     with pytest.raises(StudyError, match=r"no study\.json"):
@@ -94,7 +94,7 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     assert sorted(item.name for item in tmp_path.iterdir()) == ["file"]
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StudyError, match="cannot be written") as caught:
         Study.create(tmp_path / "file" / "study", tmp_path)
@@ -151,10 +151,10 @@ def test_every_division_ever_made_is_kept(study: Study, monkeypatch: pytest.Monk
     cases = [record(f"case{number:02d}", study.dataset_root) for number in range(9)]
     study.write_cases(cases)
     first, second, third = study.folds(3, seed=1), study.folds(3, seed=2), study.folds(2, seed=1)
-    # Whatever is measured or planned anew meanwhile: other burdens would give other folds.
+    # Folds are kept after a new measurement or plan, although other burdens would give other folds.
     monkeypatch.setattr(Study, "_burdens", lambda self, records: [float(len(records) - i) for i in range(len(records))])
     assert (study.folds(3, seed=1), study.folds(3, seed=2), study.folds(2, seed=1)) == (first, second, third)
-    # The first version of the file held one division.
+    # Schema version 1 of the file contains a single division.
     held = json.loads((study.path / "folds.json").read_text())["divisions"][0]
     (study.path / "folds.json").write_text(json.dumps({"schema_version": 1, **held}))
     assert study.folds(3, seed=1) == first
@@ -243,7 +243,7 @@ def test_a_lock_excludes_threads_and_processes_and_ends_with_the_block(study: St
         thread.start()
         thread.join()
         assert seen == [LockedError]
-        # Closing another descriptor would have dropped the lock by now.
+        # Closing another descriptor of the file would have released the lock.
         assert other_process() == "refused"
         with study.lock("prepare"):
             pass

@@ -1,4 +1,4 @@
-"""Augmentation does what it says, to image and label alike, as often as it says, and the same again."""
+"""Augmentation follows its configuration, treats image and label alike, and is reproducible."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_quarter_turns_only_where_spacing_and_edges_are_equal() -> None:
 
 
 def test_rotation_is_true_in_mm() -> None:
-    """A rod along x turned by 90 degrees about z lies along y at the same length in mm, on any spacing."""
+    """A rod along x, rotated by 90 degrees about z, lies along y with the same length in mm at any spacing."""
     size, spacing = (48, 24, 12), (1.0, 2.0, 4.0)
     rod = torch.zeros((1, 1, *size))
     rod[0, 0, 14:34, 11:13, 5:7] = 1.0

@@ -1,4 +1,4 @@
-"""Batches depend on their step alone, and augmentation does to HU and labels what it says."""
+"""Batches depend on seed and step only; HU augmentation, optimiser and progress work as documented."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_leaving_early_ends_the_thread(cases: list[PreparedCase]) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("windows")]
 
 
-def test_a_damaged_case_is_told_where_the_batch_is_asked_for(cases: list[PreparedCase]) -> None:
+def test_a_damaged_case_is_reported_where_the_batch_is_asked_for(cases: list[PreparedCase]) -> None:
     for case in cases:
         (case.path / "image" / "c" / "0" / "0" / "0").write_bytes(b"")
     with BatchLoader(source_of(cases), 0, 5) as loader, pytest.raises(CorruptFileError, match="case_"):
@@ -194,10 +194,10 @@ def test_organs_hard_points_and_cases_without_lesions(cases: list[PreparedCase],
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("case_id,x_mm\n", "lacks the columns y_mm"),
-        ("case_id,x_mm,y_mm,z_mm,weight\ncase_0,1,1,x,1\n", "line 2 holds no numbers"),
-        ("case_id,x_mm,y_mm,z_mm,weight\ncase_0,1,1,400,1\n", "outside of its case"),
-        ("case_id,x_mm,y_mm,z_mm,weight\nother,1,1,1,1\n", "none of the training cases"),
+        ("case_id,x_mm\n", "missing columns: y_mm"),
+        ("case_id,x_mm,y_mm,z_mm,weight\ncase_0,1,1,x,1\n", "line 2: coordinates and weight must be numbers"),
+        ("case_id,x_mm,y_mm,z_mm,weight\ncase_0,1,1,400,1\n", "mm is outside its case"),
+        ("case_id,x_mm,y_mm,z_mm,weight\nother,1,1,1,1\n", "contains no training case"),
     ],
 )
 def test_hard_points_that_are_none(cases: list[PreparedCase], tmp_path: Path, text: str, words: str) -> None:
@@ -207,9 +207,9 @@ def test_hard_points_that_are_none(cases: list[PreparedCase], tmp_path: Path, te
 
 
 def test_shares_that_cannot_be(cases: list[PreparedCase]) -> None:
-    with pytest.raises(ConfigError, match="none of the plan's classes"):
+    with pytest.raises(ConfigError, match="is not one of the plan's classes"):
         source_of(cases, "sampling.organ_label=7")
-    with pytest.raises(ConfigError, match=r"without sampling\.organ_label"):
+    with pytest.raises(ConfigError, match=r"is set without sampling\.organ_label"):
         source_of(cases, "sampling.organ_share=0.1")
     with pytest.raises(DataError, match="every case has a lesion"):
         source_of(cases, "sampling.lesion_free_share=0.1")
@@ -248,7 +248,7 @@ def test_learning_rate_rises_then_falls() -> None:
     assert rates[:10] == pytest.approx(np.arange(1, 11) / 10)
     assert rates[100] == pytest.approx(0.1)
     assert all(a >= b for a, b in pairwise(rates[10:]))
-    # Warm-up never takes more than half of a short run.
+    # Warm-up takes at most half of a short run.
     assert max(learning_rate(step, 6, config) for step in range(6)) == 1.0
 
 

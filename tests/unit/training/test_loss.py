@@ -1,4 +1,4 @@
-"""The training loss against MONAI's and against its formula in NumPy; the DSC of windows."""
+"""Tests the training loss against MONAI and against its formula in NumPy, and the DSC of windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures: PNGs and SVGs of what was asked for, whole or not at all, without display or global state."""
+"""Figures: PNG and SVG files, written atomically, without display or global state."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def count(picture: np.ndarray, colour: str) -> int:
-    """Pixels near a colour."""
+    """Return the number of pixels close to a colour."""
     rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     return int(np.count_nonzero(np.abs(picture - rgb).max(axis=-1) < 40))
 
@@ -158,7 +158,7 @@ def test_figures_of_a_study_are_drawn_where_needed(tmp_path: Path, monkeypatch: 
     assert [path.name for path in draw_figures(study, fingerprint)] == names
     before = {path: path.stat().st_mtime_ns for path in figure_paths(study)}
     (study.figures_dir / "burden.svg").unlink()
-    draw_figures(study, fingerprint, anew=False)
+    draw_figures(study, fingerprint, redraw=False)
     after = {path: path.stat().st_mtime_ns for path in figure_paths(study)}
     assert {path.name for path in after if after[path] != before[path]} == {"burden.png", "burden.svg"}
 
@@ -169,7 +169,7 @@ def test_figures_of_a_study_are_drawn_where_needed(tmp_path: Path, monkeypatch: 
         raise MissingExtraError("figures need matplotlib")
 
     monkeypatch.setattr(patchcore.views.figures.spacing, "new_figure", missing)
-    assert draw_figures(study, without) == (), "an old figure of other numbers is taken away"
+    assert draw_figures(study, without) == (), "an old figure with other numbers is deleted"
 
 
 @pytest.mark.parametrize("volumes", [[1000.0], [7.0] * 5, [0.5, 1e7]])
@@ -210,7 +210,7 @@ def test_contours_outline_truth_and_prediction(tmp_path: Path) -> None:
 
 def test_right_of_the_patient_is_on_the_left_and_anterior_is_up(tmp_path: Path) -> None:
     image = np.full((40, 40, 3), -1000, dtype=np.int16)
-    # High indices of RAS+ axes: the patient's right front.
+    # High indices along the RAS+ axes: right and anterior of the patient.
     image[30:, 30:, :] = 1000
     picture = pixels(contours_figure([(image, np.zeros_like(image), None, "")], tmp_path / "a.png"))
     dark = (picture.max(axis=-1) < 60).nonzero()

@@ -1,4 +1,4 @@
-"""Jupyter's view: well-formed, self-contained, and nothing of a file is taken for markup."""
+"""HTML views for Jupyter: well-formed, self-contained, and text from files is escaped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVIL = "<script>alert('x')</script>&\"</td>"
 
 
 def parse(html: str) -> ElementTree.Element:
-    """Parse the view as XML, which fails on any tag left open and on any bare < or &."""
+    """Parse the view as XML. This fails on any unclosed tag and on any unescaped < or &."""
     return ElementTree.fromstring(f"<page>{html}</page>")
 
 

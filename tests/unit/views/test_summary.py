@@ -1,4 +1,4 @@
-"""The summary: what a terminal of 80 columns and a program are told of an analysis."""
+"""The summary of an analysis: text for a terminal of 80 columns, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def record(case_id: str, status: str = "accepted", *findings: Finding, **fields:
 
 
 def analysis(folder: Path, *others: CaseRecord, items: Sequence[Any] | None = None, reused: int = 0) -> Any:
-    """Stand in for an analysis: two accepted cases of one patient, and others."""
+    """Return a stand-in for an analysis with two accepted cases of one patient, and other cases."""
     items = [measures("p1_a", volume=2500.0), measures("p1_b", volume=500.0)] if items is None else items
     return SimpleNamespace(
         study=Study.create(folder / "my study", folder / "data set"),
@@ -46,14 +46,14 @@ def analysis(folder: Path, *others: CaseRecord, items: Sequence[Any] | None = No
 
 
 def commands(text: str) -> list[list[str]]:
-    """Every command that is shown, as a shell would take it apart."""
+    """Return every shown command, split as a shell splits it."""
     return [shlex.split(line) for line in text.splitlines() if line.strip().startswith("patchcore analyze")]
 
 
 def test_numbers_of_lesions_burden_and_spacing_are_shown(tmp_path: Path) -> None:
     shown = summary_text(analysis(tmp_path, reused=1))
     rows = {line.strip()[:18].strip(): line.split()[-7:] for line in shown.splitlines()}
-    assert rows["volume of a lesion"] == ["1.5", "0.6", "1", "1.5", "2", "2.4", "2.5"]
+    assert rows["volume per lesion"] == ["1.5", "0.6", "1", "1.5", "2", "2.4", "2.5"]
     assert rows["volume per patient"] == ["3"] * 7
     assert rows["lesions per patient"[:18]] == ["2"] * 7
     assert "1 × 2 × 4 mm" in shown
@@ -87,7 +87,7 @@ def test_held_cases_come_with_commands_that_can_be_typed(tmp_path: Path) -> None
     ]
 
 
-def test_quarantined_decided_and_warned_are_told_apart(tmp_path: Path) -> None:
+def test_quarantined_decided_and_warned_are_reported_apart(tmp_path: Path) -> None:
     shown = summary_text(
         analysis(
             tmp_path,

@@ -1,4 +1,4 @@
-"""RTSTRUCT: contours rasterised by pixel centres, holes, keyholes, slices by position."""
+"""Tests RTSTRUCT: contours are rasterised by pixel centres; holes, keyholes, slices found by position."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def case_of(folder: Path, rois: dict[str, list[np.ndarray]], *, named: bool = Tr
 
 
 def naive(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Even-odd, one pixel centre at a time."""
+    """Slow reference: the even-odd rule, one pixel centre at a time."""
     mask = np.zeros(shape, bool)
     for row, column in np.ndindex(shape):
         odd = False
@@ -48,7 +48,7 @@ def test_scan_conversion_equals_the_naive_rule(seed: int) -> None:
     random = np.random.default_rng(seed)
     points = random.uniform(-3, 17, (random.integers(3, 30), 2))
     if seed % 2:
-        # Corners and edges on pixel centres, where the rule for ties decides.
+        # Corners and edges on pixel centres, so that the rule for ties decides.
         points = np.rint(points)
     np.testing.assert_array_equal(inside(points, (13, 15)), naive(points, (13, 15)))
 
@@ -95,10 +95,10 @@ def test_a_contour_outside_the_ct_is_an_error(tmp_path: Path) -> None:
 def test_rtstruct_without_ct_is_a_case_with_a_problem(tmp_path: Path) -> None:
     files.save([files.rtstruct(files.ct_series(), {"Tumor": [square(2, 9, 1)]})], tmp_path / "in")
     (case,) = find_dicom(tmp_path / "in").cases
-    assert "drawn on is not here" in str(case.problem)
+    assert "the CT of this RTSTRUCT is missing" in str(case.problem)
 
 
-def test_points_are_no_region_and_are_told(tmp_path: Path) -> None:
+def test_points_are_not_region_and_are_reported(tmp_path: Path) -> None:
     series = files.ct_series()
     made = files.rtstruct(series, {"Tumor": [square(2.5, 12.5, 1)], "Marker": [square(1, 2, 1)]})
     made.ROIContourSequence[1].ContourSequence[0].ContourGeometricType = "POINT"

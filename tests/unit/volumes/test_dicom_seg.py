@@ -1,4 +1,4 @@
-"""DICOM SEG: every encoding, frames placed by reference or position, overlaps, names, measures."""
+"""Tests DICOM SEG: every encoding, frames placed by reference or position, overlaps, names, measurements."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def only_case(folder: Path) -> CaseFiles:
 
 
 def painted(made: np.ndarray) -> np.ndarray:
-    """What the label map must hold, in stored order: liver 1, tumours 2 on top."""
+    """Return the expected label map in stored order: liver 1, tumours 2 on top."""
     volume = made[..., 0].astype(np.uint8)
     volume[made[..., 1:].any(axis=-1)] = 2
     return volume.transpose(2, 1, 0)
@@ -128,7 +128,7 @@ def test_a_frame_off_the_grid_is_named_with_its_distance(tmp_path: Path) -> None
         read_label(only_case(tmp_path).label)
 
 
-def test_a_frame_near_the_slice_it_refers_to_is_put_there_and_told(tmp_path: Path) -> None:
+def test_a_frame_near_the_slice_it_refers_to_is_put_there_and_reported(tmp_path: Path) -> None:
     series, made = files.ct_series(), masks()
     seg = files.segmentation(series, made, NAMES)
     for position in {id(f.PlanePositionSequence[0]): f for f in seg.PerFrameFunctionalGroupsSequence}.values():
@@ -155,7 +155,7 @@ def test_overlaps_cost_no_label_a_voxel(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_label(case.label).array, painted(made))
 
 
-def test_segments_keep_their_identity_and_disagreements_are_told(tmp_path: Path) -> None:
+def test_segments_keep_their_identity_and_disagreements_are_reported(tmp_path: Path) -> None:
     series, made = files.ct_series(), np.zeros((5, 34, 40, 4), bool)
     made[1, 2:5, 2:5, 0] = made[1, 5:7, 2:5, 1] = True
     made[3, 20:22, 20:22, 2] = made[3, 30:32, 30:32, 2] = True
@@ -168,9 +168,9 @@ def test_segments_keep_their_identity_and_disagreements_are_told(tmp_path: Path)
     assert measured.lesions.voxel_count.tolist() == [15, 4, 4]
     assert [row["lesions"] for row in measured.segments] == [[0], [0], [1, 2], []]
     assert [row["components"] for row in measured.segments] == [1, 1, 2, 1]
-    told = " / ".join(measured.notes)
-    assert "Tumor_1 and Tumor_2 touch or overlap: one component of 2 segments" in told
-    assert "Tumor_3 falls into 2 components" in told
+    notes = " / ".join(measured.notes)
+    assert "Tumor_1 and Tumor_2 touch or overlap: one component contains 2 segments" in notes
+    assert "Tumor_3 consists of 2 components" in notes
 
 
 def test_given_affine_scales_volumes(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_given_affine_scales_volumes(tmp_path: Path) -> None:
     assert scaled.segments[0]["volume_mm3"] == pytest.approx(plain.segments[0]["volume_mm3"] * 2)
 
 
-def test_several_segs_of_one_ct_are_combined_and_told(tmp_path: Path) -> None:
+def test_several_segs_of_one_ct_are_combined_and_reported(tmp_path: Path) -> None:
     series, made = files.ct_series(), masks()
     liver = files.segmentation(series, made[..., :1], ["Liver"], key="a")
     tumours = files.segmentation(series, made[..., 1:], ["Tumor_1", "Tumor_2"], key="b")
@@ -214,7 +214,7 @@ def test_seg_of_another_modality_is_ignored(tmp_path: Path) -> None:
         item.Modality = "MR"
     files.save([*series, *other, seg], tmp_path / "in")
     (case,) = layout_of(tmp_path).cases
-    assert case.problem == "no SEG or RTSTRUCT refers to it"
+    assert case.problem == "no SEG or RTSTRUCT refers to this CT"
     assert case.label.found is None
 
 

@@ -1,4 +1,4 @@
-"""The sampler draws what it declares, and the same windows however the work is divided."""
+"""The sampler draws in the declared proportions, and draws the same windows for any division of the work."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_voxels_of_a_lesion_and_places_in_a_window_are_uniform():
 
 
 def test_at_a_border_and_in_a_small_volume_places_are_as_uniform():
-    """Windows moved into the volume after they were drawn would lie at its border most of the time."""
+    """If windows were moved into the volume after they were drawn, most of them would lie at its border."""
     one = case((18, 64, 9), [[((8, 3, 4), 1)]])
     draws = WindowSampler([one], WINDOW, lesion_share=1.0).draw(0, range(6000))
     assert chisquare(np.bincount(draws.corner[:, 0], minlength=3)).pvalue > 1e-3
@@ -143,7 +143,7 @@ def test_unsorted_spans_mean_the_same_case():
     np.testing.assert_array_equal(columns(one), columns(other))
 
 
-def test_what_cannot_be_sampled_is_told():
+def test_what_cannot_be_sampled_is_reported():
     spans = CASES[0].spans
     with pytest.raises(DataError, match="no cases"):
         WindowSampler([], WINDOW)

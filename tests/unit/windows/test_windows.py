@@ -1,4 +1,4 @@
-"""Buffers, batches and bad input of window extraction and blending."""
+"""Tests buffers, batches and invalid input of window extraction and blending."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _sum_of_windows() -> float:
 
 
 def test_a_forked_worker_extracts_windows_too():
-    """The parent's threads do not exist in its fork, as in a DataLoader worker."""
+    """A forked process, such as a DataLoader worker, does not have the threads of its parent."""
     expected = _sum_of_windows()
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply_async(_sum_of_windows).get(timeout=30) == expected
@@ -140,7 +140,7 @@ def read_only() -> np.ndarray:
         ({"window_size": (2, 1.5, 3)}, "window_size is"),
     ],
 )
-def test_what_does_not_fit_is_told(arguments, part):
+def test_what_does_not_fit_is_reported(arguments, part):
     given = {"volumes": VOLUME, "corners": (0, 0, 0), "window_size": SIZE} | arguments
     with pytest.raises(WindowError, match=part):
         extract_windows(given.pop("volumes"), given.pop("corners"), given.pop("window_size"), **given)
@@ -155,10 +155,10 @@ def test_what_does_not_fit_is_told(arguments, part):
         (VOLUME.astype(str), None, "an image of dtype"),
         (VOLUME, VOLUME.astype(float), "a label map of dtype float64"),
         (VOLUME, VOLUME.astype(np.int32) - 50, "label -50 at"),
-        (VOLUME, VOLUME.astype(">u4") + 200, "does not fit uint8"),
+        (VOLUME, VOLUME.astype(">u4") + 200, "does not fit into uint8"),
     ],
 )
-def test_what_cannot_be_read_is_told(volume, labels, part):
+def test_what_cannot_be_read_is_reported(volume, labels, part):
     with pytest.raises(UnsupportedDataError) as caught:
         extract_windows(volume, (0, 0, 0), (4, 5, 6), labels=labels)
     assert part in f"{caught.value} {caught.value.expected}"

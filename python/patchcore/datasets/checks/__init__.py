@@ -1,4 +1,4 @@
-"""Checks of cases and cohorts, each with a name, a level, and what to do about what it finds."""
+"""Checks of cases and cohorts; each check has a name, a level and a remedy."""
 
 from patchcore.datasets.checks.cohort import COHORT, cohort_findings
 from patchcore.datasets.checks.decisions import check_decisions, commands, decide, parse_accept, parse_spacing

@@ -1,4 +1,4 @@
-"""Checks that need all cases at once: the same scan twice, patients not told apart, a header like no other."""
+"""Checks that compare all cases: duplicate scans, patients that are not known, a header unlike the others."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from patchcore.study.checks import finding
 __all__ = ["COHORT", "cohort_findings"]
 
 COHORT = ""
-"""The key of findings that concern the data set as a whole."""
+"""Key of the findings about the data set as a whole."""
 
 _OTHER_SPACING = 1.25
-"""Spacings this many times apart along some axis are not the same."""
+"""Spacings that differ by this factor along an axis count as different."""
 
 _DUPLICATES = frozenset({"duplicate-image", "duplicate-label"})
 
@@ -24,15 +24,16 @@ _DUPLICATES = frozenset({"duplicate-image", "duplicate-label"})
 def cohort_findings(records: Sequence[CaseRecord], *, patients_known: bool = False) -> dict[str, list[Finding]]:
     """Check the cases against each other.
 
-    A duplicate is found in the later of two cases, in the order given; cases that are excluded or faulty for another
-    reason are no originals. Content is compared by hashes: of the voxels where a stamp has it, else of the files.
+    A duplicate is reported for the later of two cases, in the order given. Cases that are excluded, or faulty for
+    another reason, do not count as originals. Content is compared by hashes: the hash of the voxels if the stamp has
+    one, else the hash of the files.
 
     Args:
         records: All cases, with their stamps.
-        patients_known: Whether the data set itself says whose each case is.
+        patients_known: Whether the data set or the user gives the patient of each case.
 
     Returns:
-        Findings by case_id; those of the data set as a whole under :data:`COHORT`, the empty key.
+        Findings by case_id; findings about the data set as a whole are under :data:`COHORT`, the empty key.
     """
     found: dict[str, list[Finding]] = {}
     images: dict[tuple[str, str], CaseRecord] = {}
@@ -61,16 +62,18 @@ def cohort_findings(records: Sequence[CaseRecord], *, patients_known: bool = Fal
             message = f"all {len(cases)} cases count as scans of one patient ({cases[0].patient})"
             found[COHORT] = [finding("one-patient", message)]
         elif len(patients) == len(cases):
-            message = f"each of the {len(cases)} cases counts as a patient of its own; nothing says so"
-            found[COHORT] = [finding("patients-untold", message)]
+            message = (
+                f"each of the {len(cases)} cases counts as a separate patient, but the data set does not confirm it"
+            )
+            found[COHORT] = [finding("patients-unknown", message)]
     return found
 
 
 def _lost_headers(records: Sequence[CaseRecord]) -> Iterator[tuple[CaseRecord, Finding]]:
-    """Find identity affines in a cohort whose other cases say something else.
+    """Find identity affines in a cohort in which most other cases have another spacing.
 
-    On a matrix as large as a CT slice one is caught by itself; a small crop may truly have voxels of 1 mm, unless most
-    of the others do not.
+    On a matrix as large as a CT slice, an identity affine is found in the case alone. A small crop may really have
+    voxels of 1 mm, so it is only doubted if most other cases have another spacing.
     """
     usable = [record for record in records if record.status in ("accepted", "test") and min(record.spacing) > 0]
     others = [record for record in usable if not _is_unit(record)]
@@ -79,10 +82,10 @@ def _lost_headers(records: Sequence[CaseRecord]) -> Iterator[tuple[CaseRecord, F
     spacing = [median(record.canonical_spacing[axis] for record in others) for axis in range(3)]
     if max(max(mm, 1 / mm) for mm in spacing) < _OTHER_SPACING:
         return
-    theirs = " × ".join(f"{mm:.4g}" for mm in spacing)
+    others_mm = " × ".join(f"{mm:.4g}" for mm in spacing)
     for record in usable:
         if _is_unit(record) and record.given_spacing is None and not _found(record, "identity-affine"):
-            message = f"identity affine and spacing 1 × 1 × 1 mm, where the other cases' median is {theirs} mm"
+            message = f"identity affine and spacing 1 × 1 × 1 mm; the median of the other cases is {others_mm} mm"
             yield record, finding("identity-affine", message)
 
 
@@ -99,7 +102,9 @@ def _duplicate_image(record: CaseRecord, images: dict[tuple[str, str], CaseRecor
         first = images.get(key)
         if first is not None:
             return finding(
-                "duplicate-image", f"the image is that of {_named(first, record)}", remedy=_keep_one(first, record)
+                "duplicate-image",
+                f"the image is identical to the image of {_named(first, record)}",
+                remedy=_keep_one(first, record),
             )
     return None
 
@@ -109,7 +114,7 @@ def _same_label(record: CaseRecord, labels: dict[tuple[str, str], list[CaseRecor
         return None
     for key in _hashes(record.label_stamp):
         for first in labels.get(key, ()):
-            message = f"the label map is that of {_named(first, record)}"
+            message = f"the label map is identical to the label map of {_named(first, record)}"
             if record.image is None and first.image is None:
                 return finding("duplicate-label", message, remedy=_keep_one(first, record))
             return finding("same-label", message)
@@ -123,7 +128,7 @@ def _hashes(stamp: FileStamp | None) -> list[tuple[str, str]]:
 
 
 def _faulty(record: CaseRecord) -> bool:
-    """Whether a case is out for a reason of its own, and so is no original that another duplicates."""
+    """Whether a case has an error other than being a duplicate, and therefore cannot be an original."""
     errors = {item.check for item in record.findings if item.level == "error"}
     if record.status == "quarantined" and not errors:
         return True
@@ -133,7 +138,7 @@ def _faulty(record: CaseRecord) -> bool:
 def _named(first: CaseRecord, record: CaseRecord) -> str:
     if first.patient == record.patient:
         return f"case {first.case_id}"
-    return f"case {first.case_id}, of another patient ({first.patient}, not {record.patient})"
+    return f"case {first.case_id}, which belongs to another patient ({first.patient}, not {record.patient})"
 
 
 def _keep_one(first: CaseRecord, record: CaseRecord) -> str:

@@ -1,4 +1,4 @@
-"""What the user decides about findings: true spacings, and geometry that is accepted as it stands."""
+"""Decisions of the user about findings: true spacings, and geometry that is accepted as it is."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ from patchcore.types import Triple
 __all__ = ["COMMAND", "check_decisions", "commands", "decide", "given_spacing", "parse_accept", "parse_spacing"]
 
 COMMAND: Final = "patchcore analyze DATASET STUDY"
-"""What decisions are given to, where the names of data set and study are not known."""
+"""Command that takes decisions, if the names of data set and study are not known."""
 
 _WILD = frozenset("*?[")
-# Wider than any CT: what lies beyond is a slip of the keyboard, not a scanner.
+# Wider than the range of any CT: a value outside is a typing error.
 _SPACING_MM = (1e-2, 1e2)
 
 
 def parse_spacing(texts: Iterable[str]) -> dict[str, Triple]:
-    """Read ``CASE=A,B,C``: mm per voxel in the stored axis order; one number stands for all three axes.
+    """Read ``CASE=A,B,C``: mm per voxel in the stored axis order; one number is used for all three axes.
 
-    CASE may be a pattern as in the shell (``volume-2*``), but not the bare ``*``: a data set whose spacings are all
-    wrong in the same way is to be named as such. An exact name goes before a pattern, a later pattern before an
-    earlier one.
+    CASE may be a shell pattern (``volume-2*``), but not only ``*``: one spacing for every case is refused. An exact
+    name has priority over a pattern, and a later pattern over an earlier pattern.
 
     Raises:
-        DataError: No case, or not three positive lengths.
+        DataError: A text has no case, or not three positive lengths.
 
     Example:
         >>> parse_spacing(["case_3=0.7,0.7,5", "volume-2*=1"])
@@ -51,28 +50,28 @@ def parse_spacing(texts: Iterable[str]) -> dict[str, Triple]:
             values = []
         if len(values) == 1:
             values *= 3
-        remedy = "write e.g. --spacing case_3=0.7,0.7,5: mm along each stored axis"
+        remedy = "write for example --spacing case_3=0.7,0.7,5 (mm along each stored axis)"
         if not equals or not case or len(values) != 3:
             raise DataError(f"--spacing {text!r} is not CASE=A,B,C", found=text, remedy=remedy)
         low, high = _SPACING_MM
         if not all(math.isfinite(value) and low <= value <= high for value in values):
-            raise DataError(f"--spacing {text!r} is no spacing in mm", expected=_SPACING_MM, remedy=remedy)
+            raise DataError(f"--spacing {text!r} is not a valid spacing in mm", expected=_SPACING_MM, remedy=remedy)
         if case == "all" or not set(case) - _WILD:
             raise DataError(
                 f"--spacing {text!r} would give every case the same spacing",
-                remedy="name a case, or a pattern such as 'volume-2*'",
+                remedy="give a case id, or a pattern such as 'volume-2*'",
             )
-        # Given again, a name counts as given last.
+        # A name that is given again moves to the end.
         spacing.pop(case, None)
         spacing[case] = (values[0], values[1], values[2])
     return spacing
 
 
 def parse_accept(texts: Iterable[str]) -> frozenset[str]:
-    """Read ``CASE:CHECK``; CASE may be ``all`` or a pattern as in the shell (``volume-2*``).
+    """Read ``CASE:CHECK``; CASE may be ``all`` or a shell pattern (``volume-2*``).
 
     Raises:
-        DataError: No such check, or one whose findings cannot be accepted.
+        DataError: The check does not exist, or its findings cannot be accepted.
 
     Example:
         >>> sorted(parse_accept(["all:unit-spacing", "case_3:sheared-affine"]))
@@ -83,11 +82,15 @@ def parse_accept(texts: Iterable[str]) -> frozenset[str]:
         case, colon, check = (part.strip() for part in text.rpartition(":"))
         if not colon or not case or not check:
             raise DataError(
-                f"--accept {text!r} is not CASE:CHECK", found=text, remedy="write e.g. --accept case_3:unit-spacing"
+                f"--accept {text!r} is not CASE:CHECK",
+                found=text,
+                remedy="write for example --accept case_3:unit-spacing",
             )
         if check not in CHECKS:
             legal = ", ".join(name for name, info in CHECKS.items() if info.level != "error")
-            raise DataError(f"--accept {text!r}: there is no check {check!r}", found=check, remedy=f"one of {legal}")
+            raise DataError(
+                f"--accept {text!r}: there is no check {check!r}", found=check, remedy=f"use one of {legal}"
+            )
         if CHECKS[check].level == "error":
             raise DataError(
                 f"--accept {text!r}: {check} is an error and cannot be accepted",
@@ -99,40 +102,41 @@ def parse_accept(texts: Iterable[str]) -> frozenset[str]:
 
 
 def check_decisions(case_ids: Sequence[str], *, spacing: Mapping[str, Triple], accept: Collection[str]) -> None:
-    """Check that every decision concerns a case.
+    """Check that every decision matches a case.
 
     Raises:
-        DataError: One names no case: a slip of the keyboard that would leave a case as it was.
+        DataError: A decision matches no case: probably a typing error, and the intended case would stay as it was.
     """
-    example = f"a case is {case_ids[0]}" if case_ids else "the data set has no case"
+    remedy = f"use case ids such as {case_ids[0]}" if case_ids else "check the data set: it has no cases"
     for key in spacing:
         if not any(_matches(key, case_id) for case_id in case_ids):
-            raise DataError(f"--spacing names no case: {key}", found=key, remedy=example)
+            raise DataError(f"--spacing matches no case: {key}", found=key, remedy=remedy)
     for item in sorted(accept):
         case = item.rpartition(":")[0]
         if case != "all" and not any(_matches(case, case_id) for case_id in case_ids):
-            raise DataError(f"--accept names no case: {item}", found=item, remedy=example)
+            raise DataError(f"--accept matches no case: {item}", found=item, remedy=remedy)
 
 
 def decide(
     record: CaseRecord, *, spacing: Mapping[str, Triple], accept: Collection[str], command: str = COMMAND
 ) -> CaseRecord:
-    """Apply the user's decisions to a case and say whether it may be used.
+    """Apply the user's decisions to a case and set the status of the case.
 
-    A given spacing takes the place of the header's: the affine's columns are scaled to it, directions and the place
-    of the first voxel stay. It settles findings about spacing; if it is implausible itself, that is found anew.
-    The decisions given are all that count: a finding that an earlier call settled is open again without them.
-    A spacing that an earlier call put in place stays until the case is read again.
+    A given spacing replaces the spacing of the header: the columns of the affine are scaled to it; their directions
+    and the position of the first voxel stay. The spacing settles findings about spacing. If it is implausible itself,
+    it gets new findings. Only the decisions of this call count: a finding that an earlier call settled is open again
+    without its decision. A spacing that an earlier call applied stays until the case is read again.
 
     Args:
-        record: With all findings of the checks.
+        record: The case, with all findings of the checks.
         spacing: mm per voxel in stored axis order, by case_id or pattern, as :func:`parse_spacing` returns it.
         accept: ``CASE:CHECK``, as :func:`parse_accept` returns it.
-        command: The command that takes decisions, for the remedy.
+        command: Command that takes decisions; used in the remedy.
 
     Returns:
-        The record with its status: ``excluded`` stays; an error quarantines; geometry that is not decided holds; else
-        it is accepted, or kept for testing where its split says so. `findings` are sorted, most serious first.
+        The record with its status. An excluded case stays excluded. A case with an error is quarantined. A case with
+        undecided geometry is held. Any other case is accepted, or kept for testing if its split is ``test``.
+        `findings` are sorted, most serious first.
 
     Example:
         >>> from patchcore.study.checks import finding
@@ -175,9 +179,9 @@ def decide(
 
 
 def commands(records: Iterable[CaseRecord], *, command: str = COMMAND) -> list[str]:
-    """Return what to type for the cases that await a decision: one line a check, over all its cases.
+    """Return the commands to type for the cases that wait for a decision; each command covers all cases of a check.
 
-    Where a true spacing can be given, ``A,B,C`` stands for it.
+    ``A,B,C`` is the place for the true spacing, if a spacing can settle the check.
     """
     held: dict[str, list[str]] = {}
     cases = list(records)
@@ -199,17 +203,17 @@ def commands(records: Iterable[CaseRecord], *, command: str = COMMAND) -> list[s
 def _with_spacing(record: CaseRecord, given: Triple, findings: list[Finding]) -> tuple[CaseRecord, list[Finding]]:
     affine = record.affine_array.copy()
     affine[:3, :3] *= np.asarray(given) / spacing_of(affine)
-    anew = {item.check: item for item in spacing_findings(record.shape, affine)}
+    new = {item.check: item for item in spacing_findings(record.shape, affine)}
     kept = []
     for item in findings:
         cured = item.check in CHECKS and CHECKS[item.check].cured_by_spacing
-        if cured and item.check in anew:
-            # Just as implausible: the newer words count, and a decision is still due.
-            kept.append(anew[item.check])
+        if cured and item.check in new:
+            # The given spacing is implausible too: keep the new message; a decision is still needed.
+            kept.append(new[item.check])
         else:
             kept.append(item.model_copy(update={"decided": True}) if cured else item)
     known = {item.check for item in kept}
-    kept += [item for check, item in anew.items() if check not in known and CHECKS[check].level == "geometry"]
+    kept += [item for check, item in new.items() if check not in known and CHECKS[check].level == "geometry"]
     update = {
         "given_spacing": given,
         "spacing": given,
@@ -219,7 +223,7 @@ def _with_spacing(record: CaseRecord, given: Triple, findings: list[Finding]) ->
 
 
 def given_spacing(case_id: str, spacing: Mapping[str, Triple]) -> Triple | None:
-    """Return the spacing that the user gave for a case, None where none was: an exact name before a pattern."""
+    """Return the spacing that the user gave for a case, or None; an exact name has priority over a pattern."""
     if case_id in spacing:
         return spacing[case_id]
     return next((value for key, value in reversed(list(spacing.items())) if _matches(key, case_id)), None)

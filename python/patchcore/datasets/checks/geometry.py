@@ -1,7 +1,7 @@
-"""Checks of headers: is the spacing a CT's, does the header agree with itself, do image and label map lie together.
+"""Check headers: plausible spacing for a CT, a consistent header, image and label map in the same position.
 
-Where an image and its label map both lie about their spacing, in the same way, nothing but plausibility can tell:
-20 cases of LiTS (volumes 28 to 47) have an identity affine and 1 mm spacing on 512 × 512 slices.
+If image and label map have the same wrong spacing, only a plausibility check can detect it: 20 cases of LiTS (volumes
+28 to 47) have an identity affine and 1 mm spacing on 512 × 512 slices.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from patchcore.volumes.types import VolumeHeader
 
 __all__ = ["header_findings", "spacing_findings"]
 
-# The finer two axes are taken as in-plane. Reconstructions reach 5 mm where they were thinned out for screening.
+# The two axes with the smaller spacing count as in-plane. Spacing reaches 5 mm in volumes thinned out for screening.
 _IN_PLANE_MM, _SLICE_MM = (0.1, 5.0), (0.1, 15.0)
-# Crops around a small nodule have a longest side of 20 mm; a scan from head to toe one of 2 m.
+# The longest side of a crop around a small nodule is 20 mm; that of a whole-body scan is 2 m.
 _SHORTEST_MM, _LONGEST_MM = 10.0, 2500.0
 _CT_SIZED = 256
 _MAX_SHEAR_DEGREES = 0.1
@@ -34,12 +34,12 @@ def header_findings(image: VolumeHeader | None, label: VolumeHeader, *, case_id:
     """Check the headers of a case.
 
     Args:
-        image: Of the CT; None for a case that has a label map only.
-        label: Of the label map.
-        case_id: Named in remedies.
+        image: Header of the CT; None for a case that has only a label map.
+        label: Header of the label map.
+        case_id: The case; named in remedies.
 
     Returns:
-        What was found; empty where nothing was. Geometry is that of the image, where there is one.
+        The findings; empty if there are none. Geometry is checked for the image if there is one, else the label map.
     """
     found: list[Finding] = []
     grid = label if image is None else image
@@ -58,14 +58,14 @@ def header_findings(image: VolumeHeader | None, label: VolumeHeader, *, case_id:
 
 
 def spacing_findings(shape: IntTriple, affine: Affine) -> list[Finding]:
-    """Check whether a CT may have a grid.
+    """Check whether a grid is plausible for a CT.
 
     Args:
         shape: Voxels per axis.
         affine: Voxel → world mm, shape (4, 4).
 
     Returns:
-        ``identity-affine``, ``unit-spacing``, ``spacing``, ``extent`` and ``unplaced`` where they apply.
+        ``identity-affine``, ``unit-spacing``, ``spacing``, ``extent`` and ``unplaced`` findings that apply.
 
     Example:
         >>> [item.check for item in spacing_findings((512, 512, 75), np.eye(4))]
@@ -84,7 +84,7 @@ def spacing_findings(shape: IntTriple, affine: Affine) -> list[Finding]:
         else:
             found.append(finding("unit-spacing", f"spacing 1 × 1 × 1 mm on {size} voxels"))
     elif unmoved:
-        found.append(finding("unplaced", "the affine is the identity: neither place nor spacing was ever set"))
+        found.append(finding("unplaced", "the affine is the identity: position and spacing were never set"))
     fine, middle, coarse = sorted(spacing)
     (low, high), (slice_low, slice_high) = _IN_PLANE_MM, _SLICE_MM
     if fine < low or middle > high or not slice_low <= coarse <= slice_high:
@@ -97,15 +97,17 @@ def spacing_findings(shape: IntTriple, affine: Affine) -> list[Finding]:
         )
     sides = [count * step for count, step in zip(shape, spacing, strict=True)]
     if max(sides) < _SHORTEST_MM:
-        found.append(finding("extent", f"the longest side measures {max(sides):.3g} mm, spacing {_mm(spacing)}"))
+        found.append(finding("extent", f"the longest side is {max(sides):.3g} mm long, with spacing {_mm(spacing)}"))
     elif max(sides) > _LONGEST_MM:
-        found.append(finding("extent", f"the longest side measures {max(sides) / 1000:.3g} m, spacing {_mm(spacing)}"))
+        found.append(
+            finding("extent", f"the longest side is {max(sides) / 1000:.3g} m long, with spacing {_mm(spacing)}")
+        )
     return found
 
 
 def _shear(affine: Affine) -> list[Finding]:
     axes = affine[:3, :3] / spacing_of(affine)
-    # By the sine: near a right angle the cosine between two axes is the sine of what is missing to 90°.
+    # The cosine between two axes is the sine of their deviation from 90°.
     tilt = max(abs(float(axes[:, a] @ axes[:, b])) for a, b in combinations(range(3), 2))
     degrees = float(np.degrees(np.arcsin(min(tilt, 1.0))))
     if degrees <= _MAX_SHEAR_DEGREES:
@@ -113,34 +115,36 @@ def _shear(affine: Affine) -> list[Finding]:
     return [
         finding(
             "sheared-affine",
-            f"two axes are {degrees:.2g}° off a right angle, as with a tilted gantry: volumes in mm³ are right, "
-            "lengths and resampled images are not",
+            f"the angle between two axes differs from 90° by {degrees:.2g}°, as with a tilted gantry: "
+            "volumes in mm³ are correct, lengths and resampled images are not",
         )
     ]
 
 
 def _raw_findings(header: VolumeHeader) -> list[Finding]:
-    """Check what a NIfTI header says twice: spacing and place, by sform, qform and pixdim."""
+    """Check that sform, qform and pixdim of a NIfTI header agree on spacing and position."""
     if header.pixdim is None:
         return []
     found = []
     sform, qform = header.sform, header.qform
     if sform is None and qform is None:
         if not bool(np.allclose(np.abs(header.affine), np.eye(4), rtol=0, atol=1e-6)):
-            found.append(finding("unplaced", "neither sform nor qform is set: place and orientation are unknown"))
+            found.append(finding("unplaced", "neither sform nor qform is set: position and orientation are unknown"))
         return found
     spacings = {"pixdim": header.pixdim}
     if sform is not None:
-        # A qform has no spacing of its own: it takes that of pixdim.
+        # A qform has no spacing of its own: it uses pixdim.
         spacings["sform"] = spacing_of(sform)
     ratio = max(_apart(spacings[a], spacings[b]) for a in spacings for b in spacings)
     if ratio > _MAX_SPACING_DIFFERENCE:
-        said = " but ".join(f"{name} says {_mm(value)}" for name, value in reversed(spacings.items()))
-        found.append(finding("header-spacing", said))
+        differing = ", ".join(f"{name} {_mm(value)}" for name, value in reversed(spacings.items()))
+        found.append(finding("header-spacing", f"spacings in the header differ: {differing}"))
     elif sform is not None and qform is not None:
         shift = corner_shift(sform, qform, header.shape)
         if shift > MAX_CORNER_SHIFT:
-            found.append(finding("header-place", f"sform and qform lie {shift:.3g} voxels apart; the sform is used"))
+            found.append(
+                finding("header-place", f"sform and qform place the volume {shift:.3g} voxels apart; the sform is used")
+            )
     return found
 
 

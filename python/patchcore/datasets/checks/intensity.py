@@ -1,7 +1,7 @@
-"""Checks of a CT's values: are they Hounsfield units.
+"""Check that the values of a CT are Hounsfield units.
 
-Tolerant on purpose: crops without air, padding below −1024 HU, metal, clipped ranges pass as errors go. Extremes are
-taken over all voxels, shares over an even sample of them.
+The checks are tolerant on purpose: crops without air, padding below −1024 HU, metal and clipped ranges are not errors.
+Extreme values come from all voxels, shares from an evenly spaced sample of voxels.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["image_findings"]
 
 _CT_SIZED = 256
 _OUTLIER_SHARE = 0.01
-# Soft tissue lies at -150 to 250 HU; where the intercept of -1024 was forgotten, that much higher.
+# Soft tissue lies at -150 to 250 HU; without the intercept of -1024, it lies 1024 higher.
 _SHIFTED_TISSUE = (850.0, 1350.0)
-# Air is the lowest that a CT measures; what lies lower is padding (one or two values) or wrongly scaled.
+# Air is the lowest value that a CT measures; lower values are padding (one or two values) or wrongly scaled.
 _BELOW_AIR = -1300.0
 _BELOW_AIR_SHARE = 0.05
 
@@ -31,8 +31,8 @@ def image_findings(image: CtExamination, *, case_id: str = "") -> list[Finding]:
     """Check that an image holds plausible Hounsfield units.
 
     Args:
-        image: What one pass over it has found.
-        case_id: Named in remedies.
+        image: Result of one pass over the voxels of the image.
+        case_id: The case; named in remedies.
 
     Returns:
         At most one of the ``hu-…`` and ``not-ct`` findings; empty for a CT.
@@ -73,13 +73,13 @@ def _find(image: CtExamination) -> tuple[str, str] | None:
 
 
 def _scale(image: CtExamination) -> tuple[str, str] | None:
-    """Tell shifted and scaled HU from true ones."""
+    """Detect HU that are shifted or scaled."""
     low, high, sample = image.low, image.high, image.sample
     span = f"values lie in {low:g} … {high:g}"
     outliers = image.below + image.above
     if outliers > _OUTLIER_SHARE * image.voxel_count:
         share = outliers / image.voxel_count
-        return "hu-scale", f"{share:.0%} of the voxels lie beyond {LOWEST_HU} … {HIGHEST_HU} HU"
+        return "hu-scale", f"{share:.0%} of the voxels lie outside {LOWEST_HU} … {HIGHEST_HU} HU"
     shifted = _shifted(sample, low, high)
     if shifted is not None:
         return "hu-offset", shifted
@@ -90,17 +90,17 @@ def _scale(image: CtExamination) -> tuple[str, str] | None:
         _, counts = np.unique(np.rint(below), return_counts=True)
         spread = below.size - int(np.sort(counts)[-2:].sum())
         if spread > _BELOW_AIR_SHARE * sample.size:
-            return "hu-scale", f"{spread / sample.size:.0%} of the voxels lie below air, and are no padding"
+            return "hu-scale", f"{spread / sample.size:.0%} of the voxels lie below air and are not padding"
     if low > -500 and sum(count >= _CT_SIZED for count in image.shape) >= 2:
         return "hu-no-air", f"{span}: whole slices of a CT have air at -1000 HU"
     return None
 
 
 def _shifted(sample: npt.NDArray[Any], low: float, high: float) -> str | None:
-    """Say how HU are shifted by 1024, None where they are not."""
+    """Describe how HU are shifted by 1024; None if they are not shifted."""
     if low < -1500 and float(np.percentile(sample, 99.5)) < -500:
-        return "hardly a voxel lies above -500 HU, air lies near -2048: 1024 was subtracted twice; add 1024"
-    # Padding may be negative while all that was measured is not.
+        return "almost no voxel lies above -500 HU and air lies near -2048 HU: 1024 was subtracted twice; add 1024"
+    # Padding may be negative although all measured values are positive.
     measured = sample[sample > -1100]
     if high < 900 or measured.size == 0 or np.count_nonzero(measured < -50) > 0.001 * measured.size:
         return None
@@ -111,4 +111,4 @@ def _shifted(sample: npt.NDArray[Any], low: float, high: float) -> str | None:
     mode = float(edges[int(counts.argmax())]) + 25
     if not _SHIFTED_TISSUE[0] <= mode <= _SHIFTED_TISSUE[1]:
         return None
-    return f"nothing measured lies below 0 and soft tissue near {mode:.0f}: the intercept -1024 is missing"
+    return f"no measured value lies below 0 and soft tissue lies near {mode:.0f}: the intercept -1024 is missing"

@@ -1,4 +1,4 @@
-"""Checks of a label map's values; that they are integral is found while reading it."""
+"""Check the labels of a label map. Reading the file already checks that they are integers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["label_findings"]
 
 
 def label_findings(present: Sequence[int], declared: Mapping[int, str], *, case_id: str = "") -> list[Finding]:
-    """Check the labels that a label map holds.
+    """Check the labels of a label map.
 
     Args:
-        present: Its labels that are not 0.
-        declared: Names of the labels that the data set declares; empty where it declares none: then none is missed.
-        case_id: Named in remedies.
+        present: Labels of the label map that are not 0.
+        declared: Names of the labels that the data set declares. If it is empty, undeclared labels are not reported.
+        case_id: The case; named in remedies.
 
     Returns:
-        ``label-empty``, ``label-negative`` and ``label-undeclared`` where they apply.
+        ``label-empty``, ``label-negative`` and ``label-undeclared`` findings that apply.
 
     Example:
         >>> [item.check for item in label_findings([1, 3], {0: "background", 1: "liver", 2: "tumour"})]
@@ -37,7 +37,7 @@ def label_findings(present: Sequence[int], declared: Mapping[int, str], *, case_
         remedy = None
         if case_id:
             remedy = (
-                f"declare it in the data set's description, correct the label map, or exclude the case with "
+                f"declare the label in the data set's description, correct the label map, or exclude the case with "
                 f"--exclude {case_id}"
             )
         found.append(

@@ -1,4 +1,4 @@
-"""Check of one case: do image and label map lie in the same place."""
+"""Check that the image and the label map of a case lie in the same position."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from patchcore.volumes.types import VolumeHeader
 __all__ = ["MAX_CORNER_SHIFT", "check_pair", "corner_shift"]
 
 MAX_CORNER_SHIFT = 0.1
-"""Corners of image and label map that lie further apart than this, in voxels, are an error."""
+"""Largest allowed distance between the corners of image and label map, in voxels; a larger distance is an error."""
 
 
 def corner_shift(affine: Affine, other: Affine, shape: IntTriple) -> float:
-    """Return how far the eight corner voxels of two grids lie apart, in voxels of the first.
+    """Return the largest distance between the eight corner voxels of two grids, in voxels of the first grid.
 
     Args:
         affine: Voxel → world mm, shape (4, 4).
-        other: The same of the other grid.
-        shape: Voxels per axis of both.
+        other: Voxel → world mm of the other grid, shape (4, 4).
+        shape: Voxels per axis of both grids.
 
     Returns:
         The largest distance along any axis.
@@ -43,7 +43,7 @@ def check_pair(image: VolumeHeader, label: VolumeHeader, *, case_id: str) -> Non
 
     Raises:
         ShapeMismatchError: Their shapes differ.
-        AffineMismatchError: A corner of one lies more than 0.1 voxel from the other's.
+        AffineMismatchError: A corner of the image lies more than 0.1 voxel from the same corner of the label map.
     """
     if image.shape != label.shape:
         raise ShapeMismatchError(
@@ -61,7 +61,7 @@ def check_pair(image: VolumeHeader, label: VolumeHeader, *, case_id: str) -> Non
             case_id=case_id,
             found=shift,
             expected=MAX_CORNER_SHIFT,
-            remedy="resample the label map onto the image's grid, or correct the wrong header",
+            remedy="resample the label map onto the grid of the image, or correct the wrong header",
         )
 
 

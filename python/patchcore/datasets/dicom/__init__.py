@@ -1,1 +1,1 @@
-"""DICOM data sets: finding CT series with their segmentations, measuring them, converting them to NIfTI."""
+"""DICOM data sets: find CT series with their segmentations, measure them, convert them to NIfTI."""

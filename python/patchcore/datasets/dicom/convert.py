@@ -1,4 +1,4 @@
-"""``patchcore import``: a DICOM archive as NIfTI, with the identity of every segment beside."""
+"""Convert a DICOM archive to NIfTI for ``patchcore import``, with tables that identify every segment."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from patchcore.affines import spacing_of
 from patchcore.datasets.dicom.find import find_dicom
 from patchcore.datasets.examination import measure_labels
 from patchcore.datasets.layouts.indices import with_indices
+from patchcore.datasets.lesion_table import spreadsheet_text
 from patchcore.datasets.measures import stamp_of
 from patchcore.datasets.preload import load_readers
 from patchcore.errors import DataError
@@ -35,7 +36,7 @@ _COLUMNS = ("case_id", "segment", "name", "label", "label_name", "voxel_count", 
 
 @dataclass(frozen=True)
 class ImportedCase:
-    """One case of an import; `problem` says why it could not be written, `remedy` what to do about it."""
+    """One case of an import; `problem` is the reason why it could not be written, `remedy` what to do about it."""
 
     case_id: str
     patient: str
@@ -47,7 +48,7 @@ class ImportedCase:
 
 @dataclass(frozen=True)
 class ImportProgress:
-    """Headers are being searched (``"search"``), or a case is done (``"cases"``)."""
+    """Progress: headers are being searched (``"search"``), or a case is done (``"cases"``)."""
 
     phase: str
     done: int
@@ -57,7 +58,7 @@ class ImportProgress:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import wrote."""
+    """Result of an import."""
 
     out: Path
     layout: Layout
@@ -65,7 +66,7 @@ class Imported:
 
     @property
     def written(self) -> tuple[ImportedCase, ...]:
-        """Cases that are whole in the folder, those of an earlier import included."""
+        """Cases that are completely in the folder, including cases of an earlier import."""
         return tuple(case for case in self.cases if case.problem is None)
 
     @property
@@ -76,7 +77,7 @@ class Imported:
 
 @dataclass
 class _Log:
-    """``import.json``: from which files each case was made, so that an unchanged one is not made again."""
+    """``import.json``: the source files of each case, so that an unchanged case is not written again."""
 
     path: Path
     cases: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -103,18 +104,18 @@ def import_dicom(
 ) -> Imported:
     """Write a DICOM archive as NIfTI: ``images/CASE.nii.gz``, ``labels/CASE.nii.gz``, ``dataset.json``, segments.
 
-    ``segments.csv`` and ``segments.json`` list every segment with its own volume, also where segments overlap and the
-    label map can only hold one. Done cases whose files are unchanged are skipped; every file is written whole or not
-    at all. A faulty case is told and never stops the rest.
+    ``segments.csv`` and ``segments.json`` list every segment with its own volume. This includes segments that overlap,
+    although the label map can hold only one segment per voxel. Finished cases with unchanged files are skipped. Every
+    file is written completely or not at all. A faulty case is reported and never stops the others.
 
     Args:
-        dicom: Folder of the archive; only ever read.
-        out: Folder of the NIfTI files: new, empty, or of an earlier import.
+        dicom: Folder of the archive; it is only read.
+        out: Folder of the NIfTI files: new, empty, or from an earlier import.
         progress: Called in the calling thread.
-        threads: Cases worked on at once; all cores by default.
+        threads: Number of cases processed at the same time; all cores by default.
 
     Raises:
-        DataError: There is no DICOM, or `out` lies within `dicom` or holds something else.
+        DataError: There is no DICOM file, `out` lies within `dicom`, or `out` contains other files.
         OSError: A folder cannot be read or written.
     """
     root, folder = Path(dicom).resolve(), Path(out).absolute()
@@ -144,7 +145,7 @@ def import_dicom(
         if progress is not None:
             progress(ImportProgress("cases", len(results), len(indexed.cases), case))
 
-    # What the log knows is looked up before the first thread runs: `done` changes it.
+    # Read the log before the first thread runs: `done` changes it.
     known = [(case, log.cases.get(case.case_id)) for case in indexed.cases]
     for_each(lambda item: _convert(item[0], folder, item[1]), known, threads=threads, name="import", done=done)
     _forget(folder, log, {name for name, case in results.items() if case.problem is None})
@@ -154,20 +155,22 @@ def import_dicom(
 
 def _check_folders(root: Path, folder: Path) -> None:
     if not root.is_dir():
-        raise DataError("no such folder of DICOM files", path=root, remedy="check the path")
+        raise DataError("the folder of DICOM files does not exist", path=root, remedy="check the path")
     if folder.resolve().is_relative_to(root):
-        raise DataError("the output lies within the DICOM folder", path=folder, remedy="name one outside it")
+        raise DataError("the output lies within the DICOM folder", path=folder, remedy="choose a folder outside it")
     if folder.exists() and not (folder / _LOG).exists():
         if not folder.is_dir():
-            raise DataError("is a file, not a folder", path=folder, remedy="name a new folder")
+            raise DataError("is a file, not a folder", path=folder, remedy="choose a new folder")
         if any(item.name not in ("images", "labels", ".sources") for item in folder.iterdir()):
-            raise DataError("holds something else than an import", path=folder, remedy="name a new or empty folder")
+            raise DataError(
+                "contains files that are not from an import", path=folder, remedy="choose a new or empty folder"
+            )
 
 
 def _convert(
     case: CaseFiles, folder: Path, known: Mapping[str, Any] | None
 ) -> tuple[ImportedCase, dict[str, Any] | None]:
-    """Write one case; return it, and its entry of the log."""
+    """Write one case; return the case and its entry of the log."""
     patient = case.patient or case.case_id
     image = folder / "images" / f"{case.case_id}.nii.gz"
     label = folder / "labels" / f"{case.case_id}.nii.gz"
@@ -196,19 +199,19 @@ def _convert(
         if isinstance(error, DataError) and error.path is not None:
             text = f"{Path(error.path).name}: {text}"
         return ImportedCase(case.case_id, patient, text, getattr(error, "remedy", None)), None
-    told = (*notes, *measured.notes, *lost)
+    all_notes = (*notes, *measured.notes, *lost)
     entry = {
         "patient": patient,
         "made_from": made_from,
         "sizes": _sizes(image, label),
         "segments": list(measured.segments),
-        "notes": list(told),
+        "notes": list(all_notes),
     }
-    return ImportedCase(case.case_id, patient, notes=told), entry
+    return ImportedCase(case.case_id, patient, notes=all_notes), entry
 
 
 def _lost(segments: Sequence[Mapping[str, Any]], held: Mapping[int, int]) -> list[str]:
-    """Say which labels have fewer voxels in the label map than their segments have together: others lie over them."""
+    """Return notes on labels with fewer voxels in the label map than in their segments, because others cover them."""
     whole: dict[int, int] = {}
     names: dict[int, str] = {}
     for segment in segments:
@@ -216,15 +219,15 @@ def _lost(segments: Sequence[Mapping[str, Any]], held: Mapping[int, int]) -> lis
         whole[label] = whole.get(label, 0) + int(segment["voxel_count"])
         names[label] = str(segment["label_name"])
     return [
-        f"segments overlap: {names[label]} has {int(held.get(label, 0))} voxels in the label map, its segments have "
-        f"{count}; segments.csv has each, and patchcore analyze of the DICOM folder measures each"
+        f"segments overlap: {names[label]} has {int(held.get(label, 0))} voxels in the label map, but {count} in its "
+        "segments; segments.csv lists every segment, and patchcore analyze on the DICOM folder measures every segment"
         for label, count in sorted(whole.items())
         if int(held.get(label, 0)) < count
     ]
 
 
 def _digest(case: CaseFiles) -> str:
-    """Return what changes when a file of the case, or what is made of it, does."""
+    """Return a hash that changes when a source file of the case, or its index, changes."""
     digest = hashlib.sha256()
     for volume in (case.image, case.label):
         if volume is None:
@@ -247,10 +250,10 @@ def _write_nifti(path: Path, array: npt.NDArray[Any], affine: Affine) -> None:
     image.header.set_xyzt_units("mm")
     straight = np.allclose(_cosines(affine), 0, atol=1e-6)
     image.set_sform(affine, code=1)
-    # A quaternion cannot hold the shear of a tilted gantry: then it must not claim to.
+    # A quaternion cannot represent the shear of a tilted gantry: the qform is then marked as not set.
     image.set_qform(affine, code=1 if straight else 0, strip_shears=True)
     with replace_atomically(path) as temporary, temporary.open("wb") as raw:  # noqa: SIM117
-        # Without name and time, so that the same volume is the same bytes.
+        # No name and no time in the gzip header, so that the same volume gives the same bytes.
         with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0) as packed:
             image.to_stream(packed)
 
@@ -261,7 +264,7 @@ def _cosines(affine: Affine) -> npt.NDArray[np.float64]:
 
 
 def _forget(folder: Path, log: _Log, kept: set[str]) -> None:
-    """Remove what an earlier import wrote of cases that are no longer there."""
+    """Remove files and log entries of cases that are no longer in the archive or could not be written."""
     for name in ("images", "labels"):
         for file in (folder / name).glob("*.nii.gz"):
             if file.name.removesuffix(".nii.gz") not in kept:
@@ -280,7 +283,8 @@ def _write_tables(folder: Path, log: _Log, names: Mapping[int, str]) -> None:
     writer = csv.DictWriter(table, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({**row, "name": _cell(row["name"]), "lesions": " ".join(str(n) for n in row["lesions"])})
+        lesions = " ".join(str(n) for n in row["lesions"])
+        writer.writerow({**row, "name": spreadsheet_text(row["name"]), "lesions": lesions})
     write_atomic(folder / "segments.csv", table.getvalue())
     labels = {"background": 0} | {name: number for number, name in sorted(names.items())}
     value = {
@@ -291,8 +295,3 @@ def _write_tables(folder: Path, log: _Log, names: Mapping[int, str]) -> None:
         "file_ending": ".nii.gz",
     }
     write_json_atomic(folder / "dataset.json", value)
-
-
-def _cell(text: str) -> str:
-    """Return text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -1,4 +1,4 @@
-"""Finding the cases of a DICOM archive: which CT each SEG or RTSTRUCT belongs to, by UID and not by name."""
+"""Find the cases of a DICOM archive: match each SEG or RTSTRUCT with its CT by UID, not by file name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["find_dicom"]
 
 @dataclass
 class _Series:
-    """A CT series, and what labels it."""
+    """A CT series with its SEG and RTSTRUCT objects."""
 
     uid: str
     files: list[Found]
@@ -48,7 +48,7 @@ class _Series:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A case before it has its name and its label numbers."""
+    """A case without case id and label numbers."""
 
     patient: str
     key: str
@@ -62,34 +62,34 @@ class _Draft:
 
 
 def find_dicom(root: PathLike, *, progress: Callable[[int, int | None], None] | None = None) -> Layout:
-    """Find the cases of a folder of DICOM files, however they are named and nested.
+    """Find the cases of a folder of DICOM files, with any file names and subfolders.
 
     A case is a CT series with the SEGs or RTSTRUCTs that refer to it: by series, by SOP instances, by frame of
-    reference, or where none of these is known, by lying on its grid. A SEG whose CT is not there is a case without
+    reference, or, if none of these is known, because they lie on its grid. A SEG without its CT is a case without an
     image.
 
     Args:
         root: The folder.
-        progress: Called with the number of files whose header was read, and of all.
+        progress: Called with the number of headers read and the number of files.
 
     Returns:
-        The layout, faulty cases included; label numbers are the cohort's, by name.
+        The layout, including faulty cases. A label name has the same number in all cases.
 
     Raises:
-        DataError: There is no DICOM CT, SEG or RTSTRUCT.
+        DataError: The path is not a folder, or the folder has no DICOM CT, SEG or RTSTRUCT.
         MissingExtraError: pydicom is not installed.
         OSError: The folder cannot be read.
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError("is no folder", path=root, remedy="name the folder that holds the DICOM files")
+        raise DataError("is not a folder", path=root, remedy="give the folder that contains the DICOM files")
     scan = scan_folder(root, progress=progress)
     series = _ct_series(scan.found)
     loose, foreign = _link(series, scan.found)
     drafts = [_ct_draft(item) for item in series if item.slices or item.labels]
     drafts += _label_drafts(loose)
     if not drafts:
-        raise DataError("holds no DICOM CT, SEG or RTSTRUCT", path=root, remedy="name the folder that holds them")
+        raise DataError("contains no DICOM CT, SEG or RTSTRUCT", path=root, remedy="give the folder that contains them")
     numbers = label_numbers(name for draft in drafts for found in draft.labels for name in found.segments)
     cases = [*_cases(drafts, numbers), *_broken(scan, root)]
     return Layout(
@@ -116,7 +116,7 @@ def _ct_series(found: Iterable[Found]) -> list[_Series]:
 
 
 def _link(series: Sequence[_Series], found: Iterable[Found]) -> tuple[list[Found], int]:
-    """Give each SEG and RTSTRUCT to its CT; return those without one, and how many are of another modality."""
+    """Assign each SEG and RTSTRUCT to its CT; return the objects without a CT, and the count for other modalities."""
     usable = [item for item in series if item.slices]
     others = [item for item in found if item.kind == "other"]
     other_series, other_uids = {item.series for item in others}, {item.uid for item in others}
@@ -149,25 +149,28 @@ def _series_of(label: Found, series: Sequence[_Series]) -> tuple[_Series | None,
         best = max(counts, key=lambda uid: counts[uid])
         return next(item for item in series if item.uid == best), ""
     if label.referenced_series and not named:
-        # It says which series it was drawn on, and that one is not here.
+        # The object refers to a series that is not in the folder.
         shared = [s for s in series if label.frame_of_reference and _frame_of(s) == label.frame_of_reference]
         if not shared:
             return None, ""
-    what = f"{label.path.name} names no CT that is here"
+    what = f"{label.path.name} refers to no CT in this folder"
     candidates = [s for s in series if label.frame_of_reference and _frame_of(s) == label.frame_of_reference]
-    how = "it shares its frame of reference"
+    how = "both share the frame of reference"
     if not candidates:
-        candidates, how = [s for s in series if label.study and s.files[0].study == label.study], "it is of one study"
+        candidates, how = (
+            [s for s in series if label.study and s.files[0].study == label.study],
+            "both are in one study",
+        )
         if label.kind == "seg":
-            how = "it lies on its grid"
+            how = "the SEG lies on its grid"
     if label.kind == "seg":
         candidates = [item for item in candidates if _fits(label, item)]
     if not candidates:
         return None, ""
     best_fit = max(candidates, key=lambda item: len(item.slices))
     if len(candidates) > 1:
-        how += f", as {len(candidates) - 1} other series would, and has the most slices"
-    return best_fit, f"{what}: this one is used because {how}"
+        how += f" (as for {len(candidates) - 1} other series) and it has the most slices"
+    return best_fit, f"{what}: this CT is used because {how}"
 
 
 def _frame_of(series: _Series) -> str:
@@ -175,7 +178,7 @@ def _frame_of(series: _Series) -> str:
 
 
 def _fits(label: Found, series: _Series) -> bool:
-    """Return whether a SEG's frames lie on a CT's grid."""
+    """Return whether the frames of a SEG lie on the grid of a CT."""
     try:
         _slices, grid = choose_slices(series.slices, frozenset())
         dataset = open_dataset(label.path)
@@ -200,7 +203,7 @@ def _ct_draft(series: _Series) -> _Draft:
         labels = tuple(item for item in series.labels if item.kind == kind)
         left = len(series.labels) - len(labels)
         if left:
-            notes.append(f"{left} RTSTRUCT of the same CT {'is' if left == 1 else 'are'} left out: its SEG is used")
+            notes.append(f"{left} RTSTRUCT of the same CT {'is' if left == 1 else 'are'} skipped: the SEG is used")
         if len(labels) > 1:
             names = ", ".join(item.path.name for item in labels[:4]) + (" …" if len(labels) > 4 else "")
             notes.append(f"{len(labels)} {kind.upper()} objects label this CT and are combined: {names}")
@@ -213,13 +216,13 @@ def _ct_draft(series: _Series) -> _Draft:
         )
     image_notes = [*series.notes, *grid.notes]
     if series.localizers:
-        image_notes.append(f"{series.localizers} localizers of the series are left out")
+        image_notes.append(f"{series.localizers} localizers of the series are excluded")
     details = _geometry(grid, slices) | {"series": series.uid, "notes": image_notes}
     image = DicomSource("ct", tuple(dict.fromkeys(item.path for item in slices)), MappingProxyType(details))
     problem = remedy = None
     if not labels:
-        problem = "no SEG or RTSTRUCT refers to it"
-        remedy = "add the segmentation, or exclude the case"
+        problem = "no SEG or RTSTRUCT refers to this CT"
+        remedy = "add the segmentation"
     return _Draft(
         first.patient,
         series.uid,
@@ -242,7 +245,7 @@ def _geometry(grid: Grid, slices: Sequence[Slice]) -> dict[str, Any]:
 
 
 def _label_drafts(loose: Sequence[Found]) -> list[_Draft]:
-    """Return cases without CT: SEGs that refer to one series together, on a grid of their own."""
+    """Return cases without a CT: SEGs that refer to the same series form one case, on their own grid."""
     groups: dict[tuple[str, str], list[Found]] = defaultdict(list)
     for item in loose:
         key = min(item.referenced_series) if item.referenced_series else item.series
@@ -253,7 +256,7 @@ def _label_drafts(loose: Sequence[Found]) -> list[_Draft]:
         details: dict[str, Any] = {}
         problem = remedy = None
         if kind == "rtstruct":
-            problem, remedy = "the CT that this RTSTRUCT was drawn on is not here", "add its CT series"
+            problem, remedy = "the CT of this RTSTRUCT is missing", "add its CT series"
         else:
             try:
                 planes, distance = [], None
@@ -263,7 +266,7 @@ def _label_drafts(loose: Sequence[Found]) -> list[_Draft]:
                         found, distance = seg_planes(dataset, item.path)
                     planes += found
                 grid = own_grid(planes, distance)
-                notes = ["its CT is not here: measured on the segmentation's own grid"]
+                notes = ["the CT is missing: measured on the segmentation's own grid"]
                 if len(labels) > 1:
                     notes.append(f"{len(labels)} SEG objects of one CT are combined")
                 details = _geometry(grid, []) | {"notes": [*notes, *grid.notes]}
@@ -282,7 +285,7 @@ def _cases(drafts: Sequence[_Draft], numbers: dict[str, int]) -> list[CaseFiles]
     for draft, stem in zip(drafts, stems, strict=True):
         name = stem
         if count[stem.casefold()] > 1:
-            # Of the series and not of its rank: it stays when other series come and go.
+            # The suffix depends on the series, not on its rank: it stays the same if other series are added or removed.
             name = f"{stem}_{hashlib.sha256(f'{draft.patient}/{draft.key}'.encode()).hexdigest()[:8]}"
         source = None
         if draft.label_kind is not None and draft.label_details:
@@ -307,7 +310,7 @@ def _safe(patient: str) -> str:
 
 
 def _broken(scan: Scan, root: Path) -> list[CaseFiles]:
-    """Return one case a folder for files that begin like DICOM and cannot be read."""
+    """Return one case per folder with files that begin like DICOM but cannot be read."""
     folders: dict[Path, list[Any]] = defaultdict(list)
     for item in scan.broken:
         folders[item.path.parent].append(item)
@@ -316,7 +319,7 @@ def _broken(scan: Scan, root: Path) -> list[CaseFiles]:
         items = folders[folder]
         first = items[0]
         what = first.error.message if isinstance(first.error, DataError) else str(first.error)
-        more = f" (and {len(items) - 1} more files here)" if len(items) > 1 else ""
+        more = f" (and {len(items) - 1} more files in this folder)" if len(items) > 1 else ""
         inner = str(folder.relative_to(root))
         digest = hashlib.sha256(inner.encode("utf-8", "surrogateescape")).hexdigest()[:8]
         cases.append(
@@ -325,7 +328,7 @@ def _broken(scan: Scan, root: Path) -> list[CaseFiles]:
                 image=None,
                 label=DicomVolume(first.path),
                 problem=f"{first.path.name}{more}: {what}",
-                remedy="download or export these files again, or take them out of the folder",
+                remedy="download or export these files again, or remove them from the folder",
             )
         )
     return cases
@@ -337,9 +340,9 @@ def _reason(series: Sequence[_Series], drafts: Sequence[_Draft], scan: Scan, for
     for kind, name in (("seg", "SEG"), ("rtstruct", "RTSTRUCT")):
         if kinds[kind]:
             parts.append(f"{kinds[kind]} labelled by {name}")
-    left = Counter(item.modality or "unknown" for item in scan.found if item.kind == "other")
-    left["localizers"] = sum(item.localizers for item in series)
-    gone = [f"{count} {name}" for name, count in sorted(left.items()) if count]
+    skipped = Counter(item.modality or "unknown" for item in scan.found if item.kind == "other")
+    skipped["localizers"] = sum(item.localizers for item in series)
+    shown = [f"{count} {name}" for name, count in sorted(skipped.items()) if count]
     if foreign:
-        gone.append(f"{foreign} segmentations of other modalities")
-    return ", ".join(parts) + (f"; left out: {', '.join(gone)} files" if gone else "")
+        shown.append(f"{foreign} segmentations of other modalities")
+    return ", ".join(parts) + (f"; skipped files: {', '.join(shown)}" if shown else "")

@@ -1,4 +1,4 @@
-"""Measuring DICOM segments: labels as unions of segments, segments by themselves, and where they disagree."""
+"""Measure DICOM segments: each label as the union of its segments, each segment alone, and their differences."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class MeasuredSegments:
     """Measurements of the segments of a case.
 
     Attributes:
-        lesions: One row per component of each label's own mask: if labels overlap, none of them loses voxels. Ordered
-            by label, then by smallest voxel index.
+        lesions: One row per component of each label. Each label has its own mask, so overlapping labels lose no
+            voxels. Ordered by label, then by smallest voxel index.
         segments: One entry per segment: ``segment`` (number), ``name``, ``label``, ``label_name``, ``voxel_count``,
-            ``volume_mm3``, ``components`` (of the segment alone) and ``lesions`` (rows of `lesions` that it lies in).
-        notes: Sentences that the user has to read: where segments and components differ, and what was decided.
+            ``volume_mm3``, ``components`` (of the segment alone) and ``lesions`` (rows of `lesions` that contain it).
+        notes: Notes for the user: differences between segments and components, and decisions made while reading.
     """
 
     lesions: Lesions
@@ -42,13 +42,13 @@ def measure_segments(
     """Measure an indexed SEG or RTSTRUCT.
 
     Args:
-        path: Its index.
+        path: Path of its index.
         connectivity: 6, 18 or 26.
-        min_volume_mm3: Smaller components are not lesions.
-        affine: Voxel index → world mm instead of the file's own, shape (4, 4).
+        min_volume_mm3: Components smaller than this are not lesions, in mm³.
+        affine: Voxel index → world mm, shape (4, 4); used instead of the file's affine.
 
     Raises:
-        DataError: A file is damaged or off the CT's grid.
+        DataError: A file is damaged or does not lie on the CT's grid.
         OSError: A file cannot be read.
     """
     labelled = read_labelled(path)
@@ -65,14 +65,14 @@ def measure_segments(
         lesions = measure_lesions(union, label=1, affine=used, **settings)  # type: ignore[arg-type]
         first = sum(map(len, parts))
         parts.append(replace(lesions, label=np.full_like(lesions.label, number)))
-        found, said = _segments(union, lesions, number, by_label[number], first=first)
+        found, more_notes = _segments(union, lesions, number, by_label[number], first=first)
         segments += found
-        notes += said
+        notes += more_notes
     return MeasuredSegments(join_lesions(parts), tuple(segments), tuple(notes))
 
 
 def _union(shape: IntTriple, segments: Sequence[Segment]) -> npt.NDArray[np.uint8]:
-    """Paint segments on the whole grid: borders and bounding boxes are the grid's."""
+    """Paint segments on the whole grid, so that borders and bounding boxes refer to the grid."""
     union = np.zeros(shape, dtype=np.uint8, order="F")
     for segment in segments:
         segment.paint(union, 1)
@@ -82,14 +82,14 @@ def _union(shape: IntTriple, segments: Sequence[Segment]) -> npt.NDArray[np.uint
 def _segments(
     union: npt.NDArray[np.uint8], lesions: Lesions, number: int, segments: Sequence[Segment], *, first: int
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Measure the segments of one label by themselves, and list where they disagree with its components.
+    """Measure each segment of one label alone, and list differences from the components of the label.
 
     Args:
-        union: The label's mask.
-        lesions: Its lesions.
+        union: Mask of the label.
+        lesions: Lesions of the label.
         number: The label.
-        segments: Its segments.
-        first: Row of its first lesion in the table of the case.
+        segments: Segments of the label.
+        first: Row of the label's first lesion in the lesion table of the case.
     """
     start, stop = _bounds(union)
     inner = union[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
@@ -127,18 +127,18 @@ def _segments(
         if voxel_count == 0:
             notes.append(f"{segment.name} is empty")
         elif own > 1:
-            notes.append(f"{segment.name} falls into {own} components")
+            notes.append(f"{segment.name} consists of {own} components")
         for item in inside.tolist():
             holds.setdefault(item, []).append(segment.name)
     for item in sorted(holds):
         if len(names := holds[item]) > 1:
             shown = f"{', '.join(names[:-1])} and {names[-1]}"
-            notes.append(f"{shown} touch or overlap: one component of {len(names)} segments")
+            notes.append(f"{shown} touch or overlap: one component contains {len(names)} segments")
     return found, notes
 
 
 def _bounds(mask: npt.NDArray[Any]) -> tuple[IntTriple, IntTriple]:
-    """Return the bounding box of a mask, empty where it is."""
+    """Return the bounding box of a mask; the box of an empty mask is empty."""
     start, stop = [0, 0, 0], [0, 0, 0]
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)

@@ -1,4 +1,4 @@
-"""Searching a folder for DICOM files, by what is in them and not by their names; only headers are read."""
+"""Search a folder for DICOM files by their content, not by their names; only headers are read."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Broken:
-    """A file that begins like DICOM and cannot be read."""
+    """A file that begins like DICOM but cannot be read."""
 
     path: Path
     error: DataError | OSError
@@ -60,7 +60,7 @@ class Broken:
 
 @dataclass
 class Scan:
-    """All that a folder holds."""
+    """Result of the search of a folder."""
 
     found: list[Found] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
@@ -72,12 +72,12 @@ def scan_folder(
 ) -> Scan:
     """Read the header of every DICOM file below a folder.
 
-    Links are followed as long as they stay below the folder; a folder is visited once.
+    Links are followed if they stay below the folder. Each folder is visited once.
 
     Args:
         root: The folder.
-        progress: Called in the calling thread with files done and files in all.
-        threads: Files read at once; all cores by default.
+        progress: Called in the calling thread with the number of finished files and the total.
+        threads: Number of files read at the same time; by default all cores, but at most 8.
 
     Raises:
         OSError: The folder cannot be listed.
@@ -141,7 +141,7 @@ def _read(path: Path) -> Found | None:
             sop_class = "" if meta is None else text(meta, "MediaStorageSOPClassUID")
             if sop_class == _DIRECTORY_CLASS:
                 return None
-            raise CorruptFileError("says not what it holds", path=path, remedy="download or export it again")
+            raise CorruptFileError("does not state its SOP class UID", path=path, remedy="download or export it again")
         common: dict[str, Any] = {
             "path": path,
             "patient": text(dataset, "PatientID"),

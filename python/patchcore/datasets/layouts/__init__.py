@@ -1,4 +1,4 @@
-"""Finding the cases of a data set: which layout it has, why, and which image belongs to which label map."""
+"""Find the cases of a data set: recognise its layout, and find the image of each label map."""
 
 from patchcore.datasets.layouts.described import label_names
 from patchcore.datasets.layouts.files import volume_stem

@@ -1,4 +1,4 @@
-"""Layouts of public data sets: LiTS, KiTS, the Medical Segmentation Decathlon, nnU-Net v2."""
+"""Find the cases of public data sets: LiTS, KiTS, the Medical Segmentation Decathlon, nnU-Net v2."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHANNEL = re.compile(r"_(\d{4})$")
 
 
 def find_lits(root: Path, log: FolderLog) -> Layout | None:
-    """Find ``volume-N`` and ``segmentation-N``, in one folder or in folders of it; cases are named ``volume-N``."""
+    """Find ``volume-N`` and ``segmentation-N`` in a folder or its subfolders; case ids are ``volume-N``."""
     top = log.list(root)
     images: dict[str, list[Path]] = {}
     labels: dict[str, list[Path]] = {}
@@ -57,7 +57,7 @@ def find_lits(root: Path, log: FolderLog) -> Layout | None:
 
 
 def find_kits(root: Path, log: FolderLog) -> Layout | None:
-    """Find ``case_NNNNN/segmentation.nii.gz`` with ``imaging.nii.gz`` beside, here or in ``data/`` or ``dataset/``."""
+    """Find ``case_NNNNN/`` with ``segmentation.nii.gz`` and ``imaging.nii.gz``, here, in ``data/`` or ``dataset/``."""
     for folder in (root, root / "data", root / "dataset"):
         if folder != root and folder.name not in {item.name for item in log.list(root).folders}:
             continue
@@ -67,7 +67,7 @@ def find_kits(root: Path, log: FolderLog) -> Layout | None:
         imaged = any(case.image is not None for case in cases)
         if imaged:
             cases = [_without_image(case) if case.image is None and case.problem is None else case for case in cases]
-        what = "imaging and segmentation" if imaged else "segmentation, no image,"
+        what = "imaging and segmentation" if imaged else "segmentation and without imaging"
         return Layout(
             name="kits",
             reason=f"folders named case_NNNNN with {what} in {folder.name}/",
@@ -78,7 +78,7 @@ def find_kits(root: Path, log: FolderLog) -> Layout | None:
 
 
 def find_msd(root: Path, log: FolderLog) -> Layout | None:
-    """Find what ``dataset.json`` lists as ``training``; its ``test`` images have no label map and are no cases."""
+    """Find the ``training`` pairs of ``dataset.json``; ``test`` images have no label map and are not cases."""
     if "dataset.json" not in log.list(root).names:
         return None
     path = log.note(root / "dataset.json")
@@ -92,7 +92,7 @@ def find_msd(root: Path, log: FolderLog) -> Layout | None:
         if case is None:
             continue
         if case.case_id in cases:
-            raise DataError(f"training lists {case.case_id} twice", path=path, remedy="remove one of them")
+            raise DataError(f"training lists {case.case_id} twice", path=path, remedy="remove one of the two entries")
         cases[case.case_id] = case
     return Layout(
         name="msd",
@@ -105,7 +105,7 @@ def find_msd(root: Path, log: FolderLog) -> Layout | None:
 
 
 def find_nnunet(root: Path, log: FolderLog) -> Layout | None:
-    """Find nnU-Net v2 raw: ``imagesTr/case_0000``, ``labelsTr/case``; labelled test cases are kept for testing."""
+    """Find nnU-Net v2 raw data: ``imagesTr/case_0000``, ``labelsTr/case``; labelled test cases stay test cases."""
     names = {item.name for item in log.list(root).folders}
     if not {"imagesTr", "labelsTr"} <= names:
         return None
@@ -123,9 +123,9 @@ def find_nnunet(root: Path, log: FolderLog) -> Layout | None:
     if {"imagesTs", "labelsTs"} <= names:
         tests = [case for case in _nnunet_cases(root, log, "Ts", channel, split="test") if case.problem is None]
         cases, tests = _apart(cases, tests)
-    reason = "imagesTr/ and labelsTr/, image names end in a channel"
+    reason = "imagesTr/ and labelsTr/, image names end in a channel number"
     if description is not None:
-        reason += ", dataset.json names channels and labels"
+        reason += ", dataset.json gives names of channels and labels"
     if tests:
         reason += f"; {len(tests)} labelled test cases in imagesTs/ are kept for testing"
     return Layout(
@@ -139,7 +139,7 @@ def find_nnunet(root: Path, log: FolderLog) -> Layout | None:
 
 
 def _named_as(case: CaseFiles, label_stem: str, root: Path) -> CaseFiles:
-    """Where a file is missing, say it by the name it would have."""
+    """If a file is missing, give its expected name in the remedy."""
     if case.problem == "image without label map":
         remedy = f"add {label_stem}.nii, or exclude the case with --exclude {case.case_id}"
         return replace(case, label=NiftiFile(root / f"{label_stem}.nii"), remedy=remedy)
@@ -164,7 +164,7 @@ def _kits_case(folder: Path, log: FolderLog) -> CaseFiles | None:
         several = ", ".join(path.name for path in (image if len(image) > 1 else label))
         problem, remedy = f"several files for one case: {several}", "keep one of them"
     elif not label:
-        problem = "image without label map" if image else "a case without files"
+        problem = "image without label map" if image else "the case has no files"
         remedy = f"add {case_id}/segmentation.nii.gz, or exclude the case with --exclude {case_id}"
     return CaseFiles(
         case_id=case_id,
@@ -186,25 +186,31 @@ def _msd_case(root: Path, path: Path, number: int, item: object) -> CaseFiles | 
     if isinstance(image, list) and image:
         image = image[0]
     if not isinstance(image, str) or not isinstance(label, str) or "\0" in image + label:
-        raise DataError(f"training pair {number} names no image and label", path=path, remedy="correct dataset.json")
+        raise DataError(f"training pair {number} lacks an image or a label", path=path, remedy="correct dataset.json")
     image_path, label_path = root / image, root / label
     if Path(image).name.startswith("._"):
         return None
     for file in (image_path, label_path):
         if not file.resolve().is_relative_to(root.resolve()):
             raise DataError(
-                f"training pair {number} lies outside the data set: {file.name}", path=path, remedy="correct it"
+                f"training pair {number} lies outside the data set: {file.name}",
+                path=path,
+                remedy="correct the path in dataset.json",
             )
     case_id = volume_stem(label_path.name)
     if case_id is None:
-        raise DataError(f"training pair {number}: {label_path.name} is no NIfTI file", path=path, remedy="correct it")
+        raise DataError(
+            f"training pair {number}: {label_path.name} is not a NIfTI file",
+            path=path,
+            remedy="correct the path in dataset.json",
+        )
     problem = remedy = None
     missing = next((file for file in (label_path, image_path) if not file.exists()), None)
     if missing is not None:
         problem = f"{missing.parent.name}/{missing.name} is listed in dataset.json but does not exist"
         remedy = f"download it again, or exclude the case with --exclude {case_id}"
     elif unsafe := case_id_problem(case_id):
-        problem, remedy = f"its name {unsafe}", "rename its files"
+        problem, remedy = f"the case name {unsafe}", "rename the files of the case"
     return CaseFiles(case_id, NiftiFile(image_path), NiftiFile(label_path), problem=problem, remedy=remedy)
 
 
@@ -216,12 +222,12 @@ def _channel_names(description: Mapping[str, Any] | None) -> dict[int, str]:
 
 
 def _ct_channel(channels: Mapping[int, str]) -> tuple[int, str]:
-    """Return the channel that is read: the one named CT, else the first; and what to say of it."""
+    """Return the channel to read (the channel named CT, else the first), and a note for the layout's reason."""
     if len(channels) < 2:
         return 0, ""
     ct = sorted(number for number, name in channels.items() if name.strip().upper() == "CT")
     channel = ct[0] if ct else min(channels)
-    return channel, f"; of {len(channels)} channels, {channel} ({channels[channel]}) is read"
+    return channel, f"; channel {channel} ({channels[channel]}) of {len(channels)} channels is used"
 
 
 def _nnunet_cases(root: Path, log: FolderLog, kind: str, channel: int, *, split: str) -> list[CaseFiles]:
@@ -237,7 +243,7 @@ def _nnunet_cases(root: Path, log: FolderLog, kind: str, channel: int, *, split:
 
 
 def _apart(cases: list[CaseFiles], tests: list[CaseFiles]) -> tuple[list[CaseFiles], list[CaseFiles]]:
-    """Keep test cases whose names training cases have too apart from them."""
+    """Rename each test case that has the same name as a training case."""
     taken = {case.case_id for case in cases}
     tests = [replace(case, case_id=f"{case.case_id}-test") if case.case_id in taken else case for case in tests]
     return cases, tests

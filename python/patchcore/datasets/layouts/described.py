@@ -1,4 +1,4 @@
-"""What ``dataset.json`` says of a data set, in MSD's or nnU-Net's form."""
+"""Read the description of a data set from ``dataset.json``, in the form of MSD or nnU-Net."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ _LARGEST_JSON = 256 << 20
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object; None where there is no such file.
+    """Read a JSON object; None if the file does not exist.
 
     Raises:
-        DataError: The file is no JSON object, or too large to be a description.
+        DataError: The file is not a JSON object, or is too large for a description.
     """
     try:
         size = path.stat().st_size
         if size > _LARGEST_JSON:
-            raise DataError(f"{size} bytes are no description of a data set", path=path, remedy="replace the file")
+            raise DataError(
+                f"too large for a description of a data set ({size} bytes)", path=path, remedy="replace the file"
+            )
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON ({error})", path=path, remedy="correct or remove the file") from None
     if not isinstance(value, dict):
-        raise DataError("holds no JSON object", path=path, remedy="correct or remove the file")
+        raise DataError("not a JSON object", path=path, remedy="correct or remove the file")
     return value
 
 
 def declared_labels(description: Mapping[str, Any]) -> dict[int, str]:
-    """Return the names of labels; regions (nnU-Net labels of several numbers) and the ignored label have none.
+    """Return the declared names of labels; regions (nnU-Net labels with several numbers) are skipped.
 
     Example:
         >>> declared_labels({"labels": {"0": "background", "1": "liver"}})
@@ -56,7 +58,7 @@ def declared_labels(description: Mapping[str, Any]) -> dict[int, str]:
 
 
 def region_members(description: Mapping[str, Any]) -> set[int]:
-    """Return the numbers that nnU-Net regions are made of: declared, though without a name of their own."""
+    """Return the labels that belong to nnU-Net regions; they are declared, but may have no name of their own."""
     declared = description.get("labels")
     values = declared.values() if isinstance(declared, Mapping) else ()
     members: set[int] = set()
@@ -67,13 +69,13 @@ def region_members(description: Mapping[str, Any]) -> set[int]:
 
 
 def all_labels(description: Mapping[str, Any]) -> dict[int, str]:
-    """Return every declared label with a name: its own, or that of a region's part."""
+    """Return the names of all declared labels; a label that occurs only in a region is named ``label N``."""
     names = {number: f"label {number}" for number in sorted(region_members(description))}
     return names | declared_labels(description)
 
 
 def label_names(dataset: PathLike) -> dict[int, str]:
-    """Return the names of labels that ``dataset.json`` of a folder declares; empty without one that can be read."""
+    """Return the label names that ``dataset.json`` of a folder declares; empty if the file cannot be read."""
     try:
         description = read_description(Path(dataset) / "dataset.json")
     except (DataError, OSError):

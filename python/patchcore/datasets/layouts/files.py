@@ -1,4 +1,4 @@
-"""Files of a data set: listing folders without surprises, and pairing names that differ in form only."""
+"""List the files of a data set, and pair images with label maps by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST_ID = 200
 
 
 def volume_stem(name: str) -> str | None:
-    """Return a file's name without its volume suffix, None where it is no volume or hidden.
+    """Return the name of a file without its volume suffix; None if it is hidden or not a volume.
 
     Example:
         >>> volume_stem("a.b.nii.gz"), volume_stem("._a.nii.gz"), volume_stem("notes.txt")
@@ -35,7 +35,7 @@ def volume_stem(name: str) -> str | None:
 
 
 def name_key(name: str) -> str:
-    """Return what two names share that differ only in case or in Unicode form.
+    """Return a key that is equal for names that differ only in upper and lower case or in Unicode form.
 
     Example:
         >>> name_key("Müller_1") == name_key(unicodedata.normalize("NFD", "müller_1"))
@@ -45,20 +45,20 @@ def name_key(name: str) -> str:
 
 
 def case_id_problem(case_id: str) -> str | None:
-    """Say why a case id cannot stand for a file or folder of a study, None where it can.
+    """Return why a case id cannot be used as a file or folder name of a study; None if it can.
 
     Example:
         >>> case_id_problem("case_1") is None, case_id_problem("../case_1")
-        (True, 'holds a slash')
+        (True, 'contains a slash')
     """
     if not case_id.strip():
         return "is empty"
     if "/" in case_id or "\\" in case_id:
-        return "holds a slash"
+        return "contains a slash"
     if case_id in (".", ".."):
-        return "is no name"
+        return "is not a valid name"
     if not case_id.isprintable():
-        return "holds a character that cannot be printed"
+        return "contains a character that is not printable"
     if len(case_id.encode()) > _LONGEST_ID:
         return f"is longer than {_LONGEST_ID} bytes"
     return None
@@ -66,7 +66,7 @@ def case_id_problem(case_id: str) -> str | None:
 
 @dataclass(frozen=True)
 class Folder:
-    """What lies in a folder: volumes by case id, folders, and files of formats that are not read."""
+    """Content of a folder: volumes by case id, folders, and files in formats that are not supported."""
 
     path: Path
     volumes: Mapping[str, Sequence[Path]]
@@ -77,7 +77,7 @@ class Folder:
 
 @dataclass
 class FolderLog:
-    """Lists folders, and remembers every folder and file that decided what the cases are."""
+    """Lists folders, and remembers every folder and file that determined the list of cases."""
 
     looked_at: dict[Path, None] = field(default_factory=dict)
     _known: dict[Path, Folder] = field(default_factory=dict)
@@ -88,10 +88,10 @@ class FolderLog:
         return path
 
     def list(self, path: Path) -> Folder:
-        """List a folder; hidden entries are passed over, links are followed.
+        """List a folder; hidden entries are skipped, links are followed.
 
         Raises:
-            DataError: It may not be read.
+            DataError: The folder cannot be read.
         """
         if path in self._known:
             return self._known[path]
@@ -103,7 +103,7 @@ class FolderLog:
                 entries = sorted((entry.name, _is_folder(entry)) for entry in found)
         except OSError as error:
             raise DataError(
-                f"the folder cannot be listed ({error.strerror or error})", path=path, remedy="make it readable"
+                f"the folder cannot be listed ({error.strerror or error})", path=path, remedy="make the folder readable"
             ) from None
         for name, is_folder in entries:
             if name.startswith("."):
@@ -119,7 +119,7 @@ class FolderLog:
                 continue
             volumes.setdefault(stem, []).append(path / name)
         for stem, files in volumes.items():
-            # The .img of a pair is reached through its header.
+            # The .img file of a pair is read through its .hdr file.
             headers = {file.stem for file in files if file.suffix.lower() == ".hdr"}
             kept = [file for file in files if not (file.name.lower().endswith(".img") and file.stem in headers)]
             volumes[stem] = kept
@@ -135,16 +135,16 @@ def pair(
     images_dir: Path | None,
     labels_dir: Path,
 ) -> list[CaseFiles]:
-    """Pair images with label maps by name; names that differ in case or Unicode form only are the same name.
+    """Pair images with label maps by name; names that differ only in case or Unicode form count as the same name.
 
     Args:
-        images: Files by name without suffix; several where one name has several.
-        labels: Likewise.
-        images_dir: Where images lie; None where there are none: then none is missed.
-        labels_dir: Where label maps lie.
+        images: Image files by name without suffix; a name may have several files.
+        labels: Label map files by name without suffix.
+        images_dir: Folder of the images; None if there are no images: then missing images are not reported.
+        labels_dir: Folder of the label maps.
 
     Returns:
-        One case for each name, in case_id order; the label map's spelling names the case.
+        One case per name, in case_id order; the case id is spelt like the label map.
     """
     labels_by_key = _by_key(labels)
     images_by_key = _by_key(images)
@@ -165,7 +165,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A loop of links: no folder, and no file that can be opened.
+        # A loop of links is neither a folder nor a file that can be opened.
         return False
 
 
@@ -184,7 +184,7 @@ def _alike(
     images_dir: Path | None,
     labels_dir: Path,
 ) -> list[CaseFiles]:
-    """Names that differ in form only: those spelt exactly alike are pairs, unless something is left over."""
+    """Pair names that differ only in form by their exact spelling; report a problem if a name has no partner."""
     spelt = sorted({*label_names, *image_names})
     alike = images_dir is None or set(label_names) == set(image_names)
     cases = []
@@ -195,8 +195,8 @@ def _alike(
                 case_id=name,
                 image=case.image,
                 label=case.label,
-                problem=f"names that differ in upper and lower case or Unicode form only: {', '.join(spelt)}",
-                remedy="rename the files so that image and label map of a case have one name",
+                problem=f"names that differ only in upper and lower case or Unicode form: {', '.join(spelt)}",
+                remedy="rename the files so that image and label map of a case have the same name",
             )
         cases.append(case)
     return cases
@@ -216,7 +216,7 @@ def _case(
         problem = "label map without image"
         remedy = f"add {images_dir.name}/{case_id}.nii.gz, or exclude the case with --exclude {case_id}"
     elif unsafe := case_id_problem(case_id):
-        problem, remedy = f"its name {unsafe}", "rename its files"
+        problem, remedy = f"the case name {unsafe}", "rename the files of the case"
     return CaseFiles(
         case_id=case_id,
         image=NiftiFile(image[0]) if image else None,

@@ -1,4 +1,4 @@
-"""Recognising a data set: every layout is tried, one has to fit, and what fits is said with its reason."""
+"""Recognise the layout of a data set: try every layout, require exactly one match, and give the reason."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from patchcore.types import PathLike
 __all__ = ["LAYOUTS", "find_cases"]
 
 LAYOUTS: Final = ("manifest", "nnunet", "msd", "lits", "kits", "two-folders", "labels-only", "dicom")
-"""Every layout that is read, by the name that ``--layout`` takes."""
+"""All supported layouts, by their names for ``--layout``."""
 
 _DICOM_SAMPLES = 64
 _EXPECTED = (
     "image/ and mask/, images/ and labels/, imagesTr/ and labelsTr/, volume-N and segmentation-N, case_NNNNN/, DICOM, "
-    "or a list manifest.csv; name folders with --images and --labels, or a layout with --layout"
+    "or a list manifest.csv; or give folders with --images and --labels, or a layout with --layout"
 )
 
 
@@ -36,20 +36,20 @@ def find_cases(
     layout: str | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Layout:
-    """Recognise a data set's layout and find the files of each case.
+    """Recognise the layout of a data set and find the files of each case.
 
     Args:
-        dataset: The data set's folder, or the CSV or JSON file that lists it.
-        images: Folder of the images, relative to `dataset` or absolute; recognised by its name where None.
-        labels: Folder of the label maps, likewise.
-        layout: One of :data:`LAYOUTS`, where it is not to be recognised.
-        progress: Called with the files looked at and their number, None while that is unknown; DICOM only.
+        dataset: Folder of the data set, or the CSV or JSON file that lists its cases.
+        images: Folder of the images, relative to `dataset` or absolute; None: recognised by its name.
+        labels: Folder of the label maps, relative to `dataset` or absolute; None: recognised by its name.
+        layout: One of :data:`LAYOUTS`; None: recognised automatically.
+        progress: Called with the number of files read and the total (None if unknown); DICOM only.
 
     Returns:
-        The layout with its cases in case_id order, those without a partner included with their problem.
+        The layout with its cases in case_id order. Cases without a partner are included with their problem.
 
     Raises:
-        DataError: There is no such data set, no layout or several were recognised, or no volume is in it.
+        DataError: The data set does not exist, no layout or several layouts fit, or there is no volume.
 
     Example:
         >>> import tempfile
@@ -63,10 +63,10 @@ def find_cases(
     """
     root = Path(dataset).resolve()
     if layout is not None and layout not in LAYOUTS:
-        raise DataError(f"--layout {layout!r} is not known", found=layout, remedy=f"one of {', '.join(LAYOUTS)}")
+        raise DataError(f"unknown --layout {layout!r}", found=layout, remedy=f"use one of {', '.join(LAYOUTS)}")
     log = FolderLog()
     found = _find(root, log, images=images, labels=labels, layout=layout, progress=progress)
-    override = found.override or "if that is wrong: --layout NAME, or --images and --labels"
+    override = found.override or "if this is wrong, use --layout NAME, or --images and --labels"
     return replace(found, override=override, looked_at=tuple(dict.fromkeys((*log.looked_at, *found.looked_at))))
 
 
@@ -84,9 +84,9 @@ def _find(
     if not root.is_dir():
         if layout not in (None, "manifest") or not is_manifest(root):
             raise DataError(
-                "the data set is a file",
+                "the data set is a file, not a folder",
                 path=root,
-                remedy="name the folder that holds the cases, or a CSV or JSON list",
+                remedy="give the folder that contains the cases, or a CSV or JSON list",
             )
         return read_manifest(root, log)
     if images is not None or labels is not None:
@@ -113,16 +113,16 @@ def _recognised(root: Path, log: FolderLog) -> Layout | None:
     if folders is None:
         folders = find_folders(root, log)
         if folders is not None and lits is not None and _same_files(folders, lits):
-            # Two folders of volume-N and segmentation-N.
+            # Two folders with volume-N and segmentation-N: this is LiTS.
             folders = None
     fitting = [item for item in (lits, kits, folders) if item is not None]
     if len(fitting) > 1:
         what = "; ".join(f"{item.name} ({item.reason})" for item in fitting)
         raise DataError(
-            f"several layouts in one folder: {what}",
+            f"several layouts fit this folder: {what}",
             path=root,
             found=[item.name for item in fitting],
-            remedy="say which with " + " or ".join(f"--layout {item.name}" for item in fitting),
+            remedy="choose one with " + " or ".join(f"--layout {item.name}" for item in fitting),
         )
     return fitting[0] if fitting else None
 
@@ -165,17 +165,17 @@ def _forced(root: Path, log: FolderLog, layout: str, progress: Callable[[int, in
             elif found is not None and found.name != layout:
                 found = None
     if found is None:
-        raise DataError(f"no {layout} data set: {_holds(root, log)}", path=root, remedy=f"expected {_WANTS[layout]}")
-    return replace(found, reason=f"{found.reason}; asked for by --layout {layout}")
+        raise DataError(f"no {layout} data set: {_holds(root, log)}", path=root, remedy=f"provide {_WANTS[layout]}")
+    return replace(found, reason=f"{found.reason}; chosen with --layout {layout}")
 
 
 _WANTS: Final = {
     "manifest": f"one of {', '.join(MANIFEST_NAMES)}, or the list itself as DATASET",
     "nnunet": "imagesTr/case_0000.nii.gz and labelsTr/case.nii.gz",
-    "msd": "a dataset.json with a list training of image and label",
+    "msd": "a dataset.json with a list `training` of image and label pairs",
     "lits": "files named volume-N.nii and segmentation-N.nii",
     "kits": "folders named case_NNNNN with imaging.nii.gz and segmentation.nii.gz",
-    "two-folders": "a folder of images and one of label maps with same-named files",
+    "two-folders": "a folder of images and a folder of label maps with the same file names",
     "labels-only": "a folder of label maps named labels, labelsTr, label, masks or mask",
 }
 
@@ -187,7 +187,7 @@ def _dicom(root: Path, progress: Callable[[int, int | None], None] | None) -> La
 
 
 def _holds_dicom(root: Path, log: FolderLog) -> bool:
-    """Look at some files for the DICOM mark; folders are walked in order, links to folders are not followed."""
+    """Search the first files for the DICOM marker; folders are visited in order, links to folders are not followed."""
     looked = 0
     for place, inner, names in os.walk(root):
         folder = Path(place)
@@ -215,7 +215,7 @@ def _holds(root: Path, log: FolderLog) -> str:
     found = sorted(log.list(root).names)
     if not found:
         return "the folder is empty"
-    return f"it holds {', '.join(found[:6])}{' …' if len(found) > 6 else ''}"
+    return f"the folder contains {', '.join(found[:6])}{' …' if len(found) > 6 else ''}"
 
 
 def _nothing(root: Path, log: FolderLog, images: PathLike | None, labels: PathLike | None) -> DataError:
@@ -225,12 +225,12 @@ def _nothing(root: Path, log: FolderLog, images: PathLike | None, labels: PathLi
             "no volume found",
             path=where,
             expected="files ending in .nii.gz, .nii or .hdr/.img",
-            remedy="expected .nii.gz, .nii or .hdr/.img; name the folders with --images and --labels",
+            remedy="add .nii.gz, .nii or .hdr/.img files, or give other folders with --images and --labels",
         )
     foreign = next((file for folder in (root, *log.list(root).folders) for file in _listed(log, folder)), None)
     if foreign is not None:
         return DataError(
-            f"no layout recognised: {foreign.name} and its like are not read",
+            f"no layout recognised: files such as {foreign.name} are not supported",
             path=root,
             found=foreign.suffix,
             expected="NIfTI or DICOM",
@@ -242,11 +242,11 @@ def _nothing(root: Path, log: FolderLog, images: PathLike | None, labels: PathLi
             f"no volume found in {' and '.join(folder.name + '/' for folder in empty)}",
             path=root,
             expected="files ending in .nii.gz, .nii or .hdr/.img",
-            remedy="expected .nii.gz, .nii or .hdr/.img; name other folders with --images and --labels",
+            remedy="add .nii.gz, .nii or .hdr/.img files, or give other folders with --images and --labels",
         )
     holds = _holds(root, log)
     message = holds if holds == "the folder is empty" else f"no layout recognised: {holds}"
-    return DataError(message, path=root, found=sorted(log.list(root).names), remedy=f"expected {_EXPECTED}")
+    return DataError(message, path=root, found=sorted(log.list(root).names), remedy=f"provide {_EXPECTED}")
 
 
 def _listed(log: FolderLog, folder: Path) -> tuple[Path, ...]:

@@ -1,4 +1,4 @@
-"""Two folders of same-named files, or label maps alone."""
+"""Find cases in two folders with the same file names, or in one folder with label maps only."""
 
 from __future__ import annotations
 
@@ -20,34 +20,36 @@ _CHANNEL = "_0000"
 def find_folders(
     root: Path, log: FolderLog, *, images: PathLike | None = None, labels: PathLike | None = None
 ) -> Layout | None:
-    """Find a folder of images and one of label maps by their names, or those that were named.
+    """Find a folder of images and a folder of label maps by their names, or use the given folders.
 
     Returns:
-        ``two-folders``, or ``labels-only`` where there is no folder of images; None where no label folder was found.
+        ``two-folders``, or ``labels-only`` if there is no folder of images; None if no folder of label maps was found.
 
     Raises:
-        DataError: A folder that was named does not exist.
+        DataError: A given folder does not exist.
     """
     images_dir = None if images is None else _named(root, images, "--images")
     labels_dir = None if labels is None else _named(root, labels, "--labels")
     if labels_dir is not None and images_dir is not None:
-        reason = f"named by --images {images} and --labels {labels}"
+        reason = f"folders from --images {images} and --labels {labels}"
     elif labels_dir is not None:
         images_dir = _known(root, _IMAGE_FOLDERS, log)
         if images_dir == labels_dir:
             images_dir = None
-        beside = "no folder of images beside it" if images_dir is None else f"images in {images_dir.name}/"
-        reason = f"label maps named by --labels {labels}, {beside}"
+        beside = "no folder of images found" if images_dir is None else f"images in {images_dir.name}/"
+        reason = f"label maps from --labels {labels}, {beside}"
     else:
         labels_dir = _known(root, _LABEL_FOLDERS, log)
         if labels_dir is None:
             return None
         if images_dir is None:
             images_dir = _known(root, _IMAGE_FOLDERS, log)
-            found = "no folder of images" if images_dir is None else f"{images_dir.name}/"
-            reason = f"{found} and {labels_dir.name}/ found in {root.name}/"
+            if images_dir is None:
+                reason = f"{labels_dir.name}/ found in {root.name}/, but no folder of images"
+            else:
+                reason = f"{images_dir.name}/ and {labels_dir.name}/ found in {root.name}/"
         else:
-            reason = f"images named by --images {images}, {labels_dir.name}/ found in {root.name}/"
+            reason = f"images from --images {images}, {labels_dir.name}/ found in {root.name}/"
     label_files = _volumes(labels_dir, log)
     image_files = {} if images_dir is None else _volumes(images_dir, log)
     if not label_files and not image_files:
@@ -69,7 +71,7 @@ def find_folders(
 
 
 def known_folders(root: Path, log: FolderLog) -> tuple[Path, ...]:
-    """Return the folders of a data set whose names say that images or label maps lie in them."""
+    """Return the folders of a data set that are named like folders of images or label maps."""
     found = (_known(root, names, log) for names in (_IMAGE_FOLDERS, _LABEL_FOLDERS))
     return tuple(folder for folder in found if folder is not None)
 
@@ -77,9 +79,9 @@ def known_folders(root: Path, log: FolderLog) -> tuple[Path, ...]:
 def _named(root: Path, folder: PathLike, option: str) -> Path:
     path = root / folder
     if not path.exists():
-        raise DataError(f"no such {option} folder", path=path, remedy="check the path")
+        raise DataError(f"the {option} folder does not exist", path=path, remedy="check the path")
     if not path.is_dir():
-        raise DataError(f"the {option} folder is a file", path=path, remedy="name the folder that holds the cases")
+        raise DataError(f"the {option} folder is a file", path=path, remedy="give the folder that contains the files")
     return path.resolve()
 
 
@@ -89,7 +91,7 @@ def _known(root: Path, names: tuple[str, ...], log: FolderLog) -> Path | None:
 
 
 def _volumes(folder: Path, log: FolderLog) -> dict[str, list[Path]]:
-    """Return a folder's volumes by case id; for a folder of folders with one volume each, by their names."""
+    """Return the volumes of a folder by case id; if each case has its own subfolder, its name is the case id."""
     listed = log.list(folder)
     if listed.volumes:
         return {stem: list(files) for stem, files in listed.volumes.items()}
@@ -102,7 +104,7 @@ def _volumes(folder: Path, log: FolderLog) -> dict[str, list[Path]]:
 
 
 def _strip_channel(images: dict[str, list[Path]], labels: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], bool]:
-    """Take nnU-Net's channel suffix off image names where the label map's name lacks it."""
+    """Remove nnU-Net's channel suffix from image names if no label map has the name with the suffix."""
     renamed: dict[str, list[Path]] = {}
     stripped = False
     for stem, paths in images.items():

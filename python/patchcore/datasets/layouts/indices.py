@@ -1,4 +1,4 @@
-"""Indices of the DICOM volumes of a layout, so that every volume has a path."""
+"""Write index files for the DICOM volumes of a layout, so that every volume has a path."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["with_indices"]
 
 
 def with_indices(layout: Layout, folder: Path) -> Layout:
-    """Write an index for each DICOM volume of a layout; one that says the same already is left untouched.
+    """Write an index for each DICOM volume of a layout; an index with the same content is not rewritten.
 
     Args:
-        layout: Any layout; NIfTI files stay as they are.
-        folder: Where the indices go; made if it is missing.
+        layout: Any layout; NIfTI files are not changed.
+        folder: Folder for the indices; created if it is missing.
 
     Returns:
-        The layout with the volumes at their indices.
+        The layout, with each DICOM volume replaced by its index.
 
     Raises:
         OSError: The folder cannot be written to.

@@ -1,4 +1,4 @@
-"""A data set listed in a file: CSV or JSON with a case in each row."""
+"""Read a data set that is listed in a file: CSV or JSON with one case per row."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ from patchcore.volumes.volume import NiftiFile
 __all__ = ["MANIFEST_NAMES", "is_manifest", "read_manifest"]
 
 MANIFEST_NAMES = ("manifest.csv", "manifest.json", "cases.csv", "cases.json")
-"""Looked for in the data set's folder, in this order; any other name is given as DATASET."""
+"""Names of list files that are searched in the data set's folder, in this order; other lists are given as DATASET."""
 
 _LARGEST = 512 << 20
 _SPLITS = {"": "", "train": "train", "training": "train", "val": "train", "validation": "train", "test": "test",
            "testing": "test", "tr": "train", "ts": "test"}  # fmt: skip
 _KNOWN = ("case_id", "image", "label", "patient", "split")
-_COLUMNS = "case_id, image, label, and where you like patient, split and columns of your own"
+_COLUMNS = "case_id, image, label, and optionally patient, split and your own columns"
 
 
 def is_manifest(path: Path) -> bool:
-    """Return whether a file may list a data set."""
+    """Return whether a file can be a list of cases."""
     return path.suffix.lower() in (".csv", ".json", ".tsv")
 
 
 def read_manifest(path: Path, log: FolderLog) -> Layout:
     """Read the cases that a file lists.
 
-    Paths are relative to the file's folder, or absolute. A case without an image is measured only; a case whose files
-    are missing has a problem. ``split`` may be ``train`` or ``test``; other columns are kept.
+    Paths are relative to the folder of the file, or absolute. A case without an image is only measured. A case with
+    missing files has a problem. ``split`` may be ``train`` or ``test``; other columns are kept.
 
     Args:
         path: CSV (comma, semicolon or tab) with a header row, or JSON: a list of objects, or an object with a list
-            ``cases`` and, where you like, ``labels`` as in ``dataset.json``.
+            ``cases`` and optionally ``labels`` as in ``dataset.json``.
         log: Remembers the file.
 
     Raises:
-        DataError: It is no such file, lacks a column, or names a case twice or in a way that cannot name a file.
+        DataError: The file is not a list of cases, lacks a column, lists a case twice, or has a case id that is not a
+            valid file name.
     """
     log.note(path)
     text = _text(path)
@@ -54,7 +55,9 @@ def read_manifest(path: Path, log: FolderLog) -> Layout:
     else:
         rows = _csv_rows(path, text)
     if not rows:
-        raise DataError("lists no case", path=path, expected=_COLUMNS, remedy=f"columns are {_COLUMNS}")
+        raise DataError(
+            "lists no cases", path=path, expected=_COLUMNS, remedy=f"add one row per case, with columns {_COLUMNS}"
+        )
     cases: dict[str, CaseFiles] = {}
     for where, row in rows:
         case = _case(path, where, row)
@@ -62,13 +65,13 @@ def read_manifest(path: Path, log: FolderLog) -> Layout:
             raise DataError(f"{where}: case {case.case_id} is listed twice", path=path, remedy="give each case one row")
         cases[case.case_id] = case
     tests = sum(case.split == "test" for case in cases.values())
-    kept = f", {tests} of them kept for testing" if tests else ""
+    kept = f"; {tests} kept for testing" if tests else ""
     return Layout(
         name="manifest",
         reason=f"{path.name} lists {len(cases)} case{'' if len(cases) == 1 else 's'}{kept}",
         cases=tuple(cases[case_id] for case_id in sorted(cases)),
         label_names=names,
-        override="name another layout with --layout, or another list as DATASET",
+        override="choose another layout with --layout, or give another list as DATASET",
     )
 
 
@@ -76,7 +79,7 @@ def _text(path: Path) -> str:
     try:
         size = path.stat().st_size
         if size > _LARGEST:
-            raise DataError(f"{size} bytes are no list of cases", path=path, remedy="name another file")
+            raise DataError(f"too large for a list of cases ({size} bytes)", path=path, remedy="give another file")
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror or error})", path=path, remedy="check the path") from None
@@ -84,9 +87,9 @@ def _text(path: Path) -> str:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8 ({error.reason})", path=path, remedy="save it as UTF-8") from None
+        raise DataError(f"is not UTF-8 ({error.reason})", path=path, remedy="save the file as UTF-8") from None
     if "\0" in text:
-        raise DataError("holds NUL characters: it is no text", path=path, remedy="name another file")
+        raise DataError("contains NUL characters: not a text file", path=path, remedy="give another file")
     return text
 
 
@@ -108,11 +111,13 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, Mapping[str, str]]]:
                 continue
             if len(row) > len(header) or len(row) < 1:
                 raise DataError(
-                    f"{where} has {len(row)} fields, the header {len(header)}", path=path, remedy="quote the fields"
+                    f"{where} has {len(row)} fields, but the header has {len(header)}",
+                    path=path,
+                    remedy="quote fields that contain the separator",
                 )
             rows.append((where, dict(zip(header, (cell.strip() for cell in row), strict=False))))
     except csv.Error as error:
-        raise DataError(f"line {reader.line_num}: {error}", path=path, remedy="save it as CSV again") from None
+        raise DataError(f"line {reader.line_num}: {error}", path=path, remedy="save the file as CSV again") from None
     return rows
 
 
@@ -121,11 +126,17 @@ def _check_header(path: Path, header: list[str]) -> None:
     for name in ("case_id", "label"):
         if name not in lowered:
             raise DataError(
-                f"has no column {name}", path=path, found=header, expected=_COLUMNS, remedy=f"columns are {_COLUMNS}"
+                f"has no column {name}",
+                path=path,
+                found=header,
+                expected=_COLUMNS,
+                remedy=f"use the columns {_COLUMNS}",
             )
     twice = sorted({name for name in lowered if name and lowered.count(name) > 1})
     if twice:
-        raise DataError(f"has two columns {', '.join(twice)}", path=path, remedy="remove one of them")
+        raise DataError(
+            f"has duplicate columns: {', '.join(twice)}", path=path, remedy="remove or rename the duplicates"
+        )
     for index, name in enumerate(lowered):
         if name in _KNOWN:
             header[index] = name
@@ -141,23 +152,25 @@ def _json_rows(path: Path, text: str) -> tuple[list[tuple[str, Mapping[str, str]
         names = all_labels(value)
         value = value.get("cases")
     if not isinstance(value, list):
-        raise DataError("holds no list of cases", path=path, remedy='write [{"case_id": …, "image": …, "label": …}, …]')
+        raise DataError(
+            "contains no list of cases", path=path, remedy='write [{"case_id": …, "image": …, "label": …}, …]'
+        )
     return [(f"case {number}", _json_row(path, number, item)) for number, item in enumerate(value, 1)], names
 
 
 def _json_row(path: Path, number: int, item: object) -> dict[str, str]:
     if not isinstance(item, dict):
-        raise DataError(f"case {number} is no object", path=path, remedy="write an object for each case")
+        raise DataError(f"case {number} is not a JSON object", path=path, remedy="write one object per case")
     row: dict[str, str] = {}
     for key, value in item.items():
         if value is None:
             continue
         if (key in _KNOWN and not isinstance(value, str | int)) or (isinstance(value, bool) and key in _KNOWN):
-            raise DataError(f"case {number}: {key} is no text", path=path, found=value, remedy="write it as text")
+            raise DataError(f"case {number}: {key} is not text", path=path, found=value, remedy="write it as text")
         row[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     for name in ("case_id", "label"):
         if name not in row:
-            raise DataError(f"case {number} has no {name}", path=path, expected=_COLUMNS, remedy=f"give {_COLUMNS}")
+            raise DataError(f"case {number} has no {name}", path=path, expected=_COLUMNS, remedy=f"write {_COLUMNS}")
     return row
 
 
@@ -166,23 +179,24 @@ def _case(path: Path, where: str, row: Mapping[str, str]) -> CaseFiles:
     unsafe = case_id_problem(case_id)
     if unsafe:
         raise DataError(
-            f"{where}: case_id {case_id[:60]!r} {unsafe}", path=path, remedy="name cases so that files can be named so"
+            f"{where}: case_id {case_id[:60]!r} {unsafe}", path=path, remedy="use a case_id that is a valid file name"
         )
     split = _SPLITS.get(row.get("split", "").casefold())
     if split is None:
         raise DataError(
-            f"{where}: split {row['split']!r} is not known", path=path, remedy="write train or test, or leave it empty"
+            f"{where}: unknown split {row['split']!r}", path=path, remedy="write train or test, or leave it empty"
         )
     image = _file(path, row.get("image", ""))
     label = _file(path, row.get("label", ""))
     problem = remedy = None
     for what, given, file in (("label map", row.get("label", ""), label), ("image", row.get("image", ""), image)):
         if what == "label map" and not given:
-            problem, remedy = "no label map is listed", "name it in the column label"
+            problem, remedy = "no label map is listed", "add it in the column label"
         elif given and file is None:
-            problem, remedy = f"its {what} has no name that a file can have", "correct the list"
+            problem, remedy = f"the name of the {what} is not a valid file name", f"correct {path.name}"
         elif file is not None and not _exists(file):
-            problem, remedy = f"its {what} {given} does not exist", f"correct {path.name}: paths are relative to it"
+            problem = f"the {what} {given} does not exist"
+            remedy = f"correct the path in {path.name} (relative to the folder of {path.name})"
         if problem:
             break
     return CaseFiles(

@@ -1,6 +1,6 @@
-"""Figures as PNG and SVG: lesions beside the patches, burden, spacing, and how predictions lie on the CT.
+"""Figures as PNG and SVG: lesion volumes with patch sizes, burden, spacing, and predictions on the CT.
 
-Matplotlib is loaded only when a figure is drawn, and drawn on without a display or global state.
+Matplotlib is loaded only when a figure is drawn. It needs no display and its global state is not used.
 """
 
 from patchcore.views.figures.burden import burden_figure

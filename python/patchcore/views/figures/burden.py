@@ -1,4 +1,4 @@
-"""How much lesion each case and each patient carries."""
+"""Draw the lesion burden of each case and each patient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["burden_figure"]
 
-# More points than this are thinned: nobody can see more, and each costs time.
+# More points than this are thinned out: they are not visible and cost time.
 _POINTS = 400
 
 
@@ -30,15 +30,15 @@ def burden_figure(
     title: str | None = None,
     formats: Sequence[str] = FORMATS,
 ) -> Path:
-    """Draw total lesion volume and number of lesions per case, and per patient where that differs.
+    """Draw total lesion volume and number of lesions per case, and per patient if that differs.
 
-    On the left every case with a lesion is a point, sorted by its total lesion volume; on the right cases are
-    counted by their number of lesions.
+    The left side shows every case with a lesion as a point, sorted by total lesion volume. The right side shows how
+    many cases have how many lesions.
 
     Args:
         per_case: Burden of the cases.
-        per_patient: Burden of the patients; None, or as many patients as cases, draws the cases alone.
-        path: File to write; its suffix is replaced by each format's.
+        per_patient: Burden of the patients; if None, or if there are as many patients as cases, only cases are drawn.
+        path: File to write; the suffix is replaced by that of each format.
         title: Text above the figure.
         formats: ``"png"``, ``"svg"`` or both.
 
@@ -46,7 +46,7 @@ def burden_figure(
         The path with the suffix of the first format.
 
     Raises:
-        DataError: An unknown format.
+        DataError: A format is unknown.
         MissingExtraError: Matplotlib is not installed.
         OSError: The figure cannot be written.
     """
@@ -60,7 +60,7 @@ def burden_figure(
 
     every = np.concatenate([burden.volumes_mm3 for _, burden, _, _ in groups]) / 1000
     if every.min() <= 0:
-        raise DataError("a burden to draw must be positive", found=float(every.min()))
+        raise DataError("a burden figure needs positive lesion volumes", found=float(every.min()))
     for name, burden, colour, marker in groups:
         shares, volumes = _ranked(np.asarray(burden.volumes_mm3) / 1000)
         left.plot(
@@ -81,10 +81,10 @@ def burden_figure(
         solid = marker == "o"
         right.bar(at, counts, width=width * 0.9, color=colour if solid else "none", edgecolor=colour, linewidth=0.9)
     right.set_xticks(range(len(edges)), _bin_names(edges), fontsize=8 if edges[-1] > 9 else 9)
-    # A single bar as wide as the axes would look like much.
+    # Room for at least six bars: a single bar as wide as the axes would look large.
     right.set_xlim(-0.6, max(len(edges), 6) - 0.4)
     right.locator_params(axis="y", integer=True, nbins=6)
-    right.set_xlabel("lesions of one case" if len(groups) == 1 else "lesions of one case or patient")
+    right.set_xlabel("lesions per case" if len(groups) == 1 else "lesions per case or patient")
     right.set_ylabel(" or ".join(name for name, *_ in groups))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
@@ -95,7 +95,7 @@ def burden_figure(
 
 
 def _ranked(values: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Return the share of values below each, in percent, and the values in ascending order, thinned."""
+    """Return the percentile of each value and the values in ascending order, thinned out."""
     ordered = np.sort(values)
     shares = 100 * (np.arange(len(ordered)) + 0.5) / len(ordered)
     keep = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _POINTS)).round().astype(int))
@@ -103,7 +103,7 @@ def _ranked(values: Float64Array) -> tuple[Float64Array, Float64Array]:
 
 
 def _count_bins(most: int) -> list[int]:
-    """Return where bins of lesion counts begin: each number its own while there are few, wider ones for many.
+    """Return the lower edges of the bins of lesion counts: one bin per number up to 10, wider bins above.
 
     Example:
         >>> _count_bins(3), _count_bins(40)

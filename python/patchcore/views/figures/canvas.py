@@ -1,4 +1,4 @@
-"""What all figures share: colours, canvas, ticks of a log axis, and writing PNG and SVG with stable bytes."""
+"""Parts shared by all figures: colours, canvas, log axis, and writing PNG and SVG with reproducible bytes."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ __all__ = [
 Format = Literal["png", "svg"]
 FORMATS: tuple[Format, ...] = ("png", "svg")
 
-# Told apart in all common kinds of colour blindness, and in grey, by their lightness.
+# These colours differ in lightness, so they can be distinguished with colour blindness and in grey.
 INK, GREY, LIGHT_BLUE, BLUE, RED, ORANGE = "#222222", "#6e6e6e", "#9db8d6", "#1f4e79", "#c0392b", "#d98200"
 
 _SETTINGS: dict[str, Any] = {
-    # Glyphs as outlines look the same everywhere; the salt keeps ids, and so the bytes, the same.
+    # Outlined glyphs look the same on every machine; the fixed salt keeps ids, and so the bytes, the same.
     "svg.fonttype": "path",
     "svg.hashsalt": "patchcore",
     "font.family": ["DejaVu Sans"],
@@ -48,7 +48,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of `width` × `height` inches, tied to no display.
+    """Return an empty figure of `width` × `height` inches that needs no display.
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
@@ -66,7 +66,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def title(figure: Figure, text: str, note: str = "", *, left: float = 0.09) -> None:
-    """Write a title, and a grey line below it; text from files is never read as mathematics."""
+    """Write a title and a grey note below it. Text from files is never parsed as mathematics."""
     height = figure.get_figheight()
     figure.text(left, 1 - 0.28 / height, text, color=INK, fontsize=12, va="center", parse_math=False)
     if note:
@@ -74,7 +74,7 @@ def title(figure: Figure, text: str, note: str = "", *, left: float = 0.09) -> N
 
 
 def log_axis(axes: Axes, which: Literal["x", "y"], low: float, high: float) -> None:
-    """Make an axis logarithmic from `low` to `high` with ticks that read as plain numbers."""
+    """Make an axis logarithmic from `low` to `high`, with plain numbers as tick labels."""
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter
 
     major, minor = log_ticks(low, high)
@@ -88,18 +88,18 @@ def log_axis(axes: Axes, which: Literal["x", "y"], low: float, high: float) -> N
 
 
 def save(figure: Figure, path: PathLike, *, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Write a figure in each format beside `path`, each whole or not at all; the same figure, the same bytes.
+    """Write a figure atomically in each format. The same figure always gives the same bytes.
 
     Args:
-        figure: What to write.
-        path: Its suffix is replaced by each format's; its folder is made.
-        formats: Among ``"png"`` and ``"svg"``.
+        figure: The figure to write.
+        path: Path of the figure; its folder is created, and the suffix is replaced by that of each format.
+        formats: ``"png"``, ``"svg"`` or both.
 
     Returns:
         The files, in the order of `formats`.
 
     Raises:
-        DataError: Another format.
+        DataError: A format is unknown.
         OSError: A file cannot be written.
     """
     check_formats(formats)
@@ -108,13 +108,13 @@ def save(figure: Figure, path: PathLike, *, formats: Sequence[str] = FORMATS) ->
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
-    # The defaults name the software's version and the date, which would change the bytes.
+    # By default the software version and the date are written, which would change the bytes.
     unnamed: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "svg": {"Creator": None, "Date": None, "Format": None, "Type": None},
     }
     with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
-        # A case id in a script that the font lacks is drawn as boxes: no reason to warn at every drawing.
+        # Characters that the font lacks are drawn as boxes; a warning per figure is not needed.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         for kind in formats:
             target = path.with_suffix(f".{kind}")
@@ -125,10 +125,10 @@ def save(figure: Figure, path: PathLike, *, formats: Sequence[str] = FORMATS) ->
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Refuse a format that figures are not written in.
+    """Check that every format is supported.
 
     Raises:
-        DataError: One is unknown, or none is given.
+        DataError: A format is unknown, or no format is given.
     """
     if not formats or any(kind not in FORMATS for kind in formats):
-        raise DataError(f"figures are not written as {', '.join(formats) or 'nothing'}", remedy="use png, svg or both")
+        raise DataError(f"unknown figure format: {', '.join(formats) or 'none given'}", remedy="use png, svg or both")

@@ -1,4 +1,4 @@
-"""How predictions lie on the CT: one axial slice a case with its true and predicted contours."""
+"""Draw predictions on the CT: one axial slice per case with true and predicted contours."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["Panel", "best_slice", "contours_figure"]
 
 Panel = tuple[npt.NDArray[Any], npt.NDArray[Any], "npt.NDArray[Any] | None", str]
-"""Image, label, prediction (or None) and title; 3D arrays of one shape, canonical RAS+ axes."""
+"""Image, label, prediction (or None) and title; 3D arrays of the same shape, canonical RAS+ axes."""
 
 _TRUE, _PREDICTED = "#35d07f", "#ff5a4f"
 
 
 def best_slice(label: npt.NDArray[Any], prediction: npt.NDArray[Any] | None = None) -> int:
-    """Return the axial slice (last axis) with the most label voxels, or predicted ones without a label.
+    """Return the axial slice (last axis) with the most label voxels, or predicted voxels if there are none.
 
     Example:
         >>> volume = np.zeros((4, 4, 5), dtype=np.uint8)
@@ -48,24 +48,24 @@ def contours_figure(
     spacing: Triple | Sequence[Triple] = (1.0, 1.0, 1.0),
     columns: int = 4,
 ) -> Path:
-    """Draw one axial CT slice a case with its true and predicted contours.
+    """Draw one axial CT slice per case with its true and predicted contours.
 
     Args:
-        panels: Image (HU), label, prediction and title of each case. The arrays are 3D, of one shape, in
-            canonical RAS+ axes; label and prediction are masks or label maps whose non-zero voxels are
-            outlined; a prediction may be None. The slice with the most label voxels is shown, anterior up,
-            the patient's right on the left, as radiologists do.
-        path: PNG to write, whole or not at all; its folder is made.
+        panels: Image (HU), label, prediction and title of each case. The arrays are 3D, have the same shape and
+            canonical RAS+ axes. Label and prediction are masks or label maps; their non-zero voxels are outlined.
+            The prediction may be None. The slice with the most label voxels is shown in the radiological view:
+            anterior up, the patient's right on the left.
+        path: PNG to write atomically; its folder is created.
         hu_range: Grey scale, HU.
-        spacing: mm per voxel of all panels, or one for each, so that no slice is stretched.
-        columns: Panels in a row.
+        spacing: Spacing of all panels, or one spacing per panel, mm; it sets the aspect ratio.
+        columns: Panels per row.
 
     Returns:
-        The path written.
+        The written path.
 
     Raises:
-        DataError: No panel.
-        ShapeMismatchError: Arrays of one panel differ in shape, or are not 3D.
+        DataError: There is no panel, or the number of spacings is wrong.
+        ShapeMismatchError: The arrays of a panel have different shapes, or are not 3D.
         MissingExtraError: Matplotlib is not installed.
         OSError: The figure cannot be written.
     """
@@ -74,7 +74,7 @@ def contours_figure(
     for image, label, prediction, title in panels:
         shapes = {image.shape, label.shape} | (set() if prediction is None else {prediction.shape})
         if len(shapes) > 1 or image.ndim != 3:
-            raise ShapeMismatchError(f"{title}: arrays of shapes {sorted(shapes)} are not one 3D grid", found=shapes)
+            raise ShapeMismatchError(f"{title}: arrays of shapes {sorted(shapes)} are not on one 3D grid", found=shapes)
     spacings = _spacings(spacing, len(panels))
     across = min(columns, len(panels))
     down = math.ceil(len(panels) / across)
@@ -103,8 +103,8 @@ def _spacings(spacing: Triple | Sequence[Triple], count: int) -> list[Triple]:
 def _draw_panel(axes: Axes, panel: Panel, spacing: Triple, hu_range: tuple[float, float]) -> None:
     image, label, prediction, title = panel
     k = best_slice(label, prediction)
-    # In RAS+ the first index grows to the right and the second to anterior: flipping the first and putting
-    # the origin below gives the radiologist's view.
+    # In RAS+ the first index increases to the right and the second to anterior. Flipping the first and placing the
+    # origin at the bottom gives the radiological view.
     axes.imshow(
         np.asarray(image[::-1, :, k], dtype=np.float32).T,
         cmap="gray",
@@ -118,7 +118,7 @@ def _draw_panel(axes: Axes, panel: Panel, spacing: Triple, hu_range: tuple[float
         if mask is None:
             continue
         plane = (np.asarray(mask[::-1, :, k]) != 0).T
-        # A plane of one value has no contour, and matplotlib would warn.
+        # A plane with a single value has no contour, and matplotlib would warn.
         if plane.any() and not plane.all():
             axes.contour(plane.astype(np.float32), levels=[0.5], colors=[colour], linewidths=1.3)
     axes.set_title(title, fontsize=9, color=INK, parse_math=False)

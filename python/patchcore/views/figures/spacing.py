@@ -1,4 +1,4 @@
-"""How the cases' spacings spread, axis by axis."""
+"""Draw the distribution of the spacings per axis."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from patchcore.views.figures.canvas import title as write_title
 __all__ = ["spacing_figure"]
 
 _AXES = ("x\nleft–right", "y\nback–front", "z\nfeet–head")
-# Spacings nearer than this part of the axis share a bubble.
+# Spacings closer than 1 / _PLACES of the axis share a bubble.
 _PLACES = 150
 
 
 def spacing_figure(
     spacings: Sequence[Triple], path: PathLike, *, title: str | None = None, formats: Sequence[str] = FORMATS
 ) -> Path:
-    """Draw how many cases have which spacing along each axis, with the median, the default training spacing.
+    """Draw the spacings of all cases along each axis, and their median, which is the default training spacing.
 
     Args:
-        spacings: mm per voxel of each case, closest-canonical axes; at least one, positive.
-        path: File to write; its suffix is replaced by each format's.
+        spacings: Spacing of each case, closest-canonical axes, mm; at least one case, all positive.
+        path: File to write; the suffix is replaced by that of each format.
         title: Text above the figure.
         formats: ``"png"``, ``"svg"`` or both.
 
@@ -35,13 +35,13 @@ def spacing_figure(
         The path with the suffix of the first format.
 
     Raises:
-        DataError: No case, a spacing that is not positive, or an unknown format.
+        DataError: There is no case, a spacing is not positive, or a format is unknown.
         MissingExtraError: Matplotlib is not installed.
         OSError: The figure cannot be written.
     """
     values = np.asarray(list(spacings), dtype=np.float64).reshape(-1, 3)
     if not len(values) or not np.all(np.isfinite(values)) or values.min() <= 0:
-        raise DataError("spacings to draw must be positive and at least one", found=len(values))
+        raise DataError("a spacing figure needs at least one case, and positive spacings", found=len(values))
     check_formats(formats)
     low, high = float(values.min()) / 1.25, float(values.max()) * 1.25
     figure = new_figure(8.0, 3.4)
@@ -76,13 +76,13 @@ def spacing_figure(
                 annotation_clip=False,
             )  # fmt: skip
     axes.spines[["top", "right", "left"]].set_visible(False)
-    note = "thin line: 5 to 95 % of the cases, thick: 25 to 75 %; a bubble's area is the share of cases at that spacing"
+    note = "thin line: 5 to 95 % of the cases, thick: 25 to 75 %; bubble area: share of cases with that spacing"
     write_title(figure, title or f"Spacing of {len(values)} case{'s' * (len(values) != 1)}", note, left=0.12)
     return save(figure, path, formats=formats)[0]
 
 
 def _bubbles(values: Float64Array, low: float, high: float) -> tuple[Float64Array, npt.NDArray[np.int64]]:
-    """Return where values lie, those that would overlap taken together at their median, and how many each holds."""
+    """Return the positions of the bubbles and the number of cases in each; overlapping values share their median."""
     places = np.round(np.log(values / low) / np.log(high / low) * _PLACES).astype(np.int64)
     kept, counts = np.unique(places, return_counts=True)
     return np.array([np.median(values[places == place]) for place in kept]), counts

@@ -1,4 +1,4 @@
-"""How large the lesions are, beside the patches they might get."""
+"""Draw lesion volumes together with the volumes of the candidate patches."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def lesion_volumes_figure(
     title: str | None = None,
     formats: Sequence[str] = FORMATS,
 ) -> Path:
-    """Draw lesion volumes on a log axis with the volumes of the candidate patches and of p* drawn in.
+    """Draw lesion volumes on a log axis, and mark the volumes of the candidate patches and of p*.
 
     Args:
         volumes_mm3: Lesion volumes, mm³, at least one.
-        candidates: Patch sizes in voxels; a single edge stands for a cube.
+        candidates: Patch sizes, voxels; a single number is the edge of a cube.
         spacing: Training spacing, mm per voxel.
         ideal_edge: p* in voxels, or None.
-        path: File to write, whole or not at all; its folder is made, its suffix replaced by each format's.
+        path: File to write atomically; its folder is created, and the suffix is replaced by that of each format.
         title: Text above the figure.
         formats: ``"png"``, ``"svg"`` or both.
 
@@ -45,7 +45,7 @@ def lesion_volumes_figure(
         The path with the suffix of the first format.
 
     Raises:
-        DataError: No lesion, a volume that is not positive, or an unknown format.
+        DataError: There is no lesion, a volume is not positive, or a format is unknown.
         MissingExtraError: Matplotlib is not installed.
         OSError: The figure cannot be written.
 
@@ -57,7 +57,7 @@ def lesion_volumes_figure(
     """
     volumes = np.asarray(list(volumes_mm3), dtype=np.float64)
     if not len(volumes) or not np.all(np.isfinite(volumes)) or volumes.min() <= 0:
-        raise DataError("lesion volumes to draw must be positive and at least one", found=len(volumes))
+        raise DataError("a volume figure needs at least one lesion, and positive volumes", found=len(volumes))
     check_formats(formats)
     voxel_mm3 = math.prod(spacing)
     patches = sorted({(p, p, p) if isinstance(p, int) else p for p in candidates}, key=math.prod)
@@ -100,21 +100,21 @@ def lesion_volumes_figure(
     axes.set_xlabel("lesion volume (mL)")
     axes.set_ylabel("lesions")
     axes.spines[["top", "right"]].set_visible(False)
-    note = f"dashed: a patch of that many voxels at {' × '.join(f'{s:.3g}' for s in spacing)} mm"
+    note = f"dashed: patch with this edge [voxels] at {' × '.join(f'{s:.3g}' for s in spacing)} mm"
     heading = title or f"{len(volumes)} lesions and the candidate patch sizes"
     write_title(figure, heading, note if marks else "", left=_LEFT)
     return save(figure, path, formats=formats)[0]
 
 
 class _Names:
-    """Rows of names above the axes, filled from below so that no two names overlap."""
+    """Rows of names above the axes, filled from the lowest row so that names do not overlap."""
 
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = low, high
         self.rows: list[list[tuple[float, float]]] = []
 
     def place(self, value: float, name: str) -> tuple[float, int]:
-        """Return where along the axis, as a share, and in which row a name stands."""
+        """Return the position of a name along the axis, as a fraction, and its row."""
         width = _WIDTH * (_RIGHT - _LEFT)
         # A digit of 9 points is 0.08 inches wide.
         half = 0.042 * len(name) + 0.04

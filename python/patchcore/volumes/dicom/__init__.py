@@ -1,1 +1,1 @@
-"""DICOM: CT series, DICOM SEG and RTSTRUCT, found by UID and read as volumes in stored array order."""
+"""Reads DICOM CT series, SEG and RTSTRUCT as volumes in stored array order; files are matched by UID."""

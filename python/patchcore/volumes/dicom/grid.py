@@ -1,6 +1,7 @@
-"""Where slices lie: the grid of a volume from the planes of its slices, and frames placed on a grid.
+"""Geometry of DICOM slices: computes the grid of a volume from its slices, and places frames on a grid.
 
-DICOM's world is LPS, ours RAS+. Arrays are in stored order: columns i, rows j, slices k along the normal.
+World coordinates are LPS in DICOM and RAS+ in patchcore. Arrays are in stored order: columns i, rows j, slices k along
+the normal.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from patchcore.types import Affine, Float64Array, IntTriple, PathLike
 __all__ = ["MAX_PIXELS", "Grid", "Placement", "Plane", "SlicesError", "grid_of", "place", "where"]
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-# Slices count as equally spaced within 1 % or 0.01 mm; up to 10 % (rounded positions) the user is told.
+# Slices are equally spaced within 1 % or 0.01 mm. Deviations up to 10 % (rounded positions) are reported in a note.
 _EVEN, _EVEN_MM, _ROUNDED = 0.01, 0.01, 0.1
 _TILT_DEGREES = 0.1
 _OFF_GRID = 0.1
 MAX_PIXELS = 1 << 26
-"""Pixels of a frame: 8192 × 8192. More is no CT."""
+"""Largest number of pixels in a frame: 8192 × 8192. A CT is never larger."""
 
 
 @dataclass(frozen=True)
 class Plane:
-    """One image plane in the patient: pixel centres of a frame, in mm, LPS.
+    """One image plane in the patient: the pixel centres of a frame, in mm, LPS.
 
     Attributes:
         position: Centre of the first pixel.
-        rows_along: Direction of growing column index, then of growing row index: ImageOrientationPatient.
-        pixel_spacing: mm between rows, between columns: PixelSpacing.
-        shape: Rows, columns.
+        rows_along: ImageOrientationPatient: direction of increasing column index, then of increasing row index.
+        pixel_spacing: PixelSpacing: mm between rows, then between columns.
+        shape: Number of rows, number of columns.
     """
 
     position: tuple[float, ...]
@@ -46,12 +47,12 @@ class Plane:
 
     @property
     def column_step(self) -> Float64Array:
-        """From one column to the next, mm LPS, shape (3,)."""
+        """Step from one column to the next, mm LPS, shape (3,)."""
         return np.asarray(self.rows_along[:3]) * self.pixel_spacing[1]
 
     @property
     def row_step(self) -> Float64Array:
-        """From one row to the next, mm LPS, shape (3,)."""
+        """Step from one row to the next, mm LPS, shape (3,)."""
         return np.asarray(self.rows_along[3:]) * self.pixel_spacing[0]
 
     @property
@@ -61,13 +62,13 @@ class Plane:
         return np.asarray(normal / np.linalg.norm(normal))
 
     def check(self, path: PathLike) -> None:
-        """Raise HeaderError where the plane cannot be one."""
+        """Raise HeaderError if the plane is impossible."""
         a, b = np.asarray(self.rows_along[:3]), np.asarray(self.rows_along[3:])
         lengths = (float(np.linalg.norm(a)), float(np.linalg.norm(b)))
         remedy = "correct the header, or export the file again"
         if max(abs(n - 1) for n in lengths) > 1e-2 or abs(float(a @ b)) > 1e-2:
             raise HeaderError(
-                f"ImageOrientationPatient {self.rows_along} is no pair of orthogonal unit vectors",
+                f"ImageOrientationPatient {self.rows_along} is not a pair of orthogonal unit vectors",
                 path=path,
                 remedy=remedy,
             )
@@ -76,10 +77,12 @@ class Plane:
         if max(abs(value) for value in self.position) > 1e6:
             raise HeaderError(f"ImagePositionPatient {self.position} mm is not plausible", path=path, remedy=remedy)
         if min(self.shape) < 1 or math.prod(self.shape) > MAX_PIXELS:
-            raise HeaderError(f"{self.shape[0]} × {self.shape[1]} pixels are not plausible", path=path, remedy=remedy)
+            raise HeaderError(
+                f"a frame of {self.shape[0]} × {self.shape[1]} pixels is not plausible", path=path, remedy=remedy
+            )
 
     def like(self, other: Plane) -> bool:
-        """Return whether both have one size, spacing and orientation."""
+        """Return whether both planes have the same size, spacing and orientation."""
         return (
             self.shape == other.shape
             and np.allclose(self.pixel_spacing, other.pixel_spacing, rtol=1e-3, atol=0)
@@ -89,7 +92,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Grid:
-    """Shape and affine (voxel index → world mm, RAS+) of a volume, and what there is to say about its slices."""
+    """Shape and affine (voxel index → world mm, RAS+) of a volume, and notes about its slices."""
 
     shape: IntTriple
     affine: Affine
@@ -97,12 +100,12 @@ class Grid:
 
     @property
     def from_lps(self) -> Affine:
-        """World mm LPS → voxel index, shape (4, 4)."""
+        """Matrix from world mm (LPS) to voxel index, shape (4, 4)."""
         return np.asarray(np.linalg.inv(_LPS_TO_RAS @ self.affine))
 
 
 class SlicesError(DataError):
-    """Slices are missing, doubled, shifted or not equally spaced."""
+    """Slices are missing, duplicated, shifted or not equally spaced."""
 
     check = "slices"
 
@@ -111,22 +114,23 @@ def grid_of(planes: Sequence[Plane], *, thickness: float | None, sparse: bool = 
     """Return the grid of slices that are sorted along their normal.
 
     Args:
-        planes: One a slice, of one size, spacing and orientation, ascending along the normal.
-        thickness: mm; of a single slice, whose neighbour's distance is unknown; with `sparse`, the slices' distance.
-        sparse: Whether slices may be left out (empty frames of a SEG).
+        planes: One plane per slice, all with the same size, spacing and orientation, in ascending order along the
+            normal.
+        thickness: Slice thickness in mm, used if there is only one slice. With `sparse`: distance between slices.
+        sparse: Whether slices may be missing (a SEG may omit empty frames).
 
     Returns:
-        The grid; with a gantry tilt above 0.1° its affine is sheared.
+        The grid; its affine is sheared if the gantry tilt is above 0.1°.
 
     Raises:
-        SlicesError: A slice is missing, doubled or shifted; the message names its position.
-        DataError: The distance of slices cannot be told.
+        SlicesError: A slice is missing, duplicated or shifted; the message gives its position.
+        DataError: The distance between slices cannot be determined.
     """
     first = planes[0]
     along = np.asarray([float(np.asarray(plane.position) @ first.normal) for plane in planes])
     if len(planes) == 1:
         if thickness is None or not 0 < thickness < 1000:
-            raise DataError("has one slice of unknown thickness", remedy="export the whole series")
+            raise DataError("has only one slice, and its thickness is unknown", remedy="export the whole series")
         step, count = first.normal * thickness, 1
         return Grid((first.shape[1], first.shape[0], count), _affine(first, step))
     gaps = np.diff(along)
@@ -139,9 +143,9 @@ def grid_of(planes: Sequence[Plane], *, thickness: float | None, sparse: bool = 
     tilt = math.degrees(math.atan2(float(np.linalg.norm(step - step_mm * first.normal)), step_mm))
     notes = []
     if tilt > _TILT_DEGREES:
-        notes.append(f"the gantry was tilted by {tilt:.2f}°: the affine is sheared")
+        notes.append(f"the gantry was tilted by {tilt:.2f}°; the affine is sheared")
     else:
-        # Positions are decimal text: what differs in the tenth digit is arithmetic.
+        # Positions are decimal text: a difference in the tenth digit is a rounding error.
         step = round(step_mm, 9) * first.normal
     origin = positions.mean(axis=0) - index.mean() * step
     off = positions - (origin + index[:, None] * step)
@@ -155,22 +159,23 @@ def grid_of(planes: Sequence[Plane], *, thickness: float | None, sparse: bool = 
             remedy="resample the series to equal spacing, or export it again",
         )
     if uneven[worst] > max(_EVEN * step_mm, _EVEN_MM):
-        notes.append(f"slice positions stray from equal spacing by up to {uneven[worst]:.3g} mm of {step_mm:.4g} mm")
+        notes.append(f"slice positions deviate from equal spacing ({step_mm:.4g} mm) by up to {uneven[worst]:.3g} mm")
     worst = int(sideways.argmax())
     if sideways[worst] > max(_OFF_GRID * min(first.pixel_spacing), _EVEN_MM):
         raise SlicesError(
-            f"the slice at {where(planes[worst])} is shifted sideways by {sideways[worst]:.3g} mm against the others",
+            f"the slice at {where(planes[worst])} is shifted sideways by {sideways[worst]:.3g} mm "
+            "relative to the other slices",
             remedy="export the series again",
         )
     shape = (first.shape[1], first.shape[0], int(index[-1]) + 1)
     exact = np.asarray(first.position)
-    # The header's own position where it fits to the last digit, the fitted one else.
+    # Use the position in the header if it agrees with the fitted one, otherwise the fitted one.
     origin = exact if np.allclose(origin, exact, rtol=0, atol=1e-4) else origin
     return Grid(shape, _affine(first, step, origin), tuple(notes))
 
 
 def where(plane: Plane) -> str:
-    """Return a plane's position for a message."""
+    """Return a plane's position as text for a message."""
     return _text(plane.position)
 
 
@@ -181,7 +186,7 @@ def _text(position: Sequence[float] | Float64Array) -> str:
 def _indices(
     planes: Sequence[Plane], gaps: Float64Array, distance: float | None, *, sparse: bool
 ) -> npt.NDArray[np.float64]:
-    """Return the slice index of each plane; each its rank where none may be missing."""
+    """Return the slice index of each plane; without `sparse`, the index is the plane's rank."""
     if gaps.min() < 1e-3:
         at = int(gaps.argmin())
         raise SlicesError(f"two slices lie at {where(planes[at])}", remedy="keep one acquisition of the series")
@@ -190,7 +195,10 @@ def _indices(
         index = np.concatenate([[0.0], np.cumsum(gaps / step)])
         rounded: npt.NDArray[np.float64] = np.rint(index)
         if rounded[-1] > 1e5 or np.abs(index - rounded).max() > _ROUNDED or np.diff(rounded).min() < 1:
-            raise DataError(f"frames lie at no multiple of {step:.4g} mm", remedy="add the CT that it was drawn on")
+            raise DataError(
+                f"the frame positions are not multiples of {step:.4g} mm",
+                remedy="add the CT that the segmentation was drawn on",
+            )
         return rounded
     usual = float(np.median(gaps))
     missing = np.flatnonzero(gaps > 1.5 * usual)
@@ -200,7 +208,7 @@ def _indices(
         position = np.asarray(planes[gap].position) + planes[gap].normal * usual
         raise SlicesError(
             f"{count} slice{'s are' if count > 1 else ' is'} missing at {_text(position)}: "
-            f"a gap of {gaps[gap]:.4g} mm where slices lie {usual:.4g} mm apart",
+            f"the gap is {gaps[gap]:.4g} mm, the other slices are {usual:.4g} mm apart",
             remedy="download or export the series again",
         )
     return np.arange(len(planes), dtype=np.float64)
@@ -215,13 +223,15 @@ def _affine(first: Plane, step: Float64Array, origin: Any = None) -> Affine:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a frame lies on a grid.
+    """Position and direction of a frame on a grid.
 
     Attributes:
-        origin: Voxel of the frame's first pixel; may lie outside.
-        column_axis: Grid axis along which columns grow, and its sign in `column_sign`.
-        row_axis: Likewise of rows.
-        shape: Rows, columns of the frame.
+        origin: Voxel of the frame's first pixel; it may lie outside the grid.
+        column_axis: Grid axis along which the column index increases.
+        column_sign: 1 if the voxel index increases with the column index, −1 if it decreases.
+        row_axis: Grid axis along which the row index increases.
+        row_sign: 1 if the voxel index increases with the row index, −1 if it decreases.
+        shape: Number of rows, number of columns of the frame.
     """
 
     origin: IntTriple
@@ -237,12 +247,12 @@ class Placement:
         return 3 - self.column_axis - self.row_axis
 
     def paint(self, frame: npt.NDArray[np.bool_], volume: npt.NDArray[Any], value: int, start: IntTriple) -> bool:
-        """Set the frame's true pixels in a part of the grid.
+        """Write a value at the frame's true pixels into a part of the grid.
 
         Args:
             frame: Shape (rows, columns).
             volume: Part of the grid, changed in place.
-            value: What is written.
+            value: Value to write.
             start: Voxel of the grid at which `volume` begins.
 
         Returns:
@@ -252,7 +262,7 @@ class Placement:
         if not 0 <= at[self.slice_axis] < volume.shape[self.slice_axis]:
             return not frame.any()
         picture = frame if self.row_axis < self.column_axis else frame.T
-        # From here on the picture's axes are the volume's two others, in order.
+        # From here on, the picture's axes are the volume's two in-plane axes, in order.
         axes = (self.row_axis, self.column_axis)
         signs = (self.row_sign, self.column_sign)
         if self.row_axis > self.column_axis:
@@ -276,25 +286,25 @@ class Placement:
 
 
 def place(plane: Plane, grid: Grid, *, slice_index: int | None, name: str) -> tuple[Placement, float]:
-    """Place a frame on a grid, by exact flips and permutations only.
+    """Place a frame on a grid; only exact flips and axis permutations are allowed.
 
     Args:
         plane: The frame.
         grid: The grid.
-        slice_index: The slice that the frame refers to, None to go by position alone.
-        name: The frame, for messages.
+        slice_index: The slice that the frame refers to. None: only the frame's position is used.
+        name: Name of the frame, for messages.
 
     Returns:
-        The placement, and how far along the slice axis the frame lies from where it is put, in mm.
+        The placement, and the distance in mm along the slice axis between the frame and its placement.
 
     Raises:
-        DataError: It lies off the grid, or between two of its slices; the message names distance and place.
-        UnsupportedDataError: Its pixels have another size or another direction.
+        DataError: The frame lies off the grid or between two slices; the message gives distance and position.
+        UnsupportedDataError: The frame's pixels differ from the grid in size or direction.
     """
     inverse = grid.from_lps
     columns, rows = inverse[:3, :3] @ plane.column_step, inverse[:3, :3] @ plane.row_step
     axes, signs = [], []
-    # Over a whole frame the steps must not drift by more than the tolerance.
+    # Over a whole frame, the pixel steps may drift by at most the tolerance.
     drift = _OFF_GRID / max(plane.shape)
     for step in (columns, rows):
         axis = int(np.abs(step).argmax())
@@ -304,13 +314,15 @@ def place(plane: Plane, grid: Grid, *, slice_index: int | None, name: str) -> tu
         if np.abs(step - unit).max() > max(drift, 1e-4):
             mm = np.linalg.norm(plane.column_step), np.linalg.norm(plane.row_step)
             raise UnsupportedDataError(
-                f"{name} has pixels of {mm[0]:.4g} × {mm[1]:.4g} mm that do not fall on the CT's voxels",
+                f"{name} has pixels of {mm[0]:.4g} × {mm[1]:.4g} mm that do not match the CT's voxels",
                 remedy="export the segmentation on the CT's own grid",
             )
         axes.append(axis)
         signs.append(sign)
     if axes[0] == axes[1]:
-        raise UnsupportedDataError(f"{name} lies askew to the CT", remedy="export it on the CT's own grid")
+        raise UnsupportedDataError(
+            f"{name} is not aligned with the CT's axes", remedy="export the segmentation on the CT's own grid"
+        )
     exact = inverse[:3, :3] @ np.asarray(plane.position) + inverse[:3, 3]
     at = np.rint(exact)
     normal = 3 - axes[0] - axes[1]

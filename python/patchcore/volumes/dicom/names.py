@@ -1,4 +1,4 @@
-"""Names of segments: which share a label, how a label is called, which are lesions."""
+"""Names of segments: finds the label that a segment belongs to, and whether the segment is a lesion."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["label_key", "label_numbers", "label_of", "lesion_like"]
 
 _LESION = re.compile(r"tumou?r|lesion|cancer|metasta|nodule", re.IGNORECASE)
 _NUMBERED = re.compile(r"^(?P<base>.*?)(?P<gap>[\s_\-#.:]*)\(?\d+\)?$", re.DOTALL)
-# What editors call a segment that nobody named: there the number is all that tells one organ from another.
+# Default names that editors give to unnamed segments; only the number distinguishes one organ from another.
 _GENERIC = frozenset({"segment", "label", "roi", "region", "structure", "object", "class", "contour", "mask"})
 
 
 def lesion_like(name: str) -> bool:
-    """Return whether a name is that of lesions: tumo(u)r, lesion, cancer, metastasis, nodule.
+    """Return whether a name contains a word for lesions: tumo(u)r, lesion, cancer, metastasis, nodule.
 
     Example:
         >>> lesion_like("Liver tumour"), lesion_like("Liver Remnant")
@@ -25,10 +25,10 @@ def lesion_like(name: str) -> bool:
 
 
 def label_of(segment: str) -> str:
-    """Return the name of the label that a segment belongs to: its own without a trailing number.
+    """Return the name of the label that a segment belongs to: the segment's name without a trailing number.
 
-    A number counts as trailing where a separator stands before it, or where the rest is named like a lesion: ``L1`` is
-    a vertebra. What an editor calls unnamed segments (``Segment_1``) keeps its number.
+    A trailing number is removed if a separator precedes it, or if the rest of the name contains a word for lesions;
+    ``L1``, a vertebra, keeps its number. Default names of unnamed segments (``Segment_1``) keep their number too.
 
     Example:
         >>> [label_of(name) for name in ("Tumor_1", "Lesion 3", "Tumor2", "Liver_Remnant", "L1", "Segment_2")]
@@ -45,18 +45,18 @@ def label_of(segment: str) -> str:
 
 
 def label_key(segment: str) -> str:
-    """Return what is equal for segments of one label: case, underscores and trailing numbers do not count."""
+    """Return a key that is equal for all segments of one label: case, underscores and trailing numbers are ignored."""
     return label_of(segment).casefold()
 
 
 def label_numbers(segments: Iterable[str]) -> dict[str, int]:
-    """Number the labels of a cohort from 1, by name.
+    """Number the labels of a cohort from 1, sorted by name.
 
     Args:
         segments: Names of all segments of all cases.
 
     Returns:
-        Label number by label name; of several spellings the first in the order of characters.
+        Label number by label name. If a name has several spellings, the first one in character order is used.
 
     Example:
         >>> label_numbers(["Tumor_2", "Liver", "Tumor_1", "liver"])

@@ -1,4 +1,4 @@
-"""Opening DICOM files with pydicom: quietly, within the file's length, and with errors in our own words."""
+"""Opens DICOM files with pydicom: without its warnings, within the file's length, with patchcore's own errors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from patchcore.types import PathLike
 __all__ = ["guarded", "is_dicom", "numbers", "open_dataset", "text"]
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-# A deflated file of this many bytes inflated is no SEG or CT of a patient.
+# A SEG or CT of a patient never inflates to more bytes than this.
 _MAX_INFLATED = 1 << 30
 
 
 class _Quiet:
-    """Silences pydicom in all threads while any of them reads: warning filters are the process's, not a thread's."""
+    """Silences pydicom in all threads while any thread reads: warning filters are per process, not per thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -69,14 +69,14 @@ def _pydicom() -> Any:
 
 @contextmanager
 def guarded(path: PathLike) -> Iterator[None]:
-    """Turn whatever pydicom raises within into an error that names the file.
+    """Turn any exception that pydicom raises in this block into an error that names the file.
 
-    pydicom reads values when they are asked for, so every access to a data set belongs in here. Which exceptions a
-    malformed value ends in is not documented and differs by value: all do.
+    pydicom reads a value only when it is accessed, so every access to a data set belongs inside this block. The
+    exception that a malformed value raises is not documented and differs by value, so all exceptions are caught.
 
     Raises:
-        HeaderError: The file says what cannot be.
-        CorruptFileError: It ends early, or its inflated size is beyond all bounds.
+        HeaderError: The content of the file is not valid.
+        CorruptFileError: The file ends early, or inflates to an implausible size.
     """
     with _quiet:
         try:
@@ -85,7 +85,7 @@ def guarded(path: PathLike) -> Iterator[None]:
             if not isinstance(error, EOFError):
                 raise
         except MemoryError:
-            raise HeaderError("asks for more memory than there is", path=path, remedy="check the file") from None
+            raise HeaderError("asks for more memory than is available", path=path, remedy="check the file") from None
         except (EOFError, zlib.error) as error:
             raise CorruptFileError(
                 f"the file ends early or is damaged ({error})", path=path, remedy="download or export it again"
@@ -93,12 +93,14 @@ def guarded(path: PathLike) -> Iterator[None]:
         except Exception as error:
             what = " ".join(str(error).split())[:160]
             raise HeaderError(
-                f"no readable DICOM ({type(error).__name__}: {what})", path=path, remedy="download or export it again"
+                f"not a readable DICOM file ({type(error).__name__}: {what})",
+                path=path,
+                remedy="download or export it again",
             ) from None
 
 
 class _Clamped:
-    """A binary file that never asks for more bytes than it has: a length in a header is only a claim."""
+    """A binary file that never reads more bytes than it has: a length in a header can be wrong."""
 
     def __init__(self, handle: Any, size: int, name: str) -> None:
         self._handle, self._size, self.name = handle, size, name
@@ -116,31 +118,31 @@ class _Clamped:
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a file begins like DICOM: the magic word after 128 bytes, or a data set without preamble.
+    """Return whether a file starts like DICOM: ``DICM`` after 128 bytes, or a data set without preamble.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     with path.open("rb") as handle:
         head = handle.read(132)
-    # Old exports begin with the first element itself: group 0002 or 0008, small element number, little endian.
+    # Old exports start directly with the first element: group 0002 or 0008, small element number, little endian.
     return head[128:] == b"DICM" or (len(head) == 132 and head[:2] in (b"\x08\x00", b"\x02\x00") and head[3] == 0)
 
 
 def open_dataset(path: PathLike, *, tags: Sequence[str] | None = None, pixels: bool = False) -> Any:
-    """Read a DICOM file; use its values within :func:`guarded`.
+    """Read a DICOM file; access its values only within :func:`guarded`.
 
     Args:
         path: The file.
-        tags: Keywords of the elements to keep; all by default.
-        pixels: Whether pixel data are read too.
+        tags: Keywords of the elements to keep [default: all].
+        pixels: Whether to read the pixel data too.
 
     Returns:
         A ``pydicom.Dataset``.
 
     Raises:
-        DataError: It is no DICOM, or damaged.
-        OSError: It cannot be read.
+        DataError: The file is not DICOM, or is damaged.
+        OSError: The file cannot be read.
     """
     path = Path(path)
     with guarded(path), path.open("rb") as handle:
@@ -155,7 +157,7 @@ def open_dataset(path: PathLike, *, tags: Sequence[str] | None = None, pixels: b
 
 
 def _check_inflated(handle: Any, path: Path) -> None:
-    """Inflate a deflated file piece by piece, and refuse it where that never ends: pydicom inflates at once."""
+    """Inflate a deflated file piece by piece, and reject it if it becomes too large: pydicom inflates all at once."""
     head = handle.read(1024)
     if _DEFLATED not in head or head[128:136] != b"DICM\x02\x00\x00\x00":
         return
@@ -165,14 +167,16 @@ def _check_inflated(handle: Any, path: Path) -> None:
         total += len(inflate.decompress(data, 1 << 20))
         if total > _MAX_INFLATED:
             raise CorruptFileError(
-                f"inflates beyond {_MAX_INFLATED >> 20} MiB", path=path, remedy="export the file again, not deflated"
+                f"inflates to more than {_MAX_INFLATED >> 20} MiB",
+                path=path,
+                remedy="export the file again without deflate compression",
             )
         if inflate.eof:
             return
 
 
 def text(dataset: Any, keyword: str) -> str:
-    r"""Return an element as text, without padding; empty where it is missing. Several values are joined by ``\\``."""
+    r"""Return an element as text, without padding; empty if it is missing. Several values are joined by ``\\``."""
     value = dataset.get(keyword)
     if value is None:
         return ""
@@ -182,10 +186,10 @@ def text(dataset: Any, keyword: str) -> str:
 
 
 def numbers(dataset: Any, keyword: str, count: int, path: PathLike) -> tuple[float, ...] | None:
-    """Return an element as finite floats; None where it is missing or empty.
+    """Return an element as finite floats; None if it is missing or empty.
 
     Raises:
-        HeaderError: It is not that many finite numbers.
+        HeaderError: The element does not hold exactly `count` finite numbers.
     """
     value = dataset.get(keyword)
     if value is None or value == "":
@@ -199,7 +203,7 @@ def numbers(dataset: Any, keyword: str, count: int, path: PathLike) -> tuple[flo
         found = ()
     if len(found) != count or not all(math.isfinite(item) for item in found):
         raise HeaderError(
-            f"{keyword} is {str(value)[:60]!r}, not {count} finite number{'s' if count > 1 else ''}",
+            f"{keyword} is {str(value)[:60]!r}, expected {count} finite number{'s' if count > 1 else ''}",
             path=path,
             remedy="correct the header, or export the file again",
         )

@@ -1,4 +1,4 @@
-"""Pixels of DICOM frames: native, bit-packed or compressed; sizes are checked before memory is taken."""
+"""Decodes DICOM frames: native, bit-packed or compressed. Sizes are checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Frames:
     """The frames of one data set, decoded one at a time.
 
     Args:
-        dataset: Read with its pixels.
-        path: Its file, for messages.
+        dataset: Data set that was read with its pixels.
+        path: File of the data set, for messages.
 
     Raises:
         HeaderError: Rows, columns, frames or bits are impossible, or more than the file holds.
-        UnsupportedDataError: Colour, or floating-point pixels.
-        CorruptFileError: The pixels end early.
+        UnsupportedDataError: The image is in colour, or the number of bits per pixel is not supported.
+        CorruptFileError: There are no integer pixels, or they end early.
     """
 
     def __init__(self, dataset: Any, path: Path) -> None:
@@ -60,37 +60,41 @@ class Frames:
         if not self._syntax:
             self._syntax = "1.2.840.10008.1.2"
         if self.rows * self.columns > MAX_PIXELS:
-            raise HeaderError(f"{self.rows} × {self.columns} pixels are not plausible", path=self.path)
+            raise HeaderError(f"a frame of {self.rows} × {self.columns} pixels is not plausible", path=self.path)
         if samples != 1:
-            raise UnsupportedDataError("is in colour", path=self.path, remedy="export the original CT")
+            raise UnsupportedDataError("the image is in colour", path=self.path, remedy="export the original CT")
         if self.allocated not in (1, 8, 16, 32) or not 1 <= self.stored <= self.allocated:
             raise UnsupportedDataError(
-                f"{self.stored} of {self.allocated} bits a pixel", path=self.path, remedy="export it as 16-bit integers"
+                f"{self.stored} of {self.allocated} bits per pixel are not supported",
+                path=self.path,
+                remedy="export it as 16-bit integers",
             )
         if not self.stored - 1 <= self.high_bit < self.allocated:
-            raise HeaderError(f"HighBit {self.high_bit} contradicts {self.stored} stored bits", path=self.path)
+            raise HeaderError(f"HighBit {self.high_bit} contradicts BitsStored {self.stored}", path=self.path)
         if "PixelData" not in dataset:
-            raise CorruptFileError("holds no integer pixels", path=self.path, remedy="download or export it again")
+            raise CorruptFileError(
+                "the file has no integer pixels", path=self.path, remedy="download or export it again"
+            )
         data = dataset["PixelData"].value
         if not isinstance(data, bytes):
-            raise CorruptFileError("holds no pixels", path=self.path, remedy="download or export it again")
+            raise CorruptFileError("the file has no pixels", path=self.path, remedy="download or export it again")
         self._data = data
         if self._syntax in _NATIVE:
             needed = (self.count * self.rows * self.columns * self.allocated + 7) // 8
             if needed > len(data):
                 raise CorruptFileError(
-                    f"the header promises {needed} bytes of pixels, there are {len(data)}",
+                    f"the header promises {needed} bytes of pixels, but there are {len(data)}",
                     path=self.path,
                     found=len(data),
                     expected=needed,
-                    remedy="the file was cut short: download or export it again",
+                    remedy="the file is truncated: download or export it again",
                 )
         else:
             from pydicom.encaps import generate_frames
 
             if self.count > len(data) // 8:
                 raise CorruptFileError(
-                    f"the header promises {self.count} frames, {len(data)} bytes cannot hold them", path=self.path
+                    f"the header promises {self.count} frames, but {len(data)} bytes cannot hold them", path=self.path
                 )
             extended = None
             if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
@@ -102,7 +106,7 @@ class Frames:
                     break
             if len(self._encoded) != self.count:
                 raise CorruptFileError(
-                    f"the header promises {self.count} frames, there are {len(self._encoded)}", path=self.path
+                    f"the header promises {self.count} frames, but there are {len(self._encoded)}", path=self.path
                 )
 
     def _integer(self, dataset: Any, keyword: str, default: int | None = None, *, least: int = 1) -> int:
@@ -116,22 +120,22 @@ class Frames:
 
     @property
     def encapsulated(self) -> bool:
-        """Whether frames are compressed each."""
+        """Whether each frame is compressed separately."""
         return self._syntax not in _NATIVE
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What a decoded frame is made of."""
+        """Dtype of a decoded frame."""
         if self.allocated == 1:
             return np.dtype(np.uint8)
         return np.dtype(f"{'i' if self.signed else 'u'}{self.allocated // 8}")
 
     def frame(self, index: int) -> npt.NDArray[Any]:
-        """Return the stored values of a frame, shape (rows, columns); bits that are not part of a value are cut off.
+        """Return the stored values of a frame, shape (rows, columns); bits that are not part of a value are removed.
 
         Raises:
-            CorruptFileError: It cannot be decoded, or is another picture than the header says.
-            MissingExtraError: No decoder for its compression is installed.
+            CorruptFileError: The frame cannot be decoded, or its size contradicts the header.
+            MissingExtraError: No decoder for the compression of the frame is installed.
         """
         with guarded(self.path):
             raw = self._decode(index) if self.encapsulated else self._native(index)
@@ -140,7 +144,7 @@ class Frames:
     def _native(self, index: int) -> npt.NDArray[Any]:
         size = self.rows * self.columns
         if self.allocated == 1:
-            # Frames follow each other without padding: one may begin within a byte.
+            # Frames follow each other without padding, so a frame may start in the middle of a byte.
             first, last = index * size, (index + 1) * size
             packed = np.frombuffer(self._data, np.uint8, (last + 7) // 8 - first // 8, first // 8)
             bits = np.unpackbits(packed, bitorder="little")[first % 8 :][:size]
@@ -155,7 +159,7 @@ class Frames:
         unsigned = raw.astype(f"u{width // 8}")
         if self.stored == width:
             return unsigned.view(self.dtype)
-        # To the top and back down: cuts what lies above the value, and carries its sign.
+        # Shift up and down again: this removes the bits above the value and extends its sign.
         unsigned <<= width - 1 - self.high_bit
         values = unsigned.view(self.dtype)
         values >>= width - self.stored
@@ -176,7 +180,7 @@ class Frames:
             decoder: Any = get_decoder(UID(self._syntax))
         except NotImplementedError:
             raise UnsupportedDataError(
-                f"transfer syntax {self._syntax} cannot be read", path=self.path, remedy="export it uncompressed"
+                f"transfer syntax {self._syntax} is not supported", path=self.path, remedy="export it uncompressed"
             ) from None
         if not decoder.is_available:
             raise MissingExtraError(
@@ -185,7 +189,7 @@ class Frames:
                 remedy="install one with pip install 'patchcore[dicom]'",
             )
         _hush_gdcm()
-        # CharLS answers damage with an exception; GDCM, which would come first, may end the process.
+        # For damaged data, CharLS raises an exception. GDCM, which would be tried first, may kill the process.
         plugin = "pyjpegls" if "pyjpegls" in decoder.available_plugins else ""
         if self._syntax == _RLE:
             self._check_rle(encoded, index)
@@ -205,7 +209,10 @@ class Frames:
             pixel_keyword="PixelData",
         )
         if array.shape != (self.rows, self.columns):
-            raise CorruptFileError(f"frame {index + 1} decodes to {array.shape}", path=self.path)
+            raise CorruptFileError(
+                f"frame {index + 1} decodes to shape {array.shape}, expected {(self.rows, self.columns)}",
+                path=self.path,
+            )
         return np.asarray(array)
 
     def _inflate(self, encoded: bytes) -> npt.NDArray[Any]:
@@ -213,7 +220,7 @@ class Frames:
         needed = (size * self.allocated + 7) // 8
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(encoded, needed)
         if len(data) < needed:
-            raise CorruptFileError(f"a frame inflates to {len(data)} bytes, not {needed}", path=self.path)
+            raise CorruptFileError(f"a frame inflates to {len(data)} bytes, expected {needed}", path=self.path)
         if self.allocated == 1:
             bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[:size]
             return bits.reshape(self.rows, self.columns)
@@ -223,17 +230,17 @@ class Frames:
         segments = struct.unpack_from("<16L", encoded)
         width = max(self.allocated, 8) // 8
         starts = segments[1 : 1 + width]
-        # A packed byte pair gives 128 bytes at most.
+        # Two packed bytes decode to at most 128 bytes.
         if segments[0] != width or max(starts) > len(encoded) or 128 * len(encoded) < self.rows * self.columns:
-            raise CorruptFileError(f"frame {index + 1} is no picture of the size in the header", path=self.path)
+            raise CorruptFileError(f"frame {index + 1} does not have the size given in the header", path=self.path)
 
     def _check_codestream(self, encoded: bytes) -> None:
-        """Compare the picture's own size with the header's before a decoder believes it."""
+        """Compare the size in the compressed data with the header before a decoder relies on it."""
         size = _jpeg_2000_size(encoded) if encoded[:2] == b"\xff\x4f" else _jpeg_size(encoded)
         if size != (self.rows, self.columns):
             found = "of unknown size" if size is None else f"of {size[0]} × {size[1]} pixels"
             raise CorruptFileError(
-                f"a compressed frame {found}, the header says {self.rows} × {self.columns}",
+                f"a compressed frame is {found}, but the header says {self.rows} × {self.columns}",
                 path=self.path,
                 remedy="download or export it again",
             )
@@ -264,14 +271,14 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _one_frame(encoded: bytes) -> bytes:
-    """Return a frame as encapsulated pixel data of its own, as pydicom's decoders take it."""
+    """Return one frame as encapsulated pixel data, the format that pydicom's decoders need."""
     from pydicom.encaps import encapsulate
 
     return bytes(encapsulate([encoded]))
 
 
 def _hush_gdcm() -> None:
-    """GDCM writes what it thinks to stderr, from C++."""
+    """Stop GDCM from writing messages to stderr from C++."""
     try:
         import gdcm
     except ImportError:

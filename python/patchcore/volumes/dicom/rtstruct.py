@@ -1,9 +1,9 @@
-"""ROIs of RTSTRUCT: contours rasterised on the grid of a CT.
+"""Reads the ROIs of an RTSTRUCT and rasterises their contours on the grid of a CT.
 
-The rule: a voxel belongs to an ROI where its centre lies inside an odd number of the ROI's contours in its slice. A
-contour within another is a hole (XOR), a keyhole's bridge of two coinciding edges cancels. A centre exactly on an edge
-counts on one side only: inside on a contour's left and top edges, outside on its right and bottom edges, so that
-regions which share an edge neither overlap nor leave a gap.
+A voxel belongs to an ROI if its centre lies inside an odd number of the ROI's contours in its slice. Therefore a
+contour inside another contour is a hole (XOR), and the two coinciding edges of a keyhole's bridge cancel. A centre
+exactly on a left or top edge of a contour is inside; a centre exactly on a right or bottom edge is outside. Therefore
+regions that share an edge neither overlap nor leave a gap.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def roi_names(dataset: Any, path: Path) -> dict[int, str]:
 
 
 def read_rois(path: Path, grid: Grid) -> tuple[list[Segment], list[str]]:
-    """Read the closed contours of an RTSTRUCT; ROIs without any are left out and named in the notes.
+    """Read the closed contours of an RTSTRUCT; ROIs without closed contours are skipped and named in the notes.
 
     Raises:
-        DataError: A contour lies between slices, outside the CT or askew to it, or the file is damaged.
-        OSError: It cannot be read.
+        DataError: A contour lies between slices, outside the CT or not parallel to its slices, or the file is damaged.
+        OSError: The file cannot be read.
     """
     dataset = open_dataset(path)
     segments, notes = [], []
@@ -65,7 +65,7 @@ def read_rois(path: Path, grid: Grid) -> tuple[list[Segment], list[str]]:
             if by_slice:
                 segments.append(Segment(int(number[0]), name, path, _pieces(by_slice, grid, name)))
             elif kinds:
-                notes.append(f"ROI {name} has no closed contours ({', '.join(sorted(kinds))}) and is left out")
+                notes.append(f"ROI {name} has no closed contours ({', '.join(sorted(kinds))}) and is skipped")
     return segments, notes
 
 
@@ -73,7 +73,7 @@ def _points(contour: Any, path: Path, name: str) -> Float64Array:
     data = contour.get("ContourData")
     points = np.asarray([] if data is None else [float(value) for value in data], dtype=np.float64)
     if len(points) < 3 or len(points) % 3 or not np.isfinite(points).all():
-        raise CorruptFileError(f"{name} has no whole number of points", path=path, remedy="export it again")
+        raise CorruptFileError(f"{name} is not a list of points (x, y, z)", path=path, remedy="export it again")
     return points.reshape(-1, 3)
 
 
@@ -87,19 +87,25 @@ def _on_slice(points: Float64Array, grid: Grid, path: Path, name: str) -> tuple[
     if off > _OFF_SLICE:
         mm = off * float(np.linalg.norm(grid.affine[:3, 2]))
         raise DataError(
-            f"{name} at {at} lies {mm:.3g} mm off the nearest slice", path=path, remedy="export it on the CT's slices"
+            f"{name} at {at} lies {mm:.3g} mm off the nearest slice",
+            path=path,
+            remedy="export the contours on the CT's slices",
         )
     if not 0 <= round(index) < grid.shape[2] or np.abs(voxels).max() > 1e6:
-        raise DataError(f"{name} at {at} lies outside the CT", path=path, remedy="add the CT that it was drawn on")
+        raise DataError(
+            f"{name} at {at} lies outside the CT", path=path, remedy="add the CT that the contours were drawn on"
+        )
     if voxels[:, :2].max() < -0.5 or (voxels[:, :2].min(axis=0) > np.asarray(grid.shape[:2]) - 0.5).any():
-        raise DataError(f"{name} at {at} lies outside the CT", path=path, remedy="add the CT that it was drawn on")
+        raise DataError(
+            f"{name} at {at} lies outside the CT", path=path, remedy="add the CT that the contours were drawn on"
+        )
     return round(index), voxels[:, :2]
 
 
 def _pieces(by_slice: dict[int, list[Float64Array]], grid: Grid, name: str) -> list[Piece]:
     pieces = []
     for index, contours in sorted(by_slice.items()):
-        # Only the rows and columns that the contours span are filled.
+        # Only the rows and columns that the contours cover are filled.
         points = np.concatenate(contours)
         low = np.clip(np.floor(points.min(axis=0)).astype(int), 0, np.asarray(grid.shape[:2]))
         high = np.clip(np.ceil(points.max(axis=0)).astype(int) + 1, low, np.asarray(grid.shape[:2]))
@@ -119,10 +125,10 @@ def inside(points: Float64Array, shape: tuple[int, int]) -> BoolArray:
 
     Args:
         points: Corners (column, row) in pixels; the centre of the first pixel is (0, 0). Shape (N, 2).
-        shape: Rows, columns.
+        shape: Number of rows, number of columns.
 
     Returns:
-        A mask of that shape; even-odd where the polygon crosses itself.
+        A mask of shape `shape`; a polygon that crosses itself is filled by the even-odd rule.
 
     Example:
         >>> inside(np.array([[0.5, 0.5], [2.5, 0.5], [2.5, 1.5], [0.5, 1.5]]), (3, 4)).astype(int).tolist()
@@ -132,7 +138,7 @@ def inside(points: Float64Array, shape: tuple[int, int]) -> BoolArray:
     flips = np.zeros((rows, columns + 1), dtype=np.int64)
     x0, y0 = points[:, 0], points[:, 1]
     x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
-    # Rows whose centre line an edge crosses: its upper end counts, its lower does not.
+    # Rows with a centre line that an edge crosses; the edge's upper end counts, its lower end does not.
     first = np.clip(np.ceil(np.minimum(y0, y1)), 0, rows).astype(np.int64)
     last = np.clip(np.ceil(np.maximum(y0, y1)), 0, rows).astype(np.int64)
     count = last - first
@@ -140,7 +146,7 @@ def inside(points: Float64Array, shape: tuple[int, int]) -> BoolArray:
     row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
     with np.errstate(divide="ignore", invalid="ignore"):
         crossing = x0[edge] + (row - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
-    # From the first centre at or right of the crossing, inside and outside change places.
+    # Inside and outside swap, starting at the first centre at or right of the crossing.
     column = np.clip(np.ceil(crossing), 0, columns).astype(np.int64)
     np.add.at(flips, (row, column), 1)
     return np.asarray(np.cumsum(flips, axis=1)[:, :columns] % 2, dtype=np.bool_)

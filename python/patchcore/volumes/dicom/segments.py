@@ -1,4 +1,4 @@
-"""Segments of DICOM SEG: every frame placed on a grid, painted when it is asked for."""
+"""Reads the segments of a DICOM SEG: frames are placed on a grid when read, and painted on request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Box = tuple[IntTriple, IntTriple]
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a segment in one plane of the grid; `read` returns it, shape (rows, columns)."""
+    """A part of a segment in one plane of the grid; `read` returns its mask, shape (rows, columns)."""
 
     name: str
     placement: Placement
@@ -40,10 +40,10 @@ class Segment:
     """A segment of a SEG, or an ROI of an RTSTRUCT.
 
     Attributes:
-        number: Its number within its file.
-        name: Its own name.
-        path: Its file.
-        pieces: Its frames.
+        number: Number of the segment within its file.
+        name: Name of the segment.
+        path: File of the segment.
+        pieces: Frames of the segment, or contours of the ROI per slice.
     """
 
     number: int
@@ -53,11 +53,11 @@ class Segment:
 
     @property
     def label(self) -> str:
-        """The name of its label."""
+        """Name of the label that the segment belongs to."""
         return label_of(self.name)
 
     def box(self, shape: IntTriple) -> Box:
-        """Return first voxel and one past the last of what its frames can reach within the grid."""
+        """Return the bounding box of all frames, clipped to the grid: first voxel, and one past the last."""
         starts, stops = [shape], [(0, 0, 0)]
         for piece in self.pieces:
             start, stop = list(piece.placement.origin), [n + 1 for n in piece.placement.origin]
@@ -77,15 +77,15 @@ class Segment:
         return (int(low[0]), int(low[1]), int(low[2])), (int(high[0]), int(high[1]), int(high[2]))
 
     def paint(self, volume: npt.NDArray[Any], value: int, start: IntTriple = (0, 0, 0)) -> None:
-        """Write `value` where the segment is; `volume` begins at voxel `start` of the grid.
+        """Write `value` at the segment's voxels; `volume` starts at voxel `start` of the grid.
 
         Raises:
-            DataError: A part of it lies outside.
+            DataError: A part of the segment lies outside `volume`.
         """
         for piece in self.pieces:
             if not piece.placement.paint(piece.read(), volume, value, start):
                 raise DataError(
-                    f"{piece.name} of segment {self.name} reaches beyond the CT",
+                    f"{piece.name} of segment {self.name} extends beyond the CT",
                     path=self.path,
                     remedy="export the segmentation on the CT's own grid",
                 )
@@ -95,23 +95,25 @@ def segment_names(dataset: Any, path: Path) -> dict[int, str]:
     """Return the name of each segment by its number.
 
     Raises:
-        HeaderError: A segment has no number, or shares it.
+        HeaderError: A segment has no valid number, or two segments share one.
     """
     names: dict[int, str] = {}
     for item in dataset.get("SegmentSequence") or ():
         number = numbers(item, "SegmentNumber", 1, path)
         if number is None or int(number[0]) in names or number[0] < 0:
-            raise HeaderError("has a segment without a number of its own", path=path, remedy="export it again")
+            raise HeaderError(
+                "a segment has no valid number, or the number of another segment", path=path, remedy="export it again"
+            )
         name = text(item, "SegmentLabel") or text(item, "SegmentDescription")
         names[int(number[0])] = name or f"Segment {int(number[0])}"
     if text(dataset, "SOPClassUID") == LABELMAP_CLASS or text(dataset, "SegmentationType") == "LABELMAP":
-        # There 0 is what is no segment, and may be described like one.
+        # In a label map 0 is the background, but a file may list it as a segment.
         names.pop(0, None)
     return names
 
 
 def seg_planes(dataset: Any, path: Path) -> tuple[list[Plane], float | None]:
-    """Return the planes of the frames of a SEG that say where they lie, and the distance of slices, if known."""
+    """Return the planes of all frames of a SEG that have a position, and the distance between slices if known."""
     planes, distance = [], None
     for index in range(len(dataset.get("PerFrameFunctionalGroupsSequence") or ())):
         plane, _thickness = frame_plane(dataset, index, path)
@@ -127,16 +129,18 @@ def seg_planes(dataset: Any, path: Path) -> tuple[list[Plane], float | None]:
 
 
 def own_grid(planes: Sequence[Plane], distance: float | None) -> Grid:
-    """Return the grid that a SEG's own frames lie on, for one without its CT.
+    """Return the grid of a SEG's own frames, for a SEG without its CT.
 
     Raises:
-        DataError: They lie on none.
+        DataError: The frames do not lie on one grid.
     """
     if not planes:
-        raise DataError("says not where its frames lie", remedy="add the CT that it was drawn on")
+        raise DataError("no frame has a position", remedy="add the CT that the segmentation was drawn on")
     first = planes[0]
     if not all(plane.like(first) for plane in planes):
-        raise DataError("has frames of several sizes or directions", remedy="add the CT that it was drawn on")
+        raise DataError(
+            "frames differ in size, spacing or direction", remedy="add the CT that the segmentation was drawn on"
+        )
     unique = {round(float(np.asarray(plane.position) @ first.normal), 3): plane for plane in reversed(planes)}
     ordered = [unique[key] for key in sorted(unique)]
     try:
@@ -144,24 +148,24 @@ def own_grid(planes: Sequence[Plane], distance: float | None) -> Grid:
     except DataError:
         if distance is None or len(ordered) < 2:
             raise
-        # SpacingBetweenSlices is often wrong: then positions speak for themselves.
+        # SpacingBetweenSlices is often wrong: use only the positions.
         return grid_of(ordered, thickness=None, sparse=True)
 
 
 def read_segments(
     path: Path, grid: Grid, slices: Mapping[tuple[str, int], int], *, plane_of: Callable[[int], Plane]
 ) -> tuple[list[Segment], list[str]]:
-    """Read a SEG: its segments on a grid, and what there is to say about it.
+    """Read the segments of a SEG on a grid, and notes about the file.
 
     Args:
         path: The file.
-        grid: Of the CT.
+        grid: Grid of the CT.
         slices: Index of each slice by SOP instance and frame.
-        plane_of: The plane of a slice, for frames that only refer to it.
+        plane_of: Returns the plane of a slice; used for frames that refer to a slice but have no position.
 
     Raises:
-        DataError: A frame lies off the grid or belongs to no segment, or the file is damaged.
-        OSError: It cannot be read.
+        DataError: A frame lies off the grid or does not belong to a segment, or the file is damaged.
+        OSError: The file cannot be read.
     """
     dataset = open_dataset(path, pixels=True)
     frames = Frames(dataset, path)
@@ -171,14 +175,18 @@ def read_segments(
         if text(dataset, "SOPClassUID") == LABELMAP_CLASS:
             kind = "LABELMAP"
         if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
-            raise HeaderError(f"SegmentationType {kind or 'missing'} is none", path=path, remedy="export it again")
+            raise HeaderError(
+                f"SegmentationType is {kind or 'missing'}, expected BINARY, FRACTIONAL or LABELMAP",
+                path=path,
+                remedy="export it again",
+            )
         notes = []
         threshold = 1.0
         if kind == "FRACTIONAL":
             largest = numbers(dataset, "MaximumFractionalValue", 1, path)
             threshold = (255.0 if largest is None else largest[0]) / 2
             what = text(dataset, "SegmentationFractionalType").lower() or "value"
-            notes.append(f"is fractional: voxels whose {what} is at least 0.5 count")
+            notes.append(f"is fractional; voxels with a {what} of at least 0.5 are used")
         segments = {number: Segment(number, name, path) for number, name in sorted(names.items())}
         decode = _Decoder(frames, threshold, labelmap=kind == "LABELMAP")
         strayed = 0.0
@@ -191,7 +199,7 @@ def read_segments(
             plane, _ = frame_plane(dataset, index, path)
             if plane is None:
                 if source is None:
-                    raise DataError(f"{name} says neither where it lies nor on which slice", path=path)
+                    raise DataError(f"{name} has neither a position nor a reference to a slice", path=path)
                 plane = plane_of(source)
             try:
                 placement, off = place(plane, grid, slice_index=source, name=name)
@@ -208,7 +216,9 @@ def read_segments(
                 decode.check_values(index, segments)
         slice_mm = float(np.linalg.norm(grid.affine[:3, 2]))
         if strayed > max(0.1 * slice_mm, 0.01):
-            notes.append(f"frames lie up to {strayed:.3g} mm off the slices that they refer to, and are put on those")
+            notes.append(
+                f"frames lie up to {strayed:.3g} mm off the slices that they refer to; they are placed on these slices"
+            )
     return list(segments.values()), notes
 
 
@@ -216,12 +226,12 @@ def _segment_number(dataset: Any, index: int, path: Path) -> int:
     item = frame_group(dataset, index, "SegmentIdentificationSequence")
     found = None if item is None else numbers(item, "ReferencedSegmentNumber", 1, path)
     if found is None:
-        raise HeaderError(f"frame {index + 1} belongs to no segment", path=path, remedy="export it again")
+        raise HeaderError(f"frame {index + 1} does not belong to a segment", path=path, remedy="export it again")
     return int(found[0])
 
 
 def _source_slice(dataset: Any, index: int, slices: Mapping[tuple[str, int], int]) -> int | None:
-    """Return the slice that a frame was derived from, None where it names none of them, or several."""
+    """Return the slice that a frame was derived from; None if it refers to no slice of the CT, or to several."""
     derivation = frame_group(dataset, index, "DerivationImageSequence")
     found = set()
     for item in (() if derivation is None else derivation.get("SourceImageSequence")) or ():
@@ -242,18 +252,18 @@ def _source_slice(dataset: Any, index: int, slices: Mapping[tuple[str, int], int
 
 
 class _Decoder:
-    """Frames as masks. What is compressed is decoded once and kept, bit-packed where it is a mask."""
+    """Decodes frames to masks. A compressed frame is decoded once and kept; a mask is kept bit-packed."""
 
     def __init__(self, frames: Frames, threshold: float, *, labelmap: bool) -> None:
         self._frames, self._threshold, self._labelmap = frames, threshold, labelmap
         self._kept: dict[int, npt.NDArray[Any]] = {}
 
     def segment(self, index: int) -> Callable[[], BoolArray]:
-        """Return what reads a frame that belongs to one segment."""
+        """Return a function that reads the mask of a frame that belongs to one segment."""
         return lambda: self._mask(index)
 
     def value(self, index: int, value: int) -> Callable[[], BoolArray]:
-        """Return what reads where a frame has a value."""
+        """Return a function that reads the mask of the pixels with a value in a frame."""
         return lambda: np.asarray(self._values(index) == value)
 
     def any(self, index: int) -> bool:
@@ -261,10 +271,12 @@ class _Decoder:
         return bool((self._values(index) if self._labelmap else self._mask(index)).any())
 
     def check_values(self, index: int, known: Mapping[int, object]) -> None:
-        """Raise HeaderError where a frame of a label map holds what is no segment."""
+        """Raise HeaderError if a frame of a label map holds a value that is not a segment."""
         for value in np.unique(self._values(index)):
             if value != 0 and int(value) not in known:
-                raise HeaderError(f"frame {index + 1} holds {int(value)}, which is no segment", path=self._frames.path)
+                raise HeaderError(
+                    f"frame {index + 1} holds {int(value)}, which is not a listed segment", path=self._frames.path
+                )
 
     def _mask(self, index: int) -> BoolArray:
         shape = (self._frames.rows, self._frames.columns)

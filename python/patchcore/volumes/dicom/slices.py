@@ -1,4 +1,4 @@
-"""Slices of CT series: read from headers, and chosen so that each position is there once."""
+"""Reads the slices of a CT series from headers, and chooses slices so that each position occurs once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ENHANCED", "PLANE_TAGS", "Slice", "choose_slices", "frame_group", "f
 ENHANCED = frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"})
 """SOP classes of CT with many frames in one file: Enhanced CT, and Legacy Converted Enhanced CT."""
 
-# By what acquisitions within one series are told apart, the most telling first.
+# Elements that distinguish acquisitions within one series, the most reliable first.
 _KEYS = (
     "AcquisitionNumber",
     "TemporalPositionIdentifier",
@@ -36,7 +36,7 @@ PLANE_TAGS = (
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice: a file, or a frame of one (counted from 1; 0 where the file has a single frame)."""
+    """One slice: a file (`frame` is 0), or one frame of a multi-frame file (`frame` counts from 1)."""
 
     path: Path
     uid: str
@@ -53,7 +53,7 @@ class Slice:
 
 
 def slices_of(dataset: Any, path: Path, *, uid: str, enhanced: bool) -> list[Slice]:
-    """Return the slices of one CT file, localizers marked.
+    """Return the slices of one CT file; localizers are marked.
 
     Raises:
         HeaderError: Position, orientation or spacing is missing or impossible.
@@ -69,7 +69,7 @@ def slices_of(dataset: Any, path: Path, *, uid: str, enhanced: bool) -> list[Sli
         if localizer:
             position, orientation, spacing = (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (1.0, 1.0)
         else:
-            raise HeaderError("says no position, orientation or pixel spacing", path=path, remedy="export it again")
+            raise HeaderError("position, orientation or pixel spacing is missing", path=path, remedy="export it again")
     plane = Plane(position, orientation, spacing, _shape(dataset, path))
     plane.check(path)
     keys = tuple(text(dataset, name) for name in _KEYS)
@@ -77,7 +77,7 @@ def slices_of(dataset: Any, path: Path, *, uid: str, enhanced: bool) -> list[Sli
 
 
 def frame_group(dataset: Any, index: int, name: str) -> Any:
-    """Return the item of a functional group for a frame (from 0), or else of all frames; None where it has none."""
+    """Return a functional group's item for a frame (counted from 0), else the item for all frames, else None."""
     frames = dataset.get("PerFrameFunctionalGroupsSequence") or ()
     if index < len(frames) and (found := frames[index].get(name)):
         return found[0]
@@ -88,7 +88,7 @@ def frame_group(dataset: Any, index: int, name: str) -> Any:
 
 
 def frame_plane(dataset: Any, index: int, path: Path) -> tuple[Plane | None, float | None]:
-    """Return the plane of a frame of a multi-frame image and its thickness; None where it says none."""
+    """Return the plane and the thickness of a frame of a multi-frame image; None if they are missing."""
     position, orientation, measures = (
         frame_group(dataset, index, name)
         for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
@@ -110,7 +110,7 @@ def _frames(dataset: Any, path: Path, uid: str) -> list[Slice]:
     for index in range(len(dataset.get("PerFrameFunctionalGroupsSequence") or ())):
         plane, thickness = frame_plane(dataset, index, path)
         if plane is None:
-            raise HeaderError(f"frame {index + 1} says no position, orientation or spacing", path=path)
+            raise HeaderError(f"frame {index + 1} has no position, orientation or spacing", path=path)
         content = frame_group(dataset, index, "FrameContentSequence")
         kind = frame_group(dataset, index, "CTImageFrameTypeSequence")
         kinds = "" if kind is None else text(kind, "FrameType")
@@ -127,7 +127,7 @@ def _frames(dataset: Any, path: Path, uid: str) -> list[Slice]:
 def _shape(dataset: Any, path: Path) -> tuple[int, int]:
     rows, columns = numbers(dataset, "Rows", 1, path), numbers(dataset, "Columns", 1, path)
     if rows is None or columns is None:
-        raise HeaderError("says no rows or columns", path=path, remedy="download or export it again")
+        raise HeaderError("Rows or Columns is missing", path=path, remedy="download or export it again")
     return int(rows[0]), int(columns[0])
 
 
@@ -142,23 +142,23 @@ def _thickness(dataset: Any, path: Path) -> float | None:
 def choose_slices(slices: Sequence[Slice], referenced: AbstractSet[str]) -> tuple[list[Slice], Grid]:
     """Return the slices of one acquisition, sorted along their normal, and their grid.
 
-    A series may hold several acquisitions at the same positions: the one that a segmentation refers to is kept, else
-    the largest, and the grid's notes say so.
+    A series may hold several acquisitions at the same positions. The acquisition that a segmentation refers to is kept,
+    otherwise the largest one. The grid's notes report the choice.
 
     Args:
-        slices: Of one series, without localizers.
+        slices: Slices of one series, without localizers.
         referenced: SOP instances that a segmentation refers to.
 
     Raises:
-        DataError: Whatever is kept has a slice missing, doubled or shifted.
+        DataError: For every possible choice, a slice is missing, duplicated or shifted.
     """
     notes = []
     unique = list({(item.uid, item.frame): item for item in sorted(slices, key=lambda item: str(item.path))}.values())
     if len(unique) < len(slices):
-        notes.append(f"{len(slices) - len(unique)} slices are there twice, under one UID: one of each is used")
+        notes.append(f"{len(slices) - len(unique)} slices are duplicates with the same UID; one copy of each is used")
     part = _best(_by_plane(unique), referenced)
     if len(part) < len(unique):
-        notes.append(f"{len(unique) - len(part)} slices of another size, spacing or orientation are left out")
+        notes.append(f"{len(unique) - len(part)} slices of another size, spacing or orientation are skipped")
     try:
         ordered, grid = _sorted(part)
     except DataError as error:
@@ -187,12 +187,12 @@ def _by_plane(slices: Sequence[Slice]) -> list[list[Slice]]:
 
 
 def _best(parts: Sequence[list[Slice]], referenced: AbstractSet[str]) -> list[Slice]:
-    """Return the part that is most referred to, else the largest, else the first."""
+    """Return the part with the most referenced slices; on a tie the largest part, then the first."""
     return max(parts, key=lambda part: (sum(item.uid in referenced for item in part), len(part)))
 
 
 def _acquisition(slices: Sequence[Slice], referenced: AbstractSet[str]) -> tuple[list[Slice], Grid, str] | None:
-    """Split the slices by whatever makes one acquisition of them that is whole."""
+    """Split the slices by the first element that yields one complete acquisition."""
     for index, key in enumerate(_KEYS):
         parts: dict[str, list[Slice]] = defaultdict(list)
         for item in slices:
@@ -207,10 +207,18 @@ def _acquisition(slices: Sequence[Slice], referenced: AbstractSet[str]) -> tuple
         except DataError:
             continue
         pointed = any(item.uid in referenced for item in kept)
-        why = "that the segmentation refers to" if pointed else "with the most slices, as no segmentation says which"
+        why = (
+            "that the segmentation refers to"
+            if pointed
+            else "with the most slices, because no segmentation selects one"
+        )
         value = kept[0].keys[index]
-        return ordered, grid, f"holds {len(parts)} acquisitions: the one {why} is used ({key} {value or 'empty'})"
-    # Nothing tells them apart, but the segmentation names the slice at each position.
+        return (
+            ordered,
+            grid,
+            f"the series holds {len(parts)} acquisitions; the one {why} is used ({key} {value or 'empty'})",
+        )
+    # No element distinguishes the acquisitions, but the segmentation refers to one slice at each position.
     at = Counter(round(item.along, 3) for item in slices)
     kept = [item for item in slices if at[round(item.along, 3)] == 1 or item.uid in referenced]
     if len(kept) < len(slices) and len({round(item.along, 3) for item in kept}) == len(at) == len(kept):
@@ -219,5 +227,5 @@ def _acquisition(slices: Sequence[Slice], referenced: AbstractSet[str]) -> tuple
         except DataError:
             return None
         left = len(slices) - len(kept)
-        return ordered, grid, f"{left} slices at taken positions are left out: the segmentation refers to the others"
+        return ordered, grid, f"{left} slices at duplicate positions are skipped; the segmentation refers to the others"
     return None

@@ -1,4 +1,7 @@
-"""Which DICOM files make up one volume: kept as a small JSON index beside the study, so that a path stays a path."""
+"""Index of a DICOM volume: a small JSON file that lists the DICOM files of one volume.
+
+With an index, one path identifies a volume, as with a NIfTI file.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,11 @@ class DicomSource:
     """The files of one CT series, or of the SEGs or RTSTRUCTs that label it.
 
     Attributes:
-        kind: What the files are.
-        files: In slice order for a CT.
-        details: JSON values. Of a CT: ``series`` (its UID). Of labels: ``labels`` (label number by label name),
-            ``slices`` (SOP instance and frame of each slice of the CT, None for a label map without CT), ``shape`` and
-            ``affine`` (of the grid to paint on). Of all: ``notes`` (sentences that the user has to read).
+        kind: Kind of the files.
+        files: The files; for a CT, in slice order.
+        details: JSON values. For a CT: ``series`` (its UID). For labels: ``labels`` (label number by label name). For
+            both: ``slices`` (SOP instance and frame of each slice of the CT; empty for labels without a CT),
+            ``shape`` and ``affine`` of the grid, and ``notes`` (sentences that the user has to read).
     """
 
     kind: Kind
@@ -39,7 +42,7 @@ class DicomSource:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was found and decided about these files, in sentences."""
+        """Sentences about what was found and decided for these files."""
         return tuple(self.details.get("notes", ()))
 
 
@@ -47,23 +50,23 @@ def read_source(path: PathLike) -> DicomSource:
     """Read an index.
 
     Raises:
-        HeaderError: It is no index of DICOM files.
-        SchemaVersionError: A newer patchcore wrote it.
-        OSError: It cannot be read.
+        HeaderError: The file is not a valid index of DICOM files.
+        SchemaVersionError: A newer patchcore wrote the index.
+        OSError: The index cannot be read.
     """
     value = read_json(path, schema=_SCHEMA)
     kind, files, details = (value.get(name) for name in ("kind", "files", "details"))
     names = isinstance(files, list) and files and all(isinstance(name, str) for name in files)
     if kind not in get_args(Kind) or not names or not isinstance(details, dict):
-        raise HeaderError("is no index of DICOM files", path=path, remedy="run patchcore analyze again")
+        raise HeaderError("is not a valid index of DICOM files", path=path, remedy="run patchcore analyze again")
     return DicomSource(kind, tuple(Path(name) for name in files), MappingProxyType(details))
 
 
 def write_source(source: DicomSource, path: Path) -> Path:
-    """Write an index; one that says the same already is left untouched.
+    """Write an index; a file that already has the same content is not changed.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The index cannot be written.
     """
     value = {
         "schema_version": _SCHEMA,

@@ -1,7 +1,8 @@
-"""Reading an indexed DICOM volume: header, CT in HU, label map. Axes are stored order: columns, rows, slices.
+"""Reads an indexed DICOM volume: header, CT in HU, label map. Axes are in stored order: columns, rows, slices.
 
-HU are what the rescale of each slice gives, whatever PhotometricInterpretation says: MONOCHROME1 changes how a CT is
-shown, not its numbers. Padding (PixelPaddingValue) is air, −1024 HU. In the label map lesions are painted last.
+HU are computed with the rescale slope and intercept of each slice. PhotometricInterpretation does not change HU:
+MONOCHROME1 changes only how a CT is displayed. Padding (PixelPaddingValue) becomes air, −1024 HU. In the label map,
+lesions are painted last.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ _INT16 = np.iinfo(np.int16)
 
 @dataclass(frozen=True)
 class Labelled:
-    """All segments of a case on its grid.
+    """All segments of a case on one grid.
 
     Attributes:
-        grid: Of the CT, or of the SEG itself.
-        segments: Of all its files.
-        numbers: Label number by label name, the whole cohort's.
-        notes: What the user has to know about the files.
+        grid: Grid of the CT, or of the SEG if there is no CT.
+        segments: Segments of all files of the case.
+        numbers: Label number by label name, for the whole cohort.
+        notes: Sentences about the files that the user has to read.
     """
 
     grid: Grid
@@ -62,21 +63,21 @@ class Labelled:
         found = next((number for name, number in self.numbers.items() if label_key(name) == key), None)
         if found is None:
             raise HeaderError(
-                f"segment {segment.name} was not there when the data set was searched",
+                f"segment {segment.name} is not in the index of the data set",
                 path=segment.path,
-                remedy="search it again",
+                remedy="run patchcore analyze again",
             )
         return found
 
 
 def read_dicom_header(path: PathLike) -> VolumeHeader:
-    """Read the geometry of an indexed volume, as it was when the files were searched.
+    """Read the geometry of an indexed volume from its index.
 
-    Reading the voxels compares it with the files.
+    The geometry is compared with the files only when the voxels are read.
 
     Raises:
-        DataError: It is no index.
-        OSError: The index or one of its files cannot be reached.
+        DataError: The file is not a valid index.
+        OSError: The index or its first file cannot be accessed.
     """
     source = read_source(path)
     grid = _grid(source, path)
@@ -100,16 +101,16 @@ def read_dicom_image(path: PathLike) -> CtImage:
     """Read an indexed CT series in HU.
 
     Returns:
-        int16 where every slice rescales to integers within it, else float32.
+        The image; int16 if every slice rescales to integers in the range of int16, otherwise float32.
 
     Raises:
-        DataError: A file is damaged, or is not what was indexed.
-        MissingExtraError: The decoder of its compression is not installed.
+        DataError: A file is damaged, or differs from the indexed file.
+        MissingExtraError: The decoder for the compression of a file is not installed.
         OSError: A file cannot be read.
     """
     source = read_source(path)
     if source.kind != "ct":
-        raise DataError("is no index of a CT", path=path, remedy="read it as a label map")
+        raise DataError("is not the index of a CT", path=path, remedy="read it as a label map")
     grid = _grid(source, path)
     wanted = _slice_index(source)
     array: npt.NDArray[Any] | None = None
@@ -121,7 +122,7 @@ def read_dicom_image(path: PathLike) -> CtImage:
             uid = text(dataset, "SOPInstanceUID")
             found = slices_of(dataset, file, uid=uid, enhanced=text(dataset, "SOPClassUID") in ENHANCED)
             if len(found) != frames.count:
-                raise HeaderError(f"{frames.count} frames, positions of {len(found)}", path=file)
+                raise HeaderError(f"has {frames.count} frames, but {len(found)} frame positions", path=file)
             for position, item in enumerate(found):
                 index = wanted.get((item.uid, item.frame))
                 if index is None:
@@ -135,23 +136,23 @@ def read_dicom_image(path: PathLike) -> CtImage:
                 array[:, :, index] = hu.T
                 seen += 1
     if array is None or seen != grid.shape[2]:
-        raise HeaderError("the files are not those that were indexed", path=path, remedy="search the data set again")
+        raise HeaderError("the files differ from the indexed files", path=path, remedy="run patchcore analyze again")
     return CtImage(array, grid.affine, spacing_of(grid.affine), array.dtype)
 
 
 def read_dicom_label(path: PathLike) -> LabelMap:
-    """Read an indexed SEG or RTSTRUCT as a label map on its CT's grid; where labels overlap, lesions win.
+    """Read an indexed SEG or RTSTRUCT as a label map on the CT's grid; if labels overlap, lesions win.
 
     Raises:
-        DataError: A file is damaged, off the CT's grid, or not what was indexed.
-        MissingExtraError: The decoder of its compression is not installed.
+        DataError: A file is damaged, does not fit the CT's grid, or differs from the indexed file.
+        MissingExtraError: The decoder for the compression of a file is not installed.
         OSError: A file cannot be read.
     """
     source = read_source(path)
     labelled = read_labelled(path)
     array = np.zeros(labelled.grid.shape, dtype=_label_dtype(source), order="F")
     numbered = [(labelled.label_number(segment), segment) for segment in labelled.segments]
-    # Lesions last; of the rest, later numbers win.
+    # Lesions are painted last and win. Otherwise the larger label number wins.
     for number, segment in sorted(numbered, key=lambda pair: (lesion_like(pair[1].label), pair[0])):
         segment.paint(array, number)
     return LabelMap(array, labelled.grid.affine, spacing_of(labelled.grid.affine))
@@ -161,7 +162,7 @@ def read_labelled(path: PathLike) -> Labelled:
     """Read the segments of an indexed SEG or RTSTRUCT.
 
     Raises:
-        DataError: As :func:`read_dicom_label`.
+        DataError: See :func:`read_dicom_label`.
         OSError: A file cannot be read.
     """
     source = read_source(path)
@@ -204,7 +205,7 @@ def _hu(dataset: Any, frames: Frames, index: int, path: Path) -> npt.NDArray[Any
 
 
 def _padding(dataset: Any, frames: Frames, path: Path) -> tuple[int, int] | None:
-    """Return least and greatest stored value that are padding."""
+    """Return the smallest and the largest stored value that mean padding; None if there is no padding value."""
     value = numbers(dataset, "PixelPaddingValue", 1, path)
     if value is None:
         return None
@@ -212,7 +213,7 @@ def _padding(dataset: Any, frames: Frames, path: Path) -> tuple[int, int] | None
     ends = []
     for end in (value[0], value[0] if limit is None else limit[0]):
         number = int(end)
-        # Written as US where it should be SS, and the other way round.
+        # Some files store the value as US (unsigned) although the pixels are SS (signed), or the reverse.
         if frames.signed and number >= 1 << (frames.allocated - 1):
             number -= 1 << frames.allocated
         elif not frames.signed and number < 0:
@@ -226,7 +227,11 @@ def _check_place(item: Slice, index: int, grid: Grid) -> None:
     if item.plane.shape != expected.shape or not np.allclose(
         item.plane.position, expected.position, rtol=0, atol=max(0.11 * float(np.linalg.norm(grid.affine[:3, 2])), 0.1)
     ):
-        raise HeaderError("lies elsewhere than when it was indexed", path=item.path, remedy="search the data set again")
+        raise HeaderError(
+            "the position or size of a slice has changed since it was indexed",
+            path=item.path,
+            remedy="run patchcore analyze again",
+        )
 
 
 def _plane(grid: Grid, index: int) -> Plane:
@@ -266,4 +271,4 @@ def _label_dtype(source: DicomSource) -> np.dtype[Any]:
 
 
 def _broken(path: PathLike) -> HeaderError:
-    return HeaderError("is no whole index of DICOM files", path=path, remedy="search the data set again")
+    return HeaderError("is not a complete index of DICOM files", path=path, remedy="run patchcore analyze again")

@@ -1,25 +1,27 @@
-//! Which voxels are a lesion's, and which lie within a distance of one: a bit per voxel of the lesions' surroundings.
+//! Marks the voxels of lesions and the voxels within a distance of a lesion, with one bit per voxel around the lesions.
 //!
-//! A ball of voxels is a half-width along the first axis for each offset along the other two. So every row of lesion
-//! voxels is widened once per half-width that occurs, and combined with the rows at the offsets that have it.
+//! A ball of voxels is described by a half-width along the first axis for each offset along the other two axes.
+//! Therefore every row of lesion voxels is widened once per half-width, and then combined with the rows at all offsets
+//! that have this half-width.
 
 use crate::{Error, Result, error};
 
 /// A stretch of lesion voxels along the first axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LesionSpan {
-    /// Its first voxel.
+    /// First voxel of the span.
     pub origin: [usize; 3],
-    /// Its voxels.
+    /// Number of voxels.
     pub length: usize,
 }
 
-/// The rows of a volume that hold lesion voxels or voxels near them.
+/// The rows of a volume that contain lesion voxels or voxels near them.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Surroundings {
     shape: [usize; 3],
-    /// First row (j) and plane (k) that are held, and how many.
+    /// First stored row (j) and plane (k).
     low: [usize; 2],
+    /// Number of stored rows and planes.
     count: [usize; 2],
     /// 64-bit words per row.
     words: usize,
@@ -28,23 +30,29 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Mark the voxels of `spans` and those whose centre lies within `radius_mm` of the centre of one.
+    /// Mark the voxels of `spans`, and all voxels with a centre within `radius_mm` of the centre of a span voxel.
     ///
     /// # Errors
-    /// [`Error::Argument`] if a span leaves the volume, or a length is not positive and finite; [`Error::Memory`].
+    /// [`Error::Argument`] if a span leaves the volume, or if the spacing or the radius is invalid; [`Error::Memory`].
     pub fn new(shape: [usize; 3], spans: &[LesionSpan], spacing: [f64; 3], radius_mm: f64) -> Result<Self> {
         let possible = spacing.iter().all(|&step| step > 0.0 && step.is_finite());
         if !(possible && radius_mm >= 0.0 && radius_mm.is_finite()) {
-            return Err(Error::Argument(format!("spacing {spacing:?} mm and radius {radius_mm} mm")));
+            return Err(Error::Argument(format!(
+                "spacing {spacing:?} mm and radius {radius_mm} mm; expected a positive, finite spacing and a finite \
+                 radius from 0 up"
+            )));
         }
         for span in spans {
             let [i, j, k] = span.origin;
             if span.length == 0 || i + span.length > shape[0] || j >= shape[1] || k >= shape[2] {
-                return Err(Error::Argument(format!("a span at {:?} leaves shape {shape:?}", span.origin)));
+                return Err(Error::Argument(format!(
+                    "the span at {:?} is empty or leaves shape {shape:?}",
+                    span.origin
+                )));
             }
         }
         let Some(first) = spans.first() else { return Ok(Self { shape, ..Self::default() }) };
-        // A voxel at exactly the radius is in, whatever the last bit of its distance.
+        // A voxel at exactly the radius is included, whatever the rounding of its distance.
         let reach = radius_mm * (1.0 + 1e-9);
         let steps = [1, 2].map(|axis| (reach / spacing[axis]) as usize);
         let (mut low, mut high) = ([first.origin[1], first.origin[2]], [first.origin[1], first.origin[2]]);
@@ -106,12 +114,15 @@ impl Surroundings {
 
     pub(super) fn check(&self, shape: [usize; 3]) -> Result<()> {
         if !self.within.is_empty() && self.shape != shape {
-            return Err(Error::Argument(format!("lesions on a grid of {:?}, an image of {shape:?}", self.shape)));
+            return Err(Error::Argument(format!(
+                "the lesions have shape {:?}, the image has shape {shape:?}",
+                self.shape
+            )));
         }
         Ok(())
     }
 
-    /// The rows of a plane: their number (j), the bits of lesion voxels and of voxels around.
+    /// The stored rows of a plane: row number (j), bits of the lesion voxels, and bits of the voxels around.
     pub(super) fn rows(&self, plane: usize) -> impl Iterator<Item = (usize, &[u64], &[u64])> {
         let held = plane.checked_sub(self.low[1]).filter(|&k| k < self.count[1]);
         held.into_iter().flat_map(move |k| {
@@ -123,7 +134,7 @@ impl Surroundings {
     }
 }
 
-/// The rows of a ball: half-width along the first axis, offsets along the others; equal half-widths together.
+/// The rows of a ball: half-width along the first axis and offsets along the other axes, sorted by half-width.
 fn ball_rows(spacing: [f64; 3], reach: f64, steps: [usize; 2]) -> Vec<(usize, isize, isize)> {
     let mut rows = Vec::new();
     let (most_j, most_k) = (steps[0] as isize, steps[1] as isize);
@@ -148,7 +159,7 @@ fn ball_rows(spacing: [f64; 3], reach: f64, steps: [usize; 2]) -> Vec<(usize, is
     rows
 }
 
-/// Set the bits from `start` to before `stop`.
+/// Set the bits in `start..stop`.
 fn set_bits(words: &mut [u64], start: usize, stop: usize) {
     let (first, last) = (start / 64, (stop - 1) / 64);
     for (number, word) in words.iter_mut().enumerate().take(last + 1).skip(first) {
@@ -158,7 +169,7 @@ fn set_bits(words: &mut [u64], start: usize, stop: usize) {
     }
 }
 
-/// Every stretch of set bits, longer by `half` at both ends, within `length` bits.
+/// Extend every stretch of set bits by `half` at both ends, limited to `length` bits.
 fn widen(source: &[u64], out: &mut [u64], half: usize, length: usize) {
     out.fill(0);
     let mut at = 0;
@@ -169,7 +180,7 @@ fn widen(source: &[u64], out: &mut [u64], half: usize, length: usize) {
     }
 }
 
-/// The first bit of a value from `at` on.
+/// Index of the first bit equal to `value`, starting at `at`.
 fn next_bit(words: &[u64], at: usize, value: bool) -> Option<usize> {
     let mut number = at / 64;
     let mut mask = u64::MAX << (at % 64);

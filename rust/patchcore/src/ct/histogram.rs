@@ -1,28 +1,28 @@
-//! Voxels by integer HU.
+//! Counts voxels by integer HU.
 
 use super::values::Value;
 
-// Beyond these no scanner writes HU; they bound the histogram's memory.
+// No scanner writes HU outside these limits. They bound the memory of the histogram.
 const LOWEST: i32 = -32768;
 const HIGHEST: i32 = 65535;
 
-/// Voxel counts of consecutive integer HU from `start` on; empty without a voxel.
+/// Voxel counts of consecutive integer HU, beginning at `start`. Empty if there are no voxels.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Histogram {
     /// HU of the first count.
     pub start: i32,
-    /// Voxels per HU; the first and the last are not 0.
+    /// Number of voxels per HU. The first and the last count are not 0.
     pub counts: Vec<i64>,
 }
 
-/// A histogram that grows.
+/// A histogram while it is being filled.
 #[derive(Default)]
 pub(super) struct Counter {
     counts: Vec<i64>,
 }
 
 impl Counter {
-    /// Count the values of a row whose bit in `mask` is set.
+    /// Count the values of a row for which the bit in `mask` is set.
     pub(super) fn add<T: Value>(&mut self, row: &[T], mask: &[u64]) {
         for (word, &bits) in mask.iter().enumerate() {
             let mut bits = bits;

@@ -1,4 +1,4 @@
-//! The fast passes against the obvious ones.
+//! Compares the fast implementation with a naive one.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Voxels as HU: int16 where they are stored so and not scaled, otherwise float32.
+//! Converts voxels to HU: unscaled int16 voxels stay int16, all others become float32.
 
 use super::Limits;
 use crate::view::Kind;
@@ -8,7 +8,7 @@ use crate::view::Kind;
 pub(super) struct Format {
     pub(super) kind: Kind,
     pub(super) swapped: bool,
-    /// HU are stored values times the first plus the second.
+    /// Slope and intercept: HU = stored value · slope + intercept.
     pub(super) scaling: (f64, f64),
 }
 
@@ -23,12 +23,12 @@ impl Format {
     }
 }
 
-/// Evenly drawn voxels.
+/// Sampled voxels.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sample {
-    /// Of an image of int16.
+    /// Voxels of an unscaled int16 image.
     Int16(Vec<i16>),
-    /// Of any other.
+    /// Voxels of any other image.
     Float32(Vec<f32>),
 }
 
@@ -36,14 +36,14 @@ pub enum Sample {
 pub(super) trait Value: Copy + 'static {
     const NAME: &'static str;
     fn decode(bytes: &[u8], format: Format, out: &mut Vec<Self>);
-    /// The bytes of values in memory, little-endian.
+    /// The bytes of `values` in memory, little-endian.
     fn bytes(values: &[Self]) -> &[u8];
     fn counts(limits: Limits) -> Counts<Self>;
     fn sample(values: Vec<Self>) -> Sample;
     fn to_f64(self) -> f64;
-    /// The nearest integer HU, halves to even; None if it is not a number.
+    /// The nearest integer HU, with halves rounded to even. `None` if the value is NaN or infinite.
     fn rounded(self) -> Option<i32>;
-    /// Count values into `counts`.
+    /// Add `values` to `counts`.
     fn tally(values: &[Self], counts: &mut Counts<Self>);
 }
 
@@ -59,7 +59,7 @@ pub(super) struct Counts<T> {
 
 impl<T: Value> Counts<T> {
     pub(super) fn add(&mut self, values: &[T]) {
-        // Sums of a part at a time fit small integers, which vectorise.
+        // The counts of one chunk fit into small integers, which vectorise.
         for part in values.chunks(1 << 14) {
             T::tally(part, self);
         }
@@ -70,7 +70,7 @@ impl<T: Value> Counts<T> {
     }
 }
 
-// On the little-endian machines that patchcore is built for, memory is what a file holds.
+// patchcore is built for little-endian machines only, so bytes in memory equal bytes in a file.
 const _: () = assert!(cfg!(target_endian = "little"));
 
 impl Value for i16 {
@@ -87,12 +87,12 @@ impl Value for i16 {
     }
 
     fn bytes(values: &[Self]) -> &[u8] {
-        // SAFETY: every byte of an i16 is initialised, and a byte has no alignment.
+        // SAFETY: every byte of an i16 is initialised, and bytes need no alignment.
         unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), 2 * values.len()) }
     }
 
     fn counts(limits: Limits) -> Counts<Self> {
-        // Rounded inwards: an integer is below the limit exactly if it is below the next integer.
+        // Limits are rounded inwards: an integer is below `lowest` exactly if it is below `lowest` rounded up.
         let low = limits.lowest.ceil().clamp(f64::from(i16::MIN), f64::from(i16::MAX)) as i16;
         let high = limits.highest.floor().clamp(f64::from(i16::MIN), f64::from(i16::MAX)) as i16;
         Counts { low: i16::MAX, high: i16::MIN, limits: (low, high), not_finite: 0, below: 0, above: 0 }
@@ -159,14 +159,14 @@ impl Value for f32 {
         if !format.is_plain() {
             let (slope, intercept) = (format.scaling.0 as f32, format.scaling.1 as f32);
             for value in out {
-                // Two roundings, as NumPy's product and sum; the compiler does not fuse them.
+                // Two roundings, as in NumPy (product, then sum). The compiler does not fuse the two operations.
                 *value = *value * slope + intercept;
             }
         }
     }
 
     fn bytes(values: &[Self]) -> &[u8] {
-        // SAFETY: every byte of an f32 is initialised, and a byte has no alignment.
+        // SAFETY: every byte of an f32 is initialised, and bytes need no alignment.
         unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), 4 * values.len()) }
     }
 

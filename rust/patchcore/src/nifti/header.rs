@@ -1,56 +1,56 @@
-//! The header: parsed, and checked before anything is believed.
+//! Parses NIfTI headers and checks every field before it is used.
 
 use crate::lesions::{Affine, Geometry};
 use crate::view::{Kind, check_shape};
 use crate::{Error, Result};
 
-/// What a NIfTI header says about one 3D volume.
+/// The content of a NIfTI header of one 3D volume.
 #[derive(Debug, Clone)]
 pub struct Header {
     /// Voxels along each axis.
     pub shape: [usize; 3],
     /// Stored element type.
     pub kind: Kind,
-    /// Whether elements are in the other byte order than this machine's.
+    /// Whether elements are stored in the opposite byte order to this machine's.
     pub swapped: bool,
-    /// Where voxels begin in the data file.
+    /// Byte offset of the first voxel in the data file.
     pub data_offset: u64,
     /// `value = slope · stored + intercept`.
     pub scaling: (f64, f64),
     /// Voxel index → world mm (RAS+).
     pub affine: Affine,
-    /// What the affine was chosen from, as it stands in the header.
+    /// The transforms in the header from which the affine was chosen.
     pub forms: Forms,
-    /// Whether the voxels follow in the same file.
+    /// Whether the voxels are in the same file as the header.
     pub single_file: bool,
 }
 
-/// The two transforms that a header may hold, and the voxel size beside them.
+/// The two transforms that a header may contain, and the voxel size.
 #[derive(Debug, Clone, Copy)]
 pub struct Forms {
-    /// Size of a voxel, mm, without sign.
+    /// Voxel size [mm], absolute values.
     pub pixdim: [f64; 3],
-    /// The sform, where its code says that it counts.
+    /// The sform, if its code is positive.
     pub sform: Option<Affine>,
-    /// The qform, likewise, and where its quaternion is one.
+    /// The qform, if its code is positive and its quaternion is valid.
     pub qform: Option<Affine>,
 }
 
 impl Header {
-    /// Bytes of all voxels.
+    /// Number of bytes of all voxels.
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
         self.shape.iter().map(|&n| n as u64).product::<u64>() * self.kind.size() as u64
     }
 
-    /// Where the voxels lie.
+    /// The geometry that the affine describes.
     #[must_use]
     pub fn geometry(&self) -> Geometry {
         Geometry::from_affine(self.affine)
     }
 }
 
-/// Numbers out of a header of either byte order.
+/// Reads numbers from a header in either byte order.
 struct Fields<'a> {
     bytes: &'a [u8],
     swapped: bool,
@@ -87,7 +87,7 @@ impl Fields<'_> {
     }
 }
 
-/// The fields of either version, at one width.
+/// The header fields, converted to the same types for both versions.
 struct Raw {
     dim: [i64; 8],
     datatype: i16,
@@ -102,40 +102,42 @@ struct Raw {
     srow: [[f64; 4]; 3],
     units: i32,
     single_file: bool,
-    /// Rounding of the width in which the quaternion is stored.
+    /// Machine epsilon of the type in which the quaternion is stored.
     epsilon: f64,
 }
 
-/// Parse the first bytes of a NIfTI file (348 suffice for version 1, 540 for version 2).
+/// Parse the first bytes of a NIfTI file (348 bytes for version 1, 540 bytes for version 2).
 ///
 /// # Errors
-/// [`Error::Header`] for what is no NIfTI header or holds impossible values; [`Error::Unsupported`] for a valid one of
-/// more than three dimensions, of colours or complex numbers, or in metres or micrometres.
+/// [`Error::Header`] if the bytes are not a NIfTI header or contain impossible values; [`Error::Unsupported`] if the
+/// header is valid but the volume is not 3D, has colours, complex numbers or 128-bit floats, or is in metres or
+/// micrometres.
 pub fn parse_header(bytes: &[u8]) -> Result<Header> {
     let raw = parse_raw(bytes)?;
     let shape = check_dimensions(&raw.dim)?;
     let voxels = check_shape(shape)?;
     let swapped = is_swapped(bytes);
     let kind = kind_of(raw.datatype)?;
-    // Written twice in every header, so that damage to one shows; 0 is how some writers leave it out.
+    // Every header contains the voxel type twice (datatype and bitpix), so damage to one field can be detected. Some
+    // writers do not set bitpix and leave it 0.
     if raw.bitpix != 0 && i64::from(raw.bitpix) != 8 * kind.size() as i64 {
         return Err(Error::Header(format!(
-            "datatype {} has {} bits a voxel, bitpix says {}; the header is damaged",
+            "datatype {} has {} bits per voxel, but bitpix is {}; the header is damaged",
             raw.datatype,
             8 * kind.size(),
             raw.bitpix
         )));
     }
     if voxels.checked_mul(kind.size() as u64).is_none() {
-        return Err(Error::Header(format!("shape {shape:?} is impossibly large")));
+        return Err(Error::Header(format!("shape {shape:?} is too large")));
     }
-    // 1 is metre, 3 micrometre; 0 (not said) is taken as mm, as everywhere.
+    // 1 is metre, 3 is micrometre. 0 (not set) is read as mm, as in all other software.
     if matches!(raw.units & 7, 1 | 3) {
         let unit = if raw.units & 7 == 1 { "metres" } else { "micrometres" };
         return Err(Error::Unsupported(format!("the header states lengths in {unit}; save the file in mm")));
     }
     if !(raw.vox_offset.is_finite() && (0.0..1e15).contains(&raw.vox_offset)) {
-        return Err(Error::Header(format!("vox_offset {} is impossible", raw.vox_offset)));
+        return Err(Error::Header(format!("vox_offset {} is impossible; the header is damaged", raw.vox_offset)));
     }
     let smallest = if !raw.single_file {
         0
@@ -154,7 +156,9 @@ pub fn parse_header(bytes: &[u8]) -> Result<Header> {
             (slope, _) if !slope.is_finite() || slope == 0.0 => (1.0, 0.0),
             (slope, intercept) if intercept.is_finite() => (slope, intercept),
             (slope, intercept) => {
-                return Err(Error::Header(format!("scl_slope is {slope}, but scl_inter {intercept}")));
+                return Err(Error::Header(format!(
+                    "scl_slope is {slope}, but scl_inter is {intercept}; expected a finite number"
+                )));
             }
         },
         affine,
@@ -178,7 +182,7 @@ pub(super) fn is_version_2(bytes: &[u8]) -> bool {
 fn parse_raw(bytes: &[u8]) -> Result<Raw> {
     let no_nifti = |what: &str| Error::Header(format!("not a NIfTI file: {what}"));
     if bytes.len() < 348 {
-        return Err(no_nifti(&format!("{} bytes, a header has 348 or 540", bytes.len())));
+        return Err(no_nifti(&format!("the file has {} bytes, a header has 348 or 540", bytes.len())));
     }
     let size = i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     let fields = Fields { bytes, swapped: is_swapped(bytes) };
@@ -188,7 +192,7 @@ fn parse_raw(bytes: &[u8]) -> Result<Raw> {
             let single_file = match &bytes[344..348] {
                 b"n+1\0" => true,
                 b"ni1\0" => false,
-                _ => return Err(no_nifti("the magic string is missing (ANALYZE 7.5 is not read)")),
+                _ => return Err(no_nifti("the magic string is missing (ANALYZE 7.5 is not supported)")),
             };
             let f32 = |offset: usize| fields.f32(offset);
             Ok(Raw {
@@ -210,7 +214,7 @@ fn parse_raw(bytes: &[u8]) -> Result<Raw> {
         }
         540 => {
             if bytes.len() < 540 {
-                return Err(no_nifti(&format!("{} bytes, a NIfTI-2 header has 540", bytes.len())));
+                return Err(no_nifti(&format!("the file has {} bytes, a NIfTI-2 header has 540", bytes.len())));
             }
             let single_file = match &bytes[4..8] {
                 b"n+2\0" => true,
@@ -235,18 +239,18 @@ fn parse_raw(bytes: &[u8]) -> Result<Raw> {
                 epsilon: f64::EPSILON,
             })
         }
-        other => Err(no_nifti(&format!("the header size is {other}, not 348 or 540"))),
+        other => Err(no_nifti(&format!("the header size is {other}; expected 348 or 540"))),
     }
 }
 
 fn check_dimensions(dim: &[i64; 8]) -> Result<[usize; 3]> {
     let count = dim[0];
     if !(1..=7).contains(&count) {
-        return Err(Error::Header(format!("{count} dimensions; a NIfTI file has 1 to 7")));
+        return Err(Error::Header(format!("the header states {count} dimensions; expected 1 to 7")));
     }
     let sizes = &dim[1..=count as usize];
     if let Some(axis) = sizes.iter().position(|&n| n < 1) {
-        return Err(Error::Header(format!("axis {axis} has {} voxels", sizes[axis])));
+        return Err(Error::Header(format!("axis {axis} has {} voxels; expected at least 1", sizes[axis])));
     }
     if count < 3 || sizes[3..].iter().any(|&n| n > 1) {
         return Err(Error::Unsupported(format!("shape {sizes:?} is not 3D")));
@@ -269,14 +273,16 @@ fn kind_of(datatype: i16) -> Result<Kind> {
         32 | 1792 | 2048 => return Err(Error::Unsupported("voxels are complex numbers".into())),
         128 | 2304 => return Err(Error::Unsupported("voxels are colours".into())),
         1536 => return Err(Error::Unsupported("voxels are 128-bit floats".into())),
-        other => return Err(Error::Header(format!("datatype {other} does not exist"))),
+        other => return Err(Error::Header(format!("datatype {other} is not a NIfTI datatype"))),
     })
 }
 
 fn affine_of(raw: &Raw, shape: [usize; 3]) -> Result<(Affine, Forms)> {
     let size = [raw.pixdim[1], raw.pixdim[2], raw.pixdim[3]];
     if size.iter().any(|s| !s.is_finite()) {
-        return Err(Error::Header(format!("spacing {size:?} mm is not finite; each axis needs a positive size")));
+        return Err(Error::Header(format!(
+            "spacing {size:?} mm is not finite; every axis needs a positive voxel size"
+        )));
     }
     let pixdim = size.map(f64::abs);
     let qform = (raw.qform_code > 0).then(|| qform_of(raw, pixdim));
@@ -284,17 +290,19 @@ fn affine_of(raw: &Raw, shape: [usize; 3]) -> Result<(Affine, Forms)> {
     affine[3][3] = 1.0;
     if raw.sform_code > 0 {
         affine[..3].copy_from_slice(&raw.srow);
-        // A quaternion that turns nothing is no matter where a sform is there.
+        // An invalid quaternion is ignored if there is an sform.
         return Ok((affine, Forms { pixdim, sform: Some(affine), qform: qform.and_then(Result::ok) }));
     }
     if size.contains(&0.0) {
-        return Err(Error::Header(format!("spacing {size:?} mm is impossible; each axis needs a positive size")));
+        return Err(Error::Header(format!(
+            "spacing {size:?} mm is impossible; every axis needs a positive voxel size"
+        )));
     }
     if let Some(qform) = qform.transpose()? {
         return Ok((qform, Forms { pixdim, sform: None, qform: Some(qform) }));
     }
     for axis in 0..3 {
-        // Without a transform the first axis is taken to run right to left, about the middle, as nibabel does.
+        // Without a transform, the first axis runs from right to left and the origin is in the middle, as in nibabel.
         let step = if axis == 0 { -pixdim[axis] } else { pixdim[axis] };
         affine[axis][axis] = step;
         affine[axis][3] = -step * (shape[axis] as f64 - 1.0) / 2.0;
@@ -304,7 +312,7 @@ fn affine_of(raw: &Raw, shape: [usize; 3]) -> Result<(Affine, Forms)> {
 
 fn qform_of(raw: &Raw, size: [f64; 3]) -> Result<Affine> {
     let rotation = rotation_of(raw.quaternion, raw.epsilon)?;
-    // pixdim[0] is the handedness of the third axis.
+    // The sign of pixdim[0] is the direction of the third axis.
     let flip = if raw.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
     let mut affine = [[0.0, 0.0, 0.0, 1.0]; 4];
     for (row, turned) in rotation.iter().enumerate() {
@@ -313,16 +321,19 @@ fn qform_of(raw: &Raw, size: [f64; 3]) -> Result<Affine> {
     Ok(affine)
 }
 
-/// The rotation of a unit quaternion given by its last three components.
+/// The rotation matrix of a unit quaternion, from its last three components.
 fn rotation_of([b, c, d]: [f64; 3], epsilon: f64) -> Result<[[f64; 3]; 3]> {
     let square = 1.0 - (b * b + c * c + d * d);
-    // A first component within rounding of 0 is 0, as nibabel has it: its root would be far larger than the rounding.
+    // If 1 - |v|² is 0 up to rounding, the first component is set to 0, as in nibabel: the square root would be far
+    // larger than the rounding error.
     let a = if square.abs() < 3.0 * epsilon {
         0.0
     } else if square > 0.0 {
         square.sqrt()
     } else {
-        return Err(Error::Header(format!("the qform quaternion ({b}, {c}, {d}) is longer than 1")));
+        return Err(Error::Header(format!(
+            "the qform quaternion ({b}, {c}, {d}) is longer than 1; the header is damaged"
+        )));
     };
     let s = 2.0 / (a * a + b * b + c * c + d * d);
     let (sb, sc, sd) = (b * s, c * s, d * s);

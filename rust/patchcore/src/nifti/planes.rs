@@ -1,4 +1,4 @@
-//! A volume in a file, plane after plane: never more of it in memory than is asked for.
+//! Reads a volume from a file plane by plane. Only the requested planes are in memory.
 
 use std::io::Read;
 use std::ops::Range;
@@ -13,11 +13,11 @@ use crate::slab::Slab;
 use crate::view::View;
 use crate::{Error, Result};
 
-/// The planes of a file along its last axis, which is the slowest there. Axes are walked 2, 1, 0.
+/// The planes of a file along its last axis, which is the slowest axis in a file. Axes are walked in the order 2, 1, 0.
 pub(crate) struct FilePlanes {
     pub(crate) header: Header,
     reader: Mutex<Box<dyn Read + Send>>,
-    /// The plane that the reader stands before.
+    /// The next plane that the reader will return.
     next: usize,
     loaded: Range<usize>,
     words: Vec<u64>,
@@ -26,7 +26,7 @@ pub(crate) struct FilePlanes {
 }
 
 impl FilePlanes {
-    /// Open a file. Rows and voxels of axes that are `flipped` come in the opposite order; planes come as they are.
+    /// Open a file. Rows and voxels along `flipped` axes are returned in reverse order; planes are never reversed.
     pub(crate) fn open(path: &Path, flipped: [bool; 3], nan: f32) -> Result<Self> {
         let Opened { header, reader } = open(path)?;
         Ok(Self { header, reader: Mutex::new(reader), next: 0, loaded: 0..0, words: Vec::new(), flipped, nan })
@@ -43,7 +43,10 @@ impl FilePlanes {
     fn read(&mut self, planes: Range<usize>) -> Result<()> {
         let plane_bytes = self.plane_bytes();
         if planes.start != self.next || planes.end > self.header.shape[2] {
-            return Err(Error::Argument(format!("planes {planes:?} of {:?}", self.header.shape)));
+            return Err(Error::Argument(format!(
+                "planes {planes:?} of shape {:?}; planes must be read in order",
+                self.header.shape
+            )));
         }
         let (before, total) = (planes.start as u64 * plane_bytes, self.header.data_bytes());
         let mut words = std::mem::take(&mut self.words);
@@ -54,14 +57,14 @@ impl FilePlanes {
         Ok(())
     }
 
-    /// Read the next plane and return its bytes as they are stored.
+    /// Read the next plane and return its bytes as stored.
     pub(crate) fn next_bytes(&mut self) -> Result<&[u8]> {
         self.read(self.next..self.next + 1)?;
         // SAFETY: `words` hold at least the plane that was just read, and every byte of them is initialised.
         Ok(unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast::<u8>(), self.plane_bytes() as usize) })
     }
 
-    /// The planes that are loaded.
+    /// A view of the loaded planes.
     fn view(&self) -> Result<View<'_>> {
         let [x, y, _] = self.header.shape;
         let size = self.header.kind.size() as isize;
@@ -71,13 +74,13 @@ impl FilePlanes {
         unsafe { View::from_raw(self.words.as_ptr().cast(), shape, strides, self.header.kind, self.header.swapped) }
     }
 
-    /// Read the next plane and find its spans; lines are numbered within it, unflipped.
+    /// Read the next plane and find its spans. Lines are numbered within the plane and not flipped.
     pub(crate) fn next_spans(&mut self, decoder: &Decoder) -> Result<Slab> {
         self.read(self.next..self.next + 1)?;
         Slab::find(&self.view()?, [2, 1, 0], 0..1, decoder)
     }
 
-    /// Read the file to its end: what it holds is believed only then.
+    /// Read the file to its end and compare the checksum. The values may be trusted only after this.
     pub(crate) fn finish(mut self) -> Result<()> {
         self.skip(self.next..self.header.shape[2])?;
         read_to_checksum(self.reader())

@@ -1,5 +1,6 @@
-//! Inflating and measuring in turns, some planes at a time: what was just inflated is still in the core's own cache when
-//! its spans are looked for. A second thread for that was slower: it took every byte through another core's cache.
+//! Inflates and measures a file in turns, a few planes at a time. Data that was just inflated is still in the core's
+//! own cache when its spans are searched. Searching on a second thread was slower, because every byte had to move to
+//! the cache of another core.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
@@ -16,47 +17,47 @@ use crate::slab::{Connectivity, Slab};
 use crate::view::View;
 use crate::{Error, Result};
 
-/// A header of each version.
+/// Bytes of a header of version 1 and of version 2.
 const VERSION_1_BYTES: u64 = 348;
 const VERSION_2_BYTES: u64 = 540;
-/// Compressed bytes read at once.
+/// Compressed bytes that are read at once.
 const READ_BYTES: usize = 256 << 10;
-/// Inflated bytes that are looked at at once, about: they fit a core's cache.
+/// Approximate number of inflated bytes that are processed at once. They fit into the cache of a core.
 const CHUNK_BYTES: usize = 768 << 10;
-/// Room for voxels before any has arrived.
+/// Initial buffer size, before any voxels were read.
 const FIRST_BYTES: usize = 64 << 10;
-/// Deflate cannot shrink data further than this; a header that promises more voxels is lying.
+/// The highest compression ratio of deflate. A header that states more voxels than this allows is wrong.
 const MOST_INFLATION: u64 = 1032;
-/// Zeros after the voxels, up to this many bytes, are padding. Anything else means that the header describes another
-/// volume than the file holds.
+/// Up to this many zero bytes after the voxels are padding. Anything else means that the header does not describe the
+/// volume in the file.
 const MOST_PADDING: u64 = 4 << 10;
 
-/// Bytes after the header of a pair that are read, to reach the gzip checksum.
+/// For a `.hdr`/`.img` pair: the most bytes that are read after the header to reach the gzip checksum.
 const MOST_EXTENSIONS: u64 = 64 << 20;
 
-/// The system's number for "is a directory".
+/// The operating system's error number for "is a directory".
 const EISDIR: i32 = 21;
 
 /// How a file may be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Packing {
-    /// As its first bytes say.
+    /// Gzip or plain, decided by the first bytes.
     Any,
-    /// As gzip.
+    /// Always gzip.
     Gzip,
-    /// As it is.
+    /// Never compressed.
     None,
 }
 
-/// A file, inflated where it is gzip.
+/// A file; its data is inflated if it is gzip.
 struct Part<'a> {
     reader: Box<dyn Read + Send + 'a>,
-    /// Bytes of the file as it is stored.
+    /// Number of bytes of the file as stored.
     length: u64,
     gzipped: bool,
 }
 
-/// A NIfTI volume whose header was read: voxels follow from `reader`.
+/// A NIfTI volume with a header that was already read. `reader` returns the voxels.
 pub(super) struct Opened<'a> {
     pub(super) header: Header,
     pub(super) reader: Box<dyn Read + Send + 'a>,
@@ -65,13 +66,14 @@ pub(super) struct Opened<'a> {
 /// Read and check the header of a `.nii`, `.nii.gz` or `.hdr`/`.img` pair.
 ///
 /// # Errors
-/// [`Error::Io`] if it cannot be read, [`Error::Header`], [`Error::Unsupported`] and [`Error::Corrupt`] as
-/// [`parse_header`], or if the file is shorter than the header says.
+/// [`Error::Io`] if the file cannot be read; the errors of [`parse_header`]; [`Error::Corrupt`] or [`Error::Header`] if
+/// the file is shorter than the header says or its gzip data is damaged; [`Error::Unsupported`] if it is not a regular
+/// file.
 pub fn read_header(path: &Path) -> Result<Header> {
     open(path).map(|opened| opened.header)
 }
 
-/// Find the components of a label map in a file, without ever holding it whole.
+/// Find the components of a label map in a file, without loading the whole volume into memory.
 ///
 /// # Errors
 /// As [`read_header`]; [`Error::Corrupt`] if the file ends early or fails its checksum,
@@ -85,9 +87,10 @@ pub fn components_of_file(
     components_of_opened(open(path)?, selected, connectivity, interrupt)
 }
 
-/// Find the components of a label map in a file that lies in memory; as [`components_of_file`] does.
+/// Find the components of a label map in the bytes of a file, like [`components_of_file`].
 ///
-/// `header` holds a `.nii` or `.nii.gz` whole, or the `.hdr` of a pair whose `.img` is `data`; both are gzip, or none.
+/// `header` holds a complete `.nii` or `.nii.gz`, or the `.hdr` of a pair with `data` as the `.img`. In a pair both
+/// parts are gzip, or neither is.
 ///
 /// # Errors
 /// As [`components_of_file`].
@@ -133,9 +136,9 @@ fn components_of_opened(
     Ok((joiner.finish()?, header))
 }
 
-/// Read all voxels of a file, as they are stored but in this machine's byte order: to its last byte.
+/// Read all voxels of a file without scaling, in this machine's byte order. The file is read to its last byte.
 ///
-/// Returns them in words, so that they are aligned for every element type; the first axis is the fastest.
+/// Returns the voxels as 64-bit words, so that they are aligned for every element type. The first axis is the fastest.
 ///
 /// # Errors
 /// As [`read_header`]; [`Error::Corrupt`] if the file ends early or fails its checksum, [`Error::Memory`],
@@ -154,7 +157,7 @@ pub fn read_voxels(path: &Path, interrupt: &Interrupt) -> Result<(Vec<u64>, Head
     Ok((words, header))
 }
 
-/// A reader that fails once it is asked to stop.
+/// A reader that returns an error after the interrupt was raised.
 struct Stopping<'a> {
     reader: &'a mut (dyn Read + Send),
     interrupt: &'a Interrupt,
@@ -170,7 +173,7 @@ impl Read for Stopping<'_> {
     }
 }
 
-/// Turn the elements in `words` to the other byte order.
+/// Swap the byte order of the elements in `words`.
 fn swap_bytes(words: &mut [u64], size: usize) {
     for word in words {
         *word = match size {
@@ -182,7 +185,7 @@ fn swap_bytes(words: &mut [u64], size: usize) {
     }
 }
 
-/// Some planes of voxels; words, so that they are aligned for every element type.
+/// A few planes of voxels, stored as 64-bit words, so that they are aligned for every element type.
 #[derive(Default)]
 struct Chunk {
     words: Vec<u64>,
@@ -218,14 +221,15 @@ pub(super) fn read_words(
     bytes: u64,
     progress: impl Fn() -> (u64, u64),
 ) -> Result<()> {
-    let bytes = usize::try_from(bytes).map_err(|_| Error::Memory(format!("one plane needs {bytes} bytes")))?;
+    let bytes = usize::try_from(bytes)
+        .map_err(|_| Error::Memory(format!("the voxels need {bytes} bytes, more than this machine can address")))?;
     let mut filled = 0;
     while filled < bytes {
-        // Doubled as bytes arrive: a header alone takes no memory.
+        // The buffer doubles as bytes arrive, so a wrong header alone cannot allocate much memory.
         let wanted = bytes.min((2 * filled).max(FIRST_BYTES).max(8 * words.len()));
         if 8 * words.len() < wanted {
             let more = wanted.div_ceil(8) - words.len();
-            let none = |_| Error::Memory(format!("no memory for {wanted} bytes of voxels"));
+            let none = |_| Error::Memory(format!("not enough memory for {wanted} bytes of voxels"));
             words.try_reserve_exact(more).map_err(none)?;
             words.resize(wanted.div_ceil(8), 0);
         }
@@ -235,7 +239,7 @@ pub(super) fn read_words(
             Ok(0) => {
                 let (before, total) = progress();
                 let found = before + filled as u64;
-                return Err(Error::Corrupt(format!("ends after {found} of {total} bytes of voxels")));
+                return Err(Error::Corrupt(format!("the file ends after {found} of {total} bytes of voxels")));
             }
             Ok(count) => filled += count,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -245,10 +249,12 @@ pub(super) fn read_words(
     Ok(())
 }
 
-/// Inflate a gzip file with zlib-rs and forget what it holds: the peer of everything that reads one.
+/// Inflate a gzip file with zlib-rs, discard the data and return its number of bytes. Benchmarks compare file readers
+/// with this function.
 ///
 /// # Errors
-/// [`Error::Io`] if it cannot be read, [`Error::Corrupt`] if it is damaged, [`Error::Interrupted`] if asked to stop.
+/// [`Error::Io`] if the file cannot be read, [`Error::Corrupt`] if it is damaged, [`Error::Interrupted`] if asked to
+/// stop.
 pub fn inflated_bytes(path: &Path, interrupt: &Interrupt) -> Result<u64> {
     let mut reader = MultiGzDecoder::new(BufReader::with_capacity(READ_BYTES, File::open(path)?));
     let mut buffer = vec![0; CHUNK_BYTES];
@@ -262,21 +268,22 @@ pub fn inflated_bytes(path: &Path, interrupt: &Interrupt) -> Result<u64> {
     }
 }
 
-/// Read what follows the voxels: a gzip file's checksum is reached and compared, and what is no padding is refused.
+/// Read the bytes after the voxels. In a gzip file this reaches and compares the checksum. Bytes that are not padding
+/// are an error.
 pub(super) fn read_to_checksum(reader: &mut dyn Read) -> Result<()> {
     let mut rest = Vec::new();
     reader.take(MOST_PADDING + 1).read_to_end(&mut rest).map_err(describe)?;
     if rest.len() as u64 > MOST_PADDING || rest.iter().any(|&byte| byte != 0) {
         let more = if rest.len() as u64 > MOST_PADDING { "at least " } else { "" };
         return Err(Error::Header(format!(
-            "{more}{} bytes follow the voxels that the header describes; the header is wrong, or the file damaged",
+            "{more}{} bytes follow the voxels that the header describes; the header is wrong or the file is damaged",
             rest.len()
         )));
     }
     Ok(())
 }
 
-/// The inflater reports a damaged stream through I/O errors of these kinds.
+/// Convert an I/O error. The inflater reports a damaged stream as an I/O error of one of these kinds.
 fn describe(error: std::io::Error) -> Error {
     match error.kind() {
         ErrorKind::InvalidInput | ErrorKind::InvalidData => {
@@ -290,14 +297,16 @@ fn describe(error: std::io::Error) -> Error {
 pub(super) fn open(path: &Path) -> Result<Opened<'static>> {
     let header_path = sibling(path, "img", "hdr");
     let data_path = sibling(&header_path, "hdr", "img");
-    // Voxels have no magic number: what begins like gzip may be labels, and what should be gzip must not pass for them.
+    // Plain voxels have no magic number: labels may begin with the same bytes as gzip, and a broken gzip file must not
+    // be read as labels. So the file name decides.
     let gzip = data_path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"));
     let packing = if gzip { Packing::Gzip } else { Packing::None };
     let data = || (data_path != header_path).then(|| open_file(&data_path, packing));
     open_parts(|| open_file(&header_path, Packing::Any), data)
 }
 
-/// Read the header from the file that `first` opens, and go to the voxels: in the same, or in the one of `second`.
+/// Read the header from the file that `first` opens, and move to the first voxel, in the same file or in the file that
+/// `second` opens.
 fn open_parts<'a>(
     first: impl FnOnce() -> Result<Part<'a>>,
     second: impl FnOnce() -> Option<Result<Part<'a>>>,
@@ -314,9 +323,10 @@ fn open_parts<'a>(
         opened
     } else {
         ahead = 0;
-        // Extensions may follow; at the end is the checksum.
+        // Header extensions may follow. Reading to the end also checks the gzip checksum.
         std::io::copy(&mut opened.reader.take(MOST_EXTENSIONS), &mut std::io::sink()).map_err(describe)?;
-        let missing = || Error::Header("the header says that voxels are in a second file (.img)".into());
+        let missing =
+            || Error::Header("the header says that the voxels are in a second file (.img), but there is none".into());
         second().ok_or_else(missing)??
     };
     let needed = header.data_offset.saturating_add(header.data_bytes());
@@ -329,27 +339,27 @@ fn open_parts<'a>(
     }
     if !gzipped && needed > length {
         return Err(Error::Corrupt(format!(
-            "shape {:?} needs {needed} bytes, the file has {length}; it ends early, or the header is damaged",
+            "shape {:?} needs {needed} bytes, but the file has {length}; the file ends early or the header is damaged",
             header.shape
         )));
     }
-    // The voxels of a single file begin behind its header: parse_header sees to that.
+    // In a single file the voxels begin after the header; parse_header ensures this.
     let gap = header.data_offset - ahead;
     if std::io::copy(&mut reader.by_ref().take(gap), &mut std::io::sink()).map_err(describe)? < gap {
-        return Err(Error::Corrupt("ends before its first voxel".into()));
+        return Err(Error::Corrupt("the file ends before the first voxel".into()));
     }
     Ok(Opened { header, reader })
 }
 
-/// Open a file that is one, inflated where it is gzip.
+/// Open a regular file; its data is inflated if it is gzip.
 fn open_file(path: &Path, packing: Packing) -> Result<Part<'static>> {
-    // Before opening: opening a pipe waits for its other end.
+    // Check before opening: opening a pipe would wait for its other end.
     let metadata = std::fs::metadata(path)?;
     if metadata.is_dir() {
         return Err(Error::Io(std::io::Error::from_raw_os_error(EISDIR)));
     }
     if !metadata.is_file() {
-        return Err(Error::Unsupported("not a regular file, but a pipe or a device".into()));
+        return Err(Error::Unsupported("a pipe or a device, not a regular file".into()));
     }
     part_of(BufReader::with_capacity(READ_BYTES, File::open(path)?), metadata.len(), packing)
 }
@@ -357,13 +367,14 @@ fn open_file(path: &Path, packing: Packing) -> Result<Part<'static>> {
 fn part_of<'a>(mut stored: impl BufRead + Send + 'a, length: u64, packing: Packing) -> Result<Part<'a>> {
     let gzipped = packing != Packing::None && stored.fill_buf()?.starts_with(&MAGIC);
     if packing == Packing::Gzip && !gzipped {
-        return Err(Error::Corrupt("the file of the voxels is no gzip, as its name says it is".into()));
+        return Err(Error::Corrupt("the name of the voxel file ends with .gz, but the file is not gzip".into()));
     }
     let reader: Box<dyn Read + Send> = if gzipped { Box::new(Gunzip::new(stored)) } else { Box::new(stored) };
     Ok(Part { reader, length, gzipped })
 }
 
-/// `case.img.gz` for `case.hdr.gz` and so on; any other name as it is.
+/// The path of the other file of a pair, for example `case.img.gz` for `case.hdr.gz`. Any other path is returned
+/// unchanged.
 fn sibling(path: &Path, from: &str, to: &str) -> PathBuf {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return path.to_path_buf() };
     let lower = name.to_ascii_lowercase();

@@ -1,4 +1,4 @@
-//! The CT of a case.
+//! Prepares the CT of a case.
 
 use std::path::Path;
 
@@ -10,13 +10,13 @@ use crate::pool::{self, Interrupt};
 use crate::resample::{ArrayPlanes, Planes, resample};
 use crate::store::Layout;
 
-/// Bring an image to the training grid and write it to an array of a store; returns the bytes written.
+/// Resample an image to the training grid and write it to an array of a store. Returns the number of bytes written.
 ///
-/// `nan` is what no number is taken for, and what chunks that are left out hold. Values are rounded and saturate at the
-/// ends of int16.
+/// `nan` replaces NaN, and is the fill value of chunks that are not written. Values are rounded and clipped to the
+/// range of int16.
 ///
 /// # Errors
-/// What reading `source` fails with, [`crate::Error::Argument`] where `layout` is not that of the part kept,
+/// Any error while reading `source`, [`crate::Error::Argument`] if `layout` does not match the kept part,
 /// [`crate::Error::Io`] if the store cannot be written, [`crate::Error::Memory`], [`crate::Error::Interrupted`].
 pub fn prepare_image(
     source: &Source<'_>,

@@ -1,5 +1,5 @@
-//! The label map of a case. Resampled planes are kept as spans, in which a lesion that would have vanished is put back; only
-//! then are they painted, slab by slab, and written.
+//! Prepares the label map of a case. Resampled planes are kept as spans. A lesion that vanished by resampling is put
+//! back into the spans. Then the spans are painted and written, slab by slab.
 
 use std::path::Path;
 
@@ -14,34 +14,35 @@ use crate::slab::{Connectivity, Line, Slab, Span, Sums};
 use crate::store::Layout;
 use crate::{Components, Error, Result, SpanTable};
 
-/// A lesion of more new voxels than this cannot vanish, unless it is thin: some voxel lies wholly within it, or nearly.
+/// A lesion with at least this many new voxels cannot vanish unless it is thin: some new voxel lies completely, or
+/// almost completely, within it.
 const SMALL_VOXELS: f64 = 8.0;
 
-/// What is learned, and what a lesion is.
+/// The classes that are learned, and the definition of a lesion.
 #[derive(Debug, Clone, Copy)]
 pub struct LabelPlan<'a> {
-    /// Stored labels; the class index of the first is 1. Every other label is background.
+    /// Stored labels of the classes. The first has class index 1. Every other label becomes background.
     pub classes: &'a [i64],
-    /// The one whose components are lesions.
+    /// The label with components that are lesions.
     pub lesion_label: i64,
-    /// Which voxels touch.
+    /// Connectivity of the components.
     pub connectivity: Connectivity,
 }
 
-/// What was written.
+/// The label map that was written.
 #[derive(Debug)]
 pub struct PreparedLabels {
-    /// Lesions as spans, canonical axes.
+    /// Spans of the lesions, canonical axes.
     pub spans: SpanTable,
-    /// Spans of the other classes, with the class index for the component.
+    /// Spans of the other classes. The component column holds the class index.
     pub class_spans: SpanTable,
-    /// Voxels of each class.
+    /// Number of voxels of each class.
     pub class_voxels: Vec<u64>,
-    /// Lesions without a voxel on the new grid that were given the one at their centre.
+    /// Number of lesions that had no voxel on the new grid and were given the voxel at their centre.
     pub kept_lesions: usize,
 }
 
-/// Spans of the new grid: of each plane along the walk's slowest axis, counted in canonical direction.
+/// Spans on the new grid, for each plane along the slowest axis. Planes are in canonical direction.
 struct NewSpans {
     planes: Vec<Vec<NewSpan>>,
 }
@@ -54,12 +55,12 @@ struct NewSpan {
     class: u8,
 }
 
-/// Bring a label map to the training grid and write it to an array of a store.
+/// Resample a label map to the training grid and write it to an array of a store.
 ///
 /// # Errors
-/// What reading `source` fails with, [`Error::NonIntegralLabel`], [`Error::Argument`] where `layout` is not that of the
-/// part kept or there are no or too many classes, [`Error::Io`] if the store cannot be written, [`Error::Memory`],
-/// [`Error::Interrupted`].
+/// Any error while reading `source`, [`Error::NonIntegralLabel`], [`Error::Argument`] if `layout` does not match the
+/// kept part, if there are too many classes or if the lesion label is not one of them, [`Error::Io`] if the store
+/// cannot be written, [`Error::Memory`], [`Error::Interrupted`].
 pub fn prepare_labels(
     source: &Source<'_>,
     placement: &Placement,
@@ -72,14 +73,14 @@ pub fn prepare_labels(
     let lesion = plan.classes.iter().position(|&label| label == plan.lesion_label);
     let (Some(lesion), Ok(_)) = (lesion, u8::try_from(plan.classes.len())) else {
         let what = format!("classes {:?} with lesion label {}", plan.classes, plan.lesion_label);
-        return Err(Error::Argument(format!("{what}; expected at most 255, the lesion label among them")));
+        return Err(Error::Argument(format!("{what}; expected at most 255 classes, including the lesion label")));
     };
     let lesion = lesion as u8 + 1;
     let walked = placement.walk(&source.walk()?, [Kernel::Linear; 3], false)?;
     pool::install(threads, || {
         let mut spans = NewSpans::resampled(source, &walked, plan.classes, interrupt)?;
         let small = small_lesions(source, placement, &walked, plan, interrupt)?;
-        // All are judged by what resampling left, so that it does not matter which comes first.
+        // Check all lesions before any is put back, so that their order does not matter.
         let lost: Vec<&Small> = small.iter().filter(|small| !spans.shows(small, lesion, &walked)).collect();
         let kept_lesions = lost.len();
         for small in lost {
@@ -96,7 +97,7 @@ pub fn prepare_labels(
     })
 }
 
-/// Old planes as class indices, painted from their spans.
+/// Returns old planes as class indices, painted from their spans.
 struct ClassPlanes<'a, F> {
     walked: &'a Walked,
     classes: &'a [i64],
@@ -180,7 +181,7 @@ impl NewSpans {
         Ok(Self { planes })
     }
 
-    /// Whether a lesion has a voxel where it lies.
+    /// Whether a lesion has a voxel within its bounding box on the new grid.
     fn shows(&self, small: &Small, lesion: u8, walked: &Walked) -> bool {
         let [low, high] = [small.low, small.high].map(|at| walked.canonical.map(|axis| at[axis]));
         self.planes[low[0]..high[0]].iter().flatten().any(|span| {
@@ -189,7 +190,7 @@ impl NewSpans {
         })
     }
 
-    /// Give a lesion the voxel at its centre.
+    /// Assign the voxel at its centre to a lesion.
     fn keep(&mut self, small: &Small, lesion: u8, walked: &Walked) {
         let centre = walked.canonical.map(|axis| small.centre[axis]);
         let (row, at) = (centre[1] as u32, centre[2] as u32);
@@ -222,7 +223,7 @@ impl NewSpans {
         Ok(())
     }
 
-    /// The spans of every class but the lesions', ascending.
+    /// The spans of all classes except the lesion class, ascending.
     fn of_classes(&self, lesion: u8, walked: &Walked, classes: usize) -> SpanTable {
         let walk = Walk { order: walked.canonical, shape: walked.shape };
         let mut table = SpanTable { axis: walked.canonical[2], ..SpanTable::default() };
@@ -253,14 +254,14 @@ impl NewSpans {
                     slab.lines.push(Line { number: line, first: slab.spans.len() as u32 });
                 }
                 match slab.spans.last_mut() {
-                    // One that was put back beside another is no span of its own.
+                    // A voxel that was put back directly after a span extends this span.
                     Some(last) if continued && last.end == span.start => last.end = span.end,
                     _ => slab.spans.push(Span { start: span.start, end: span.end, label: i64::from(lesion) }),
                 }
             }
         }
         if slab.spans.len() >= u32::MAX as usize {
-            return Err(Error::Unsupported("a label map has more than 2^32 spans".into()));
+            return Err(Error::Unsupported("the label map has 2^32 - 1 or more spans".into()));
         }
         slab.join(walk.walk_shape(), walk.strides(), connectivity);
         let mut joiner = Joiner::new(walk, connectivity);
@@ -269,7 +270,7 @@ impl NewSpans {
     }
 }
 
-/// A lesion that may vanish: where it lies on the part of the new grid that is kept, canonical axes.
+/// A lesion that may vanish: its bounding box and centre on the kept part of the new grid, canonical axes.
 struct Small {
     low: [usize; 3],
     high: [usize; 3],
@@ -296,7 +297,7 @@ fn small_lesions(
     };
     let most = SMALL_VOXELS.max(SMALL_VOXELS * placement.ratio.iter().product::<f64>());
     let walk = components.walk;
-    // Or thin along an axis that becomes coarser: between two new planes it may have none.
+    // A lesion may also vanish if it is thin along an axis that becomes coarser: it may lie between two new planes.
     let thin = |sums: &Sums| {
         let [low, high] = [sums.low, sums.high].map(|at| walk.to_array(at));
         (0..3).any(|axis| {
@@ -308,7 +309,7 @@ fn small_lesions(
     Ok(small.filter_map(|sums| small_of(sums, walk, placement, walked)).collect())
 }
 
-/// None where its centre lies outside of the part that is kept.
+/// Compute the position of a small lesion; `None` if its centre lies outside the kept part.
 fn small_of(sums: &Sums, walk: Walk, placement: &Placement, walked: &Walked) -> Option<Small> {
     let [low, high] = [sums.low, sums.high].map(|at| walk.to_array(at));
     let centre = walk.to_array(sums.coordinates.map(|sum| sum as f64 / sums.voxels as f64));

@@ -1,4 +1,4 @@
-//! Planes collected until they fill a slab of shards, which is then written.
+//! Collects planes until they fill a slab of shards, and then writes the slab.
 
 use std::path::Path;
 
@@ -7,15 +7,15 @@ use crate::pool::Interrupt;
 use crate::store::{Element, Layout, write_region};
 use crate::{Error, Result, error};
 
-/// Takes the planes of an array in the order of the walk.
+/// Receives the planes of an array in reading order and writes full slabs.
 pub(super) struct Slabs<'a, T> {
     folder: &'a Path,
     layout: &'a Layout,
     walked: &'a Walked,
     fill: T,
-    /// Whether planes come from the far end.
+    /// Whether the first plane is the last plane of the canonical axis.
     flipped: bool,
-    /// Values of a plane.
+    /// Number of values per plane.
     plane: usize,
     planes: Vec<T>,
     taken: usize,
@@ -31,7 +31,11 @@ impl<'a, T: Element + crate::view::Element> Slabs<'a, T> {
         flipped: bool,
     ) -> Result<Self> {
         if layout.shape() != walked.shape {
-            return Err(Error::Argument(format!("an array of {:?} for {:?} voxels", layout.shape(), walked.shape)));
+            return Err(Error::Argument(format!(
+                "the array has shape {:?}; expected the shape of the kept part, {:?}",
+                layout.shape(),
+                walked.shape
+            )));
         }
         let thickest = layout.shard()[walked.canonical[0]].min(walked.shape[walked.canonical[0]]);
         let plane = walked.canonical[1..].iter().map(|&axis| walked.shape[axis]).product::<usize>();
@@ -39,7 +43,7 @@ impl<'a, T: Element + crate::view::Element> Slabs<'a, T> {
         Ok(Self { folder, layout, walked, fill, flipped, plane, planes, taken: 0, written: 0 })
     }
 
-    /// Add planes, and write what shards they fill.
+    /// Add planes, and write the shards that are complete.
     pub(super) fn push(&mut self, values: &[T], interrupt: &Interrupt) -> Result<()> {
         let axis = self.walked.canonical[0];
         let (length, thickness) = (self.walked.shape[axis], self.layout.shard()[axis]);

@@ -1,10 +1,10 @@
-//! Volumes in memory as planes, in the order in which their memory is walked.
+//! Reads volumes in memory plane by plane, in memory order.
 
 use super::{LabelPlanes, Planes};
 use crate::view::{Kind, View};
 use crate::{Error, Result};
 
-/// Far beyond int16, and finite.
+/// Intensities are clipped to this: far outside int16, but finite.
 const MOST_VALUE: f32 = 1e6;
 
 /// An array of intensities or class indices, of any kind, byte order and strides.
@@ -12,9 +12,9 @@ const MOST_VALUE: f32 = 1e6;
 pub struct ArrayPlanes<'a> {
     view: View<'a>,
     order: [usize; 3],
-    /// A value is its stored element times the first plus the second.
+    /// Slope and intercept: value = stored element · slope + intercept.
     scaling: (f32, f32),
-    /// What NaN is taken for.
+    /// The value that replaces NaN.
     nan: f32,
     next_plane: usize,
 }
@@ -29,19 +29,20 @@ macro_rules! by_kind {
 }
 
 impl<'a> ArrayPlanes<'a> {
-    /// Walk an array along its axes `order`, slowest first.
+    /// Walk an array along the axes `order`, slowest first.
     #[must_use]
     pub fn new(view: View<'a>, order: [usize; 3], nan: f32) -> Self {
         Self { view, order, scaling: (1.0, 0.0), nan, next_plane: 0 }
     }
 
-    /// Intensities are the elements times `slope` plus `intercept`. Class indices are not scaled.
+    /// The same planes with intensity = element · `slope` + `intercept`. Class indices are not scaled.
     #[must_use]
     pub fn scaled(self, slope: f32, intercept: f32) -> Self {
         Self { scaling: (slope, intercept), ..self }
     }
 
-    /// Convert a plane whose rows lie dense in this machine's byte order, in vectors; whether it is one.
+    /// Convert a plane, vectorised, if its rows are dense and in this machine's byte order. Returns whether this was
+    /// the case.
     fn dense_rows<I: Copy, T>(&self, plane: usize, out: &mut [T], convert: impl Fn(I) -> T + Copy) -> bool {
         let [slow, mid, fast] = self.order;
         if self.view.is_swapped() || self.view.stride(fast) != size_of::<I>() as isize {
@@ -53,7 +54,8 @@ impl<'a> ArrayPlanes<'a> {
             (index[slow], index[mid]) = (plane, row);
             let start = self.view.at(index).cast::<I>();
             for (at, out) in out.iter_mut().enumerate() {
-                // SAFETY: the row's elements are the view's, of this size, one behind the other; they may be unaligned.
+                // SAFETY: the elements of the row belong to the view, have this size and are contiguous; the read may
+                // be unaligned.
                 *out = convert(unsafe { start.wrapping_add(at).read_unaligned() });
             }
         }
@@ -80,13 +82,13 @@ impl<'a> ArrayPlanes<'a> {
         let nan = self.nan;
         macro_rules! convert {
             ($type:ty, $value:expr) => {{
-                let told = move |stored: $type| {
+                let scaled = move |stored: $type| {
                     let value = scale($value(stored) as f32);
-                    // What is infinite would be no number in every sum that passes it over.
+                    // An infinite value times a weight of 0 would make sums NaN, so values are clipped.
                     if value.is_nan() { nan } else { value.clamp(-MOST_VALUE, MOST_VALUE) }
                 };
-                if !self.dense_rows(plane, out, told) {
-                    self.rows(plane, out, move |element| told(<$type>::from_ne_bytes(element.bytes())));
+                if !self.dense_rows(plane, out, scaled) {
+                    self.rows(plane, out, move |element| scaled(<$type>::from_ne_bytes(element.bytes())));
                 }
             }};
         }
@@ -102,10 +104,10 @@ struct Element<'v, 'a> {
 }
 
 impl Element<'_, '_> {
-    /// Its bytes in this machine's order.
+    /// The bytes of the element in this machine's order.
     #[inline]
     fn bytes<const N: usize>(self) -> [u8; N] {
-        // SAFETY: the address is that of an element of the view, which has N bytes and may be unaligned.
+        // SAFETY: the address points to an element of the view with N bytes; the read may be unaligned.
         let mut bytes = unsafe { self.address.cast::<[u8; N]>().read_unaligned() };
         if self.view.is_swapped() {
             bytes.reverse();
@@ -121,7 +123,7 @@ impl Planes for ArrayPlanes<'_> {
 
     fn write(&self, plane: usize, out: &mut [f32]) {
         let (slope, intercept) = self.scaling;
-        // Most are not scaled, and are spared the product: it would cost integers half as much again.
+        // Most arrays are not scaled. Skip the product for them: for integers it would take half as long again.
         #[allow(clippy::float_cmp)]
         if (slope, intercept) == (1.0, 0.0) {
             self.write_scaled(plane, out, |value| value);

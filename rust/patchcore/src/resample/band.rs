@@ -1,58 +1,62 @@
-//! One axis of a resampling as a banded matrix: every new voxel is a weighted sum of neighbouring old ones.
+//! One axis of a resampling as a banded matrix: every new voxel is a weighted sum of neighbouring old voxels.
 //!
-//! Prefilter, interpolation and anti-aliasing are linear, so they are multiplied out once an axis; what runs over the
-//! voxels is the same short sum for all of them. The B-spline's prefilter has infinite reach, but falls off by 0.268 a
-//! voxel: a dozen voxels hold it to one part in 10⁷.
+//! Prefilter, interpolation and anti-aliasing are linear, so they are combined into one set of weights per axis. The
+//! loop over the voxels is then the same short sum for all of them. The prefilter of the B-spline has infinite reach,
+//! but it falls by a factor of 0.268 per voxel: a dozen voxels represent it to one part in 10⁷.
 
 use crate::{Error, Result};
 
-/// How values between voxels are told.
+/// How values between voxels are interpolated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
-    /// From the two neighbours; beyond the outermost centres the edge value holds.
+    /// Linear interpolation between the two neighbours. Beyond the outermost voxel centres the edge value is used.
     Linear,
-    /// By the cubic B-spline through all voxels, mirrored at the outermost centres.
+    /// The cubic B-spline through all voxels, mirrored at the outermost voxel centres.
     Cubic,
 }
 
 /// The pole of the cubic B-spline's prefilter, √3 − 2.
 const POLE: f64 = -0.267_949_192_431_122_7;
-/// How far the prefilter is followed.
+/// Number of voxels after which the prefilter is cut off.
 const PREFILTER_REACH: i64 = 13;
-/// Weights below this part of the whole are left out; 4000 HU move by less than 0.05.
+/// Weights below this share of the sum are dropped. This changes 4000 HU by less than 0.05.
 const LEAST_WEIGHT: f64 = 1e-6;
-/// A Gaussian ends at this many standard deviations.
+/// A Gaussian is cut off at this many standard deviations.
 const GAUSSIAN_REACH: f64 = 4.0;
-/// Taps come in multiples of this, so that sums run over whole vectors.
+/// The number of taps is a multiple of this, so that sums run over whole vectors.
 pub(super) const LANES: usize = 8;
 
-/// New voxels of one axis as weighted sums of old ones.
+/// The new voxels of one axis as weighted sums of old voxels.
 #[derive(Debug, Clone)]
 pub struct Band {
-    /// Old voxels.
+    /// Number of old voxels.
     pub(super) input: usize,
-    /// First old voxel of each new one.
+    /// First old voxel for each new voxel.
     pub(super) starts: Vec<usize>,
-    /// `taps` weights for each new voxel; the last may be 0, and then point beyond the axis.
+    /// `taps` weights for each new voxel. The last weights may be 0 and then refer to voxels beyond the axis.
     pub(super) weights: Vec<f32>,
     pub(super) taps: usize,
-    /// Whether new voxels are the old ones.
+    /// Whether the new voxels equal the old voxels.
     pub(super) identity: bool,
 }
 
 impl Band {
-    /// Lay out an axis: edge-aligned, so that the new voxel j has its centre at `(j + 0.5) · ratio − 0.5` old voxels.
+    /// Compute the weights of an axis. The grids are aligned at their edges: new voxel j has its centre at
+    /// `(j + 0.5) · ratio − 0.5` old voxels.
     ///
-    /// `ratio` is new spacing over old. With `antialias`, an axis that becomes coarser is first blurred by a Gaussian as
-    /// wide as the difference of the two voxels' point spreads, σ² = (ratio² − 1) / (8 ln 2) (Cardoso et al., MICCAI
-    /// 2015).
+    /// `ratio` is the new spacing divided by the old spacing. With `antialias`, an axis that becomes coarser is first
+    /// blurred by a Gaussian with the difference of the point spreads of both voxels, σ² = (ratio² − 1) / (8 ln 2)
+    /// (Cardoso et al., MICCAI 2015).
     ///
     /// # Errors
-    /// [`Error::Argument`] if a number is not positive and finite, or the axis would be absurdly long.
+    /// [`Error::Argument`] if a number is not positive and finite, or the ratio or a number of voxels is out of range.
     pub fn new(input: usize, output: usize, ratio: f64, kernel: Kernel, antialias: bool) -> Result<Self> {
         let sane = ratio.is_finite() && ratio > 1e-3 && ratio < 1e3;
         if !sane || input == 0 || output == 0 || input > 1 << 24 || output > 1 << 24 {
-            return Err(Error::Argument(format!("resampling {input} voxels to {output} by a ratio of {ratio}")));
+            return Err(Error::Argument(format!(
+                "cannot resample {input} voxels to {output} with a spacing ratio of {ratio}; expected 1 to 2^24 voxels \
+                 and a ratio between 0.001 and 1000"
+            )));
         }
         #[allow(clippy::float_cmp)]
         if ratio == 1.0 && output <= input {
@@ -62,7 +66,8 @@ impl Band {
         let gaussian = if antialias && ratio > 1.0 { gaussian_of(ratio) } else { vec![1.0] };
         let mut rows: Vec<(usize, Vec<f64>)> =
             (0..output).map(|at| row_of((at as f64 + 0.5) * ratio - 0.5, input, kernel, &gaussian)).collect();
-        // Mirrored at the far edge, a later voxel can reach further back than the one before it; planes are let go in order.
+        // Because of mirroring at the far edge, a later voxel can need older planes than the voxel before it. Planes
+        // are released in order, so the starts are made ascending.
         let mut least = usize::MAX;
         for (start, weights) in rows.iter_mut().rev() {
             least = least.min(*start);
@@ -80,37 +85,40 @@ impl Band {
         Ok(Self { input, starts, weights, taps, identity: false })
     }
 
-    /// Old voxels.
+    /// Number of old voxels.
     #[must_use]
     pub fn input(&self) -> usize {
         self.input
     }
 
-    /// Old voxels that a new one is made of, at most.
+    /// The largest number of old voxels that one new voxel needs.
     #[must_use]
     pub fn taps(&self) -> usize {
         self.taps
     }
 
-    /// New voxels.
+    /// Number of new voxels.
     #[must_use]
     pub fn output(&self) -> usize {
         self.starts.len()
     }
 
-    /// The old voxels that new voxel `at` is made of.
+    /// The old voxels that new voxel `at` needs.
     #[must_use]
     pub fn needs(&self, at: usize) -> std::ops::Range<usize> {
         self.starts[at]..(self.starts[at] + self.taps).min(self.input)
     }
 
-    /// The new voxels `range` alone.
+    /// The same axis, restricted to the new voxels in `range`.
     ///
     /// # Errors
-    /// [`Error::Argument`] if it is empty or leaves the axis.
+    /// [`Error::Argument`] if the range is empty or leaves the axis.
     pub fn part(mut self, range: std::ops::Range<usize>) -> Result<Self> {
         if range.is_empty() || range.end > self.output() {
-            return Err(Error::Argument(format!("new voxels {range:?} of {}", self.output())));
+            return Err(Error::Argument(format!(
+                "the range {range:?} is empty or leaves the {} new voxels",
+                self.output()
+            )));
         }
         self.identity &= range.len() == self.output();
         self.weights.truncate(range.end * self.taps);
@@ -120,7 +128,7 @@ impl Band {
         Ok(self)
     }
 
-    /// The same sums for old and new voxels that both come in the opposite order.
+    /// The same axis with both old and new voxels in reverse order.
     #[must_use]
     pub fn reversed(self) -> Self {
         if self.identity {
@@ -138,7 +146,7 @@ impl Band {
         Self { starts, weights, ..self }
     }
 
-    /// The first old voxel of a new one and its weights, without the zeros that fill them up.
+    /// The first old voxel of new voxel `at`, and its weights without the zeros at the end.
     pub(super) fn row(&self, at: usize) -> (usize, &[f32]) {
         let weights = &self.weights[at * self.taps..][..self.taps];
         let count = weights.iter().rposition(|&weight| weight != 0.0).map_or(1, |last| last + 1);
@@ -146,7 +154,7 @@ impl Band {
     }
 }
 
-/// A sampled Gaussian, odd length, sum 1.
+/// A sampled Gaussian with odd length and sum 1.
 fn gaussian_of(ratio: f64) -> Vec<f64> {
     let variance = (ratio * ratio - 1.0) / (8.0 * std::f64::consts::LN_2);
     let reach = (GAUSSIAN_REACH * variance.sqrt()).ceil() as i64;
@@ -155,13 +163,13 @@ fn gaussian_of(ratio: f64) -> Vec<f64> {
     values.into_iter().map(|value| value / sum).collect()
 }
 
-/// The weights of old voxels at position `centre`, and the first of them.
+/// The first old voxel for position `centre`, and the weights from this voxel on.
 fn row_of(centre: f64, input: usize, kernel: Kernel, gaussian: &[f64]) -> (usize, Vec<f64>) {
     let base = centre.floor() as i64;
     let (mut first, mut weights) = match kernel {
         Kernel::Linear => (base, vec![1.0 - (centre - base as f64), centre - base as f64]),
         Kernel::Cubic => {
-            // Weights of spline coefficients, times the filter that makes coefficients of voxels.
+            // Weights of the spline coefficients, combined with the prefilter that computes coefficients from voxels.
             let gain = -6.0 * POLE / (1.0 - POLE * POLE);
             let first = base - 1 - PREFILTER_REACH;
             let weights = (first..=base + 2 + PREFILTER_REACH)
@@ -212,7 +220,7 @@ fn convolve(a: &[f64], b: &[f64]) -> Vec<f64> {
     out
 }
 
-/// The voxel that stands for one outside.
+/// The voxel that is used for position `at`, which may lie outside the axis.
 fn fold(at: i64, input: i64, kernel: Kernel) -> i64 {
     match kernel {
         Kernel::Linear => at.clamp(0, input - 1),
@@ -243,7 +251,7 @@ mod tests {
     #[test]
     fn a_spline_goes_through_its_voxels() {
         let values: Vec<f64> = (0..40).map(|n| f64::from((n * 37) % 101)).collect();
-        // A third of the spacing: every third new centre, from the second on, is an old one.
+        // A third of the spacing: every third new centre, starting with the second, is an old centre.
         let fine = apply(&Band::new(40, 120, 1.0 / 3.0, Kernel::Cubic, false).unwrap(), &values);
         for (n, value) in values.iter().enumerate() {
             assert!((fine[3 * n + 1] - value).abs() < 1e-3, "{n}: {} {value}", fine[3 * n + 1]);

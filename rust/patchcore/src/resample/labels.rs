@@ -1,7 +1,7 @@
-//! Resampling class indices: every class's membership linearly, then the largest.
+//! Resamples class indices: the membership of each class is interpolated linearly, then the largest one is chosen.
 //!
-//! On a coarser grid this keeps the volume of lesions a few voxels wide, which nearest neighbour drops or doubles by
-//! chance. No class is invented: what is chosen has a share in the voxel.
+//! On a coarser grid this preserves the volume of lesions that are a few voxels wide; nearest neighbour drops or
+//! doubles them by chance. The chosen class always has a share in the voxel, so no new class can appear.
 
 use rayon::prelude::*;
 
@@ -9,28 +9,29 @@ use super::{Bands, sums};
 use crate::pool::Interrupt;
 use crate::{Error, Result, error};
 
-/// A label map that gives its planes one after the other.
+/// A label map that returns its planes one after the other.
 pub trait LabelPlanes {
-    /// Read the next plane, class indices with rows one behind the other.
+    /// Read the next plane to `out`: class indices, row after row.
     ///
     /// # Errors
-    /// Whatever reading it fails with.
+    /// Any error while reading the plane.
     fn next(&mut self, out: &mut [u8]) -> Result<()>;
 }
 
-/// Memberships nearer than rounding are a tie.
+/// A smaller difference between memberships is rounding error and counts as a tie.
 const TIE: f32 = 1e-4;
 
-/// One old plane on the new rows and columns, the membership of each class; none where the plane has no voxel of it.
+/// One old plane on the new rows and columns: the membership of each class, or `None` if the plane has no voxel of the
+/// class.
 type Memberships = Vec<Option<Vec<f32>>>;
 
-/// Resample class indices 0…`classes`; `emit` gets the new planes in order.
+/// Resample class indices 0…`classes`. `emit` receives the new planes in order.
 ///
-/// Of classes with equal shares the higher wins: at a ratio of 2, where ties are common, background would take a fifth to
-/// a half of a small lesion.
+/// On a tie the higher class index is chosen. Ties are common at a ratio of 2; if background were chosen, a small
+/// lesion would lose a fifth to a half of its volume.
 ///
 /// # Errors
-/// What `source` and `emit` fail with, [`Error::Argument`] for an index above `classes`, [`Error::Memory`],
+/// The errors of `source` and `emit`, [`Error::Argument`] for an index above `classes`, [`Error::Memory`],
 /// [`Error::Interrupted`].
 pub fn resample_labels(
     source: &mut impl LabelPlanes,
@@ -52,7 +53,9 @@ pub fn resample_labels(
         while first + kept.len() < needed.end {
             source.next(&mut plane)?;
             if let Some(&bad) = plane.iter().find(|&&index| index > classes) {
-                return Err(Error::Argument(format!("class index {bad}; there are {classes} classes")));
+                return Err(Error::Argument(format!(
+                    "class index {bad} is larger than the number of classes, {classes}"
+                )));
             }
             kept.push_back(memberships(&plane, bands, classes));
         }
@@ -80,7 +83,7 @@ fn memberships(plane: &[u8], bands: &Bands, classes: u8) -> Memberships {
         .collect()
 }
 
-/// What is no class is background: its share is what the others leave.
+/// Choose the class of every voxel. The share of background is 1 minus the shares of all classes.
 fn choose(kept: &std::collections::VecDeque<Memberships>, bands: &Bands, at: usize, first: usize, out: &mut [u8]) {
     out.fill(0);
     let (start, weights) = bands.planes.row(at);

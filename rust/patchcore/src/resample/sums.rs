@@ -1,9 +1,9 @@
-//! The inner sums, compiled once for processors with AVX2 and FMA and once for any.
+//! The inner loops of resampling, compiled once for processors with AVX2 and FMA and once for all processors.
 
-// What is inlined into a function is compiled for the processor that the function is for.
+// Code that is inlined into a function is compiled for the processor features of that function.
 #![allow(clippy::inline_always)]
 
-/// Make a function that runs as compiled for AVX2 and FMA where the processor has them.
+/// Define a function that uses its AVX2 and FMA version if the processor supports them.
 macro_rules! dispatch {
     ($(#[$meta:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $out:ty)? = $inner:ident) => {
         $(#[$meta])*
@@ -15,7 +15,7 @@ macro_rules! dispatch {
                 unsafe fn fast($($argument: $type),*) $(-> $out)? {
                     $inner::<true>($($argument),*)
                 }
-                // SAFETY: the processor has what the function was compiled for.
+                // SAFETY: the processor supports AVX2 and FMA, as checked above.
                 return unsafe { fast($($argument),*) };
             }
             $inner::<false>($($argument),*)
@@ -28,7 +28,7 @@ dispatch! {
     fn weighted(rows: &[&[f32]], weights: &[f32], out: &mut [f32]) = weighted_of
 }
 dispatch! {
-    /// `out[j] = Σ weights[j · taps + t] · row[starts[j] + t]`; the row goes on for `taps` beyond the last start.
+    /// `out[j] = Σ weights[j · taps + t] · row[starts[j] + t]`; the row has at least `taps` values from the last start.
     fn along(row: &[f32], starts: &[usize], weights: &[f32], taps: usize, out: &mut [f32]) = along_of
 }
 dispatch! {
@@ -36,12 +36,12 @@ dispatch! {
     fn weighted_rounded(rows: &[&[f32]], weights: &[f32], out: &mut [i16]) = weighted_rounded_of
 }
 
-/// Sums that stay in registers.
+/// Number of sums that fit into registers.
 const PIECE: usize = 64;
 
 #[inline(always)]
 fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
-    // Without the instruction a fused product is a slow call.
+    // Without the FMA instruction, `mul_add` is a slow function call.
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 

@@ -1,4 +1,5 @@
-//! An array's shards: opened when first needed, read by position, each chunk's checksum compared when it is first met.
+//! Reads the shards of an array: a shard is opened when it is first needed, and the checksum of a chunk is compared
+//! when the chunk is first read.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,7 +12,7 @@ use super::layout::{CHUNK_VOXELS, Element, Layout, MISSING};
 use crate::pool::Interrupt;
 use crate::{Error, Result};
 
-/// No Blosc frame of a chunk is longer, nor its checksum.
+/// The most bytes of a chunk: its Blosc frame and its checksum.
 const MOST_CHUNK_BYTES: u64 = 2 * CHUNK_VOXELS as u64 + 64;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -22,7 +23,7 @@ pub struct StoredArray<T> {
     folder: PathBuf,
     pub(super) layout: Layout,
     pub(super) fill: T,
-    /// Tells this array from every other one of the process.
+    /// A number that is unique for each array of the process.
     pub(super) id: u64,
     shards: Vec<OnceLock<Option<Shard>>>,
 }
@@ -32,23 +33,23 @@ pub(super) struct Shard {
     pub(super) file: File,
     /// Offset and length of each chunk.
     pub(super) index: Vec<(u64, u64)>,
-    /// One bit a chunk: its checksum was compared.
+    /// One bit per chunk: whether its checksum was compared.
     verified: Vec<AtomicU64>,
 }
 
-/// What a look at every chunk has found.
+/// The counts of a verification.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verified {
-    /// Shard files that are there.
+    /// Number of existing shard files.
     pub shards: u64,
-    /// Chunks that are there.
+    /// Number of stored chunks.
     pub chunks: u64,
-    /// Their bytes.
+    /// Number of bytes of these chunks.
     pub bytes: u64,
 }
 
 impl<T: Element> StoredArray<T> {
-    /// Open the array in a folder. Shards are opened when they are first needed, and stay open.
+    /// Open the array in a folder. Each shard is opened when it is first needed, and stays open.
     #[must_use]
     pub fn new(folder: PathBuf, layout: Layout, fill: T) -> Self {
         let shards = layout.shards().iter().product();
@@ -56,16 +57,16 @@ impl<T: Element> StoredArray<T> {
         Self { folder, layout, fill, id, shards: (0..shards).map(|_| OnceLock::new()).collect() }
     }
 
-    /// Voxels along each axis.
+    /// Number of voxels along each axis.
     #[must_use]
     pub fn shape(&self) -> [usize; 3] {
         self.layout.shape
     }
 
-    /// Read every chunk that is there and compare its checksum.
+    /// Read every stored chunk and compare its checksum.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] for the first damaged chunk, which it names; [`Error::Io`], [`Error::Interrupted`].
+    /// [`Error::Corrupt`] for the first damaged chunk, with its file and number; [`Error::Io`], [`Error::Interrupted`].
     pub fn verify(&self, interrupt: &Interrupt) -> Result<Verified> {
         let mut seen = Verified::default();
         let [a, b, c] = self.layout.shards();
@@ -92,7 +93,8 @@ impl<T: Element> StoredArray<T> {
         Ok(seen)
     }
 
-    /// The shard at a place in the grid of shards; none where no file is: all of it has the fill value.
+    /// The shard at a position in the grid of shards. `None` if there is no file: all its voxels then have the fill
+    /// value.
     pub(super) fn shard(&self, at: [usize; 3]) -> Result<Option<&Shard>> {
         let [_, b, c] = self.layout.shards();
         let slot = &self.shards[(at[0] * b + at[1]) * c + at[2]];
@@ -104,13 +106,13 @@ impl<T: Element> StoredArray<T> {
         Ok(slot.get_or_init(|| opened).as_ref())
     }
 
-    /// Say which shard an error was met in.
+    /// Add the path of the shard to an error.
     pub(super) fn at_shard(&self, at: [usize; 3], error: Error) -> Error {
         let file = self.folder.join(self.layout.file(at));
         match error {
             Error::Corrupt(what) => Error::Corrupt(format!("{}: {what}", file.display())),
             Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Error::Corrupt(format!("{}: the shard ends early", file.display()))
+                Error::Corrupt(format!("{}: the shard file ends early", file.display()))
             }
             other => other,
         }
@@ -130,9 +132,9 @@ impl Shard {
         };
         let length = file.metadata()?.len();
         let index_bytes = layout.index_bytes() as u64;
-        let data_bytes = length
-            .checked_sub(index_bytes)
-            .ok_or_else(|| Error::Corrupt(format!("{length} bytes are no shard: its index alone has {index_bytes}")))?;
+        let data_bytes = length.checked_sub(index_bytes).ok_or_else(|| {
+            Error::Corrupt(format!("the shard file has {length} bytes, fewer than its index of {index_bytes} bytes"))
+        })?;
         let mut bytes: Vec<u8> = crate::error::room(Some(layout.index_bytes()), "a shard's index")?;
         bytes.resize(layout.index_bytes(), 0);
         read_exact(&file, &mut bytes, data_bytes)?;
@@ -145,13 +147,13 @@ impl Shard {
             let word = |from: usize| u64::from_le_bytes(std::array::from_fn(|n| entry[from + n]));
             let (offset, length) = (word(0), word(8));
             let missing = offset == MISSING && length == MISSING;
-            // A chunk's length is bounded by the file's, so that no memory is taken for what is not there.
+            // The length of a chunk is checked against the file, so that a damaged index cannot allocate much memory.
             if !missing
                 && (length <= 4
                     || length > MOST_CHUNK_BYTES
                     || offset.checked_add(length).is_none_or(|end| end > data_bytes))
             {
-                return Err(Error::Corrupt(format!("chunk {} lies beyond the shard", index.len())));
+                return Err(Error::Corrupt(format!("the index entry of chunk {} is invalid", index.len())));
             }
             index.push((offset, length));
         }
@@ -159,7 +161,8 @@ impl Shard {
         Ok(Some(Self { file, index, verified }))
     }
 
-    /// Decode the bytes of chunk `number`, at least its first `needed` voxels; checked when it is met for the first time.
+    /// Decode the bytes of chunk `number`, at least its first `needed` voxels. The checksum is compared at the first
+    /// call for the chunk.
     pub(super) fn decode<'a, T: Element>(
         &self,
         number: usize,

@@ -1,18 +1,18 @@
-//! Decoded chunks of all arrays of a process, as many as fit.
+//! Caches decoded chunks of all arrays of a process, up to a number of bytes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Array, shard and chunk.
+/// Array id, shard number and chunk number.
 pub(super) type Key = (u64, u32, u32);
 
-/// Locks, so that threads seldom wait for each other.
+/// Number of parts with separate locks, so that threads rarely wait for each other.
 const WAYS: usize = 16;
 
-/// Keeps decoded chunks up to a number of bytes; those that were not asked for since the last round go first.
+/// A cache of decoded chunks with a limit in bytes. Chunks that were not used recently are removed first.
 ///
-/// In a forked child it holds nothing and keeps nothing: a lock may have been copied while it was held.
+/// In a forked child the cache is empty and stores nothing: a lock may have been copied while it was held.
 #[derive(Debug)]
 pub struct ChunkCache {
     pid: u32,
@@ -38,7 +38,7 @@ struct Slot {
 }
 
 impl ChunkCache {
-    /// An empty cache.
+    /// Create an empty cache that holds at most `most_bytes`.
     #[must_use]
     pub fn new(most_bytes: usize) -> Self {
         let way = || Mutex::new(Way { most: most_bytes / WAYS, ..Way::default() });
@@ -46,13 +46,13 @@ impl ChunkCache {
         Self { pid: std::process::id(), ways, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
-    /// Chunks found here, and not found, so far.
+    /// Number of cache hits and misses so far.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
     }
 
-    /// Bytes held.
+    /// Number of bytes in the cache.
     #[must_use]
     pub fn bytes(&self) -> usize {
         if self.is_foreign() {
@@ -106,7 +106,7 @@ impl ChunkCache {
 }
 
 impl Way {
-    /// Let one chunk go; there is one.
+    /// Remove one chunk. The cache part must not be empty.
     fn evict(&mut self) {
         loop {
             self.hand %= self.slots.len();

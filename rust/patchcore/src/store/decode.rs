@@ -1,18 +1,19 @@
-//! A chunk out of its Blosc frame, as the planes of its low and of its high bytes.
+//! Decodes the Blosc frame of a chunk into its low bytes and its high bytes.
 //!
-//! The low bytes of a CT are noise, which Blosc stores as they are: they are taken from where they were read to. The high
-//! bytes are LZ4. Byte shuffle is not undone here, but where voxels are placed. Frames of any other make go through C Blosc.
+//! The low bytes of a CT are noise, so Blosc stores them uncompressed; they are used directly from the read buffer. The
+//! high bytes are LZ4. The byte shuffle is not undone here, but when voxels are written to a window. Frames with other
+//! settings are decoded by C Blosc.
 
 use std::os::raw::{c_char, c_int};
 
-use lz4_sys as _; // linked, for what is declared below
+use lz4_sys as _; // linked for the function declared below
 
 use super::blosc;
 use super::layout::{CHUNK_VOXELS, Element};
 use crate::{Error, Result};
 
 unsafe extern "C" {
-    // In lz4.h, which lz4-sys compiles but does not declare whole.
+    // Declared in lz4.h. lz4-sys compiles it but has no binding for it.
     fn LZ4_decompress_safe_partial(
         source: *const c_char,
         out: *mut c_char,
@@ -27,12 +28,12 @@ const FLAG_SHUFFLE: u8 = 1;
 const FLAG_WHOLE: u8 = 1 << 4;
 const FORMAT_LZ4: u8 = 1;
 
-/// Room for a decoded chunk.
+/// Buffers for a decoded chunk.
 #[derive(Debug)]
 pub(super) struct BytePlanes {
     low: Vec<u8>,
     high: Vec<u8>,
-    /// For frames of another make.
+    /// For frames with other settings.
     whole: Vec<u8>,
 }
 
@@ -42,17 +43,17 @@ impl BytePlanes {
     }
 }
 
-/// The bytes of a chunk's voxels. Elements of one byte have no `high`.
+/// The bytes of a chunk's voxels. `high` is empty for one-byte elements.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Decoded<'a> {
     pub(super) low: &'a [u8],
     pub(super) high: &'a [u8],
 }
 
-/// Decode a frame, at least its first `needed` voxels.
+/// Decode at least the first `needed` voxels of a frame.
 ///
 /// # Errors
-/// [`Error::Corrupt`] if it is no Blosc frame of a chunk of `T`.
+/// [`Error::Corrupt`] if the frame is not valid Blosc data of a chunk with elements `T`.
 pub(super) fn decode<'a, T: Element>(
     frame: &'a [u8],
     needed: usize,
@@ -75,13 +76,13 @@ pub(super) fn decode<'a, T: Element>(
     Ok(Decoded { low, high })
 }
 
-/// The streams of a frame of one LZ4 block, shuffled and split as written here; none for any other frame.
+/// The streams of a frame with one LZ4 block, shuffled and split as written by this crate. `None` for any other frame.
 fn streams_of(frame: &[u8], element_bytes: usize) -> Option<&[u8]> {
     let header = frame.first_chunk::<{ HEADER_BYTES + 4 }>()?;
     let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize;
     let [version, codec_version, flags, typesize] = [header[0], header[1], header[2], header[3]];
     let flags_wanted = if element_bytes > 1 { FLAG_SHUFFLE } else { 0 };
-    // Whether a block of single bytes is split makes no difference.
+    // For one-byte elements, the split flag makes no difference.
     let flags = if element_bytes > 1 { flags } else { flags & !(FLAG_WHOLE | FLAG_SHUFFLE) };
     let bytes = CHUNK_VOXELS * element_bytes;
     let ours = version == 2
@@ -92,9 +93,9 @@ fn streams_of(frame: &[u8], element_bytes: usize) -> Option<&[u8]> {
     frame.get(word(16)..).filter(|_| ours && word(16) >= HEADER_BYTES + 4)
 }
 
-/// Take the next stream: where it lies if it is stored as it is, else decoded into `out`.
+/// Take the next stream. If it is uncompressed, return it directly; otherwise decode it to `out`.
 fn stream<'a>(rest: &mut &'a [u8], needed: usize, out: &'a mut [u8]) -> Result<&'a [u8]> {
-    let broken = || Error::Corrupt("a Blosc chunk cannot be decompressed".into());
+    let broken = || Error::Corrupt("the Blosc data cannot be decompressed".into());
     let (length, behind) = rest.split_first_chunk::<4>().ok_or_else(broken)?;
     let length = usize::try_from(i32::from_le_bytes(*length)).map_err(|_| broken())?;
     let (data, behind) = behind.split_at_checked(length).ok_or_else(broken)?;
@@ -102,7 +103,7 @@ fn stream<'a>(rest: &mut &'a [u8], needed: usize, out: &'a mut [u8]) -> Result<&
     if length == CHUNK_VOXELS {
         return Ok(data);
     }
-    // SAFETY: the source is `data`, and no more than `out.len()` bytes are written.
+    // SAFETY: the source is `data`, and at most `out.len()` bytes are written.
     let written = unsafe {
         LZ4_decompress_safe_partial(
             data.as_ptr().cast(),

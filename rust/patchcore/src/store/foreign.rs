@@ -1,4 +1,4 @@
-//! Arrays that somebody else has written, with any codec chain of Zarr v3, read through zarrs.
+//! Reads Zarr v3 arrays of other software, with any codec chain, through the zarrs crate.
 
 use std::fmt::Display;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use zarrs::filesystem::FilesystemStore;
 
 use crate::{Error, Result};
 
-/// A Zarr v3 array of three axes.
+/// A Zarr v3 array with three axes.
 pub struct ForeignArray {
     array: Array<FilesystemStore>,
     shape: [usize; 3],
@@ -26,31 +26,32 @@ impl ForeignArray {
     /// Open the array in a folder.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if it has codecs that are not known or other than three axes; [`Error::Io`].
+    /// [`Error::Unsupported`] if the array cannot be opened, has unknown codecs, or does not have three axes.
     pub fn open(folder: &Path) -> Result<Self> {
-        let unsupported = |error: &dyn Display| Error::Unsupported(format!("no Zarr array that can be read: {error}"));
+        let unsupported =
+            |error: &dyn Display| Error::Unsupported(format!("cannot open the folder as a Zarr array: {error}"));
         let store = FilesystemStore::new(folder).map_err(|error| unsupported(&error))?;
         let array = Array::open(Arc::new(store), "/").map_err(|error| unsupported(&error))?;
         let lengths: Vec<usize> = array.shape().iter().filter_map(|&n| usize::try_from(n).ok()).collect();
         let shape = <[usize; 3]>::try_from(lengths)
-            .map_err(|_| Error::Unsupported(format!("an array of shape {:?}; expected three axes", array.shape())))?;
+            .map_err(|_| Error::Unsupported(format!("the array has shape {:?}; expected three axes", array.shape())))?;
         Ok(Self { array, shape })
     }
 
-    /// Voxels along each axis.
+    /// Number of voxels along each axis.
     #[must_use]
     pub fn shape(&self) -> [usize; 3] {
         self.shape
     }
 
-    /// Read a part of the array, C order. Runs in the rayon pool that it is called in.
+    /// Read a part of the array, C order. This function runs in the rayon pool in which it is called.
     ///
     /// # Errors
-    /// [`Error::Argument`] if it leaves the array, [`Error::Corrupt`] if a chunk cannot be decoded or elements are of
-    /// another type.
+    /// [`Error::Argument`] if the part leaves the array, [`Error::Corrupt`] if a chunk cannot be decoded or if the
+    /// array has another element type.
     pub fn read<T: ElementOwned>(&self, part: &[Range<usize>; 3]) -> Result<Vec<T>> {
         if (0..3).any(|axis| part[axis].start > part[axis].end || part[axis].end > self.shape[axis]) {
-            return Err(Error::Argument(format!("part {part:?} of an array of {:?}", self.shape)));
+            return Err(Error::Argument(format!("the part {part:?} leaves the array of shape {:?}", self.shape)));
         }
         let ranges: Vec<Range<u64>> = part.iter().map(|range| range.start as u64..range.end as u64).collect();
         self.array

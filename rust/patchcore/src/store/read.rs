@@ -1,7 +1,7 @@
-//! Windows out of shards: positioned reads merged over neighbouring chunks, each chunk decoded into the thread's own buffer
-//! and from there clipped, scaled and placed while it is in the cache.
+//! Reads windows from shards. Reads of neighbouring chunks are merged. Each chunk is decoded into a buffer of the
+//! thread, and then clipped, scaled and written to the window while it is in the processor's cache.
 
-// Inlining is what lets one loop be compiled for several vector widths: see `place`.
+// Inlining is needed so that one loop can be compiled for several vector widths: see `place`.
 #![allow(clippy::inline_always)]
 
 use std::cell::RefCell;
@@ -19,48 +19,48 @@ use crate::windows::extract::{Intensity, check_range};
 use crate::windows::pixel::{As, Intensities, Label, Pixel, Raw, Scale};
 use crate::{Error, Result, pool};
 
-/// Bytes between two chunks that are read along rather than asked for anew.
+/// If the gap between two chunks is at most this many bytes, one read covers both chunks and the gap.
 const GAP_BYTES: u64 = 16 << 10;
-/// Bytes read at once at most, unless a single chunk has more.
+/// The most bytes of one read, unless a single chunk is larger.
 const MOST_READ_BYTES: u64 = 4 << 20;
 
-/// A window that is wanted: of which array, and the index of its first voxel, anywhere.
+/// A requested window: its array and the index of its first voxel.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a, T> {
-    /// The array.
+    /// The array to read.
     pub array: &'a StoredArray<T>,
-    /// Array index of the window's first voxel; may lie outside.
+    /// Array index of the window's first voxel; it may lie outside the array.
     pub corner: [i64; 3],
 }
 
-/// How a batch is read.
+/// Options for reading a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading<'a> {
-    /// Voxels of a window.
+    /// Shape of a window [voxels].
     pub size: [usize; 3],
-    /// Threads; all cores by default. What is read does not depend on them.
+    /// Number of threads; `None` uses all cores. The result does not depend on it.
     pub threads: Option<usize>,
-    /// Where decoded chunks are looked for first, and kept.
+    /// Cache for decoded chunks.
     pub cache: Option<&'a ChunkCache>,
 }
 
-/// Windows of labels that are wanted, and where they go.
+/// Requested label windows and their output buffer.
 #[derive(Debug)]
 pub struct Labels<'w, 'a, 'o> {
-    /// The windows.
+    /// The requested windows.
     pub windows: &'w [Wanted<'a, u8>],
-    /// All of them one behind the other, C order.
+    /// Output buffer: all windows one after the other, C order.
     pub out: &'o mut [u8],
 }
 
-/// Read a batch of windows of HU, clipped and scaled as their [`Intensity`] says, into `out`, which holds them one behind
-/// the other, C order; and, where wanted, of class indices. Labels outside their array are 0.
+/// Read a batch of image windows into `out`, one after the other in C order. HU are clipped and scaled according to
+/// [`Intensity`]. If `labels` are given, also read windows of class indices; labels outside their array are 0.
 ///
-/// There is one intensity for all windows, or one for each; all scale, or none does.
+/// `intensity` has one entry for all windows, or one entry per window. Either all entries scale, or none does.
 ///
 /// # Errors
-/// [`Error::Window`] if a buffer does not fit or a range is empty, [`Error::Corrupt`] for a damaged chunk, naming its
-/// file, [`Error::Io`].
+/// [`Error::Window`] if a buffer has the wrong size, the number of intensities is wrong or a range is invalid;
+/// [`Error::Corrupt`] with the file for a damaged chunk; [`Error::Io`].
 pub fn read_windows<O: Intensities>(
     windows: &[Wanted<'_, i16>],
     intensity: &[Intensity],
@@ -83,7 +83,7 @@ pub fn read_windows<O: Intensities>(
     let count = intensity.len();
     if (count != 1 && count != windows.len()) || !(ranges.is_empty() || paddings.is_empty()) {
         return Err(Error::Window(format!(
-            "{count} intensities for {} windows; expected one, or one each, of one kind",
+            "{count} intensities for {} windows; expected one in total or one per window, all scaled or all raw",
             windows.len()
         )));
     }
@@ -104,27 +104,27 @@ pub fn read_windows<O: Intensities>(
     images.and(labels)
 }
 
-/// Chunks of one window that one thread works on.
+/// Chunks of one window that are processed by one thread.
 struct Job<'a> {
     window: usize,
     chunks: Chunks<'a>,
 }
 
 enum Chunks<'a> {
-    /// To be read together: number in the shard, and array index of the first voxel, of each; in the order of the file.
+    /// Chunks to read together: number in the shard and array index of the first voxel of each chunk, in file order.
     Stored { at: [usize; 3], shard: &'a Shard, chunks: Vec<(usize, [usize; 3])> },
-    /// Found decoded, with the array index of the first voxel.
+    /// Decoded chunks from the cache, with the array index of the first voxel of each chunk.
     Cached(Vec<(Arc<[u8]>, [usize; 3])>),
 }
 
-/// One window's output, written by several threads, each its own chunks' voxels.
+/// The output of one window. Several threads write to it, each only the voxels of its own chunks.
 #[derive(Clone, Copy)]
 struct Out<T> {
     start: *mut T,
     length: usize,
 }
 
-// SAFETY: jobs write voxels of different chunks, so that no element is written by two of them.
+// SAFETY: jobs write voxels of different chunks, so no element is written by two jobs.
 unsafe impl<T: Send> Send for Out<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Out<T> {}
@@ -135,7 +135,7 @@ impl<T> Out<T> {
     }
 }
 
-/// Fill a batch of windows. Runs in the pool that it is called in.
+/// Fill a batch of windows. This function runs in the rayon pool in which it is called.
 fn fill_windows<P: Pixel<In: Element>>(
     windows: &[Wanted<'_, P::In>],
     pixel: impl Fn(usize) -> P + Sync,
@@ -147,7 +147,7 @@ fn fill_windows<P: Pixel<In: Element>>(
     let expected = voxels.and_then(|n| n.checked_mul(windows.len()));
     let (Some(voxels), true) = (voxels, expected == Some(out.len())) else {
         return Err(Error::Window(format!(
-            "{} windows of {size:?} and a buffer of {} elements; expected one that holds them all",
+            "{} windows of {size:?} and a buffer of {} elements; expected a buffer with the size of all windows",
             windows.len(),
             out.len()
         )));
@@ -166,7 +166,7 @@ fn fill_windows<P: Pixel<In: Element>>(
         .collect();
     let jobs: Vec<Job<'_>> = planned.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     let outs: Vec<Out<P::Out>> = outs.into_iter().map(Out::new).collect();
-    // All results are gathered first, so that the error told is the first one whatever thread met it.
+    // Collect all results first, so that the reported error is always the first one, whichever thread found it.
     let done: Vec<Result<()>> = jobs
         .par_iter()
         .map(|job| run(&windows[job.window], pixel(job.window), job, outs[job.window], reading))
@@ -174,8 +174,8 @@ fn fill_windows<P: Pixel<In: Element>>(
     done.into_iter().collect()
 }
 
-/// Finds out what has to be read for a window; what no chunk covers is written at once: padding, and what only holds the
-/// fill value.
+/// Finds the chunks that must be read for a window. Voxels without a stored chunk are written at once: padding, and
+/// voxels with the fill value.
 struct Plan<'w, 'a, 'o, P: Pixel> {
     number: usize,
     window: &'w Wanted<'a, P::In>,
@@ -211,7 +211,7 @@ impl<'a, P: Pixel<In: Element>> Plan<'_, 'a, '_, P> {
                 }
             }
         }
-        // The fill value is a voxel like any other.
+        // The fill value is converted like any other voxel.
         let value = self.pixel.convert(array.fill);
         if value == self.pixel.padding() {
             if !missing.is_empty() && !padded {
@@ -229,7 +229,7 @@ impl<'a, P: Pixel<In: Element>> Plan<'_, 'a, '_, P> {
         Ok(jobs)
     }
 
-    /// List the chunks of one shard, and those that are not there by their first voxels.
+    /// List the chunks of one shard that must be read, and the first voxels of missing chunks.
     fn plan_shard(
         &self,
         at: [usize; 3],
@@ -293,22 +293,22 @@ struct Meeting {
     /// Array index of the window's first voxel, and the window's size.
     window: [i64; 3],
     size: [usize; 3],
-    /// The array's.
+    /// Shape of the array.
     shape: [usize; 3],
     /// Array index of the chunk's first voxel.
     chunk: [usize; 3],
 }
 
 impl Meeting {
-    /// How many of the chunk's voxels, from the first on, a window needs.
+    /// Number of leading voxels of the chunk that the window needs.
     fn needed(&self) -> usize {
         let end = self.window[0].saturating_add(self.size[0] as i64).min(self.shape[0] as i64);
         let planes = (end - self.chunk[0] as i64).clamp(0, CHUNK[0] as i64) as usize;
         planes * CHUNK[1] * CHUNK[2]
     }
 
-    /// Call `row(to, from, length)` for each row of the chunk that lies in the window and in the array: where it begins
-    /// in the window, where in the chunk, and its voxels.
+    /// Call `row(to, from, length)` for each part of a chunk row that lies in the window and in the array: start in the
+    /// window, start in the chunk, number of voxels.
     #[inline(always)]
     fn each_row(&self, mut row: impl FnMut(usize, usize, usize)) {
         let &Self { window, size, shape, chunk } = self;
@@ -333,7 +333,7 @@ impl Meeting {
     }
 }
 
-/// A thread's own buffers.
+/// Buffers of one thread.
 struct Scratch {
     bytes: Vec<u8>,
     planes: BytePlanes,
@@ -364,25 +364,26 @@ fn run<P: Pixel<In: Element>>(
         Chunks::Stored { at, shard, chunks } => (*at, shard, chunks),
     };
     SCRATCH.with_borrow_mut(|scratch| {
-        let tell = |error| array.at_shard(at, error);
+        let with_path = |error| array.at_shard(at, error);
         let start = shard.index[chunks[0].0].0;
         let (offset, length) = shard.index[chunks[chunks.len() - 1].0];
-        let total = usize::try_from(offset + length - start).map_err(|_| Error::Memory("a shard too large".into()))?;
+        let total = usize::try_from(offset + length - start)
+            .map_err(|_| Error::Memory("the shard is too large for this machine".into()))?;
         if scratch.bytes.len() < total {
             let more = total - scratch.bytes.len();
-            let none = |_| Error::Memory(format!("no memory for {total} bytes of chunks"));
+            let none = |_| Error::Memory(format!("not enough memory for {total} bytes of chunks"));
             scratch.bytes.try_reserve(more).map_err(none)?;
             scratch.bytes.resize(total, 0);
         }
         let bytes = &mut scratch.bytes[..total];
-        read_exact(&shard.file, bytes, start).map_err(tell)?;
+        read_exact(&shard.file, bytes, start).map_err(with_path)?;
         for &(number, corner) in chunks {
             let (offset, length) = shard.index[number];
             let from = (offset - start) as usize;
             let meeting = meeting(corner);
             let needed = if reading.cache.is_some() { CHUNK_VOXELS } else { meeting.needed() };
             let bytes = &bytes[from..from + length as usize];
-            let decoded = shard.decode::<P::In>(number, bytes, needed, &mut scratch.planes).map_err(tell)?;
+            let decoded = shard.decode::<P::In>(number, bytes, needed, &mut scratch.planes).map_err(with_path)?;
             if let Some(cache) = reading.cache {
                 cache.put((array.id, array.layout.shard_number(at), number as u32), [decoded.low, decoded.high]);
             }
@@ -392,7 +393,7 @@ fn run<P: Pixel<In: Element>>(
     })
 }
 
-/// Convert what of a chunk lies in a window.
+/// Convert the voxels of a chunk that lie in a window.
 fn place<P: Pixel<In: Element>>(pixel: P, chunk: Decoded<'_>, meeting: &Meeting, out: Out<P::Out>) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
@@ -410,7 +411,7 @@ fn place<P: Pixel<In: Element>>(pixel: P, chunk: Decoded<'_>, meeting: &Meeting,
 fn place_any<P: Pixel<In: Element>>(pixel: P, chunk: Decoded<'_>, meeting: &Meeting, out: Out<P::Out>) {
     meeting.each_row(|to, from, length| {
         debug_assert!(to + length <= out.length);
-        // SAFETY: the row lies in the window, and no other chunk has voxels in it.
+        // SAFETY: the row lies in the window, and no other chunk has voxels in this row part.
         let row = unsafe { std::slice::from_raw_parts_mut(out.start.add(to), length) };
         let low = &chunk.low[from..from + length];
         if size_of::<P::In>() == 1 {

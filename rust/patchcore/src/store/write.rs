@@ -1,4 +1,4 @@
-//! Writing a shard: its chunks encoded in parallel, then one file.
+//! Writes shards: the chunks of a shard are encoded in parallel and then written to one file.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,14 +12,14 @@ use crate::pool::Interrupt;
 use crate::view::View;
 use crate::{Error, Result};
 
-/// Write one shard of an array, whole and synced; chunks of nothing but `fill` are left out.
+/// Write one complete shard of an array and sync it to disk. Chunks with only `fill` are not stored.
 ///
-/// `region` is the part of the array that the shard covers, in array order, any strides. Returns the bytes written; no
-/// file is made where all chunks are left out.
+/// `region` is the part of the array that the shard covers, in array order, with any strides. Returns the number of
+/// bytes written. If no chunk is stored, no file is created.
 ///
 /// # Errors
-/// [`Error::Argument`] if the region is not the shard's, [`Error::Io`] if it cannot be written, [`Error::Memory`],
-/// [`Error::Interrupted`].
+/// [`Error::Argument`] if the region does not match the shard, [`Error::Io`] if the shard cannot be written,
+/// [`Error::Memory`], [`Error::Interrupted`].
 pub fn write_shard<T: Element>(
     folder: &Path,
     layout: &Layout,
@@ -38,7 +38,8 @@ pub fn write_shard<T: Element>(
         || region.is_swapped()
     {
         return Err(Error::Argument(format!(
-            "a region of {:?} for shard {shard:?} of {shards:?}; expected {expected:?}, native",
+            "the region has shape {:?} for shard {shard:?} of {shards:?}; expected shape {expected:?}, the element \
+             type of the array and this machine's byte order",
             region.shape()
         )));
     }
@@ -86,8 +87,8 @@ pub fn write_shard<T: Element>(
     Ok(offset + index.len() as u64)
 }
 
-/// Write the shards that a part of an array covers; it begins at a shard's edge on each axis, and ends at one or with the
-/// array. Returns the bytes written.
+/// Write the shards that a part of an array covers. Along each axis the part must begin at the start of a shard, and
+/// must end at the end of a shard or of the array. Returns the number of bytes written.
 ///
 /// # Errors
 /// As [`write_shard`].
@@ -101,7 +102,9 @@ pub fn write_region<T: Element>(
 ) -> Result<u64> {
     let shard = layout.shard();
     if (0..3).any(|axis| !start[axis].is_multiple_of(shard[axis])) {
-        return Err(Error::Argument(format!("a region at {start:?}; shards of {shard:?} begin elsewhere")));
+        return Err(Error::Argument(format!(
+            "the region starts at {start:?}; expected multiples of the shard shape {shard:?}"
+        )));
     }
     let counts: [usize; 3] = std::array::from_fn(|axis| view.shape()[axis].div_ceil(shard[axis]));
     let mut written = 0;
@@ -119,7 +122,8 @@ pub fn write_region<T: Element>(
     Ok(written)
 }
 
-/// Copy a chunk out of a region, filled up where it ends. Returns whether it holds anything but `fill`.
+/// Copy a chunk from a region. Voxels beyond the region get the fill value. Returns whether any voxel differs from
+/// `fill`.
 fn gather<T: Element>(region: &View<'_>, corner: [usize; 3], fill: T, chunk: &mut [T]) -> bool {
     let shape = region.shape();
     let size: [usize; 3] = std::array::from_fn(|axis| CHUNK[axis].min(shape[axis].saturating_sub(corner[axis])));
@@ -131,7 +135,7 @@ fn gather<T: Element>(region: &View<'_>, corner: [usize; 3], fill: T, chunk: &mu
     }
     let strides: [isize; 3] = std::array::from_fn(|axis| region.stride(axis));
     let start = region.at(corner);
-    // Along the axis whose voxels lie closest, so that memory is read a cache line at a time.
+    // Read along the axis with the smaller stride, so that memory is read one cache line at a time.
     let fast = if strides[0].unsigned_abs() < strides[2].unsigned_abs() { 0 } else { 2 };
     let slow = 2 - fast;
     let steps = [CHUNK[1] * CHUNK[2], CHUNK[2], 1];
@@ -141,7 +145,7 @@ fn gather<T: Element>(region: &View<'_>, corner: [usize; 3], fill: T, chunk: &mu
             let to = a * steps[slow] + b * steps[1];
             for n in 0..size[fast] {
                 let address = line.wrapping_offset(n as isize * strides[fast]);
-                // SAFETY: the index lies in the region, whose elements are of T's size; they may be unaligned.
+                // SAFETY: the index lies in the region, and its elements have the size of T; the read may be unaligned.
                 chunk[to + n * steps[fast]] = unsafe { address.cast::<T>().read_unaligned() };
             }
         }

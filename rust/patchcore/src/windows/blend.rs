@@ -1,4 +1,4 @@
-//! Putting the predictions of overlapping windows together: a weighted mean, voxel by voxel.
+//! Blends the predictions of overlapping windows: a weighted mean at each voxel.
 
 use std::ops::Range;
 
@@ -6,17 +6,17 @@ use rayon::prelude::*;
 
 use crate::{Error, Result, pool};
 
-/// Bytes of a volume's channel below which it is not cut for the sake of parallelism.
+/// A channel of a volume is divided into parts of about this many bytes for parallel work.
 const LEAST_BYTES: usize = 1 << 20;
 
-/// Shapes that belong together: a volume (channels, i, j, k) and its windows (window, channels, i, j, k), C order.
+/// The shapes of a volume (channels, i, j, k) and of its windows (window, channels, i, j, k), C order.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
-    /// Channels of a prediction.
+    /// Number of channels of a prediction.
     pub channels: usize,
-    /// Voxels of the volume along each axis.
+    /// Number of voxels of the volume along each axis.
     pub shape: [usize; 3],
-    /// Voxels of a window along each axis.
+    /// Number of voxels of a window along each axis.
     pub window: [usize; 3],
 }
 
@@ -30,13 +30,13 @@ impl Layout {
     }
 }
 
-/// Add weighted predictions: `sum[c, v] += importance[v'] · predictions[w, c, v']` and `weight[v] += importance[v']` for
-/// every voxel v' of every window that falls on a voxel v of the volume.
+/// Add weighted predictions: `sum[c, v] += importance[v'] · predictions[w, c, v']` and `weight[v] += importance[v']`
+/// for every voxel v' of every window that lies on a voxel v of the volume.
 ///
-/// Windows are added in order at each voxel, so the result does not depend on `threads` or on how windows are batched.
+/// Windows are added in order at each voxel, so the result does not depend on `threads` or on the batches of windows.
 ///
 /// # Errors
-/// [`Error::Window`] if a buffer's length does not follow from `layout` and the number of corners.
+/// [`Error::Window`] if the length of a buffer does not match `layout` and the number of corners.
 pub fn accumulate(
     layout: Layout,
     corners: &[[i64; 3]],
@@ -54,14 +54,14 @@ pub fn accumulate(
         ("weight", weight.len(), volume),
     ];
     if let Some((name, found, expected)) = expected.into_iter().find(|(_, found, expected)| found != expected) {
-        return Err(Error::Window(format!("{name} has {found} elements, {layout:?} expects {expected}")));
+        return Err(Error::Window(format!("{name} has {found} elements; expected {expected} for {layout:?}")));
     }
     if volume == 0 || window == 0 {
         return Ok(());
     }
     let plane = layout.shape[1] * layout.shape[2];
     let planes = (LEAST_BYTES / size_of::<f32>()).div_ceil(plane);
-    // The weight map is one more channel whose predictions are all 1.
+    // The weight map is treated as one more channel with all predictions equal to 1.
     let channels = sum.chunks_exact_mut(volume).enumerate().map(|(channel, out)| (Some(channel), out));
     let jobs: Vec<_> = channels
         .chain([(None, weight)])
@@ -85,7 +85,7 @@ pub fn accumulate(
     Ok(())
 }
 
-/// Add what one window has for the planes from `first` on.
+/// Add the part of one window that lies in the planes of `out`; `first` is the first of these planes.
 fn add_window(
     layout: Layout,
     corner: [i64; 3],
@@ -129,15 +129,21 @@ fn add_window(
 /// Divide every channel of `sum` by `weight`, in place.
 ///
 /// # Errors
-/// [`Error::Window`] if the lengths do not fit or no window covered some voxel; `sum` is then untouched.
+/// [`Error::Window`] if the lengths do not match or if a voxel was covered by no window; `sum` is then unchanged.
 pub fn finish(sum: &mut [f32], weight: &[f32], threads: Option<usize>) -> Result<()> {
     if weight.is_empty() || !sum.len().is_multiple_of(weight.len()) {
-        return Err(Error::Window(format!("{} sums and {} weights; expected whole channels", sum.len(), weight.len())));
+        return Err(Error::Window(format!(
+            "{} sums and {} weights; expected the number of sums to be a multiple of the number of weights",
+            sum.len(),
+            weight.len()
+        )));
     }
     let uncovered = weight.iter().filter(|&&weight| weight <= 0.0).count();
     if uncovered > 0 {
         let total = weight.len();
-        return Err(Error::Window(format!("{uncovered} of {total} voxels lie in no window that was added")));
+        return Err(Error::Window(format!(
+            "{uncovered} of {total} voxels are covered by no window; add windows that cover the whole volume"
+        )));
     }
     let piece = LEAST_BYTES / size_of::<f32>();
     let divide = |channel: &mut [f32]| {

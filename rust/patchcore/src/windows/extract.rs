@@ -1,4 +1,5 @@
-//! Extracting a batch of windows: clipped, scaled and written in one pass, in parallel over windows and slabs of them.
+//! Extracts a batch of windows: clips, scales and writes them in one pass, in parallel over windows and slabs of
+//! windows.
 
 use std::fmt::Display;
 use std::marker::PhantomData;
@@ -10,30 +11,31 @@ use super::walk::{Slab, fill, fill_naive};
 use crate::view::{Kind, View};
 use crate::{Error, Result, pool};
 
-/// Planes below which a window is not cut further for the sake of parallelism.
+/// A window is not divided into slabs with fewer planes than this.
 const LEAST_PLANES: usize = 16;
 
-/// What becomes of intensities.
+/// How intensities are converted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Intensity {
-    /// Clipped to `[low, high]` and scaled to [0, 1]. Padding, and NaN, become the lower end: 0.
+    /// Clipped to `[low, high]` and scaled to [0, 1]. Padding and NaN become the lower end, 0.
     Scaled([f64; 2]),
-    /// As they are, as the nearest there is; the given value outside the volume.
+    /// Not scaled: converted to the nearest value of the output type. The given value is the padding outside the
+    /// volume.
     Raw(f32),
 }
 
-/// A batch to be filled: a volume and a corner for each window, and a C-order buffer (window, i, j, k).
+/// A batch of windows to fill: a volume and a corner for each window, and a C-order buffer (window, i, j, k).
 #[derive(Debug)]
 pub struct Target<'v, 'o, Out> {
     /// The volume of each window; volumes may repeat.
     pub volumes: &'v [View<'v>],
-    /// Volume index of each window's first voxel; anything, also outside the volume.
+    /// Volume index of the first voxel of each window. It may lie outside the volume.
     pub corners: &'v [[i64; 3]],
-    /// As long as all windows together.
+    /// The output buffer, with exactly the size of all windows together.
     pub out: &'o mut [Out],
 }
 
-/// Refuse a range that is none.
+/// Reject an invalid HU range.
 pub(crate) fn check_range([low, high]: [f64; 2]) -> Result<()> {
     if low.is_finite() && high.is_finite() && low < high {
         return Ok(());
@@ -46,15 +48,16 @@ enum Job<'a, O> {
     Label(usize, Slab<'a, u8>),
 }
 
-/// Extract a batch of windows of `size`, and of labels where `labels` are given.
+/// Extract a batch of image windows with shape `size`, and label windows if `labels` are given.
 ///
-/// Images may be of kind I8, U8, I16, U16, I32, F32 and F64, labels of any integer kind and Bool, both with any strides and
-/// alignment, in this machine's byte order. Results do not depend on `threads` (default: all cores).
+/// Images may have kind I8, U8, I16, U16, I32, F32 or F64; labels may have any integer kind or Bool. Any strides and
+/// alignment are supported, but only this machine's byte order. Results do not depend on `threads` (default: all
+/// cores).
 ///
 /// # Errors
-/// [`Error::Window`] if a buffer or the number of volumes does not fit the windows or the range is empty;
-/// [`Error::Unsupported`] for other kinds of voxels, and for a label value that does not fit uint8. The buffers then
-/// hold unspecified values.
+/// [`Error::Window`] if a buffer or the number of volumes does not match the windows, or if the HU range is invalid;
+/// [`Error::Unsupported`] for other kinds or byte orders, and for a label value that does not fit into uint8. After an
+/// error the buffers contain unspecified values.
 pub fn extract<O: Intensities>(
     images: Target<'_, '_, O>,
     intensity: Intensity,
@@ -80,11 +83,11 @@ pub fn extract<O: Intensities>(
     if threads_used == 1 {
         return jobs.into_iter().try_for_each(run);
     }
-    // All results are gathered first, so that the error told is the first one whatever thread met it.
+    // Collect all results first, so that the reported error is always the first one, whichever thread found it.
     pool::install(threads, || jobs.into_par_iter().map(run).collect::<Vec<_>>()).into_iter().collect()
 }
 
-/// Cut each window of a batch into slabs of at most `planes` planes.
+/// Divide each window of a batch into slabs of at most `planes` planes.
 fn cut<'a, Out>(
     Target { volumes, corners, out }: Target<'a, 'a, Out>,
     size: [usize; 3],
@@ -96,8 +99,8 @@ fn cut<'a, Out>(
     let expected = voxels.and_then(|voxels| voxels.checked_mul(corners.len()));
     if expected != Some(out.len()) || volumes.len() != corners.len() {
         return Err(Error::Window(format!(
-            "{} windows of {:?}, {} volumes and a buffer of {} elements; expected one volume a window and a buffer that \
-             holds them all",
+            "{} windows of {:?}, {} volumes and a buffer of {} elements; expected one volume per window and a buffer \
+             with the size of all windows",
             corners.len(),
             size,
             volumes.len(),
@@ -105,12 +108,14 @@ fn cut<'a, Out>(
         )));
     }
     let Some(voxels) = voxels.filter(|&voxels| voxels > 0) else {
-        return Err(Error::Window(format!("window size {size:?}; every edge is at least 1 voxel")));
+        return Err(Error::Window(format!("window size {size:?}; expected at least 1 voxel per edge")));
     };
     let batch = volumes.iter().zip(corners).zip(out.chunks_exact_mut(voxels));
     for (window, ((&volume, &corner), window_out)) in batch.enumerate() {
         if volume.is_swapped() {
-            return Err(Error::Unsupported("voxels in the other byte order; convert them first".into()));
+            return Err(Error::Unsupported(
+                "the voxels are not in this machine's byte order; convert the array first".into(),
+            ));
         }
         for (number, out) in window_out.chunks_mut(planes * rows * columns).enumerate() {
             push(window, Slab { volume, corner, window: size, first: number * planes, out });
@@ -132,7 +137,7 @@ fn fill_image<O: Intensities>(intensity: Intensity, mut slab: Slab<'_, O>) -> Re
                     }
                 )*
                 (kind, _) => {
-                    let what = format!("an image of {kind:?}; supported: I8, U8, I16, U16, I32, F32, F64");
+                    let what = format!("the image has kind {kind:?}; supported: I8, U8, I16, U16, I32, F32, F64");
                     return Err(Error::Unsupported(what));
                 }
             }
@@ -151,7 +156,7 @@ fn fill_label(window: usize, mut slab: Slab<'_, u8>) -> Result<()> {
                     fill(Truth, &mut slab);
                     Ok(())
                 }
-                kind => Err(Error::Unsupported(format!("a label map of {kind:?}; supported: integers and Bool"))),
+                kind => Err(Error::Unsupported(format!("the label map has kind {kind:?}; supported: integers, Bool"))),
             }
         };
     }
@@ -162,10 +167,11 @@ fn check_label<P: Pixel<Out = u8, In: Display>>(pixel: P, window: usize, slab: &
     if fill(pixel, slab) {
         return Ok(());
     }
-    // A misfit met by the fast pass is looked up by the slow one; that it may not find it would be a bug.
+    // The fast pass found a label that does not fit. The slow pass finds its value and position; if it does not, this
+    // is a bug.
     let found = fill_naive(pixel, slab)
         .map_or_else(String::new, |([i, j, k], value)| format!("label {value} at ({i}, {j}, {k}) of "));
-    Err(Error::Unsupported(format!("{found}window {window} does not fit uint8; expected labels from 0 to 255")))
+    Err(Error::Unsupported(format!("{found}window {window} does not fit into uint8; expected labels from 0 to 255")))
 }
 
 #[cfg(test)]

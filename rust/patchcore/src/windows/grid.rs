@@ -1,17 +1,17 @@
-//! Overlapping windows that cover a volume, and the weight of a window's voxels when they are blended.
+//! Computes the overlapping windows that cover a volume, and the weights of a window's voxels for blending.
 
 use crate::error::room;
 use crate::{Error, Result};
 
-/// Corners of windows that cover a volume, in C order of their position: consecutive windows start
-/// `window · (1 − overlap)` voxels apart, rounded down, at least 1, and the last one ends with the volume.
+/// Corners of the windows that cover a volume, in C order of their position. Consecutive windows start
+/// `window · (1 − overlap)` voxels apart (rounded down, at least 1). The last window ends at the end of the volume.
 ///
-/// An axis shorter than its window gets one window, with the padding split evenly and the odd voxel at the end. These
-/// are the windows of MONAI's `sliding_window_inference`.
+/// An axis that is shorter than the window gets one window. Its padding is split evenly; an odd voxel goes to the end.
+/// These are the windows of MONAI's `sliding_window_inference`.
 ///
 /// # Errors
-/// [`Error::Window`] if an edge or an axis is not positive, an overlap lies outside [0, 1), or the windows do not fit
-/// in memory.
+/// [`Error::Window`] if an edge or an axis is not positive or an overlap lies outside [0, 1); [`Error::Memory`] if the
+/// windows do not fit into memory.
 pub fn window_grid(shape: [i64; 3], window: [i64; 3], overlap: [f64; 3]) -> Result<Vec<[i64; 3]>> {
     let mut starts: [Vec<i64>; 3] = Default::default();
     for axis in 0..3 {
@@ -33,7 +33,9 @@ pub fn window_grid(shape: [i64; 3], window: [i64; 3], overlap: [f64; 3]) -> Resu
 
 fn axis_starts(extent: i64, window: i64, overlap: f64) -> Result<Vec<i64>> {
     if extent < 1 || window < 1 {
-        return Err(Error::Window(format!("{extent} voxels and a window edge of {window}; both are at least 1")));
+        return Err(Error::Window(format!(
+            "{extent} voxels and a window edge of {window}; expected at least 1 for both"
+        )));
     }
     if !(0.0..1.0).contains(&overlap) {
         return Err(Error::Window(format!("overlap {overlap}; legal: from 0 to below 1")));
@@ -50,16 +52,19 @@ fn axis_starts(extent: i64, window: i64, overlap: f64) -> Result<Vec<i64>> {
 }
 
 /// Weight of each voxel of a window, C order: the product over the axes of a Gaussian around the window's centre with
-/// standard deviation `sigma · edge`, at least 1e-3, as MONAI's `sliding_window_inference` weighs (`mode="gaussian"`).
+/// standard deviation `sigma · edge`. The weights are at least 1e-3, as in MONAI's `sliding_window_inference`
+/// (`mode="gaussian"`).
 ///
 /// # Errors
-/// [`Error::Window`] if an edge or a sigma is not positive.
+/// [`Error::Window`] if an edge or a sigma is not positive; [`Error::Memory`] if the weights do not fit into memory.
 pub fn gaussian_importance(window: [usize; 3], sigma: [f64; 3]) -> Result<Vec<f32>> {
     if window.contains(&0) {
-        return Err(Error::Window(format!("window size {window:?}; every edge is at least 1 voxel")));
+        return Err(Error::Window(format!("window size {window:?}; expected at least 1 voxel per edge")));
     }
     if sigma.iter().any(|&sigma| !sigma.is_finite() || sigma <= 0.0) {
-        return Err(Error::Window(format!("sigma {sigma:?}; legal: above 0, in window edges")));
+        return Err(Error::Window(format!(
+            "sigma {sigma:?}; legal: finite and above 0, as a fraction of the window edge"
+        )));
     }
     let voxels = window.iter().try_fold(1usize, |product, &edge| product.checked_mul(edge));
     let mut weights = room(voxels, &format!("the weights of a window of {window:?} voxels"))?;
@@ -73,7 +78,8 @@ pub fn gaussian_importance(window: [usize; 3], sigma: [f64; 3]) -> Result<Vec<f3
             weights.extend(zs.iter().map(|z| (x * y * z) as f32));
         }
     }
-    // A window's corner would weigh e^-24 otherwise, and a voxel that only corners cover would be lost to rounding.
+    // Without this minimum the corner of a window would have weight e^-24, and a voxel that only window corners cover
+    // would be lost by rounding.
     let least = weights.iter().copied().fold(f32::INFINITY, f32::min).max(1e-3);
     for weight in &mut weights {
         *weight = weight.max(least);

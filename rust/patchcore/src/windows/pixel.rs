@@ -1,10 +1,10 @@
-//! What happens to one voxel on its way into a window: scaled to [0, 1], taken as it is, or checked as a label.
+//! Converts one voxel for a window: scaled to [0, 1], unscaled, or checked as a label.
 
 use half::{bf16, f16};
 
-/// What an intensity is written as.
+/// An element type in which intensities can be written.
 pub trait Intensities: Copy + Default + PartialEq + Send + Sync + 'static {
-    /// The nearest there is.
+    /// The nearest value of this type.
     fn of(value: f32) -> Self;
 }
 
@@ -36,7 +36,7 @@ impl Intensities for bf16 {
     }
 }
 
-/// What `P` makes of a voxel, written as `O`.
+/// The conversion `P` with its result written as `O`.
 #[derive(Clone, Copy)]
 pub(crate) struct As<P, O>(pub(crate) P, pub(crate) std::marker::PhantomData<fn() -> O>);
 
@@ -54,23 +54,23 @@ impl<P: Pixel<Out = f32>, O: Intensities> Pixel for As<P, O> {
     }
 }
 
-/// How voxels of type `In` become elements of a window.
+/// Converts voxels of type `In` to elements of a window.
 pub(crate) trait Pixel: Copy + Sync {
     type In: Copy;
     type Out: Copy + Default + PartialEq + Send;
-    /// What a job remembers of all voxels it met; starts at its default.
+    /// A summary of all converted voxels; it starts with its default value.
     type Note: Copy + Default;
 
     fn padding(self) -> Self::Out;
     fn convert(self, voxel: Self::In) -> Self::Out;
     fn note(_note: &mut Self::Note, _voxel: Self::In) {}
-    /// Whether every voxel noted could be converted.
+    /// Whether all voxels in the summary could be converted.
     fn accepts(_note: Self::Note) -> bool {
         true
     }
 }
 
-/// Clip to a range and scale it to [0, 1]. NaN, like padding, becomes the lower end.
+/// Clip to a range and scale to [0, 1]. NaN becomes the lower end, like padding.
 #[derive(Clone, Copy)]
 pub(crate) struct Scale<T, W> {
     low: W,
@@ -78,7 +78,7 @@ pub(crate) struct Scale<T, W> {
     voxel: std::marker::PhantomData<fn() -> T>,
 }
 
-/// Take values as they are, as the nearest float32.
+/// Convert values to the nearest float32 without scaling.
 #[derive(Clone, Copy)]
 pub(crate) struct Raw<T> {
     pub(crate) padding: f32,
@@ -104,7 +104,7 @@ macro_rules! scale {
             #[allow(clippy::cast_lossless)]
             fn convert(self, voxel: $type) -> f32 {
                 let scaled = (voxel as $work - self.low) * self.factor;
-                // In this form each comparison is one instruction, and NaN fails the first one.
+                // In this form each comparison is one instruction, and NaN becomes 0 at the first one.
                 let scaled = if scaled > 0.0 { scaled } else { 0.0 };
                 (if scaled < 1.0 { scaled } else { 1.0 }) as f32
             }
@@ -125,11 +125,11 @@ macro_rules! scale {
         }
     )* };
 }
-// float32 holds the first five exactly, so their arithmetic stays in it.
+// float32 represents the first five types exactly, so their arithmetic uses float32.
 scale!(f32: i8, u8, i16, u16, f32);
 scale!(f64: i32, f64);
 
-/// A label of an integer type, as uint8.
+/// Convert a label of an integer type to uint8.
 #[derive(Clone, Copy)]
 pub(crate) struct Label<T>(pub(crate) std::marker::PhantomData<fn() -> T>);
 
@@ -137,7 +137,7 @@ macro_rules! label {
     ($($type:ty),*) => { $(impl Pixel for Label<$type> {
         type In = $type;
         type Out = u8;
-        /// All bits that any voxel had set.
+        /// Bitwise OR of all voxels.
         type Note = $type;
         #[inline(always)]
         fn padding(self) -> u8 {
@@ -158,7 +158,7 @@ macro_rules! label {
 }
 label!(u8, i8, u16, i16, u32, i32, u64, i64);
 
-/// A boolean stored as a byte of any value, as 0 or 1.
+/// Convert a boolean, stored as a byte of any value, to 0 or 1.
 #[derive(Clone, Copy)]
 pub(crate) struct Truth;
 
@@ -182,7 +182,7 @@ mod tests {
 
     use super::*;
 
-    /// By search among all halves: the nearest, and of two as near the even one.
+    /// The nearest half-precision number, found by search. On a tie the even one is chosen.
     #[allow(clippy::float_cmp)] // halves are exact in float64
     fn half_of(value: f32) -> u16 {
         let of = |bits: u16| {

@@ -1,39 +1,40 @@
-//! Walking a volume and a window together so that both are read and written a cache line at a time.
+//! Copies voxels from a volume to a window so that both are accessed one cache line at a time.
 //!
-//! The window is C order. Where the volume's last axis is its fastest, rows are converted from one to the other. Where
-//! another axis is (Fortran order, as `NIfTI` is stored), lines along that axis are converted into a small buffer, which
-//! is written out transposed, [`TILE`] elements of a row at a time.
+//! The window is in C order. If the last axis of the volume is its fastest axis, rows are converted directly. If
+//! another axis is the fastest (Fortran order, as in `NIfTI` files), lines along that axis are converted into a small
+//! buffer. The buffer is then written transposed, [`TILE`] elements of a row at a time.
 
 use std::ops::Range;
 
 use super::pixel::Pixel;
 use crate::view::View;
 
-/// Elements of an output row that one transposed tile writes: a cache line of float32.
+/// Elements of an output row per transposed tile: a cache line of float32.
 const TILE: usize = 16;
-/// Voxels of a line that one transposed tile reads.
+/// Voxels of a line per transposed tile.
 const LINE: usize = 128;
 
-/// How many rows ahead of the one converted memory is asked for the next.
+/// Prefetch the row that is this many rows ahead of the current row.
 const AHEAD: isize = 8;
 const CACHE_LINE: usize = 64;
-/// Bytes from which on the processor's own prefetching does better.
+/// At most this many bytes of a row are prefetched. For longer rows the processor's own prefetching is better.
 const LONGEST_PREFETCH: usize = 1024;
 
-/// A stretch of a window along its first axis, and where it goes.
+/// A part of a window along its first axis, and its output buffer.
 pub(super) struct Slab<'a, Out> {
     pub(super) volume: View<'a>,
     /// Volume index of the window's first voxel.
     pub(super) corner: [i64; 3],
     pub(super) window: [usize; 3],
-    /// First plane of the window that this slab holds; `out` says how many.
+    /// First plane of the window in this slab. The length of `out` gives the number of planes.
     pub(super) first: usize,
     /// Whole planes, C order.
     pub(super) out: &'a mut [Out],
 }
 
 impl<Out> Slab<'_, Out> {
-    /// The part of the slab that lies in the volume, in slab indices; empty on all axes where any is.
+    /// The part of the slab that lies in the volume, in slab indices. If it is empty along one axis, all axes are
+    /// empty.
     fn inside(&self) -> [Range<usize>; 3] {
         let [_, rows, columns] = self.window;
         let planes = self.out.len() / (rows * columns).max(1);
@@ -50,7 +51,7 @@ impl<Out> Slab<'_, Out> {
         [self.corner[0].saturating_add(self.first as i64), self.corner[1], self.corner[2]]
     }
 
-    /// Volume index of a slab index that is inside.
+    /// Convert a slab index to a volume index. The slab index must lie inside the volume.
     fn volume_index(&self, index: [usize; 3]) -> [usize; 3] {
         let corner = self.slab_corner();
         std::array::from_fn(|axis| (corner[axis] + index[axis] as i64) as usize)
@@ -67,7 +68,7 @@ pub(super) fn fill<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> bool {
     fill_any(pixel, slab)
 }
 
-/// [`fill_any`], compiled for twice the vector width.
+/// [`fill_any`], compiled for AVX2, which has twice the vector width.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn fill_avx2<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> bool {
@@ -94,7 +95,7 @@ fn fill_any<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> bool {
     P::accepts(note)
 }
 
-/// Write the padding around what is inside.
+/// Write the padding around the part that lies inside the volume.
 #[inline(always)]
 fn pad<Out: Copy>(padding: Out, inside: &[Range<usize>; 3], slab: &mut Slab<'_, Out>) {
     let [_, rows, columns] = slab.window;
@@ -129,15 +130,15 @@ fn rows<P: Pixel>(pixel: P, inside: &[Range<usize>; 3], slab: &mut Slab<'_, P::O
             prefetch(source.wrapping_offset(AHEAD * slab.volume.stride(1)), stride * inside[2].len() as isize);
             let start = (i * rows + j) * columns;
             let row = &mut slab.out[start + inside[2].start..start + inside[2].end];
-            // SAFETY: the row lies in the volume, so that `source` and the voxels after it are the view's.
+            // SAFETY: the row lies in the volume, so `source` and the following voxels belong to the view.
             unsafe { line(pixel, source, stride, row, note) };
         }
     }
 }
 
-/// Ask for the cache lines of a row that is wanted soon: rows are too short for the processor to foresee the next one.
+/// Prefetch the cache lines of a row that is needed soon: rows are too short for the processor to predict the next one.
 ///
-/// The address may lie anywhere; nothing is read.
+/// The address may be invalid: a prefetch never faults and returns no data.
 #[inline(always)]
 fn prefetch(source: *const u8, length: isize) {
     #[cfg(target_arch = "x86_64")]
@@ -148,7 +149,7 @@ fn prefetch(source: *const u8, length: isize) {
     }
 }
 
-/// As [`rows`], with lines along the axis `fast` (0 or 1) read into a buffer and written transposed.
+/// Like [`rows`], but reads lines along the axis `fast` (0 or 1) into a buffer and writes the buffer transposed.
 #[inline(always)]
 fn transposed<P: Pixel>(
     pixel: P,
@@ -172,7 +173,7 @@ fn transposed<P: Pixel>(
                 index[other] = across;
                 for (k, lane) in buffer.chunks_exact_mut(LINE).take(width).enumerate() {
                     let source = slab.volume.at(slab.volume_index([index[0], index[1], column + k]));
-                    // SAFETY: the line lies in the volume, so that `source` and the voxels after it are the view's.
+                    // SAFETY: the line lies in the volume, so `source` and the following voxels belong to the view.
                     unsafe { line(pixel, source, stride, &mut lane[..length], note) };
                 }
                 let mut start = begin * steps[fast] + across * steps[other] + column;
@@ -194,28 +195,27 @@ fn transposed<P: Pixel>(
     }
 }
 
-/// Convert `out.len()` voxels that lie `stride` bytes apart.
+/// Convert `out.len()` voxels that are `stride` bytes apart.
 ///
 /// # Safety
-/// `source`, and every voxel `stride` bytes further on up to the length of `out`, must be readable. They need not be
-/// aligned.
+/// The `out.len()` voxels at `source`, `source + stride`, and so on must be readable. They need not be aligned.
 #[inline(always)]
 unsafe fn line<P: Pixel>(pixel: P, source: *const u8, stride: isize, out: &mut [P::Out], note: &mut P::Note) {
     let unit = size_of::<P::In>() as isize;
-    // A constant stride lets the compiler make vectors of the loop.
+    // A constant stride lets the compiler vectorise the loop.
     if stride == unit {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { line_of(pixel, source, unit, out, note) };
     } else if stride == -unit {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { line_of(pixel, source, -unit, out, note) };
     } else {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { line_of(pixel, source, stride, out, note) };
     }
 }
 
-/// As [`line`].
+/// Like [`line`], with a stride that the compiler may know.
 ///
 /// # Safety
 /// As [`line`].
@@ -223,7 +223,7 @@ unsafe fn line<P: Pixel>(pixel: P, source: *const u8, stride: isize, out: &mut [
 unsafe fn line_of<P: Pixel>(pixel: P, source: *const u8, stride: isize, out: &mut [P::Out], note: &mut P::Note) {
     let mut seen = *note;
     for (index, element) in out.iter_mut().enumerate() {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let voxel = unsafe { source.offset(index as isize * stride).cast::<P::In>().read_unaligned() };
         P::note(&mut seen, voxel);
         *element = pixel.convert(voxel);
@@ -231,9 +231,10 @@ unsafe fn line_of<P: Pixel>(pixel: P, source: *const u8, stride: isize, out: &mu
     *note = seen;
 }
 
-/// One voxel at a time, written for certainty: what [`fill`] is tested against, and how a misfit is found.
+/// Fill a slab one voxel at a time. This simple version is the reference in tests of [`fill`], and finds the voxel that
+/// could not be converted.
 ///
-/// Returns the first voxel that `pixel` could not convert, with its place in the window.
+/// Returns the first voxel that `pixel` could not convert, and its position in the window.
 pub(super) fn fill_naive<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> Option<([usize; 3], P::In)> {
     let [_, rows, columns] = slab.window;
     let mut misfit = None;

@@ -1,6 +1,6 @@
-//! gzip, slowly: RFC 1951 and 1952 followed to the letter, a bit at a time, with its own checksum.
+//! A slow gzip reader that follows RFC 1951 and 1952 exactly, one bit at a time, with its own checksum.
 
-/// Inflate all members; `None` where a byte is wrong.
+/// Inflate all members; `None` if any byte is invalid.
 pub(crate) fn gunzip(mut bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     loop {
@@ -54,7 +54,7 @@ impl Bits<'_> {
     }
 }
 
-/// A canonical Huffman code: how many codes of each length, and the symbols in order.
+/// A canonical Huffman code: the number of codes of each length, and the symbols in order.
 struct Huffman {
     counts: [usize; 16],
     symbols: Vec<usize>,
@@ -171,7 +171,7 @@ fn dynamic(bits: &mut Bits<'_>) -> Option<(Huffman, Huffman)> {
     Some((Huffman::new(&lengths[..literals]), Huffman::new(&lengths[literals..])))
 }
 
-/// The checksum of gzip, a bit at a time.
+/// The checksum of gzip, computed one bit at a time.
 pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 })

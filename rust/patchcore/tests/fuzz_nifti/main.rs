@@ -1,10 +1,10 @@
-//! Seeded fuzzing of the NIfTI and gzip readers: whatever is done to a file, reading it ends in an error or in what a
-//! slow, independent reader makes of the same bytes, and memory stays within what the file's own bytes justify.
+//! Seeded fuzzing of the NIfTI and gzip readers. For every mutated file, reading must return an error or the same
+//! result as a slow, independent reader. Memory must stay within a limit that depends on the size of the file.
 //!
-//! `PATCHCORE_FUZZ_COUNT` says how many files are mutated (20 000 by default), `PATCHCORE_FUZZ_SEED` where to begin;
-//! a failure names the seed of its case, and `PATCHCORE_FUZZ_SEED=that PATCHCORE_FUZZ_COUNT=1` repeats it.
+//! `PATCHCORE_FUZZ_COUNT` is the number of mutated files [default: 20 000], `PATCHCORE_FUZZ_SEED` is the first seed
+//! [default: 1]. A failure prints its seed; `PATCHCORE_FUZZ_SEED=<seed> PATCHCORE_FUZZ_COUNT=1` repeats the case.
 
-// Labels and header fields are compared as the exact numbers they are.
+// Labels and header fields are exact numbers, so they are compared exactly.
 #![allow(clippy::float_cmp)]
 
 mod inflate;
@@ -30,13 +30,13 @@ use volumes::File;
 #[global_allocator]
 static ALLOCATOR: memory::Counting = memory::Counting;
 
-/// What reading takes for any file: chunks and read buffers, whatever the header says.
+/// Memory that reading any file may use: chunks and read buffers, whatever the header says.
 const FIXED_BYTES: usize = 256 << 10;
-/// No case takes a thousandth of this; it only has to be shorter than a person's patience.
+/// Time after which a case counts as a hang. A normal case takes less than a thousandth of this.
 const HANG: Duration = Duration::from_secs(20);
 
 fn setting(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).ok().map_or(otherwise, |text| text.parse().expect("a number"))
+    std::env::var(name).ok().map_or(otherwise, |text| text.parse().expect("the environment variable must be a number"))
 }
 
 fn read(file: &File, connectivity: Connectivity) -> patchcore::Result<(LesionTable, patchcore::nifti::Header)> {
@@ -46,7 +46,7 @@ fn read(file: &File, connectivity: Connectivity) -> patchcore::Result<(LesionTab
     Ok((table, header))
 }
 
-/// Ends the process, naming the case, when one takes too long: a hang cannot be caught any other way.
+/// Print the seed and end the process if a case takes too long. A hang cannot be caught in any other way.
 fn watch(case: &Arc<AtomicU64>) {
     let case = Arc::clone(case);
     std::thread::spawn(move || {
@@ -55,7 +55,7 @@ fn watch(case: &Arc<AtomicU64>) {
             std::thread::sleep(HANG);
             let now = case.load(Ordering::Relaxed);
             if now == before {
-                eprintln!("hang: seed {now} has taken {HANG:?}");
+                eprintln!("hang: seed {now} has run for more than {HANG:?}");
                 std::process::exit(101);
             }
             before = now;
@@ -78,7 +78,7 @@ fn agree(table: &LesionTable, header: &patchcore::nifti::Header, reading: &Readi
     }
 }
 
-/// Mutate one file and read it; what became of it, for the count.
+/// Mutate one file and read it. Returns the kind of damage and the outcome, for the statistics.
 fn try_one(seed: u64) -> (&'static str, &'static str) {
     let mut random = Random::new(seed);
     let intact = File::draw(&mut random);
@@ -89,17 +89,17 @@ fn try_one(seed: u64) -> (&'static str, &'static str) {
     let peak = memory::peak();
     let inflated = file.inflated();
     let bytes = file.header.len() + file.data.as_ref().map_or(0, Vec::len) + inflated.bytes();
-    // A voxel of its own makes a span, a component and a row of the table: at most this many bytes beside the file.
+    // An isolated voxel creates a span, a component and a table row: at most 768 bytes in addition to the file.
     let voxels = outcome.as_ref().map_or(inflated.bytes(), |(_, header)| header.shape.iter().product());
     let justified = FIXED_BYTES + 2 * bytes + 768 * voxels;
-    assert!(peak <= justified, "{peak} bytes taken, {justified} justified by {bytes} bytes of file");
+    assert!(peak <= justified, "peak memory of {peak} bytes; expected at most {justified} for a file of {bytes} bytes");
     match outcome {
         Ok((table, header)) => {
-            let inflated = inflated.readable().expect("read, although the reference cannot inflate it");
-            let reading = reference::read(&inflated).expect("read, although the reference refuses it");
+            let inflated = inflated.readable().expect("the file was read, although the reference cannot inflate it");
+            let reading = reference::read(&inflated).expect("the file was read, although the reference rejects it");
             agree(&table, &header, &reading, connectivity);
             if damage == Damage::Packed {
-                // Compressed bytes have a checksum: damage there is seen, or changed nothing.
+                // Compressed bytes have a checksum, so damage is either detected or has changed nothing.
                 let before = reference::read(&intact.inflated().readable().unwrap()).unwrap();
                 agree(&table, &header, &before, connectivity);
             }
@@ -107,14 +107,14 @@ fn try_one(seed: u64) -> (&'static str, &'static str) {
         }
         Err(error) => {
             assert!(!error.to_string().is_empty());
-            assert!(damage != Damage::None, "an intact file is refused: {error}");
+            assert!(damage != Damage::None, "an intact file was rejected: {error}");
             let kind = match error {
                 Error::Header(_) => "header",
                 Error::Corrupt(_) => "corrupt",
                 Error::Unsupported(_) => "unsupported",
-                Error::NonIntegralLabel(_) => "no integer",
+                Error::NonIntegralLabel(_) => "not an integer",
                 Error::Memory(_) => "memory",
-                // Bytes in memory cannot fail to be read, and nobody asked to stop.
+                // Reading bytes from memory cannot fail, and nothing raised the interrupt.
                 other => panic!("unexpected error: {other:?}"),
             };
             (damage.name(), kind)
@@ -139,7 +139,7 @@ fn mutated_files_are_refused_or_read_right() {
     for ((damage, outcome), times) in &outcomes {
         println!("  {damage:<10} {outcome:<12} {times}");
     }
-    // A mutator that only ever made unreadable files, or only harmless ones, would say nothing.
+    // If the mutator created only unreadable files or only harmless files, the test would prove nothing.
     if count >= 1000 {
         let of = |wanted: &str| outcomes.iter().filter(|((_, o), _)| *o == wanted).map(|(_, n)| n).sum::<u64>();
         assert!(

@@ -1,8 +1,8 @@
-//! What is done to files, drawn from one number.
+//! Damages files in random ways that follow from one seed.
 
 use crate::volumes::File;
 
-/// `SplitMix64`.
+/// A random number generator: `SplitMix64`.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -28,13 +28,13 @@ impl Random {
 pub(crate) enum Damage {
     /// Nowhere.
     None,
-    /// A header field got a value that people and programs get wrong.
+    /// A header field got a value that is often wrong in practice.
     Field,
-    /// Bytes of the volume, before compression if there is one: no checksum can tell.
+    /// Bytes of the volume, before compression if the file is compressed. A checksum cannot detect this damage.
     Plain,
     /// Bytes of the gzip stream.
     Packed,
-    /// Parts of the gzip stream were moved, doubled or left out: what results may be gzip of another volume.
+    /// Parts of the gzip stream were moved, duplicated or removed. The result may be valid gzip of another volume.
     Spliced,
 }
 
@@ -50,7 +50,7 @@ impl Damage {
     }
 }
 
-/// A damaged copy.
+/// Return a damaged copy of a file, and the kind of damage.
 pub(crate) fn damaged(file: &File, random: &mut Random) -> (File, Damage) {
     let mut file = file.clone();
     match random.below(if file.zipped { 100 } else { 55 }) {
@@ -155,7 +155,7 @@ const FIELDS: [&[(usize, usize)]; 2] = [
     ],
 ];
 
-/// Values that are legal, nearly legal, or as wrong as can be, as integers.
+/// Integers that are valid, almost valid or completely wrong as field values.
 const INTEGERS: [i64; 42] = [
     0,
     1,
@@ -201,7 +201,7 @@ const INTEGERS: [i64; 42] = [
     -1,
 ];
 
-/// And as floats.
+/// The same for floats.
 const FLOATS: [f64; 22] = [
     0.0,
     -0.0,
@@ -244,13 +244,13 @@ fn set_field(bytes: &mut [u8], version: usize, big: bool, random: &mut Random) {
     bytes[at..at + width].copy_from_slice(&value);
 }
 
-/// Flip bits, set bytes, cut off, add on.
+/// Flip bits, set bytes, truncate or append.
 fn hurt(bytes: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..=random.below(3) {
         if bytes.is_empty() {
             return;
         }
-        // The ends hold headers and checksums: as likely as all of the middle.
+        // Headers and checksums are at the ends, so each end is as likely as the whole middle.
         let length = bytes.len();
         let at = match random.below(3) {
             0 => random.below(length.min(24)),
@@ -270,7 +270,7 @@ fn hurt(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// Leave out, double or move a stretch.
+/// Remove, duplicate or move a part.
 fn splice(bytes: &mut Vec<u8>, random: &mut Random) {
     let (mut from, mut to) = (random.below(bytes.len() + 1), random.below(bytes.len() + 1));
     if from > to {

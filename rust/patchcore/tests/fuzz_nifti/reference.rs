@@ -1,8 +1,9 @@
-//! NIfTI read naively: every field where the standard puts it, every voxel a number, every component flooded.
+//! A naive NIfTI reader: it reads every field at its offset in the standard, converts every voxel to a number, and
+//! floods every component.
 
 use patchcore::Connectivity;
 
-/// What a file says.
+/// The content of a file.
 pub(crate) struct Reading {
     pub(crate) shape: [usize; 3],
     pub(crate) affine: [[f64; 4]; 4],
@@ -10,7 +11,7 @@ pub(crate) struct Reading {
     labels: Vec<i64>,
 }
 
-/// One number out of a header.
+/// Read one number from a header.
 fn number(bytes: &[u8], at: usize, kind: &str, big: bool) -> f64 {
     macro_rules! of {
         ($type:ty) => {{
@@ -58,7 +59,7 @@ fn label_of(raw: &[u8], code: i64, big: bool, slope: f64, inter: f64) -> Option<
     ((value - value.round()).abs() <= if scaled { 1e-4 } else { 0.0 }).then(|| value.round() as i64)
 }
 
-/// Read the header's file, and the voxels' if they are apart; `None` for what no reader should accept.
+/// Read the header file, and the voxel file if it is separate. `None` if a reader must reject the file.
 pub(crate) fn read((header, data): &(Vec<u8>, Option<Vec<u8>>)) -> Option<Reading> {
     let version = [(348, false, 1), (348, true, 1), (540, false, 2), (540, true, 2)]
         .into_iter()
@@ -145,11 +146,11 @@ pub(crate) fn read((header, data): &(Vec<u8>, Option<Vec<u8>>)) -> Option<Readin
     Some(Reading { shape, affine, labels })
 }
 
-/// Label, voxels, and the first and one past the last index of a component.
+/// A component: label, number of voxels, first index, and one past the last index of its bounding box.
 pub(crate) type Component = (i64, u64, [u64; 3], [u64; 3]);
 
 impl Reading {
-    /// Flood every component, in the order of its smallest C-order index.
+    /// Find every component by flooding, ordered by smallest C-order index.
     pub(crate) fn components(&self, connectivity: Connectivity) -> Vec<Component> {
         let most = match connectivity {
             Connectivity::Six => 1,
@@ -176,7 +177,7 @@ impl Reading {
                 }
                 for step in 0..27usize {
                     let step = [step % 3, step / 3 % 3, step / 9];
-                    // Coordinates moved by one, counted from 1 so that none is negative.
+                    // Coordinates are shifted by 1, so that none is negative.
                     let moved = [0, 1, 2].map(|axis| here[axis] + step[axis]);
                     let inside = (0..3).all(|axis| moved[axis] >= 1 && moved[axis] <= self.shape[axis]);
                     if !inside || step.iter().filter(|&&s| s != 1).count() > most {

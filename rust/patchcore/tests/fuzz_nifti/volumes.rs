@@ -1,4 +1,5 @@
-//! Intact files to begin with: both versions, both byte orders, every element type, plain, zipped, in members, in pairs.
+//! Creates intact files: both versions, both byte orders, every element type, plain or gzip, with several gzip members,
+//! single or in pairs.
 
 use std::io::Write;
 
@@ -8,19 +9,19 @@ use flate2::write::GzEncoder;
 use crate::inflate::{crc32, gunzip};
 use crate::mutate::Random;
 
-/// A file as it is stored, and the second one of a pair.
+/// A file as stored, and the second file if it is a pair.
 #[derive(Clone)]
 pub(crate) struct File {
     pub(crate) header: Vec<u8>,
     pub(crate) data: Option<Vec<u8>>,
-    /// Before compression.
+    /// The content before compression.
     pub(crate) plain: (Vec<u8>, Option<Vec<u8>>),
     pub(crate) zipped: bool,
     pub(crate) version: usize,
     pub(crate) big: bool,
 }
 
-/// The two parts of a file, inflated by the reference; `None` for what it cannot inflate.
+/// The two parts of a file, inflated by the reference; `None` for a part that cannot be inflated.
 pub(crate) struct Inflated(Vec<Option<Vec<u8>>>);
 
 impl Inflated {
@@ -48,13 +49,13 @@ fn put(bytes: &mut [u8], at: usize, little: &[u8], big: bool) {
 }
 
 impl File {
-    /// A small label map of random blocks, stored in a random way.
+    /// Create a small random label map, stored in a random way.
     pub(crate) fn draw(random: &mut Random) -> Self {
         let (version, big, pair) = (1 + random.below(2), random.below(2) == 1, random.below(5) == 0);
         let shape = [1 + random.below(9), 1 + random.below(9), 1 + random.below(7)];
         let (code, width) =
             [(2i16, 1usize), (4, 2), (8, 4), (16, 4), (64, 8), (256, 1), (512, 2), (768, 4), (1024, 8), (1280, 8)]
-                [random.below(10)]; // one of each type that holds one real number
+                [random.below(10)]; // one entry per type that holds one real number
         let mut voxels = Vec::new();
         let busy = random.below(4);
         for _ in 0..shape.iter().product::<usize>() {
@@ -74,7 +75,7 @@ impl File {
         Self::pack(plain, zipped, version, big, random)
     }
 
-    /// Store what is given.
+    /// Create a file from its content before compression.
     pub(crate) fn pack(
         plain: (Vec<u8>, Option<Vec<u8>>),
         zipped: bool,
@@ -90,9 +91,9 @@ impl File {
         Self { header, data, plain, zipped, version, big }
     }
 
-    /// Both parts, inflated by the reference.
+    /// Both parts of the file, inflated by the reference.
     pub(crate) fn inflated(&self) -> Inflated {
-        // Voxels alone say nothing of themselves: they are gzip where the header is.
+        // Voxels have no magic number, so they are gzip if the header is gzip.
         let zipped = self.header.starts_with(&MAGIC);
         let data = self.data.as_ref().map(|data| if zipped { gunzip(data) } else { Some(data.clone()) });
         Inflated(std::iter::once(inflated(&self.header)).chain(data).collect())
@@ -160,7 +161,7 @@ fn header(
     bytes
 }
 
-/// gzip of one to three members, with the optional parts of the header that writers use.
+/// Compress to gzip with one to three members and with the optional header fields that writers use.
 fn zip(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     let mut out = Vec::new();
     let members = 1 + random.below(3);

@@ -1,6 +1,6 @@
-//! The fast walk equals the naive one, whatever the kind of voxel, the layout and the place of the window.
+//! Checks that the fast implementation equals the naive one for every voxel kind, memory layout and window position.
 
-#![allow(clippy::float_cmp)] // what is exact is asserted to be exact
+#![allow(clippy::float_cmp)] // these values are exact
 
 use proptest::prelude::*;
 
@@ -39,7 +39,8 @@ fn layouts() -> impl Strategy<Value = Layout> {
         })
 }
 
-/// Values laid out in memory along `axes`, slowest first, every `step`-th one used, some axes backwards.
+/// A view of values that lie in memory along `axes`, slowest first. Only every `step`-th value is used; some axes are
+/// reversed.
 fn view<'a, T: Element>(layout: &Layout, values: &'a [T]) -> View<'a> {
     let size = size_of::<T>() as isize;
     let mut strides = [0isize; 3];
@@ -54,7 +55,7 @@ fn view<'a, T: Element>(layout: &Layout, values: &'a [T]) -> View<'a> {
         *stride = -*stride;
     }
     assert!(values.len() >= layout.shape.iter().product::<usize>() * layout.step);
-    // SAFETY: the strides address `shape` voxels `step` elements apart, all of which `values` holds.
+    // SAFETY: the strides address `shape` voxels `step` elements apart, and `values` contains all of them.
     unsafe {
         let data = values.as_ptr().cast::<u8>().offset(start);
         View::from_raw(data, layout.shape, strides, T::KIND, false).unwrap()

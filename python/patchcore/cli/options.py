@@ -1,0 +1,32 @@
+"""Options that several commands share: one name, one meaning, one help text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+__all__ = ["Accept", "Exclude", "Images", "Labels", "LayoutName", "PatientRegex", "Spacing", "Threads"]
+
+Images: TypeAlias = Annotated[Path | None, typer.Option(help="Folder of the images, inside the data set.")]
+Labels: TypeAlias = Annotated[Path | None, typer.Option(help="Folder of the label maps, inside the data set.")]
+LayoutName: TypeAlias = Annotated[
+    str | None, typer.Option("--layout", help="Layout of the data set; needed only if it is recognised wrongly.")
+]
+PatientRegex: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="Regular expression that finds the patient in a case id: its first group, or the whole match."),
+]
+Exclude: TypeAlias = Annotated[list[str] | None, typer.Option(help="Case to exclude; may be repeated.")]
+Spacing: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(help="CASE=A,B,C: true spacing of a case along each stored axis [mm]; may be repeated."),
+]
+Accept: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(help="CASE:CHECK or all:CHECK: accept geometry that this check complains about; may be repeated."),
+]
+Threads: TypeAlias = Annotated[
+    int | None, typer.Option(help="Number of cases processed in parallel [default: all cores].")
+]
