@@ -6,46 +6,20 @@ from __future__ import annotations
 import json
 import multiprocessing
 import multiprocessing.process
-import os
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tiny_training import begin_attempt
+from trainer_process import finish, start, step_of, wait_for_step
 
 from patchcore.runs import RunReader
 from patchcore.runs.paths import RunPaths
 
 SETTINGS = ("train.steps=40", "train.steps_per_epoch=4", "validation.every_epochs=2")
-
-
-def start(run: Path, attempt: int, **overrides: Any) -> subprocess.Popen[bytes]:
-    begin_attempt(run, attempt, **overrides)
-    with (run / "attempts" / str(attempt) / "stdout.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "patchcore.training.trainer", str(run), str(attempt)],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"OMP_WAIT_POLICY": "passive"},
-        )
-
-
-def step_of(run: Path) -> int:
-    return RunReader(run).poll().step
-
-
-def wait_for_step(run: Path, process: subprocess.Popen[bytes], step: int) -> None:
-    deadline = time.monotonic() + 120
-    while step_of(run) < step:
-        assert process.poll() is None, (run / "attempts" / "1" / "stdout.log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def check_readable(run: Path) -> None:
@@ -55,11 +29,6 @@ def check_readable(run: Path) -> None:
     find_checkpoint(run / "checkpoints" / "best")
     view = RunReader(run).poll()
     assert view.bad_lines == 0
-
-
-def finish(run: Path, attempt: int, **overrides: Any) -> None:
-    process = start(run, attempt, **overrides)
-    assert process.wait(timeout=240) == 0, (run / "attempts" / str(attempt) / "stdout.log").read_text()
 
 
 def test_killed_and_resumed_equals_unbroken(

@@ -199,15 +199,15 @@ def test_held_out_cases_are_evaluated_apart(
     with pytest.raises(ConfigError, match="held_out cannot be combined with fold or case_ids"):
         evaluate(study, run, held_out=True, fold=1)
     # The role of a case is its role when the run started.
-    (seen, unseen), (judged, _) = split["train"], split["validation"]
+    (seen, unseen), (selecting, _) = split["train"], split["validation"]
     (run / "split.json").write_text(json.dumps(split | {"train": [seen, "case01"]}))
     with pytest.raises(DataError, match=r"the run used 1 of the 2 held-out cases.* case01"):
         evaluate(study, run, held_out=True)
     for names, role in (
         ((seen,), "used for training"),
-        ((judged,), "used for selection"),
-        ((seen, judged), "some used for training"),
-        ((unseen, judged), "some used for selection"),
+        ((selecting,), "used for selection"),
+        ((seen, selecting), "some used for training"),
+        ((unseen, selecting), "some used for selection"),
         ((unseen,), "new to the run"),
     ):
         assert evaluate(study, run, case_ids=names).role == f"named cases, {role}"

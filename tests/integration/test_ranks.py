@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_kill_resume import finish, start, wait_for_step
 from tiny_training import PLAIN_SGD, ROUNDING
+from trainer_process import finish, start, wait_for_step
 
 from patchcore.runs import RunReader, RunView
 

@@ -35,7 +35,7 @@ def test_trained_and_evaluated_by_regions(study: Study, tmp_path: Path, capsys: 
     assert main(["plan", str(study.path), *asked]) == 0
     assert "Learns       labels 1, 2, evaluated as liver (1, 2), tumour (2)" in capsys.readouterr().out
     target = study.plan().target
-    assert target.judged == {1: (1, 2), 2: (2,)}
+    assert target.evaluated == {1: (1, 2), 2: (2,)}
 
     settings = ["model.preset=tiny", "train.steps=12", "train.steps_per_epoch=12", "train.folds=2", "optim.lr=3e-3"]
     options = [part for text in (*settings, "train.tensorboard=false") for part in ("--set", text)]
@@ -75,7 +75,7 @@ def test_trained_and_evaluated_by_regions(study: Study, tmp_path: Path, capsys: 
 def test_classes_without_regions(study: Study) -> None:
     plan = plan_patch_size(study, classes=(1, 2), window_size=16, candidates=(8,))
     assert plan.target.classes == (1, 2)
-    assert plan.target.judged == {1: (1,), 2: (2,)}
+    assert plan.target.evaluated == {1: (1,), 2: (2,)}
 
 
 @pytest.mark.parametrize(
@@ -114,4 +114,4 @@ def test_a_region_that_is_not_a_list_of_labels_is_refused(study: Study) -> None:
 
 def test_a_target_without_regions_judges_each_class(study: Study) -> None:
     target: TargetPlan = plan_patch_size(study, window_size=16, candidates=(8,)).target
-    assert target.judged_indices == {1: (1,)}
+    assert target.evaluated_indices == {1: (1,)}

@@ -38,7 +38,7 @@ def phantom(
         typer.Option(help="Spacing a,b,c, or one number for all axes [mm] [default for large volumes: 0.75,0.75,1]."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Number of cases written in parallel [default: all cores].")
+        int | None, typer.Option(help="Number of threads [default: the number of cores, at most 8].")
     ] = None,
 ) -> None:
     """Create synthetic CTs (phantoms) with known lesions.

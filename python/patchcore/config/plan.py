@@ -241,7 +241,7 @@ class TargetPlan(_Model):
         if {label for labels in own for label in labels} != set(self.classes):
             raise ValueError(f"each of the classes {self.classes} must belong to a region")
         # Lesions are measured, detected and counted by their own label, so DSC must be computed on the same label.
-        lesions = self.judged.get(self.lesion_label, ())
+        lesions = self.evaluated.get(self.lesion_label, ())
         if len(lesions) > 1:
             raise ValueError(
                 f"the lesion label {self.lesion_label} is evaluated together with "
@@ -254,7 +254,7 @@ class TargetPlan(_Model):
         return set(self.regions[number].labels) - later
 
     @property
-    def judged(self) -> dict[int, tuple[int, ...]]:
+    def evaluated(self) -> dict[int, tuple[int, ...]]:
         """For each class, the labels that Dice and DSC count as that class, in the order in which they are painted.
 
         Without regions, each label counts alone. A region is named by its one label that no later region contains.
@@ -264,15 +264,15 @@ class TargetPlan(_Model):
         return {self._own_labels(number).pop(): region.labels for number, region in enumerate(self.regions)}
 
     @property
-    def judged_indices(self) -> dict[int, tuple[int, ...]]:
-        """The same as `judged` with class indices; index 1 is the first of the classes."""
+    def evaluated_indices(self) -> dict[int, tuple[int, ...]]:
+        """The same as `evaluated` with class indices; index 1 is the first of the classes."""
         index = {label: number for number, label in enumerate(self.classes, 1)}
-        return {index[own]: tuple(index[label] for label in labels) for own, labels in self.judged.items()}
+        return {index[own]: tuple(index[label] for label in labels) for own, labels in self.evaluated.items()}
 
     @property
     def region_indices(self) -> dict[int, tuple[int, ...]] | None:
-        """The same as `judged_indices` if the target has regions; None without regions."""
-        return self.judged_indices if self.regions else None
+        """The same as `evaluated_indices` if the target has regions; None without regions."""
+        return self.evaluated_indices if self.regions else None
 
     @property
     def ideal_edge(self) -> float:

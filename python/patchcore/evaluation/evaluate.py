@@ -119,7 +119,7 @@ def evaluate(
     prepared = prepare_cases(study, target, records)
     by_id = {record.case_id: record for record in records}
 
-    counts = DscCounts(target.classes, target.judged)
+    counts = DscCounts(target.classes, target.evaluated)
     scored = []
     for number, case in enumerate(prepared.cases, 1):
         # The figure shows the first few cases: keep the arrays of these cases only.

@@ -19,7 +19,7 @@ from patchcore.types import AnyArray, IntTriple
 from patchcore.windows.extract import check_buffer
 from patchcore.windows.format import WindowFormat, as_bits
 
-__all__ = ["read_label_windows", "read_windows"]
+__all__ = ["read_windows"]
 
 
 def read_windows(
@@ -89,20 +89,6 @@ def _ranges(
     if len(ranges) != count or form.dtype == "int16":
         raise WindowError(f"{len(ranges)} HU ranges for {count} windows of {form.dtype}", expected="one per window")
     return [(float(low), float(high)) for low, high in ranges]
-
-
-def read_label_windows(
-    arrays: Sequence[StoredArray],
-    corners: npt.ArrayLike,
-    window_size: Sequence[int],
-    *,
-    out: npt.NDArray[np.uint8] | None = None,
-    threads: int | None = None,
-) -> npt.NDArray[np.uint8]:
-    """Read a batch of windows of class indices. Voxels outside the array are 0. See :func:`read_windows`."""
-    rows, size, flat = _prepared(arrays, corners, window_size, out, np.dtype(np.uint8))
-    _core.read_store_label_windows(_ours(arrays), rows, size, flat.reshape(-1), threads=thread_count(threads))
-    return flat if out is None else out
 
 
 def _ours(arrays: Sequence[StoredArray]) -> list[_core.StoredArray]:

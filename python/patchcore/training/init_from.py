@@ -161,8 +161,8 @@ def _differences(source: TargetPlan, target: TargetPlan) -> list[str]:
             f"classes {source.classes} in the source, {target.classes} in this plan: the output channels follow the "
             "order of the classes"
         )
-    if source.judged != target.judged and source.classes == target.classes:
-        found.append(f"regions {source.judged} in the source, {target.judged} in this plan")
+    if source.evaluated != target.evaluated and source.classes == target.classes:
+        found.append(f"regions {source.evaluated} in the source, {target.evaluated} in this plan")
     for name in ("kernel", "antialias"):
         theirs, ours = getattr(source.store, name), getattr(target.store, name)
         if theirs != ours:

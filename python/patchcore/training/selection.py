@@ -85,7 +85,7 @@ def validate(
     began = time.monotonic()
     try:
         result = validate_cases(
-            training.judged,
+            training.evaluated,
             cases,
             training.target,
             training.placement,
@@ -143,7 +143,7 @@ def _affordable(training: Training, control: Control) -> int:
     """Measure the time of one case and return how many cases of the fold fit into the time limit."""
     cases, limit_s = training.validation, 60 * training.config.validation.max_minutes * training.ranks.world
     first = cases[0]
-    network = training.judged
+    network = training.evaluated
     was_training = network.training
     network.eval()
     began = time.monotonic()

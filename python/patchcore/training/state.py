@@ -61,7 +61,7 @@ class Training:
     board: TensorBoard
 
     @property
-    def judged(self) -> nn.Module:
+    def evaluated(self) -> nn.Module:
         """The network that is validated and saved as the best: the average if it is used."""
         return self.network if self.average is None else self.average.network
 
@@ -76,7 +76,7 @@ class Training:
         }
         folder = self.run / "checkpoints" / which
         if which == "best":
-            save_checkpoint(folder, self.judged, state)
+            save_checkpoint(folder, self.evaluated, state)
         else:
             average = None if self.average is None else self.average.network
             save_checkpoint(folder, self.network, state, optimizer=self.optimizer, average=average)

@@ -57,7 +57,7 @@ class ValidationResult:
     def empty(cls, target: TargetPlan) -> ValidationResult:
         """Return a result without cases."""
         return cls(
-            target.classes, target.lesion_label, DscCounts(range(1, len(target.classes) + 1), target.judged_indices)
+            target.classes, target.lesion_label, DscCounts(range(1, len(target.classes) + 1), target.evaluated_indices)
         )
 
     def mean(self) -> float:

@@ -128,7 +128,7 @@ fn walk<T: Value>(
     let plane_voxels = shape[0] * shape[1];
     let voxels = plane_voxels.checked_mul(shape[2]);
     let total = voxels.ok_or_else(|| Error::Memory(format!("shape {shape:?} has too many voxels")))?;
-    // An odd step reaches every row, whatever its length.
+    // An odd step: with a row length of a power of two, an even step would take the same columns of every row.
     let step = (total / limits.sample.max(1)).max(1) | 1;
     let mut sample = error::room(Some(total.div_ceil(step)), "a sample of the image")?;
     let mut values: Vec<T> = error::room(Some(plane_voxels), "a plane of the image")?;

@@ -296,6 +296,17 @@ def test_colour_is_refused(tmp_path: Path) -> None:
         read_ct(tmp_path / "in", tmp_path / "x")
 
 
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    series = files.ct_series()
+    for item in series:
+        item.FloatPixelData = np.frombuffer(item.PixelData, "<i2").astype("<f4").tobytes()
+        item.BitsAllocated = 32
+        del item.PixelData
+    files.save(series, tmp_path / "in")
+    with pytest.raises(UnsupportedDataError, match="floating-point"):
+        read_ct(tmp_path / "in", tmp_path / "x")
+
+
 def test_a_folder_without_dicom_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(DataError, match="no DICOM"):

@@ -25,7 +25,7 @@ from patchcore.errors import (
 )
 from patchcore.store import StoredArray, write_array
 from patchcore.store.window_reader import WindowReader
-from patchcore.store.windows import read_label_windows, read_windows
+from patchcore.store.windows import read_windows
 from patchcore.windows.format import WindowFormat
 
 Array = npt.NDArray[Any]
@@ -200,8 +200,9 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
         read_windows([ours], [[0, 0, 0]], (2, 2, 2), WindowFormat(), out=np.empty((1, 2, 2, 3), np.float32))
     with pytest.raises(UnsupportedDataError, match="expected int16 for images"):
         read_windows([labels], [[0, 0, 0]], (2, 2, 2), WindowFormat())
+    label_out = np.empty((1, 2, 2, 2), np.uint8)
     with pytest.raises(UnsupportedDataError, match="uint8 for labels"):
-        read_label_windows([ours], [[0, 0, 0]], (2, 2, 2))
+        read_windows([ours], [[0, 0, 0]], (2, 2, 2), WindowFormat(), labels=[ours], label_out=label_out)
     with pytest.raises(UnsupportedDataError, match="int16"):
         write_array(tmp_path / "c", np.zeros((2, 2, 2)))
     with pytest.raises(FileExistsError):

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_fingerprint import build, measures
 
 import patchcore.views.figures.canvas
+from fingerprints import build, measures
 from patchcore.datasets.fingerprint import summarise_burden
 from patchcore.errors import DataError, MissingExtraError, ShapeMismatchError
 from patchcore.study import Study

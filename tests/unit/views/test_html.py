@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from test_fingerprint import build, measures
 
+from fingerprints import build, measures
 from patchcore.lesions.table import no_lesions
 from patchcore.planning import plan_from_samples
 from patchcore.planning.samples import CaseSample, LesionSample

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from test_fingerprint import build, measures
 
+from fingerprints import build, measures
 from patchcore.study import Study
 from patchcore.study.cases import CaseRecord, Finding
 from patchcore.views.summary import print_summary, summary_json, summary_text

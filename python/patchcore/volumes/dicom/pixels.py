@@ -38,8 +38,9 @@ class Frames:
 
     Raises:
         HeaderError: Rows, columns, frames or bits are impossible, or more than the file holds.
-        UnsupportedDataError: The image is in colour, or the number of bits per pixel is not supported.
-        CorruptFileError: There are no integer pixels, or they end early.
+        UnsupportedDataError: The image is in colour, its pixels are floating-point numbers, or the number of bits
+            per pixel is not supported.
+        CorruptFileError: There are no pixels, or they end early.
     """
 
     def __init__(self, dataset: Any, path: Path) -> None:
@@ -63,6 +64,10 @@ class Frames:
             raise HeaderError(f"a frame of {self.rows} × {self.columns} pixels is not plausible", path=self.path)
         if samples != 1:
             raise UnsupportedDataError("the image is in colour", path=self.path, remedy="export the original CT")
+        if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+            raise UnsupportedDataError(
+                "the pixels are floating-point numbers", path=self.path, remedy="export it as 16-bit integers"
+            )
         if self.allocated not in (1, 8, 16, 32) or not 1 <= self.stored <= self.allocated:
             raise UnsupportedDataError(
                 f"{self.stored} of {self.allocated} bits per pixel are not supported",
@@ -72,9 +77,7 @@ class Frames:
         if not self.stored - 1 <= self.high_bit < self.allocated:
             raise HeaderError(f"HighBit {self.high_bit} contradicts BitsStored {self.stored}", path=self.path)
         if "PixelData" not in dataset:
-            raise CorruptFileError(
-                "the file has no integer pixels", path=self.path, remedy="download or export it again"
-            )
+            raise CorruptFileError("the file has no pixels", path=self.path, remedy="download or export it again")
         data = dataset["PixelData"].value
         if not isinstance(data, bytes):
             raise CorruptFileError("the file has no pixels", path=self.path, remedy="download or export it again")
