@@ -57,6 +57,7 @@ def _flat(value: Any, name: str, found: dict[str, str]) -> None:
 
 
 def _store(study: Path, name: str, found: dict[str, str]) -> None:
+    import numpy as np
     import zarr
 
     for place in sorted((study / "store.zarr").rglob("zarr.json")):
@@ -65,12 +66,12 @@ def _store(study: Path, name: str, found: dict[str, str]) -> None:
         _flat({key: value for key, value in about.items() if key != "attributes"}, key, found)
         attributes = about["attributes"].get("patchcore", {})
         _flat(
-            {k: v for k, v in attributes.items() if k not in ("sources", "sha256", "content_hashes")},
+            {key: value for key, value in attributes.items() if key not in _SOURCES},
             f"{key}/patchcore",
             found,
         )
         if about["node_type"] == "array":
-            voxels = zarr.open_array(place.parent, mode="r")[:]
+            voxels = np.asarray(zarr.open_array(place.parent, mode="r")[:])
             found[f"{key}/voxels"] = hashlib.sha256(voxels.tobytes()).hexdigest()
     for place in sorted((study / "store.zarr").rglob("*.npy")):
         found[f"{name}/{place.relative_to(study)}"] = hashlib.sha256(place.read_bytes()).hexdigest()
@@ -108,14 +109,23 @@ def write(out: Path, data: Path) -> None:
     out.write_text(json.dumps(found, indent=0, sort_keys=True), encoding="utf-8")
 
 
+def _sentence(value: str | None) -> bool:
+    """Whether a value is a text that people read: it is repr() of a string with a space."""
+    return value is None or (value[:1] in "'\"" and " " in value)
+
+
 def compare(before: Path, after: Path) -> int:
-    """Print the first 200 numbers that differ, and return how many differ."""
+    """Print the first 100 numbers that differ and return how many differ. Sentences are only counted."""
     old, new = (json.loads(path.read_text(encoding="utf-8")) for path in (before, after))
     apart = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    for key in apart[:200]:
+    numbers = [key for key in apart if not (_sentence(old.get(key)) and _sentence(new.get(key)))]
+    for key in numbers[:100]:
         print(f"{key}: {old.get(key)} → {new.get(key)}")
-    print(f"{len(old):,} numbers before, {len(new):,} after; {len(apart):,} differ")
-    return len(apart)
+    print(
+        f"{len(old):,} values before, {len(new):,} after; {len(numbers):,} numbers and "
+        f"{len(apart) - len(numbers):,} sentences differ"
+    )
+    return len(numbers)
 
 
 def main() -> int:
