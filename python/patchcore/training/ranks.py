@@ -78,7 +78,7 @@ class Ranks:
         device: Device of this rank. Gradients are exchanged with NCCL between GPUs, else with gloo.
         run: The run folder; rank 0 passes it to the other ranks.
         attempt: Number of the attempt.
-        tell: Called on a separate thread if another rank has died, before this process ends. It must record the error
+        report: Called on a separate thread if another rank has died, before this process ends. It must record the error
             in the run folder.
 
     Attributes:
@@ -93,11 +93,11 @@ class Ranks:
         run: Path,
         attempt: int,
         *,
-        tell: Callable[[RankError], None] | None = None,
+        report: Callable[[RankError], None] | None = None,
     ) -> None:
         self.world = world
         self.rank = rank_of_environment()
-        self._device, self._run, self._attempt, self._tell = device, run, attempt, tell
+        self._device, self._run, self._attempt, self._report = device, run, attempt, report
         self._children: list[subprocess.Popen[bytes]] = []
         self._control: Any = None
         self._store: Any = None
@@ -205,8 +205,8 @@ class Ranks:
             # If an error such as a NaN loss ended all ranks, rank 0 reports it itself within the grace time.
             if dead and not self._ended.wait(_GRACE_S):
                 try:
-                    if self._tell is not None:
-                        self._tell(self._why(*dead[0]))
+                    if self._report is not None:
+                        self._report(self._why(*dead[0]))
                 finally:
                     os._exit(1)
 

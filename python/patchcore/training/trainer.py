@@ -86,7 +86,7 @@ def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None
                     _fail(error, setup, writer)
                     writer.flush()
 
-                with Ranks(placement.ranks, placement.device, run, attempt, tell=record_failure) as ranks:
+                with Ranks(placement.ranks, placement.device, run, attempt, report=record_failure) as ranks:
                     outcome = _train(run, setup, placement, checkpoint, cases, writer, control, ranks)
         except Exception as error:
             return _fail(error, setup, writer)
