@@ -54,7 +54,7 @@ test-all: setup tmux  ## And what is slow: over-fitting, kill loops, long fuzzin
 	cargo test --workspace --quiet
 	$(PYTEST) -m 'slow or not slow'
 
-check: setup  ## Format, lint, types, import direction
+check: setup  ## Format, lint, types, stubs, import direction
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
 	$(BIN)/ruff format --check --quiet .

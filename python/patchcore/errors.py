@@ -66,7 +66,18 @@ class PatchcoreError(Exception):
     def __str__(self) -> str:
         where = ": ".join(part for part in (self.case_id, self.path) if part and part not in self.message)
         text = f"{where}: {self.message}" if where else self.message
-        return f"{text}; {self.remedy}" if self.remedy else text
+        if self.remedy:
+            return f"{text}; {self.remedy}"
+        return (
+            text
+            if self.expected is None or self._expected_text() in self.message
+            else f"{text}; expected {self._expected_text()}"
+        )
+
+    def _expected_text(self) -> str:
+        if isinstance(self.expected, list | tuple | set | frozenset):
+            return ", ".join(map(str, self.expected))
+        return str(self.expected)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.message, dict(self.__dict__)))

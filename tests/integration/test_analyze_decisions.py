@@ -21,6 +21,7 @@ from patchcore.datasets.plan import plan_patch_size
 from patchcore.errors import DataError, LockedError, SchemaVersionError, StudyError
 from patchcore.phantoms import make_phantoms
 from patchcore.study import Study
+from patchcore.views.summary import summary_text
 
 GOOD = np.diag([-0.8, -0.8, 2.5, 1.0])
 
@@ -88,6 +89,14 @@ def test_a_label_by_name(lits: Path, tmp_path: Path) -> None:
     assert fingerprint.lesion_label == 2
     with pytest.raises(DataError, match="no label is called 'kidney'"):
         analyze(lits, tmp_path / "study", lesion_label="kidney")
+
+
+def test_commands_for_held_cases_name_the_list_that_was_given(lits: Path, tmp_path: Path) -> None:
+    (lits / "some.csv").write_text("case_id,label\na,segmentation-0.nii.gz\nb,segmentation-28.nii.gz\n")
+    study = tmp_path / "study"
+    done = analyze_dataset(lits / "some.csv", study)
+    assert [record.case_id for record in done.held] == ["b"]
+    assert f"patchcore analyze {lits / 'some.csv'} {study} --accept b:identity-affine" in summary_text(done)
 
 
 def test_test_cases_of_a_manifest_stay_out(tmp_path: Path) -> None:

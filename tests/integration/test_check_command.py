@@ -14,8 +14,8 @@ import pytest
 from patchcore.cli import main
 from patchcore.datasets import check as checking
 from patchcore.datasets.checks import CHECKS
+from real_data import DATA, needs_data
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 AFFINE = np.diag([-0.8, -0.8, 2.5, 1.0])
 AFFINE[:3, 3] = 100, 80, -40
 
@@ -122,9 +122,29 @@ def test_ctrl_c_drops_what_was_not_begun(dataset: Path, monkeypatch: pytest.Monk
     assert len(begun) < 3
 
 
+def test_a_missing_image_does_not_hide_the_label_map(dataset: Path) -> None:
+    image, label = (dataset / folder / "P1_a.nii.gz" for folder in ("images", "labels"))
+    image.unlink()
+    image.symlink_to("nowhere")
+    array = np.zeros((24, 20, 12), np.int16)
+    array[3:5, 3:5, 3:5] = -1
+    nibabel.save(nibabel.Nifti1Image(array, AFFINE), label)
+    (bad,) = [case for case in checking.check_dataset(dataset).cases if case.status == "quarantined"]
+    assert len([item for item in bad.findings if item.level == "error"]) == 2
+    assert "label-negative" in [item.check for item in bad.findings]
+
+
+def test_the_regex_decides_who_is_a_patient(dataset: Path) -> None:
+    rows = [f"{name},images/{name}.nii.gz,labels/{name}.nii.gz,someone" for name in ("P1_a", "P1_b", "P2_a")]
+    (dataset / "list.csv").write_text("\n".join(["case_id,image,label,patient", *rows]))
+    by_list = checking.check_dataset(dataset / "list.csv")
+    assert {case.patient for case in by_list.cases} == {"someone"}
+    by_regex = checking.check_dataset(dataset / "list.csv", patient_regex=r"(P\d)_.*")
+    assert {case.patient for case in by_regex.cases} == {"P1", "P2"}
+
+
+@needs_data
 @pytest.mark.parametrize("name", ["sts", "lidc_nodules"])
 def test_real_data_trips_nothing(name: str) -> None:
-    if not (SHARED / name).exists():
-        pytest.skip("no shared data here")
-    report = checking.check_dataset(SHARED / name)
+    report = checking.check_dataset(DATA / name)
     assert [record.case_id for record in report.cases if record.findings] == []

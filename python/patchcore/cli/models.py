@@ -80,7 +80,7 @@ def models(
             f"{cost.tokens:,}",
             f"{cost.parameters / 1e6:.1f} M",
             f"{cost.flop / 1e9:.1f}",
-            f"{cost.attention_flop / cost.flop:.1%}",
+            f"{cost.attention_share:.1%}",
             _activations("unetr", preset, window_size, patch, (1.0, 1.0, 1.0))[1],
         )
     Console().print(table)

@@ -49,9 +49,14 @@ def phantom(
     Volumes that are too large for memory are written plane by plane. After Ctrl-C the same command continues with the
     missing cases.
     """
-    from patchcore.phantoms import make_phantoms
+    from patchcore.phantoms import PhantomProgress, make_phantoms
 
     with progress_bars(stderr_console()) as show:
+
+        def progress(event: PhantomProgress) -> None:
+            show("Phantoms", event.cases_done, event.cases)
+            show("Slices", event.done, event.total)
+
         try:
             folder = make_phantoms(
                 out,
@@ -62,7 +67,7 @@ def phantom(
                 shape=None if shape is None else int_triple(shape, "--shape"),
                 spacing=None if spacing is None else triple(spacing, "--spacing"),
                 threads=threads,
-                progress=lambda event: show("Making phantoms, slices", event.done, event.total),
+                progress=progress,
             )
         except KeyboardInterrupt:
             typer.echo(f"{out} is unfinished: run the same command again to write the missing cases", err=True)

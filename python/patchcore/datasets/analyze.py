@@ -20,6 +20,7 @@ from patchcore.datasets.patients import group_patients
 from patchcore.datasets.preload import load_readers
 from patchcore.errors import DataError, StudyError
 from patchcore.files import read_json, write_atomic, write_json_atomic
+from patchcore.lesions.measure import CONNECTIVITIES
 from patchcore.study.analysis import Analysis, AnalyzeProgress, Grouping
 from patchcore.study.cases import CaseRecord
 from patchcore.study.fingerprint import Fingerprint
@@ -139,10 +140,7 @@ def analyze_dataset(
     settings = _settings(decided, found.label_names, command=_command(source, folder))
     case_ids = [case.case_id for case in found.cases]
     excluded = set(decided.get("exclude", ()))
-    if unknown := sorted(excluded.difference(case_ids)):
-        remedy = f"use case ids such as {case_ids[0]}" if case_ids else "check the data set: it has no cases"
-        raise DataError(f"--exclude matches no case: {', '.join(unknown)}", path=root, remedy=remedy)
-    check_decisions(case_ids, spacing=settings.spacing, accept=settings.accept)
+    check_decisions(case_ids, spacing=settings.spacing, accept=settings.accept, exclude=excluded)
     grouping = group_patients(
         case_ids, regex=decided.get("patient_regex"), given=[case.patient for case in found.cases]
     )
@@ -185,7 +183,15 @@ def analyze_dataset(
         if fingerprint is not None:
             figures = draw_figures(made, fingerprint, redraw=fingerprint.fingerprint_hash != before)
         analysis = Analysis(
-            made, found, grouping, tuple(records), fingerprint, figures, pool.reused_count, tuple(among.get(COHORT, ()))
+            study=made,
+            command=settings.command,
+            layout=found,
+            grouping=grouping,
+            records=tuple(records),
+            fingerprint=fingerprint,
+            figures=figures,
+            reused_count=pool.reused_count,
+            findings=tuple(among.get(COHORT, ())),
         )
         _remember(analysis, source, listed)
     return analysis
@@ -224,7 +230,7 @@ def _keep_apart(root: Path, study: Path, *, listed: bool) -> None:
 def _settings(decided: Mapping[str, Any], declared: Mapping[int, str], *, command: str) -> Settings:
     connectivity = decided.get("connectivity", 26)
     min_volume_mm3 = float(decided.get("min_volume_mm3", 0.0))
-    if connectivity not in (6, 18, 26):
+    if connectivity not in CONNECTIVITIES:
         raise DataError(f"connectivity {connectivity} is not valid", found=connectivity, remedy="use 6, 18 or 26")
     if not 0 <= min_volume_mm3 < float("inf"):
         raise DataError(f"min_volume_mm3 {min_volume_mm3:g} is not a valid volume", remedy="use 0 or more")

@@ -115,7 +115,7 @@ def check_dataset(
         exclude: Cases to exclude.
         spacing: ``CASE=A,B,C``: see :func:`patchcore.datasets.checks.parse_spacing`.
         accept: ``CASE:CHECK``: see :func:`patchcore.datasets.checks.parse_accept`.
-        threads: Number of cases processed at the same time; all cores by default. Each case holds one image in memory.
+        threads: Number of cases processed at the same time; all cores by default.
         progress: Called in the calling thread when a case is done.
 
     Returns:
@@ -131,21 +131,17 @@ def check_dataset(
     spacings, accepted, excluded = parse_spacing(spacing), frozenset(parse_accept(accept)), set(exclude)
     found = _find(root, images=images, labels=labels, layout=layout)
     case_ids = [case.case_id for case in found.cases]
-    if unknown := sorted(excluded.difference(case_ids)):
-        remedy = f"use case ids such as {case_ids[0]}" if case_ids else "check the data set: it has no cases"
-        raise DataError(f"--exclude matches no case: {', '.join(unknown)}", path=root, remedy=remedy)
-    check_decisions(case_ids, spacing=spacings, accept=accepted)
+    check_decisions(case_ids, spacing=spacings, accept=accepted, exclude=excluded)
     grouping = group_patients(case_ids, regex=patient_regex, given=[case.patient for case in found.cases])
     settings = Settings(declared=found.label_names, spacing=spacings, accept=accepted, command=_command(root))
     with tempfile.TemporaryDirectory(prefix="patchcore-check-") as folder:
         placed = with_indices(found, Path(folder))
         records = [
-            new_record(case, case.patient or patient, settings, excluded=case.case_id in excluded)
+            new_record(case, patient, settings, excluded=case.case_id in excluded, stamped=False)
             for case, patient in zip(placed.cases, grouping.patients, strict=True)
         ]
         checked = _check_all(records, settings, threads=threads, progress=progress)
-    patients_known = patient_regex is not None or any(case.patient is not None for case in found.cases)
-    among = cohort_findings(checked, patients_known=patients_known)
+    among = cohort_findings(checked, patients_known=grouping.known)
     cases = [
         decide(
             record.model_copy(update={"findings": (*record.findings, *among.get(record.case_id, ()))}),

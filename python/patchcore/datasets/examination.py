@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from patchcore.affines import voxel_volume_mm3
 from patchcore.datasets.checks import decide, finding, finding_of, header_findings, image_findings, label_findings
 from patchcore.datasets.checks.content import lesions_hash
+from patchcore.datasets.checks.decisions import COMMAND
 from patchcore.datasets.measures import CaseHu, CaseMeasures, stamp_of
 from patchcore.lesions.measure import LesionSpans, measure_lesions
 from patchcore.lesions.table import Lesions, no_lesions
@@ -57,7 +58,7 @@ class Settings:
     declared: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     spacing: Mapping[str, Triple] = field(default_factory=lambda: MappingProxyType({}))
     accept: frozenset[str] = frozenset()
-    command: str = "patchcore analyze DATASET STUDY"
+    command: str = COMMAND
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,13 @@ def measure_labels(
     return MeasuredLabels(lesions)
 
 
-def new_record(files: CaseFiles, patient: str, settings: Settings, *, excluded: bool = False) -> CaseRecord:
+def new_record(
+    files: CaseFiles, patient: str, settings: Settings, *, excluded: bool = False, stamped: bool = True
+) -> CaseRecord:
     """Return the record of a case before any of its files is opened.
 
-    A case with a problem is already quarantined here. A case with files that cannot be reached is quarantined too.
+    A case with a problem is already quarantined here. With `stamped`, size and time of its files are recorded, and a
+    case with files that cannot be reached is quarantined too.
     """
     record = CaseRecord(
         case_id=files.case_id,
@@ -111,6 +115,8 @@ def new_record(files: CaseFiles, patient: str, settings: Settings, *, excluded: 
         return record.model_copy(update={"status": "excluded", "reason": "excluded by --exclude"})
     if files.problem is not None:
         return with_findings(record, [finding("files", files.problem, remedy=files.remedy)], settings)
+    if not stamped:
+        return record
     try:
         label_stamp = stamp_of(files.label.files())
         image_stamp = None if files.image is None else stamp_of(files.image.files())
@@ -177,7 +183,8 @@ def check_case(record: CaseRecord, settings: Settings) -> CaseRecord:
     if image:
         examined = _attempt(found, lambda: _examine_voxels(record, found))
         record = record if examined is None else examined[1]
-    return record.model_copy(update={"findings": (*record.findings, *found)})
+    # Headers and measuring both report the notes of a DICOM label.
+    return record.model_copy(update={"findings": tuple(dict.fromkeys((*record.findings, *found)))})
 
 
 def _examine_headers(record: CaseRecord) -> tuple[CaseRecord, list[Finding], tuple[bool, bool]]:
@@ -217,7 +224,7 @@ def _measure(record: CaseRecord, settings: Settings, found: list[Finding]) -> Ca
     labels = tuple(sorted(set(lesions.label.tolist())))
     # If all components are specks, the map has labels although it has no lesion.
     if labels or not lesions.speck_count:
-        found += label_findings(labels, settings.declared, case_id=record.case_id)
+        found += label_findings(labels, settings.declared)
     found += [finding("dicom-note", note) for note in measured.notes]
     stamp = before.model_copy(update={"sha256": sha256, "content_hash": lesions_hash(lesions)})
     return CaseMeasures(
@@ -237,7 +244,7 @@ def _examine_voxels(
     if stamp_of(volume.files()) != before:
         found.append(_changed(volume))
         return None
-    found += image_findings(image, case_id=record.case_id)
+    found += image_findings(image)
     stamp = before.model_copy(update={"content_hash": image.content_hash})
     return image, record.model_copy(update={"image_stamp": stamp})
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from patchcore.config.plan import Plan, TargetPlan
 from patchcore.datasets.examination import measure_labels
+from patchcore.lesions.measure import CONNECTIVITIES
 from patchcore.planning.samples import LesionSample, samples_of
 from patchcore.planning.sensitivity import sensitivity_of
 from patchcore.study.cases import CaseRecord, to_canonical
@@ -14,8 +15,6 @@ from patchcore.threads import for_each
 from patchcore.types import PathLike
 
 __all__ = ["plan_sensitivity", "remeasure"]
-
-_CONNECTIVITIES = (6, 18, 26)
 
 
 def plan_sensitivity(
@@ -42,7 +41,7 @@ def plan_sensitivity(
     plan, fingerprint = study.plan(), study.fingerprint()
     cases, lesions = samples_of(fingerprint)
     records = study.accepted()
-    others = [value for value in _CONNECTIVITIES if value != fingerprint.connectivity]
+    others = [value for value in CONNECTIVITIES if value != fingerprint.connectivity]
     total, done = len(others) * len(records), 0
     by_connectivity: dict[int, list[LesionSample]] = {}
     for connectivity in others:

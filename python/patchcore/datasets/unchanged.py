@@ -19,7 +19,8 @@ from typing import Any
 
 __all__ = ["answer", "forget", "remember", "signatures"]
 
-_SCHEMA = 1
+# Raised whenever the content of an output changes, so that an older answer is not repeated.
+_SCHEMA = 2
 _FILE = "unchanged.json"
 _OUTPUTS = (
     "study.json", "decisions.json", "cases.jsonl", "measures.jsonl", "fingerprint.json", "lesions.csv",

@@ -16,13 +16,9 @@ from torch import nn
 
 from patchcore.config.run import TrainConfig, check_shares
 from patchcore.errors import ConfigError
+from patchcore.threads import core_count
 
-__all__ = ["Placement", "core_count", "keep_memory", "place"]
-
-
-def core_count() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+__all__ = ["Placement", "keep_memory", "place"]
 
 
 @dataclass(frozen=True)

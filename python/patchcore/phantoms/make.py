@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -25,6 +24,7 @@ from patchcore.phantoms.scene import Scene
 from patchcore.phantoms.spec import PhantomSpec, choose_spec
 from patchcore.phantoms.volumes import write_volumes
 from patchcore.phantoms.whole import draw_whole
+from patchcore.threads import core_count
 from patchcore.types import IntTriple, PathLike, Triple
 
 __all__ = ["PHANTOM_LAYOUTS", "PhantomProgress", "make_phantom", "make_phantoms"]
@@ -253,8 +253,7 @@ class _Maker:
         return results
 
     def _default_threads(self) -> int:
-        cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
-        return max(1, min(cores or 1, 8))
+        return min(core_count(), 8)
 
     def _submit(self, pool: ThreadPoolExecutor, count: int) -> Iterator[tuple[int, list[list[object]]]]:
         """Yield the rows of each case when it is done. At most one case more than there are threads is submitted."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from patchcore.config.patches import legal_patch_sizes
 from patchcore.errors import PatchSizeError
+from patchcore.planning.rules import log_distance
 
 __all__ = [
     "DEFAULT_CANDIDATES",
@@ -52,5 +52,5 @@ def wider_candidate(edge: float, candidates: Sequence[int]) -> int | None:
         >>> wider_candidate(36.7, (8, 12, 16, 24)), wider_candidate(25.0, (8, 12, 16, 24))
         (32, None)
     """
-    best = min((*candidates, *_OFFERED), key=lambda p: abs(math.log(p / edge)))
+    best = min((*candidates, *_OFFERED), key=lambda p: log_distance(p, edge))
     return None if best in candidates else best

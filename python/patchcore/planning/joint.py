@@ -7,11 +7,11 @@ the smallest worst distance is chosen (minimax). With an average, labels with a 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from patchcore.config.plan import JointPlan, JointTarget, TargetPlan
 from patchcore.errors import PlanError
+from patchcore.planning.rules import log_distance
 
 __all__ = ["as_target", "joint_edge", "joint_plan"]
 
@@ -26,8 +26,10 @@ def joint_edge(ideal_edges: Sequence[float], candidates: Sequence[int]) -> int:
     Example:
         >>> joint_edge([9.0, 26.0], (8, 12, 16, 24))
         16
+        >>> joint_edge([128**0.5], (8, 16))
+        8
     """
-    return min(sorted(candidates), key=lambda p: max(abs(math.log(p / edge)) for edge in ideal_edges))
+    return min(sorted(candidates), key=lambda p: max(log_distance(p, edge) for edge in ideal_edges))
 
 
 def joint_plan(targets: Sequence[TargetPlan], candidates: Sequence[int]) -> JointPlan:

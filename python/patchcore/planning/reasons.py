@@ -9,7 +9,7 @@ import numpy as np
 
 from patchcore.config.plan import RuleOutcome
 from patchcore.planning.candidates import wider_candidate
-from patchcore.planning.rules import average_volume, geometric_edge, nearest_candidate
+from patchcore.planning.rules import average_volume, geometric_edge, ideal_edge, nearest_candidate
 from patchcore.planning.samples import Cohort
 from patchcore.types import Float64Array, IntTriple, Rule, Triple
 
@@ -203,5 +203,4 @@ def _specks(volumes: Float64Array, spacing: Triple, candidates: Sequence[int]) -
 
 
 def _choice(volumes: Float64Array, spacing: Triple, candidates: Sequence[int]) -> int:
-    edge = float(np.cbrt(volumes.mean() / np.prod(spacing)))
-    return nearest_candidate(edge, candidates)
+    return nearest_candidate(ideal_edge(float(volumes.mean()), spacing), candidates)

@@ -91,8 +91,12 @@ def nearest_candidate(edge: float, candidates: Sequence[int]) -> int:
         >>> nearest_candidate(10.4, (8, 12, 16, 24))
         12
     """
-    # Rounded, so that the last bit of a logarithm does not decide an exact tie such as √(8·16).
-    return min(sorted(candidates), key=lambda p: round(abs(math.log(p / edge)), 12))
+    return min(sorted(candidates), key=lambda p: log_distance(p, edge))
+
+
+def log_distance(candidate: int, edge: float) -> float:
+    """Return |log(candidate / p*)|, rounded so that its last bit does not decide an exact tie such as √(8·16)."""
+    return round(abs(math.log(candidate / edge)), 12)
 
 
 def choose_patch_size(edges: Triple, candidates: tuple[Sequence[int], Sequence[int], Sequence[int]]) -> IntTriple:

@@ -159,35 +159,14 @@ class StoredArray:
             CorruptFileError: A chunk is damaged. The error names its file.
             OSError: A file cannot be read.
         """
-        if self._foreign is not None:
-            return self.part((0, 0, 0), self.shape)
-        assert self._ours is not None
-        whole: npt.NDArray[Any] = np.empty(self.shape, self.dtype)
-        corner, flat = np.zeros((1, 3), np.int64), whole.reshape(-1)
-        if self.dtype == np.uint8:
-            _core.read_store_label_windows([self._ours], corner, self.shape, flat, threads=None)
-        else:
-            _core.read_store_windows(
-                [self._ours],
-                corner,
-                self.shape,
-                flat,
-                format="int16",
-                hu_range=None,
-                padding=0.0,
-                labels=None,
-                label_out=None,
-                cache=None,
-                threads=None,
-            )
-        return whole
+        return self.part((0, 0, 0), self.shape)
 
     def window_part(
         self, corner: npt.NDArray[np.int64], size: IntTriple, *, threads: int | None = None
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """Read the part of an array that a window needs, and return it with the corner of the window in that part.
 
-        Only for arrays not written by patchcore. The part has at least one voxel.
+        The part has at least one voxel.
 
         Args:
             corner: Index of the window's first voxel. It may lie outside the array.
@@ -203,15 +182,41 @@ class StoredArray:
         return self._ours
 
     def part(self, start: IntTriple, stop: IntTriple, *, threads: int | None = None) -> npt.NDArray[Any]:
-        """Read a part of an array not written by patchcore, in its own dtype, C order.
+        """Read a part of the array, in its own dtype, C order.
+
+        Args:
+            start: Index of the first voxel of the part.
+            stop: Index after the last voxel, along each axis.
+            threads: Number of threads [default: all cores].
 
         Raises:
             CorruptFileError: A chunk is damaged.
+            OSError: A file cannot be read.
         """
-        assert self._foreign is not None
-        with self._named():
-            flat = self._foreign.read(start, stop, self._layout.dtype, threads=threads)
-        return flat.reshape([b - a for a, b in zip(start, stop, strict=True)])
+        a, b, c = (last - first for first, last in zip(start, stop, strict=True))
+        if self._ours is None:
+            assert self._foreign is not None
+            with self._named():
+                return self._foreign.read(start, stop, self._layout.dtype, threads=threads).reshape(a, b, c)
+        part: npt.NDArray[Any] = np.empty((a, b, c), self.dtype)
+        corner, flat = np.array([start], np.int64), part.reshape(-1)
+        if self.dtype == np.uint8:
+            _core.read_store_label_windows([self._ours], corner, part.shape, flat, threads=threads)
+        else:
+            _core.read_store_windows(
+                [self._ours],
+                corner,
+                part.shape,
+                flat,
+                format="int16",
+                hu_range=None,
+                padding=0.0,
+                labels=None,
+                label_out=None,
+                cache=None,
+                threads=threads,
+            )
+        return part
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import secrets
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -148,7 +149,7 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
         raise DataError(
             f"label shape {label_shape} does not match image {shape}",
             case_id=record.case_id,
-            remedy=f"re-export the pair or exclude the case with --exclude {record.case_id}",
+            remedy=f"export both files again, or exclude the case with --exclude {shlex.quote(record.case_id)}",
         )
     grid = Grid.of(shape, record.affine_array, target.spacing)
     threads = core_count()

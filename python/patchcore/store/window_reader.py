@@ -56,20 +56,22 @@ class WindowReader:
 
     def __init__(self, cases: Sequence[WindowCase], *, cache_bytes: int = 0) -> None:
         self.cache = ChunkCache(cache_bytes)
-        pairs = [_pair(number, case) for number, case in enumerate(cases)]
-        self._images = [image for image, _ in pairs]
-        self._labels = [label for _, label in pairs]
+        # A case of a store is opened when its first window is read.
+        self._cases = [
+            case if isinstance(case, PreparedCase) else _pair(number, case) for number, case in enumerate(cases)
+        ]
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._cases)
 
     def shape(self, case: int) -> IntTriple:
         """Return the shape of a case [voxels]."""
-        a, b, c = self._images[case].shape
+        chosen = self._cases[case]
+        a, b, c = (chosen if isinstance(chosen, PreparedCase) else chosen[0]).shape
         return (int(a), int(b), int(c))
 
     def grid(self, case: int, window_size: Sequence[int], *, overlap: float | Sequence[float] = 0.5) -> Int64Array:
-        """Return the corners of windows that cover a case; see :func:`patchcore.windows.extract.window_grid`."""
+        """Return the corners of windows that cover a case; see :func:`patchcore.windows.blending.window_grid`."""
         return window_grid(self.shape(case), window_size, overlap=overlap)
 
     @property
@@ -154,8 +156,8 @@ class WindowReader:
         rows, size = corner_rows(corners), size_triple("window_size", window_size)
         chosen = self._chosen(cases, len(rows))
         if with_labels is None:
-            with_labels = label_out is not None or all(self._labels[case] is not None for case in chosen)
-        lacking = [case for case in chosen if self._labels[case] is None] if with_labels else []
+            with_labels = label_out is not None or all(map(self._has_label, chosen))
+        lacking = [case for case in chosen if not self._has_label(case)] if with_labels else []
         if lacking:
             raise WindowError(
                 f"case {lacking[0]} has no label map", remedy="pass a pair (CT, label map), or with_labels=False"
@@ -182,14 +184,25 @@ class WindowReader:
             )
         return Windows(image=out, label=label_out, corners=rows)
 
+    def _has_label(self, case: int) -> bool:
+        chosen = self._cases[case]
+        return isinstance(chosen, PreparedCase) or chosen[1] is not None
+
+    def _volumes(self, case: int, with_labels: bool) -> list[Volume]:
+        """Return the CT of a case, followed by its label map if it is needed."""
+        chosen = self._cases[case]
+        if isinstance(chosen, PreparedCase):
+            return [chosen.image_array, chosen.label_array] if with_labels else [chosen.image_array]
+        image, label = chosen
+        return [image] if label is None or not with_labels else [image, label]
+
     def _is_in_store(self, case: int, with_labels: bool) -> bool:
         """Return whether the Rust core can read the case directly, from arrays that patchcore wrote."""
-        volumes = (self._images[case], self._labels[case]) if with_labels else (self._images[case],)
+        volumes = self._volumes(case, with_labels)
         return all(isinstance(volume, StoredArray) and volume.core is not None for volume in volumes)
 
     def _check_apart(self, buffers: list[AnyArray], cases: Sequence[int], with_labels: bool) -> None:
-        sources = [self._images[case] for case in set(cases)]
-        sources += [label for case in set(cases) if with_labels and (label := self._labels[case]) is not None]
+        sources = [volume for case in set(cases) for volume in self._volumes(case, with_labels)]
         check_apart(buffers, [source for source in sources if isinstance(source, np.ndarray)])
 
     def _read(
@@ -204,8 +217,8 @@ class WindowReader:
         threads: int | None,
     ) -> None:
         """Read windows of cases that are all in arrays that patchcore wrote, or all elsewhere."""
-        images = [self._images[case] for case in cases]
-        labels = [label for case in cases if label_out is not None and (label := self._labels[case]) is not None]
+        volumes = [self._volumes(case, label_out is not None) for case in cases]
+        images, labels = [each[0] for each in volumes], [each[1] for each in volumes if len(each) > 1]
         if self._is_in_store(cases[0], label_out is not None):
             read_windows(
                 [image for image in images if isinstance(image, StoredArray)],
@@ -238,17 +251,11 @@ class WindowReader:
         chosen: list[int] = numbers.tolist()
         for case in chosen:
             if not 0 <= case < len(self):
-                raise WindowError(
-                    f"case index {case} is not within 0 to {len(self) - 1}",
-                    found=case,
-                    expected=f"0 to {len(self) - 1}",
-                )
+                raise WindowError(f"case index {case} is not within 0 to {len(self) - 1}", remedy="count cases from 0")
         return chosen
 
 
 def _pair(number: int, case: Any) -> tuple[Volume, Volume | None]:
-    if isinstance(case, PreparedCase):
-        return case.image_array, case.label_array
     image, label = case if isinstance(case, tuple) else (case, None)
     volume = _volume(number, image, "image")
     if label is None:

@@ -34,9 +34,14 @@ class AnalyzeProgress:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Result of an analysis. `fingerprint` is None without accepted cases; `findings` concern the whole data set."""
+    """Result of an analysis.
+
+    `command` is the command that takes further decisions. `fingerprint` is None without accepted cases. `findings`
+    concern the whole data set.
+    """
 
     study: Study
+    command: str
     layout: Layout
     grouping: Grouping
     records: tuple[CaseRecord, ...]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from patchcore.errors import DataError
 from patchcore.types import Affine, IntTriple, Triple
@@ -52,6 +52,12 @@ class FileStamp(_Model):
     content_hash: str = Field(
         default="", description="hash of the voxels, independent of compression and header; empty if not known"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_old_hash(cls, data: Any) -> Any:
+        """Drop the hash of older studies: it was computed in another way, so it cannot be compared."""
+        return {k: v for k, v in data.items() if k != "content_sha256"} if isinstance(data, dict) else data
 
 
 class Finding(_Model):

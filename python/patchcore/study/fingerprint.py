@@ -34,7 +34,7 @@ __all__ = [
     "write_fingerprint",
 ]
 
-FINGERPRINT_SCHEMA = 2
+FINGERPRINT_SCHEMA = 3
 
 PERCENTILES = (1, 5, 10, 25, 75, 90, 95, 99)
 """Percentiles of all distributions except HU. The median is a separate field."""
@@ -169,7 +169,7 @@ class HuFingerprint(_Model):
 class Fingerprint(_Model, HtmlView):
     """``fingerprint.json``: measurements of the accepted cases. Cases kept for testing are only counted."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     fingerprint_hash: str = Field(
         default="", description="sha256 of the measurements; the same data give the same hash"
     )
@@ -182,7 +182,7 @@ class Fingerprint(_Model, HtmlView):
     lesion_label: int | None = Field(description="label to plan for; null if it is not clear")
     lesion_label_reason: str
     case_count: int = Field(description="accepted cases")
-    test_count: int = Field(default=0, description="cases kept for testing; they are not measured")
+    test_count: int = Field(default=0, description="cases kept for testing; they do not count in any other number")
     held_count: int = Field(
         default=0, description="cases with geometry that must be corrected or accepted; they are not measured"
     )

@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping
 
 from patchcore.errors import DataError, EmptyClassError
+from patchcore.volumes.dicom.names import lesion_like
 
 __all__ = ["choose_lesion_label", "label_number"]
 
 _LISTED = 12
-
-_LESION_WORDS = re.compile(r"tumou?r|lesion|cancer|metasta|nodule", re.IGNORECASE)
 
 
 def choose_lesion_label(
@@ -54,7 +53,7 @@ def choose_lesion_label(
         raise EmptyClassError("no case has a labelled voxel", remedy="check that the label maps are the right files")
     if len(present) == 1:
         return present[0], "the only label"
-    named = [label for label in present if _LESION_WORDS.search(names.get(label, ""))]
+    named = [label for label in present if lesion_like(names.get(label, ""))]
     if len(named) == 1:
         return named[0], f"named {names[named[0]]}"
     raise DataError(

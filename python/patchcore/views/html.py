@@ -15,6 +15,7 @@ import numpy as np
 from patchcore.config.plan import Plan, TargetPlan
 from patchcore.errors import PatchcoreError
 from patchcore.notebook import renders
+from patchcore.planning.reasons import format_edges, format_size, format_volume
 from patchcore.study.fingerprint import Fingerprint, LabelFingerprint, VolumeSummary
 from patchcore.study.study import Study
 from patchcore.views.log_scale import log_bins, log_ticks, plain_number
@@ -116,11 +117,12 @@ def study_html(study: Study) -> str:
 def _target(target: TargetPlan) -> list[str]:
     low, high = target.hu_range
     parts = [
-        f"<h3>Patch size {_size(target.patch_size)} voxels</h3>",
+        f"<h3>Patch size {format_size(target.patch_size)} voxels</h3>",
         f"<p>{target.lesion_count} lesions of label {target.lesion_label} ({escape(target.label_name)}) in "
-        f"{target.patient_count} patients; mean {_volume(target.mean_volume_mm3)}, "
-        f"median {_volume(target.median_volume_mm3)}<br/>"
-        f"Spacing {_size(target.spacing)} mm; window {_size(target.window_size)} voxels; HU {low:g} to {high:g}</p>",
+        f"{target.patient_count} patients; mean {format_volume(target.mean_volume_mm3)}, "
+        f"median {format_volume(target.median_volume_mm3)}<br/>"
+        f"Spacing {format_size(target.spacing)} mm; window {format_size(target.window_size)} voxels; "
+        f"HU {low:g} to {high:g}</p>",
         f"<p>{escape(target.reason)}</p>",
     ]
     if target.warnings:
@@ -129,7 +131,7 @@ def _target(target: TargetPlan) -> list[str]:
     parts.append(_ladder(target))
     rows = [
         [
-            f"{'→ ' if c.chosen else ''}{_size(c.patch_size)}", _volume(c.volume_mm3), f"{c.tokens:,}",
+            f"{'→ ' if c.chosen else ''}{format_size(c.patch_size)}", format_volume(c.volume_mm3), f"{c.tokens:,}",
             f"{c.attention_gflop:,.3g}", f"{c.attention_share:.1%}", f"{c.smaller_lesions_share:.0%}",
         ]
         for c in target.candidates
@@ -137,7 +139,12 @@ def _target(target: TargetPlan) -> list[str]:
     heads = ("Candidate", "Volume", "Tokens", "Attention (GFLOP)", "of network", "Smaller lesions")
     parts.append(_table(heads, rows, chosen=[c.chosen for c in target.candidates]))
     rows = [
-        [str(r.rule), "–" if r.volume_mm3 is None else _volume(r.volume_mm3), _edges(r.edge), _size(r.patch_size)]
+        [
+            str(r.rule),
+            "–" if r.volume_mm3 is None else format_volume(r.volume_mm3),
+            format_edges(r.edge),
+            format_size(r.patch_size),
+        ]
         for r in target.rules
     ]
     parts.append(
@@ -145,9 +152,9 @@ def _target(target: TargetPlan) -> list[str]:
     )
     rows = []
     for ideal in target.ideal_edges:
-        where = "each case's own spacing" if ideal.spacing is None else f"{_size(ideal.spacing)} mm"
+        where = "each case's own spacing" if ideal.spacing is None else f"{format_size(ideal.spacing)} mm"
         interval = "–" if ideal.interval is None else f"{ideal.interval[0]:.1f} to {ideal.interval[1]:.1f}"
-        rows.append([where, _edges(ideal.edge), interval])
+        rows.append([where, format_edges(ideal.edge), interval])
     parts.append(_table(("p* at", "Voxels", "95 % interval"), rows))
     return parts
 
@@ -160,7 +167,7 @@ def _label_row(item: LabelFingerprint) -> list[str]:
         cells += ["–"] * 4
     else:
         figures = (volume.mean_mm3, volume.median_mm3, volume.geometric_mean_mm3, volume.max_mm3)
-        cells += [_volume(value) for value in figures]
+        cells += [format_volume(value) for value in figures]
     return [*cells, f"{item.border_share:.0%}"]
 
 
@@ -182,7 +189,7 @@ def _spread_table(target: LabelFingerprint) -> str:
 def _spread(name: str, of: VolumeSummary) -> list[str]:
     low, first, third, high = (of.percentiles_mm3.get(p, math.nan) for p in ("5", "25", "75", "95"))
     values = (of.mean_mm3, low, first, of.median_mm3, third, high, of.max_mm3)
-    return [name, *(_volume(value) for value in values)]
+    return [name, *(format_volume(value) for value in values)]
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], chosen: Sequence[bool] = ()) -> str:
@@ -215,7 +222,7 @@ def _histogram(volumes_mm3: Sequence[float]) -> str:
 
 def _ladder(target: TargetPlan) -> str:
     """Draw the edges of the candidates and p* of every rule on one log axis in voxels."""
-    candidates = [(math.prod(c.patch_size) ** (1 / 3), _size(c.patch_size), c.chosen) for c in target.candidates]
+    candidates = [(math.prod(c.patch_size) ** (1 / 3), format_size(c.patch_size), c.chosen) for c in target.candidates]
     rules = [(math.prod(r.edge) ** (1 / 3), str(r.rule), r.rule == target.rule) for r in target.rules]
     shown = [edge for edge, *_ in (*candidates, *rules)]
     drawing = _Drawing(min(shown) / 1.25, max(shown) * 1.25, height=84 + 17 * len(rules))
@@ -277,19 +284,3 @@ class _Drawing:
 
 def _wrap(parts: Iterable[str]) -> str:
     return f'{_STYLE}<div class="patchcore">{"".join(parts)}</div>'
-
-
-def _volume(mm3: float) -> str:
-    if mm3 >= 1e6:
-        return f"{mm3 / 1000:,.0f} mL"
-    return f"{mm3 / 1000:.3g} mL" if mm3 >= 100 else f"{mm3:.3g} mm³"
-
-
-def _size(values: Sequence[float]) -> str:
-    parts = [f"{value:.3g}" for value in values]
-    return parts[0] if len(set(parts)) == 1 else " × ".join(parts)
-
-
-def _edges(values: Sequence[float]) -> str:
-    parts = [f"{value:.1f}" for value in values]
-    return parts[0] if len(set(parts)) == 1 else " × ".join(parts)

@@ -94,7 +94,7 @@ def _parts(analysis: Analysis) -> Iterator[RenderableType | Command]:
     yield _facts(analysis)
     if fingerprint is not None:
         yield from _lesions(fingerprint)
-    yield from show_findings(analysis.records, dataset=analysis.study.dataset_root, study=analysis.study.path)
+    yield from show_findings(analysis.records, command=analysis.command)
     study = analysis.study.path
     yield Text()
     if fingerprint is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import RenderableType
 from rich.padding import Padding
@@ -28,17 +27,15 @@ class Command:
     text: Text
 
 
-def show_findings(records: Sequence[CaseRecord], *, dataset: Path, study: Path) -> Iterator[RenderableType | Command]:
+def show_findings(records: Sequence[CaseRecord], *, command: str) -> Iterator[RenderableType | Command]:
     """Show quarantined and held cases with reason and remedy, then warnings grouped by check.
 
     Args:
         records: All cases.
-        dataset: Folder of the data set, for the commands.
-        study: Folder of the study, for the commands.
+        command: The command that takes decisions, to which options are added.
     """
-    typed = f"patchcore analyze {shlex.quote(str(dataset))} {shlex.quote(str(study))}"
     yield from _quarantined([record for record in records if record.status == "quarantined"])
-    yield from _held([record for record in records if record.status == "held"], typed)
+    yield from _held([record for record in records if record.status == "held"], command)
     yield from _decided_and_warnings(records)
 
 
@@ -55,7 +52,7 @@ def _quarantined(records: Sequence[CaseRecord]) -> Iterator[RenderableType]:
         yield Text(f"and {len(records) - _LISTED} more in cases.jsonl")
 
 
-def _held(records: Sequence[CaseRecord], typed: str) -> Iterator[RenderableType | Command]:
+def _held(records: Sequence[CaseRecord], command: str) -> Iterator[RenderableType | Command]:
     """Show held cases grouped by check, with the commands that correct or accept their geometry."""
     if not records:
         return
@@ -69,14 +66,14 @@ def _held(records: Sequence[CaseRecord], typed: str) -> Iterator[RenderableType 
         # A spacing belongs to one case; one --accept can cover all cases.
         if check in CHECKS and CHECKS[check].cured_by_spacing:
             for record, _ in holders[:_COMMANDS]:
-                yield _command(f"{typed} --spacing {shlex.quote(f'{record.case_id}=A,B,C')}")
+                yield _command(f"{command} --spacing {shlex.quote(f'{record.case_id}=A,B,C')}")
             if len(holders) > _COMMANDS:
                 yield Padding(
                     Text(f"and --spacing for {len(holders) - _COMMANDS} more cases; one command may repeat --spacing"),
                     (0, 0, 0, 4),
                 )
         who = "all" if len(holders) > 1 else holders[0][0].case_id
-        yield _command(f"{typed} --accept {shlex.quote(f'{who}:{check}')}")
+        yield _command(f"{command} --accept {shlex.quote(f'{who}:{check}')}")
 
 
 def _decided_and_warnings(records: Sequence[CaseRecord]) -> Iterator[RenderableType]:

@@ -48,8 +48,6 @@ def examine_ct_array(
     array: npt.NDArray[Any],
     spans: LesionSpans | None = None,
     spacing: Triple = (1.0, 1.0, 1.0),
-    *,
-    stored_dtype: np.dtype[Any] | None = None,
 ) -> CtExamination:
     """Examine a CT in memory.
 
@@ -57,17 +55,15 @@ def examine_ct_array(
         array: HU, shape (i, j, k). Types other than int16 are examined as float32.
         spans: See :func:`examine_ct_file`.
         spacing: See :func:`examine_ct_file`.
-        stored_dtype: Type of the voxels in the file, if it differs from the array's.
 
     Example:
         >>> found = examine_ct_array(np.arange(-1000, 1000).reshape(10, 10, 20))
         >>> found.low, found.high, found.voxel_count
         (-1000.0, 999.0, 2000)
     """
-    stored = array.dtype if stored_dtype is None else stored_dtype
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.asfortranarray(array, dtype=np.int16 if array.dtype == np.int16 else np.float32)
-    return _examination(_core.examine_ct_array(values, **_arguments(spans, spacing)), values.shape, stored)
+    return _examination(_core.examine_ct_array(values, **_arguments(spans, spacing)), values.shape, array.dtype)
 
 
 def _arguments(spans: LesionSpans | None, spacing: Triple) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def read_nifti_image(path: PathLike) -> CtImage:
     slope, intercept = header.scaling
     plain = slope == 1.0 and intercept == 0.0
     if plain and stored.dtype == np.int16:
-        return CtImage(stored, header.affine, header.spacing, header.dtype)
+        return CtImage(stored, header.affine, header.spacing)
     # Values beyond float32 become infinite; the HU checks reject them.
     with np.errstate(over="ignore", invalid="ignore"):
         array = stored.astype(np.float32, copy=False)
@@ -100,7 +100,7 @@ def read_nifti_image(path: PathLike) -> CtImage:
             # In place is safe: astype made a copy, or `stored` is float32 and not used elsewhere.
             array *= np.float32(slope)
             array += np.float32(intercept)
-    return CtImage(array, header.affine, header.spacing, header.dtype)
+    return CtImage(array, header.affine, header.spacing)
 
 
 def read_nifti_label(path: PathLike) -> LabelMap:

@@ -40,15 +40,11 @@ class VolumeHeader:
 
 @dataclass(frozen=True)
 class CtImage:
-    """A CT in HU: array (i, j, k), int16 or float32; affine voxel → world mm (RAS+); spacing in mm.
-
-    `stored_dtype` is the type of the voxels in the file.
-    """
+    """A CT in HU: array (i, j, k), int16 or float32; affine voxel → world mm (RAS+); spacing in mm."""
 
     array: npt.NDArray[Any]
     affine: Affine
     spacing: Triple
-    stored_dtype: np.dtype[Any]
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,12 @@ fn examine_ct_array<'py>(
     // SAFETY: the array is contiguous, so its elements are exactly these bytes; the caller's reference keeps it alive.
     let bytes: &[u8] =
         unsafe { std::slice::from_raw_parts((*array.as_array_ptr()).fields.data.cast_const().cast(), bytes) };
-    let surroundings = Surroundings::new(shape, &spans_of(&origin, &length), spacing, radius_mm).map_err(to_python)?;
+    let spans = spans_of(&origin, &length);
     let limits = Limits { lowest, highest, sample };
-    let found = run_interruptible(py, |interrupt| examine_bytes(bytes, kind, shape, &surroundings, limits, interrupt))?;
+    let found = run_interruptible(py, |interrupt| {
+        let surroundings = Surroundings::new(shape, &spans, spacing, radius_mm)?;
+        examine_bytes(bytes, kind, shape, &surroundings, limits, interrupt)
+    })?;
     columns(py, found)
 }
 

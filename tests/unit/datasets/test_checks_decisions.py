@@ -134,10 +134,10 @@ def test_labels_are_declared_where_any_are() -> None:
     declared = {0: "background", 1: "liver", 2: "tumour"}
     assert label_findings([1, 2], declared) == []
     assert label_findings([255], {}) == []
-    (item,) = label_findings([1, 3, 7], declared, case_id="a")
+    (item,) = label_findings([1, 3, 7], declared)
     assert item.check == "label-undeclared"
     assert item.message == "labels 3, 7 are not declared; the data set declares 1 (liver), 2 (tumour)"
-    assert "--exclude a" in item.remedy
+    assert "declare" in item.remedy
     assert [item.check for item in label_findings([], declared)] == ["label-empty"]
 
 

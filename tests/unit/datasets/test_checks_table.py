@@ -304,4 +304,4 @@ def test_what_may_be_a_ct(array: Array) -> None:
 )
 def test_how_hu_go_wrong(change: Callable[[Array], Array], check: str) -> None:
     wrong = change(ct(0, (60, 40, 6)).astype(np.float64))
-    assert [item.check for item in image_findings(examine_ct_array(wrong), case_id="x")] == [check]
+    assert [item.check for item in image_findings(examine_ct_array(wrong))] == [check]

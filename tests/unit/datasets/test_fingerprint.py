@@ -25,7 +25,7 @@ from patchcore.errors import SchemaVersionError, StudyError
 from patchcore.lesions.measure import lesion_spans
 from patchcore.lesions.size_bins import count_by_size
 from patchcore.study.cases import FileStamp
-from patchcore.study.fingerprint import PERCENTILES, read_fingerprint, write_fingerprint
+from patchcore.study.fingerprint import FINGERPRINT_SCHEMA, PERCENTILES, read_fingerprint, write_fingerprint
 from patchcore.volumes.ct import DILATION_MM, examine_ct_array
 
 hu_values = hnp.arrays(np.int16, st.integers(1, 200), elements=st.integers(-1024, 3071))
@@ -114,13 +114,13 @@ def test_a_fingerprint_reads_back_and_newer_or_broken_ones_are_refused(tmp_path:
     written = write_fingerprint(path, build(measures()))
     assert read_fingerprint(path) == written
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"schema_version": 3}))
+    path.write_text(json.dumps(content | {"schema_version": FINGERPRINT_SCHEMA + 1}))
     with pytest.raises(SchemaVersionError, match="update patchcore"):
         read_fingerprint(path)
-    path.write_text(json.dumps(content | {"schema_version": 1}))
+    path.write_text(json.dumps(content | {"schema_version": FINGERPRINT_SCHEMA - 1}))
     with pytest.raises(SchemaVersionError, match="measure again with patchcore analyze"):
         read_fingerprint(path)
-    path.write_text(json.dumps({"schema_version": 2, "dataset": "d"}))
+    path.write_text(json.dumps({"schema_version": FINGERPRINT_SCHEMA, "dataset": "d"}))
     with pytest.raises(StudyError, match="layout"):
         read_fingerprint(path)
 

@@ -270,6 +270,12 @@ def test_what_others_wrote_is_read_through_zarrs(tmp_path: Path, chain: str, dty
     mixed, alone = (reader.read_as(cases, corners[:2], (9, 9, 9), form, ranges=own).image for cases in ([0, 1], 0))
     np.testing.assert_array_equal(mixed, alone)
     np.testing.assert_array_equal(reader.read_as(1, corners[:2], (9, 9, 9), form, ranges=own).image, alone)
+    # A label map written by other software beside an image written by patchcore, and the other way round.
+    write_array(tmp_path / "our label", label)
+    for pair in ((tmp_path / "ours", labels), (stored, tmp_path / "our label")):
+        beside = WindowReader([pair]).read(0, corners, (17, 18, 19), padding=-7)
+        np.testing.assert_array_equal(beside.image, found)
+        np.testing.assert_array_equal(beside.label, label_out)
     with pytest.raises(UnsupportedDataError, match="WindowReader"):
         read_windows([stored], corners[:1], (9, 9, 9), form)
 

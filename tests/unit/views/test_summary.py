@@ -35,8 +35,10 @@ def record(case_id: str, status: str = "accepted", *findings: Finding, **fields:
 def analysis(folder: Path, *others: CaseRecord, items: Sequence[Any] | None = None, reused: int = 0) -> Any:
     """Return a stand-in for an analysis with two accepted cases of one patient, and other cases."""
     items = [measures("p1_a", volume=2500.0), measures("p1_b", volume=500.0)] if items is None else items
+    study, source = folder / "my study", folder / "data set"
     return SimpleNamespace(
-        study=Study.create(folder / "my study", folder / "data set"),
+        study=Study.create(study, source),
+        command=f"patchcore analyze {shlex.quote(str(source))} {shlex.quote(str(study))}",
         layout=SimpleNamespace(name="two-folders", reason="images/ and labels/ found"),
         grouping=SimpleNamespace(description="by prefix"),
         records=(*(item.record for item in items), *others),

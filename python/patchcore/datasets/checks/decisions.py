@@ -101,13 +101,17 @@ def parse_accept(texts: Iterable[str]) -> frozenset[str]:
     return frozenset(accepted)
 
 
-def check_decisions(case_ids: Sequence[str], *, spacing: Mapping[str, Triple], accept: Collection[str]) -> None:
+def check_decisions(
+    case_ids: Sequence[str], *, spacing: Mapping[str, Triple], accept: Collection[str], exclude: Collection[str] = ()
+) -> None:
     """Check that every decision matches a case.
 
     Raises:
         DataError: A decision matches no case: probably a typing error, and the intended case would stay as it was.
     """
     remedy = f"use case ids such as {case_ids[0]}" if case_ids else "check the data set: it has no cases"
+    if unknown := sorted(set(exclude).difference(case_ids)):
+        raise DataError(f"--exclude matches no case: {', '.join(unknown)}", found=unknown, remedy=remedy)
     for key in spacing:
         if not any(_matches(key, case_id) for case_id in case_ids):
             raise DataError(f"--spacing matches no case: {key}", found=key, remedy=remedy)

@@ -25,7 +25,7 @@ __all__ = ["header_findings", "spacing_findings"]
 _IN_PLANE_MM, _SLICE_MM = (0.1, 5.0), (0.1, 15.0)
 # The longest side of a crop around a small nodule is 20 mm; that of a whole-body scan is 2 m.
 _SHORTEST_MM, _LONGEST_MM = 10.0, 2500.0
-_CT_SIZED = 256
+CT_SIZED = 256
 _MAX_SHEAR_DEGREES = 0.1
 _MAX_SPACING_DIFFERENCE = 1e-3
 
@@ -77,7 +77,7 @@ def spacing_findings(shape: IntTriple, affine: Affine) -> list[Finding]:
     spacing = spacing_of(affine)
     unit = bool(np.allclose(spacing, 1.0, rtol=0, atol=1e-6))
     unmoved = bool(np.allclose(np.abs(affine), np.eye(4), rtol=0, atol=1e-6))
-    if sum(count >= _CT_SIZED for count in shape) >= 2 and unit:
+    if sum(count >= CT_SIZED for count in shape) >= 2 and unit:
         size = " × ".join(str(count) for count in shape)
         if unmoved:
             found.append(finding("identity-affine", f"identity affine and spacing 1 × 1 × 1 mm on {size} voxels"))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from patchcore.datasets.checks.geometry import CT_SIZED
 from patchcore.study.cases import Finding
 from patchcore.study.checks import finding
 from patchcore.volumes.ct import HIGHEST_HU, LOWEST_HU
@@ -18,7 +19,6 @@ from patchcore.volumes.types import CtExamination
 
 __all__ = ["image_findings"]
 
-_CT_SIZED = 256
 _OUTLIER_SHARE = 0.01
 # Soft tissue lies at -150 to 250 HU; without the intercept of -1024, it lies 1024 higher.
 _SHIFTED_TISSUE = (850.0, 1350.0)
@@ -27,12 +27,11 @@ _BELOW_AIR = -1300.0
 _BELOW_AIR_SHARE = 0.05
 
 
-def image_findings(image: CtExamination, *, case_id: str = "") -> list[Finding]:
+def image_findings(image: CtExamination) -> list[Finding]:
     """Check that an image holds plausible Hounsfield units.
 
     Args:
         image: Result of one pass over the voxels of the image.
-        case_id: The case; named in remedies.
 
     Returns:
         At most one of the ``hu-…`` and ``not-ct`` findings; empty for a CT.
@@ -48,10 +47,7 @@ def image_findings(image: CtExamination, *, case_id: str = "") -> list[Finding]:
     if found is None:
         return []
     check, message = found
-    result = finding(check, message)
-    if result.level == "error" and case_id:
-        result = result.model_copy(update={"remedy": f"{result.remedy}, or exclude the case with --exclude {case_id}"})
-    return [result]
+    return [finding(check, message)]
 
 
 def _find(image: CtExamination) -> tuple[str, str] | None:
@@ -91,7 +87,7 @@ def _scale(image: CtExamination) -> tuple[str, str] | None:
         spread = below.size - int(np.sort(counts)[-2:].sum())
         if spread > _BELOW_AIR_SHARE * sample.size:
             return "hu-scale", f"{spread / sample.size:.0%} of the voxels lie below air and are not padding"
-    if low > -500 and sum(count >= _CT_SIZED for count in image.shape) >= 2:
+    if low > -500 and sum(count >= CT_SIZED for count in image.shape) >= 2:
         return "hu-no-air", f"{span}: whole slices of a CT have air at -1000 HU"
     return None
 

@@ -10,7 +10,7 @@ from patchcore.study.checks import finding
 __all__ = ["label_findings"]
 
 
-def label_findings(present: Sequence[int], declared: Mapping[int, str], *, case_id: str = "") -> list[Finding]:
+def label_findings(present: Sequence[int], declared: Mapping[int, str]) -> list[Finding]:
     """Check the labels of a label map.
 
     Args:
@@ -34,17 +34,7 @@ def label_findings(present: Sequence[int], declared: Mapping[int, str], *, case_
     named = {int(value) for value in declared} - {0}
     if named and (unknown := [value for value in labels if value > 0 and value not in named]):
         legal = ", ".join(f"{value} ({declared[value]})" for value in sorted(named))
-        remedy = None
-        if case_id:
-            remedy = (
-                f"declare the label in the data set's description, correct the label map, or exclude the case with "
-                f"--exclude {case_id}"
-            )
-        found.append(
-            finding(
-                "label-undeclared", f"{_labels(unknown)} not declared; the data set declares {legal}", remedy=remedy
-            )
-        )
+        found.append(finding("label-undeclared", f"{_labels(unknown)} not declared; the data set declares {legal}"))
     return found
 
 

@@ -51,7 +51,7 @@ def check_pair(image: VolumeHeader, label: VolumeHeader, *, case_id: str) -> Non
             case_id=case_id,
             found=label.shape,
             expected=image.shape,
-            remedy=f"re-export the pair or exclude the case with --exclude {case_id}",
+            remedy="export both files again",
         )
     shift = corner_shift(image.affine, label.affine, image.shape)
     if shift > MAX_CORNER_SHIFT:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from patchcore.errors import CorruptFileError, DataError, UnsupportedDataError
+from patchcore.threads import core_count
 from patchcore.volumes.dicom.objects import guarded, is_dicom, open_dataset, text
 from patchcore.volumes.dicom.rtstruct import RTSTRUCT_CLASS, roi_names
 from patchcore.volumes.dicom.segments import SEG_CLASSES, segment_names
@@ -84,7 +85,7 @@ def scan_folder(
     """
     scan = Scan()
     files = list(_files(root, scan.folders))
-    executor = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1), thread_name_prefix="dicom")
+    executor = ThreadPoolExecutor(threads or min(8, core_count()), thread_name_prefix="dicom")
     try:
         for done, item in enumerate(executor.map(_scan_file, files, chunksize=1), start=1):
             if isinstance(item, Broken):

@@ -141,10 +141,10 @@ def find_nnunet(root: Path, log: FolderLog) -> Layout | None:
 def _named_as(case: CaseFiles, label_stem: str, root: Path) -> CaseFiles:
     """If a file is missing, give its expected name in the remedy."""
     if case.problem == "image without label map":
-        remedy = f"add {label_stem}.nii, or exclude the case with --exclude {case.case_id}"
+        remedy = f"add {label_stem}.nii"
         return replace(case, label=NiftiFile(root / f"{label_stem}.nii"), remedy=remedy)
     if case.problem == "label map without image":
-        return replace(case, remedy=f"add {case.case_id}.nii, or exclude the case with --exclude {case.case_id}")
+        return replace(case, remedy=f"add {case.case_id}.nii")
     return case
 
 
@@ -165,7 +165,7 @@ def _kits_case(folder: Path, log: FolderLog) -> CaseFiles | None:
         problem, remedy = f"several files for one case: {several}", "keep one of them"
     elif not label:
         problem = "image without label map" if image else "the case has no files"
-        remedy = f"add {case_id}/segmentation.nii.gz, or exclude the case with --exclude {case_id}"
+        remedy = f"add {case_id}/segmentation.nii.gz"
     return CaseFiles(
         case_id=case_id,
         image=NiftiFile(image[0]) if image else None,
@@ -176,7 +176,7 @@ def _kits_case(folder: Path, log: FolderLog) -> CaseFiles | None:
 
 
 def _without_image(case: CaseFiles) -> CaseFiles:
-    remedy = f"add {case.case_id}/imaging.nii.gz, or exclude the case with --exclude {case.case_id}"
+    remedy = f"add {case.case_id}/imaging.nii.gz"
     return replace(case, problem="label map without image", remedy=remedy)
 
 
@@ -208,7 +208,7 @@ def _msd_case(root: Path, path: Path, number: int, item: object) -> CaseFiles | 
     missing = next((file for file in (label_path, image_path) if not file.exists()), None)
     if missing is not None:
         problem = f"{missing.parent.name}/{missing.name} is listed in dataset.json but does not exist"
-        remedy = f"download it again, or exclude the case with --exclude {case_id}"
+        remedy = "download it again"
     elif unsafe := case_id_problem(case_id):
         problem, remedy = f"the case name {unsafe}", "rename the files of the case"
     return CaseFiles(case_id, NiftiFile(image_path), NiftiFile(label_path), problem=problem, remedy=remedy)

@@ -211,10 +211,10 @@ def _case(
         problem, remedy = f"several files for one case: {several}", "keep one of them"
     elif not label:
         problem = "image without label map"
-        remedy = f"add {labels_dir.name}/{case_id}.nii.gz, or exclude the case with --exclude {case_id}"
+        remedy = f"add {labels_dir.name}/{case_id}.nii.gz"
     elif images_dir is not None and not image:
         problem = "label map without image"
-        remedy = f"add {images_dir.name}/{case_id}.nii.gz, or exclude the case with --exclude {case_id}"
+        remedy = f"add {images_dir.name}/{case_id}.nii.gz"
     elif unsafe := case_id_problem(case_id):
         problem, remedy = f"the case name {unsafe}", "rename the files of the case"
     return CaseFiles(

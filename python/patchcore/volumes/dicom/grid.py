@@ -20,7 +20,7 @@ from patchcore.types import Affine, Float64Array, IntTriple, PathLike
 
 __all__ = ["MAX_PIXELS", "Grid", "Placement", "Plane", "SlicesError", "grid_of", "place", "where"]
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Slices are equally spaced within 1 % or 0.01 mm. Deviations up to 10 % (rounded positions) are reported in a note.
 _EVEN, _EVEN_MM, _ROUNDED = 0.01, 0.01, 0.1
 _TILT_DEGREES = 0.1
@@ -101,7 +101,7 @@ class Grid:
     @property
     def from_lps(self) -> Affine:
         """Matrix from world mm (LPS) to voxel index, shape (4, 4)."""
-        return np.asarray(np.linalg.inv(_LPS_TO_RAS @ self.affine))
+        return np.asarray(np.linalg.inv(LPS_TO_RAS @ self.affine))
 
 
 class SlicesError(DataError):
@@ -218,7 +218,7 @@ def _affine(first: Plane, step: Float64Array, origin: Any = None) -> Affine:
     lps = np.eye(4)
     lps[:3, 0], lps[:3, 1], lps[:3, 2] = first.column_step, first.row_step, step
     lps[:3, 3] = first.position if origin is None else origin
-    return np.asarray(_LPS_TO_RAS @ lps + 0.0)
+    return np.asarray(LPS_TO_RAS @ lps + 0.0)
 
 
 @dataclass(frozen=True)

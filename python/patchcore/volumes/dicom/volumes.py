@@ -19,7 +19,7 @@ import numpy.typing as npt
 from patchcore.affines import orientation_code, spacing_of
 from patchcore.errors import DataError, HeaderError
 from patchcore.types import PathLike
-from patchcore.volumes.dicom.grid import Grid, Plane
+from patchcore.volumes.dicom.grid import LPS_TO_RAS, Grid, Plane
 from patchcore.volumes.dicom.names import label_key, lesion_like
 from patchcore.volumes.dicom.objects import guarded, numbers, open_dataset, text
 from patchcore.volumes.dicom.pixels import Frames
@@ -137,7 +137,7 @@ def read_dicom_image(path: PathLike) -> CtImage:
                 seen += 1
     if array is None or seen != grid.shape[2]:
         raise HeaderError("the files differ from the indexed files", path=path, remedy="run patchcore analyze again")
-    return CtImage(array, grid.affine, spacing_of(grid.affine), array.dtype)
+    return CtImage(array, grid.affine, spacing_of(grid.affine))
 
 
 def read_dicom_label(path: PathLike) -> LabelMap:
@@ -235,7 +235,7 @@ def _check_place(item: Slice, index: int, grid: Grid) -> None:
 
 
 def _plane(grid: Grid, index: int) -> Plane:
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine
+    lps = LPS_TO_RAS @ grid.affine
     spacing = spacing_of(lps)
     position = lps[:3, 3] + index * lps[:3, 2]
     along = np.concatenate([lps[:3, 0] / spacing[0], lps[:3, 1] / spacing[1]])

@@ -44,7 +44,7 @@ impl Surroundings {
         }
         for span in spans {
             let [i, j, k] = span.origin;
-            if span.length == 0 || i + span.length > shape[0] || j >= shape[1] || k >= shape[2] {
+            if span.length == 0 || i.saturating_add(span.length) > shape[0] || j >= shape[1] || k >= shape[2] {
                 return Err(Error::Argument(format!(
                     "the span at {:?} is empty or leaves shape {shape:?}",
                     span.origin
