@@ -12,6 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000
 from scipy import ndimage
 
 import dicom_files as files
+from patchcore.datasets.check import check_dataset
 from patchcore.datasets.dicom.find import find_dicom
 from patchcore.datasets.dicom.measure import measure_segments
 from patchcore.datasets.layouts import CaseFiles, Layout
@@ -192,6 +193,10 @@ def test_several_segs_of_one_ct_are_combined_and_reported(tmp_path: Path) -> Non
     case = only_case(tmp_path)
     np.testing.assert_array_equal(read_label(case.label).array, painted(made))
     assert any("2 SEG objects" in note for note in measure_segments(case.label).notes)
+    (checked,) = check_dataset(tmp_path / "in").cases
+    assert [item.message for item in checked.findings if "2 SEG objects" in item.message] == [
+        note for note in measure_segments(case.label).notes if "2 SEG objects" in note
+    ]
 
 
 def test_seg_without_ct_is_measured_on_its_own_grid(tmp_path: Path) -> None:
