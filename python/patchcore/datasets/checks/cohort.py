@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from statistics import median
 
@@ -142,4 +143,4 @@ def _named(first: CaseRecord, record: CaseRecord) -> str:
 
 
 def _keep_one(first: CaseRecord, record: CaseRecord) -> str:
-    return f"keep one of the two: --exclude {record.case_id} or --exclude {first.case_id}"
+    return f"keep one of the two: --exclude {shlex.quote(record.case_id)} or --exclude {shlex.quote(first.case_id)}"
