@@ -9,7 +9,7 @@ use patchcore::{Kind, nifti};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::gate::{UnsupportedDataError, run_interruptible, to_python};
+use crate::gate::{UnsupportedDataError, run_interruptible};
 use crate::measure::{describe, view_of};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
