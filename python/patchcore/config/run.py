@@ -240,7 +240,9 @@ class TrainConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="cpu, cuda, or auto: CUDA if available, else CPU."
     )
-    threads: int = Field(default=0, ge=0, description="CPU threads of torch per rank; 0: all cores, shared by the ranks.")
+    threads: int = Field(
+        default=0, ge=0, description="CPU threads of torch per rank; 0: all cores, shared by the ranks."
+    )
     checkpoint_minutes: float = Field(default=10, gt=0, description="Longest time between checkpoints [minutes].")
     deterministic: bool = Field(
         default=True, description="Use repeatable kernels, so that a resumed run gives exactly the same result."
