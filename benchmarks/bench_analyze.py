@@ -49,7 +49,10 @@ def _analyze(dataset: Path, study: Path) -> tuple[float, float]:
     )
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", code, "analyze", str(dataset), str(study)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", code, "analyze", str(dataset), str(study)],
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
     )
     taken = time.perf_counter() - start
     found = re.search(r"above ([\d.]+)", done.stderr)

@@ -108,7 +108,7 @@ def gigavoxels() -> list[Row]:
         path = Path(folder) / "mask.raw"
         expected = paint_sparse(path, EDGE)
         done = subprocess.run(
-            [sys.executable, "-c", BIG, str(path), str(EDGE)], check=True, capture_output=True, text=True
+            [sys.executable, "-c", BIG, str(path), str(EDGE)], check=True, capture_output=True, encoding="utf-8"
         )
     ours, peer, memory, counts = done.stdout.split(maxsplit=3)
     equal = counts.strip() == str(expected) and float(memory) <= MOST_MEMORY_MIB

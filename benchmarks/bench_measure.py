@@ -110,7 +110,7 @@ def peak_memory_mib(path: Path) -> float:
         f"v.measure_lesions(sys.argv[1], label={TUMOUR})\n"
         "print(peak() - before)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, encoding="utf-8")
     return float(done.stdout)
 
 

@@ -22,7 +22,7 @@ def _watched(*arguments: str) -> tuple[float, float]:
     process = subprocess.Popen([sys.executable, "-m", "patchcore", *arguments], stdout=subprocess.DEVNULL)
     while process.poll() is None:
         try:
-            found = re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+            found = re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8"))
         except OSError:
             break
         peak = max(peak, int(found[1]) if found else 0)

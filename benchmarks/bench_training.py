@@ -61,7 +61,9 @@ def run() -> list[Row]:
     rows = []
     for patch in PATCHES:
         code = f"import json; from benchmarks.bench_training import measure; print(json.dumps(measure({patch})))"
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code], capture_output=True, encoding="utf-8", check=True
+        )
         mine, theirs, equal = json.loads(done.stdout.splitlines()[-1])
         batch = 2 if patch == 16 else 1
         name = "MONAI's UNETR" if patch == 16 else "the same with MONAI's attention and torch's norm"

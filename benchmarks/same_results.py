@@ -37,7 +37,7 @@ def _command(*words: str | Path) -> None:
         [sys.executable, "-m", "patchcore", *map(str, words)],
         env=os.environ | {"COLUMNS": "200"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         stdin=subprocess.DEVNULL,
     )
     if done.returncode not in (0, 3):
@@ -61,7 +61,7 @@ def _store(study: Path, name: str, found: dict[str, str]) -> None:
     import zarr
 
     for place in sorted((study / "store.zarr").rglob("zarr.json")):
-        about = json.loads(place.read_text())
+        about = json.loads(place.read_text(encoding="utf-8"))
         key = f"{name}/{place.parent.relative_to(study)}"
         _flat({key: value for key, value in about.items() if key != "attributes"}, key, found)
         attributes = about["attributes"].get("patchcore", {})
@@ -79,7 +79,7 @@ def _store(study: Path, name: str, found: dict[str, str]) -> None:
 
 def _losses(study: Path, name: str, found: dict[str, str]) -> None:
     for place in sorted((study / "runs").glob("*/attempts/1/events.jsonl")):
-        for line in place.read_text().splitlines():
+        for line in place.read_text(encoding="utf-8").splitlines():
             event = json.loads(line)
             if event["kind"] == "metric" and event.get("step", 0) > 0:
                 loss = event.get("values", event).get("train/loss")
@@ -101,7 +101,7 @@ def write(out: Path, data: Path) -> None:
                 _store(study, name, found)
                 _losses(study, name, found)
             for part in ("fingerprint.json", "plan.json"):
-                _flat(json.loads((study / part).read_text()), f"{name}/{part}", found)
+                _flat(json.loads((study / part).read_text(encoding="utf-8")), f"{name}/{part}", found)
             with (study / "lesions.csv").open(newline="", encoding="utf-8") as handle:
                 for number, row in enumerate(csv.reader(handle)):
                     found[f"{name}/lesions.csv/{number}"] = ",".join(row)

@@ -47,7 +47,7 @@ PROTOCOLS = {
 
 def run(*arguments: str) -> str:
     """Run a patchcore command and return its output. If the command fails, print its output and exit."""
-    found = subprocess.run([PATCHCORE, *arguments], capture_output=True, text=True, check=False)
+    found = subprocess.run([PATCHCORE, *arguments], capture_output=True, encoding="utf-8", check=False)
     if found.returncode:
         raise SystemExit(f"patchcore {' '.join(arguments)}\n{found.stdout}{found.stderr}")
     return found.stdout
@@ -77,7 +77,7 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "runs.json"
-        self.found: dict[str, str] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self.found: dict[str, str] = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
 
     def train(self, name: str, study: Path, steps: int, protocol: Protocol, init_from: Path | None = None) -> Path:
         """Train unless this training has finished before, and return the run folder."""
@@ -154,7 +154,7 @@ def main() -> None:
 
     runs = Runs(folder)
     results_path = folder / "results.json"
-    results: dict[str, Any] = json.loads(results_path.read_text()) if results_path.exists() else {}
+    results: dict[str, Any] = json.loads(results_path.read_text(encoding="utf-8")) if results_path.exists() else {}
 
     def keep(name: str, study: Path, path: Path) -> None:
         if name not in results:

@@ -28,7 +28,7 @@ def patchcore(*arguments: str, capture: bool = False) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "patchcore", *arguments],
         stdout=subprocess.PIPE if capture else None,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     if done.returncode:

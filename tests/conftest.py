@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import signal
+
+from hypothesis import HealthCheck, settings
+
+# A slow or busy machine is not a fault: no limit on the time of an example.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
+# Variables of the caller that change what the commands print or how they end.
+_UNSET = ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES", "PATCHCORE_STOP_GRACE_S")
 
 
 def pytest_configure() -> None:
-    """Restore the handling of Ctrl-C, which background processes (nohup, or ``&`` in a script) ignore."""
+    """Make the tests independent of the caller's environment.
+
+    The handling of Ctrl-C is restored, because background processes (nohup, or ``&`` in a script) ignore it.
+    """
+    for name in _UNSET:
+        os.environ.pop(name, None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -20,10 +20,10 @@ def loss_at(step: int) -> float:
 
 def main() -> int:
     run, attempt = Path(sys.argv[1]), int(sys.argv[2])
-    config = json.loads((run / "run.json").read_text())["config"]
-    config |= json.loads((run / "attempts" / str(attempt) / "start.json").read_text())["overrides"]
+    config = json.loads((run / "run.json").read_text(encoding="utf-8"))["config"]
+    config |= json.loads((run / "attempts" / str(attempt) / "start.json").read_text(encoding="utf-8"))["overrides"]
     state_file = run / "checkpoints" / "last.json"
-    done = json.loads(state_file.read_text())["step"] if state_file.exists() else 0
+    done = json.loads(state_file.read_text(encoding="utf-8"))["step"] if state_file.exists() else 0
     signals: list[int] = []
     if config.get("ignore_stop"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

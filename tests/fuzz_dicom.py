@@ -175,7 +175,12 @@ def run(count: int, seed: int, kept: Path, *, verbose: bool = False) -> tuple[di
         stop = min(start + BATCH, count)
         command = [sys.executable, __file__, "--child", str(start), str(stop), "--seed", str(seed), "--kept", str(kept)]
         done = subprocess.run(
-            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60 + 30 * BATCH, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            stdin=subprocess.DEVNULL,
+            timeout=60 + 30 * BATCH,
+            check=False,
         )
         last = start
         for line in done.stdout.splitlines():

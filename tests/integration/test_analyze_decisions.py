@@ -114,7 +114,7 @@ def test_test_cases_of_a_manifest_stay_out(tmp_path: Path) -> None:
     assert analysis.fingerprint is not None
     assert (analysis.fingerprint.case_count, analysis.fingerprint.test_count) == (3, 1)
     assert {case.case_id for case in analysis.fingerprint.cases} == {"c0", "c1", "c2"}
-    assert "c3" not in study.lesions_path.read_text()
+    assert "c3" not in study.lesions_path.read_text(encoding="utf-8")
     assert analyze_dataset(root, tmp_path / "again").layout.name == "manifest"
 
 
@@ -191,7 +191,7 @@ def test_studies_that_cannot_be_used(lits: Path, tmp_path: Path) -> None:
     study = analyze(lits, tmp_path / "study")
     with study.lock("analyze"), pytest.raises(LockedError, match="in use"):
         analyze(lits, tmp_path / "study")
-    data = json.loads((study.path / "study.json").read_text())
+    data = json.loads((study.path / "study.json").read_text(encoding="utf-8"))
     (study.path / "study.json").write_text(json.dumps(data | {"schema_version": 99}))
     with pytest.raises(SchemaVersionError, match="99"):
         analyze(lits, tmp_path / "study")
@@ -202,7 +202,9 @@ def test_studies_that_cannot_be_used(lits: Path, tmp_path: Path) -> None:
 
 def test_two_at_once_leave_a_whole_study(lits: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "patchcore", "analyze", str(lits), str(tmp_path / "study")]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") for _ in range(2)
+    ]
     ended = [(process.communicate(), process.returncode) for process in both]
     codes = sorted(code for _, code in ended)
     assert codes in ([1, 3], [3, 3]), ended
@@ -213,7 +215,7 @@ def test_two_at_once_leave_a_whole_study(lits: Path, tmp_path: Path) -> None:
 
 def run(*arguments: object) -> tuple[int, str, str]:
     ended = subprocess.run(
-        [sys.executable, "-m", "patchcore", *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "patchcore", *map(str, arguments)], capture_output=True, encoding="utf-8", check=False
     )
     return ended.returncode, ended.stdout, ended.stderr
 

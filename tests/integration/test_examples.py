@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def run(name: str, *arguments: str, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "error", EXAMPLES / name, *arguments],
-        cwd=folder, capture_output=True, text=True, check=False,
+        cwd=folder, capture_output=True, encoding="utf-8", check=False, env=os.environ | {"PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert list(folder.iterdir()) == [], "an example leaves nothing behind"

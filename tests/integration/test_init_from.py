@@ -35,15 +35,15 @@ def test_across_patch_sizes(
     tiny_study: Path, source: Path, make_run: MakeRun, run_attempt: RunAttempt, losses: Losses
 ) -> None:
     study = Study(tiny_study)
-    plan = json.loads(study.plan_path.read_text())
+    plan = json.loads(study.plan_path.read_text(encoding="utf-8"))
     plan["targets"][0]["patch_size"] = [4, 4, 4]
     study.plan_path.write_text(json.dumps(plan))
     run, scratch, broken = make_run(f"init.source={source.name}"), make_run(), make_run(f"init.source={source}")
-    record = json.loads((run / "run.json").read_text())
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert (record["kind"], record["parent"]) == ("fine-tune", source.name)
     assert run_attempt(run) == run_attempt(scratch) == 0
     assert losses(run) != losses(scratch)
-    report = json.loads((run / "init_report.json").read_text())
+    report = json.loads((run / "init_report.json").read_text(encoding="utf-8"))
     by_name = {tensor["name"]: tensor for tensor in report["tensors"]}
     assert by_name["vit.patch_embedding.patch_embeddings.weight"]["action"] == "resampled"
     assert by_name["decoder2.conv_block.conv1.conv.weight"]["action"] == "kept"
@@ -82,7 +82,7 @@ def test_the_encoder_of_a_file(source: Path, make_run: MakeRun, run_attempt: Run
     torch.save({"state_dict": weights(source)}, tmp_path / "foreign.pt")
     run = make_run(f"init.source={tmp_path / 'foreign.pt'}", "init.part=encoder", "train.steps=1")
     assert run_attempt(run) == 0
-    report = json.loads((run / "init_report.json").read_text())
+    report = json.loads((run / "init_report.json").read_text(encoding="utf-8"))
     assert report["differences"] is None
     assert {tensor["action"] for tensor in report["tensors"]} == {"kept", "re-made"}
 

@@ -98,7 +98,7 @@ def test_kills_at_random_instants(
         kill_at(killed, process, last_step + generator.randint(-2, 3), generator.uniform(0, 0.3))
         check_readable(killed)
         begin = RunPaths(killed).start(attempt)
-        resumed_from = json.loads(begin.read_text()).get("resumed_from_step")
+        resumed_from = json.loads(begin.read_text(encoding="utf-8")).get("resumed_from_step")
         # At most one reported step is repeated.
         if resumed_from is not None and last_step:
             assert resumed_from >= last_step

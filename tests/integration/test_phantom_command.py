@@ -33,19 +33,22 @@ def test_a_big_volume_is_not_held(tmp_path: Path) -> None:
     peak = []
     for planes in ("200", "1600"):
         out = subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path / planes), planes], check=True, capture_output=True, text=True
+            [sys.executable, "-c", script, str(tmp_path / planes), planes],
+            check=True,
+            capture_output=True,
+            encoding="utf-8",
         )
         peak.append(int(out.stdout))
     assert peak[1] < peak[0] + 60 * 1024
     label = tmp_path / "1600" / "labels" / "phantom-001.nii.gz"
-    rows = (tmp_path / "1600" / "true_lesions.csv").read_text().splitlines()[1:]
+    rows = (tmp_path / "1600" / "true_lesions.csv").read_text(encoding="utf-8").splitlines()[1:]
     assert len(measure_lesions(label, labels=[2])) == len(rows) >= 1
 
 
 def test_interrupted_then_gone_on_with(tmp_path: Path) -> None:
-    arguments = ["--cases", "6", "--shape", "72,72,56", "--spacing", "3", "--threads", "2", "--seed", "4"]
+    arguments = ["--cases", "16", "--shape", "72,72,56", "--spacing", "3", "--threads", "2", "--seed", "4"]
     out = tmp_path / "out"
-    process = subprocess.Popen([*COMMAND, str(out), *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*COMMAND, str(out), *arguments], stderr=subprocess.PIPE, encoding="utf-8")
     deadline = time.monotonic() + 60
     while not list(out.glob("labels/*.nii.gz")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -54,7 +57,7 @@ def test_interrupted_then_gone_on_with(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert "run the same command again to write the missing cases" in errors
     assert not list(out.rglob("*.tmp"))
-    assert json.loads((out / "phantoms.unfinished.json").read_text())["cases"] == 6
+    assert json.loads((out / "phantoms.unfinished.json").read_text(encoding="utf-8"))["cases"] == 16
     assert not (out / "phantoms.json").exists()
     subprocess.run([*COMMAND, str(out), *arguments], check=True, capture_output=True)
     subprocess.run([*COMMAND, str(tmp_path / "again"), *arguments], check=True, capture_output=True)
@@ -68,7 +71,7 @@ def test_a_full_disk_is_named_and_nothing_half_written(tmp_path: Path) -> None:
     def small_files_only() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
-    failed = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=small_files_only)
+    failed = subprocess.run(arguments, capture_output=True, encoding="utf-8", preexec_fn=small_files_only)
     assert failed.returncode == 1
     assert "phantom-001.nii.gz" in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -99,7 +102,7 @@ def test_bad_arguments_are_refused_in_words(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("file").write_text("x")
+    Path("file").write_text("x", encoding="utf-8")
     assert main(["phantom", *arguments]) == 2
     assert words in capsys.readouterr().err
     assert not Path("out").exists()

@@ -149,7 +149,7 @@ def test_evaluates_on_the_cases_own_grid(trained: Path, tiny_study: Path) -> Non
         voxels = int((np.asanyarray(label.dataobj) == 1).sum())
         assert case.volume_mm3 == pytest.approx(voxels * 1.5 * 1.5 * 2.0)
         assert case.lesion_count == 1
-    report = json.loads((evaluation.folder / "evaluation.json").read_text())
+    report = json.loads((evaluation.folder / "evaluation.json").read_text(encoding="utf-8"))
     assert report["mean_dsc"] == evaluation.mean_dsc
     assert report["ball"]["mean"] == evaluation.ball.mean
     with (evaluation.folder / "dsc.csv").open(newline="") as handle:
@@ -190,7 +190,7 @@ def test_held_out_cases_are_evaluated_apart(
     plan_patch_size(study, candidates=(8,), window_size=(16, 16, 16), hu_range=(-50, 250))
     run = create_run(study, settings=[*TINY, "train.folds=2"])
     assert run_attempt(run) == 0
-    split = json.loads((run / "split.json").read_text())
+    split = json.loads((run / "split.json").read_text(encoding="utf-8"))
     assert not {"case01", "case04"} & {*split["train"], *split["validation"]}
     validation, held_out = evaluate(study, run), evaluate(study, run, held_out=True)
     assert [case.case_id for case in held_out.cases] == ["case01", "case04"]
@@ -211,7 +211,7 @@ def test_held_out_cases_are_evaluated_apart(
         ((unseen,), "new to the run"),
     ):
         assert evaluate(study, run, case_ids=names).role == f"named cases, {role}"
-    report = json.loads((held_out.folder / "evaluation.json").read_text())
+    report = json.loads((held_out.folder / "evaluation.json").read_text(encoding="utf-8"))
     assert report["lesions"]["lesions"] == 2
     assert sum(item["lesions"] for item in report["lesion_bins"]) == 2
 
@@ -231,9 +231,11 @@ def test_a_patient_on_both_sides_is_not_held_out(
         rows.append(f"case{number:02d},images/{name},labels/{name},{split},p{number // 2}")
     (data / "cases.csv").write_text("\n".join(rows) + "\n")
     study = analyze(data, tmp_path / "study", layout="manifest")
-    summary = " ".join((tmp_path / "study" / "summary.txt").read_text().split())
-    assert "Warning: p0 has cases to train on and to test" in summary
-    assert json.loads((tmp_path / "study" / "summary.json").read_text())["patients_on_both_sides"] == ["p0"]
+    summary = " ".join((tmp_path / "study" / "summary.txt").read_text(encoding="utf-8").split())
+    assert "Warning: p0 has both training and test cases" in summary
+    assert json.loads((tmp_path / "study" / "summary.json").read_text(encoding="utf-8"))["patients_on_both_sides"] == [
+        "p0"
+    ]
     plan_patch_size(study, candidates=(8,), window_size=(16, 16, 16), hu_range=(-50, 250))
     run = create_run(study, settings=[*TINY, "train.folds=2", "train.steps=1"])
     assert run_attempt(run) == 0
@@ -244,8 +246,9 @@ def test_a_patient_on_both_sides_is_not_held_out(
 def test_a_run_of_several_ranks_is_predicted_with_one(make_run: MakeRun, run_attempt: RunAttempt) -> None:
     run = make_run("train.steps=1")
     assert run_attempt(run) == 0
-    record = json.loads((run / "run.json").read_text())
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     record["config"]["train"] |= {"ranks": 2, "batch_size": 2}
+    (run / "run.json").chmod(0o644)
     (run / "run.json").write_text(json.dumps(record))
     predictor, _ = Predictor.of_run(run)
     assert predictor.placement.ranks == 1

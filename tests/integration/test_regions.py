@@ -41,7 +41,7 @@ def test_trained_and_evaluated_by_regions(study: Study, tmp_path: Path, capsys: 
     options = [part for text in (*settings, "train.tensorboard=false") for part in ("--set", text)]
     assert main(["train", str(study.path), "--foreground", *options]) == 0
     run = max((study.path / "runs").iterdir())
-    events = [json.loads(line) for line in (run / "attempts/1/events.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (run / "attempts/1/events.jsonl").read_text(encoding="utf-8").splitlines()]
     values = next(event["values"] for event in events if event["kind"] == "validation")
     assert {"val/dsc/1", "val/dsc/2"} <= set(values)
 
@@ -65,7 +65,7 @@ def test_trained_and_evaluated_by_regions(study: Study, tmp_path: Path, capsys: 
     defined = [one.lesion_dsc for one in found.cases if one.lesion_dsc == one.lesion_dsc]
     weighted = sum(size.mean_dsc * size.n for size in found.bins if size.n)
     assert weighted == pytest.approx(sum(defined))
-    records = [json.loads(line) for line in (run / "cases/0000012.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (run / "cases/0000012.jsonl").read_text(encoding="utf-8").splitlines()]
     for record in records:
         assert record["volume_mm3"] == pytest.approx(sum(lesion["volume_mm3"] for lesion in record["lesions"]))
     assert max(record["volume_mm3"] for record in records) > 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_training import TINY
+from tiny_training import PLAIN_SGD, TINY
 
 from patchcore.errors import ConfigError, DataError, EmptyClassError, StudyError
 from patchcore.runs import RunReader, RunState, RunView, read_cases, wait_for
@@ -150,7 +150,7 @@ def test_time_limit_ends_with_a_whole_validation(make_run: MakeRun, run_attempt:
     assert [record.subset for record in between if record.n_cases == 1] == ["fixed 1 of 2"] * len(
         [record for record in between if record.n_cases == 1]
     )
-    best = json.loads((run / "checkpoints" / "best" / "state.json").read_text())["best"]
+    best = json.loads((run / "checkpoints" / "best" / "state.json").read_text(encoding="utf-8"))["best"]
     assert best["step"] in [record.step for record in view.validations if record.n_cases == 2]
 
 
@@ -172,7 +172,7 @@ def test_divergence_fails_with_a_remedy_and_leaves_no_broken_weights(
     view = view_of(run)
     assert view.states[-1].state == "failed"
     assert "optim.lr" in (view.alerts[-1].remedy or "")
-    assert json.loads((run / "checkpoints" / "last" / "state.json").read_text())["step"] == 3
+    assert json.loads((run / "checkpoints" / "last" / "state.json").read_text(encoding="utf-8"))["step"] == 3
 
 
 def test_full_disk_fails_clearly_and_resumes(
@@ -220,7 +220,7 @@ def test_a_resume_keeps_its_cases_whatever_came_to_the_study_since(
     study.write_cases([*study.accepted(), extra])
     assert run_attempt(run, 2) == 0
     assert losses(run) == losses(unbroken)
-    split = json.loads((run / "split.json").read_text())
+    split = json.loads((run / "split.json").read_text(encoding="utf-8"))
     assert len(split["train"]) + len(split["validation"]) == 6
     # A removed case is reported, and training continues with the other cases.
     study.write_cases([record for record in study.accepted() if record.case_id != split["train"][0]])
@@ -315,7 +315,7 @@ def test_all_cases_are_evaluated_at_the_end_also_where_some_were_at_that_step(
 
 @pytest.mark.slow
 def test_compiled_steps_learn_the_same(make_run: MakeRun, run_attempt: RunAttempt, losses: Losses) -> None:
-    plain, run = make_run("model.dropout=0"), make_run("model.dropout=0", "train.compile=default")
+    plain, run = make_run(*PLAIN_SGD, "optim.lr=1e-2"), make_run(*PLAIN_SGD, "optim.lr=1e-2", "train.compile=default")
     assert run_attempt(plain) == run_attempt(run) == 0
     assert not [alert for alert in view_of(run).alerts if "compile" in alert.message]
     for step, loss in losses(plain).items():
@@ -359,7 +359,7 @@ def test_refusals_before_anything_is_started(tiny_study: Path, make_run: MakeRun
         make_run("train.stepz=3")
     with pytest.raises(DataError, match="fill 99 folds"):
         make_run("train.folds=99")
-    plan = json.loads(study.plan_path.read_text())
+    plan = json.loads(study.plan_path.read_text(encoding="utf-8"))
     plan["targets"][0] |= {"lesion_label": 7, "classes": [7]}
     study.plan_path.write_text(json.dumps(plan))
     with pytest.raises(EmptyClassError, match="class 7"):

@@ -16,7 +16,9 @@ from patchcore.study import Study
 
 
 def patchcore(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "patchcore", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "patchcore", *arguments], capture_output=True, encoding="utf-8", check=False
+    )
 
 
 @pytest.mark.parametrize("mode", [[], ["--foreground"]])
@@ -55,7 +57,10 @@ def test_all_folds_one_after_the_other_and_only_what_is_missing(tiny_study: Path
     runs = sorted(path.name for path in Study(tiny_study).runs_dir.iterdir())
     assert [f"cv-fold{number}" in name for number, name in enumerate(runs)] == [True] * 3
     # Each case is held out once.
-    splits = [json.loads((tiny_study / "runs" / name / "split.json").read_text())["validation"] for name in runs]
+    splits = [
+        json.loads((tiny_study / "runs" / name / "split.json").read_text(encoding="utf-8"))["validation"]
+        for name in runs
+    ]
     assert sorted(case for split in splits for case in split) == [f"case{number:02d}" for number in range(6)]
     # The second time nothing is trained.
     again = patchcore(*command)
@@ -89,9 +94,10 @@ def test_a_stopped_fold_continues(tiny_study: Path) -> None:
     assert other.path not in (run.path, found.path)
     assert fold_run(tiny_study, 1, settings=[*settings, f"init.source={run.path}"]).path != other.path
     start = run.path / "attempts" / "1" / "start.json"
-    start.write_text(json.dumps(json.loads(start.read_text()) | {"overrides": {"train": {"steps": 5}}}))
+    start.write_text(json.dumps(json.loads(start.read_text(encoding="utf-8")) | {"overrides": {"train": {"steps": 5}}}))
     assert fold_run(tiny_study, 1, settings=settings).path != run.path
     # A damaged run in the same study is skipped.
+    (other.path / "run.json").chmod(0o644)
     (other.path / "run.json").write_text("{")
     fold_run(tiny_study, 0, settings=settings)
 
@@ -118,5 +124,5 @@ def test_a_step_is_profiled(tiny_study: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for part in ("forward", "backward", "optimiser", "windows per second", "aten::"):
         assert part in done.stdout
-    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
     assert not list(Study(tiny_study).runs_dir.iterdir())

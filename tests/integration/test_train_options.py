@@ -218,7 +218,7 @@ def test_fixed_previews_are_of_the_cases_that_are_always_validated(
 ) -> None:
     run = make_run("train.folds=2", "validation.max_cases=2", "validation.previews=1")
     assert run_attempt(run) == 0
-    order = json.loads((run / "split.json").read_text())["validation"]
+    order = json.loads((run / "split.json").read_text(encoding="utf-8"))["validation"]
     # The first two of three cases are in the subset; one of them gets a preview.
     assert [path.stem for path in sorted((run / "preview" / "0000003").iterdir())] == [order[0]]
 
@@ -334,6 +334,6 @@ def test_a_smaller_window_is_reported_of_a_network_that_cannot_be_checkpointed(
 
 
 def test_settings_are_kept_with_the_run(make_run: MakeRun) -> None:
-    config = json.loads((make_run("loss.batch_dice=true") / "run.json").read_text())["config"]
+    config = json.loads((make_run("loss.batch_dice=true") / "run.json").read_text(encoding="utf-8"))["config"]
     assert config["loss"]["batch_dice"] is True
     assert config["model"]["network"] == "unetr"

@@ -36,7 +36,7 @@ def wait_for_step(run: Path, process: subprocess.Popen[bytes], step: int) -> Non
     """Wait until a run that is being trained has recorded a step."""
     deadline = time.monotonic() + 120
     while step_of(run) < step:
-        assert process.poll() is None, (run / "attempts" / "1" / "stdout.log").read_text()
+        assert process.poll() is None, (run / "attempts" / "1" / "stdout.log").read_text(encoding="utf-8")
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -44,4 +44,4 @@ def wait_for_step(run: Path, process: subprocess.Popen[bytes], step: int) -> Non
 def finish(run: Path, attempt: int, **overrides: Any) -> None:
     """Train an attempt to its end, which must be a success."""
     process = start(run, attempt, **overrides)
-    assert process.wait(timeout=240) == 0, (run / "attempts" / str(attempt) / "stdout.log").read_text()
+    assert process.wait(timeout=240) == 0, (run / "attempts" / str(attempt) / "stdout.log").read_text(encoding="utf-8")

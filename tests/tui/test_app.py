@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,7 +31,8 @@ def screen_text(app: App[None]) -> str:
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], bool], what: str) -> None:
-    for _ in range(400):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         await pilot.pause(0.025)
         if condition():
             return
@@ -157,7 +160,7 @@ async def test_keys_move_between_runs_and_tabs(study: Path) -> None:
 
 
 async def test_a_run_is_stopped_and_resumed_after_a_question(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     run = fake_run(study, steps=100_000, step_s=0.01)
     start(run)
     async with dashboard(study) as pilot:
@@ -284,5 +287,5 @@ def test_importing_the_app_loads_nothing_heavy() -> None:
         "import sys, patchcore.tui.app;"
         "print(*[m for m in ('torch','monai','numpy','pydantic','matplotlib','scipy') if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert result.stdout.strip() == ""

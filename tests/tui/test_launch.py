@@ -42,8 +42,7 @@ def test_a_command_that_hangs_is_given_up(study: Path) -> None:
 
 
 def test_a_child_that_keeps_the_output_open_is_not_waited_for(study: Path) -> None:
-    code = (
-        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(5)']); print('run-2')"
-    )
-    # The child keeps the output open for 5 s. If it were waited for, the limit of 4 s would be exceeded.
-    assert launch_training(study, command=command(code), timeout_s=4.0) == "run-2"
+    sleeper = "[sys.executable, '-c', 'import time; time.sleep(60)']"
+    code = f"import subprocess, sys; subprocess.Popen({sleeper}); print('run-2')"
+    # The child keeps the output open for 60 s. If it were waited for, the limit of 30 s would be exceeded.
+    assert launch_training(study, command=command(code), timeout_s=30.0) == "run-2"

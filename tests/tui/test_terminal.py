@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,14 +22,19 @@ class Terminal:
     """
 
     def __init__(self, socket: Path) -> None:
-        self._tmux = ["tmux", "-f", os.devnull, "-S", str(socket)]
+        self._tmux = ["tmux", "-u", "-f", os.devnull, "-S", str(socket)]
 
     def run(self, *arguments: str) -> str:
-        return subprocess.run([*self._tmux, *arguments], check=True, capture_output=True, text=True, timeout=20).stdout
+        return subprocess.run(
+            [*self._tmux, *arguments], check=True, capture_output=True, encoding="utf-8", timeout=20
+        ).stdout
 
     def open(self, study: Path, size: tuple[int, int]) -> None:
         width, height = map(str, size)
-        shell = f"exec env TERM=screen-256color PYTHONPATH={HERE} {sys.executable} -m patchcore dashboard {study}"
+        shell = (
+            f"exec env TERM=screen-256color PYTHONPATH={shlex.quote(str(HERE))} {sys.executable} -m patchcore "
+            f"dashboard {shlex.quote(str(study))}"
+        )
         self.run("new-session", "-d", "-s", "test", "-x", width, "-y", height, shell)
 
     def press(self, *keys: str) -> None:

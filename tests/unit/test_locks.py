@@ -68,7 +68,7 @@ def test_asking_for_the_holder_keeps_our_own_lock(tmp_path: Path) -> None:
             ],
             capture_output=True,
             check=True,
-            text=True,
+            encoding="utf-8",
         )
         assert int(probe.stdout) == os.getpid()
 

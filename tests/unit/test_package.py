@@ -24,7 +24,7 @@ LIGHT_ROOMS = (
 
 def loaded_after(code: str) -> set[str]:
     program = f"import sys\n{code}\nprint(' '.join(m for m in sys.modules if '.' not in m))"
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, encoding="utf-8")
     return set(done.stdout.split())
 
 

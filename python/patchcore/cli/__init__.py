@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from patchcore.errors import DataError, ExitCode, PatchcoreError
 from patchcore.interrupts import second_interrupt_kills
+from patchcore.views.terminal import write_utf8
 
 if TYPE_CHECKING:
     import typer
@@ -89,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         An exit code of :class:`patchcore.types.ExitCode`.
     """
+    write_utf8()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         # Fast path: loads no command.

@@ -42,6 +42,7 @@ from patchcore.training.silence import Silence, Writer
 from patchcore.training.state import Training
 from patchcore.training.tensorboard import TensorBoard
 from patchcore.types import ExitCode
+from patchcore.views.terminal import write_utf8
 
 __all__ = ["main", "train_attempt"]
 
@@ -284,6 +285,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one attempt of a run."""
+    write_utf8()
     arguments = sys.argv[1:] if argv is None else list(argv)
     if len(arguments) != 2 or not arguments[1].isdigit():
         print("usage: python -m patchcore.training.trainer RUN ATTEMPT", file=sys.stderr)

@@ -1,10 +1,13 @@
-"""Make text from files safe to print on a terminal."""
+"""Make text safe to print on a terminal, in any locale."""
 
 from __future__ import annotations
 
+import codecs
+import io
+import sys
 import unicodedata
 
-__all__ = ["plain"]
+__all__ = ["plain", "write_utf8"]
 
 # Control, format (bidirectional overrides), surrogate, private and unassigned characters can move the cursor or
 # recolour the terminal, or their width is undefined.
@@ -29,3 +32,13 @@ def _visible(char: str) -> str:
     if char in "\t\n\r":
         return " "
     return "�" if unicodedata.category(char) in _UNSAFE else char
+
+
+def write_utf8() -> None:
+    """Let stdout and stderr write UTF-8 where the locale (LC_ALL=C) has only ASCII, as click does for its own output.
+
+    Without it, a "×" or "→" in a table ends the command with an error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name == "ascii":
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")

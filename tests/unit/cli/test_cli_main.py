@@ -14,7 +14,7 @@ from patchcore.errors import CheckpointError, DataError
 
 
 def in_fresh_process(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8").stdout
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def test_overlapping_segments_are_reported_with_what_the_label_map_lacks(archive
 
 def test_files_that_go_with_the_volumes(archive: Path, tmp_path: Path) -> None:
     import_dicom(archive, tmp_path / "out")
-    declared = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    declared = json.loads((tmp_path / "out" / "dataset.json").read_text(encoding="utf-8"))
     assert declared["labels"] == {"background": 0, "Liver": 1, "Tumor": 2}
     with (tmp_path / "out" / "segments.csv").open() as handle:
         rows = list(csv.DictReader(handle))

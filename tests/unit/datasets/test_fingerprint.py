@@ -113,7 +113,7 @@ def test_a_fingerprint_reads_back_and_newer_or_broken_ones_are_refused(tmp_path:
     path = tmp_path / "fingerprint.json"
     written = write_fingerprint(path, build(measures()))
     assert read_fingerprint(path) == written
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(content | {"schema_version": FINGERPRINT_SCHEMA + 1}))
     with pytest.raises(SchemaVersionError, match="update patchcore"):
         read_fingerprint(path)
@@ -229,4 +229,4 @@ def test_the_log_gives_back_what_is_unchanged_and_ignores_a_torn_line(tmp_path: 
     third = MeasureLog(log.path).find(measures("p3_c").record, connectivity=26, min_volume_mm3=0.0)
     assert third is not None, "the line after an incomplete line starts on a new line"
     again.compact([item])
-    assert len(log.path.read_text().splitlines()) == 1
+    assert len(log.path.read_text(encoding="utf-8").splitlines()) == 1

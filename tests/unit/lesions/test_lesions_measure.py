@@ -294,7 +294,7 @@ def test_a_file_is_never_held_whole(tmp_path: Path) -> None:
         "assert lesions.voxel_count.tolist() == [30 * 40 * 870]\n"
         "print(peak() - before)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert int(done.stdout) < 64 * 1024
 
 
@@ -308,7 +308,7 @@ def test_ctrl_c_is_heard() -> None:
         "except KeyboardInterrupt:\n"
         "    print('stopped', flush=True)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, encoding="utf-8")
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "go\n"
@@ -327,7 +327,7 @@ def test_the_gil_is_released() -> None:
     done = threading.Event()
 
     def measure() -> None:
-        pc.measure_lesions(mask)
+        pc.measure_lesions(mask, threads=1)
         done.set()
 
     thread = threading.Thread(target=measure)
@@ -473,7 +473,7 @@ columns = ("label", "voxel_count", "volume_mm3", "bbox_start", "bbox_stop", "cen
 print(json.dumps({name: getattr(found, name).tolist() for name in columns}
       | {"kib": max(most, anonymous()) - before, "spans": len(spans.lesion), "last": spans.origin[-1].tolist()}))
 """
-    done = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, encoding="utf-8")
     found = json.loads(done.stdout)
     assert found["label"] == [1, 1, 1, 2, 1]
     assert found["voxel_count"] == [2048, 120, 16, 120, 1]

@@ -91,7 +91,7 @@ def test_another_networks_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_newer_and_damaged_states(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path / "last", network(), {"step": 1})
-    state = json.loads((folder / "state.json").read_text())
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     (folder / "state.json").write_text(json.dumps(state | {"schema_version": 99}))
     with pytest.raises(SchemaVersionError):
         find_checkpoint(folder)

@@ -194,7 +194,9 @@ for shape in ((2, 16, 7, 6, 5), (1, 4, 12, 12, 12), (2, 24, 9, 3, 4), (3, 128, 2
         torch.testing.assert_close(mine.grad, reference.grad.float(), atol=5e-5, rtol=0)
 """
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -57,7 +57,7 @@ def test_layout_and_headers(dataset: Path) -> None:
     names = [f"phantom-{i:03d}.nii.gz" for i in (1, 2, 3)]
     assert sorted(p.name for p in (dataset / "images").iterdir()) == names
     assert sorted(p.name for p in (dataset / "labels").iterdir()) == names
-    assert json.loads((dataset / "dataset.json").read_text())["labels"] == {
+    assert json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["labels"] == {
         "background": 0,
         "liver": 1,
         "tumour": 2,
@@ -74,7 +74,7 @@ def test_layout_and_headers(dataset: Path) -> None:
 
 
 def test_true_lesions_are_what_the_label_maps_hold(dataset: Path) -> None:
-    rows = list(csv.DictReader((dataset / "true_lesions.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((dataset / "true_lesions.csv").read_text(encoding="utf-8").splitlines()))
     assert rows
     for path in sorted((dataset / "labels").iterdir()):
         scan = nib.load(path)
@@ -184,4 +184,4 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     (tmp_path / "b" / "mine.txt").write_text("keep")
     with pytest.raises(DataError, match="not an empty folder"):
         make_phantoms(tmp_path / "b", cases=1, spec=SMALL)
-    assert (tmp_path / "b" / "mine.txt").read_text() == "keep"
+    assert (tmp_path / "b" / "mine.txt").read_text(encoding="utf-8") == "keep"

@@ -35,7 +35,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((folder / "true_lesions.csv").read_text().splitlines()))
+    return list(csv.DictReader((folder / "true_lesions.csv").read_text(encoding="utf-8").splitlines()))
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +75,16 @@ def test_true_lesions_are_measured_in_every_layout(sets: dict[str, Path], name: 
 
 
 def test_what_describes_a_data_set_is_right(sets: dict[str, Path]) -> None:
-    nnunet = json.loads((sets["nnunet"] / "dataset.json").read_text())
+    nnunet = json.loads((sets["nnunet"] / "dataset.json").read_text(encoding="utf-8"))
     assert nnunet["channel_names"] == {"0": "CT"}
     assert nnunet["labels"] == {"background": 0, "liver": 1, "tumour": 2}
     assert (nnunet["numTraining"], nnunet["file_ending"]) == (2, ".nii.gz")
-    msd = json.loads((sets["msd"] / "dataset.json").read_text())
+    msd = json.loads((sets["msd"] / "dataset.json").read_text(encoding="utf-8"))
     assert msd["labels"] == {"0": "background", "1": "liver", "2": "tumour"}
     for entry in msd["training"]:
         assert (sets["msd"] / entry["image"]).is_file()
         assert (sets["msd"] / entry["label"]).is_file()
-    manifest = list(csv.DictReader((sets["manifest"] / "manifest.csv").read_text().splitlines()))
+    manifest = list(csv.DictReader((sets["manifest"] / "manifest.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["case_id"] for row in manifest] == ["phantom-001", "phantom-002"]
     assert all((sets["manifest"] / row[kind]).is_file() for row in manifest for kind in ("image", "label"))
 

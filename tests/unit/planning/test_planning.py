@@ -305,7 +305,7 @@ def test_kidney_tumours_lie_beyond_the_candidates() -> None:
     if not path.is_file():
         pytest.skip("the reference volumes are not available")
     cases, lesions = {}, []
-    for row in csv.DictReader(path.read_text().splitlines()):
+    for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
         # The file stores the slice axis first; in canonical axes it is last.
         spacing = tuple(float(s) for s in reversed(row["spacing"].split("x")))
         shape = tuple(int(n) for n in reversed(row["shape"].split("x")))

@@ -245,7 +245,7 @@ def test_list_and_resolve(tmp_path: Path) -> None:
 
 def test_run_json_is_whole_and_stays(tmp_path: Path) -> None:
     run = make(tmp_path)
-    record = json.loads((run / "run.json").read_text())
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert (record["kind"], record["argv"], record["run_id"]) == ("train", ["patchcore"], run.name)
     assert not (run / "run.json").stat().st_mode & 0o222
     (tmp_path / "file").write_text("")
@@ -268,5 +268,5 @@ def test_reading_runs_loads_neither_torch_nor_numpys_friends() -> None:
         "import patchcore.runs.supervisor\n"
         "print([m for m in ('torch', 'monai', 'textual', 'scipy', 'pandas', 'rich') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, encoding="utf-8")
     assert found.stdout.strip() == "[]"

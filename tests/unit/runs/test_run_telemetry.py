@@ -57,9 +57,9 @@ def test_what_a_writer_reports_a_reader_knows(run: Path) -> None:
     assert len(read_cases(run, "v1")[1]["lesions"]) == 900
     assert max(map(len, (run / "attempts/1/events.jsonl").read_bytes().splitlines(keepends=True))) < 4096
     assert lines(run / "attempts/1/events.jsonl")[2]["seq"] == 2
-    start = json.loads((run / "attempts/1/start.json").read_text())
+    start = json.loads((run / "attempts/1/start.json").read_text(encoding="utf-8"))
     assert (start["resumed_from_step"], start["threads"], start["trainer"]["pid"]) == (0, 2, os.getpid())
-    status = json.loads((run / "status.json").read_text())
+    status = json.loads((run / "status.json").read_text(encoding="utf-8"))
     assert (status["by"], status["step"], status["best"]["dsc_mean"]) == ("trainer", 2, 0.75)
 
 
@@ -206,7 +206,7 @@ def test_the_queue_drops_metrics_first(tmp_path: Path) -> None:
         assert queue.put("a", lambda name=name: f"{name}\n".encode(), keep=True)
     gate.set()
     assert queue.close(5)
-    assert (tmp_path / "a").read_text().split() == ["first", "k1", "k2", "k3", "k4"]
+    assert (tmp_path / "a").read_text(encoding="utf-8").split() == ["first", "k1", "k2", "k3", "k4"]
     assert queue.dropped == 4
 
 

@@ -184,7 +184,7 @@ def test_seeded_damage_never_gives_other_voxels(tmp_path: Path) -> None:
 def test_other_metadata_is_refused(tmp_path: Path, change: dict[str, Any], error: type[Exception], words: str) -> None:
     write_array(tmp_path / "a", volume((5, 5, 5)))
     path = tmp_path / "a" / "zarr.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change))
     with pytest.raises(error, match=words):
         StoredArray(tmp_path / "a")
 

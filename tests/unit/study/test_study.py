@@ -45,7 +45,7 @@ def test_cases_are_read_back_as_they_were_written_in_case_order(study: Study) ->
     assert study.cases() == [written[1], written[0]]
     assert [case.case_id for case in study.accepted()] == ["b"]
     assert study.case("a").reason == "cut"
-    line = json.loads(study.cases_path.read_text().splitlines()[0])
+    line = json.loads(study.cases_path.read_text(encoding="utf-8").splitlines()[0])
     assert line["image"] == "image/a.nii.gz", "paths inside the data set are stored relative to it"
 
 
@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
 
 def test_a_newer_schema_is_refused(study: Study) -> None:
     path = study.path / "study.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"schema_version": 99}))
     with pytest.raises(SchemaVersionError, match="99"):
         Study(study.path)
 
@@ -155,7 +155,7 @@ def test_every_division_ever_made_is_kept(study: Study, monkeypatch: pytest.Monk
     monkeypatch.setattr(Study, "_burdens", lambda self, records: [float(len(records) - i) for i in range(len(records))])
     assert (study.folds(3, seed=1), study.folds(3, seed=2), study.folds(2, seed=1)) == (first, second, third)
     # Schema version 1 of the file contains a single division.
-    held = json.loads((study.path / "folds.json").read_text())["divisions"][0]
+    held = json.loads((study.path / "folds.json").read_text(encoding="utf-8"))["divisions"][0]
     (study.path / "folds.json").write_text(json.dumps({"schema_version": 1, **held}))
     assert study.folds(3, seed=1) == first
     study.folds(4, seed=1)
@@ -173,7 +173,7 @@ def test_divisions_made_side_by_side_are_all_kept(study: Study, monkeypatch: pyt
 
     monkeypatch.setattr(Study, "_burdens", meanwhile)
     study.folds(3, seed=1)
-    divisions = json.loads((study.path / "folds.json").read_text())["divisions"]
+    divisions = json.loads((study.path / "folds.json").read_text(encoding="utf-8"))["divisions"]
     assert sorted((one["k"], one["seed"]) for one in divisions) == [(2, 7), (3, 1), (4, 7)]
 
 
@@ -223,7 +223,7 @@ def test_a_lock_excludes_threads_and_processes_and_ends_with_the_block(study: St
         done = subprocess.run(
             [sys.executable, "-c", code, str(study.path)],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )

@@ -145,7 +145,7 @@ def test_the_time_that_is_waited_is_known(cases: list[PreparedCase], monkeypatch
     make = source.batch
     with BatchLoader(source, 0, 20) as loader:
         loader.next()
-        time.sleep(0.3)
+        time.sleep(max(0.3, 3 * loader.waited_s))
         loader.next()
         assert loader.waited_share < 0.5
 

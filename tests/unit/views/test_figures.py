@@ -245,5 +245,5 @@ def test_many_panels_with_their_own_spacings(tmp_path: Path) -> None:
 
 def test_importing_figures_loads_no_matplotlib() -> None:
     code = "import sys, patchcore.views.figures; print('matplotlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "False"

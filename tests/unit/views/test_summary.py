@@ -148,7 +148,7 @@ def test_json_says_the_same_to_programs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("module", ["patchcore.views.summary", "patchcore.views.html", "patchcore.study"])
 def test_importing_loads_no_heavy_package(module: str) -> None:
     code = f"import sys, {module}; print(*{{'matplotlib', 'nibabel', 'scipy', 'torch'}} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == ""
 
 
