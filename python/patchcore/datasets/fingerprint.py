@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from patchcore.datasets.hu import add_histograms, summarise_hu
 from patchcore.datasets.layouts import Layout
-from patchcore.datasets.lesion_table import lesions_csv
 from patchcore.datasets.measures import CaseMeasures
 from patchcore.lesions.size_bins import count_by_size
 from patchcore.lesions.table import join_lesions, no_lesions
@@ -30,7 +29,7 @@ from patchcore.study.fingerprint import (
 from patchcore.types import Float64Array, Triple
 from patchcore.volumes.ct import DILATION_MM
 
-__all__ = ["build_fingerprint", "lesions_csv", "summarise_burden", "summarise_volumes"]
+__all__ = ["build_fingerprint", "summarise_burden", "summarise_volumes"]
 
 
 def build_fingerprint(

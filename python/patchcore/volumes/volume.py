@@ -252,7 +252,8 @@ def read_image(source: Volume | PathLike) -> CtImage:
         source: See :func:`read_header`.
 
     Returns:
-        The image in HU; int16 if it is stored as int16 without scaling, otherwise float32.
+        The image in HU. int16: NIfTI stored as int16 without scaling, or DICOM with integer HU within int16; otherwise
+        float32.
 
     Raises:
         HeaderError: See :func:`read_header`.
