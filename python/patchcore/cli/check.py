@@ -98,11 +98,14 @@ def _print_checks(console: Console, *, as_json: bool) -> None:
 
 def _print_report(report: CheckReport, console: Console) -> None:
     from patchcore.datasets.checks import LEVELS
+    from patchcore.views.accounting import case_sums, files_lines
 
-    count = len(report.cases)
-    excluded = sum(record.status == "excluded" for record in report.cases)
-    without = f", {excluded} excluded" if excluded else ""
-    console.print(f"{report.dataset.name}: {count} case{'' if count == 1 else 's'}{without}", soft_wrap=True)
+    console.print(f"{report.dataset.name}: {case_sums([record.status for record in report.cases])}", soft_wrap=True)
+    root = report.dataset if report.dataset.is_dir() else report.dataset.parent
+    first, *rest = files_lines(report.layout, root)
+    console.print(f"Files: {first}", soft_wrap=True)
+    for line in rest:
+        console.print(line, soft_wrap=True)
     console.print(f"Layout: {report.layout.name}: {report.layout.reason}", soft_wrap=True)
     console.print(f"Patients: {report.grouping}", soft_wrap=True)
     for level in LEVELS:

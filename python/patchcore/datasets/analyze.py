@@ -191,7 +191,7 @@ def analyze_dataset(
             fingerprint=fingerprint,
             figures=figures,
             reused_count=pool.reused_count,
-            findings=tuple(among.get(COHORT, ())),
+            findings=(*found.findings, *among.get(COHORT, ())),
         )
         _remember(analysis, source, listed)
     return analysis

@@ -28,6 +28,7 @@ from patchcore.study.cases import CaseRecord, Finding
 from patchcore.study.layout import Layout
 from patchcore.threads import checked_threads, for_each
 from patchcore.types import PathLike
+from patchcore.views.accounting import files_json
 
 __all__ = ["CheckProgress", "CheckReport", "check_dataset"]
 
@@ -82,6 +83,7 @@ class CheckReport:
             "ok": self.ok,
             "layout": {"name": self.layout.name, "reason": self.layout.reason, "override": self.layout.override},
             "grouping": self.grouping,
+            "files": files_json(self.layout),
             "case_count": len(self.cases),
             "status_counts": dict(sorted(statuses.items())),
             "finding_counts": {level: levels[level] for level in ("error", "geometry", "warning")},
@@ -151,7 +153,7 @@ def check_dataset(
         )
         for record in checked
     ]
-    return CheckReport(root, found, grouping.description, tuple(cases), tuple(among.get(COHORT, ())))
+    return CheckReport(root, found, grouping.description, tuple(cases), (*found.findings, *among.get(COHORT, ())))
 
 
 def _command(dataset: Path) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 __all__ = ["answer", "forget", "remember", "signatures"]
 
 # Raised whenever the content of an output changes, so that an older answer is not repeated.
-_SCHEMA = 2
+_SCHEMA = 3
 _FILE = "unchanged.json"
 _OUTPUTS = (
     "study.json", "decisions.json", "cases.jsonl", "measures.jsonl", "fingerprint.json", "lesions.csv",

@@ -159,6 +159,10 @@ CHECKS: Final[Mapping[str, CheckInfo]] = MappingProxyType(
             "make sure that the case has no lesion",
         ),
         # The cohort
+        "case-count": _warning(
+            "a dataset.json whose numTraining differs from the number of cases: a download that is not complete",
+            "download the missing cases, or correct numTraining",
+        ),
         "duplicate-image": _error(
             "an image that is identical to that of another case", "keep only one of the two cases"
         ),

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from patchcore.study.cases import Finding
 from patchcore.volumes.volume import Volume
 
-__all__ = ["CaseFiles", "Layout"]
+__all__ = ["CaseFiles", "IgnoredFile", "Layout"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,10 @@ class CaseFiles:
         problem: Why the case cannot be used; None if there is no problem.
         remedy: What to do about `problem`.
         patient: The patient, if the data set names one.
-        split: ``train``, ``test`` or empty.
+        split: The list that the case is from: ``train``, ``validation``, ``test``, or empty. Only ``test`` keeps a
+            case out of training.
         columns: Other columns of a manifest.
+        others: Other files that belong to the case, such as the second of two label maps.
     """
 
     case_id: str
@@ -35,6 +38,15 @@ class CaseFiles:
     patient: str | None = None
     split: str = ""
     columns: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    others: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class IgnoredFile:
+    """A file that looks like a volume but belongs to no case, or an entry of a list that is no case, and the reason."""
+
+    path: Path
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,9 @@ class Layout:
         override: Command-line options to use if the layout was recognised wrongly.
         looked_at: Folders and files (``dataset.json``, a manifest) that determine the list of cases. If they are
             unchanged, the list of cases is unchanged.
+        findings: Findings about the data set as a whole.
+        ignored: Every file of the data set that looks like a volume but belongs to no case.
+        used_count: Number of files that look like volumes and belong to cases.
     """
 
     name: str
@@ -61,3 +76,6 @@ class Layout:
     label_names: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     override: str = ""
     looked_at: tuple[Path, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    ignored: tuple[IgnoredFile, ...] = ()
+    used_count: int = 0

@@ -17,21 +17,15 @@ from rich.text import Text
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES
 from patchcore.planning.reasons import format_volume
 from patchcore.study.analysis import Analysis
-from patchcore.study.cases import CaseStatus, patients_on_both_sides
+from patchcore.study.cases import patients_on_both_sides
 from patchcore.study.fingerprint import AxisSummary, Fingerprint, HuSummary, LabelFingerprint, VolumeSummary
+from patchcore.views.accounting import STATUS_WORDS, files_json, files_lines
 from patchcore.views.study_figures import figure_paths
 from patchcore.views.summary_findings import Command, show_findings
 
 __all__ = ["print_summary", "summary_json", "summary_text"]
 
 _LISTED = 20
-_STATUSES: dict[CaseStatus, str] = {
-    "accepted": "accepted",
-    "test": "kept for testing",
-    "held": "held",
-    "quarantined": "quarantined",
-    "excluded": "excluded",
-}
 
 
 def summary_json(analysis: Analysis) -> dict[str, Any]:
@@ -40,7 +34,7 @@ def summary_json(analysis: Analysis) -> dict[str, Any]:
     statuses = Counter(record.status for record in analysis.records)
     figures = [str(path) for path in figure_paths(analysis.study)]
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "study": str(analysis.study.path),
         "dataset": str(analysis.study.dataset_root),
         "layout": {"name": analysis.layout.name, "reason": analysis.layout.reason},
@@ -56,6 +50,8 @@ def summary_json(analysis: Analysis) -> dict[str, Any]:
             ]
             for status in ("held", "quarantined")
         },
+        "files": files_json(analysis.layout),
+        "dataset_findings": [finding.model_dump(mode="json") for finding in analysis.findings],
         "findings": [
             {"case_id": record.case_id, **finding.model_dump(mode="json")}
             for record in analysis.records
@@ -94,7 +90,7 @@ def _parts(analysis: Analysis) -> Iterator[RenderableType | Command]:
     yield _facts(analysis)
     if fingerprint is not None:
         yield from _lesions(fingerprint)
-    yield from show_findings(analysis.records, command=analysis.command)
+    yield from show_findings(analysis.records, command=analysis.command, dataset=analysis.findings)
     study = analysis.study.path
     yield Text()
     if fingerprint is None:
@@ -117,10 +113,11 @@ def _facts(analysis: Analysis) -> Table:
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     facts.add_row("Layout", Text(f"{analysis.layout.name}: {analysis.layout.reason}"))
-    parts = [f"{counts[key]} {word}" for key, word in _STATUSES.items() if counts[key] or key == "accepted"]
+    parts = [f"{counts[key]} {word}" for key, word in STATUS_WORDS.items() if counts[key] or key == "accepted"]
     if analysis.reused_count:
         parts.append(f"{analysis.reused_count} unchanged, not measured again")
     facts.add_row("Cases", Text(", ".join(parts)))
+    facts.add_row("Files", Text("\n".join(files_lines(analysis.layout, analysis.study.dataset_root))))
     patients = {record.patient for record in analysis.records if record.accepted}
     facts.add_row("Patients", Text(f"{len(patients)}; {analysis.grouping.description}"))
     both = patients_on_both_sides(analysis.records)

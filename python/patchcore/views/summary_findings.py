@@ -27,13 +27,22 @@ class Command:
     text: Text
 
 
-def show_findings(records: Sequence[CaseRecord], *, command: str) -> Iterator[RenderableType | Command]:
-    """Show quarantined and held cases with reason and remedy, then warnings grouped by check.
+def show_findings(
+    records: Sequence[CaseRecord], *, command: str, dataset: Sequence[Finding] = ()
+) -> Iterator[RenderableType | Command]:
+    """Show findings about the data set, quarantined and held cases with reason and remedy, then warnings by check.
 
     Args:
         records: All cases.
         command: The command that takes decisions, to which options are added.
+        dataset: Findings about the data set as a whole.
     """
+    if dataset:
+        yield Text("\nThe data set", style="bold")
+    for finding in dataset:
+        yield Text.assemble((finding.check, "bold"), f": {finding.message}")
+        if finding.remedy:
+            yield Padding(Text(f"→ {finding.remedy}"), (0, 0, 0, 2))
     yield from _quarantined([record for record in records if record.status == "quarantined"])
     yield from _held([record for record in records if record.status == "held"], command)
     yield from _decided_and_warnings(records)

@@ -23,10 +23,18 @@ __all__ = ["nifti_files", "read_nifti_header", "read_nifti_image", "read_nifti_l
 
 
 def nifti_files(path: Path) -> list[Path]:
-    """Return the files that make up one volume: the file, or header and data of an ``.hdr/.img`` pair."""
-    if path.suffix == ".hdr":
-        data = path.with_suffix(".img")
-        return [path, data if data.exists() else data.with_suffix(".img.gz")]
+    """Return the files that make up one volume: the file, or header and data of an ``.hdr/.img`` pair.
+
+    Example:
+        >>> [file.name for file in nifti_files(Path("ct.HDR"))]
+        ['ct.HDR', 'ct.IMG']
+    """
+    for suffix in (".hdr.gz", ".hdr"):
+        if path.name.lower().endswith(suffix):
+            stem, ending = path.name[: -len(suffix)], path.name[-len(suffix) :]
+            plain = path.with_name(f"{stem}.{'IMG' if ending[1].isupper() else 'img'}")
+            packed = plain.with_name(f"{plain.name}.gz")
+            return [path, packed if not plain.exists() and packed.exists() else plain]
     return [path]
 
 

@@ -92,7 +92,7 @@ def test_a_folder_for_each_case_is_named_after_it(tmp_path: Path) -> None:
     ("names", "message"),
     [
         ((), "empty"),
-        (("scans/a.nii.gz",), "no layout recognised: the folder contains scans"),
+        (("scans/a.nii.gz",), "no layout recognised: 1 volume found, such as scans/a.nii.gz"),
         (("image/readme.txt", "mask/readme.txt"), "no volume found"),
     ],
 )

@@ -1,20 +1,26 @@
-"""Find the cases of public data sets: LiTS, KiTS, the Medical Segmentation Decathlon, nnU-Net v2."""
+"""Find the cases of public data sets: LiTS, KiTS, and nnU-Net v2."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from patchcore.datasets.layouts.described import all_labels, read_description
-from patchcore.datasets.layouts.files import FolderLog, case_id_problem, pair, volume_stem
+from patchcore.datasets.layouts.described import (
+    all_labels,
+    channel_names,
+    count_findings,
+    ct_channel,
+    read_description,
+)
+from patchcore.datasets.layouts.files import FolderLog, format_problem, pair
 from patchcore.errors import DataError
-from patchcore.study.layout import CaseFiles, Layout
+from patchcore.study.layout import CaseFiles, IgnoredFile, Layout
 from patchcore.volumes.volume import NiftiFile
 
-__all__ = ["find_kits", "find_lits", "find_msd", "find_nnunet"]
+__all__ = ["find_kits", "find_lits", "find_nnunet"]
 
 LITS_LABELS: Final = {0: "background", 1: "liver", 2: "tumour"}
 KITS_LABELS: Final = {0: "background", 1: "kidney", 2: "tumour", 3: "cyst"}
@@ -46,7 +52,6 @@ def find_lits(root: Path, log: FolderLog) -> Layout | None:
         return None
     cases = pair(images, labels, images_dir=root if images else None, labels_dir=root)
     cases = [_named_as(case, "segmentation-" + case.case_id.removeprefix("volume-"), root) for case in cases]
-    cases.sort(key=lambda case: int(case.case_id.rpartition("-")[2]))
     where = "" if set(folders) == {root} else f" in {', '.join(dict.fromkeys(item.name for item in folders))}"
     return Layout(
         name="lits",
@@ -77,33 +82,6 @@ def find_kits(root: Path, log: FolderLog) -> Layout | None:
     return None
 
 
-def find_msd(root: Path, log: FolderLog) -> Layout | None:
-    """Find the ``training`` pairs of ``dataset.json``; ``test`` images have no label map and are not cases."""
-    if "dataset.json" not in log.list(root).names:
-        return None
-    path = log.note(root / "dataset.json")
-    description = read_description(path)
-    training = description and description.get("training")
-    if not description or not isinstance(training, list) or not training or not isinstance(training[0], dict):
-        return None
-    cases = {}
-    for number, item in enumerate(training, 1):
-        case = _msd_case(root, path, number, item)
-        if case is None:
-            continue
-        if case.case_id in cases:
-            raise DataError(f"training lists {case.case_id} twice", path=path, remedy="remove one of the two entries")
-        cases[case.case_id] = case
-    return Layout(
-        name="msd",
-        reason=f"dataset.json lists {len(cases)} training pairs",
-        cases=tuple(cases[key] for key in sorted(cases)),
-        images=root / "imagesTr",
-        labels=root / "labelsTr",
-        label_names=all_labels(description),
-    )
-
-
 def find_nnunet(root: Path, log: FolderLog) -> Layout | None:
     """Find nnU-Net v2 raw data: ``imagesTr/case_0000``, ``labelsTr/case``; labelled test cases stay test cases."""
     names = {item.name for item in log.list(root).folders}
@@ -112,17 +90,21 @@ def find_nnunet(root: Path, log: FolderLog) -> Layout | None:
     description = None
     if "dataset.json" in log.list(root).names:
         description = read_description(log.note(root / "dataset.json"))
-    channels = _channel_names(description)
+    channels = channel_names(description)
     images_tr = log.list(root / "imagesTr").volumes
     suffixed = bool(images_tr) and all(_CHANNEL.search(stem) for stem in images_tr)
     if not channels and not suffixed:
         return None
-    channel, why = _ct_channel(channels)
-    cases = _nnunet_cases(root, log, "Tr", channel, split="train")
+    channel, why = ct_channel(channels)
+    cases, ignored = _nnunet_cases(root, log, "Tr", channel, split="train")
     tests: list[CaseFiles] = []
     if {"imagesTs", "labelsTs"} <= names:
-        tests = [case for case in _nnunet_cases(root, log, "Ts", channel, split="test") if case.problem is None]
-        cases, tests = _apart(cases, tests)
+        tests, more = _nnunet_cases(root, log, "Ts", channel, split="test")
+        # A test image may have no label map; a test label map without image is a fault.
+        ignored += more + [_unlabelled(file) for case in tests for file in _images_alone(case)]
+        tests = _apart(cases, [case for case in tests if not _images_alone(case)])
+    elif "imagesTs" in names:
+        ignored += [_unlabelled(file) for files in log.list(root / "imagesTs").volumes.values() for file in files]
     reason = "imagesTr/ and labelsTr/, image names end in a channel number"
     if description is not None:
         reason += ", dataset.json gives names of channels and labels"
@@ -135,6 +117,8 @@ def find_nnunet(root: Path, log: FolderLog) -> Layout | None:
         images=root / "imagesTr",
         labels=root / "labelsTr",
         label_names={} if description is None else all_labels(description),
+        findings=() if description is None else count_findings(description, training=len(cases)),
+        ignored=tuple(ignored),
     )
 
 
@@ -159,8 +143,11 @@ def _kits_case(folder: Path, log: FolderLog) -> CaseFiles | None:
             case_id, None, NiftiFile(folder / "segmentation.nii.gz"), problem=error.message, remedy=error.remedy
         )
     image, label = volumes.get("imaging", ()), volumes.get("segmentation", ())
+    unread = next((found for file in (*label[:1], *image[:1]) if (found := format_problem(file)) is not None), None)
     problem = remedy = None
-    if len(image) > 1 or len(label) > 1:
+    if unread is not None:
+        problem, remedy = unread
+    elif len(image) > 1 or len(label) > 1:
         several = ", ".join(path.name for path in (image if len(image) > 1 else label))
         problem, remedy = f"several files for one case: {several}", "keep one of them"
     elif not label:
@@ -172,6 +159,7 @@ def _kits_case(folder: Path, log: FolderLog) -> CaseFiles | None:
         label=NiftiFile(label[0] if label else folder / "segmentation.nii.gz"),
         problem=problem,
         remedy=remedy,
+        others=(*image[1:], *label[1:]),
     )
 
 
@@ -180,70 +168,36 @@ def _without_image(case: CaseFiles) -> CaseFiles:
     return replace(case, problem="label map without image", remedy=remedy)
 
 
-def _msd_case(root: Path, path: Path, number: int, item: object) -> CaseFiles | None:
-    listed: Mapping[str, Any] = item if isinstance(item, dict) else {}
-    image, label = listed.get("image"), listed.get("label")
-    if isinstance(image, list) and image:
-        image = image[0]
-    if not isinstance(image, str) or not isinstance(label, str) or "\0" in image + label:
-        raise DataError(f"training pair {number} lacks an image or a label", path=path, remedy="correct dataset.json")
-    image_path, label_path = root / image, root / label
-    if Path(image).name.startswith("._"):
-        return None
-    for file in (image_path, label_path):
-        if not file.resolve().is_relative_to(root.resolve()):
-            raise DataError(
-                f"training pair {number} lies outside the data set: {file.name}",
-                path=path,
-                remedy="correct the path in dataset.json",
-            )
-    case_id = volume_stem(label_path.name)
-    if case_id is None:
-        raise DataError(
-            f"training pair {number}: {label_path.name} is not a NIfTI file",
-            path=path,
-            remedy="correct the path in dataset.json",
-        )
-    problem = remedy = None
-    missing = next((file for file in (label_path, image_path) if not file.exists()), None)
-    if missing is not None:
-        problem = f"{missing.parent.name}/{missing.name} is listed in dataset.json but does not exist"
-        remedy = "download it again"
-    elif unsafe := case_id_problem(case_id):
-        problem, remedy = f"the case name {unsafe}", "rename the files of the case"
-    return CaseFiles(case_id, NiftiFile(image_path), NiftiFile(label_path), problem=problem, remedy=remedy)
-
-
-def _channel_names(description: Mapping[str, Any] | None) -> dict[int, str]:
-    channels = (description or {}).get("channel_names")
-    if not isinstance(channels, dict):
-        return {}
-    return {int(key): str(name) for key, name in channels.items() if str(key).isdecimal() and len(str(key)) < 5}
-
-
-def _ct_channel(channels: Mapping[int, str]) -> tuple[int, str]:
-    """Return the channel to read (the channel named CT, else the first), and a note for the layout's reason."""
-    if len(channels) < 2:
-        return 0, ""
-    ct = sorted(number for number, name in channels.items() if name.strip().upper() == "CT")
-    channel = ct[0] if ct else min(channels)
-    return channel, f"; channel {channel} ({channels[channel]}) of {len(channels)} channels is used"
-
-
-def _nnunet_cases(root: Path, log: FolderLog, kind: str, channel: int, *, split: str) -> list[CaseFiles]:
+def _nnunet_cases(
+    root: Path, log: FolderLog, kind: str, channel: int, *, split: str
+) -> tuple[list[CaseFiles], list[IgnoredFile]]:
+    """Return the cases of ``imagesTr`` or ``imagesTs``, and the images of channels that are not read."""
     images_dir, labels_dir = root / f"images{kind}", root / f"labels{kind}"
     images: dict[str, Sequence[Path]] = {}
+    ignored = []
     for stem, files in log.list(images_dir).volumes.items():
         match = _CHANNEL.search(stem)
         bare = stem[: match.start()] if match else stem
         if match is None or int(match[1]) == channel:
             images[bare] = [*images.get(bare, ()), *files]
+        else:
+            ignored += [IgnoredFile(file, f"channel {int(match[1])}; channel {channel} is used") for file in files]
     cases = pair(images, log.list(labels_dir).volumes, images_dir=images_dir, labels_dir=labels_dir)
-    return [replace(case, split=split) for case in cases]
+    return [replace(case, split=split) for case in cases], ignored
 
 
-def _apart(cases: list[CaseFiles], tests: list[CaseFiles]) -> tuple[list[CaseFiles], list[CaseFiles]]:
+def _images_alone(case: CaseFiles) -> tuple[Path, ...]:
+    """Return the images of a case without a label map; empty if there is a label map, or a fault in the images."""
+    if case.problem != "image without label map" or case.image is None:
+        return ()
+    return (case.image.path, *case.others)
+
+
+def _unlabelled(path: Path) -> IgnoredFile:
+    return IgnoredFile(path, "a test image without label map")
+
+
+def _apart(cases: list[CaseFiles], tests: list[CaseFiles]) -> list[CaseFiles]:
     """Rename each test case that has the same name as a training case."""
     taken = {case.case_id for case in cases}
-    tests = [replace(case, case_id=f"{case.case_id}-test") if case.case_id in taken else case for case in tests]
-    return cases, tests
+    return [replace(case, case_id=f"{case.case_id}-test") if case.case_id in taken else case for case in tests]

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from patchcore.errors import DataError
+from patchcore.study.cases import Finding
+from patchcore.study.checks import finding
 from patchcore.types import PathLike
 
-__all__ = ["declared_labels", "label_names", "read_description"]
+__all__ = ["channel_names", "count_findings", "ct_channel", "declared_labels", "label_names", "read_description"]
 
 _LARGEST_JSON = 256 << 20
 
@@ -81,3 +83,42 @@ def label_names(dataset: PathLike) -> dict[int, str]:
     except (DataError, OSError):
         return {}
     return {} if description is None else declared_labels(description)
+
+
+def channel_names(description: Mapping[str, Any] | None) -> dict[int, str]:
+    """Return the names of the image channels by number, as nnU-Net or the Decathlon declares them."""
+    channels = (description or {}).get("channel_names") or (description or {}).get("modality")
+    if not isinstance(channels, dict):
+        return {}
+    return {int(key): str(name) for key, name in channels.items() if str(key).isdecimal() and len(str(key)) < 5}
+
+
+def ct_channel(channels: Mapping[int, str]) -> tuple[int, str]:
+    """Return the channel to read (the channel named CT, else the first), and a note for the layout's reason."""
+    if len(channels) < 2:
+        return 0, ""
+    ct = sorted(number for number, name in channels.items() if name.strip().upper() == "CT")
+    channel = ct[0] if ct else min(channels)
+    return channel, f"; channel {channel} ({channels[channel]}) of {len(channels)} channels is used"
+
+
+def count_findings(description: Mapping[str, Any], **counts: int) -> tuple[Finding, ...]:
+    """Compare ``numTraining`` and ``numTest`` with what is there.
+
+    Args:
+        description: Content of ``dataset.json``.
+        counts: Number of cases found, by ``training`` or ``test``.
+
+    Example:
+        >>> [item.message for item in count_findings({"numTraining": 131}, training=4)]
+        ['dataset.json declares 131 training cases (numTraining), but 4 are there']
+    """
+    found = []
+    for kind, there in counts.items():
+        name = f"num{kind.capitalize()}"
+        declared = description.get(name)
+        if isinstance(declared, int) and not isinstance(declared, bool) and declared != there:
+            verb = "is" if there == 1 else "are"
+            message = f"dataset.json declares {declared} {kind} cases ({name}), but {there} {verb} there"
+            found.append(finding("case-count", message))
+    return tuple(found)

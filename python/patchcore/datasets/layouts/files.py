@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +13,71 @@ from patchcore.errors import DataError
 from patchcore.study.layout import CaseFiles
 from patchcore.volumes.volume import NiftiFile
 
-__all__ = ["Folder", "FolderLog", "case_id_problem", "name_key", "pair", "volume_stem"]
+__all__ = [
+    "Folder",
+    "FolderLog",
+    "case_id_problem",
+    "format_problem",
+    "is_archive",
+    "name_key",
+    "pair",
+    "volume_ending",
+    "volume_stem",
+]
 
-SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img")
-FOREIGN = (".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".npy", ".npz")
+SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img")
+"""Endings of files that are read."""
+
 _LONGEST_ID = 200
+_FORMATS = "nii|hdr|img|nrrd|nhdr|mha|mhd|mgz|mgh|mnc|nia|npy|npz|vti|vtk|dcm|dicom|ima"
+_PACKED = "gz|bz2|zst|xz|lz4|lzma|z|zip|tar|7z|rar"
+_UNFINISHED = r"part|partial|crdownload|download|aria2|tmp|bak|old|orig|\d+"
+_ENDING = re.compile(rf"(?:\.(?:{_FORMATS}))(?:\.(?:{_FORMATS}|{_PACKED}|{_UNFINISHED}))*$", re.IGNORECASE)
+_ARCHIVE = re.compile(r"\.(?:zip|7z|rar|tar|tgz|tbz2?|txz|tar\.(?:gz|bz2|xz|zst|lz4|z))$", re.IGNORECASE)
+
+
+def volume_ending(name: str) -> str | None:
+    """Return the ending of a file name that looks like a volume, in any format; None for any other name.
+
+    Endings of compression, of unfinished downloads and of copies belong to it, and a doubled ending is one ending.
+
+    Example:
+        >>> [volume_ending(name) for name in ("a.nii.gz", "b.NRRD", "c.nii.gz.part", "d.hdr.bz2", "notes.txt")]
+        ['.nii.gz', '.NRRD', '.nii.gz.part', '.hdr.bz2', None]
+    """
+    match = _ENDING.search(name)
+    return None if match is None or match.start() == 0 else match[0]
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a file name ends like an archive of several files.
+
+    Example:
+        >>> is_archive("Task03_Liver.tar"), is_archive("a.nii.gz")
+        (True, False)
+    """
+    return _ARCHIVE.search(name) is not None
+
+
+def format_problem(path: Path) -> tuple[str, str] | None:
+    """Return why the format of a file is not read, and the remedy; None if it is read."""
+    if volume_stem(path.name) is not None:
+        return None
+    ending = volume_ending(path.name)
+    what = "files without an ending of a volume" if ending is None else f"files ending in {ending}"
+    packed = re.search(rf"\.(?:{_PACKED})$", path.name, re.IGNORECASE)
+    unfinished = re.search(rf"\.(?:{_UNFINISHED})$", path.name, re.IGNORECASE)
+    if unfinished:
+        remedy = "finish the download, or rename or remove the file"
+    elif packed and not path.name.lower().endswith((".mha.gz", ".nrrd.gz")):
+        remedy = "unpack it, or compress it as .nii.gz"
+    else:
+        remedy = "convert it to .nii.gz, for example with SimpleITK"
+    return f"{path.parent.name}/{path.name}: {what} are not read", remedy
 
 
 def volume_stem(name: str) -> str | None:
-    """Return the name of a file without its volume suffix; None if it is hidden or not a volume.
+    """Return the name of a file without its volume suffix; None if it is hidden or in a format that is not read.
 
     Example:
         >>> volume_stem("a.b.nii.gz"), volume_stem("._a.nii.gz"), volume_stem("notes.txt")
@@ -66,13 +123,25 @@ def case_id_problem(case_id: str) -> str | None:
 
 @dataclass(frozen=True)
 class Folder:
-    """Content of a folder: volumes by case id, folders, and files in formats that are not supported."""
+    """Content of a folder.
+
+    Attributes:
+        path: The folder.
+        volumes: Files that look like volumes, by name without ending. If a name has a file that can be read, its files
+            in other formats are left out.
+        folders: Folders in it.
+        names: Names of all files and folders that are not hidden.
+    """
 
     path: Path
     volumes: Mapping[str, Sequence[Path]]
     folders: Sequence[Path]
-    foreign: Sequence[Path]
     names: frozenset[str]
+
+    @property
+    def readable(self) -> bool:
+        """Whether at least one volume is in a format that is read."""
+        return any(format_problem(file) is None for files in self.volumes.values() for file in files)
 
 
 @dataclass
@@ -97,7 +166,8 @@ class FolderLog:
             return self._known[path]
         self.note(path)
         volumes: dict[str, list[Path]] = {}
-        folders, foreign, names = [], [], []
+        other: dict[str, list[Path]] = {}
+        folders, names = [], []
         try:
             with os.scandir(path) as found:
                 entries = sorted((entry.name, _is_folder(entry)) for entry in found)
@@ -113,17 +183,15 @@ class FolderLog:
                 folders.append(path / name)
                 continue
             stem = volume_stem(name)
-            if stem is None:
-                if name.lower().endswith(FOREIGN):
-                    foreign.append(path / name)
-                continue
-            volumes.setdefault(stem, []).append(path / name)
+            if stem is not None:
+                volumes.setdefault(stem, []).append(path / name)
+            elif ending := volume_ending(name):
+                other.setdefault(name.removesuffix(ending), []).append(path / name)
         for stem, files in volumes.items():
             # The .img file of a pair is read through its .hdr file.
-            headers = {file.stem for file in files if file.suffix.lower() == ".hdr"}
-            kept = [file for file in files if not (file.name.lower().endswith(".img") and file.stem in headers)]
-            volumes[stem] = kept
-        folder = Folder(path, volumes, tuple(folders), tuple(foreign), frozenset(names))
+            if any(file.name.lower().endswith((".hdr", ".hdr.gz")) for file in files):
+                volumes[stem] = [file for file in files if not file.name.lower().endswith((".img", ".img.gz"))]
+        folder = Folder(path, other | volumes, tuple(folders), frozenset(names))
         self._known[path] = folder
         return folder
 
@@ -195,6 +263,7 @@ def _alike(
                 case_id=name,
                 image=case.image,
                 label=case.label,
+                others=case.others,
                 problem=f"names that differ only in upper and lower case or Unicode form: {', '.join(spelt)}",
                 remedy="rename the files so that image and label map of a case have the same name",
             )
@@ -206,9 +275,12 @@ def _case(
     case_id: str, image: Sequence[Path], label: Sequence[Path], images_dir: Path | None, labels_dir: Path
 ) -> CaseFiles:
     problem = remedy = None
+    unread = next((found for file in (*label[:1], *image[:1]) if (found := format_problem(file)) is not None), None)
     if len(image) > 1 or len(label) > 1:
         several = ", ".join(path.name for path in (image if len(image) > 1 else label))
         problem, remedy = f"several files for one case: {several}", "keep one of them"
+    elif unread is not None:
+        problem, remedy = unread
     elif not label:
         problem = "image without label map"
         remedy = f"add {labels_dir.name}/{case_id}.nii.gz"
@@ -223,4 +295,5 @@ def _case(
         label=NiftiFile(label[0] if label else labels_dir / f"{case_id}.nii.gz"),
         problem=problem,
         remedy=remedy,
+        others=(*image[1:], *label[1:]),
     )

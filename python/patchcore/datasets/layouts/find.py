@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from patchcore.datasets.layouts.challenges import find_kits, find_lits, find_msd, find_nnunet
-from patchcore.datasets.layouts.files import FOREIGN, FolderLog
+from patchcore.datasets.layouts.account import accounted, volumes_below
+from patchcore.datasets.layouts.challenges import find_kits, find_lits, find_nnunet
+from patchcore.datasets.layouts.files import FolderLog, format_problem, is_archive
 from patchcore.datasets.layouts.folders import find_folders, known_folders
+from patchcore.datasets.layouts.listed import find_listed
 from patchcore.datasets.layouts.manifest import MANIFEST_NAMES, is_manifest, read_manifest
 from patchcore.errors import DataError
-from patchcore.study.layout import Layout
+from patchcore.study.layout import IgnoredFile, Layout
 from patchcore.types import PathLike
 
 __all__ = ["LAYOUTS", "find_cases"]
@@ -66,6 +69,8 @@ def find_cases(
         raise DataError(f"unknown --layout {layout!r}", found=layout, remedy=f"use one of {', '.join(LAYOUTS)}")
     log = FolderLog()
     found = _find(root, log, images=images, labels=labels, layout=layout, progress=progress)
+    # A list that is given as a file may lie in a folder that holds much besides the data set.
+    found = accounted(root if root.is_dir() else root.parent, found, log, whole=root.is_dir())
     override = found.override or "if this is wrong, use --layout NAME, or --images and --labels"
     return replace(found, override=override, looked_at=tuple(dict.fromkeys((*log.looked_at, *found.looked_at))))
 
@@ -109,12 +114,15 @@ def _find(
 
 def _recognised(root: Path, log: FolderLog) -> Layout | None:
     lits, kits = find_lits(root, log), find_kits(root, log)
-    folders = find_msd(root, log) or find_nnunet(root, log)
+    folders = find_listed(root, log) or find_nnunet(root, log)
     if folders is None:
         folders = find_folders(root, log)
         if folders is not None and lits is not None and _same_files(folders, lits):
             # Two folders with volume-N and segmentation-N: this is LiTS.
             folders = None
+    if kits is not None and folders is not None and folders.name == "msd" and _same_files(kits, folders):
+        # A list of the KiTS folders: it says more than the folders, except for the names of the labels.
+        folders, kits = replace(folders, label_names=folders.label_names or kits.label_names), None
     fitting = [item for item in (lits, kits, folders) if item is not None]
     if len(fitting) > 1:
         what = "; ".join(f"{item.name} ({item.reason})" for item in fitting)
@@ -143,7 +151,7 @@ def _forced(root: Path, log: FolderLog, layout: str, progress: Callable[[int, in
         case "kits":
             found = find_kits(root, log)
         case "msd":
-            found = find_msd(root, log)
+            found = find_listed(root, log)
         case "nnunet":
             found = find_nnunet(root, log)
         case "dicom":
@@ -163,6 +171,8 @@ def _forced(root: Path, log: FolderLog, layout: str, progress: Callable[[int, in
                     found, name=layout, reason=f"label maps in {found.labels.name}/", cases=cases, images=None
                 )
             elif found is not None and found.name != layout:
+                found = None
+            if found is not None and not found.cases:
                 found = None
     if found is None:
         raise DataError(f"no {layout} data set: {_holds(root, log)}", path=root, remedy=f"provide {_WANTS[layout]}")
@@ -227,15 +237,9 @@ def _nothing(root: Path, log: FolderLog, images: PathLike | None, labels: PathLi
             expected="files ending in .nii.gz, .nii or .hdr/.img",
             remedy="add .nii.gz, .nii or .hdr/.img files, or give other folders with --images and --labels",
         )
-    foreign = next((file for folder in (root, *log.list(root).folders) for file in _listed(log, folder)), None)
-    if foreign is not None:
-        return DataError(
-            f"no layout recognised: files such as {foreign.name} are not supported",
-            path=root,
-            found=foreign.suffix,
-            expected="NIfTI or DICOM",
-            remedy=f"convert {', '.join(FOREIGN[:4])} … to .nii.gz, for example with SimpleITK",
-        )
+    found = list(volumes_below(root, log))
+    if advice := _advice(root, found, log):
+        return advice
     empty = known_folders(root, log)
     if empty:
         return DataError(
@@ -249,8 +253,39 @@ def _nothing(root: Path, log: FolderLog, images: PathLike | None, labels: PathLi
     return DataError(message, path=root, found=sorted(log.list(root).names), remedy=f"provide {_EXPECTED}")
 
 
-def _listed(log: FolderLog, folder: Path) -> tuple[Path, ...]:
-    try:
-        return tuple(log.list(folder).foreign)
-    except DataError:
-        return ()
+def _advice(root: Path, found: Sequence[IgnoredFile], log: FolderLog) -> DataError | None:
+    """Say what a folder without a known layout holds, and how to go on; None if it holds nothing like a volume."""
+    archives = [item.path for item in found if is_archive(item.path.name)]
+    volumes = [item.path for item in found if not item.reason]
+    if archives and not volumes:
+        names = ", ".join(path.name for path in archives[:4]) + (" …" if len(archives) > 4 else "")
+        return DataError(
+            f"no layout recognised: the folder holds only archives ({names})",
+            path=root,
+            remedy="unpack them, and give the folder with their content",
+        )
+    if not volumes:
+        return None
+    unread = [problem for path in volumes if (problem := format_problem(path)) is not None]
+    if len(unread) == len(volumes):
+        return DataError(
+            f"no layout recognised: {unread[0][0]}", path=root, expected="NIfTI or DICOM", remedy=unread[0][1]
+        )
+    images = [folder for folder in known_folders(root, log) if log.list(folder).readable]
+    if images:
+        count = sum(len(files) for files in log.list(images[0]).volumes.values())
+        return DataError(
+            f"no label maps found: {images[0].name}/ holds {count} image{'' if count == 1 else 's'}, but there is no "
+            "folder of label maps",
+            path=root,
+            remedy="add a folder labels/ with files of the same names, or give it with --labels; to segment images "
+            f"with a trained network, run patchcore predict MODEL {shlex.quote(str(images[0]))} -o OUT",
+        )
+    example = next(path for path in volumes if format_problem(path) is None)
+    there = f"{len(volumes)} volume{'' if len(volumes) == 1 else 's'}"
+    return DataError(
+        f"no layout recognised: {there} found, such as {example.relative_to(root)}",
+        path=root,
+        remedy=f"run patchcore manifest {shlex.quote(str(root))} -o cases.csv, correct the list that it proposes, and "
+        "give it as DATASET; or give folders with --images and --labels",
+    )

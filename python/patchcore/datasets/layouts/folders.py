@@ -86,8 +86,17 @@ def _named(root: Path, folder: PathLike, option: str) -> Path:
 
 
 def _known(root: Path, names: tuple[str, ...], log: FolderLog) -> Path | None:
+    """Return the first folder with one of the names that holds a volume, else the first one with such a name."""
     present = {item.name.lower(): item for item in log.list(root).folders}
-    return next((present[name.lower()] for name in names if name.lower() in present), None)
+    found = [present[name.lower()] for name in names if name.lower() in present]
+    return next((folder for folder in found if _holds_volumes(folder, log)), found[0] if found else None)
+
+
+def _holds_volumes(folder: Path, log: FolderLog) -> bool:
+    try:
+        return bool(_volumes(folder, log))
+    except DataError:
+        return False
 
 
 def _volumes(folder: Path, log: FolderLog) -> dict[str, list[Path]]:
@@ -97,8 +106,12 @@ def _volumes(folder: Path, log: FolderLog) -> dict[str, list[Path]]:
         return {stem: list(files) for stem, files in listed.volumes.items()}
     files: dict[str, list[Path]] = {}
     for inner in listed.folders:
-        found = [path for paths in log.list(inner).volumes.values() for path in paths]
-        if len(found) == 1:
+        try:
+            found = [path for paths in log.list(inner).volumes.values() for path in paths]
+        except DataError:
+            # The folder is listed among the ignored ones.
+            continue
+        if found:
             files[inner.name] = found
     return files
 
