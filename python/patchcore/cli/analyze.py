@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchcore.cli.options import Accept, Exclude, Images, Labels, LayoutName, PatientRegex, Spacing, Threads
+from patchcore.cli.options import (
+    Accept,
+    Exclude,
+    FractionalThreshold,
+    Images,
+    InterpolateContours,
+    Labels,
+    LayoutName,
+    PatientRegex,
+    ReaderChoice,
+    Spacing,
+    SpacingFile,
+    Threads,
+)
 from patchcore.cli.progress import progress_bars, stderr_console
 from patchcore.types import ExitCode
 
@@ -41,7 +54,11 @@ def analyze(
     patient_regex: PatientRegex = None,
     exclude: Exclude = None,
     spacing: Spacing = None,
+    spacing_file: SpacingFile = None,
     accept: Accept = None,
+    readers: ReaderChoice = None,
+    fractional_threshold: FractionalThreshold = None,
+    interpolate_contours: InterpolateContours = None,
     threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
@@ -58,6 +75,7 @@ def analyze(
     from rich.console import Console
 
     from patchcore.datasets.analyze import analyze_dataset
+    from patchcore.datasets.checks import read_spacing_file
     from patchcore.views.summary import print_summary, summary_json
 
     console = stderr_console()
@@ -78,8 +96,11 @@ def analyze(
             min_volume_mm3=min_volume_mm3,
             patient_regex=patient_regex,
             exclude=exclude or None,
-            spacing=spacing or None,
+            spacing=[*read_spacing_file(spacing_file), *(spacing or ())] or None,
             accept=accept or None,
+            readers=readers,
+            fractional_threshold=fractional_threshold,
+            interpolate_contours=interpolate_contours,
             threads=threads,
             progress=report,
         )

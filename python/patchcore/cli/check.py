@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchcore.cli.options import Accept, Exclude, Images, Labels, LayoutName, PatientRegex, Spacing, Threads
+from patchcore.cli.options import (
+    Accept,
+    Exclude,
+    FractionalThreshold,
+    Images,
+    InterpolateContours,
+    Labels,
+    LayoutName,
+    PatientRegex,
+    ReaderChoice,
+    Spacing,
+    SpacingFile,
+    Threads,
+)
 from patchcore.cli.progress import counted
 from patchcore.types import ExitCode
 
@@ -37,7 +50,11 @@ def check(
     patient_regex: PatientRegex = None,
     exclude: Exclude = None,
     spacing: Spacing = None,
+    spacing_file: SpacingFile = None,
     accept: Accept = None,
+    readers: ReaderChoice = None,
+    fractional_threshold: FractionalThreshold = None,
+    interpolate_contours: InterpolateContours = None,
     threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     list_checks: Annotated[bool, typer.Option("--list", help="List all checks with their remedies and exit.")] = False,
@@ -56,6 +73,8 @@ def check(
     if dataset is None:
         raise typer.BadParameter("give the folder of a data set, or use --list", param_hint="DATASET")
     from patchcore.datasets.check import check_dataset
+    from patchcore.datasets.checks import read_spacing_file
+    from patchcore.volumes.dicom.options import SegmentOptions
 
     with counted("Checking") as show:
         report = check_dataset(
@@ -65,8 +84,15 @@ def check(
             layout=layout,
             patient_regex=patient_regex,
             exclude=exclude or (),
-            spacing=spacing or (),
+            spacing=[*read_spacing_file(spacing_file), *(spacing or ())],
             accept=accept or (),
+            segments=SegmentOptions.from_json(
+                {
+                    "readers": readers,
+                    "fractional_threshold": fractional_threshold,
+                    "interpolate_contours": interpolate_contours,
+                }
+            ),
             threads=threads,
             progress=lambda event: show(event.done, event.total),
         )

@@ -7,7 +7,20 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["Accept", "Exclude", "Images", "Labels", "LayoutName", "PatientRegex", "Spacing", "Threads"]
+__all__ = [
+    "Accept",
+    "Exclude",
+    "FractionalThreshold",
+    "Images",
+    "InterpolateContours",
+    "Labels",
+    "LayoutName",
+    "PatientRegex",
+    "ReaderChoice",
+    "Spacing",
+    "SpacingFile",
+    "Threads",
+]
 
 Images: TypeAlias = Annotated[Path | None, typer.Option(help="Folder of the images, inside the data set.")]
 Labels: TypeAlias = Annotated[Path | None, typer.Option(help="Folder of the label maps, inside the data set.")]
@@ -26,6 +39,27 @@ Spacing: TypeAlias = Annotated[
 Accept: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(help="CASE:CHECK or all:CHECK: accept geometry that this check complains about; may be repeated."),
+]
+SpacingFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="CSV with columns case_id, x, y, z: true spacing of each case along its stored axes [mm]."),
+]
+ReaderChoice: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--readers",
+        help="What counts of a lesion that several readers drew in DICOM: majority, union or each [default: majority].",
+    ),
+]
+FractionalThreshold: TypeAlias = Annotated[
+    float | None, typer.Option(help="Voxels of a fractional DICOM SEG count from this fraction on [default: 0.5].")
+]
+InterpolateContours: TypeAlias = Annotated[
+    bool | None,
+    typer.Option(
+        "--interpolate-contours/--no-interpolate-contours",
+        help="Fill the slices between drawn ones of an RTSTRUCT, if one or a regular number is missing.",
+    ),
 ]
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(help="Number of cases processed in parallel [default: all cores].")

@@ -9,7 +9,7 @@ from typing import Any
 
 from patchcore.datasets import unchanged
 from patchcore.datasets.checks import COHORT, check_decisions, cohort_findings, parse_accept, parse_spacing
-from patchcore.datasets.examination import Settings, new_record, with_findings
+from patchcore.datasets.examination import Settings, about_lesions, new_record, with_findings
 from patchcore.datasets.fingerprint import build_fingerprint
 from patchcore.datasets.layouts import Layout, find_cases
 from patchcore.datasets.layouts.indices import with_indices
@@ -29,6 +29,7 @@ from patchcore.study.study import Study
 from patchcore.types import PathLike
 from patchcore.views.study_figures import draw_figures
 from patchcore.views.summary import summary_json, summary_text
+from patchcore.volumes.dicom.options import SegmentOptions
 
 __all__ = ["analyze", "analyze_dataset"]
 
@@ -47,6 +48,9 @@ def analyze(
     exclude: Iterable[str] | None = None,
     spacing: Iterable[str] | None = None,
     accept: Iterable[str] | None = None,
+    readers: str | None = None,
+    fractional_threshold: float | None = None,
+    interpolate_contours: bool | None = None,
     threads: int | None = None,
     progress: Callable[[AnalyzeProgress], None] | None = None,
 ) -> Study:
@@ -70,6 +74,10 @@ def analyze(
         spacing: ``CASE=A,B,C``, true mm along each stored axis, used instead of the header's spacing: see
             :func:`patchcore.datasets.checks.parse_spacing`.
         accept: ``CASE:CHECK``, geometry that is correct as it is: see :func:`patchcore.datasets.checks.parse_accept`.
+        readers: What counts of a lesion that several readers drew in DICOM: ``majority`` (default), ``union`` or
+            ``each``.
+        fractional_threshold: Voxels of a fractional SEG count from this fraction on; 0.5 by default.
+        interpolate_contours: Fill slices between drawn ones in an RTSTRUCT; not done by default.
         threads: Number of cases processed at the same time; all cores by default.
         progress: Called in the calling thread when a case finishes a phase.
 
@@ -95,6 +103,9 @@ def analyze(
         exclude=exclude,
         spacing=spacing,
         accept=accept,
+        readers=readers,
+        fractional_threshold=fractional_threshold,
+        interpolate_contours=interpolate_contours,
         threads=threads,
         progress=progress,
     ).study
@@ -114,6 +125,9 @@ def analyze_dataset(
     exclude: Iterable[str] | None = None,
     spacing: Iterable[str] | None = None,
     accept: Iterable[str] | None = None,
+    readers: str | None = None,
+    fractional_threshold: float | None = None,
+    interpolate_contours: bool | None = None,
     threads: int | None = None,
     progress: Callable[[AnalyzeProgress], None] | None = None,
 ) -> Analysis:
@@ -133,9 +147,18 @@ def analyze_dataset(
         "exclude": None if exclude is None else sorted(set(exclude)),
         "spacing": _added_spacing(kept, spacing),
         "accept": _added_accept(kept, accept),
+        "readers": readers,
+        "fractional_threshold": fractional_threshold,
+        "interpolate_contours": interpolate_contours,
     }
     decided = kept | {name: value for name, value in given.items() if value is not None}
-    found = find_cases(source, images=decided.get("images"), labels=decided.get("labels"), layout=decided.get("layout"))
+    found = find_cases(
+        source,
+        images=decided.get("images"),
+        labels=decided.get("labels"),
+        layout=decided.get("layout"),
+        segments=SegmentOptions.from_json(decided),
+    )
     listed = unchanged.signatures(found.looked_at)
     settings = _settings(decided, found.label_names, command=_command(source, folder))
     case_ids = [case.case_id for case in found.cases]
@@ -160,6 +183,10 @@ def analyze_dataset(
             measures = pool.measure_labels(records)
             label, reason = _lesion_label(measures.values(), settings, decided.get("lesion_label"))
             if label is not None:
+                measures = {
+                    name: item.with_record(about_lesions(item.record, label, settings))
+                    for name, item in measures.items()
+                }
                 measures |= pool.measure_images(measures.values(), label)
         finally:
             log.close()

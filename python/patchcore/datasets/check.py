@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,18 @@ from patchcore.datasets.checks import (
     parse_accept,
     parse_spacing,
 )
-from patchcore.datasets.examination import Settings, check_case, new_record
+from patchcore.datasets.examination import Settings, about_lesions, check_case, new_record
 from patchcore.datasets.layouts import find_cases
 from patchcore.datasets.layouts.indices import with_indices
 from patchcore.datasets.patients import group_patients
 from patchcore.errors import DataError
 from patchcore.study.cases import CaseRecord, Finding
 from patchcore.study.layout import Layout
+from patchcore.study.lesion_label import choose_lesion_label
 from patchcore.threads import checked_threads, for_each
 from patchcore.types import PathLike
 from patchcore.views.accounting import files_json
+from patchcore.volumes.dicom.options import SegmentOptions
 
 __all__ = ["CheckProgress", "CheckReport", "check_dataset"]
 
@@ -103,6 +105,7 @@ def check_dataset(
     exclude: Iterable[str] = (),
     spacing: Iterable[str] = (),
     accept: Iterable[str] = (),
+    segments: SegmentOptions | None = None,
     threads: int | None = None,
     progress: Callable[[CheckProgress], None] | None = None,
 ) -> CheckReport:
@@ -117,6 +120,7 @@ def check_dataset(
         exclude: Cases to exclude.
         spacing: ``CASE=A,B,C``: see :func:`patchcore.datasets.checks.parse_spacing`.
         accept: ``CASE:CHECK``: see :func:`patchcore.datasets.checks.parse_accept`.
+        segments: How DICOM segments are read; None: the defaults.
         threads: Number of cases processed at the same time; all cores by default.
         progress: Called in the calling thread when a case is done.
 
@@ -131,7 +135,7 @@ def check_dataset(
         raise DataError("no such data set", path=root, remedy="check the path")
     checked_threads(threads)
     spacings, accepted, excluded = parse_spacing(spacing), frozenset(parse_accept(accept)), set(exclude)
-    found = _find(root, images=images, labels=labels, layout=layout)
+    found = find_cases(root, images=images, labels=labels, layout=layout, segments=segments)
     case_ids = [case.case_id for case in found.cases]
     check_decisions(case_ids, spacing=spacings, accept=accepted, exclude=excluded)
     grouping = group_patients(case_ids, regex=patient_regex, given=[case.patient for case in found.cases])
@@ -143,6 +147,9 @@ def check_dataset(
             for case, patient in zip(placed.cases, grouping.patients, strict=True)
         ]
         checked = _check_all(records, settings, threads=threads, progress=progress)
+    lesion_label = _lesion_label(checked, found.label_names)
+    if lesion_label is not None:
+        checked = [about_lesions(record, lesion_label, settings) for record in checked]
     among = cohort_findings(checked, patients_known=grouping.known)
     cases = [
         decide(
@@ -156,13 +163,17 @@ def check_dataset(
     return CheckReport(root, found, grouping.description, tuple(cases), (*found.findings, *among.get(COHORT, ())))
 
 
+def _lesion_label(records: Iterable[CaseRecord], names: Mapping[int, str]) -> int | None:
+    """Return the label that an analysis would choose; None if it would ask."""
+    counts = Counter(label for record in records for label in record.labels)
+    try:
+        return choose_lesion_label(counts, names)[0]
+    except DataError:
+        return None
+
+
 def _command(dataset: Path) -> str:
     return f"patchcore analyze {shlex.quote(str(dataset))} STUDY"
-
-
-def _find(root: Path, *, images: PathLike | None, labels: PathLike | None, layout: str | None) -> Layout:
-    forced: dict[str, Any] = {} if layout is None else {"layout": layout}
-    return find_cases(root, images=images, labels=labels, **forced)
 
 
 def _check_all(

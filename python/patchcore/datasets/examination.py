@@ -21,12 +21,14 @@ from patchcore.lesions.table import Lesions, no_lesions
 from patchcore.study.cases import CaseRecord, Finding
 from patchcore.study.layout import CaseFiles
 from patchcore.types import Affine, Triple
+from patchcore.volumes.dicom.notes import Note
 from patchcore.volumes.types import CtExamination
 from patchcore.volumes.volume import DicomVolume, Volume
 
 __all__ = [
     "MeasuredLabels",
     "Settings",
+    "about_lesions",
     "check_case",
     "examine_image",
     "examine_label",
@@ -67,7 +69,7 @@ class MeasuredLabels:
 
     lesions: Lesions
     segments: tuple[dict[str, Any], ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 def measure_labels(
@@ -130,6 +132,19 @@ def with_findings(record: CaseRecord, found: Sequence[Finding], settings: Settin
     fresh = [item for item in found if item not in record.findings]
     record = record.model_copy(update={"findings": (*record.findings, *fresh)})
     return decide(record, spacing=settings.spacing, accept=settings.accept, command=settings.command)
+
+
+def about_lesions(record: CaseRecord, lesion_label: int, settings: Settings) -> CaseRecord:
+    """Return the record with the findings that are an error because they concern the lesions.
+
+    A segment that leaves the CT is only a warning for an organ or the couch; a lesion that leaves it is measured wrong.
+    """
+    outside = [item for item in record.findings if item.check == "roi-outside" and item.label == lesion_label]
+    if not outside:
+        return record
+    found = [finding("lesion-outside", item.message, label=lesion_label) for item in outside]
+    rest = tuple(item for item in record.findings if item not in outside)
+    return with_findings(record.model_copy(update={"findings": rest}), found, settings)
 
 
 def examine_label(record: CaseRecord, settings: Settings) -> CaseMeasures:
@@ -225,7 +240,7 @@ def _measure(record: CaseRecord, settings: Settings, found: list[Finding]) -> Ca
     # If all components are specks, the map has labels although it has no lesion.
     if labels or not lesions.speck_count:
         found += label_findings(labels, settings.declared)
-    found += [finding("dicom-note", note) for note in measured.notes]
+    found += [finding(note.check, note.text, label=note.label) for note in measured.notes]
     stamp = before.model_copy(update={"sha256": sha256, "content_hash": lesions_hash(lesions)})
     return CaseMeasures(
         record=record.model_copy(update={"labels": labels, "label_stamp": stamp}),

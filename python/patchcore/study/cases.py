@@ -68,6 +68,7 @@ class Finding(_Model):
     message: str = Field(description="what was found, without a final full stop")
     remedy: str = Field(default="", description="what can be done about it")
     decided: bool = Field(default=False, description="the user has accepted or corrected this finding")
+    label: int | None = Field(default=None, description="label that it concerns; null: the whole case")
 
 
 class CaseRecord(_Model):

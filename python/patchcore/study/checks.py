@@ -87,6 +87,41 @@ CHECKS: Final[Mapping[str, CheckInfo]] = MappingProxyType(
         "dicom-note": _warning(
             "choices that were made when DICOM files were converted to a volume", "make sure that this is what you want"
         ),
+        "contour-gaps": _geometry(
+            "an ROI that is drawn on every second slice, or more rarely: one lesion counts as several flat ones",
+            "interpolate between drawn slices with --interpolate-contours, or accept the ROI as it is drawn",
+            spacing=False,
+        ),
+        "lesion-outside": _error(
+            "a lesion with contours or voxels outside the CT: its volume would be too small",
+            "add the CT that the segmentation was drawn on",
+        ),
+        "roi-outside": _warning(
+            "a segment with contours or voxels outside the CT, which are left out; an error if it is the lesion label",
+            "make sure that it is not needed",
+        ),
+        "contour-missing": _warning(
+            "an ROI without a contour on one slice between two drawn ones",
+            "draw the contour, or interpolate it with --interpolate-contours",
+        ),
+        "contours-overlap": _warning(
+            "contours of one ROI that overlap, neither inside the other: they are joined",
+            "correct them if this is wrong",
+        ),
+        "contours-repeated": _warning("contours that are drawn twice: they count once", "nothing needs to be done"),
+        "contours-open": _warning(
+            "points and open contours, which enclose nothing and are skipped", "close them if they are lesions"
+        ),
+        "contours-between": _warning(
+            "contours between the slices of the CT: each slice takes the nearest plane of contours",
+            "make sure that the contours were drawn on this CT",
+        ),
+        "contours-interpolated": _warning(
+            "slices without contours that --interpolate-contours has filled", "look at some of them"
+        ),
+        "several-readers": _warning(
+            "a lesion that several readers drew", "choose what counts with --readers majority, union or each"
+        ),
         # Image and label map
         "pair-shape": _error("an image and a label map of different shapes", "re-export the pair"),
         "pair-affine": _error(
@@ -196,15 +231,22 @@ _BY_ERROR: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-def finding(check: str, message: str, *, remedy: str | None = None) -> Finding:
+def finding(check: str, message: str, *, remedy: str | None = None, label: int | None = None) -> Finding:
     """Return a finding with the level of its check, and with the remedy of the check unless `remedy` is given.
+
+    Args:
+        check: Name of the check.
+        message: What was found, without a final full stop.
+        remedy: What can be done about it.
+        label: Label that the finding concerns; None if it concerns the whole case.
 
     Example:
         >>> finding("label-empty", "no voxel is labelled").level
         'warning'
     """
     info = CHECKS[check]
-    return Finding(check=check, level=info.level, message=message, remedy=info.remedy if remedy is None else remedy)
+    remedy = info.remedy if remedy is None else remedy
+    return Finding(check=check, level=info.level, message=message, remedy=remedy, label=label)
 
 
 def finding_of(error: Exception) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, 
 
 import dicom_files as files
 from patchcore.datasets.dicom.find import find_dicom
-from patchcore.datasets.layouts import CaseFiles
+from patchcore.datasets.dicom.measure import measure_segments
+from patchcore.datasets.layouts import CaseFiles, find_cases
 from patchcore.datasets.layouts.indices import with_indices
 from patchcore.errors import CorruptFileError, DataError, HeaderError, UnsupportedDataError
 from patchcore.volumes.types import CtImage
-from patchcore.volumes.volume import read_header, read_image
+from patchcore.volumes.volume import DicomVolume, read_header, read_image, read_label
 
 
 def only_case(folder: Path, indices: Path) -> CaseFiles:
@@ -311,3 +313,170 @@ def test_a_folder_without_dicom_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(DataError, match="no DICOM"):
         find_dicom(tmp_path)
+
+
+def with_label(series: list[pydicom.Dataset], *, on: list[pydicom.Dataset] | None = None) -> list[pydicom.Dataset]:
+    """Return a series with a SEG drawn on some of its slices."""
+    drawn = series if on is None else on
+    mask = np.zeros((len(drawn), 34, 40, 1), bool)
+    mask[:, 10:20, 10:20] = True
+    return [*series, files.segmentation(drawn, mask, ["Tumor"])]
+
+
+def stack(positions: list[float], acquisitions: list[int]) -> list[pydicom.Dataset]:
+    series = files.ct_series(shape=(40, 34, len(positions)))
+    for item, z, number in zip(series, positions, acquisitions, strict=True):
+        item.ImagePositionPatient = [-10.5, -20.25, z]
+        item.AcquisitionNumber = number
+    return series
+
+
+@pytest.mark.parametrize(
+    ("positions", "acquisitions", "problem"),
+    [
+        # Two acquisitions that follow each other, and one slice is missing.
+        ([0, 4, 8, 12, 20, 24, 28], [1, 1, 1, 2, 2, 2, 2], "1 slice is missing at (-10.5, -20.25, 16) mm"),
+        # Odd and even slices have different acquisition numbers, and one slice is missing.
+        ([0, 4, 8, 12, 20, 24, 28, 32], [1, 2, 1, 2, 2, 1, 2, 1], "1 slice is missing at (-10.5, -20.25, 16) mm"),
+        # The distance changes: 4 mm, one of 1.08 mm, then 7 mm.
+        ([0, 4, 8, 12, 13.08, 20.08, 27.08], [1, 1, 1, 1, 2, 2, 2], "equally spaced from (-10.5, -20.25, 12) mm on"),
+        ([0, 4, 8, 12, 16, 23, 30, 37], [1] * 8, "from (-10.5, -20.25, 16) mm on: the next gap is 7 mm"),
+        # A slice was appended far away.
+        ([0, 4, 8, 12, 200], [1, 1, 1, 1, 2], "46 slices are missing at (-10.5, -20.25, 16) mm"),
+        ([0, 4, 12, 16, 20, 28, 32, 36, 40, 44], [1] * 10, "at (-10.5, -20.25, 8) mm, (-10.5, -20.25, 24) mm"),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_ct_is_never_taken_for_the_whole(
+    tmp_path: Path, positions: list[float], acquisitions: list[int], problem: str
+) -> None:
+    series = stack(positions, acquisitions)
+    half = [item for item in series if item.AcquisitionNumber == acquisitions[-1]]
+    files.save(with_label(series, on=half[:2]), tmp_path / "in")
+    case = only_case(tmp_path / "in", tmp_path / "x")
+    assert problem in str(case.problem)
+    assert case.image is None
+
+
+def test_slices_of_another_spacing_that_continue_the_ct_are_not_dropped(tmp_path: Path) -> None:
+    series = stack([0.0, 4, 8, 12, 16, 20], [1] * 6)
+    for item in series[4:]:
+        item.PixelSpacing = [0.9, 0.9]
+    files.save(with_label(series, on=series[:4]), tmp_path / "in")
+    case = only_case(tmp_path / "in", tmp_path / "x")
+    assert "tilt of the slices changes at (-10.5, -20.25, 16) mm: 4 slices are alike, 2 differ" in str(case.problem)
+
+
+def test_a_second_reconstruction_over_the_first_may_be_left_out(tmp_path: Path) -> None:
+    series = stack([0.0, 4, 8, 12, 16, 0, 4, 8, 12, 16], [1] * 10)
+    for item in series[5:]:
+        item.PixelSpacing = [0.9, 0.9]
+    files.save(with_label(series, on=series[:5]), tmp_path / "in")
+    case = only_case(tmp_path / "in", tmp_path / "x")
+    assert case.problem is None
+    layout = find_dicom(tmp_path / "in")
+    assert len(layout.ignored) == 5
+    assert case.image is not None
+    assert any("5 slices of another size" in note for note in read_header(case.image).notes)
+
+
+def test_slices_that_a_segmentation_names_but_that_are_not_there_are_reported(tmp_path: Path) -> None:
+    series = files.ct_series(shape=(40, 34, 7))
+    files.save([*series[:5], *with_label(series)[-1:]], tmp_path / "in")
+    case = only_case(tmp_path / "in", tmp_path / "x")
+    assert case.image is not None
+    assert any("refers to 2 slices that are not in the folder" in note for note in read_header(case.image).notes)
+
+
+def test_links_to_files_are_followed_and_broken_ones_are_named(tmp_path: Path) -> None:
+    paths = files.save(with_label(files.ct_series()), tmp_path / "store")
+    root = tmp_path / "in"
+    root.mkdir()
+    for path in paths:
+        (root / path.name).symlink_to(path)
+    (root / "more").symlink_to(root)
+    assert only_case(root, tmp_path / "x").problem is None
+    (root / "f9.dcm").symlink_to(tmp_path / "nothing")
+    (root / "README.md").symlink_to(tmp_path / "nothing")
+    cases = {case.case_id: case for case in find_dicom(root).cases}
+    (broken,) = (case for name, case in cases.items() if name.startswith("unreadable"))
+    assert "f9.dcm: [Errno 2] a broken link" in str(broken.problem)
+    image = cases["PAT-1"].image
+    assert isinstance(image, DicomVolume)
+    assert image.found is not None
+    assert any("1 file in the folder of this CT cannot be read" in note for note in image.found.notes)
+
+
+def test_every_dicom_file_is_in_a_case_or_ignored(tmp_path: Path) -> None:
+    series = with_label(files.ct_series())
+    scout = files.ct_series(shape=(50, 60, 1), name="ct", orientation=(1, 0, 0, 0, 0, -1))[0]
+    scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    scout.SOPInstanceUID = scout.file_meta.MediaStorageSOPInstanceUID = files.uid("scout")
+    mr = files.dataset("1.2.840.10008.5.1.4.1.1.4", "PAT-1", files.uid("mr"), files.uid("mr", 1), "MR")
+    gap = stack([0.0, 4, 8, 20, 24], [1] * 5)
+    for item in gap:
+        item.SeriesInstanceUID = files.uid("gap")
+        item.SOPInstanceUID = item.file_meta.MediaStorageSOPInstanceUID = files.uid("gap", item.SOPInstanceUID)
+    root = tmp_path / "in"
+    files.save([*series, scout, mr], root)
+    files.save(series, root / "copy")
+    files.save(gap, root / "gap")
+    (root / "labels.nii.gz").write_bytes(b"")
+    (root / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 50)
+    layout = find_cases(root)
+    used = {path for case in layout.cases for volume in (case.image, case.label) for path in dicom_files_of(volume)}
+    used |= {path for case in layout.cases for path in case.others}
+    reasons = {item.path.relative_to(root.resolve()).as_posix(): item.reason for item in layout.ignored}
+    everything = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    assert {path.relative_to(root.resolve()).as_posix() for path in used} | reasons.keys() == everything
+    assert reasons["f6"] == "a localizer"
+    assert reasons["f7"] == "MR: not a CT, SEG or RTSTRUCT"
+    assert reasons["labels.nii.gz"] == "not used by the layout dicom"
+    assert sum(reason == "a copy of another file" for reason in reasons.values()) == 6
+    assert layout.used_count == len(used)
+
+
+def dicom_files_of(volume: object) -> tuple[Path, ...]:
+    if not isinstance(volume, DicomVolume):
+        return ()
+    return (volume.path,) if volume.found is None else volume.found.files
+
+
+def ircadb(root: Path, *, name: str = "3Dircadb1.1") -> tuple[list[pydicom.Dataset], np.ndarray]:
+    """Write a patient of 3D-IRCADb: a CT, and masks with the values 0 and 255 as CT series of their own."""
+    series = files.ct_series()
+    masks = np.random.default_rng(0).random((3, 5, 34, 40)) < 0.2
+    files.save(series, root / name / "PATIENT_DICOM", prefix="image_")
+    for structure, mask in zip(("liver", "livertumor01", "livertumor2"), masks, strict=True):
+        made = files.ct_series(name=structure)
+        for item, plane in zip(made, mask, strict=True):
+            files.pixels(item, plane * 255, signed=False)
+        files.save(made, root / name / "MASKS_DICOM" / structure, prefix="image_")
+    return series, masks
+
+
+def test_ircadb_masks_are_read_beside_their_ct(tmp_path: Path) -> None:
+    _series, masks = ircadb(tmp_path / "in")
+    layout = with_indices(find_cases(tmp_path / "in"), tmp_path / "x")
+    assert layout.name == "ircadb"
+    assert dict(layout.label_names) == {1: "liver", 2: "livertumor"}
+    (case,) = layout.cases
+    assert (case.case_id, case.problem) == ("3Dircadb1.1", None)
+    expected = np.where(masks[1] | masks[2], 2, np.where(masks[0], 1, 0)).transpose(2, 1, 0)
+    np.testing.assert_array_equal(read_label(case.label).array, expected)
+    counts = {row["name"]: row["voxel_count"] for row in measure_segments(case.label).segments}
+    assert counts == {"liver": masks[0].sum(), "livertumor01": masks[1].sum(), "livertumor2": masks[2].sum()}
+
+
+def test_masks_without_the_layout_are_recognised(tmp_path: Path) -> None:
+    ircadb(tmp_path)
+    shutil.move(tmp_path / "3Dircadb1.1" / "MASKS_DICOM", tmp_path / "3Dircadb1.1" / "masks")
+    problems = [str(case.problem) for case in find_cases(tmp_path).cases]
+    assert sum("looks like a mask that was exported as a CT" in problem for problem in problems) == 3
+
+
+def test_an_incomplete_ircadb_patient_is_a_case_with_a_problem(tmp_path: Path) -> None:
+    ircadb(tmp_path)
+    shutil.rmtree(tmp_path / "3Dircadb1.1" / "MASKS_DICOM")
+    (tmp_path / "3Dircadb1.1" / "MASKS_DICOM").mkdir()
+    (case,) = find_cases(tmp_path).cases
+    assert "MASKS_DICOM/ holds no mask" in str(case.problem)

@@ -20,6 +20,7 @@ from rich.console import Console
 from fingerprints import build, measures
 from patchcore.study import Study
 from patchcore.study.cases import CaseRecord, Finding
+from patchcore.study.layout import Layout
 from patchcore.views.summary import print_summary, summary_json, summary_text
 
 
@@ -39,11 +40,12 @@ def analysis(folder: Path, *others: CaseRecord, items: Sequence[Any] | None = No
     return SimpleNamespace(
         study=Study.create(study, source),
         command=f"patchcore analyze {shlex.quote(str(source))} {shlex.quote(str(study))}",
-        layout=SimpleNamespace(name="two-folders", reason="images/ and labels/ found"),
+        layout=Layout("two-folders", "images/ and labels/ found", ()),
         grouping=SimpleNamespace(description="by prefix"),
         records=(*(item.record for item in items), *others),
         fingerprint=build(*items) if items else None,
         reused_count=reused,
+        findings=(),
     )
 
 

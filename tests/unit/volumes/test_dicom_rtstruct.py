@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import dicom_files as files
+from patchcore.datasets.check import check_dataset
 from patchcore.datasets.dicom.find import find_dicom
 from patchcore.datasets.dicom.measure import measure_segments
 from patchcore.datasets.layouts import CaseFiles
 from patchcore.datasets.layouts.indices import with_indices
-from patchcore.errors import DataError
-from patchcore.volumes.dicom.rtstruct import inside
+from patchcore.volumes.dicom.contours import inside
 from patchcore.volumes.volume import read_label
 
 
@@ -80,16 +80,101 @@ def test_keyhole_contour_is_a_ring(tmp_path: Path) -> None:
     assert measured.lesions.voxel_count.tolist() == [100 - 9]
 
 
-def test_a_contour_between_slices_is_an_error(tmp_path: Path) -> None:
-    case = case_of(tmp_path, {"Tumor": [square(2.5, 12.5, 1.5)]})
-    with pytest.raises(DataError, match=r"contour 1 of Tumor at \(.*\) mm lies 1.25 mm off the nearest slice"):
-        read_label(case.label)
+def notes_of(case: CaseFiles) -> dict[str, str]:
+    return {note.check: note.text for note in measure_segments(case.label).notes}
 
 
-def test_a_contour_outside_the_ct_is_an_error(tmp_path: Path) -> None:
-    case = case_of(tmp_path, {"Tumor": [square(2.5, 12.5, 7)]})
-    with pytest.raises(DataError, match="outside the CT"):
-        read_label(case.label)
+def test_contours_between_slices_belong_to_the_nearest_slice(tmp_path: Path) -> None:
+    # The contour at 1.4 is nearer to slice 1 than the one at 0.5, which belongs to slice 1 too.
+    case = case_of(tmp_path, {"Tumor": [square(2.5, 12.5, 1.4), square(2.5, 6.5, 0.5), square(2.5, 4.5, 2.7)]})
+    label = read_label(case.label).array
+    assert [int((label[:, :, k] != 0).sum()) for k in range(5)] == [0, 100, 0, 4, 0]
+    found = notes_of(case)["contours-between"]
+    assert "3 contours lie between slices, by up to 1.25 mm" in found
+    assert "1 planes of contours have no slice of their own" in found
+
+
+def test_contours_beyond_the_last_slice_are_left_out_and_counted(tmp_path: Path) -> None:
+    case = case_of(tmp_path, {"Tumor": [square(2.5, 12.5, k) for k in (3, 4, 5, 7)], "Couch": [square(2.5, 12.5, 90)]})
+    measured = measure_segments(case.label)
+    assert [(row["name"], row["voxel_count"]) for row in measured.segments] == [("Tumor", 200)]
+    texts = [note.text for note in measured.notes if note.check == "roi-outside"]
+    assert "2 of 4 contours lie beyond the first or last slice of the CT, by up to 7.5 mm" in texts[0]
+    assert "1 of 1 contour lie beyond the first or last slice of the CT, by up to 215 mm" in texts[1]
+
+
+def test_contours_beyond_the_border_of_a_slice_are_cut_and_counted(tmp_path: Path) -> None:
+    case = case_of(tmp_path, {"Tumor": [square(-4.5, 5.5, 1)], "Edge": [square(-0.5, 5.5, 2)]})
+    measured = measure_segments(case.label)
+    assert [(row["name"], row["voxel_count"]) for row in measured.segments] == [("Edge", 36), ("Tumor", 36)]
+    (note,) = (note for note in measured.notes if note.check == "roi-outside")
+    assert "1 of 1 contour reach beyond the border of the CT's slices, by up to 3.2 mm" in note.text
+
+
+def test_contours_across_the_slices_are_left_out_and_counted(tmp_path: Path) -> None:
+    upright = square(2.5, 12.5, 1)
+    upright[2:, 2] += 5
+    case = case_of(tmp_path, {"Tumor": [square(2.5, 12.5, 1), upright]})
+    measured = measure_segments(case.label)
+    assert [row["voxel_count"] for row in measured.segments] == [100]
+    assert "1 of 2 contours is not parallel to the CT's slices" in notes_of(case)["roi-outside"]
+
+
+def test_only_the_lesion_may_not_leave_the_ct(tmp_path: Path) -> None:
+    rois = {"Tumor": [square(2.5, 12.5, k) for k in (1, 2)], "Couch": [square(2.5, 12.5, 90)]}
+    series = files.ct_series()
+    files.save([*series, files.rtstruct(series, rois)], tmp_path / "in")
+    (record,) = check_dataset(tmp_path / "in").cases
+    assert {item.check: item.level for item in record.findings}["roi-outside"] == "warning"
+    assert record.status == "accepted"
+    rois["Tumor"].append(square(2.5, 12.5, 6))
+    files.save([*series, files.rtstruct(series, rois)], tmp_path / "in")
+    (record,) = check_dataset(tmp_path / "in").cases
+    assert record.status == "quarantined"
+    assert "ROI Tumor: 1 of 3 contours lie beyond" in str(record.reason)
+
+
+def test_overlapping_contours_are_joined_and_repeated_ones_count_once(tmp_path: Path) -> None:
+    apart = [square(2.5, 8.5, 1), square(6.5, 12.5, 1), square(2.5, 8.5, 1)[::-1]]
+    case = case_of(tmp_path, {"Tumor": apart})
+    measured = measure_segments(case.label)
+    assert measured.lesions.voxel_count.tolist() == [36 + 36 - 4]
+    found = notes_of(case)
+    assert "contours overlap on 1 slice, neither inside the other; they are joined" in found["contours-overlap"]
+    assert "1 contour is drawn twice and counts once" in found["contours-repeated"]
+
+
+def test_an_island_in_a_hole_is_region_again(tmp_path: Path) -> None:
+    nested = [square(0.5, 15.5, 1), square(2.5, 13.5, 1), square(5.5, 10.5, 1)]
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        case = case_of(tmp_path / str(order), {"Tumor": [nested[at] for at in order]})
+        assert int((read_label(case.label).array != 0).sum()) == 15**2 - 11**2 + 5**2
+        assert not {"contours-overlap", "contours-repeated"} & notes_of(case).keys()
+
+
+def test_a_hole_in_the_common_part_of_two_regions_is_a_hole_in_both(tmp_path: Path) -> None:
+    case = case_of(tmp_path, {"Tumor": [square(0.5, 12.5, 1), square(3.5, 15.5, 1), square(5.5, 9.5, 1)]})
+    assert int((read_label(case.label).array != 0).sum()) == 144 + 144 - 81 - 16
+
+
+def test_xor_contours_make_holes_where_they_overlap(tmp_path: Path) -> None:
+    series = files.ct_series()
+    made = files.rtstruct(series, {"Tumor": [square(2.5, 8.5, 1), square(6.5, 12.5, 1)]})
+    for item in made.ROIContourSequence[0].ContourSequence:
+        item.ContourGeometricType = "CLOSEDPLANAR_XOR"
+    files.save([*series, made], tmp_path / "in")
+    (case,) = with_indices(find_dicom(tmp_path / "in"), tmp_path / "x").cases
+    assert int((read_label(case.label).array != 0).sum()) == 36 + 36 - 2 * 4
+
+
+def test_a_single_slice_without_contour_is_named(tmp_path: Path) -> None:
+    case = case_of(tmp_path, {"Tumor": [square(2.5, 12.5, k) for k in (0, 1, 3, 4)]})
+    assert "has no contour on slice 2, but overlapping ones on both neighbours" in notes_of(case)["contour-missing"]
+
+
+def test_two_lesions_of_one_roi_are_not_a_gap(tmp_path: Path) -> None:
+    case = case_of(tmp_path, {"Tumor": [square(2.5, 5.5, 0), square(8.5, 12.5, 2)]})
+    assert not {"contour-missing", "contour-gaps"} & notes_of(case).keys()
 
 
 def test_rtstruct_without_ct_is_a_case_with_a_problem(tmp_path: Path) -> None:
@@ -106,4 +191,5 @@ def test_points_are_not_region_and_are_reported(tmp_path: Path) -> None:
     (case,) = with_indices(find_dicom(tmp_path / "in"), tmp_path / "x").cases
     measured = measure_segments(case.label)
     assert [row["name"] for row in measured.segments] == ["Tumor"]
-    assert any("Marker has no closed contours (POINT)" in note for note in measured.notes)
+    (note,) = (note for note in measured.notes if note.check == "contours-open")
+    assert note.text.endswith("ROI Marker: 1 POINT is skipped: nothing is enclosed; it has no closed contour")

@@ -1,7 +1,14 @@
 """Checks of cases and cohorts; each check has a name, a level and a remedy."""
 
 from patchcore.datasets.checks.cohort import COHORT, cohort_findings
-from patchcore.datasets.checks.decisions import check_decisions, commands, decide, parse_accept, parse_spacing
+from patchcore.datasets.checks.decisions import (
+    check_decisions,
+    commands,
+    decide,
+    parse_accept,
+    parse_spacing,
+    read_spacing_file,
+)
 from patchcore.datasets.checks.geometry import header_findings, spacing_findings
 from patchcore.datasets.checks.intensity import image_findings
 from patchcore.datasets.checks.labels import label_findings
@@ -28,5 +35,6 @@ __all__ = [
     "most_serious_first",
     "parse_accept",
     "parse_spacing",
+    "read_spacing_file",
     "spacing_findings",
 ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,13 +18,24 @@ from patchcore.datasets.checks.geometry import spacing_findings
 from patchcore.errors import DataError
 from patchcore.study.cases import CaseRecord, Finding
 from patchcore.study.checks import CHECKS, most_serious_first
-from patchcore.types import Triple
+from patchcore.types import PathLike, Triple
 
-__all__ = ["COMMAND", "check_decisions", "commands", "decide", "given_spacing", "parse_accept", "parse_spacing"]
+__all__ = [
+    "COMMAND",
+    "check_decisions",
+    "commands",
+    "decide",
+    "given_spacing",
+    "parse_accept",
+    "parse_spacing",
+    "read_spacing_file",
+]
 
 COMMAND: Final = "patchcore analyze DATASET STUDY"
 """Command that takes decisions, if the names of data set and study are not known."""
 
+_MANY: Final = 5
+"""With more cases than this, a file of spacings is proposed instead of one option per case."""
 _WILD = frozenset("*?[")
 # Wider than the range of any CT: a value outside is a typing error.
 _SPACING_MM = (1e-2, 1e2)
@@ -65,6 +79,55 @@ def parse_spacing(texts: Iterable[str]) -> dict[str, Triple]:
         spacing.pop(case, None)
         spacing[case] = (values[0], values[1], values[2])
     return spacing
+
+
+def read_spacing_file(path: PathLike | None) -> list[str]:
+    r"""Read spacings from a CSV with the columns ``case_id``, ``x``, ``y`` and ``z``, for many cases at once.
+
+    Args:
+        path: The file: comma, semicolon or tab; x, y and z are mm per voxel along the three stored axes. None: no file.
+
+    Returns:
+        ``CASE=A,B,C``, as :func:`parse_spacing` reads it.
+
+    Raises:
+        DataError: The file cannot be read, lacks a column, or a row has no case or is not a valid spacing.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "spacing.csv"
+        >>> _ = path.write_text("case_id,x,y,z\nvolume-28,0.7,0.7,5\n")
+        >>> read_spacing_file(path)
+        ['volume-28=0.7,0.7,5']
+    """
+    if path is None:
+        return []
+    path = Path(path)
+    wanted = ("case_id", "x", "y", "z")
+    remedy = "write the columns case_id, x, y and z, and one row per case"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        dialect = max(",;\t", key=text.partition("\n")[0].count)
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=dialect))
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror or error})", path=path, remedy="check the path") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"is not a CSV in UTF-8 ({error})", path=path, remedy="save it as CSV again") from None
+    texts = []
+    for number, row in enumerate(rows, 2):
+        values = [str(row.get(name) or "").strip() for name in wanted]
+        if not all(values):
+            missing = ", ".join(name for name, value in zip(wanted, values, strict=True) if not value)
+            raise DataError(f"line {number} has no {missing}", path=path, remedy=remedy)
+        spacing = f"{values[0]}={','.join(value.replace(',', '.') for value in values[1:])}"
+        try:
+            parse_spacing([spacing])
+        except DataError as error:
+            raise DataError(f"line {number}: {error.message}", path=path, remedy=remedy) from None
+        texts.append(spacing)
+    if not texts:
+        raise DataError("lists no case", path=path, remedy=remedy)
+    return texts
 
 
 def parse_accept(texts: Iterable[str]) -> frozenset[str]:
@@ -197,7 +260,10 @@ def commands(records: Iterable[CaseRecord], *, command: str = COMMAND) -> list[s
     lines = []
     for check, case_ids in held.items():
         if CHECKS[check].cured_by_spacing:
-            lines.append(f"{command} " + " ".join(f"--spacing {_quoted(case_id)}=A,B,C" for case_id in case_ids))
+            if len(case_ids) > _MANY:
+                lines.append(f"{command} --spacing-file CSV (columns case_id, x, y, z; {len(case_ids)} cases)")
+            else:
+                lines.append(f"{command} " + " ".join(f"--spacing {_quoted(case_id)}=A,B,C" for case_id in case_ids))
         every = len(case_ids) > 1
         names = ["all"] if every else [_quoted(case_id) for case_id in case_ids]
         lines.append(f"{command} " + " ".join(f"--accept {name}:{check}" for name in names))

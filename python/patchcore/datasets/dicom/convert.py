@@ -26,6 +26,7 @@ from patchcore.files import read_json, replace_atomically, write_atomic, write_j
 from patchcore.study.layout import CaseFiles, Layout
 from patchcore.threads import checked_threads, for_each
 from patchcore.types import Affine, PathLike
+from patchcore.volumes.dicom.options import SegmentOptions
 
 __all__ = ["ImportProgress", "Imported", "ImportedCase", "import_dicom"]
 
@@ -99,6 +100,7 @@ def import_dicom(
     dicom: PathLike,
     out: PathLike,
     *,
+    segments: SegmentOptions | None = None,
     progress: Callable[[ImportProgress], None] | None = None,
     threads: int | None = None,
 ) -> Imported:
@@ -111,6 +113,7 @@ def import_dicom(
     Args:
         dicom: Folder of the archive; it is only read.
         out: Folder of the NIfTI files: new, empty, or from an earlier import.
+        segments: How segments are read; None: the defaults.
         progress: Called in the calling thread.
         threads: Number of cases processed at the same time; all cores by default.
 
@@ -126,7 +129,7 @@ def import_dicom(
         if progress is not None:
             progress(ImportProgress("search", done, total))
 
-    layout = find_dicom(root, progress=searched)
+    layout = find_dicom(root, options=segments or SegmentOptions(), progress=searched)
     for name in ("images", "labels", ".sources"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     log = _Log.open(folder)
@@ -199,7 +202,7 @@ def _convert(
         if isinstance(error, DataError) and error.path is not None:
             text = f"{Path(error.path).name}: {text}"
         return ImportedCase(case.case_id, patient, text, getattr(error, "remedy", None)), None
-    all_notes = (*notes, *measured.notes, *lost)
+    all_notes = (*notes, *(note.text for note in measured.notes), *lost)
     entry = {
         "patient": patient,
         "made_from": made_from,

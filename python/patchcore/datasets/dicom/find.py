@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from patchcore.datasets.dicom.drafts import Draft, broken_cases, cases_of, geometry
 from patchcore.datasets.dicom.scan import Found, Scan, scan_folder
 from patchcore.errors import DataError
-from patchcore.study.layout import CaseFiles, Layout
+from patchcore.study.layout import CaseFiles, IgnoredFile, Layout
 from patchcore.types import PathLike
-from patchcore.volumes.dicom.grid import Grid, place
-from patchcore.volumes.dicom.names import label_numbers
+from patchcore.volumes.dicom.grid import place
+from patchcore.volumes.dicom.masks import looks_like_masks
 from patchcore.volumes.dicom.objects import guarded, open_dataset
+from patchcore.volumes.dicom.options import SegmentOptions
 from patchcore.volumes.dicom.segments import own_grid, seg_planes
 from patchcore.volumes.dicom.slices import Slice, choose_slices
 from patchcore.volumes.dicom.sources import DicomSource
-from patchcore.volumes.volume import DicomVolume
+from patchcore.volumes.volume import DicomVolume, Volume
 
 __all__ = ["find_dicom"]
+
+_DEFAULTS = SegmentOptions()
 
 
 @dataclass
@@ -36,6 +37,7 @@ class _Series:
     labels: list[Found] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     localizers: int = 0
+    unread: int = 0
 
     @property
     def slices(self) -> list[Slice]:
@@ -46,22 +48,12 @@ class _Series:
         return frozenset(found.uid for found in self.files)
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """A case without case id and label numbers."""
-
-    patient: str
-    key: str
-    image: DicomSource | None
-    label_kind: Literal["seg", "rtstruct"] | None
-    labels: tuple[Found, ...]
-    label_details: dict[str, Any]
-    problem: str | None = None
-    remedy: str | None = None
-    path: Path = Path()
-
-
-def find_dicom(root: PathLike, *, progress: Callable[[int, int | None], None] | None = None) -> Layout:
+def find_dicom(
+    root: PathLike,
+    *,
+    options: SegmentOptions = _DEFAULTS,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Layout:
     """Find the cases of a folder of DICOM files, with any file names and subfolders.
 
     A case is a CT series with the SEGs or RTSTRUCTs that refer to it: by series, by SOP instances, by frame of
@@ -70,6 +62,7 @@ def find_dicom(root: PathLike, *, progress: Callable[[int, int | None], None] | 
 
     Args:
         root: The folder.
+        options: How segments are read; kept in the index of each volume.
         progress: Called with the number of headers read and the number of files.
 
     Returns:
@@ -85,21 +78,54 @@ def find_dicom(root: PathLike, *, progress: Callable[[int, int | None], None] | 
         raise DataError("is not a folder", path=root, remedy="give the folder that contains the DICOM files")
     scan = scan_folder(root, progress=progress)
     series = _ct_series(scan.found)
+    unread = Counter(item.path.parent for item in scan.broken)
+    for item in series:
+        item.unread = sum(unread[folder] for folder in {file.path.parent for file in item.files})
     loose, foreign = _link(series, scan.found)
     drafts = [_ct_draft(item) for item in series if item.slices or item.labels]
     drafts += _label_drafts(loose)
-    if not drafts:
+    broken = broken_cases(scan, root)
+    if not drafts and not broken:
         raise DataError("contains no DICOM CT, SEG or RTSTRUCT", path=root, remedy="give the folder that contains them")
-    numbers = label_numbers(name for draft in drafts for found in draft.labels for name in found.segments)
-    cases = [*_cases(drafts, numbers), *_broken(scan, root)]
+    cases, numbers = cases_of(drafts, options)
     return Layout(
         name="dicom",
-        reason=_reason(series, drafts, scan, foreign),
-        cases=tuple(sorted(cases, key=lambda case: case.case_id)),
+        reason=_reason(series, drafts, scan, len(foreign)),
+        cases=tuple(sorted((*cases, *broken), key=lambda case: case.case_id)),
         label_names=MappingProxyType({number: name for name, number in numbers.items()}),
         override="--layout",
         looked_at=tuple(scan.folders),
+        ignored=tuple(_ignored(scan, cases, foreign)),
     )
+
+
+def _ignored(scan: Scan, cases: Sequence[CaseFiles], foreign: Sequence[Found]) -> Iterator[IgnoredFile]:
+    """Yield the DICOM files that belong to no case, with the reason."""
+    used = {file for case in cases for file in (*_files(case.image), *_files(case.label), *case.others)}
+    labels = {item.uid for item in scan.found if item.path in used}
+    elsewhere = {item.path for item in foreign}
+    for item in scan.found:
+        if item.path in used:
+            continue
+        if item.path in elsewhere:
+            reason = "a segmentation of another modality"
+        elif item.kind == "other":
+            reason = f"{item.modality or 'unknown modality'}: not a CT, SEG or RTSTRUCT"
+        elif item.kind == "rtstruct":
+            reason = "an RTSTRUCT; the SEG of the same CT is used"
+        elif item.uid in labels:
+            reason = "a copy of another file"
+        elif item.slices and all(part.localizer for part in item.slices):
+            reason = "a localizer"
+        else:
+            reason = "a slice that is not used; the notes of the case say why"
+        yield IgnoredFile(item.path, reason)
+
+
+def _files(volume: Volume | None) -> tuple[Path, ...]:
+    if not isinstance(volume, DicomVolume) or volume.found is None:
+        return () if volume is None else (volume.path,)
+    return volume.found.files
 
 
 def _ct_series(found: Iterable[Found]) -> list[_Series]:
@@ -115,12 +141,13 @@ def _ct_series(found: Iterable[Found]) -> list[_Series]:
     return made
 
 
-def _link(series: Sequence[_Series], found: Iterable[Found]) -> tuple[list[Found], int]:
-    """Assign each SEG and RTSTRUCT to its CT; return the objects without a CT, and the count for other modalities."""
+def _link(series: Sequence[_Series], found: Iterable[Found]) -> tuple[list[Found], list[Found]]:
+    """Assign each SEG and RTSTRUCT to its CT; return the objects without a CT, and those of other modalities."""
     usable = [item for item in series if item.slices]
     others = [item for item in found if item.kind == "other"]
     other_series, other_uids = {item.series for item in others}, {item.uid for item in others}
-    loose, foreign = [], 0
+    loose: list[Found] = []
+    foreign: list[Found] = []
     seen: set[str] = set()
     for label in sorted(found, key=lambda item: (item.series, item.uid, str(item.path))):
         if label.kind not in ("seg", "rtstruct") or label.uid in seen:
@@ -128,7 +155,7 @@ def _link(series: Sequence[_Series], found: Iterable[Found]) -> tuple[list[Found
         seen.add(label.uid)
         on_ct = any(item.uid in label.referenced_series or item.uids & label.referenced for item in usable)
         if not on_ct and (label.referenced_series & other_series or label.referenced & other_uids):
-            foreign += 1
+            foreign.append(label)
             continue
         target, note = _series_of(label, usable)
         if target is None:
@@ -193,7 +220,7 @@ def _fits(label: Found, series: _Series) -> bool:
     return bool(planes)
 
 
-def _ct_draft(series: _Series) -> _Draft:
+def _ct_draft(series: _Series) -> Draft:
     first = series.files[0]
     kind: Literal["seg", "rtstruct"] | None = None
     labels: tuple[Found, ...] = ()
@@ -211,40 +238,42 @@ def _ct_draft(series: _Series) -> _Draft:
     try:
         slices, grid = choose_slices(series.slices, referenced)
     except DataError as error:
-        return _Draft(
-            first.patient, series.uid, None, None, labels, {}, error.message, error.remedy, series.files[0].path
-        )
+        files = tuple(item.path for item in (*series.files, *series.labels))
+        return Draft(first.patient, series.uid, None, None, labels, {}, error.message, error.remedy, first.path, files)
     image_notes = [*series.notes, *grid.notes]
+    missing = len(referenced - series.uids)
+    if 0 < missing < len(referenced):
+        slices_are = "slice that is" if missing == 1 else "slices that are"
+        image_notes.append(
+            f"the segmentation refers to {missing} {slices_are} not in the folder: the CT may not be complete"
+        )
+    if series.unread:
+        some = f"{series.unread} file{'' if series.unread == 1 else 's'}"
+        image_notes.append(f"{some} in the folder of this CT cannot be read: the CT may not be complete")
     if series.localizers:
         image_notes.append(f"{series.localizers} localizers of the series are excluded")
-    details = _geometry(grid, slices) | {"series": series.uid, "notes": image_notes}
+    details = geometry(grid, slices) | {"series": series.uid, "notes": image_notes}
     image = DicomSource("ct", tuple(dict.fromkeys(item.path for item in slices)), MappingProxyType(details))
     problem = remedy = None
     if not labels:
-        problem = "no SEG or RTSTRUCT refers to this CT"
-        remedy = "add the segmentation"
-    return _Draft(
+        problem, remedy = "no SEG or RTSTRUCT refers to this CT", "add the segmentation"
+        if looks_like_masks(image.files):
+            problem = "this series looks like a mask that was exported as a CT: it holds two values only"
+            remedy = "read masks beside their CT with --layout ircadb (folders PATIENT_DICOM and MASKS_DICOM/NAME)"
+    return Draft(
         first.patient,
         series.uid,
         image,
         kind,
         labels,
-        _geometry(grid, slices) | {"notes": notes},
+        geometry(grid, slices) | {"notes": notes},
         problem,
         remedy,
         first.path,
     )
 
 
-def _geometry(grid: Grid, slices: Sequence[Slice]) -> dict[str, Any]:
-    return {
-        "shape": list(grid.shape),
-        "affine": grid.affine.tolist(),
-        "slices": [[item.uid, item.frame] for item in slices],
-    }
-
-
-def _label_drafts(loose: Sequence[Found]) -> list[_Draft]:
+def _label_drafts(loose: Sequence[Found]) -> list[Draft]:
     """Return cases without a CT: SEGs that refer to the same series form one case, on their own grid."""
     groups: dict[tuple[str, str], list[Found]] = defaultdict(list)
     for item in loose:
@@ -269,72 +298,16 @@ def _label_drafts(loose: Sequence[Found]) -> list[_Draft]:
                 notes = ["the CT is missing: measured on the segmentation's own grid"]
                 if len(labels) > 1:
                     notes.append(f"{len(labels)} SEG objects of one CT are combined")
-                details = _geometry(grid, []) | {"notes": [*notes, *grid.notes]}
+                details = geometry(grid, []) | {"notes": [*notes, *grid.notes]}
             except (DataError, OSError) as error:
                 problem = error.message if isinstance(error, DataError) else str(error)
                 remedy = getattr(error, "remedy", None)
         label_kind: Literal["seg", "rtstruct"] = "seg" if kind == "seg" else "rtstruct"
-        drafts.append(_Draft(first.patient, key, None, label_kind, tuple(labels), details, problem, remedy, first.path))
+        drafts.append(Draft(first.patient, key, None, label_kind, tuple(labels), details, problem, remedy, first.path))
     return drafts
 
 
-def _cases(drafts: Sequence[_Draft], numbers: dict[str, int]) -> list[CaseFiles]:
-    stems = [_safe(draft.patient) for draft in drafts]
-    count = Counter(stem.casefold() for stem in stems)
-    cases = []
-    for draft, stem in zip(drafts, stems, strict=True):
-        name = stem
-        if count[stem.casefold()] > 1:
-            # The suffix depends on the series, not on its rank: it stays the same if other series are added or removed.
-            name = f"{stem}_{hashlib.sha256(f'{draft.patient}/{draft.key}'.encode()).hexdigest()[:8]}"
-        source = None
-        if draft.label_kind is not None and draft.label_details:
-            details = draft.label_details | {"labels": numbers}
-            source = DicomSource(draft.label_kind, tuple(item.path for item in draft.labels), MappingProxyType(details))
-        cases.append(
-            CaseFiles(
-                case_id=name,
-                image=None if draft.image is None else DicomVolume.of(draft.image),
-                label=DicomVolume(draft.labels[0].path if draft.labels else draft.path, source),
-                problem=draft.problem,
-                remedy=draft.remedy,
-                patient=draft.patient or name,
-            )
-        )
-    return cases
-
-
-def _safe(patient: str) -> str:
-    name = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", patient)).strip("-.")[:64]
-    return name or "patient"
-
-
-def _broken(scan: Scan, root: Path) -> list[CaseFiles]:
-    """Return one case per folder with files that begin like DICOM but cannot be read."""
-    folders: dict[Path, list[Any]] = defaultdict(list)
-    for item in scan.broken:
-        folders[item.path.parent].append(item)
-    cases = []
-    for folder in sorted(folders):
-        items = folders[folder]
-        first = items[0]
-        what = first.error.message if isinstance(first.error, DataError) else str(first.error)
-        more = f" (and {len(items) - 1} more files in this folder)" if len(items) > 1 else ""
-        inner = str(folder.relative_to(root))
-        digest = hashlib.sha256(inner.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-        cases.append(
-            CaseFiles(
-                case_id=f"unreadable_{digest}",
-                image=None,
-                label=DicomVolume(first.path),
-                problem=f"{first.path.name}{more}: {what}",
-                remedy="download or export these files again, or remove them from the folder",
-            )
-        )
-    return cases
-
-
-def _reason(series: Sequence[_Series], drafts: Sequence[_Draft], scan: Scan, foreign: int) -> str:
+def _reason(series: Sequence[_Series], drafts: Sequence[Draft], scan: Scan, foreign: int) -> str:
     kinds: Counter[str | None] = Counter(draft.label_kind for draft in drafts if draft.labels)
     parts = [f"{len(series)} DICOM CT series"] if series else []
     for kind, name in (("seg", "SEG"), ("rtstruct", "RTSTRUCT")):

@@ -13,6 +13,7 @@ from patchcore.affines import voxel_volume_mm3
 from patchcore.lesions.measure import label_components, measure_lesions
 from patchcore.lesions.table import Lesions, join_lesions, no_lesions
 from patchcore.types import Affine, IntTriple, PathLike
+from patchcore.volumes.dicom.notes import Note
 from patchcore.volumes.dicom.segments import Segment
 from patchcore.volumes.dicom.volumes import read_labelled
 
@@ -28,12 +29,12 @@ class MeasuredSegments:
             voxels. Ordered by label, then by smallest voxel index.
         segments: One entry per segment: ``segment`` (number), ``name``, ``label``, ``label_name``, ``voxel_count``,
             ``volume_mm3``, ``components`` (of the segment alone) and ``lesions`` (rows of `lesions` that contain it).
-        notes: Notes for the user: differences between segments and components, and decisions made while reading.
+        notes: Differences between segments and components, and decisions made while reading.
     """
 
     lesions: Lesions
     segments: tuple[dict[str, Any], ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def measure_segments(
@@ -67,7 +68,7 @@ def measure_segments(
         parts.append(replace(lesions, label=np.full_like(lesions.label, number)))
         found, more_notes = _segments(union, lesions, number, by_label[number], first=first)
         segments += found
-        notes += more_notes
+        notes += [Note(text, label=number) for text in more_notes]
     return MeasuredSegments(join_lesions(parts), tuple(segments), tuple(notes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,8 @@ _LABEL_TAGS = (
 _FRAME_TAGS = (
     "Rows", "Columns", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SOPInstanceUID",
 )  # fmt: skip
+# Endings of files that accompany images; a broken link to one of them loses no image.
+_NEVER_DICOM = frozenset({".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".pdf", ".html", ".png", ".jpg", ".yml"})
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def scan_folder(
 ) -> Scan:
     """Read the header of every DICOM file below a folder.
 
-    Links are followed if they stay below the folder. Each folder is visited once.
+    Links to files are followed (DataLad and git-annex keep every file behind a link). Links to folders are followed if
+    they stay below the folder. Each folder is visited once. A broken link is a file that cannot be read.
 
     Args:
         root: The folder.
@@ -115,18 +119,27 @@ def _files(root: Path, folders: list[Path]) -> Iterator[Path]:
             path = Path(entry.path)
             if entry.name.startswith("._") or entry.name.upper() == "DICOMDIR":
                 continue
-            if entry.is_symlink() and not path.resolve().is_relative_to(top):
-                continue
-            if entry.is_dir():
-                inner.append(path)
-            elif entry.is_file():
+            try:
+                folder_entry = entry.is_dir()
+                linked = entry.is_symlink()
+            except OSError:
+                folder_entry, linked = False, True
+            if folder_entry:
+                # Hidden folders hold what programs keep for themselves, such as the files behind DataLad's links.
+                if not entry.name.startswith(".") and (not linked or path.resolve().is_relative_to(top)):
+                    inner.append(path)
+            elif linked or entry.is_file():
                 yield path
         waiting += reversed(inner)
 
 
 def _scan_file(path: Path) -> Found | Broken | None:
     try:
-        if not is_dicom(path):
+        if path.is_symlink() and not path.exists():
+            if path.suffix.lower() in _NEVER_DICOM:
+                return None
+            raise FileNotFoundError(errno.ENOENT, "a broken link: the file behind it is missing", str(path))
+        if not path.is_file() or not is_dicom(path):
             return None
         return _read(path)
     except (DataError, OSError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,10 +18,11 @@ from patchcore.datasets.layouts.manifest import MANIFEST_NAMES, is_manifest, rea
 from patchcore.errors import DataError
 from patchcore.study.layout import IgnoredFile, Layout
 from patchcore.types import PathLike
+from patchcore.volumes.dicom.options import SegmentOptions
 
 __all__ = ["LAYOUTS", "find_cases"]
 
-LAYOUTS: Final = ("manifest", "nnunet", "msd", "lits", "kits", "two-folders", "labels-only", "dicom")
+LAYOUTS: Final = ("manifest", "nnunet", "msd", "lits", "kits", "two-folders", "labels-only", "dicom", "ircadb")
 """All supported layouts, by their names for ``--layout``."""
 
 _DICOM_SAMPLES = 64
@@ -37,6 +38,7 @@ def find_cases(
     images: PathLike | None = None,
     labels: PathLike | None = None,
     layout: str | None = None,
+    segments: SegmentOptions | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Layout:
     """Recognise the layout of a data set and find the files of each case.
@@ -46,6 +48,7 @@ def find_cases(
         images: Folder of the images, relative to `dataset` or absolute; None: recognised by its name.
         labels: Folder of the label maps, relative to `dataset` or absolute; None: recognised by its name.
         layout: One of :data:`LAYOUTS`; None: recognised automatically.
+        segments: How DICOM segments are read; None: the defaults.
         progress: Called with the number of files read and the total (None if unknown); DICOM only.
 
     Returns:
@@ -68,7 +71,8 @@ def find_cases(
     if layout is not None and layout not in LAYOUTS:
         raise DataError(f"unknown --layout {layout!r}", found=layout, remedy=f"use one of {', '.join(LAYOUTS)}")
     log = FolderLog()
-    found = _find(root, log, images=images, labels=labels, layout=layout, progress=progress)
+    dicom = _DicomFinder(segments or SegmentOptions(), progress)
+    found = _find(root, log, images=images, labels=labels, layout=layout, dicom=dicom)
     # A list that is given as a file may lie in a folder that holds much besides the data set.
     found = accounted(root if root.is_dir() else root.parent, found, log, whole=root.is_dir())
     override = found.override or "if this is wrong, use --layout NAME, or --images and --labels"
@@ -82,7 +86,7 @@ def _find(
     images: PathLike | None,
     labels: PathLike | None,
     layout: str | None,
-    progress: Callable[[int, int | None], None] | None,
+    dicom: _DicomFinder,
 ) -> Layout:
     if not root.exists():
         raise DataError("no such data set", path=root, remedy="check the path")
@@ -100,15 +104,17 @@ def _find(
             raise _nothing(root, log, images, labels)
         return found
     if layout is not None:
-        return _forced(root, log, layout, progress)
+        return _forced(root, log, layout, dicom)
     listed = next((name for name in MANIFEST_NAMES if name in log.list(root).names), None)
     if listed is not None:
         return read_manifest(root / listed, log)
     found = _recognised(root, log)
     if found is not None:
         return found
+    if (masks := dicom.ircadb(root)) is not None:
+        return masks
     if _holds_dicom(root, log):
-        return _dicom(root, progress)
+        return dicom.series(root)
     raise _nothing(root, log, None, None)
 
 
@@ -139,7 +145,7 @@ def _same_files(layout: Layout, other: Layout) -> bool:
     return {case.label for case in other.cases} >= {case.label for case in layout.cases if case.label.path.exists()}
 
 
-def _forced(root: Path, log: FolderLog, layout: str, progress: Callable[[int, int | None], None] | None) -> Layout:
+def _forced(root: Path, log: FolderLog, layout: str, dicom: _DicomFinder) -> Layout:
     found: Layout | None = None
     match layout:
         case "manifest":
@@ -155,7 +161,9 @@ def _forced(root: Path, log: FolderLog, layout: str, progress: Callable[[int, in
         case "nnunet":
             found = find_nnunet(root, log)
         case "dicom":
-            return _dicom(root, progress)
+            return dicom.series(root)
+        case "ircadb":
+            found = dicom.ircadb(root)
         case _:
             found = find_folders(root, log)
             if found is not None and layout == "labels-only" and found.name != layout:
@@ -187,13 +195,26 @@ _WANTS: Final = {
     "kits": "folders named case_NNNNN with imaging.nii.gz and segmentation.nii.gz",
     "two-folders": "a folder of images and a folder of label maps with the same file names",
     "labels-only": "a folder of label maps named labels, labelsTr, label, masks or mask",
+    "ircadb": "a folder per patient with PATIENT_DICOM/ and MASKS_DICOM/NAME/",
 }
 
 
-def _dicom(root: Path, progress: Callable[[int, int | None], None] | None) -> Layout:
-    from patchcore.datasets.dicom.find import find_dicom
+@dataclass(frozen=True)
+class _DicomFinder:
+    """Finds DICOM cases; pydicom is imported only when a folder may hold them."""
 
-    return find_dicom(root, progress=progress)
+    options: SegmentOptions
+    progress: Callable[[int, int | None], None] | None
+
+    def series(self, root: Path) -> Layout:
+        from patchcore.datasets.dicom.find import find_dicom
+
+        return find_dicom(root, options=self.options, progress=self.progress)
+
+    def ircadb(self, root: Path) -> Layout | None:
+        from patchcore.datasets.dicom.ircadb import find_ircadb
+
+        return find_ircadb(root, options=self.options, progress=self.progress)
 
 
 def _holds_dicom(root: Path, log: FolderLog) -> bool:

@@ -200,18 +200,37 @@ def _indices(
                 remedy="add the CT that the segmentation was drawn on",
             )
         return rounded
+    _check_gaps(planes, gaps)
+    return np.arange(len(planes), dtype=np.float64)
+
+
+def _check_gaps(planes: Sequence[Plane], gaps: Float64Array) -> None:
+    """Raise SlicesError if a slice is missing, or if the distance between slices changes; the place is named."""
     usual = float(np.median(gaps))
-    missing = np.flatnonzero(gaps > 1.5 * usual)
-    if len(missing):
-        gap = int(missing[0])
-        count = max(1, round(float(gaps[gap]) / usual) - 1)
-        position = np.asarray(planes[gap].position) + planes[gap].normal * usual
+    wide = np.flatnonzero(gaps > 1.5 * usual)
+    other = np.flatnonzero(np.abs(gaps - usual) > max(0.5 * usual, _EVEN_MM))
+    if not len(wide) and not len(other):
+        return
+    counts = np.rint(gaps[wide] / usual).astype(int) - 1
+    whole = bool((np.abs(gaps[wide] / usual - counts - 1) <= 0.2).all())
+    even = bool((np.abs(np.delete(gaps, wide) - usual) <= max(2 * _ROUNDED * usual, _EVEN_MM)).all())
+    if len(wide) and whole and even and len(wide) <= max(1, len(gaps) // 4):
+        places = [_text(np.asarray(planes[gap].position) + planes[gap].normal * usual) for gap in wide[:3]]
+        more = f" and {len(wide) - 3} more places" if len(wide) > 3 else ""
+        count, gap = int(counts.sum()), int(wide[0])
         raise SlicesError(
-            f"{count} slice{'s are' if count > 1 else ' is'} missing at {_text(position)}: "
+            f"{count} slice{'s are' if count > 1 else ' is'} missing at {', '.join(places)}{more}: "
             f"the gap is {gaps[gap]:.4g} mm, the other slices are {usual:.4g} mm apart",
             remedy="download or export the series again",
         )
-    return np.arange(len(planes), dtype=np.float64)
+    # The distance that the series begins with decides where it changes.
+    changed = np.flatnonzero(np.abs(gaps - gaps[0]) > max(2 * _ROUNDED * float(gaps[0]), _EVEN_MM))
+    at = int(changed[0])
+    raise SlicesError(
+        f"slices are not equally spaced from {where(planes[at])} on: the next gap is {gaps[at]:.4g} mm, the slices "
+        f"before are {gaps[0]:.4g} mm apart (gaps from {gaps.min():.4g} to {gaps.max():.4g} mm)",
+        remedy="resample the series to equal spacing, or export it again",
+    )
 
 
 def _affine(first: Plane, step: Float64Array, origin: Any = None) -> Affine:
@@ -246,21 +265,36 @@ class Placement:
         """The grid axis normal to the frame."""
         return 3 - self.column_axis - self.row_axis
 
-    def paint(self, frame: npt.NDArray[np.bool_], volume: npt.NDArray[Any], value: int, start: IntTriple) -> bool:
-        """Write a value at the frame's true pixels into a part of the grid.
+    def within(self, shape: IntTriple) -> bool:
+        """Return whether the whole frame lies on a grid of a shape."""
+        ends = list(self.origin)
+        ends[self.column_axis] += self.column_sign * (self.shape[1] - 1)
+        ends[self.row_axis] += self.row_sign * (self.shape[0] - 1)
+        corners = zip(self.origin, ends, shape, strict=True)
+        return all(min(a, b) >= 0 and max(a, b) < size for a, b, size in corners)
+
+    def lost(self, frame: npt.NDArray[np.bool_], shape: IntTriple) -> int:
+        """Return the number of true pixels of the frame that lie outside a grid of a shape."""
+        rows, columns = np.nonzero(frame)
+        inside = np.ones(len(rows), dtype=np.bool_)
+        inside &= 0 <= self.origin[self.slice_axis] < shape[self.slice_axis]
+        for axis, sign, at in ((self.row_axis, self.row_sign, rows), (self.column_axis, self.column_sign, columns)):
+            place = self.origin[axis] + sign * at
+            inside &= (place >= 0) & (place < shape[axis])
+        return int(np.count_nonzero(~inside))
+
+    def paint(self, frame: npt.NDArray[np.bool_], volume: npt.NDArray[Any], value: int, start: IntTriple) -> None:
+        """Write a value at the frame's true pixels into a part of the grid; pixels outside are left out.
 
         Args:
             frame: Shape (rows, columns).
             volume: Part of the grid, changed in place.
             value: Value to write.
             start: Voxel of the grid at which `volume` begins.
-
-        Returns:
-            Whether every true pixel lay within `volume`.
         """
         at = tuple(o - s for o, s in zip(self.origin, start, strict=True))
         if not 0 <= at[self.slice_axis] < volume.shape[self.slice_axis]:
-            return not frame.any()
+            return
         picture = frame if self.row_axis < self.column_axis else frame.T
         # From here on, the picture's axes are the volume's two in-plane axes, in order.
         axes = (self.row_axis, self.column_axis)
@@ -268,13 +302,12 @@ class Placement:
         if self.row_axis > self.column_axis:
             axes, signs = axes[::-1], signs[::-1]
         picture = picture[:: signs[0], :: signs[1]]
-        target, source, whole = [], [], True
+        target, source = [], []
         for axis, sign, size in zip(axes, signs, picture.shape, strict=True):
             low = at[axis] if sign > 0 else at[axis] - size + 1
             begin, end = max(low, 0), min(low + size, volume.shape[axis])
-            whole &= begin == low and end == low + size
             if end <= begin:
-                return not frame.any()
+                return
             target.append(slice(begin, end))
             source.append(slice(begin - low, end - low))
         inner = picture[source[0], source[1]]
@@ -282,7 +315,6 @@ class Placement:
         index[self.slice_axis] = at[self.slice_axis]
         index[axes[0]], index[axes[1]] = target
         volume[tuple(index)][inner] = value
-        return whole or int(np.count_nonzero(inner)) == int(np.count_nonzero(frame))
 
 
 def place(plane: Plane, grid: Grid, *, slice_index: int | None, name: str) -> tuple[Placement, float]:

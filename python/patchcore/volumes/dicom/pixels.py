@@ -192,9 +192,12 @@ class Frames:
                 remedy="install one with pip install 'patchcore[dicom]'",
             )
         _hush_gdcm()
-        # For damaged data, CharLS raises an exception. GDCM, which would be tried first, may kill the process.
-        plugin = "pyjpegls" if "pyjpegls" in decoder.available_plugins else ""
+        # For damaged data, CharLS and OpenJPEG raise an exception; GDCM, which would come first, may kill the process.
+        safe = ("pyjpegls", "pylibjpeg", "pydicom")
+        plugin = next((name for name in safe if name in decoder.available_plugins), "")
         if self._syntax == _RLE:
+            if self.allocated == 1:
+                return self._unrolled_bits(encoded, index)
             self._check_rle(encoded, index)
         array, _ = decoder.as_array(
             _one_frame(encoded),
@@ -229,6 +232,22 @@ class Frames:
             return bits.reshape(self.rows, self.columns)
         return np.frombuffer(data, f"<u{self.allocated // 8}").reshape(self.rows, self.columns)
 
+    def _unrolled_bits(self, encoded: bytes, index: int) -> npt.NDArray[np.uint8]:
+        """Decode a 1-bit frame with RLE: packed, eight pixels per byte, or with one byte per pixel."""
+        size = self.rows * self.columns
+        count, start = struct.unpack_from("<2L", encoded)
+        if count != 1 or not 64 <= start <= len(encoded):
+            raise CorruptFileError(f"frame {index + 1} is not valid RLE data", path=self.path)
+        data = _unrolled(encoded[start:], size)
+        if len(data) >= size:
+            return np.frombuffer(data, np.uint8, size).reshape(self.rows, self.columns)
+        if len(data) < (size + 7) // 8:
+            raise CorruptFileError(
+                f"frame {index + 1} decodes to {len(data)} bytes, expected {(size + 7) // 8}", path=self.path
+            )
+        bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[:size]
+        return bits.reshape(self.rows, self.columns)
+
     def _check_rle(self, encoded: bytes, index: int) -> None:
         segments = struct.unpack_from("<16L", encoded)
         width = max(self.allocated, 8) // 8
@@ -247,6 +266,22 @@ class Frames:
                 path=self.path,
                 remedy="download or export it again",
             )
+
+
+def _unrolled(packed: bytes, most: int) -> bytes:
+    """Return the bytes of an RLE segment (PackBits), at most `most`; a last packet that is cut off is ignored."""
+    out = bytearray()
+    at = 0
+    while at + 1 < len(packed) and len(out) < most:
+        head = packed[at]
+        if head < 128:
+            out += packed[at + 1 : at + 2 + head]
+            at += 2 + head
+        else:
+            # 128 means nothing.
+            out += packed[at + 1 : at + 2] * (257 - head if head > 128 else 0)
+            at += 2 if head > 128 else 1
+    return bytes(out)
 
 
 def _jpeg_2000_size(data: bytes) -> tuple[int, int] | None:

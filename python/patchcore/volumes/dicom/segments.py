@@ -13,12 +13,24 @@ import numpy.typing as npt
 from patchcore.errors import DataError, HeaderError
 from patchcore.types import BoolArray, IntTriple
 from patchcore.volumes.dicom.grid import Grid, Placement, Plane, grid_of, place
-from patchcore.volumes.dicom.names import label_of
+from patchcore.volumes.dicom.names import readers_of
+from patchcore.volumes.dicom.notes import Note
 from patchcore.volumes.dicom.objects import guarded, numbers, open_dataset, text
+from patchcore.volumes.dicom.options import Readers
 from patchcore.volumes.dicom.pixels import Frames
 from patchcore.volumes.dicom.slices import frame_group, frame_plane
 
-__all__ = ["SEG_CLASSES", "Piece", "Segment", "own_grid", "read_segments", "seg_planes", "segment_names"]
+__all__ = [
+    "SEG_CLASSES",
+    "Consensus",
+    "Piece",
+    "Segment",
+    "own_grid",
+    "read_segments",
+    "seg_planes",
+    "segment_names",
+    "with_readers",
+]
 
 LABELMAP_CLASS = "1.2.840.10008.5.1.4.1.1.66.7"
 SEG_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", LABELMAP_CLASS})
@@ -44,17 +56,14 @@ class Segment:
         name: Name of the segment.
         path: File of the segment.
         pieces: Frames of the segment, or contours of the ROI per slice.
+        label: Name of the label that the segment belongs to, once it is known.
     """
 
     number: int
     name: str
     path: Path
     pieces: list[Piece] = field(default_factory=list)
-
-    @property
-    def label(self) -> str:
-        """Name of the label that the segment belongs to."""
-        return label_of(self.name)
+    label: str = ""
 
     def box(self, shape: IntTriple) -> Box:
         """Return the bounding box of all frames, clipped to the grid: first voxel, and one past the last."""
@@ -79,16 +88,73 @@ class Segment:
     def paint(self, volume: npt.NDArray[Any], value: int, start: IntTriple = (0, 0, 0)) -> None:
         """Write `value` at the segment's voxels; `volume` starts at voxel `start` of the grid.
 
-        Raises:
-            DataError: A part of the segment lies outside `volume`.
+        Voxels outside `volume` are left out; :func:`read_segments` has already reported those outside the CT.
         """
         for piece in self.pieces:
-            if not piece.placement.paint(piece.read(), volume, value, start):
-                raise DataError(
-                    f"{piece.name} of segment {self.name} extends beyond the CT",
-                    path=self.path,
-                    remedy="export the segmentation on the CT's own grid",
-                )
+            piece.placement.paint(piece.read(), volume, value, start)
+
+
+@dataclass
+class Consensus(Segment):
+    """One lesion that several readers drew: the voxels that at least `votes` of its `members` hold."""
+
+    members: tuple[Segment, ...] = ()
+    votes: int = 1
+
+    def box(self, shape: IntTriple) -> Box:
+        """Return the bounding box of all readers' frames, clipped to the grid."""
+        starts, stops = zip(*(member.box(shape) for member in self.members), strict=True)
+        low, high = np.min(starts, axis=0), np.max(stops, axis=0)
+        return (int(low[0]), int(low[1]), int(low[2])), (int(high[0]), int(high[1]), int(high[2]))
+
+    def paint(self, volume: npt.NDArray[Any], value: int, start: IntTriple = (0, 0, 0)) -> None:
+        """Write `value` at the voxels that enough readers hold; see :meth:`Segment.paint`."""
+        end = tuple(s + n for s, n in zip(start, volume.shape, strict=True))
+        low, high = self.box((end[0], end[1], end[2]))
+        low = (max(low[0], start[0]), max(low[1], start[1]), max(low[2], start[2]))
+        shape = tuple(max(b - a, 0) for a, b in zip(low, high, strict=True))
+        if not all(shape):
+            return
+        held = np.zeros(shape, dtype=np.uint16, order="F")
+        for member in self.members:
+            mask = np.zeros(shape, dtype=np.uint8, order="F")
+            member.paint(mask, 1, low)
+            held += mask
+        part = volume[tuple(slice(a - s, a - s + n) for a, s, n in zip(low, start, shape, strict=True))]
+        part[held >= self.votes] = value
+
+
+def with_readers(segments: Sequence[Segment], readers: Readers) -> tuple[list[Segment], list[Note]]:
+    """Join the segments of several readers of one lesion, and say so.
+
+    Args:
+        segments: All segments of a case.
+        readers: ``majority``: voxels that at least half of the readers of the lesion drew; ``union``: voxels of any
+            reader; ``each``: every reader's segment stays.
+    """
+    groups: dict[str, list[Segment]] = {}
+    kept: list[Segment] = []
+    for segment in segments:
+        drawn = readers_of(segment.name)
+        if drawn is None or readers == "each":
+            kept.append(segment)
+        else:
+            groups.setdefault(drawn[0].casefold(), []).append(segment)
+    notes = []
+    for members in groups.values():
+        first = members[0]
+        drawn = readers_of(first.name)
+        assert drawn is not None
+        count = len(members)
+        votes = 1 if readers == "union" else (count + 1) // 2
+        kept.append(
+            Consensus(first.number, drawn[0], first.path, label=first.label, members=tuple(members), votes=votes)
+        )
+        if count > 1:
+            rule = "voxels of any reader count" if votes == 1 else f"voxels of at least {votes} of them count"
+            text = f"{drawn[0]} was drawn by {count} readers; {rule} (--readers {readers})"
+            notes.append(Note(text, "several-readers", first.name))
+    return kept, notes
 
 
 def segment_names(dataset: Any, path: Path) -> dict[int, str]:
@@ -153,8 +219,13 @@ def own_grid(planes: Sequence[Plane], distance: float | None) -> Grid:
 
 
 def read_segments(
-    path: Path, grid: Grid, slices: Mapping[tuple[str, int], int], *, plane_of: Callable[[int], Plane]
-) -> tuple[list[Segment], list[str]]:
+    path: Path,
+    grid: Grid,
+    slices: Mapping[tuple[str, int], int],
+    *,
+    plane_of: Callable[[int], Plane],
+    fractional_threshold: float = 0.5,
+) -> tuple[list[Segment], list[Note]]:
     """Read the segments of a SEG on a grid, and notes about the file.
 
     Args:
@@ -162,6 +233,7 @@ def read_segments(
         grid: Grid of the CT.
         slices: Index of each slice by SOP instance and frame.
         plane_of: Returns the plane of a slice; used for frames that refer to a slice but have no position.
+        fractional_threshold: Voxels of a fractional segment count if their fraction is at least this.
 
     Raises:
         DataError: A frame lies off the grid or does not belong to a segment, or the file is damaged.
@@ -180,16 +252,19 @@ def read_segments(
                 path=path,
                 remedy="export it again",
             )
-        notes = []
+        notes: list[Note] = []
         threshold = 1.0
         if kind == "FRACTIONAL":
             largest = numbers(dataset, "MaximumFractionalValue", 1, path)
-            threshold = (255.0 if largest is None else largest[0]) / 2
+            threshold = (255.0 if largest is None else largest[0]) * fractional_threshold
+            if threshold <= 0:
+                raise HeaderError(f"MaximumFractionalValue is {largest}", path=path, remedy="export it again")
             what = text(dataset, "SegmentationFractionalType").lower() or "value"
-            notes.append(f"is fractional; voxels with a {what} of at least 0.5 are used")
+            notes.append(Note(f"is fractional; voxels with a {what} of at least {fractional_threshold:g} are used"))
         segments = {number: Segment(number, name, path) for number, name in sorted(names.items())}
         decode = _Decoder(frames, threshold, labelmap=kind == "LABELMAP")
         strayed = 0.0
+        outside: dict[str, list[int]] = {}
         for index in range(frames.count):
             name = f"frame {index + 1}"
             number = _segment_number(dataset, index, path) if kind != "LABELMAP" else None
@@ -209,16 +284,29 @@ def read_segments(
                 raise type(error)(error.message, path=path, remedy=error.remedy) from None
             strayed = max(strayed, off)
             if number is not None:
-                segments[number].pieces.append(Piece(name, placement, decode.segment(index)))
+                pieces = [(segments[number], Piece(name, placement, decode.segment(index)))]
             else:
-                for value, segment in segments.items():
-                    segment.pieces.append(Piece(name, placement, decode.value(index, value)))
+                pieces = [
+                    (segment, Piece(name, placement, decode.value(index, value))) for value, segment in segments.items()
+                ]
                 decode.check_values(index, segments)
+            whole = placement.within(grid.shape)
+            for segment, piece in pieces:
+                lost = 0 if whole else placement.lost(piece.read(), grid.shape)
+                if lost:
+                    outside.setdefault(segment.name, []).append(lost)
+                segment.pieces.append(piece)
         slice_mm = float(np.linalg.norm(grid.affine[:3, 2]))
         if strayed > max(0.1 * slice_mm, 0.01):
             notes.append(
-                f"frames lie up to {strayed:.3g} mm off the slices that they refer to; they are placed on these slices"
+                Note(
+                    f"frames lie up to {strayed:.3g} mm off the slices that they refer to; they are placed on these "
+                    "slices"
+                )
             )
+        for name, lost_voxels in outside.items():
+            where = f"segment {name}: {sum(lost_voxels)} voxels on {len(lost_voxels)} frames lie outside the CT"
+            notes.append(Note(f"{where} and are left out", "roi-outside", name))
     return list(segments.values()), notes
 
 

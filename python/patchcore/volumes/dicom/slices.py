@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from patchcore.errors import DataError, HeaderError
-from patchcore.volumes.dicom.grid import Grid, Plane, grid_of
+from patchcore.types import Float64Array
+from patchcore.volumes.dicom.grid import Grid, Plane, SlicesError, grid_of, where
 from patchcore.volumes.dicom.objects import numbers, text
 
 __all__ = ["ENHANCED", "PLANE_TAGS", "Slice", "choose_slices", "frame_group", "frame_plane", "slices_of"]
@@ -27,6 +30,9 @@ _KEYS = (
     "AcquisitionTime",
     "ConvolutionKernel",
 )
+
+# Cosine of the angle below which the normals of two parts of a series count as one direction.
+_SAME_DIRECTION = 0.7
 
 PLANE_TAGS = (
     "Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness",
@@ -156,18 +162,54 @@ def choose_slices(slices: Sequence[Slice], referenced: AbstractSet[str]) -> tupl
     unique = list({(item.uid, item.frame): item for item in sorted(slices, key=lambda item: str(item.path))}.values())
     if len(unique) < len(slices):
         notes.append(f"{len(slices) - len(unique)} slices are duplicates with the same UID; one copy of each is used")
-    part = _best(_by_plane(unique), referenced)
+    parts = _by_plane(unique)
+    part = _best(parts, referenced)
     if len(part) < len(unique):
+        _check_alternatives(part, parts)
         notes.append(f"{len(unique) - len(part)} slices of another size, spacing or orientation are skipped")
     try:
         ordered, grid = _sorted(part)
     except DataError as error:
-        found = _acquisition(part, referenced)
+        found = None if _is_one(part) else _acquisition(part, referenced)
         if found is None:
             raise error from None
         ordered, grid, note = found
         notes.append(note)
     return ordered, replace(grid, notes=(*notes, *grid.notes))
+
+
+def _check_alternatives(kept: Sequence[Slice], parts: Sequence[Sequence[Slice]]) -> None:
+    """Raise SlicesError if slices of another size, spacing or tilt lie beside the kept ones instead of over them.
+
+    Slices of a very different direction are localizers or reformatted images, and may be left out.
+    """
+    normal = kept[0].plane.normal
+    for part in parts:
+        if part is kept or abs(float(part[0].plane.normal @ normal)) < _SAME_DIRECTION:
+            continue
+        if not _overlap(kept, part, normal):
+            first = min(part, key=lambda item: item.along)
+            raise SlicesError(
+                f"the size, pixel spacing or tilt of the slices changes at {where(first.plane)}: {len(kept)} slices "
+                f"are alike, {len(part)} differ from them",
+                remedy="export the series again, or divide it into one series for each kind of slice",
+            )
+
+
+def _overlap(one: Sequence[Slice], other: Sequence[Slice], normal: Float64Array) -> bool:
+    """Return whether at least half of the slices of either part lie within the extent of the other part."""
+    a, b = (np.asarray([float(np.asarray(item.plane.position) @ normal) for item in part]) for part in (one, other))
+    inside = (np.mean((x >= y.min() - 0.01) & (x <= y.max() + 0.01)) for x, y in ((a, b), (b, a)))
+    return max(float(share) for share in inside) >= 0.5
+
+
+def _is_one(slices: Sequence[Slice]) -> bool:
+    """Return whether slices are one stack with faults: no position occurs twice, and most gaps are equal."""
+    gaps = np.diff(np.sort([item.along for item in slices]))
+    if not len(gaps):
+        return True
+    usual = float(np.median(gaps))
+    return bool(gaps.min() > 1e-3 and np.mean(np.abs(gaps - usual) <= 0.1 * usual) >= 0.8)
 
 
 def _sorted(slices: Sequence[Slice]) -> tuple[list[Slice], Grid]:
@@ -200,7 +242,9 @@ def _acquisition(slices: Sequence[Slice], referenced: AbstractSet[str]) -> tuple
         if len(parts) < 2:
             continue
         kept = _best([parts[name] for name in sorted(parts)], referenced)
-        if len(kept) < 2:
+        others = [part for part in parts.values() if part is not kept]
+        # Acquisitions that follow each other are parts of one CT; taking one of them would drop the rest.
+        if len(kept) < 2 or not all(_overlap(kept, part, kept[0].plane.normal) for part in others):
             continue
         try:
             ordered, grid = _sorted(kept)

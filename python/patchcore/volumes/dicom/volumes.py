@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ from patchcore.affines import orientation_code, spacing_of
 from patchcore.errors import DataError, HeaderError
 from patchcore.types import PathLike
 from patchcore.volumes.dicom.grid import LPS_TO_RAS, Grid, Plane
-from patchcore.volumes.dicom.names import label_key, lesion_like
+from patchcore.volumes.dicom.masks import read_masks
+from patchcore.volumes.dicom.names import label_of, lesion_like
+from patchcore.volumes.dicom.notes import Note
 from patchcore.volumes.dicom.objects import guarded, numbers, open_dataset, text
+from patchcore.volumes.dicom.options import SegmentOptions
 from patchcore.volumes.dicom.pixels import Frames
 from patchcore.volumes.dicom.rtstruct import read_rois
-from patchcore.volumes.dicom.segments import Segment, read_segments
+from patchcore.volumes.dicom.segments import Segment, read_segments, with_readers
 from patchcore.volumes.dicom.slices import ENHANCED, Slice, frame_group, slices_of
 from patchcore.volumes.dicom.sources import DicomSource, read_source
 from patchcore.volumes.types import CtImage, LabelMap, VolumeHeader
@@ -55,19 +58,11 @@ class Labelled:
     grid: Grid
     segments: tuple[Segment, ...]
     numbers: Mapping[str, int]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
     def label_number(self, segment: Segment) -> int:
         """Return the number of a segment's label."""
-        key = label_key(segment.name)
-        found = next((number for name, number in self.numbers.items() if label_key(name) == key), None)
-        if found is None:
-            raise HeaderError(
-                f"segment {segment.name} is not in the index of the data set",
-                path=segment.path,
-                remedy="run patchcore analyze again",
-            )
-        return found
+        return self.numbers[segment.label]
 
 
 def read_dicom_header(path: PathLike) -> VolumeHeader:
@@ -173,15 +168,50 @@ def read_labelled(path: PathLike) -> Labelled:
     if not isinstance(labels, dict) or not all(isinstance(value, int) for value in labels.values()):
         raise _broken(path)
     index = _slice_index(source)
-    segments, notes = [], list(source.notes)
-    for file in source.files:
+    options = SegmentOptions.from_json(source.details.get("options") or {})
+    segments: list[Segment] = []
+    notes = [Note(note) for note in source.notes]
+    if source.kind == "masks":
+        names = source.details.get("names")
+        if not isinstance(names, list) or len(names) != len(source.files):
+            raise _broken(path)
+        segments += read_masks(source.files, [str(name) for name in names], grid)
+    for file in () if source.kind == "masks" else source.files:
         if source.kind == "seg":
-            found, said = read_segments(file, grid, index, plane_of=lambda k: _plane(grid, k))
+            found, said = read_segments(
+                file,
+                grid,
+                index,
+                plane_of=lambda k: _plane(grid, k),
+                fractional_threshold=options.fractional_threshold,
+            )
         else:
-            found, said = read_rois(file, grid)
+            found, said = read_rois(file, grid, interpolate=options.interpolate_contours)
         segments += found
-        notes += [f"{file.name}: {note}" for note in said]
-    return Labelled(grid, tuple(segments), dict(labels), tuple(notes))
+        notes += [replace(note, text=f"{file.name}: {note.text}") for note in said]
+    label_of_segment = _labels_of_segments(source, labels)
+    for segment in segments:
+        if segment.name not in label_of_segment:
+            raise HeaderError(
+                f"segment {segment.name} is not in the index of the data set",
+                path=segment.path,
+                remedy="run patchcore analyze again",
+            )
+        segment.label = label_of_segment[segment.name]
+    segments, said = with_readers(segments, options.readers)
+    numbered = [
+        replace(note, label=labels[label_of_segment[note.segment]]) if note.segment in label_of_segment else note
+        for note in (*notes, *said)
+    ]
+    return Labelled(grid, tuple(segments), dict(labels), tuple(numbered))
+
+
+def _labels_of_segments(source: DicomSource, labels: Mapping[str, int]) -> dict[str, str]:
+    """Return the label of each segment; both spelt as in the index."""
+    spelt = {name.casefold(): name for name in labels}
+    listed = source.details.get("segments")
+    pairs = listed if isinstance(listed, dict) else {name: label_of(name) for name in labels}
+    return {name: spelt[str(label).casefold()] for name, label in pairs.items() if str(label).casefold() in spelt}
 
 
 def _hu(dataset: Any, frames: Frames, index: int, path: Path) -> npt.NDArray[Any]:

@@ -1,0 +1,215 @@
+"""Combines the closed contours of one plane to a region, and fills planes between drawn ones.
+
+A voxel belongs to a contour if its centre lies inside an odd number of times (even-odd rule), so that the two
+coinciding edges of a keyhole's bridge cancel. A centre exactly on a left or top edge is inside; a centre exactly on a
+right or bottom edge is outside. Therefore regions that share an edge neither overlap nor leave a gap.
+
+Contours of type CLOSED_PLANAR: a contour that lies wholly inside another one is a hole in it, a contour inside a hole
+is an island, the same contour drawn twice counts once, and all other contours are joined (union). Contours of type
+CLOSEDPLANAR_XOR: a voxel belongs to the region if it lies in an odd number of contours, as DICOM says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from patchcore.types import BoolArray, Float64Array
+
+__all__ = ["Region", "between", "inside"]
+
+# A contour lies inside another one if no point of it is farther outside than this, in voxels: coordinates are rounded.
+_TOLERANCE = 0.05
+# Edges are tested every half voxel, but at most this often.
+_STEP, _MOST_STEPS = 0.5, 200
+_CHUNK = 1 << 20
+
+
+@dataclass
+class Region:
+    """The region that the closed contours of one ROI enclose in one plane.
+
+    Attributes:
+        contours: Corners (column, row) of each contour in voxels, shape (N, 2); without contours drawn twice.
+        low: First column and row of the part of the plane that is filled.
+        shape: Number of rows and columns of that part.
+        xor: Whether the contours are combined by XOR.
+        repeated: Number of contours that were drawn twice and are left out.
+        overlaps: Number of pairs of contours that overlap, neither inside the other.
+        holes: For each contour, the contours that lie directly inside it.
+    """
+
+    contours: list[Float64Array]
+    low: tuple[int, int]
+    shape: tuple[int, int]
+    xor: bool
+    repeated: int = 0
+    overlaps: int = 0
+    holes: list[list[int]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, contours: Sequence[Float64Array], columns_rows: tuple[int, int], *, xor: bool) -> Region:
+        """Combine the contours of a plane that has `columns_rows` columns and rows."""
+        points = np.concatenate(contours)
+        size = np.asarray(columns_rows)
+        low = np.clip(np.floor(points.min(axis=0)), 0, size).astype(int)
+        high = np.clip(np.ceil(points.max(axis=0)) + 1, low, size).astype(int)
+        shape = (int(high[1] - low[1]), int(high[0] - low[0]))
+        region = cls([contour - low for contour in contours], (int(low[0]), int(low[1])), shape, xor)
+        if not xor and len(contours) > 1:
+            region._nest()
+        return region
+
+    def mask(self) -> BoolArray:
+        """Return the voxels of the region, shape (rows, columns) of its part of the plane."""
+        masks = [inside(contour, self.shape) for contour in self.contours]
+        if self.xor or len(masks) == 1:
+            return np.asarray(np.logical_xor.reduce(masks))
+        # A contour lies before its holes: the regions of the holes are known when they are cut out.
+        for outer in reversed(range(len(masks))):
+            for hole in self.holes[outer]:
+                masks[outer] = masks[outer] & ~masks[hole]
+        cut = {hole for holes in self.holes for hole in holes}
+        return np.asarray(np.logical_or.reduce([mask for at, mask in enumerate(masks) if at not in cut]))
+
+    def _nest(self) -> None:
+        """Sort the contours by area, drop repeated ones, and find which contour lies directly inside which."""
+        areas = [_area(contour) for contour in self.contours]
+        order = sorted(range(len(areas)), key=lambda at: -areas[at])
+        ordered: list[Float64Array] = []
+        outside: list[set[int]] = []
+        for at in order:
+            contour = self.contours[at]
+            around = {place for place, other in enumerate(ordered) if _lies_in(contour, other)}
+            if any(_lies_in(ordered[place], contour) for place in around):
+                self.repeated += 1
+                continue
+            ordered.append(contour)
+            outside.append(around)
+        self.contours = ordered
+        self.holes = [[] for _ in ordered]
+        for place, around in enumerate(outside):
+            for outer in around:
+                # Directly inside: no other contour lies between the two.
+                if not any(outer in outside[other] for other in around):
+                    self.holes[outer].append(place)
+        masks: dict[int, BoolArray] = {}
+        for place, contour in enumerate(ordered):
+            for other in range(place):
+                if other in outside[place] or not _boxes_meet(contour, ordered[other]):
+                    continue
+                for at in (place, other):
+                    if at not in masks:
+                        masks[at] = inside(ordered[at], self.shape)
+                self.overlaps += bool((masks[place] & masks[other]).any())
+
+
+def inside(points: Float64Array, shape: tuple[int, int]) -> BoolArray:
+    """Return which pixel centres lie inside a closed polygon, by counting the edges to their left.
+
+    Args:
+        points: Corners (column, row) in pixels; the centre of the first pixel is (0, 0). Shape (N, 2).
+        shape: Number of rows, number of columns.
+
+    Returns:
+        A mask of shape `shape`; a polygon that crosses itself is filled by the even-odd rule.
+
+    Example:
+        >>> inside(np.array([[0.5, 0.5], [2.5, 0.5], [2.5, 1.5], [0.5, 1.5]]), (3, 4)).astype(int).tolist()
+        [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    """
+    rows, columns = shape
+    flips = np.zeros((rows, columns + 1), dtype=np.int64)
+    x0, y0 = points[:, 0], points[:, 1]
+    x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
+    # Rows with a centre line that an edge crosses; the edge's upper end counts, its lower end does not.
+    first = np.clip(np.ceil(np.minimum(y0, y1)), 0, rows).astype(np.int64)
+    last = np.clip(np.ceil(np.maximum(y0, y1)), 0, rows).astype(np.int64)
+    count = last - first
+    edge = np.repeat(np.arange(len(points)), count)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossing = x0[edge] + (row - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
+    # Inside and outside swap, starting at the first centre at or right of the crossing.
+    column = np.clip(np.ceil(crossing), 0, columns).astype(np.int64)
+    np.add.at(flips, (row, column), 1)
+    return np.asarray(np.cumsum(flips, axis=1)[:, :columns] % 2, dtype=np.bool_)
+
+
+def between(below: BoolArray, above: BoolArray, part: float, spacing: tuple[float, float]) -> BoolArray:
+    """Return the region between two drawn planes, by blending their distances to the border.
+
+    Shape-based interpolation (Raya and Udupa 1990): distances inside are positive, outside negative.
+
+    Args:
+        below: Region of the lower plane, shape (rows, columns).
+        above: Region of the upper plane, the same shape.
+        part: Place between the planes: 0 is the lower one, 1 the upper one.
+        spacing: mm between rows, mm between columns.
+
+    Example:
+        >>> small, large = np.zeros((9, 9), bool), np.zeros((9, 9), bool)
+        >>> small[:, 3:6], large[:, 1:8] = True, True
+        >>> between(small, large, 0.5, (1.0, 1.0))[4].astype(int).tolist()
+        [0, 0, 1, 1, 1, 1, 1, 0, 0]
+    """
+    return np.asarray((1 - part) * _signed(below, spacing) + part * _signed(above, spacing) > 0)
+
+
+def _signed(mask: BoolArray, spacing: tuple[float, float]) -> Float64Array:
+    from scipy.ndimage import distance_transform_edt
+
+    # The plane beyond the part is outside.
+    padded = np.pad(mask, 1)
+    found = distance_transform_edt(padded, sampling=spacing) - distance_transform_edt(~padded, sampling=spacing)
+    return np.asarray(found[1:-1, 1:-1], dtype=np.float64)
+
+
+def _area(contour: Float64Array) -> float:
+    x, y = contour[:, 0], contour[:, 1]
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+def _boxes_meet(one: Float64Array, other: Float64Array) -> bool:
+    return bool((one.min(axis=0) <= other.max(axis=0)).all() and (other.min(axis=0) <= one.max(axis=0)).all())
+
+
+def _lies_in(inner: Float64Array, outer: Float64Array) -> bool:
+    """Return whether a contour lies wholly inside another one, or on its border."""
+    if (inner.min(axis=0) < outer.min(axis=0) - _TOLERANCE).any():
+        return False
+    if (inner.max(axis=0) > outer.max(axis=0) + _TOLERANCE).any():
+        return False
+    points = _along(inner)
+    step = max(1, _CHUNK // len(outer))
+    return all(_near_or_in(points[at : at + step], outer) for at in range(0, len(points), step))
+
+
+def _along(contour: Float64Array) -> Float64Array:
+    """Return points along the edges of a contour, at most half a voxel apart, with all corners."""
+    steps = np.roll(contour, -1, axis=0) - contour
+    count = np.clip(np.ceil(np.hypot(steps[:, 0], steps[:, 1]) / _STEP), 1, _MOST_STEPS).astype(np.int64)
+    edge = np.repeat(np.arange(len(contour)), count)
+    at = (np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)) / count[edge]
+    return np.asarray(contour[edge] + at[:, None] * steps[edge])
+
+
+def _near_or_in(points: Float64Array, contour: Float64Array) -> bool:
+    """Return whether every point lies inside a contour, or at most the tolerance away from it."""
+    x, y = points[:, :1], points[:, 1:]
+    x0, y0 = contour[:, 0], contour[:, 1]
+    dx, dy = np.roll(x0, -1) - x0, np.roll(y0, -1) - y0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossed = ((y0 <= y) != (y0 + dy <= y)) & (x0 + (y - y0) * (dx / dy) <= x)
+    out = np.flatnonzero(crossed.sum(axis=1) % 2 == 0)
+    if not len(out):
+        return True
+    x, y = x[out], y[out]
+    length = dx * dx + dy * dy
+    with np.errstate(divide="ignore", invalid="ignore"):
+        part = np.where(length > 0, ((x - x0) * dx + (y - y0) * dy) / length, 0)
+    part = np.clip(part, 0, 1)
+    away = (x - x0 - part * dx) ** 2 + (y - y0 - part * dy) ** 2
+    return bool((away.min(axis=1) <= _TOLERANCE**2).all())
