@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +148,7 @@ class Volume:
 
 def read_rtstruct(
     path: Path, origin: tuple[float, ...], spacing: tuple[float, ...], shape: tuple[int, int, int]
-) -> dict[str, Volume]:
+) -> list[tuple[str, Volume]]:
     """Read the ROIs of an RTSTRUCT on an axis-aligned grid: LPS, columns along x, rows along y.
 
     Args:
@@ -156,7 +157,7 @@ def read_rtstruct(
         spacing: mm per voxel along columns, rows and slices.
         shape: Number of columns, rows and slices.
     """
-    dataset = pydicom.dcmread(path, force=True)
+    dataset = pydicom.dcmread(BytesIO(path.read_bytes()), force=True)
     names = {}
     for item in dataset.get("StructureSetROISequence") or ():
         if item.get("ROINumber") is not None:
@@ -165,7 +166,7 @@ def read_rtstruct(
     for item in dataset.get("ROIContourSequence") or ():
         if item.get("ReferencedROINumber") is not None:
             contours[int(item.ReferencedROINumber)] += list(item.get("ContourSequence") or ())
-    found = {}
+    found = []
     for number, items in contours.items():
         planes: list[tuple[float, list[list[Point]]]] = []
         xor = False
@@ -217,7 +218,7 @@ def read_rtstruct(
             if 0 <= index < shape[2]:
                 volume.mask[:, :, index] = drawn.mask
                 volume.doubtful[:, :, index] = drawn.doubtful
-        found[names.get(number, f"ROI {number}")] = volume
+        found.append((names.get(number, f"ROI {number}"), volume))
     return found
 
 
@@ -228,7 +229,7 @@ def read_seg(
 
     Frames are placed by their positions only, and their bits are unpacked one by one.
     """
-    dataset = pydicom.dcmread(path, force=True)
+    dataset = pydicom.dcmread(BytesIO(path.read_bytes()), force=True)
     rows, columns, count = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
     allocated = int(dataset.BitsAllocated)
     kind = (
@@ -248,28 +249,44 @@ def read_seg(
                     return place.get(name)[0]
             raise DoubtfulError
 
-        position = [float(value) for value in group("PlanePositionSequence").ImagePositionPatient]
-        i, j, k = (round((position[axis] - origin[axis]) / spacing[axis]) for axis in range(3))
+        names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+        where, direction, measures = (group(name) for name in names)
+        position = _floats(where, "ImagePositionPatient")
+        along = _floats(direction, "ImageOrientationPatient")
+        row_mm, column_mm = _floats(measures, "PixelSpacing")
         segments = (
             numbers if kind == "LABELMAP" else [int(group("SegmentIdentificationSequence").ReferencedSegmentNumber)]
         )
-        for number in segments:
-            if number not in found:
-                continue
-            values = frames[at]
-            for row in range(rows):
-                for column in range(columns):
-                    value = values[row][column]
+        for row in range(rows):
+            for column in range(columns):
+                value = frames[at][row][column]
+                if not value:
+                    continue
+                exact = [
+                    (position[axis] + column * column_mm * along[axis] + row * row_mm * along[3 + axis] - origin[axis])
+                    / spacing[axis]
+                    for axis in range(3)
+                ]
+                place = tuple(round(value) for value in exact)
+                for number in segments:
                     inside = value == number if kind == "LABELMAP" else value >= limit
-                    place = (i + column, j + row, k)
-                    if inside and all(0 <= p < n for p, n in zip(place, shape, strict=True)):
+                    if inside and number in found and all(0 <= p < n for p, n in zip(place, shape, strict=True)):
                         found[number][place] = True
     return found
 
 
+def _floats(item: pydicom.Dataset, name: str) -> list[float]:
+    """Return the values of an element; a frame without a position is placed by its references, not by this reader."""
+    value = item.get(name)
+    if value is None:
+        raise DoubtfulError
+    return [float(number) for number in value]
+
+
 def _frames(dataset: pydicom.Dataset, rows: int, columns: int, count: int, allocated: int) -> list[list[list[int]]]:
     data = dataset.PixelData
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is not None and syntax.is_encapsulated:
         stack = np.asarray(dataset.pixel_array).reshape(count, rows, columns)
         return stack.astype(int).tolist()
     made = []

@@ -54,7 +54,10 @@ class Frames:
         self.allocated = self._integer(dataset, "BitsAllocated")
         self.stored = self._integer(dataset, "BitsStored", self.allocated)
         self.high_bit = self._integer(dataset, "HighBit", self.stored - 1, least=0)
-        self.signed = bool(self._integer(dataset, "PixelRepresentation", 0, least=0))
+        representation = self._integer(dataset, "PixelRepresentation", 0, least=0)
+        if representation > 1:
+            raise HeaderError(f"PixelRepresentation is {representation}, expected 0 or 1", path=self.path)
+        self.signed = representation == 1
         samples = self._integer(dataset, "SamplesPerPixel", 1)
         self._photometric = text(dataset, "PhotometricInterpretation") or "MONOCHROME2"
         self._syntax = text(dataset.file_meta, "TransferSyntaxUID") if hasattr(dataset, "file_meta") else ""
