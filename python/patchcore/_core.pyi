@@ -50,6 +50,7 @@ def measure_array(
     *,
     labels: list[int] | None,
     connectivity: int,
+    instances: bool,
     min_volume_mm3: float,
     axial_axis: int | None,
     threads: int | None,
@@ -59,6 +60,7 @@ def measure_file(
     *,
     labels: list[int] | None,
     connectivity: int,
+    instances: bool,
     min_volume_mm3: float,
     affine: list[list[float]] | None,
     axial_axis: int | None,
@@ -172,8 +174,12 @@ def read_nifti_header(path: Path) -> dict[str, Any]: ...
 def label_components(
     array: npt.NDArray[Any], *, labels: list[int] | None, connectivity: int, threads: int | None
 ) -> tuple[npt.NDArray[Any], int]: ...
-def component_spans(array: npt.NDArray[Any], *, labels: list[int] | None, connectivity: int) -> dict[str, Any]: ...
-def component_spans_of_file(path: Path, *, labels: list[int] | None, connectivity: int) -> dict[str, Any]: ...
+def component_spans(
+    array: npt.NDArray[Any], *, labels: list[int] | None, connectivity: int, instances: bool
+) -> dict[str, Any]: ...
+def component_spans_of_file(
+    path: Path, *, labels: list[int] | None, connectivity: int, instances: bool
+) -> dict[str, Any]: ...
 
 # --- reading CTs ---
 

@@ -223,17 +223,18 @@ def test_the_lesion_label_over_the_cohort(tmp_path: Path) -> None:
     for index, value in enumerate((255, 255)):
         save(root / "image" / f"c{index}.nii.gz", ct(index))
         save(root / "mask" / f"c{index}.nii.gz", mask(index, value=value))
-    assert analyze(root, tmp_path / "one").fingerprint().lesion_label == 255
+    assert analyze(root, tmp_path / "one").fingerprint().lesion_label == 1
+    assert analyze(root, tmp_path / "kept", lesion_label=255).fingerprint().lesion_label == 255
     save(root / "image" / "c2.nii.gz", ct(2))
-    save(root / "mask" / "c2.nii.gz", mask(2, value=1))
+    save(root / "mask" / "c2.nii.gz", mask(2, value=3))
     with pytest.raises(DataError, match="--lesion-label"):
         analyze(root, tmp_path / "two")
-    assert analyze(root, tmp_path / "two", lesion_label=1).fingerprint().lesion_label == 1
+    assert analyze(root, tmp_path / "two", lesion_label=3).fingerprint().lesion_label == 3
     with pytest.raises(EmptyClassError, match="label 9"):
         analyze(root, tmp_path / "two", lesion_label=9)
-    (root / "dataset.json").write_text(json.dumps({"labels": {"1": "lung nodule", "255": "lung"}}))
+    (root / "dataset.json").write_text(json.dumps({"labels": {"3": "lung nodule", "255": "lung"}}))
     named = analyze(root, tmp_path / "three").fingerprint()
-    assert (named.lesion_label, named.labels[0].name) == (1, "lung nodule")
+    assert (named.lesion_label, named.labels[0].name) == (3, "lung nodule")
 
 
 def test_a_cohort_without_a_lesion_is_reported(tmp_path: Path) -> None:

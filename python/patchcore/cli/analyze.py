@@ -45,7 +45,11 @@ def analyze(
     labels: Labels = None,
     layout: LayoutName = None,
     lesion_label: Annotated[
-        str | None, typer.Option(help="Label of the lesions, by number or name; needed only if it is not clear.")
+        str | None,
+        typer.Option(
+            help="Label of the lesions, by number or name; needed only if it is not clear. Several, as in 2,3,4, are "
+            "one lesion class."
+        ),
     ] = None,
     connectivity: Annotated[int | None, typer.Option(help="Connectivity: 6, 18 or 26 [default: 26].")] = None,
     min_volume_mm3: Annotated[
@@ -59,6 +63,12 @@ def analyze(
     readers: ReaderChoice = None,
     fractional_threshold: FractionalThreshold = None,
     interpolate_contours: InterpolateContours = None,
+    instances: Annotated[
+        bool | None,
+        typer.Option(
+            "--instances/--no-instances", help="Each number in the label maps is one lesion, as in instance maps."
+        ),
+    ] = None,
     threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
@@ -101,6 +111,7 @@ def analyze(
             readers=readers,
             fractional_threshold=fractional_threshold,
             interpolate_contours=interpolate_contours,
+            instances=instances,
             threads=threads,
             progress=report,
         )

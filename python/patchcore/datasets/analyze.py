@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from patchcore.lesions.measure import CONNECTIVITIES
 from patchcore.study.analysis import Analysis, AnalyzeProgress, Grouping
 from patchcore.study.cases import CaseRecord
 from patchcore.study.fingerprint import Fingerprint
-from patchcore.study.lesion_label import choose_lesion_label
+from patchcore.study.lesion_label import choose_lesion_label, lesion_labels, merged_names
 from patchcore.study.study import Study
 from patchcore.types import PathLike
 from patchcore.views.study_figures import draw_figures
@@ -51,6 +52,7 @@ def analyze(
     readers: str | None = None,
     fractional_threshold: float | None = None,
     interpolate_contours: bool | None = None,
+    instances: bool | None = None,
     threads: int | None = None,
     progress: Callable[[AnalyzeProgress], None] | None = None,
 ) -> Study:
@@ -65,8 +67,8 @@ def analyze(
         images: Folder of the images within the data set; None: recognised by its name.
         labels: Folder of the label maps within the data set; None: recognised by its name.
         layout: One of :data:`patchcore.datasets.layouts.LAYOUTS`; None: recognised automatically.
-        lesion_label: Label of the lesions, by number or declared name; by default the only label, else the label with
-            a name like a lesion.
+        lesion_label: Label of the lesions, by number or declared name; several, separated by commas (``2,3,4``), are
+            one lesion class, called by the first. By default the only label, else the label with a name like a lesion.
         connectivity: 6, 18 or 26; 26 by default.
         min_volume_mm3: Components smaller than this are not lesions, in mm³; 0 by default.
         patient_regex: See :func:`patchcore.datasets.patients.group_patients`.
@@ -78,6 +80,8 @@ def analyze(
             ``each``.
         fractional_threshold: Voxels of a fractional SEG count from this fraction on; 0.5 by default.
         interpolate_contours: Fill slices between drawn ones in an RTSTRUCT; not done by default.
+        instances: Each stored label of a NIfTI file is one lesion, for label maps that number their lesions; they
+            become lesions of label 1, and ``segments.csv`` keeps the stored labels.
         threads: Number of cases processed at the same time; all cores by default.
         progress: Called in the calling thread when a case finishes a phase.
 
@@ -106,6 +110,7 @@ def analyze(
         readers=readers,
         fractional_threshold=fractional_threshold,
         interpolate_contours=interpolate_contours,
+        instances=instances,
         threads=threads,
         progress=progress,
     ).study
@@ -128,6 +133,7 @@ def analyze_dataset(
     readers: str | None = None,
     fractional_threshold: float | None = None,
     interpolate_contours: bool | None = None,
+    instances: bool | None = None,
     threads: int | None = None,
     progress: Callable[[AnalyzeProgress], None] | None = None,
 ) -> Analysis:
@@ -150,6 +156,7 @@ def analyze_dataset(
         "readers": readers,
         "fractional_threshold": fractional_threshold,
         "interpolate_contours": interpolate_contours,
+        "instances": instances,
     }
     decided = kept | {name: value for name, value in given.items() if value is not None}
     found = find_cases(
@@ -160,7 +167,9 @@ def analyze_dataset(
         segments=SegmentOptions.from_json(decided),
     )
     listed = unchanged.signatures(found.looked_at)
-    settings = _settings(decided, found.label_names, command=_command(source, folder))
+    lesions = lesion_labels(decided.get("lesion_label"), found.label_names)
+    settings = _settings(decided, merged_names(found.label_names, lesions), lesions, command=_command(source, folder))
+    found = replace(found, label_names=settings.declared)
     case_ids = [case.case_id for case in found.cases]
     excluded = set(decided.get("exclude", ()))
     check_decisions(case_ids, spacing=settings.spacing, accept=settings.accept, exclude=excluded)
@@ -181,7 +190,7 @@ def analyze_dataset(
         pool = MeasuringPool(threads, log, settings, progress)
         try:
             measures = pool.measure_labels(records)
-            label, reason = _lesion_label(measures.values(), settings, decided.get("lesion_label"))
+            label, reason = _lesion_label(measures.values(), settings, lesions)
             if label is not None:
                 measures = {
                     name: item.with_record(about_lesions(item.record, label, settings))
@@ -254,7 +263,9 @@ def _keep_apart(root: Path, study: Path, *, listed: bool) -> None:
         raise StudyError(f"the study folder {where}", path=study, remedy="choose a study folder outside the data set")
 
 
-def _settings(decided: Mapping[str, Any], declared: Mapping[int, str], *, command: str) -> Settings:
+def _settings(
+    decided: Mapping[str, Any], declared: Mapping[int, str], lesions: Sequence[int], *, command: str
+) -> Settings:
     connectivity = decided.get("connectivity", 26)
     min_volume_mm3 = float(decided.get("min_volume_mm3", 0.0))
     if connectivity not in CONNECTIVITIES:
@@ -269,11 +280,14 @@ def _settings(decided: Mapping[str, Any], declared: Mapping[int, str], *, comman
         spacing=spacing,
         accept=frozenset(decided.get("accept", ())),
         command=command,
+        relabel=tuple((label, lesions[0]) for label in lesions[1:]),
+        instances=bool(decided.get("instances")),
+        keep_255=255 in lesions,
     )
 
 
 def _lesion_label(
-    measures: Iterable[CaseMeasures], settings: Settings, wanted: int | str | None
+    measures: Iterable[CaseMeasures], settings: Settings, lesions: Sequence[int]
 ) -> tuple[int | None, str]:
     """Choose the lesion label from the accepted cases, or from the test cases if no case was accepted."""
     usable = list(measures)
@@ -286,7 +300,10 @@ def _lesion_label(
     for item in usable:
         for present in item.record.labels:
             counts[present] = counts.get(present, 0) + 1
-    return choose_lesion_label(counts, settings.declared, wanted=wanted)
+    if settings.instances and not lesions:
+        return 1, "each stored label is one lesion (--instances)"
+    label, reason = choose_lesion_label(counts, settings.declared, wanted=lesions[0] if lesions else None)
+    return label, f"labels {', '.join(map(str, lesions))} are one class ({reason})" if len(lesions) > 1 else reason
 
 
 def _fingerprint(

@@ -21,7 +21,7 @@ from patchcore.volumes.types import HuHistogram
 __all__ = ["CaseHu", "CaseMeasures", "MeasureLog", "stamp_of"]
 
 # Increased when measuring changes, so that cases measured by an older patchcore are measured again.
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,13 @@ class MeasureLog:
                 self._entries[entry.record.case_id] = entry
 
     def find(
-        self, record: CaseRecord, *, connectivity: int, min_volume_mm3: float, given_spacing: Triple | None = None
+        self,
+        record: CaseRecord,
+        *,
+        connectivity: int,
+        min_volume_mm3: float,
+        given_spacing: Triple | None = None,
+        label_rule: str = "",
     ) -> CaseMeasures | None:
         """Return the measures of a case with these files and settings; None if anything changed."""
         entry = self._entries.get(record.case_id)
@@ -155,6 +161,8 @@ class MeasureLog:
             return None
         known = entry.record
         if (known.image, known.label, known.given_spacing) != (record.image, record.label, given_spacing):
+            return None
+        if known.label_rule != label_rule:
             return None
         for old, new in ((known.image_stamp, record.image_stamp), (known.label_stamp, record.label_stamp)):
             if (old is None) != (new is None):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from patchcore.errors import DataError
 from patchcore.study.analysis import Grouping
 
-__all__ = ["group_patients"]
+__all__ = ["group_patients", "separating_pattern"]
 
 
 def group_patients(
@@ -66,6 +67,27 @@ def group_patients(
     )
     rest = f"; {unmatched} without a match: each case is its own patient" if unmatched else ""
     return Grouping(patients, f"by --patient-regex {regex}{rest}", known=True)
+
+
+_PATTERNS = (r"^(.*?\d{2,})", r"^(.*?_.*?\d+)", r"^([^_]+_[^_]+)", r"^([^_]+_[^_]+_[^_]+)", r"(\d{2,})")
+
+
+def separating_pattern(case_ids: Sequence[str]) -> tuple[str, int] | None:
+    r"""Return a ``--patient-regex`` that groups cases into several patients, none with more than half of the cases.
+
+    Returns:
+        The pattern and the number of patients; None if no simple pattern does.
+
+    Example:
+        >>> separating_pattern([f"kidney21_case_{n:05d}_lesion_{k:02d}" for n in range(4) for k in range(2)])
+        ('^(.*?_.*?\\d+)', 4)
+    """
+    for pattern in _PATTERNS:
+        matches = [re.search(pattern, case_id) for case_id in case_ids]
+        found = Counter(match.group(1) for match in matches if match is not None)
+        if None not in matches and len(found) > 1 and max(found.values()) <= len(case_ids) / 2:
+            return pattern, len(found)
+    return None
 
 
 def _default_patient(case_id: str) -> str:

@@ -85,7 +85,12 @@ def remeasure(
 
     def one(record: CaseRecord) -> list[LesionSample]:
         lesions = measure_labels(
-            record.label, connectivity=connectivity, min_volume_mm3=min_volume_mm3, affine=record.affine_array
+            record.label,
+            connectivity=connectivity,
+            min_volume_mm3=min_volume_mm3,
+            affine=record.affine_array,
+            relabel=record.relabel,
+            instances=record.instances,
         ).lesions
         rows = zip(lesions.label.tolist(), lesions.volume_mm3.tolist(), lesions.extent_mm.tolist(), strict=True)
         axes = record.canonical_axes

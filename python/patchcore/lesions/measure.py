@@ -104,6 +104,7 @@ def measure_lesions(
     spacing: Sequence[float] | None = None,
     affine: npt.ArrayLike | None = None,
     connectivity: int = 26,
+    instances: bool = False,
     min_volume_mm3: float = 0.0,
     axial_axis: int | None = None,
     threads: int | None = None,
@@ -120,6 +121,7 @@ def measure_lesions(
             file, which has its own spacing.
         affine: Voxel index → world mm, shape (4, 4). For a file, it replaces the file's own affine.
         connectivity: 6 (faces), 18 (faces and edges) or 26 (faces, edges and corners).
+        instances: Each label is one lesion, wherever its voxels lie: for maps that give every lesion its own number.
         min_volume_mm3: Components smaller than this are specks: they are dropped and counted.
         axial_axis: Array axis that is normal to axial slices [default: the axis nearest to world S by the affine;
             without an affine, 2].
@@ -130,7 +132,7 @@ def measure_lesions(
 
     Raises:
         DataError: The spacing, affine, connectivity or labels are impossible.
-        NonIntegralLabelError: The value of a voxel is not an integer.
+        NonIntegralLabelError: The value of a voxel is not within 0.001 of an integer.
         UnsupportedDataError: The label map does not have three axes, or holds complex numbers or colours.
         HeaderError: The file's header is malformed, or contradicts the file.
         CorruptFileError: The file ends early or fails its checksum.
@@ -160,6 +162,7 @@ def measure_lesions(
                 path,
                 labels=chosen,
                 connectivity=connectivity,
+                instances=instances,
                 min_volume_mm3=float(min_volume_mm3),
                 affine=None if matrix is None else matrix.tolist(),
                 axial_axis=axial_axis,
@@ -175,6 +178,7 @@ def measure_lesions(
             matrix_or_unit.tolist(),
             labels=chosen,
             connectivity=connectivity,
+            instances=instances,
             min_volume_mm3=float(min_volume_mm3),
             axial_axis=axial_axis,
             threads=thread_count(threads),
@@ -227,7 +231,11 @@ def label_components(
 
 
 def lesion_spans(
-    source: AnyArray | PathLike, *, labels: Sequence[int] | None = None, connectivity: int = 26
+    source: AnyArray | PathLike,
+    *,
+    labels: Sequence[int] | None = None,
+    connectivity: int = 26,
+    instances: bool = False,
 ) -> LesionSpans:
     """Return all lesions of a label map as spans; numbered from 0 in the order of :func:`label_components`.
 
@@ -235,6 +243,7 @@ def lesion_spans(
         source: An array or a file, see :func:`measure_lesions`.
         labels: Only these labels [default: all labels that are not 0].
         connectivity: 6, 18 or 26.
+        instances: See :func:`measure_lesions`.
 
     Returns:
         The spans, grouped by lesion. For a file, the spans lie along the first axis.
@@ -255,9 +264,9 @@ def lesion_spans(
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         with named_errors(path):
-            columns = _core.component_spans_of_file(path, labels=chosen, connectivity=connectivity)
+            columns = _core.component_spans_of_file(path, labels=chosen, connectivity=connectivity, instances=instances)
     else:
-        columns = _core.component_spans(_array(source), labels=chosen, connectivity=connectivity)
+        columns = _core.component_spans(_array(source), labels=chosen, connectivity=connectivity, instances=instances)
     return LesionSpans(**columns)
 
 

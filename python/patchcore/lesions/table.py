@@ -37,6 +37,7 @@ class Lesions:
         min_volume_mm3: Components smaller than this were dropped.
         speck_count: Number of dropped components.
         speck_voxel_count: Number of voxels of the dropped components.
+        rounded: Whether a label was not exactly an integer and was rounded, by at most 0.001.
     """
 
     label: Int64Array
@@ -57,6 +58,7 @@ class Lesions:
     min_volume_mm3: float
     speck_count: int
     speck_voxel_count: int
+    rounded: bool = False
 
     def __len__(self) -> int:
         return len(self.label)
@@ -102,7 +104,7 @@ def no_lesions(
 ) -> Lesions:
     """Return a table without lesions."""
     matrix = np.eye(4) if affine is None else affine
-    columns = {
+    columns: dict[str, Any] = {
         name: np.zeros((0, 3) if name in _TRIPLES else 0, dtype=_COLUMN_DTYPES.get(name, np.float64))
         for name in LESION_COLUMNS
     }

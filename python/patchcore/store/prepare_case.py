@@ -76,8 +76,9 @@ def prepare_case(root: Path, target: TargetPlan, record: CaseRecord, budget: Mem
     affine = [list(row) for row in record.affine]
     meta = _read_meta(folder)
     # The affine is compared too: a corrected spacing changes the voxels without changing the files.
-    if meta is None or not _same_sources(meta, {"sources": stamps, "affine": affine}):
-        meta = _write(folder, target, record, {"sources": stamps, "affine": affine}, budget)
+    known = {"sources": stamps, "affine": affine, "relabel": [list(pair) for pair in record.relabel]}
+    if meta is None or not _same_sources(meta, known):
+        meta = _write(folder, target, record, known, budget)
     return PreparedCase(
         case_id=record.case_id,
         patient=record.patient,
@@ -96,7 +97,9 @@ def prepare_case(root: Path, target: TargetPlan, record: CaseRecord, budget: Mem
 
 
 def _same_sources(meta: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(meta.get(name) == other.get(name) for name in ("sources", "affine"))
+    same = all(meta.get(name) == other.get(name) for name in ("sources", "affine"))
+    # Stores that were made before labels could be renamed do not say so.
+    return same and (meta.get("relabel") or []) == (other.get("relabel") or [])
 
 
 def _write(
@@ -155,10 +158,10 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
     threads = core_count()
     # Bytes for a DICOM series, which is read whole and converted. NIfTI is streamed, also if compressed.
     series = 8 * math.prod(shape)
-    with budget.hold(series * (not record.label.is_streamed) + BASE_BYTES, record.case_id, remedy=_MEMORY_REMEDY):
+    with budget.hold(series * (not record.is_label_streamed) + BASE_BYTES, record.case_id, remedy=_MEMORY_REMEDY):
         crop = _crop(record, target, grid)
     placed = Placed(grid, *crop.box, kernel=target.store.kernel, antialias=target.store.antialias)
-    needed = series * (not all(volume.is_streamed for volume in record.volumes)) + BASE_BYTES
+    needed = series * (not (image.is_streamed and record.is_label_streamed)) + BASE_BYTES
     if not image.is_streamed:
         needed += 16 * threads * (shape[0] * shape[1] + math.prod(placed.shape[:2])) + (192 << 20)
     else:
@@ -251,7 +254,7 @@ def _crop(record: CaseRecord, target: TargetPlan, grid: Grid) -> _Crop:
 
 
 def _label_source(record: CaseRecord) -> Source:
-    return _source(record.label, lambda: record.read_label().array)
+    return record.label.path if record.is_label_streamed else record.read_label().array
 
 
 def _source(volume: Volume, read: Callable[[], npt.NDArray[Any]]) -> Source:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from patchcore.errors import DataError
-from patchcore.types import Affine, IntTriple, Triple
+from patchcore.lesions.measure import LesionSpans, lesion_spans
+from patchcore.types import Affine, AnyArray, IntTriple, Triple
 from patchcore.volumes.types import CtImage, LabelMap, VolumeHeader
 from patchcore.volumes.volume import Volume, VolumeField
 
@@ -23,10 +24,32 @@ __all__ = [
     "FindingLevel",
     "canonical_axes",
     "patients_on_both_sides",
+    "relabelled",
     "to_canonical",
 ]
 
 T = TypeVar("T")
+
+
+def relabelled(array: AnyArray, pairs: Sequence[tuple[int, int]]) -> AnyArray:
+    """Return a label map with labels renamed, in the same memory order; without pairs, the array itself.
+
+    Args:
+        array: Integer labels, shape (i, j, k).
+        pairs: Stored label, label to use. All pairs apply at once.
+
+    Example:
+        >>> relabelled(np.array([[[1, 2, 3, 255]]], np.uint8), [(3, 2), (255, 1)]).tolist()
+        [[[1, 2, 2, 1]]]
+    """
+    if not pairs:
+        return array
+    renamed = array.copy(order="K")
+    for stored, used in pairs:
+        renamed[array == stored] = used
+    return renamed
+
+
 CaseStatus = Literal["accepted", "test", "held", "quarantined", "excluded"]
 """Used for training; kept for testing; geometry must be corrected or accepted; faulty; excluded by the user."""
 FindingLevel = Literal["error", "geometry", "warning"]
@@ -103,6 +126,11 @@ class CaseRecord(_Model):
     affine: tuple[Row, Row, Row, Row] = Field(default=NO_AFFINE, description="voxel index → world mm (RAS+)")
     orientation: str = Field(default="", description="closest direction of each axis: LPS, RAS …")
     labels: tuple[int, ...] = Field(default=(), description="non-zero labels in the label map, ascending")
+    relabel: tuple[tuple[int, int], ...] = Field(
+        default=(), description="labels that are read as another label: stored label, label used"
+    )
+    instances: bool = Field(default=False, description="whether each stored label is one lesion (--instances)")
+    label_rule: str = Field(default="", description="how labels were read: merged, instances; empty: as stored")
     image_stamp: FileStamp | None = None
     label_stamp: FileStamp | None = None
 
@@ -150,13 +178,33 @@ class CaseRecord(_Model):
         return replace(self.required_image().image(), affine=self.affine_array, spacing=self.spacing)
 
     def read_label(self) -> LabelMap:
-        """Read the label map of the case, with the affine of the case.
+        """Read the label map of the case, with the affine of the case and its labels renamed by `relabel`.
 
         Raises:
             DataError: See :func:`patchcore.volumes.volume.read_label`.
             OSError: A file cannot be opened or read.
         """
-        return replace(self.label.label_map(), affine=self.affine_array, spacing=self.spacing)
+        stored = self.label.label_map()
+        array = relabelled(stored.array, self.relabel)
+        return replace(stored, array=array, affine=self.affine_array, spacing=self.spacing)
+
+    @property
+    def is_label_streamed(self) -> bool:
+        """Whether the Rust core can read the label map from its file; if not, the whole map is read first."""
+        return self.label.is_streamed and not self.relabel
+
+    def label_spans(self, label: int, *, connectivity: int) -> LesionSpans:
+        """Return the voxels of the lesions of a label as spans.
+
+        Raises:
+            DataError: See :func:`patchcore.volumes.volume.read_label`.
+            OSError: A file cannot be opened or read.
+        """
+        if self.instances:
+            return lesion_spans(self.label.label_map().array, connectivity=connectivity, instances=True)
+        if self.relabel:
+            return lesion_spans(self.read_label().array, labels=[label], connectivity=connectivity)
+        return self.label.spans(label, connectivity=connectivity)
 
     def with_geometry(self, header: VolumeHeader) -> CaseRecord:
         """Return the record with the shape, spacing, affine and orientation of a header."""

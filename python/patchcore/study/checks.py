@@ -175,14 +175,27 @@ CHECKS: Final[Mapping[str, CheckInfo]] = MappingProxyType(
         ),
         "hu-scale": _error("HU with a wrong scale: values outside the range of a CT", _EXPORT_HU),
         "not-ct": _error("values that are not HU: similar to MR, or a label map instead of the image", _EXPORT_HU),
+        "hu-coarse": _warning(
+            "a CT in HU that is stored with 8 bits: neighbouring values are several HU apart",
+            "use the original CT if you have it; edges of soft tissue may be lost",
+        ),
         "hu-no-air": _warning(
             "complete slices without air: HU that were clipped or scaled down",
             "make sure that the values are HU; clipped values limit the plan's hu_range",
         ),
         # Labels
         "label-fractional": _error(
-            "a label map with a value that is not an integer",
-            "resample label maps with nearest neighbour, and export them as integers",
+            "a label map with a value that is not an integer, nor within 0.001 of one",
+            "threshold a soft mask (for example at 0.5); resample label maps with nearest neighbour",
+        ),
+        "label-rounded": _warning("labels within 0.001 of an integer: they are rounded", "nothing needs to be done"),
+        "label-255": _warning(
+            "a mask with the values 0 and 255: 255 is read as 1",
+            "keep 255 with --lesion-label 255, if other label maps use it as well",
+        ),
+        "label-instances": _warning(
+            "labels 1 to n with one component each: every lesion may have a number of its own",
+            "measure each number as one lesion with --instances; ignore this if the labels are organs",
         ),
         "label-negative": _error("a negative label", "number labels from 1; 0 is background"),
         "label-undeclared": _error(
@@ -213,7 +226,7 @@ CHECKS: Final[Mapping[str, CheckInfo]] = MappingProxyType(
             "group cases with --patient-regex if patients have several scans",
         ),
         "one-patient": _warning(
-            "all cases belong to one patient: they cannot be split into folds",
+            "all cases, or more than half of them, belong to one patient: they cannot be split into folds evenly",
             "distinguish patients with --patient-regex",
         ),
     }

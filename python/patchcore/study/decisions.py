@@ -39,6 +39,14 @@ class Decisions(BaseModel):
         description="true spacing along each stored axis, mm, by case or pattern; the last given comes last",
     )
     accept: list[str] | None = Field(default=None, description="accepted findings, CASE:CHECK")
+    readers: Literal["majority", "union", "each"] | None = Field(
+        default=None, description="what counts of a lesion that several readers drew in DICOM"
+    )
+    fractional_threshold: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="fraction from which voxels of a fractional SEG count"
+    )
+    interpolate_contours: bool | None = Field(default=None, description="fill slices between drawn ones of an RTSTRUCT")
+    instances: bool | None = Field(default=None, description="each number in a label map is one lesion")
 
 
 def checked_decisions(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from patchcore.errors import DataError, EmptyClassError
 from patchcore.volumes.dicom.names import lesion_like
 
-__all__ = ["choose_lesion_label", "label_number"]
+__all__ = ["choose_lesion_label", "label_number", "lesion_labels", "merged_names"]
 
 _LISTED = 12
 
@@ -59,8 +59,53 @@ def choose_lesion_label(
     raise DataError(
         f"the lesion label is not clear: found {listed}",
         found=present,
-        remedy=f"choose it with --lesion-label, e.g. --lesion-label {present[-1]}",
+        remedy=f"choose it with --lesion-label, e.g. --lesion-label {present[-1]} (several, as in 2,3, are one lesion "
+        "class), or use --instances if every lesion has a number of its own",
     )
+
+
+def lesion_labels(wanted: int | str | None, names: Mapping[int, str]) -> tuple[int, ...]:
+    """Return the labels that the user chose as lesions; several, separated by commas, are one lesion class.
+
+    Args:
+        wanted: A number or a declared name, or several of them: ``"2,3,4"``. None: the user chose none.
+        names: Declared names of the labels.
+
+    Returns:
+        The labels, ascending; the first stands for the class.
+
+    Raises:
+        DataError: No declared name matches, or a label is not positive.
+
+    Example:
+        >>> lesion_labels("4, tumour grade 2", {2: "tumour grade 2", 4: "tumour grade 4"})
+        (2, 4)
+    """
+    if wanted is None:
+        return ()
+    parts = [wanted] if isinstance(wanted, int) else [part for part in wanted.split(",") if part.strip()]
+    if isinstance(wanted, str) and len(parts) > 1 and any(_plain(name) == _plain(wanted) for name in names.values()):
+        # A declared name may contain a comma.
+        parts = [wanted]
+    labels = {part if isinstance(part, int) else label_number(part, names) for part in parts}
+    if not labels or min(labels) <= 0:
+        raise DataError(f"lesion label {wanted!r} is not a label above 0", found=wanted, remedy="use a label above 0")
+    return tuple(sorted(labels))
+
+
+def merged_names(names: Mapping[int, str], labels: Sequence[int]) -> dict[int, str]:
+    """Return the names of the labels when several lesion labels are read as the first of them.
+
+    Example:
+        >>> merged_names({1: "liver", 2: "grade 1", 3: "grade 2"}, (2, 3))
+        {1: 'liver', 2: 'grade 1 + grade 2'}
+    """
+    if len(labels) < 2:
+        return dict(names)
+    kept = {number: name for number, name in names.items() if number not in labels[1:]}
+    if any(label in names for label in labels):
+        kept[labels[0]] = " + ".join(names.get(label, f"label {label}") for label in labels)
+    return dict(sorted(kept.items()))
 
 
 def label_number(wanted: str, names: Mapping[int, str]) -> int:

@@ -19,7 +19,10 @@ from patchcore.lesions.measure import read_header, read_voxels
 from patchcore.types import PathLike
 from patchcore.volumes.types import CtImage, LabelMap, VolumeHeader
 
-__all__ = ["nifti_files", "read_nifti_header", "read_nifti_image", "read_nifti_label"]
+__all__ = ["NEARLY_INTEGRAL", "nifti_files", "read_nifti_header", "read_nifti_image", "read_nifti_label"]
+
+NEARLY_INTEGRAL = 1e-3
+"""A stored label this close to an integer is that integer: resampling and scale factors leave small errors."""
 
 
 def nifti_files(path: Path) -> list[Path]:
@@ -119,10 +122,10 @@ def read_nifti_label(path: PathLike) -> LabelMap:
 
     Returns:
         The label map in its stored integer type; if it is stored as float or with scaling, in the smallest integer
-        type that holds its values.
+        type that holds its values. Values within 0.001 of an integer are rounded.
 
     Raises:
-        NonIntegralLabelError: The value of a voxel is not an integer.
+        NonIntegralLabelError: The value of a voxel is not within 0.001 of an integer.
         HeaderError: The file is not a NIfTI file, the header contradicts the file's length, or the spacing is not
             positive and finite.
         CorruptFileError: The file ends early or fails its checksum.
@@ -143,8 +146,10 @@ def _integral(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
     low, high = float(values.min()), float(values.max())
     # Every operation on a signalling NaN raises a floating-point flag.
     with np.errstate(invalid="ignore"):
-        integral = math.isfinite(low) and math.isfinite(high) and bool((values == np.rint(values)).all())
-        fractions = None if integral else ~(np.isfinite(values) & (values == np.rint(values)))
+        nearest = np.rint(values)
+        finite = math.isfinite(low) and math.isfinite(high)
+        integral = finite and bool((np.abs(values - nearest) <= NEARLY_INTEGRAL).all())
+        fractions = None if integral else ~(np.isfinite(values) & (np.abs(values - nearest) <= NEARLY_INTEGRAL))
     if fractions is not None:
         bad = np.argwhere(fractions)[0]
         where = tuple(int(n) for n in bad)
@@ -152,10 +157,11 @@ def _integral(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
             f"label {values[where]:g} at voxel {where} is not an integer",
             path=path,
             found=float(values[where]),
-            remedy="resample label maps with nearest neighbour, and export them as integers",
+            remedy="threshold a soft mask (for example at 0.5); resample label maps with nearest neighbour",
         )
     if low < -(2**63) or high >= 2**63:
         raise UnsupportedDataError(
             f"labels from {low:g} to {high:g} do not fit into 64-bit integers", path=path, remedy="number labels from 1"
         )
-    return values.astype(np.result_type(np.min_scalar_type(int(low)), np.min_scalar_type(int(high))))
+    low, high = round(low), round(high)
+    return np.asarray(nearest).astype(np.result_type(np.min_scalar_type(low), np.min_scalar_type(high)))

@@ -73,6 +73,7 @@ fn with_components<T: Send>(
     array: &Bound<'_, PyUntypedArray>,
     labels: Option<&[i64]>,
     connectivity: u32,
+    instances: bool,
     threads: Option<usize>,
     then: impl FnOnce(Components, &Interrupt) -> patchcore::Result<T> + Send,
 ) -> PyResult<T> {
@@ -80,7 +81,7 @@ fn with_components<T: Send>(
     let connectivity = Connectivity::try_from(connectivity).map_err(to_python)?;
     let decoder = Decoder::new(view.kind(), view.is_swapped(), labels);
     let work = |interrupt: &Interrupt| {
-        then(Components::of_view(&view, &decoder, connectivity, threads, interrupt)?, interrupt)
+        then(joined(Components::of_view(&view, &decoder, connectivity, threads, interrupt)?, instances), interrupt)
     };
     if view.shape().iter().product::<usize>() <= QUICK_VOXELS {
         run(py, || work(&Interrupt::default()))
@@ -89,8 +90,13 @@ fn with_components<T: Send>(
     }
 }
 
+/// With `instances`, every label is one object, wherever its voxels lie.
+fn joined(components: Components, instances: bool) -> Components {
+    if instances { components.joined_by_label() } else { components }
+}
+
 #[pyfunction]
-#[pyo3(signature = (array, affine, *, labels, connectivity, min_volume_mm3, axial_axis, threads))]
+#[pyo3(signature = (array, affine, *, labels, connectivity, instances, min_volume_mm3, axial_axis, threads))]
 #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
 fn measure_array<'py>(
     py: Python<'py>,
@@ -98,6 +104,7 @@ fn measure_array<'py>(
     affine: Affine,
     labels: Option<Vec<i64>>,
     connectivity: u32,
+    instances: bool,
     min_volume_mm3: f64,
     axial_axis: Option<usize>,
     threads: Option<usize>,
@@ -106,14 +113,16 @@ fn measure_array<'py>(
     if let Some(axis) = axial_axis {
         geometry.axial_axis = axis;
     }
-    let table = with_components(py, array, labels.as_deref(), connectivity, threads, |components, interrupt| {
-        measure(&components, &geometry, min_volume_mm3, threads, interrupt)
-    })?;
-    columns(py, &table)
+    let labels = labels.as_deref();
+    let (table, rounded) =
+        with_components(py, array, labels, connectivity, instances, threads, |components, interrupt| {
+            Ok((measure(&components, &geometry, min_volume_mm3, threads, interrupt)?, components.rounded))
+        })?;
+    columns(py, &table, rounded)
 }
 
 #[pyfunction]
-#[pyo3(signature = (path, *, labels, connectivity, min_volume_mm3, affine, axial_axis))]
+#[pyo3(signature = (path, *, labels, connectivity, instances, min_volume_mm3, affine, axial_axis))]
 #[allow(clippy::too_many_arguments)]
 #[allow(clippy::needless_pass_by_value)]
 fn measure_file(
@@ -121,18 +130,20 @@ fn measure_file(
     path: PathBuf,
     labels: Option<Vec<i64>>,
     connectivity: u32,
+    instances: bool,
     min_volume_mm3: f64,
     affine: Option<Affine>,
     axial_axis: Option<usize>,
 ) -> PyResult<(Bound<'_, PyDict>, Bound<'_, PyDict>)> {
     let connectivity = Connectivity::try_from(connectivity).map_err(to_python)?;
-    let (table, header) = run_interruptible(py, |interrupt| {
+    let (table, rounded, header) = run_interruptible(py, |interrupt| {
         let (components, header) = nifti::components_of_file(&path, labels.as_deref(), connectivity, interrupt)?;
+        let components = joined(components, instances);
         let mut geometry = affine.map_or_else(|| header.geometry(), Geometry::from_affine);
         geometry.axial_axis = axial_axis.unwrap_or(geometry.axial_axis);
-        Ok((measure(&components, &geometry, min_volume_mm3, None, interrupt)?, header))
+        Ok((measure(&components, &geometry, min_volume_mm3, None, interrupt)?, components.rounded, header))
     })?;
-    Ok((columns(py, &table)?, describe(py, &header)?))
+    Ok((columns(py, &table, rounded)?, describe(py, &header)?))
 }
 
 #[pyfunction]
@@ -177,7 +188,7 @@ fn dtype_of(header: &nifti::Header) -> String {
     format!("{order}{letter}{}", header.kind.size())
 }
 
-fn columns<'py>(py: Python<'py>, table: &LesionTable) -> PyResult<Bound<'py, PyDict>> {
+fn columns<'py>(py: Python<'py>, table: &LesionTable, rounded: bool) -> PyResult<Bound<'py, PyDict>> {
     let lesions = &table.lesions;
     let columns = PyDict::new(py);
     macro_rules! column {
@@ -206,6 +217,7 @@ fn columns<'py>(py: Python<'py>, table: &LesionTable) -> PyResult<Bound<'py, PyD
     column!(touches_border, bool);
     columns.set_item("speck_count", table.speck_count)?;
     columns.set_item("speck_voxel_count", table.speck_voxel_count)?;
+    columns.set_item("rounded", rounded)?;
     Ok(columns)
 }
 
@@ -220,7 +232,7 @@ fn label_components<'py>(
     threads: Option<usize>,
 ) -> PyResult<(Bound<'py, PyAny>, usize)> {
     let shape = view_of(array)?.shape();
-    let components = with_components(py, array, labels.as_deref(), connectivity, threads, |found, _| Ok(found))?;
+    let components = with_components(py, array, labels.as_deref(), connectivity, false, threads, |found, _| Ok(found))?;
     let painted = match components.len() {
         0..=0xFF => paint::<u8>(py, shape, &components, threads)?.into_any(),
         0x100..=0xFFFF => paint::<u16>(py, shape, &components, threads)?.into_any(),
@@ -252,32 +264,35 @@ fn paint<'py, N: Number + Element>(
 }
 
 #[pyfunction]
-#[pyo3(signature = (array, *, labels, connectivity))]
+#[pyo3(signature = (array, *, labels, connectivity, instances))]
 #[allow(clippy::needless_pass_by_value)]
 fn component_spans<'py>(
     py: Python<'py>,
     array: &Bound<'py, PyUntypedArray>,
     labels: Option<Vec<i64>>,
     connectivity: u32,
+    instances: bool,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let table =
-        with_components(py, array, labels.as_deref(), connectivity, None, |components, _| SpanTable::new(&components))?;
+    let table = with_components(py, array, labels.as_deref(), connectivity, instances, None, |components, _| {
+        SpanTable::new(&components)
+    })?;
     span_columns(py, table)
 }
 
 #[pyfunction]
-#[pyo3(signature = (path, *, labels, connectivity))]
+#[pyo3(signature = (path, *, labels, connectivity, instances))]
 #[allow(clippy::needless_pass_by_value)]
 fn component_spans_of_file(
     py: Python<'_>,
     path: PathBuf,
     labels: Option<Vec<i64>>,
     connectivity: u32,
+    instances: bool,
 ) -> PyResult<Bound<'_, PyDict>> {
     let connectivity = Connectivity::try_from(connectivity).map_err(to_python)?;
     let table = run_interruptible(py, |interrupt| {
         let (components, _) = nifti::components_of_file(&path, labels.as_deref(), connectivity, interrupt)?;
-        SpanTable::new(&components)
+        SpanTable::new(&joined(components, instances))
     })?;
     span_columns(py, table)
 }

@@ -1,5 +1,7 @@
 //! Finds the components of a whole array: slabs are processed in parallel and joined across their seams.
 
+use std::collections::HashMap;
+
 use rayon::prelude::*;
 
 use crate::decode::Decoder;
@@ -45,6 +47,8 @@ pub struct Components {
     /// For each slab and each slab component: the number of the component, 0-based, ordered by smallest C-order index.
     pub(crate) numbers: Vec<Vec<u32>>,
     pub(crate) sums: Vec<Sums>,
+    /// Whether a label was nearly an integer, and was rounded.
+    pub rounded: bool,
 }
 
 impl Components {
@@ -110,7 +114,41 @@ impl Components {
             pool::install(threads, || starts.into_par_iter().map(find).collect::<Result<Vec<_>>>())?
         };
         interrupt.check()?;
-        Self::join_seams(walk, slabs, slab_planes, connectivity)
+        let found = Self::join_seams(walk, slabs, slab_planes, connectivity)?;
+        Ok(Self { rounded: decoder.rounded(), ..found })
+    }
+
+    /// The same spans, with all components of one label joined to one: each label is one object, wherever it lies.
+    #[must_use]
+    pub fn joined_by_label(mut self) -> Self {
+        let mut at_label: HashMap<i64, u32> = HashMap::new();
+        let mut merged: Vec<Sums> = Vec::new();
+        // Components are ordered by their smallest index, so the first one of a label decides the order of the labels.
+        let joined: Vec<u32> = self
+            .sums
+            .iter()
+            .map(|sums| {
+                let number = *at_label.entry(sums.label).or_insert_with(|| {
+                    merged.push(*sums);
+                    u32::MAX
+                });
+                if number == u32::MAX {
+                    let new = merged.len() as u32 - 1;
+                    at_label.insert(sums.label, new);
+                    new
+                } else {
+                    merged[number as usize].merge(sums);
+                    number
+                }
+            })
+            .collect();
+        for numbers in &mut self.numbers {
+            for number in numbers {
+                *number = joined[*number as usize];
+            }
+        }
+        self.sums = merged;
+        self
     }
 
     fn join_seams(walk: Walk, slabs: Vec<Slab>, slab_planes: usize, connectivity: Connectivity) -> Result<Self> {
@@ -194,7 +232,7 @@ impl Joiner {
             })
             .collect();
         let sums = by_first.iter().map(|&index| merged[index as usize]).collect();
-        Ok(Components { walk: self.walk, slabs: self.slabs, numbers, sums })
+        Ok(Components { walk: self.walk, slabs: self.slabs, numbers, sums, rounded: false })
     }
 }
 

@@ -1,8 +1,13 @@
 //! Converts the bits of a stored word to a label.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::view::Kind;
 use crate::{Error, Result};
 
+/// A stored number this close to an integer is that integer: resampling and scale factors leave small errors.
+const NEARLY: f64 = 1e-3;
 /// Larger integers are not exact in a float64.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
@@ -13,13 +18,14 @@ pub struct Decoder {
     swapped: bool,
     scaling: Option<(f64, f64)>,
     selected: Option<Vec<i64>>,
+    rounded: Arc<AtomicBool>,
 }
 
 impl Decoder {
     /// A decoder for elements of `kind`, byte-swapped or not. If `selected` is given, all other labels become 0.
     #[must_use]
     pub fn new(kind: Kind, swapped: bool, selected: Option<&[i64]>) -> Self {
-        Self { kind, swapped, scaling: None, selected: selected.map(<[i64]>::to_vec) }
+        Self { kind, swapped, scaling: None, selected: selected.map(<[i64]>::to_vec), rounded: Arc::default() }
     }
 
     /// The same decoder, with `label = slope · stored + intercept`.
@@ -27,6 +33,12 @@ impl Decoder {
     pub fn scaled(mut self, slope: f64, intercept: f64) -> Self {
         self.scaling = ((slope, intercept) != (1.0, 0.0)).then_some((slope, intercept));
         self
+    }
+
+    /// Whether a label without scaling was nearly an integer, and was rounded.
+    #[must_use]
+    pub fn rounded(&self) -> bool {
+        self.rounded.load(Ordering::Relaxed)
     }
 
     /// The label of an element with these bits (in its low bytes).
@@ -52,10 +64,12 @@ impl Decoder {
     fn float(&self, stored: f64) -> Result<i64> {
         let (slope, intercept) = self.scaling.unwrap_or((1.0, 0.0));
         let value = stored * slope + intercept;
-        // Scale factors are stored as float32, so the labels of a scaled label map have small rounding errors.
         let nearest = value.round();
-        let tolerance = if self.scaling.is_some() { 1e-4 } else { 0.0 };
-        if value.is_finite() && (value - nearest).abs() <= tolerance && nearest.abs() <= EXACT {
+        if value.is_finite() && (value - nearest).abs() <= NEARLY && nearest.abs() <= EXACT {
+            // Scale factors are stored as float32, so the labels of a scaled label map always have small errors.
+            if (value - nearest).abs() > 0.0 && self.scaling.is_none() {
+                self.rounded.store(true, Ordering::Relaxed);
+            }
             Ok(self.select(nearest as i64))
         } else {
             Err(Error::NonIntegralLabel(format!("label value {value} is not an integer")))
@@ -88,8 +102,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_nearly_an_integer_is_rounded_and_remembered() {
+        for (value, rounded) in [(1.0f32, false), (0.999_999_94, true), (1.000_9, true), (-0.000_9, true)] {
+            let decoder = Decoder::new(Kind::F32, false, None);
+            assert_eq!(decoder.label(u64::from(value.to_bits())).unwrap(), i64::from(value > 0.5));
+            assert_eq!(decoder.rounded(), rounded, "{value}");
+        }
+    }
+
+    #[test]
     fn what_is_no_integer_is_refused() {
-        for value in [0.5f32, f32::NAN, f32::INFINITY] {
+        for value in [0.5f32, 0.998, 1.002, f32::NAN, f32::INFINITY] {
             let error = Decoder::new(Kind::F32, false, None).label(u64::from(value.to_bits())).unwrap_err();
             assert!(matches!(error, Error::NonIntegralLabel(_)), "{error}");
         }

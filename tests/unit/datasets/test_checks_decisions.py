@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from patchcore.datasets.checks import (
     label_findings,
     parse_accept,
     parse_spacing,
+    read_spacing_file,
 )
+from patchcore.datasets.patients import group_patients, separating_pattern
 from patchcore.errors import DataError
 from patchcore.study.cases import CaseRecord, FileStamp
+from patchcore.study.folds import make_folds
 
 
 def record(case_id: str = "volume-28", *checks: str, **fields: Any) -> CaseRecord:
@@ -130,6 +134,14 @@ def test_commands_to_type_are_few() -> None:
     ]
 
 
+def test_for_many_cases_one_file_and_one_accept_are_proposed() -> None:
+    cases = [decide(record(f"volume-{n}", "identity-affine"), spacing={}, accept=()) for n in range(119)]
+    assert commands(cases, command="patchcore analyze D S") == [
+        "patchcore analyze D S --spacing-file CSV (columns case_id, x, y, z; 119 cases)",
+        "patchcore analyze D S --accept all:identity-affine",
+    ]
+
+
 def test_labels_are_declared_where_any_are() -> None:
     declared = {0: "background", 1: "liver", 2: "tumour"}
     assert label_findings([1, 2], declared) == []
@@ -180,12 +192,52 @@ def test_an_identity_affine_like_no_other_case_is_held_and_one_among_its_like_is
 
 @pytest.mark.parametrize(
     ("patients", "check"),
-    [(["p", "p", "q"], None), (["p", "q", "r"], "patients-unknown"), (["p", "p", "p"], "one-patient"), (["p"], None)],
+    [
+        (["p", "p", "q"], None),
+        (["p", "q", "r"], "patients-unknown"),
+        (["p", "p", "p"], "one-patient"),
+        (["p", "p", "p", "q"], "one-patient"),
+        (["p", "p", "q", "q"], None),
+        (["p"], None),
+    ],
 )
 def test_patients_are_reported_apart(patients: list[str], check: str | None) -> None:
     cases = [record(f"c{n}", patient=patient) for n, patient in enumerate(patients)]
     assert [item.check for item in cohort_findings(cases).get(COHORT, [])] == ([check] if check else [])
-    assert COHORT not in cohort_findings(cases, patients_known=True)
+    known = [item.check for item in cohort_findings(cases, patients_known=True).get(COHORT, [])]
+    assert known == (["one-patient"] if check == "one-patient" else [])
+
+
+def test_a_grouping_into_one_patient_is_questioned_with_a_pattern_that_separates() -> None:
+    names = [f"kidney21_case_{n:05d}_lesion_{k:02d}" for n in range(5) for k in range(2)]
+    grouping = group_patients(names)
+    assert set(grouping.patients) == {"kidney21"}
+    cases = [record(name, patient=patient) for name, patient in zip(names, grouping.patients, strict=True)]
+    (about,) = cohort_findings(cases)[COHORT]
+    assert about.message == "all 10 cases count as scans of one patient (kidney21)"
+    pattern = shlex.split(about.remedy)[2].rstrip(",")
+    assert len(set(group_patients(names, regex=pattern).patients)) == 5
+    with pytest.raises(DataError, match="1 patient"):
+        make_folds(list(grouping.patients), 5, 0)
+    assert separating_pattern(["a", "b", "c"]) is None
+
+
+def test_spacings_of_many_cases_are_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "spacing.csv"
+    path.write_text("case_id;x;y;z\na b;0,7;0,7;5\nvolume-2*;1;1;2.5\n", encoding="utf-8")
+    assert parse_spacing(read_spacing_file(path)) == {"a b": (0.7, 0.7, 5.0), "volume-2*": (1.0, 1.0, 2.5)}
+    assert read_spacing_file(None) == []
+    for text, message in (
+        ("case_id,x,y\na,1,1\n", "line 2 has no z"),
+        ("case_id,x,y,z\n", "lists no case"),
+        ("case_id,x,y,z\na,1,1,-2\n", "line 2: .* is not a valid spacing"),
+        ("case_id,x,y,z\n*,1,1,2\n", "line 2: .* every case the same spacing"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=message):
+            read_spacing_file(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_spacing_file(tmp_path / "nothing.csv")
 
 
 def test_every_check_says_what_it_looks_for_and_what_to_do() -> None:

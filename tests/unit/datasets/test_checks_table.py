@@ -124,6 +124,25 @@ def fractional(cohort: Cohort) -> None:
     save(cohort.label(), label)
 
 
+def coarse(cohort: Cohort) -> None:
+    """Store the HU with 8 bits, a slope of 7.11 and an intercept of −1024."""
+    stored = np.clip(np.rint((ct(2) + 1024) / 7.11), 0, 255).astype(np.uint8)
+    made: Any = nibabel.Nifti1Image(stored, AFFINE)
+    nibabel.save(made, cohort.image())
+    # Slope and intercept are at bytes 112 and 116 of a NIfTI-1 header.
+    patch(cohort.image(), 112, struct.pack("<ff", 7.11, -1024.0))
+
+
+def relabel(function: Callable[[Array], Array]) -> Callable[[Cohort], None]:
+    return lambda cohort: cohort.put("P2_a", ct(2), function(mask(2)))
+
+
+def numbered(label: Array) -> Array:
+    numbers = np.zeros_like(label)
+    numbers[2:4, 2:4, 2:4], numbers[9:11, 2:4, 2:4], numbers[14:16, 5:7, 2:4] = 1, 2, 3
+    return numbers
+
+
 def large(affine: Any, image: bool = True) -> Callable[[Cohort], None]:
     shape = (256, 256, 6)
     return lambda cohort: cohort.put("P2_a", ct(2, shape) if image else None, mask(2, shape), affine)
@@ -157,12 +176,16 @@ TRIPS: dict[str, Callable[[Cohort], Any]] = {
     "hu-not-finite": image(with_nan),
     "hu-constant": image(np.zeros_like),
     "hu-8-bit": image(lambda array: np.clip((array + 1050) / 8, 0, 255).astype(np.uint8)),
+    "hu-coarse": coarse,
     "hu-normalised": image(lambda array: (array + 1100) / 2000),
     "hu-offset": image(lambda array: np.clip(array + 1024, 0, None)),
     "hu-scale": image(lambda array: array * 10),
     "not-ct": image(lambda array: np.abs(array) * 3),
     "hu-no-air": lambda cohort: cohort.put("P2_a", np.clip(ct(2, (256, 256, 6)), -200, 300), mask(2, (256, 256, 6))),
     "label-fractional": fractional,
+    "label-rounded": relabel(lambda label: label * np.float32(0.99999994)),
+    "label-255": relabel(lambda label: label * np.uint8(255)),
+    "label-instances": relabel(numbered),
     "label-negative": lambda cohort: save(cohort.label(), -mask(2).astype(np.int16)),
     "label-empty": lambda cohort: save(cohort.label(), np.zeros(SHAPE, np.uint8)),
     "duplicate-image": lambda cohort: cohort.put("P2_a", ct(0), mask(2)),

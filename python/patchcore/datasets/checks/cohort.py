@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from statistics import median
 
 import numpy as np
 
+from patchcore.datasets.patients import separating_pattern
 from patchcore.study.cases import CaseRecord, FileStamp, Finding
 from patchcore.study.checks import finding
 
@@ -56,18 +58,30 @@ def cohort_findings(records: Sequence[CaseRecord], *, patients_known: bool = Fal
                 labels.setdefault(key, []).append(record)
     for record, result in _lost_headers(records):
         found.setdefault(record.case_id, []).append(result)
-    cases = [record for record in records if record.status != "excluded"]
-    if len(cases) > 1 and not patients_known:
-        patients = {record.patient for record in cases}
-        if len(patients) == 1:
-            message = f"all {len(cases)} cases count as scans of one patient ({cases[0].patient})"
-            found[COHORT] = [finding("one-patient", message)]
-        elif len(patients) == len(cases):
-            message = (
-                f"each of the {len(cases)} cases counts as a separate patient, but the data set does not confirm it"
-            )
-            found[COHORT] = [finding("patients-unknown", message)]
+    if (about := _patients(records, patients_known=patients_known)) is not None:
+        found[COHORT] = [about]
     return found
+
+
+def _patients(records: Sequence[CaseRecord], *, patients_known: bool) -> Finding | None:
+    """Question a grouping that leaves one patient, that puts most cases into one, or that nothing confirms."""
+    cases = [record for record in records if record.status != "excluded"]
+    patients = Counter(record.patient for record in cases)
+    if len(cases) < 2:
+        return None
+    largest, count = patients.most_common(1)[0]
+    if len(patients) == 1 or (count > len(cases) / 2 and count > 2):
+        which = f"all {count}" if len(patients) == 1 else f"{count} of {len(cases)}"
+        message = f"{which} cases count as scans of one patient ({largest})"
+        better = separating_pattern([record.case_id for record in cases])
+        remedy = None
+        if better is not None:
+            remedy = f"try --patient-regex {shlex.quote(better[0])}, which finds {better[1]} patients"
+        return finding("one-patient", message, remedy=remedy)
+    if len(patients) == len(cases) and not patients_known:
+        message = f"each of the {len(cases)} cases counts as a separate patient, but the data set does not confirm it"
+        return finding("patients-unknown", message)
+    return None
 
 
 def _lost_headers(records: Sequence[CaseRecord]) -> Iterator[tuple[CaseRecord, Finding]]:

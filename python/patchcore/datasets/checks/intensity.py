@@ -22,6 +22,8 @@ __all__ = ["image_findings"]
 _OUTLIER_SHARE = 0.01
 # Soft tissue lies at -150 to 250 HU; without the intercept of -1024, it lies 1024 higher.
 _SHIFTED_TISSUE = (850.0, 1350.0)
+# Only a scale factor and an intercept take 8-bit values this far below 0: the values are HU in coarse steps.
+_SCALED_BELOW = -200.0
 # Air is the lowest value that a CT measures; lower values are padding (one or two values) or wrongly scaled.
 _BELOW_AIR = -1300.0
 _BELOW_AIR_SHARE = 0.05
@@ -58,14 +60,20 @@ def _find(image: CtExamination) -> tuple[str, str] | None:
         return "hu-not-finite", f"{bad} voxel{' is' if bad == 1 else 's are'} NaN or infinite"
     if low == high:
         return "hu-constant", f"all voxels have the value {low:g}"
-    if image.stored_dtype.itemsize == 1 or (low == 0 and high == 255):
+    eight_bit = image.stored_dtype.itemsize == 1
+    if (eight_bit and low > _SCALED_BELOW) or (low == 0 and high == 255):
         return "hu-8-bit", f"{span}, as in an 8-bit picture"
     fractional = sample.dtype.kind == "f" and bool((sample != np.rint(sample)).any())
     if (low >= -1 and high <= 1) or (fractional and high - low < 30):
         return "hu-normalised", f"{span}, as in a normalised image"
     if not fractional and low >= 0 and high - low < 30:
         return "not-ct", f"{span}, as in a label map"
-    return _scale(image)
+    found = _scale(image)
+    if found is None and eight_bit:
+        steps = np.diff(np.unique(sample))
+        step = float(steps.min()) if len(steps) else high - low
+        return "hu-coarse", f"{span} in steps of {step:.3g} HU: the CT is stored with 8 bits"
+    return found
 
 
 def _scale(image: CtExamination) -> tuple[str, str] | None:

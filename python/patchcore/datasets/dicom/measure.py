@@ -38,7 +38,12 @@ class MeasuredSegments:
 
 
 def measure_segments(
-    path: PathLike, *, connectivity: int = 26, min_volume_mm3: float = 0.0, affine: Affine | None = None
+    path: PathLike,
+    *,
+    connectivity: int = 26,
+    min_volume_mm3: float = 0.0,
+    affine: Affine | None = None,
+    relabel: Sequence[tuple[int, int]] = (),
 ) -> MeasuredSegments:
     """Measure an indexed SEG or RTSTRUCT.
 
@@ -47,6 +52,7 @@ def measure_segments(
         connectivity: 6, 18 or 26.
         min_volume_mm3: Components smaller than this are not lesions, in mm³.
         affine: Voxel index → world mm, shape (4, 4); used instead of the file's affine.
+        relabel: Labels that are read as another label: (label, label used).
 
     Raises:
         DataError: A file is damaged or does not lie on the CT's grid.
@@ -55,8 +61,10 @@ def measure_segments(
     labelled = read_labelled(path)
     used = labelled.grid.affine if affine is None else np.asarray(affine, dtype=np.float64)
     by_label: dict[int, list[Segment]] = {}
+    used_as = dict(relabel)
     for segment in labelled.segments:
-        by_label.setdefault(labelled.label_number(segment), []).append(segment)
+        number = labelled.label_number(segment)
+        by_label.setdefault(used_as.get(number, number), []).append(segment)
     settings = {"connectivity": connectivity, "min_volume_mm3": min_volume_mm3}
     parts = [no_lesions(labelled.grid.shape, used, connectivity=connectivity, min_volume_mm3=min_volume_mm3)]
     segments: list[dict[str, Any]] = []

@@ -133,7 +133,7 @@ fn components_of_opened(
         joiner.push(find_in_chunk(&chunk, &header, walk, &decoder, connectivity)?, first_plane);
     }
     read_to_checksum(&mut reader)?;
-    Ok((joiner.finish()?, header))
+    Ok((Components { rounded: decoder.rounded(), ..joiner.finish()? }, header))
 }
 
 /// Read all voxels of a file without scaling, in this machine's byte order. The file is read to its last byte.

@@ -56,7 +56,7 @@ fn label_of(raw: &[u8], code: i64, big: bool, slope: f64, inter: f64) -> Option<
         |value| value as f64,
     );
     let value = stored * slope + inter;
-    ((value - value.round()).abs() <= if scaled { 1e-4 } else { 0.0 }).then(|| value.round() as i64)
+    ((value - value.round()).abs() <= 1e-3).then(|| value.round() as i64)
 }
 
 /// Read the header file, and the voxel file if it is separate. `None` if a reader must reject the file.
