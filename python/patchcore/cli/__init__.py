@@ -23,6 +23,7 @@ __all__ = ["COMMANDS", "build_app", "main"]
 COMMANDS: Final = (
     "analyze",
     "check",
+    "manifest",
     "plan",
     "prepare",
     "inspect",

@@ -15,6 +15,7 @@ from patchcore.datasets.layouts.files import FolderLog, format_problem, is_archi
 from patchcore.datasets.layouts.folders import find_folders, known_folders
 from patchcore.datasets.layouts.listed import find_listed
 from patchcore.datasets.layouts.manifest import MANIFEST_NAMES, is_manifest, read_manifest
+from patchcore.datasets.layouts.structures import find_structures
 from patchcore.errors import DataError
 from patchcore.study.layout import IgnoredFile, Layout
 from patchcore.types import PathLike
@@ -22,7 +23,9 @@ from patchcore.volumes.dicom.options import SegmentOptions
 
 __all__ = ["LAYOUTS", "find_cases"]
 
-LAYOUTS: Final = ("manifest", "nnunet", "msd", "lits", "kits", "two-folders", "labels-only", "dicom", "ircadb")
+LAYOUTS: Final = (
+    "manifest", "nnunet", "msd", "lits", "kits", "two-folders", "labels-only", "structures", "dicom", "ircadb",
+)  # fmt: skip
 """All supported layouts, by their names for ``--layout``."""
 
 _DICOM_SAMPLES = 64
@@ -126,6 +129,9 @@ def _recognised(root: Path, log: FolderLog) -> Layout | None:
         if folders is not None and lits is not None and _same_files(folders, lits):
             # Two folders with volume-N and segmentation-N: this is LiTS.
             folders = None
+    structures = find_structures(root, log) if lits is kits is folders is None else None
+    if structures is not None:
+        return structures
     if kits is not None and folders is not None and folders.name == "msd" and _same_files(kits, folders):
         # A list of the KiTS folders: it says more than the folders, except for the names of the labels.
         folders, kits = replace(folders, label_names=folders.label_names or kits.label_names), None
@@ -160,6 +166,8 @@ def _forced(root: Path, log: FolderLog, layout: str, dicom: _DicomFinder) -> Lay
             found = find_listed(root, log)
         case "nnunet":
             found = find_nnunet(root, log)
+        case "structures":
+            found = find_structures(root, log)
         case "dicom":
             return dicom.series(root)
         case "ircadb":
@@ -195,6 +203,7 @@ _WANTS: Final = {
     "kits": "folders named case_NNNNN with imaging.nii.gz and segmentation.nii.gz",
     "two-folders": "a folder of images and a folder of label maps with the same file names",
     "labels-only": "a folder of label maps named labels, labelsTr, label, masks or mask",
+    "structures": "a folder per case with ct.nii.gz and segmentations/NAME.nii.gz",
     "ircadb": "a folder per patient with PATIENT_DICOM/ and MASKS_DICOM/NAME/",
 }
 
@@ -209,7 +218,19 @@ class _DicomFinder:
     def series(self, root: Path) -> Layout:
         from patchcore.datasets.dicom.find import find_dicom
 
-        return find_dicom(root, options=self.options, progress=self.progress)
+        found = find_dicom(root, options=self.options, progress=self.progress)
+        alone = [case for case in found.cases if case.problem == "no SEG or RTSTRUCT refers to this CT"]
+        volumes = [item.path for item in volumes_below(root, FolderLog()) if not item.reason] if alone else []
+        nifti = [path for path in volumes if format_problem(path) is None]
+        if not nifti:
+            return found
+        remedy = (
+            f"{len(nifti)} NIfTI files such as {nifti[0].name} may be the label maps: convert the CTs to NIfTI with "
+            "the program that made them, so that both have one orientation (for example dcm2niix), then run "
+            "patchcore manifest on the folder of the NIfTI files"
+        )
+        cases = (replace(case, remedy=remedy) if case in alone else case for case in found.cases)
+        return replace(found, cases=tuple(cases))
 
     def ircadb(self, root: Path) -> Layout | None:
         from patchcore.datasets.dicom.ircadb import find_ircadb

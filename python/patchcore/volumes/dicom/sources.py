@@ -21,20 +21,23 @@ __all__ = ["INDEX_SUFFIX", "DicomSource", "Kind", "read_source", "write_source"]
 INDEX_SUFFIX = ".dicom.json"
 _SCHEMA = 1
 
-Kind = Literal["ct", "seg", "rtstruct", "masks"]
+Kind = Literal["ct", "seg", "rtstruct", "masks", "structures"]
 
 
 @dataclass(frozen=True)
 class DicomSource:
-    """The files of one CT series, or of what labels it: SEGs, RTSTRUCTs, or masks exported as CT series.
+    """The files of one CT series, or of what labels it.
+
+    Labels are SEGs, RTSTRUCTs, masks exported as CT series, or structures: one NIfTI mask each, beside a NIfTI image.
 
     Attributes:
         kind: Kind of the files.
         files: The files; for a CT, in slice order.
         details: JSON values. For a CT: ``series`` (its UID). For labels: ``labels`` (label number by label name),
-            ``segments`` (label name by segment name), ``options`` (how segments are read), and for masks ``names``
-            (mask of each file). For both: ``slices`` (SOP instance and frame of each slice of the CT; empty for labels
-            without a CT), ``shape`` and ``affine`` of the grid, and ``notes`` (sentences that the user has to read).
+            ``segments`` (label name by segment name), ``options`` (how segments are read), and for masks and
+            structures ``names`` (of each file). For both: ``slices`` (SOP instance and frame of each slice of the CT;
+            empty for labels without a CT), ``shape`` and ``affine`` of the grid, and ``notes`` (sentences that the user
+            has to read).
     """
 
     kind: Kind

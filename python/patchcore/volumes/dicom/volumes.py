@@ -30,6 +30,7 @@ from patchcore.volumes.dicom.rtstruct import read_rois
 from patchcore.volumes.dicom.segments import Segment, read_segments, with_readers
 from patchcore.volumes.dicom.slices import ENHANCED, Slice, frame_group, slices_of
 from patchcore.volumes.dicom.sources import DicomSource, read_source
+from patchcore.volumes.dicom.structures import read_structures
 from patchcore.volumes.types import CtImage, LabelMap, VolumeHeader
 
 __all__ = [
@@ -171,12 +172,13 @@ def read_labelled(path: PathLike) -> Labelled:
     options = SegmentOptions.from_json(source.details.get("options") or {})
     segments: list[Segment] = []
     notes = [Note(note) for note in source.notes]
-    if source.kind == "masks":
+    if source.kind in ("masks", "structures"):
         names = source.details.get("names")
         if not isinstance(names, list) or len(names) != len(source.files):
             raise _broken(path)
-        segments += read_masks(source.files, [str(name) for name in names], grid)
-    for file in () if source.kind == "masks" else source.files:
+        read = read_masks if source.kind == "masks" else read_structures
+        segments += read(source.files, [str(name) for name in names], grid)
+    for file in () if source.kind in ("masks", "structures") else source.files:
         if source.kind == "seg":
             found, said = read_segments(
                 file,

@@ -1,0 +1,287 @@
+"""Propose a list of cases for a data set of any layout, for the user to correct: ``patchcore manifest``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from patchcore.datasets.checks.pair import MAX_CORNER_SHIFT, corner_shift
+from patchcore.datasets.layouts.account import volumes_below
+from patchcore.datasets.layouts.files import FolderLog, format_problem, is_archive, volume_ending, volume_stem
+from patchcore.datasets.layouts.manifest import is_manifest
+from patchcore.datasets.patients import group_patients
+from patchcore.errors import DataError
+from patchcore.files import write_atomic
+from patchcore.types import PathLike
+from patchcore.volumes.types import VolumeHeader
+from patchcore.volumes.volume import read_header
+
+__all__ = ["Proposal", "Proposed", "propose_manifest"]
+
+Sureness = Literal["sure", "likely", "unsure", "alone"]
+"""Same name and same grid; same name or same folder, and same grid; the grid differs or cannot be read; no partner."""
+
+_LABEL_WORDS: Final = frozenset(
+    {
+        "seg", "segs", "segmentation", "segmentations", "mask", "masks", "label", "labels", "labelstr", "labelsts",
+        "lesion", "lesions", "tumor", "tumour", "tumors", "tumours", "nodule", "nodules", "gt", "truth", "groundtruth",
+        "annotation", "annotations", "roi", "rois", "contour", "contours", "manual",
+    }
+)  # fmt: skip
+_IMAGE_WORDS: Final = frozenset(
+    {
+        "ct", "image", "images", "imagestr", "imagests", "img", "imgs", "imaging", "volume", "volumes", "vol", "scan",
+        "scans", "cta", "ncct", "cect", "raw", "data", "anat",
+    }
+)  # fmt: skip
+_WORDS = re.compile(r"[a-zäöüß]+|\d+", re.IGNORECASE)
+_CHANNEL = re.compile(r"_0000$")
+_BIDS = re.compile(r"(?:^|/)sub-([A-Za-z0-9]+)(?:/|_)")
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """One row of the proposed list.
+
+    Attributes:
+        case_id: Name of the case.
+        image: The image, relative to the list; empty if there is none.
+        label: The label map, relative to the list; empty if none was found.
+        patient: The patient.
+        sureness: How sure the pair is.
+        why: What the pair is based on.
+    """
+
+    case_id: str
+    image: str
+    label: str
+    patient: str
+    sureness: Sureness
+    why: str
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The proposed list, and the volumes that are not in it with the reason."""
+
+    path: Path
+    rows: tuple[Proposed, ...]
+    left: tuple[tuple[Path, str], ...]
+
+    def count(self, sureness: Sureness) -> int:
+        """Return the number of rows of a sureness."""
+        return sum(row.sureness == sureness for row in self.rows)
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    label: bool
+    key: tuple[str, ...]
+    header: VolumeHeader | None
+    problem: str = ""
+
+
+def propose_manifest(
+    dataset: PathLike, out: PathLike, *, progress: Callable[[int, int], None] | None = None
+) -> Proposal:
+    """Write a list of cases, with a column that says how sure each pair of image and label map is.
+
+    Images and label maps are told apart by the words in their names and folders, else by the type of their voxels. They
+    are paired by what is left of their names without these words, else because they are alone in their folder. Only
+    headers are read. The list is written completely or not at all.
+
+    Args:
+        dataset: Folder of the data set.
+        out: The list, ending in ``.csv``. Paths in it are relative to its folder.
+        progress: Called with the number of headers read and their total.
+
+    Raises:
+        DataError: There is no volume that can be read, or `out` is not a CSV.
+        OSError: The list cannot be written.
+    """
+    root, out = Path(dataset).resolve(), Path(out).absolute()
+    if not root.is_dir():
+        raise DataError("no such folder", path=root, remedy="give the folder of the data set")
+    if not is_manifest(out) or out.suffix.lower() != ".csv":
+        raise DataError(f"{out.name} is not a CSV", path=out, remedy="give a name such as cases.csv")
+    found = list(volumes_below(root, FolderLog()))
+    left = [(item.path, item.reason) for item in found if item.reason]
+    volumes = []
+    for item in found:
+        problem = None if item.reason else format_problem(item.path)
+        if problem is not None:
+            left.append((item.path, f"{problem[0]}; {problem[1]}"))
+        elif not item.reason and not _is_data_half(item.path):
+            volumes.append(item.path)
+    if not volumes:
+        raise _nothing(root, [path for path, _ in left])
+    files = []
+    for done, path in enumerate(volumes, 1):
+        files.append(_file(path, root))
+        if progress is not None:
+            progress(done, len(volumes))
+    pairs = _pairs(files)
+    rows = _rows(pairs, root, out.parent)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("case_id", "image", "label", "patient", "sureness", "why"))
+    for row in rows:
+        writer.writerow((row.case_id, row.image, row.label, row.patient, row.sureness, row.why))
+    write_atomic(out, table.getvalue())
+    return Proposal(out, tuple(rows), tuple(left))
+
+
+def _nothing(root: Path, left: Sequence[Path]) -> DataError:
+    if any(is_archive(path.name) for path in left):
+        return DataError("holds only archives", path=root, remedy="unpack them, and give the folder with their content")
+    return DataError(
+        "holds no NIfTI file",
+        path=root,
+        remedy="give the folder of NIfTI files; DICOM needs no list: run patchcore analyze on its folder",
+    )
+
+
+def _is_data_half(path: Path) -> bool:
+    """Whether a file is the ``.img`` of a pair, which is listed by its ``.hdr``."""
+    stem = volume_stem(path.name)
+    if not path.name.lower().endswith((".img", ".img.gz")) or stem is None:
+        return False
+    return any((path.parent / f"{stem}{ending}").exists() for ending in (".hdr", ".HDR", ".hdr.gz"))
+
+
+def _file(path: Path, root: Path) -> _File:
+    try:
+        header, problem = read_header(path), ""
+    except (DataError, OSError) as error:
+        header, problem = None, error.message if isinstance(error, DataError) else str(error.strerror or error)
+    stem = path.name.removesuffix(volume_ending(path.name) or "")
+    inner = path.parent.relative_to(root)
+    name, folders = _words(_CHANNEL.sub("", stem)), _words(str(inner))
+    key = tuple(word for word in name if word not in _LABEL_WORDS and word not in _IMAGE_WORDS)
+    return _File(path, _is_label(name, folders, stem, header), key, header, problem)
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORDS.findall(text)]
+
+
+def _is_label(name: Sequence[str], folders: Sequence[str], stem: str, header: VolumeHeader | None) -> bool:
+    """Say whether a file is a label map: by its name, else by its innermost folder, else by the type of its voxels."""
+    if _CHANNEL.search(stem):
+        return False
+    for words in (name, folders[::-1]):
+        for word in words:
+            if word in _LABEL_WORDS:
+                return True
+        for word in words:
+            if word in _IMAGE_WORDS:
+                return False
+    if header is None:
+        return False
+    return header.dtype.kind in "bu" and header.dtype.itemsize <= 2 and (header.slope, header.intercept) == (1.0, 0.0)
+
+
+def _same_grid(image: _File, label: _File) -> bool | None:
+    """Return whether two files lie on one grid; None if a header cannot be read."""
+    if image.header is None or label.header is None:
+        return None
+    if image.header.shape != label.header.shape:
+        return False
+    try:
+        return corner_shift(image.header.affine, label.header.affine, image.header.shape) <= MAX_CORNER_SHIFT
+    except np.linalg.LinAlgError:
+        return None
+
+
+def _pairs(files: Sequence[_File]) -> list[tuple[_File | None, _File | None, Sureness, str]]:
+    """Pair images and label maps: by name, then by folder, then by the folder above."""
+    images = [file for file in files if not file.label]
+    labels = [file for file in files if file.label]
+    pairs: list[tuple[_File | None, _File | None, Sureness, str]] = []
+
+    def groups(of: Iterable[_File], key: Callable[[_File], object]) -> dict[object, list[_File]]:
+        made: dict[object, list[_File]] = defaultdict(list)
+        for file in of:
+            made[key(file)].append(file)
+        return made
+
+    rules: tuple[tuple[str, Callable[[_File], object]], ...] = (
+        ("the same name", lambda file: (file.path.parent, file.key) if file.key else None),
+        ("the same name in two folders", lambda file: file.key or None),
+        ("alone in one folder", lambda file: file.path.parent),
+        ("alone in one folder and its subfolders", lambda file: file.path.parent.parent),
+        ("image and label map of neighbouring folders", lambda file: file.path.parent.parent.parent),
+    )
+    for why, key in rules:
+        by_image, by_label = groups(images, key), groups(labels, key)
+        for name, found in by_image.items():
+            partners = by_label.get(name, [])
+            if name is None or len(found) != 1 or len(partners) != 1:
+                continue
+            same = _same_grid(found[0], partners[0])
+            sureness: Sureness = "unsure" if not same else "sure" if why.startswith("the same name") else "likely"
+            grid = {True: "same grid", False: "but another grid", None: "the grid cannot be compared"}[same]
+            pairs.append((found[0], partners[0], sureness, f"{why}, {grid}"))
+        used = {file.path for image, label, *_ in pairs for file in (image, label) if file is not None}
+        images = [file for file in images if file.path not in used]
+        labels = [file for file in labels if file.path not in used]
+    pairs += [(file, None, "alone", "no label map was found") for file in images]
+    pairs += [(None, file, "alone", "no image was found") for file in labels]
+    return pairs
+
+
+def _rows(
+    pairs: Sequence[tuple[_File | None, _File | None, Sureness, str]], root: Path, folder: Path
+) -> list[Proposed]:
+    names = _names([label or image for image, label, *_ in pairs if (label or image) is not None], root)  # type: ignore[misc]
+    patients = group_patients(names).patients
+    rows = []
+    for name, patient, (image, label, sureness, why) in zip(names, patients, pairs, strict=True):
+        first = label or image
+        assert first is not None
+        bids = _BIDS.search(first.path.relative_to(root).as_posix())
+        problems = [file.problem for file in (image, label) if file is not None and file.problem]
+        rows.append(
+            Proposed(
+                case_id=name,
+                image="" if image is None else os.path.relpath(image.path, folder),
+                label="" if label is None else os.path.relpath(label.path, folder),
+                patient=patient if bids is None else f"sub-{bids[1]}",
+                sureness=sureness,
+                why="; ".join((why, *problems)),
+            )
+        )
+    return sorted(rows, key=lambda row: row.case_id)
+
+
+def _names(files: Sequence[_File], root: Path) -> list[str]:
+    """Name the cases: by what is left of the file's name, by its folder, or by its whole path."""
+
+    def clean(text: str) -> str:
+        return re.sub(r"[^\w.-]+", "_", text).strip("_.")[:150] or "case"
+
+    stems = [
+        clean(_CHANNEL.sub("", file.path.name.removesuffix(volume_ending(file.path.name) or ""))) for file in files
+    ]
+    folders = [
+        clean(file.path.parent.name) if file.path.parent != root else stem
+        for file, stem in zip(files, stems, strict=True)
+    ]
+    whole = [
+        clean("_".join((*file.path.parent.relative_to(root).parts, stem)))
+        for file, stem in zip(files, stems, strict=True)
+    ]
+    for names in (stems, folders, whole):
+        if len({name.casefold() for name in names}) == len(names):
+            return names
+    return [f"{name}_{number}" for number, name in enumerate(whole, 1)]
