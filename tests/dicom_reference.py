@@ -160,11 +160,11 @@ def read_rtstruct(
     dataset = pydicom.dcmread(BytesIO(path.read_bytes()), force=True)
     names = {}
     for item in dataset.get("StructureSetROISequence") or ():
-        if item.get("ROINumber") is not None:
+        if item.get("ROINumber") not in (None, ""):
             names[int(item.ROINumber)] = str(item.get("ROIName") or "").strip() or f"ROI {int(item.ROINumber)}"
     contours = defaultdict(list)
     for item in dataset.get("ROIContourSequence") or ():
-        if item.get("ReferencedROINumber") is not None:
+        if item.get("ReferencedROINumber") not in (None, ""):
             contours[int(item.ReferencedROINumber)] += list(item.get("ContourSequence") or ())
     found = []
     for number, items in contours.items():
@@ -287,6 +287,14 @@ def _frames(dataset: pydicom.Dataset, rows: int, columns: int, count: int, alloc
     data = dataset.PixelData
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is not None and syntax.is_encapsulated:
+        # What a reader may assume if it is missing.
+        for name, value in (
+            ("PhotometricInterpretation", "MONOCHROME2"),
+            ("SamplesPerPixel", 1),
+            ("PixelRepresentation", 0),
+        ):
+            if dataset.get(name) is None:
+                setattr(dataset, name, value)
         stack = np.asarray(dataset.pixel_array).reshape(count, rows, columns)
         return stack.astype(int).tolist()
     made = []

@@ -20,6 +20,7 @@ __all__ = [
     "HeaderError",
     "LockedError",
     "MissingExtraError",
+    "NoLocksError",
     "NonIntegralLabelError",
     "PatchSizeError",
     "PatchcoreError",
@@ -162,6 +163,10 @@ class RunError(PatchcoreError, RuntimeError):
 
 class LockedError(RunError):
     """Another process holds a lock that this process needs."""
+
+
+class NoLocksError(RunError):
+    """The file system of a folder does not support locks."""
 
 
 class CheckpointError(RunError):

@@ -1,5 +1,8 @@
 """File locks that end with the process that holds them, and that name this process: ``fcntl.lockf`` on a file.
 
+Some file systems have no such locks (NFS without lockd, Lustre without flock). With :func:`without_locks`, a file that
+is created exclusively names the process instead: that keeps the processes of one machine apart, not those of several.
+
 ``flock`` is not used: a forked loader worker inherits it and keeps it after the death of its parent. POSIX locks have
 another problem: closing *any* descriptor of the file releases the lock of the process. Therefore a file that this
 process has locked is never opened a second time; :func:`lock_holder` knows its own locks from memory.
@@ -9,20 +12,35 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
+import socket
 import struct
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
-from patchcore.errors import LockedError
+from patchcore.errors import LockedError, NoLocksError
+from patchcore.processes import boot_id, process_start
 from patchcore.types import PathLike
 
-__all__ = ["FileLock", "lock_holder"]
+__all__ = ["NO_LOCKS", "WHAT_IS_LOST", "FileLock", "check_locks", "lock_holder", "without_locks"]
+
+NO_LOCKS: Final = "PATCHCORE_NO_LOCKS"
+"""Environment variable that turns locks of the file system off, for this process and the processes that it starts."""
+WHAT_IS_LOST: Final = (
+    "without locks, only commands on this machine are kept apart: do not work on one study from two machines at once; "
+    "after a restart of the machine, a leftover lock has to be deleted by hand"
+)
 
 # struct flock of 64-bit Linux: type, whence, start, length, pid (and padding).
 _FLOCK: Final = struct.Struct("@hhqqi4x")
+
+_UNSUPPORTED: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+
+_TRIES: Final = 3
 
 _held: dict[str, int] = {}  # path → pid that took the lock; a forked child inherits the entry, but not the lock
 _guard = threading.Lock()
@@ -34,6 +52,30 @@ def _renew_guard() -> None:
 
 
 os.register_at_fork(after_in_child=_renew_guard)
+
+
+def without_locks() -> bool:
+    """Return whether locks of the file system are turned off."""
+    return os.environ.get(NO_LOCKS, "") not in ("", "0")
+
+
+def check_locks(folder: PathLike) -> None:
+    """Check that a folder supports locks, before anything is written into it; the folder need not exist yet.
+
+    Raises:
+        NoLocksError: The file system does not support locks.
+    """
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    probe = FileLock(place / f".patchcore-lock-{os.getpid()}-{threading.get_ident()}")
+    # A folder that cannot be written to is reported when something is written.
+    with suppress(OSError):
+        try:
+            with probe:
+                pass
+        finally:
+            probe.path.unlink(missing_ok=True)
 
 
 class FileLock:
@@ -59,32 +101,75 @@ class FileLock:
 
         Raises:
             LockedError: Another process or this process holds the lock. The message names the process.
-            OSError: The file cannot be created, or the file system does not support locks.
+            NoLocksError: The file system does not support locks; nothing is left behind.
+            OSError: The file cannot be created.
         """
         with _guard:
             if _held.get(self._key) == os.getpid():
                 raise self._locked(os.getpid())
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                holder = _probe(handle) if error.errno in (errno.EAGAIN, errno.EACCES) else None
-                os.close(handle)
-                if holder is not None or error.errno in (errno.EAGAIN, errno.EACCES):
-                    raise self._locked(holder) from None
-                raise OSError(
-                    error.errno, f"the file system does not support locks ({error.strerror})", str(self.path)
-                ) from None
+            if without_locks():
+                self._take_by_name()
+            else:
+                self._handle = self._take()
             _held[self._key] = os.getpid()
-            self._handle = handle
+
+    def _take(self) -> int:
+        """Lock the file and return its descriptor, which holds the lock."""
+        new = not self.path.exists()
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            taken = error.errno in (errno.EAGAIN, errno.EACCES)
+            holder = _probe(handle) if taken else None
+            os.close(handle)
+            if taken:
+                raise self._locked(holder) from None
+            if new:
+                with suppress(OSError):
+                    self.path.unlink()
+            if error.errno in _UNSUPPORTED:
+                raise _unsupported(error, self.path) from None
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
+        return handle
+
+    def _take_by_name(self) -> None:
+        """Create the file that names this process; a file of a process that has ended is replaced."""
+        owner = _owner_path(self.path)
+        for _ in range(_TRIES):
+            try:
+                handle = os.open(owner, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            except FileExistsError:
+                holder = _named_holder(self.path)
+                if holder == 0:
+                    raise LockedError(
+                        f"{self.what} was locked on another machine, or before this machine was restarted",
+                        path=self.path,
+                        remedy=f"if nothing works on it any more, delete {owner}",
+                    ) from None
+                if holder is not None:
+                    raise self._locked(holder) from None
+                with suppress(FileNotFoundError):
+                    owner.unlink()
+                continue
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(_this_process(), file)
+            return
+        raise self._locked(None)
 
     def release(self) -> None:
         """Release the lock. Does nothing if this process does not hold it, e.g. in a forked child."""
         with _guard:
-            if self._handle is not None and _held.get(self._key) == os.getpid():
+            if _held.get(self._key) != os.getpid():
+                return
+            if self._handle is not None:
                 del _held[self._key]
                 os.close(self._handle)
                 self._handle = None
+            elif without_locks():
+                del _held[self._key]
+                with suppress(OSError):
+                    _owner_path(self.path).unlink()
 
     def __enter__(self) -> FileLock:
         self.acquire()
@@ -115,12 +200,18 @@ def lock_holder(path: PathLike) -> int | None:
     with _guard:
         if _held.get(key) == os.getpid():
             return os.getpid()
+        if without_locks():
+            return _named_holder(Path(path))
         try:
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         try:
             return _probe(handle)
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                raise _unsupported(error, Path(path)) from None
+            raise
         finally:
             os.close(handle)
 
@@ -129,3 +220,34 @@ def _probe(handle: int) -> int | None:
     request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(handle, fcntl.F_GETLK, request))
     return None if kind == fcntl.F_UNLCK else max(pid, 0)
+
+
+def _unsupported(error: OSError, path: Path) -> NoLocksError:
+    return NoLocksError(
+        f"the file system of this folder does not support locks ({error.strerror})",
+        path=path,
+        remedy=f"use a folder on a local disk, or add --no-locks: {WHAT_IS_LOST}",
+    )
+
+
+def _owner_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.owner")
+
+
+def _this_process() -> dict[str, Any]:
+    pid = os.getpid()
+    return {"pid": pid, "started": process_start(pid), "boot_id": boot_id(), "host": socket.gethostname()}
+
+
+def _named_holder(path: Path) -> int | None:
+    """Return the process that a lock file names: its id, 0 if it is not of this boot, None if it has ended."""
+    try:
+        owner = json.loads(_owner_path(path).read_text(encoding="utf-8") or "{}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        # Another process is writing it.
+        return 0
+    if not isinstance(owner, dict) or owner.get("boot_id") != boot_id() or not isinstance(owner.get("pid"), int):
+        return 0
+    return owner["pid"] if process_start(owner["pid"]) == owner.get("started") else None

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from patchcore.cli.runs import app
 from patchcore.errors import LockedError, RunError
 from patchcore.locks import lock_holder
+from patchcore.processes import process_start
 from patchcore.runs import (
     RunReader,
     RunState,
@@ -33,7 +34,7 @@ from patchcore.runs import (
     wait_for,
 )
 from patchcore.runs.paths import RunPaths
-from patchcore.runs.process import process_start, send_signal
+from patchcore.runs.process import send_signal
 
 TESTS = Path(__file__).resolve().parents[1]
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent / "python")])}

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,14 +57,16 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
+def terminal() -> Iterator[Terminal]:
     if shutil.which("tmux") is None:
         if os.environ.get("CI"):
             pytest.fail("tmux is missing: install it, CI tests the dashboard in a real terminal")
         pytest.skip("tmux is missing")
-    terminal = Terminal(tmp_path / "tmux.socket")
-    yield terminal
-    terminal.kill()
+    # The path of a socket may have only 108 bytes; the folders of pytest are longer on some machines.
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="pc-") as folder:
+        terminal = Terminal(Path(folder) / "tmux")
+        yield terminal
+        terminal.kill()
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 50)])

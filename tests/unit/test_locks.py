@@ -13,7 +13,8 @@ import pytest
 
 from patchcore.errors import LockedError
 from patchcore.locks import FileLock, lock_holder
-from patchcore.runs.process import boot_id, oom_kill_counts, process_start, send_signal
+from patchcore.processes import boot_id, process_start
+from patchcore.runs.process import oom_kill_counts, send_signal
 
 HOLD = """
 import sys
@@ -117,6 +118,7 @@ def test_a_pid_is_signalled_only_with_its_start_time() -> None:
 
 
 def test_the_kernel_reports_of_boot_and_memory() -> None:
-    assert boot_id() == boot_id() != ""
+    assert boot_id() == boot_id()
+    assert (boot_id() != "") == Path("/proc/sys/kernel/random/boot_id").exists()
     assert all(count >= 0 for count in oom_kill_counts().values())
     assert process_start(2**22 + 1) is None

@@ -68,6 +68,9 @@ def build_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
         version: bool = typer.Option(
             False, "--version", callback=version, is_eager=True, help="Show the version and exit."
         ),
+        no_locks: bool = typer.Option(  # Taken out of the arguments before, for every command.
+            False, "--no-locks", help="For file systems without locks; may follow any command."
+        ),
     ) -> None:
         pass
 
@@ -92,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         An exit code of :class:`patchcore.types.ExitCode`.
     """
     write_utf8()
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = _without_locks(list(sys.argv[1:] if argv is None else argv))
     if arguments == ["--version"]:
         # Fast path: loads no command.
         _print_version()
@@ -127,6 +130,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {_os_error(error)}", file=sys.stderr)
         return ExitCode.ERROR
     return ExitCode.DONE
+
+
+def _without_locks(arguments: list[str]) -> list[str]:
+    """Remove ``--no-locks``, which every command takes, and turn locks off for this process and those it starts."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if "--no-locks" not in options:
+        return arguments
+    from patchcore.locks import NO_LOCKS, WHAT_IS_LOST
+
+    os.environ[NO_LOCKS] = "1"
+    print(f"note: {WHAT_IS_LOST}", file=sys.stderr)
+    arguments.remove("--no-locks")
+    return arguments
 
 
 def _print_interrupted(command: str | None) -> None:

@@ -31,7 +31,9 @@ def dashboard(study: Path) -> None:
         )
     from patchcore.tui import run_dashboard
 
-    run_dashboard(study)
+    code = run_dashboard(study)
+    if code:
+        raise SystemExit(code)
 
 
 def _require_study(study: Path) -> None:

@@ -22,6 +22,7 @@ from patchcore.datasets.preload import load_readers
 from patchcore.errors import DataError, StudyError
 from patchcore.files import read_json, write_atomic, write_json_atomic
 from patchcore.lesions.measure import CONNECTIVITIES
+from patchcore.locks import check_locks
 from patchcore.study.analysis import Analysis, AnalyzeProgress, Grouping
 from patchcore.study.cases import CaseRecord
 from patchcore.study.fingerprint import Fingerprint
@@ -177,6 +178,8 @@ def analyze_dataset(
         case_ids, regex=decided.get("patient_regex"), given=[case.patient for case in found.cases]
     )
 
+    if not (folder / "study.json").exists():
+        check_locks(folder)
     made = Study.create(folder, root)
     with made.lock("analyze"):
         unchanged.forget(made.path)

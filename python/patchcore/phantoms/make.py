@@ -16,7 +16,7 @@ import numpy as np
 
 from patchcore.errors import DataError
 from patchcore.files import read_json, write_atomic, write_json_atomic
-from patchcore.locks import FileLock
+from patchcore.locks import FileLock, check_locks
 from patchcore.phantoms.case import PhantomCase, PhantomLesion, Planes
 from patchcore.phantoms.dicom import require_dicom, write_dicom_case
 from patchcore.phantoms.layouts import PHANTOM_LAYOUTS, PhantomLayout, choose_layout
@@ -135,6 +135,7 @@ def make_phantoms(
     if chosen.dicom:
         require_dicom()
     _begun(out, recipe)
+    check_locks(out)
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / _LOCK, what="the phantom folder"):
         if _begun(out, recipe):

@@ -18,11 +18,12 @@ from typing import Any, Final
 from patchcore.errors import RunError
 from patchcore.files import write_json_atomic
 from patchcore.locks import lock_holder
+from patchcore.processes import boot_id, process_start
 from patchcore.runs.climb import FORCED_KILL_GRACE_S
 from patchcore.runs.events import plain
 from patchcore.runs.inbox import read_answer
 from patchcore.runs.paths import RunPaths, read_object
-from patchcore.runs.process import boot_id, process_start, send_signal
+from patchcore.runs.process import send_signal
 from patchcore.runs.records import Acknowledgement, Verb
 from patchcore.runs.state import run_state
 from patchcore.types import PathLike

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from patchcore.files import write_json_atomic
+from patchcore.processes import boot_id
 from patchcore.runs.events import plain
 from patchcore.runs.paths import RunPaths, read_object
-from patchcore.runs.process import boot_id
 from patchcore.runs.records import Acknowledgement, Request, Verb
 
 __all__ = ["Inbox", "read_answer", "waiting_requests"]

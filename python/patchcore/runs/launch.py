@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from patchcore.errors import LockedError, RunError
 from patchcore.files import write_json_atomic
+from patchcore.locks import check_locks
 from patchcore.runs.control import author_name
 from patchcore.runs.events import plain
 from patchcore.runs.paths import DEFAULT_TRAINER, RUN_SCHEMA, RunPaths
@@ -89,6 +90,7 @@ def new_run(
         "patchcore": patchcore_version,
     }
     runs = Path(study_path) / "runs"
+    check_locks(runs)
     runs.mkdir(parents=True, exist_ok=True)
     unfinished = runs / f".{name}.tmp"
     try:

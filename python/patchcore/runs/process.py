@@ -1,4 +1,4 @@
-"""Identifies processes (a pid can be reused) and counts out-of-memory kills, using Linux ``/proc``."""
+"""Sends signals to processes that are still the same, and counts out-of-memory kills, using Linux ``/proc``."""
 
 from __future__ import annotations
 
@@ -6,26 +6,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["boot_id", "oom_kill_counts", "process_start", "send_signal"]
+from patchcore.processes import process_start
 
-
-def boot_id() -> str:
-    """Return the id of the current boot of this machine; empty if the kernel does not provide it."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def process_start(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None if it does not exist or is a zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    # The second field is the program name in parentheses. The name may itself contain parentheses.
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+__all__ = ["oom_kill_counts", "send_signal"]
 
 
 def send_signal(pid: int, started: int, number: int, *, group: bool = False) -> bool:

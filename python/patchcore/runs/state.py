@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from patchcore.locks import lock_holder
+from patchcore.processes import boot_id
 from patchcore.runs.events import EventKind, decode_event
 from patchcore.runs.inbox import waiting_requests
 from patchcore.runs.paths import HEARTBEAT_S, RunPaths, read_object
-from patchcore.runs.process import boot_id
 from patchcore.runs.records import RunState, StateReport, Verb
 from patchcore.types import PathLike
 

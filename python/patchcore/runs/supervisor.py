@@ -23,13 +23,14 @@ from typing import Any, Final
 from patchcore.errors import LockedError, PatchcoreError, RunError
 from patchcore.files import write_json_atomic
 from patchcore.locks import FileLock, lock_holder
+from patchcore.processes import boot_id, process_start
 from patchcore.runs.audit import Audit
 from patchcore.runs.climb import Climb
 from patchcore.runs.ending import exit_record
 from patchcore.runs.heartbeat import StatusFile
 from patchcore.runs.inbox import Inbox
 from patchcore.runs.paths import DEFAULT_TRAINER, HEARTBEAT_S, RunPaths, append_line, read_object
-from patchcore.runs.process import boot_id, oom_kill_counts, process_start
+from patchcore.runs.process import oom_kill_counts
 from patchcore.runs.records import RunState, Verb
 from patchcore.runs.state import FINAL_WORDS
 from patchcore.runs.system import SystemSampler

@@ -16,11 +16,11 @@ from typing import Any, Final
 from patchcore.errors import RunError
 from patchcore.files import write_json_atomic
 from patchcore.locks import FileLock
+from patchcore.processes import process_start
 from patchcore.runs.events import VAL_DSC_MEAN, Event, EventKind, decode_event, encode_event, plain
 from patchcore.runs.heartbeat import Heartbeat, StatusFile
 from patchcore.runs.inbox import Inbox
 from patchcore.runs.paths import HEARTBEAT_S, RunPaths, read_object
-from patchcore.runs.process import process_start
 from patchcore.runs.records import Request, RunState, Verb
 from patchcore.runs.telemetry import LineFile, Telemetry
 from patchcore.types import PathLike

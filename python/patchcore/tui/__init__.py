@@ -12,15 +12,22 @@ from pathlib import Path
 __all__ = ["run_dashboard"]
 
 
-def run_dashboard(study: Path) -> None:
-    """Open the dashboard for a study. Returns when the user quits.
+def run_dashboard(study: Path) -> int:
+    """Open the dashboard for a study. Returns when the user quits, or when SIGTERM or SIGHUP ends it.
 
     Args:
         study: The study folder.
+
+    Returns:
+        0, or 128 plus the number of the signal.
 
     Example:
         >>> run_dashboard(Path("study"))  # doctest: +SKIP
     """
     from patchcore.tui.app import DashboardApp
+    from patchcore.tui.terminal import TerminalDriver, ended_by_signals
 
-    DashboardApp(study).run()
+    app = DashboardApp(study, driver_class=TerminalDriver)
+    with ended_by_signals(app):
+        app.run()
+    return app.return_code or 0

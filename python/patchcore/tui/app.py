@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from textual import work
+from textual.actions import ActionParseResult
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
+from textual.css.query import NoMatches
+from textual.dom import DOMNode
+from textual.driver import Driver
 from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Header, OptionList, Static
@@ -27,6 +31,7 @@ class DashboardApp(App[None]):
 
     Args:
         study: The study folder.
+        driver_class: Reads the terminal; None: Textual's own choice.
     """
 
     TITLE = "patchcore"
@@ -61,8 +66,8 @@ class DashboardApp(App[None]):
             """Return whether this message makes `message` unnecessary."""
             return isinstance(message, DashboardApp.Reported)
 
-    def __init__(self, study: Path) -> None:
-        super().__init__()
+    def __init__(self, study: Path, *, driver_class: type[Driver] | None = None) -> None:
+        super().__init__(driver_class=driver_class)
         self.sub_title = plain(study.resolve().name or study, 60)
         self._study = study
         self._watcher = Watcher(study, lambda snapshot: self.post_message(self.Reported(snapshot)))
@@ -124,6 +129,18 @@ class DashboardApp(App[None]):
     def on_run_list_chosen(self, event: RunList.Chosen) -> None:
         """Show another run."""
         self._watcher.select(event.run)
+
+    async def run_action(
+        self,
+        action: str | ActionParseResult,
+        default_namespace: DOMNode | None = None,
+        namespaces: Mapping[str, DOMNode] | None = None,
+    ) -> bool:
+        """Perform an action. A key that comes before its widget exists does nothing."""
+        try:
+            return await super().run_action(action, default_namespace, namespaces)
+        except NoMatches:
+            return False
 
     def action_tab(self, tab: str) -> None:
         """Show a tab."""
