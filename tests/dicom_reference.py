@@ -288,11 +288,9 @@ def _frames(dataset: pydicom.Dataset, rows: int, columns: int, count: int, alloc
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is not None and syntax.is_encapsulated:
         # What a reader may assume if it is missing.
-        for name, value in (
-            ("PhotometricInterpretation", "MONOCHROME2"),
-            ("SamplesPerPixel", 1),
-            ("PixelRepresentation", 0),
-        ):
+        assumed: dict[str, object] = {"PhotometricInterpretation": "MONOCHROME2", "SamplesPerPixel": 1}
+        assumed |= {"PixelRepresentation": 0, "BitsStored": allocated, "HighBit": allocated - 1}
+        for name, value in assumed.items():
             if dataset.get(name) is None:
                 setattr(dataset, name, value)
         stack = np.asarray(dataset.pixel_array).reshape(count, rows, columns)

@@ -39,6 +39,7 @@ def test_no_number_is_a_dash(value: float | None) -> None:
 
 
 @example(low=0.0, span=5e-324, intervals=1)
+@example(low=-1.965586114228018e-22, span=1.1754943508222875e-38, intervals=3)
 @given(low=st.floats(-1e9, 1e9), span=st.floats(0, 1e9), intervals=st.integers(1, 10))
 def test_axis_holds_the_data(low: float, span: float, intervals: int) -> None:
     bottom, top, step = ticks.axis_range(low, low + span, intervals)

@@ -8,6 +8,8 @@ __all__ = ["axis_range", "tick_labels", "ticks"]
 
 
 _LEAST_SPAN = 1e-300
+# Floats have 16 digits: a step has to be larger than the last few.
+_LEAST_SHARE = 1e-12
 
 
 def _round_step(span: float, intervals: int) -> float:
@@ -37,7 +39,8 @@ def axis_range(low: float, high: float, intervals: int) -> tuple[float, float, f
         (1.0, 3.0, 0.5)
     """
     # Values too close together to be divided as floats count as constant data.
-    if not high - low > _LEAST_SPAN or not math.isfinite(high - low):
+    least = max(_LEAST_SPAN, _LEAST_SHARE * max(abs(low), abs(high)))
+    if not high - low > least or not math.isfinite(high - low):
         pad = abs(low) / 2 if abs(low) > _LEAST_SPAN else 0.5
         low, high = low - pad, low + pad
     step = _round_step(high - low, intervals)

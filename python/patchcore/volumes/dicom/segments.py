@@ -257,8 +257,13 @@ def read_segments(
         if kind == "FRACTIONAL":
             largest = numbers(dataset, "MaximumFractionalValue", 1, path)
             threshold = (255.0 if largest is None else largest[0]) * fractional_threshold
-            if threshold <= 0:
-                raise HeaderError(f"MaximumFractionalValue is {largest}", path=path, remedy="export it again")
+            most = (1 << frames.stored) - 1
+            if not 0 < threshold <= most or (largest or (255.0,))[0] > most:
+                raise HeaderError(
+                    f"MaximumFractionalValue does not fit into {frames.stored} bits",
+                    path=path,
+                    remedy="export it again",
+                )
             what = text(dataset, "SegmentationFractionalType").lower() or "value"
             notes.append(Note(f"is fractional; voxels with a {what} of at least {fractional_threshold:g} are used"))
         segments = {number: Segment(number, name, path) for number, name in sorted(names.items())}
