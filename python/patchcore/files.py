@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -15,8 +16,9 @@ from typing import Any
 from patchcore.errors import DataError, SchemaVersionError
 from patchcore.types import PathLike
 
-__all__ = ["finite", "json_lines", "read_json", "replace_atomically", "write_atomic", "write_json_atomic"]
+__all__ = ["finite", "json_lines", "read_json", "read_whole", "replace_atomically", "write_atomic", "write_json_atomic"]
 
+_REOPENED = 3
 
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -81,6 +83,21 @@ def write_json_atomic(path: PathLike, value: Any) -> None:
     write_atomic(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_whole(path: PathLike) -> bytes:
+    """Return the bytes of a small file; a file that is replaced on a network file system meanwhile is opened again.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    for _ in range(_REOPENED):
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    return Path(path).read_bytes()
+
+
 def read_json(path: PathLike, *, schema: int | None = None) -> Any:
     """Read a JSON file. With `schema`, an object with a newer ``schema_version`` is an error.
 
@@ -91,7 +108,7 @@ def read_json(path: PathLike, *, schema: int | None = None) -> Any:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_whole(path).decode("utf-8")
         value = json.loads(text)
         if _HALF_CHARACTER.search(text):
             # An unpaired surrogate cannot be written to a file again: encoding it raises a ValueError here.

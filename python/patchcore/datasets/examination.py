@@ -6,6 +6,8 @@ its case.
 
 from __future__ import annotations
 
+import errno
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,6 +46,8 @@ __all__ = [
 _Result = TypeVar("_Result")
 
 _TRIES = 2
+# Wait this long for a file that was replaced while it was opened.
+_REPLACED_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -272,8 +276,9 @@ def _examine_headers(record: CaseRecord) -> tuple[CaseRecord, list[Finding], tup
         The record with its geometry; the findings; whether the headers of image and label map could be read.
     """
     found: list[Finding] = []
-    image = None if record.image is None else _attempt(found, record.image.header)
-    label = _attempt(found, record.label.header)
+    first = record.image
+    image = None if first is None else _attempt(found, lambda: _reopened(first.header))
+    label = _attempt(found, lambda: _reopened(record.label.header))
     if label is not None and (image is not None or record.image is None):
         found += header_findings(image, label, case_id=record.case_id)
     grid = label if image is None else image
@@ -285,14 +290,16 @@ def _examine_headers(record: CaseRecord) -> tuple[CaseRecord, list[Finding], tup
 def _measure(record: CaseRecord, settings: Settings, found: list[Finding]) -> CaseMeasures | None:
     """Measure the label map of a case; measure it once more if its files changed in the meantime."""
     for attempt in range(_TRIES):
-        before = stamp_of(record.label.files())
-        measured = measure_labels(
-            record.label,
-            connectivity=settings.connectivity,
-            min_volume_mm3=settings.min_volume_mm3,
-            affine=record.affine_array,
-            relabel=settings.relabel,
-            instances=settings.instances,
+        before = _reopened(lambda: stamp_of(record.label.files()))
+        measured = _reopened(
+            lambda: measure_labels(
+                record.label,
+                connectivity=settings.connectivity,
+                min_volume_mm3=settings.min_volume_mm3,
+                affine=record.affine_array,
+                relabel=settings.relabel,
+                instances=settings.instances,
+            )
         )
         sha256 = record.label.sha256()
         if stamp_of(record.label.files()) == before:
@@ -349,8 +356,8 @@ def _examine_voxels(
 ) -> tuple[CtExamination, CaseRecord] | None:
     """Examine the image of a case; None if its files changed while they were read."""
     volume = record.required_image()
-    before = stamp_of(volume.files())
-    image = volume.examine_ct(None if spans is None else spans(), record.spacing)
+    before = _reopened(lambda: stamp_of(volume.files()))
+    image = _reopened(lambda: volume.examine_ct(None if spans is None else spans(), record.spacing))
     if stamp_of(volume.files()) != before:
         found.append(_changed(volume))
         return None
@@ -373,6 +380,21 @@ def _attempt(found: list[Finding], work: Callable[[], _Result]) -> _Result | Non
         # Any error while reading is a finding of this case and must not affect other cases.
         found.append(finding_of(error))
         return None
+
+
+def _reopened(work: Callable[[], _Result]) -> _Result:
+    """Do the work; do it once more if a file was replaced while it was opened.
+
+    A file that is replaced by renaming is missing for a moment on some network file systems (ENOENT), or its handle is
+    stale (ESTALE). If it stays so, the error is raised.
+    """
+    try:
+        return work()
+    except OSError as error:
+        if error.errno not in (errno.ESTALE, errno.ENOENT):
+            raise
+    time.sleep(_REPLACED_S)
+    return work()
 
 
 def _changed(volume: Volume) -> Finding:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from patchcore.errors import RunError
+from patchcore.files import read_whole
 from patchcore.runs.events import plain
 from patchcore.types import PathLike
 
@@ -103,7 +104,7 @@ class RunPaths:
 def read_object(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a small file, or None if the file is missing or damaged."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_whole(path))
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
