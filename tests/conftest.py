@@ -11,6 +11,10 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
+# A test that hangs ends after 5 minutes; PATCHCORE_TEST_SCALE=4 makes it 20, for a slow or busy machine.
+_HANG_S = 300
+os.environ.setdefault("PYTEST_TIMEOUT", str(_HANG_S * float(os.environ.get("PATCHCORE_TEST_SCALE", "1"))))
+
 # Variables of the caller that change what the commands print or how they end.
 _UNSET = ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES", "PATCHCORE_STOP_GRACE_S")
 

@@ -63,6 +63,12 @@ def analyze(
     readers: ReaderChoice = None,
     fractional_threshold: FractionalThreshold = None,
     interpolate_contours: InterpolateContours = None,
+    ignore_label: Annotated[
+        int | None,
+        typer.Option(
+            help="Label whose voxels count in no measure, no loss and no metric [default: the label called ignore]."
+        ),
+    ] = None,
     instances: Annotated[
         bool | None,
         typer.Option(
@@ -111,6 +117,7 @@ def analyze(
             readers=readers,
             fractional_threshold=fractional_threshold,
             interpolate_contours=interpolate_contours,
+            ignore_label=ignore_label,
             instances=instances,
             threads=threads,
             progress=report,

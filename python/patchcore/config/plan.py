@@ -134,6 +134,9 @@ class TargetPlan(_Model):
         default=(),
         description="Regions to evaluate instead of single classes; enclosing regions first: liver, then tumour.",
     )
+    ignore_label: int | None = Field(
+        default=None, gt=0, description="Label whose voxels count in no loss and no metric; null: none."
+    )
     rule: Rule
     patch_size: IntTriple
     spacing: Triple = Field(description="Training spacing [mm per voxel].")
@@ -205,6 +208,8 @@ class TargetPlan(_Model):
             raise ValueError(f"classes {self.classes} must contain the lesion label {self.lesion_label}")
         if 0 in self.classes or len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes {self.classes} must be distinct and non-zero")
+        if self.ignore_label in self.classes:
+            raise ValueError(f"ignore_label {self.ignore_label} must not be one of the classes {self.classes}")
         self._check_regions()
         return self
 
@@ -252,6 +257,16 @@ class TargetPlan(_Model):
     def _own_labels(self, number: int) -> set[int]:
         later = {label for region in self.regions[number + 1 :] for label in region.labels}
         return set(self.regions[number].labels) - later
+
+    @property
+    def stored_classes(self) -> tuple[int, ...]:
+        """Labels that the store tells apart: the classes, then the label that is ignored."""
+        return self.classes if self.ignore_label is None else (*self.classes, self.ignore_label)
+
+    @property
+    def ignored_index(self) -> int | None:
+        """Class index of the voxels that are ignored: one above the classes; None if no label is ignored."""
+        return None if self.ignore_label is None else len(self.classes) + 1
 
     @property
     def evaluated(self) -> dict[int, tuple[int, ...]]:

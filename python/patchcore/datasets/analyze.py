@@ -26,7 +26,7 @@ from patchcore.locks import check_locks
 from patchcore.study.analysis import Analysis, AnalyzeProgress, Grouping
 from patchcore.study.cases import CaseRecord
 from patchcore.study.fingerprint import Fingerprint
-from patchcore.study.lesion_label import choose_lesion_label, lesion_labels, merged_names
+from patchcore.study.lesion_label import choose_lesion_label, ignored_label, lesion_labels, merged_names
 from patchcore.study.study import Study
 from patchcore.types import PathLike
 from patchcore.views.study_figures import draw_figures
@@ -53,6 +53,7 @@ def analyze(
     readers: str | None = None,
     fractional_threshold: float | None = None,
     interpolate_contours: bool | None = None,
+    ignore_label: int | None = None,
     instances: bool | None = None,
     threads: int | None = None,
     progress: Callable[[AnalyzeProgress], None] | None = None,
@@ -81,6 +82,8 @@ def analyze(
             ``each``.
         fractional_threshold: Voxels of a fractional SEG count from this fraction on; 0.5 by default.
         interpolate_contours: Fill slices between drawn ones in an RTSTRUCT; not done by default.
+        ignore_label: Label whose voxels count in no measure, no loss and no metric; by default the label that the data
+            set calls ``ignore``.
         instances: Each stored label of a NIfTI file is one lesion, for label maps that number their lesions; they
             become lesions of label 1, and ``segments.csv`` keeps the stored labels.
         threads: Number of cases processed at the same time; all cores by default.
@@ -111,6 +114,7 @@ def analyze(
         readers=readers,
         fractional_threshold=fractional_threshold,
         interpolate_contours=interpolate_contours,
+        ignore_label=ignore_label,
         instances=instances,
         threads=threads,
         progress=progress,
@@ -134,6 +138,7 @@ def analyze_dataset(
     readers: str | None = None,
     fractional_threshold: float | None = None,
     interpolate_contours: bool | None = None,
+    ignore_label: int | None = None,
     instances: bool | None = None,
     threads: int | None = None,
     progress: Callable[[AnalyzeProgress], None] | None = None,
@@ -157,6 +162,7 @@ def analyze_dataset(
         "readers": readers,
         "fractional_threshold": fractional_threshold,
         "interpolate_contours": interpolate_contours,
+        "ignore_label": ignore_label,
         "instances": instances,
     }
     decided = kept | {name: value for name, value in given.items() if value is not None}
@@ -169,8 +175,9 @@ def analyze_dataset(
     )
     listed = unchanged.signatures(found.looked_at)
     lesions = lesion_labels(decided.get("lesion_label"), found.label_names)
-    settings = _settings(decided, merged_names(found.label_names, lesions), lesions, command=_command(source, folder))
-    found = replace(found, label_names=settings.declared)
+    names = merged_names(found.label_names, lesions)
+    settings = _settings(decided, names, lesions, command=_command(source, folder))
+    found = replace(found, label_names={k: v for k, v in names.items() if k != settings.ignore_label})
     case_ids = [case.case_id for case in found.cases]
     excluded = set(decided.get("exclude", ()))
     check_decisions(case_ids, spacing=settings.spacing, accept=settings.accept, exclude=excluded)
@@ -286,7 +293,21 @@ def _settings(
         relabel=tuple((label, lesions[0]) for label in lesions[1:]),
         instances=bool(decided.get("instances")),
         keep_255=255 in lesions,
+        ignore_label=_ignored(decided.get("ignore_label"), declared, lesions),
     )
+
+
+def _ignored(wanted: int | None, declared: Mapping[int, str], lesions: Sequence[int]) -> int | None:
+    if wanted is None:
+        found = ignored_label(declared)
+        return None if found in lesions else found
+    if wanted <= 0 or wanted in lesions:
+        raise DataError(
+            f"--ignore-label {wanted} is not a label that can be ignored",
+            found=wanted,
+            remedy="use a label above 0 that is not the lesion label",
+        )
+    return wanted
 
 
 def _lesion_label(

@@ -26,7 +26,7 @@ from patchcore.datasets.patients import group_patients
 from patchcore.errors import DataError
 from patchcore.study.cases import CaseRecord, Finding
 from patchcore.study.layout import Layout
-from patchcore.study.lesion_label import choose_lesion_label
+from patchcore.study.lesion_label import choose_lesion_label, ignored_label
 from patchcore.threads import checked_threads, for_each
 from patchcore.types import PathLike
 from patchcore.views.accounting import files_json
@@ -139,7 +139,13 @@ def check_dataset(
     case_ids = [case.case_id for case in found.cases]
     check_decisions(case_ids, spacing=spacings, accept=accepted, exclude=excluded)
     grouping = group_patients(case_ids, regex=patient_regex, given=[case.patient for case in found.cases])
-    settings = Settings(declared=found.label_names, spacing=spacings, accept=accepted, command=_command(root))
+    settings = Settings(
+        declared=found.label_names,
+        spacing=spacings,
+        accept=accepted,
+        command=_command(root),
+        ignore_label=ignored_label(found.label_names),
+    )
     with tempfile.TemporaryDirectory(prefix="patchcore-check-") as folder:
         placed = with_indices(found, Path(folder))
         records = [

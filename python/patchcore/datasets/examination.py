@@ -64,6 +64,7 @@ class Settings:
         relabel: Labels that are read as another label: (stored label, label used).
         instances: Whether each stored label is one lesion.
         keep_255: Whether a mask of 0 and 255 keeps its label, because the user named it.
+        ignore_label: Label whose voxels count in no measure, no loss and no metric; None if there is none.
     """
 
     connectivity: int = 26
@@ -75,12 +76,14 @@ class Settings:
     relabel: tuple[tuple[int, int], ...] = ()
     instances: bool = False
     keep_255: bool = False
+    ignore_label: int | None = None
 
     @property
     def label_rule(self) -> str:
         """Text that changes with the way in which labels are read."""
         parts = [f"{stored}={used}" for stored, used in self.relabel]
         parts += ["instances"] * self.instances + ["keep 255"] * self.keep_255
+        parts += [] if self.ignore_label is None else [f"ignore {self.ignore_label}"]
         return ", ".join(parts)
 
 
@@ -332,6 +335,8 @@ def _read_labels(
         message = f"labels are not exact integers; they are rounded, by at most {NEARLY_INTEGRAL:g}"
         found.append(finding("label-rounded", message))
     relabel, instances = settings.relabel, settings.instances and isinstance(record.label, NiftiFile)
+    if settings.ignore_label is not None:
+        lesions = lesions.rows(lesions.label != settings.ignore_label)
     present = set(lesions.label.tolist())
     if instances:
         stored = [int(segment["segment"]) for segment in measured.segments]
@@ -342,7 +347,12 @@ def _read_labels(
     elif not measured.segments and not settings.declared and _like_instances(lesions):
         message = f"labels 1 to {len(lesions)} have one component each: every lesion may have a number of its own"
         found.append(finding("label-instances", message))
-    update = {"relabel": relabel, "instances": instances, "label_rule": settings.label_rule}
+    update = {
+        "relabel": relabel,
+        "instances": instances,
+        "ignore_label": settings.ignore_label,
+        "label_rule": settings.label_rule,
+    }
     return lesions, record.model_copy(update=update), found
 
 

@@ -92,6 +92,10 @@ def plan_patch_size(
         regions=regions,
         seed=seed,
     )
+    ignored = next((record.ignore_label for record in study.cases() if record.ignore_label is not None), None)
+    if ignored is not None:
+        targets = (item.model_copy(update={"ignore_label": ignored}) for item in plan.targets)
+        plan = plan.model_copy(update={"targets": tuple(targets)})
     study.write_plan(plan)
     if figure:
         draw_plan(study, fingerprint, plan)

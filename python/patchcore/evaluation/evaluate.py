@@ -167,6 +167,9 @@ def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts:
     whole = uncropped(predictor.probabilities(case.image()), grid.shape, case.crop_start)
     indices = label_on_grid(whole, grid, target.region_indices)
     expected = class_indices(truth.array, target.classes)
+    if target.ignore_label is not None:
+        # Voxels that are ignored count neither as labelled nor as predicted.
+        indices = np.where(truth.array == target.ignore_label, 0, indices)
     by_label = np.asarray((0, *target.classes))
     counts.add(case.case_id, by_label[indices], by_label[expected])
     lesion_class = target.classes.index(target.lesion_label) + 1

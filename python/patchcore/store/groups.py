@@ -23,7 +23,8 @@ def store_folder(study: Study, target: TargetPlan) -> Path:
 
 
 def _decided(target: TargetPlan) -> dict[str, Any]:
-    return {
+    ignored = {} if target.ignore_label is None else {"ignore_label": target.ignore_label}
+    return ignored | {
         "schema_version": STORE_SCHEMA,
         "spacing": target.spacing,
         "classes": target.classes,

@@ -1,7 +1,8 @@
 """Prepares a study: resamples each case once to the training grid and writes it into ``store.zarr``.
 
     STUDY/store.zarr/<key>/<case_id>/   image/      int16 HU, canonical axes, the plan's spacing
-                                        label/      uint8 class indices: 0 background, i the plan's classes[i - 1]
+                                        label/      uint8 class indices: 0 background, i the plan's classes[i - 1],
+                                                    one above the last class: voxels that are ignored
                                         spans.npy   int32 (spans, 5): lesion, origin x y z, length
                                         class_spans.npy  spans of the other classes: class index, origin, length
                                         lesions.csv size and position of each lesion on this grid

@@ -166,7 +166,9 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
         needed += 16 * threads * (shape[0] * shape[1] + math.prod(placed.shape[:2])) + (192 << 20)
     else:
         with _named(record, image):
-            while (planes := placed.needed_bytes(image.path, len(target.classes), threads)) + needed > budget.total:
+            while (
+                planes := placed.needed_bytes(image.path, len(target.stored_classes), threads)
+            ) + needed > budget.total:
                 if threads == 1:
                     break
                 threads //= 2
@@ -181,7 +183,7 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
             labels = placed.write_labels(
                 source,
                 folder / "label",
-                classes=target.classes,
+                classes=target.stored_classes,
                 lesion_label=target.lesion_label,
                 connectivity=target.connectivity,
                 threads=threads,
@@ -191,7 +193,9 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
     table = np.column_stack([spans.lesion, spans.origin, spans.length]).astype(np.int32)
     table, voxels = _without_specks(table, spans.voxel_count, target)
     write_spans(folder, table, voxels, spans.axis, target.spacing)
-    write_table(folder / "class_spans.npy", labels.other_classes)
+    # Voxels that are ignored are no class that windows are drawn around.
+    learned = labels.other_classes[:, 0] <= len(target.classes)
+    write_table(folder / "class_spans.npy", np.ascontiguousarray(labels.other_classes[learned]))
     affine = grid.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ np.asarray(placed.start)
     return {
@@ -205,7 +209,7 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
         "cropped": placed.shape != grid.shape,
         "cut_lesions": crop.cut_lesions,
         "stored_shape": list(grid.stored_shape),
-        "class_voxels": list(labels.class_voxels),
+        "class_voxels": list(labels.class_voxels[: len(target.classes)]),
         "lesion_voxels": voxels.tolist(),
         "span_axis": int(spans.axis),
         "kept_lesions": labels.kept_lesions,

@@ -130,6 +130,9 @@ class CaseRecord(_Model):
         default=(), description="labels that are read as another label: stored label, label used"
     )
     instances: bool = Field(default=False, description="whether each stored label is one lesion (--instances)")
+    ignore_label: int | None = Field(
+        default=None, description="label whose voxels count in no measure, no loss and no metric; null if there is none"
+    )
     label_rule: str = Field(default="", description="how labels were read: merged, instances; empty: as stored")
     image_stamp: FileStamp | None = None
     label_stamp: FileStamp | None = None

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from patchcore.errors import DataError, EmptyClassError
 from patchcore.volumes.dicom.names import lesion_like
 
-__all__ = ["choose_lesion_label", "label_number", "lesion_labels", "merged_names"]
+__all__ = ["choose_lesion_label", "ignored_label", "label_number", "lesion_labels", "merged_names"]
 
 _LISTED = 12
 
@@ -91,6 +91,16 @@ def lesion_labels(wanted: int | str | None, names: Mapping[int, str]) -> tuple[i
     if not labels or min(labels) <= 0:
         raise DataError(f"lesion label {wanted!r} is not a label above 0", found=wanted, remedy="use a label above 0")
     return tuple(sorted(labels))
+
+
+def ignored_label(names: Mapping[int, str]) -> int | None:
+    """Return the label that is called ``ignore``, as in nnU-Net; None if there is none.
+
+    Example:
+        >>> ignored_label({0: "background", 1: "tumour", 2: "Ignore"}), ignored_label({1: "tumour"})
+        (2, None)
+    """
+    return next((number for number, name in sorted(names.items()) if number and _plain(name) == "ignore"), None)
 
 
 def merged_names(names: Mapping[int, str], labels: Sequence[int]) -> dict[int, str]:

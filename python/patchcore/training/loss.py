@@ -54,6 +54,7 @@ class DiceCrossEntropyLoss(nn.Module):
         batch_dice: Compute the sums of Dice over all samples of the batch instead of per sample.
         regions: Class indices that form one region. Dice is computed on the summed probabilities of each region;
             cross-entropy is still computed on the classes. Default: each foreground class is one region.
+        ignored: Class index of voxels that count in no sum: the network has no channel for it. Default: none.
         across: With `batch_dice`, a differentiable sum over ranks, so that Dice covers the samples of all ranks.
             Default: only the samples of this rank.
 
@@ -70,12 +71,14 @@ class DiceCrossEntropyLoss(nn.Module):
         epsilon: float = 1e-5,
         batch_dice: bool = False,
         regions: Sequence[Sequence[int]] | None = None,
+        ignored: int | None = None,
         across: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.epsilon = epsilon
         self.batch_dice = batch_dice
         self.regions = None if regions is None else tuple(tuple(members) for members in regions)
+        self.ignored = ignored
         self._across = across
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -95,7 +98,8 @@ class DiceCrossEntropyLoss(nn.Module):
         """
         _check(logits, target)
         channels = logits.shape[1]
-        if target.device.type == "cpu" and int(target.max()) >= channels:
+        most = channels - 1 if self.ignored is None else max(channels - 1, self.ignored)
+        if target.device.type == "cpu" and int(target.max()) > most:
             raise DataError(
                 f"target holds class {int(target.max())}, but the network has {channels} output channels",
                 found=int(target.max()),
@@ -106,7 +110,9 @@ class DiceCrossEntropyLoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             log_p = F.log_softmax(logits.float(), dim=1).flatten(2)
             labels = target.flatten(1)
-            voxels = labels.shape[1]
+            # Voxels that are ignored have no class: they are in no sum, and not in the number of voxels.
+            counted = None if self.ignored is None else (labels != self.ignored).to(log_p.dtype)
+            voxels = labels.shape[1] if counted is None else counted.sum(1).clamp(min=1)
             cross_entropy = log_p.new_zeros(logits.shape[0])
             dice = log_p.new_zeros(1 if self.batch_dice else logits.shape[0])
             regions = self.regions or tuple((channel,) for channel in range(1, channels))
@@ -114,16 +120,17 @@ class DiceCrossEntropyLoss(nn.Module):
                 y = (labels == channel).to(log_p.dtype)
                 cross_entropy = cross_entropy - (log_p[:, channel] * y).sum(1) / voxels
                 if (channel,) in regions:
-                    dice = dice + self._dice(log_p[:, channel].exp(), y)
+                    dice = dice + self._dice(log_p[:, channel].exp(), y, counted)
             for members in regions:
                 if len(members) > 1:
                     p = log_p[:, list(members)].exp().sum(1)
                     y = torch.stack([labels == channel for channel in members]).any(0).to(log_p.dtype)
-                    dice = dice + self._dice(p, y)
+                    dice = dice + self._dice(p, y, counted)
             loss: Tensor = (dice / len(regions)).mean() + cross_entropy.mean()
         return loss
 
-    def _dice(self, p: Tensor, y: Tensor) -> Tensor:
+    def _dice(self, p: Tensor, y: Tensor, counted: Tensor | None) -> Tensor:
+        p = p if counted is None else p * counted
         both, either = (p * y).sum(1), p.sum(1) + y.sum(1)
         if self.batch_dice:
             both, either = self._over_samples(both, either)
@@ -142,7 +149,9 @@ def make_loss(
     """Return the configured loss for a plan's target; `across` as in :class:`DiceCrossEntropyLoss`."""
     regions = target.region_indices
     members = None if regions is None else list(regions.values())
-    return DiceCrossEntropyLoss(batch_dice=config.batch_dice, regions=members, across=across)
+    return DiceCrossEntropyLoss(
+        batch_dice=config.batch_dice, regions=members, ignored=target.ignored_index, across=across
+    )
 
 
 def outputs_of(logits: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -189,12 +198,13 @@ def _nearest(target: Tensor, size: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def window_voxels(logits: Tensor, target: Tensor) -> Tensor:
+def window_voxels(logits: Tensor, target: Tensor, ignored: int | None = None) -> Tensor:
     """Return the inputs of :func:`window_dsc`: voxels of the intersection, and voxels of prediction plus label.
 
     Args:
         logits: (B, C, …) any floating dtype.
         target: (B, …) class indices.
+        ignored: Class index of voxels that do not count.
 
     Returns:
         float64 (2,), on the device of the logits. Values of several windows, parts and ranks can be added.
@@ -204,6 +214,9 @@ def window_voxels(logits: Tensor, target: Tensor) -> Tensor:
     """
     _check(logits, target)
     prediction = logits.argmax(1)
+    if ignored is not None:
+        counted = target != ignored
+        prediction, target = prediction * counted, target * counted
     foreground = target > 0
     intersection = ((prediction == target) & foreground).sum()
     return torch.stack((intersection, (prediction > 0).sum() + foreground.sum())).double()

@@ -82,6 +82,7 @@ class TrainingStep:
         self._network, self._stepped, self._optimizer = network, stepped, optimizer
         self._average, self._phase = average, phase
         self._compute_loss = make_loss(config.loss, target, across=ranks.add)
+        self._ignored = target.ignored_index
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._augment = Augmenter(config.augment, target.spacing, target.window_size)
 
@@ -116,7 +117,7 @@ class TrainingStep:
                 with self._phase("backward"):
                     loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-            voxels.append(window_voxels(outputs[0].detach(), labels))
+            voxels.append(window_voxels(outputs[0].detach(), labels, self._ignored))
         with self._phase("clipping"):
             if freeze:
                 freeze_encoder(self._network)

@@ -145,6 +145,10 @@ def validate_cases(
             probabilities = predict_volume(network, image, target, placement, overlap=overlap, mirror=mirror, look=look)
             prediction = class_map(probabilities, target.region_indices)
             del probabilities
+            if target.ignored_index is not None:
+                # Voxels that are ignored count neither as labelled nor as predicted.
+                prediction[label == target.ignored_index] = 0
+                label = np.where(label == target.ignored_index, 0, label)
             result.counts.add(case.case_id, prediction, label)
             largest = max(case.lesion_voxels, default=0) * case.voxel_mm3
             result.bins[case.case_id] = size_bin(largest) if largest else None
