@@ -270,17 +270,16 @@ def _names(files: Sequence[_File], root: Path) -> list[str]:
     def clean(text: str) -> str:
         return re.sub(r"[^\w.-]+", "_", text).strip("_.")[:150] or "case"
 
-    stems = [
-        clean(_CHANNEL.sub("", file.path.name.removesuffix(volume_ending(file.path.name) or ""))) for file in files
-    ]
-    folders = [
-        clean(file.path.parent.name) if file.path.parent != root else stem
-        for file, stem in zip(files, stems, strict=True)
-    ]
-    whole = [
-        clean("_".join((*file.path.parent.relative_to(root).parts, stem)))
-        for file, stem in zip(files, stems, strict=True)
-    ]
+    def stem(file: _File) -> str:
+        # A name that says only what the file is (mask.nii.gz) does not name the case.
+        path = file.path
+        name = _CHANNEL.sub("", path.name.removesuffix(volume_ending(path.name) or ""))
+        return clean(name if file.key else path.parent.name)
+
+    stems = [stem(file) for file in files]
+    pairs = [(file.path, name) for file, name in zip(files, stems, strict=True)]
+    folders = [clean(path.parent.name) if path.parent != root else name for path, name in pairs]
+    whole = [clean("_".join((*path.parent.relative_to(root).parts, name))) for path, name in pairs]
     for names in (stems, folders, whole):
         if len({name.casefold() for name in names}) == len(names):
             return names

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from patchcore.datasets.layouts.files import FolderLog, is_archive, volume_ending
+from patchcore.datasets.layouts.files import FolderLog, is_archive, is_dicom_name, volume_ending
 from patchcore.errors import DataError
 from patchcore.study.layout import CaseFiles, IgnoredFile, Layout
 from patchcore.volumes.nifti import nifti_files
@@ -38,11 +38,10 @@ def accounted(root: Path, layout: Layout, log: FolderLog, *, whole: bool) -> Lay
     for item in items:
         found.setdefault(_key(item.path), item)
     known = {_key(item.path): item for item in layout.ignored}
-    default = f"not used by the layout {layout.name}"
     ignored = {}
     for key, item in (known | found).items():
         if key not in used:
-            reason = item.reason or (known[key].reason if key in known else default)
+            reason = item.reason or (known[key].reason if key in known else _default(item.path, layout.name))
             ignored[key] = IgnoredFile(item.path, reason)
     return replace(
         layout,
@@ -100,6 +99,12 @@ def _file(path: Path) -> Iterator[IgnoredFile]:
         yield IgnoredFile(path, "an archive: unpack it to use what it contains")
     elif volume_ending(path.name.lstrip(".")):
         yield IgnoredFile(path, "a hidden file" if path.name.startswith(".") else _DEFAULT)
+
+
+def _default(path: Path, layout: str) -> str:
+    if layout not in ("dicom", "ircadb") and is_dicom_name(path.name):
+        return "a DICOM file in a data set of NIfTI files; convert the series to NIfTI to use it"
+    return f"not used by the layout {layout}"
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "case_id_problem",
     "format_problem",
     "is_archive",
+    "is_dicom_name",
     "name_key",
     "pair",
     "volume_ending",
@@ -47,6 +48,11 @@ def volume_ending(name: str) -> str | None:
     """
     match = _ENDING.search(name)
     return None if match is None or match.start() == 0 else match[0]
+
+
+def is_dicom_name(name: str) -> bool:
+    """Return whether a file name ends like a DICOM file, which is one slice or object and never a case of its own."""
+    return name.lower().endswith((".dcm", ".dicom", ".ima"))
 
 
 def is_archive(name: str) -> bool:
@@ -185,7 +191,7 @@ class FolderLog:
             stem = volume_stem(name)
             if stem is not None:
                 volumes.setdefault(stem, []).append(path / name)
-            elif ending := volume_ending(name):
+            elif (ending := volume_ending(name)) and not is_dicom_name(name):
                 other.setdefault(name.removesuffix(ending), []).append(path / name)
         for stem, files in volumes.items():
             # The .img file of a pair is read through its .hdr file.

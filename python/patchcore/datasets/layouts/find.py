@@ -122,10 +122,10 @@ def _find(
 
 
 def _recognised(root: Path, log: FolderLog) -> Layout | None:
-    lits, kits = find_lits(root, log), find_kits(root, log)
-    folders = find_listed(root, log) or find_nnunet(root, log)
+    lits, kits = _readable(find_lits(root, log)), _readable(find_kits(root, log))
+    folders = _readable(find_listed(root, log)) or _readable(find_nnunet(root, log))
     if folders is None:
-        folders = find_folders(root, log)
+        folders = _readable(find_folders(root, log))
         if folders is not None and lits is not None and _same_files(folders, lits):
             # Two folders with volume-N and segmentation-N: this is LiTS.
             folders = None
@@ -145,6 +145,14 @@ def _recognised(root: Path, log: FolderLog) -> Layout | None:
             remedy="choose one with " + " or ".join(f"--layout {item.name}" for item in fitting),
         )
     return fitting[0] if fitting else None
+
+
+def _readable(layout: Layout | None) -> Layout | None:
+    """Return the layout if at least one of its files is in a format that is read."""
+    if layout is None:
+        return None
+    files = (volume.path for case in layout.cases for volume in (case.image, case.label) if volume is not None)
+    return layout if any(format_problem(file) is None and os.path.lexists(file) for file in files) else None
 
 
 def _same_files(layout: Layout, other: Layout) -> bool:
