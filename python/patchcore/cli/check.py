@@ -22,6 +22,7 @@ from patchcore.cli.options import (
     Spacing,
     SpacingFile,
     Threads,
+    segment_options,
 )
 from patchcore.cli.progress import counted
 from patchcore.types import ExitCode
@@ -74,7 +75,6 @@ def check(
         raise typer.BadParameter("give the folder of a data set, or use --list", param_hint="DATASET")
     from patchcore.datasets.check import check_dataset
     from patchcore.datasets.checks import read_spacing_file
-    from patchcore.volumes.dicom.options import SegmentOptions
 
     with counted("Checking") as show:
         report = check_dataset(
@@ -86,13 +86,7 @@ def check(
             exclude=exclude or (),
             spacing=[*read_spacing_file(spacing_file), *(spacing or ())],
             accept=accept or (),
-            segments=SegmentOptions.from_json(
-                {
-                    "readers": readers,
-                    "fractional_threshold": fractional_threshold,
-                    "interpolate_contours": interpolate_contours,
-                }
-            ),
+            segments=segment_options(readers, fractional_threshold, interpolate_contours),
             threads=threads,
             progress=lambda event: show(event.done, event.total),
         )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from patchcore.cli.options import (
+    FractionalThreshold,
+    InterpolateContours,
+    ReaderChoice,
+    Threads,
+    segment_options,
+)
 from patchcore.cli.progress import progress_bars, stderr_console
 from patchcore.types import ExitCode
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["import_"]
 
@@ -21,9 +25,10 @@ _PHASES = {"search": "Reading headers", "cases": "Writing cases"}
 def import_(
     dicom: Annotated[Path, typer.Argument(help="Folder of DICOM files, with any subfolders. It is never changed.")],
     out: Annotated[Path, typer.Argument(help="Folder for the NIfTI files: new, empty, or from an earlier import.")],
-    threads: Annotated[
-        int | None, typer.Option(help="Number of cases processed in parallel [default: all cores].")
-    ] = None,
+    readers: ReaderChoice = None,
+    fractional_threshold: FractionalThreshold = None,
+    interpolate_contours: InterpolateContours = None,
+    threads: Threads = None,
 ) -> None:
     """Convert CT series with DICOM SEG or RTSTRUCT to NIfTI.
 
@@ -36,6 +41,7 @@ def import_(
         done = import_dicom(
             dicom,
             out,
+            segments=segment_options(readers, fractional_threshold, interpolate_contours),
             progress=lambda event: show(_PHASES[event.phase], event.done, event.total),
             threads=threads,
         )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
+
+if TYPE_CHECKING:
+    from patchcore.volumes.dicom.options import SegmentOptions
 
 __all__ = [
     "Accept",
@@ -20,6 +23,7 @@ __all__ = [
     "Spacing",
     "SpacingFile",
     "Threads",
+    "segment_options",
 ]
 
 Images: TypeAlias = Annotated[Path | None, typer.Option(help="Folder of the images, inside the data set.")]
@@ -64,3 +68,15 @@ InterpolateContours: TypeAlias = Annotated[
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(help="Number of cases processed in parallel [default: all cores].")
 ]
+
+
+def segment_options(readers: str | None, threshold: float | None, interpolate: bool | None) -> SegmentOptions:
+    """Return how DICOM segments are read; options that were not given have their defaults.
+
+    Raises:
+        DataError: An option has a value that does not exist.
+    """
+    from patchcore.volumes.dicom.options import SegmentOptions
+
+    given = {"readers": readers, "fractional_threshold": threshold, "interpolate_contours": interpolate}
+    return SegmentOptions.from_json(given)

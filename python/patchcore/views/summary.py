@@ -133,6 +133,9 @@ def _facts(analysis: Analysis) -> Table:
     kept = _decisions(analysis)
     if kept:
         facts.add_row("Decisions", Text(kept))
+    ignored = sorted({item.ignore_label for item in analysis.records if item.ignore_label is not None})
+    if ignored:
+        facts.add_row("Ignored label", Text(f"{ignored[0]}: its voxels count in no measure, no loss and no metric"))
     if analysis.fingerprint is not None:
         _add_cohort(facts, analysis.fingerprint)
     return facts

@@ -91,7 +91,7 @@ def test_contours_between_slices_belong_to_the_nearest_slice(tmp_path: Path) -> 
     assert [int((label[:, :, k] != 0).sum()) for k in range(5)] == [0, 100, 0, 4, 0]
     found = notes_of(case)["contours-between"]
     assert "3 contours lie between slices, by up to 1.25 mm" in found
-    assert "1 planes of contours have no slice of their own" in found
+    assert "1 plane of contours has no slice of their own" in found
 
 
 def test_contours_beyond_the_last_slice_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_contours_beyond_the_last_slice_are_left_out_and_counted(tmp_path: Path)
     assert [(row["name"], row["voxel_count"]) for row in measured.segments] == [("Tumor", 200)]
     texts = [note.text for note in measured.notes if note.check == "roi-outside"]
     assert "2 of 4 contours lie beyond the first or last slice of the CT, by up to 7.5 mm" in texts[0]
-    assert "1 of 1 contour lie beyond the first or last slice of the CT, by up to 215 mm" in texts[1]
+    assert "1 of 1 contour lies beyond the first or last slice of the CT, by up to 215 mm" in texts[1]
 
 
 def test_contours_beyond_the_border_of_a_slice_are_cut_and_counted(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_contours_beyond_the_border_of_a_slice_are_cut_and_counted(tmp_path: Pat
     measured = measure_segments(case.label)
     assert [(row["name"], row["voxel_count"]) for row in measured.segments] == [("Edge", 36), ("Tumor", 36)]
     (note,) = (note for note in measured.notes if note.check == "roi-outside")
-    assert "1 of 1 contour reach beyond the border of the CT's slices, by up to 3.2 mm" in note.text
+    assert "1 of 1 contour reaches beyond the border of the CT's slices, by up to 3.2 mm" in note.text
 
 
 def test_contours_across_the_slices_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_only_the_lesion_may_not_leave_the_ct(tmp_path: Path) -> None:
     files.save([*series, files.rtstruct(series, rois)], tmp_path / "in")
     (record,) = check_dataset(tmp_path / "in").cases
     assert record.status == "quarantined"
-    assert "ROI Tumor: 1 of 3 contours lie beyond" in str(record.reason)
+    assert "ROI Tumor: 1 of 3 contours lies beyond" in str(record.reason)
 
 
 def test_overlapping_contours_are_joined_and_repeated_ones_count_once(tmp_path: Path) -> None:

@@ -16,16 +16,18 @@ import numpy.typing as npt
 
 from patchcore.affines import spacing_of
 from patchcore.datasets.dicom.find import find_dicom
-from patchcore.datasets.examination import measure_labels
+from patchcore.datasets.examination import MeasuredLabels, measure_labels
 from patchcore.datasets.layouts.indices import with_indices
 from patchcore.datasets.lesion_table import spreadsheet_text
 from patchcore.datasets.measures import stamp_of
 from patchcore.datasets.preload import load_readers
 from patchcore.errors import DataError
 from patchcore.files import read_json, replace_atomically, write_atomic, write_json_atomic
+from patchcore.study.checks import CHECKS
 from patchcore.study.layout import CaseFiles, Layout
 from patchcore.threads import checked_threads, for_each
 from patchcore.types import Affine, PathLike
+from patchcore.volumes.dicom.names import lesion_like
 from patchcore.volumes.dicom.options import SegmentOptions
 
 __all__ = ["ImportProgress", "Imported", "ImportedCase", "import_dicom"]
@@ -196,6 +198,10 @@ def _convert(
         held = dict(zip(*np.unique(painted.array, return_counts=True), strict=True))
         del painted
         measured = measure_labels(case.label)
+        if (outside := _lesion_outside(measured)) is not None:
+            image.unlink(missing_ok=True)
+            label.unlink(missing_ok=True)
+            return ImportedCase(case.case_id, patient, outside, CHECKS["lesion-outside"].remedy), None
         lost = _lost(measured.segments, held)
     except (DataError, OSError, MemoryError) as error:
         text = error.message if isinstance(error, DataError) else str(error) or "does not fit into memory"
@@ -211,6 +217,16 @@ def _convert(
         "notes": list(all_notes),
     }
     return ImportedCase(case.case_id, patient, notes=all_notes), entry
+
+
+def _lesion_outside(measured: MeasuredLabels) -> str | None:
+    """Return what lies outside the CT, if it concerns a lesion: a label named like one, or the only label."""
+    names = {int(segment["label"]): str(segment["label_name"]) for segment in measured.segments}
+    lesions = {number for number, name in names.items() if lesion_like(name)} or (
+        set(names) if len(names) == 1 else set()
+    )
+    found = [note.text for note in measured.notes if note.check == "roi-outside" and note.label in lesions]
+    return found[0] if found else None
 
 
 def _lost(segments: Sequence[Mapping[str, Any]], held: Mapping[int, int]) -> list[str]:

@@ -167,15 +167,15 @@ def _notes(roi: _Roi) -> Iterator[Note]:
         )
     if roi.away:
         yield Note(
-            f"ROI {roi.name}: {len(roi.away)} of {_contours(roi.count)} lie beyond the first or last slice of the CT, "
-            f"by up to {max(roi.away):.4g} mm, and are left out",
+            f"ROI {roi.name}: {len(roi.away)} of {_contours(roi.count)} {'lies' if len(roi.away) == 1 else 'lie'} beyond "
+            f"the first or last slice of the CT, by up to {max(roi.away):.4g} mm, and {_are(len(roi.away))} left out",
             "roi-outside",
             roi.name,
         )
     if roi.beyond:
         yield Note(
-            f"ROI {roi.name}: {len(roi.beyond)} of {_contours(roi.count)} reach beyond the border of the CT's slices, "
-            f"by up to {max(roi.beyond):.4g} mm, and are cut",
+            f"ROI {roi.name}: {len(roi.beyond)} of {_contours(roi.count)} {'reaches' if len(roi.beyond) == 1 else 'reach'} "
+            f"beyond the border of the CT's slices, by up to {max(roi.beyond):.4g} mm, and {_are(len(roi.beyond))} cut",
             "roi-outside",
             roi.name,
         )
@@ -207,9 +207,11 @@ def _pieces(roi: _Roi, grid: Grid, *, interpolate: bool) -> tuple[list[Piece], l
         notes.append(Note(text, "contours-repeated", roi.name))
     drawn, unused = _on_slices(planes)
     if roi.between:
-        rest = f"; {unused} planes of contours have no slice of their own and are not used" if unused else ""
+        some = "1 plane of contours has" if unused == 1 else f"{unused} planes of contours have"
+        rest = f"; {some} no slice of their own and {_are(unused)} not used" if unused else ""
         text = (
-            f"ROI {roi.name}: {_contours(len(roi.between))} lie between slices, by up to {max(roi.between):.3g} mm; "
+            f"ROI {roi.name}: {_contours(len(roi.between))} {'lies' if len(roi.between) == 1 else 'lie'} between slices, "
+            f"by up to {max(roi.between):.3g} mm; "
             f"each slice takes the nearest plane of contours{rest}"
         )
         notes.append(Note(text, "contours-between", roi.name))
