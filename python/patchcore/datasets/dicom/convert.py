@@ -222,9 +222,8 @@ def _convert(
 def _lesion_outside(measured: MeasuredLabels) -> str | None:
     """Return what lies outside the CT, if it concerns a lesion: a label named like one, or the only label."""
     names = {int(segment["label"]): str(segment["label_name"]) for segment in measured.segments}
-    lesions = {number for number, name in names.items() if lesion_like(name)} or (
-        set(names) if len(names) == 1 else set()
-    )
+    lesions = {number for number, name in names.items() if lesion_like(name)}
+    lesions = lesions or (set(names) if len(names) == 1 else set())
     found = [note.text for note in measured.notes if note.check == "roi-outside" and note.label in lesions]
     return found[0] if found else None
 

@@ -159,26 +159,22 @@ def _notes(roi: _Roi) -> Iterator[Note]:
         text = f"ROI {roi.name}: {kinds} {'is' if roi.skipped.total() == 1 else 'are'} skipped: nothing is enclosed"
         yield Note(f"{text}{rest}", "contours-open", roi.name)
     if roi.tilted:
-        yield Note(
-            f"ROI {roi.name}: {roi.tilted} of {_contours(roi.count)} {_are(roi.tilted)} not parallel to the CT's "
-            f"slices and {_are(roi.tilted)} left out",
-            "roi-outside",
-            roi.name,
-        )
+        some, are = _some(roi.tilted, roi.count), _are(roi.tilted)
+        text = f"ROI {roi.name}: {some} {are} not parallel to the CT's slices and {are} left out"
+        yield Note(text, "roi-outside", roi.name)
     if roi.away:
-        yield Note(
-            f"ROI {roi.name}: {len(roi.away)} of {_contours(roi.count)} {'lies' if len(roi.away) == 1 else 'lie'} beyond "
-            f"the first or last slice of the CT, by up to {max(roi.away):.4g} mm, and {_are(len(roi.away))} left out",
-            "roi-outside",
-            roi.name,
-        )
+        some, are = _some(len(roi.away), roi.count, "lies", "lie"), _are(len(roi.away))
+        where = f"beyond the first or last slice of the CT, by up to {max(roi.away):.4g} mm"
+        yield Note(f"ROI {roi.name}: {some} {where}, and {are} left out", "roi-outside", roi.name)
     if roi.beyond:
-        yield Note(
-            f"ROI {roi.name}: {len(roi.beyond)} of {_contours(roi.count)} {'reaches' if len(roi.beyond) == 1 else 'reach'} "
-            f"beyond the border of the CT's slices, by up to {max(roi.beyond):.4g} mm, and {_are(len(roi.beyond))} cut",
-            "roi-outside",
-            roi.name,
-        )
+        some, are = _some(len(roi.beyond), roi.count, "reaches", "reach"), _are(len(roi.beyond))
+        where = f"beyond the border of the CT's slices, by up to {max(roi.beyond):.4g} mm"
+        yield Note(f"ROI {roi.name}: {some} {where}, and {are} cut", "roi-outside", roi.name)
+
+
+def _some(count: int, of: int, one: str = "", many: str = "") -> str:
+    """Say how many contours do something: the verb follows the number."""
+    return f"{count} of {_contours(of)} {one if count == 1 else many}".rstrip()
 
 
 def _contours(count: int) -> str:
@@ -207,10 +203,11 @@ def _pieces(roi: _Roi, grid: Grid, *, interpolate: bool) -> tuple[list[Piece], l
         notes.append(Note(text, "contours-repeated", roi.name))
     drawn, unused = _on_slices(planes)
     if roi.between:
+        count = len(roi.between)
         some = "1 plane of contours has" if unused == 1 else f"{unused} planes of contours have"
         rest = f"; {some} no slice of their own and {_are(unused)} not used" if unused else ""
         text = (
-            f"ROI {roi.name}: {_contours(len(roi.between))} {'lies' if len(roi.between) == 1 else 'lie'} between slices, "
+            f"ROI {roi.name}: {_contours(count)} {'lies' if count == 1 else 'lie'} between slices, "
             f"by up to {max(roi.between):.3g} mm; "
             f"each slice takes the nearest plane of contours{rest}"
         )
