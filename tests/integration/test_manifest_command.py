@@ -133,6 +133,10 @@ def test_layouts_that_are_not_read_are_named_with_the_way_on(tmp_path: Path) -> 
     (tmp_path / "zipped" / "Dataset001.zip").touch()
     with pytest.raises(DataError, match=r"only archives .*Dataset001.zip.*unpack"):
         find_cases(tmp_path / "zipped")
+    for name in ("ct0", "ct1"):
+        save(tmp_path / "images only" / "images" / f"{name}.nii.gz", label=False)
+    with pytest.raises(DataError, match=r"no label maps found: images/ holds 2 images.*patchcore predict"):
+        find_cases(tmp_path / "images only")
     (tmp_path / "nrrd" / "images").mkdir(parents=True)
     (tmp_path / "nrrd" / "images" / "a.nrrd").touch()
     with pytest.raises(DataError, match=r"files ending in .nrrd are not read.*convert"):

@@ -113,7 +113,9 @@ class CaseRecord(_Model):
     image: VolumeField | None = Field(description="CT in HU; null if there is no image")
     label: VolumeField = Field(description="label map; for a case without a label map, the expected path")
     status: CaseStatus
-    split: str = Field(default="", description="train or test; empty if the data set does not specify it")
+    split: str = Field(
+        default="", description="train, validation or test; empty if the data set does not specify it; test: kept out"
+    )
     columns: dict[str, str] = Field(default_factory=dict, description="other columns of the manifest")
     findings: tuple[Finding, ...] = Field(default=(), description="findings of all checks, most serious first")
     reason: str | None = Field(default=None, description="why the case is not accepted")

@@ -167,6 +167,20 @@ def test_xor_contours_make_holes_where_they_overlap(tmp_path: Path) -> None:
     assert int((read_label(case.label).array != 0).sum()) == 36 + 36 - 2 * 4
 
 
+def test_open_items_within_a_closed_roi_are_skipped_and_counted(tmp_path: Path) -> None:
+    series = files.ct_series()
+    made = files.rtstruct(series, {"Tumor": [square(2.5, 12.5, 1), square(3, 9, 1), square(4, 5, 1), square(4, 6, 2)]})
+    for item, kind in zip(
+        made.ROIContourSequence[0].ContourSequence[1:], ("OPEN_PLANAR", "POINT", "POINT"), strict=True
+    ):
+        item.ContourGeometricType = kind
+    made.ROIContourSequence[0].ContourSequence[3].ContourData = ["-7.7", "-17.05", "35.0"]
+    files.save([*series, made], tmp_path / "in")
+    (case,) = with_indices(find_dicom(tmp_path / "in"), tmp_path / "x").cases
+    assert int((read_label(case.label).array != 0).sum()) == 100
+    assert "ROI Tumor: 1 OPEN_PLANAR, 2 POINT are skipped: nothing is enclosed" in notes_of(case)["contours-open"]
+
+
 def test_a_single_slice_without_contour_is_named(tmp_path: Path) -> None:
     case = case_of(tmp_path, {"Tumor": [square(2.5, 12.5, k) for k in (0, 1, 3, 4)]})
     assert "has no contour on slice 2, but overlapping ones on both neighbours" in notes_of(case)["contour-missing"]
