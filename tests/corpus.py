@@ -71,7 +71,13 @@ def broken_rule(code: int, out: str, error: str, *, as_json: bool) -> str | None
 
 def ways(path: Path, work: Path) -> Iterator[tuple[str, Path]]:
     """Yield data sets that hold the file alone, under a name that makes it a volume."""
+    from patchcore.datasets.layouts import volume_stem
+
     name = path.name
+    if volume_stem(name) is None:
+        # Under a name that makes it a volume, compressed or not.
+        with path.open("rb") as handle:
+            name += ".nii.gz" if handle.read(2) == b"\x1f\x8b" else ".nii"
     for way, folders in (("label", ("labels",)), ("pair", ("images", "labels"))):
         root = work / way
         for folder in folders:
@@ -83,7 +89,7 @@ def ways(path: Path, work: Path) -> Iterator[tuple[str, Path]]:
         yield way, root
     root = work / "dicom"
     root.mkdir()
-    (root / name).symlink_to(path)
+    (root / path.name).symlink_to(path)
     yield "dicom", root
 
 
@@ -114,7 +120,7 @@ def one_file(path: Path, work: Path) -> list[str]:
 def child(listed: Path, start: int, stop: int) -> int:
     """Check the files `start` to `stop` of a list."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    paths = [Path(line) for line in listed.read_text(encoding="utf-8", errors="surrogateescape").splitlines()]
+    paths = [Path(line) for line in listed.read_text(encoding="utf-8", errors="surrogateescape").split("\n")]
     for number in range(start, stop):
         print(f"at {number}", flush=True)
         used = resource.getrusage(resource.RUSAGE_SELF)
@@ -138,7 +144,9 @@ def check_files(paths: list[Path], *, verbose: bool = True) -> tuple[Counter[str
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "files"
         # A name with a line break cannot be listed.
-        paths = [path for path in paths if "\n" not in str(path)]
+        unlisted = [path for path in paths if "\n" in str(path) or "\r" in str(path)]
+        failures += [f"{path!r}: a name with a line break cannot be checked" for path in unlisted]
+        paths = [path for path in paths if path not in unlisted]
         listed.write_text("\n".join(map(str, paths)), encoding="utf-8", errors="surrogateescape")
         start = 0
         while start < len(paths):

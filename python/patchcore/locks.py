@@ -14,7 +14,6 @@ import errno
 import fcntl
 import json
 import os
-import socket
 import struct
 import threading
 from contextlib import suppress
@@ -115,6 +114,8 @@ class FileLock:
 
     def _take(self) -> int:
         """Lock the file and return its descriptor, which holds the lock."""
+        # A process that was started with --no-locks on this file system names itself.
+        self._check_owner()
         new = not self.path.exists()
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -134,28 +135,32 @@ class FileLock:
         return handle
 
     def _take_by_name(self) -> None:
-        """Create the file that names this process; a file of a process that has ended is replaced."""
-        owner = _owner_path(self.path)
-        for _ in range(_TRIES):
-            try:
-                handle = os.open(owner, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            except FileExistsError:
-                holder = _named_holder(self.path)
-                if holder == 0:
-                    raise LockedError(
-                        f"{self.what} was locked on another machine, or before this machine was restarted",
-                        path=self.path,
-                        remedy=f"if nothing works on it any more, delete {owner}",
-                    ) from None
-                if holder is not None:
-                    raise self._locked(holder) from None
-                with suppress(FileNotFoundError):
-                    owner.unlink()
-                continue
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(_this_process(), file)
-            return
+        """Give the file that names this process the name of the lock; that of an ended process is replaced."""
+        owner, content = _owner_path(self.path), json.dumps(_this_process())
+        temporary = owner.with_name(f".{owner.name}.{os.getpid()}-{threading.get_ident()}")
+        try:
+            temporary.write_text(content, encoding="utf-8")
+            for _ in range(_TRIES):
+                if _linked(temporary, owner, content):
+                    return
+                self._check_owner()
+                _remove_stale(owner, temporary)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
         raise self._locked(None)
+
+    def _check_owner(self) -> None:
+        """Raise LockedError if the file that names a process does not name one that has ended."""
+        holder = _named_holder(self.path)
+        if holder == 0:
+            raise LockedError(
+                f"{self.what} was locked on another machine, in another container, or before a restart of this machine",
+                path=self.path,
+                remedy=f"if nothing works on it any more, delete {_owner_path(self.path)}",
+            )
+        if holder is not None:
+            raise self._locked(holder)
 
     def release(self) -> None:
         """Release the lock. Does nothing if this process does not hold it, e.g. in a forked child."""
@@ -168,8 +173,9 @@ class FileLock:
                 self._handle = None
             elif without_locks():
                 del _held[self._key]
-                with suppress(OSError):
-                    _owner_path(self.path).unlink()
+                if _named_holder(self.path) == os.getpid():
+                    with suppress(OSError):
+                        _owner_path(self.path).unlink()
 
     def __enter__(self) -> FileLock:
         self.acquire()
@@ -200,8 +206,9 @@ def lock_holder(path: PathLike) -> int | None:
     with _guard:
         if _held.get(key) == os.getpid():
             return os.getpid()
-        if without_locks():
-            return _named_holder(Path(path))
+        named = _named_holder(Path(path))
+        if without_locks() or named is not None:
+            return named
         try:
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -236,18 +243,67 @@ def _owner_path(path: Path) -> Path:
 
 def _this_process() -> dict[str, Any]:
     pid = os.getpid()
-    return {"pid": pid, "started": process_start(pid), "boot_id": boot_id(), "host": socket.gethostname()}
+    return {"pid": pid, "started": process_start(pid), "boot_id": boot_id(), "pid_namespace": _pid_namespace()}
+
+
+def _pid_namespace() -> str:
+    """Return a text that is equal for processes that know each other by the same ids; containers differ."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _linked(temporary: Path, owner: Path, content: str) -> bool:
+    """Give a complete file a second name, if that name is free."""
+    try:
+        os.link(temporary, owner)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # A file system without hard links: between creating and writing, the file is empty.
+        try:
+            handle = os.open(owner, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except FileExistsError:
+            return False
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(content)
+    return True
+
+
+def _remove_stale(owner: Path, temporary: Path) -> None:
+    """Remove the file of a process that has ended; if another process was faster, its file is put back."""
+    taken = temporary.with_name(f"{temporary.name}.stale")
+    try:
+        owner.rename(taken)
+    except FileNotFoundError:
+        return
+    try:
+        if _holder_in(taken) is not None:
+            with suppress(OSError):
+                os.link(taken, owner)
+    finally:
+        with suppress(OSError):
+            taken.unlink()
 
 
 def _named_holder(path: Path) -> int | None:
-    """Return the process that a lock file names: its id, 0 if it is not of this boot, None if it has ended."""
+    """Return the process that a lock file names: its id, 0 if it is not known here, None if it has ended."""
+    return _holder_in(_owner_path(path))
+
+
+def _holder_in(owner: Path) -> int | None:
     try:
-        owner = json.loads(_owner_path(path).read_text(encoding="utf-8") or "{}")
+        value = json.loads(owner.read_text(encoding="utf-8") or "{}")
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
-        # Another process is writing it.
         return 0
-    if not isinstance(owner, dict) or owner.get("boot_id") != boot_id() or not isinstance(owner.get("pid"), int):
+    here = ("boot_id", boot_id()), ("pid_namespace", _pid_namespace())
+    if not isinstance(value, dict) or not isinstance(value.get("pid"), int):
         return 0
-    return owner["pid"] if process_start(owner["pid"]) == owner.get("started") else None
+    if any(value.get(name) != own for name, own in here):
+        return 0
+    return value["pid"] if process_start(value["pid"]) == value.get("started") else None

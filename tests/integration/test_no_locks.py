@@ -107,7 +107,7 @@ def test_without_locks_processes_of_this_machine_are_kept_apart(
 @pytest.mark.usefixtures("refusing")
 def test_a_lock_of_another_machine_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NO_LOCKS, "1")
-    owner = {"pid": 1, "started": 1, "boot_id": "of another machine", "host": "elsewhere"}
+    owner = {"pid": 1, "started": 1, "boot_id": "of another machine", "pid_namespace": "pid:[1]"}
     (tmp_path / "x.lock.owner").write_text(json.dumps(owner), encoding="utf-8")
     assert lock_holder(tmp_path / "x.lock") == 0
     with pytest.raises(LockedError, match=r"another machine.*delete .*x\.lock\.owner"):
@@ -155,3 +155,88 @@ def wait(run: Path, state: RunState) -> None:
     while run_state(run).state is not state:
         assert time.monotonic() < deadline, run_state(run).label
         time.sleep(0.05)
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from patchcore.errors import LockedError
+from patchcore.locks import FileLock
+lock, inside = FileLock(sys.argv[1]), Path(sys.argv[2])
+try:
+    lock.acquire()
+except LockedError as error:
+    assert "another machine" not in str(error), error
+    sys.exit(0)
+(inside / str(time.time_ns())).touch()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_of_processes_that_race_for_a_stale_lock_one_holds_it(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import json; from patchcore.locks import _this_process; print(json.dumps(_this_process()))",
+        ],
+        capture_output=True,
+        check=True,
+        encoding="utf-8",
+        env=ENV,
+    ).stdout
+    for number in range(4):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "x.lock.owner").write_text(ended, encoding="utf-8")
+        (folder / "inside").mkdir()
+        racers = [
+            subprocess.Popen(
+                [sys.executable, "-c", RACE, str(folder / "x.lock"), str(folder / "inside")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=ENV | {NO_LOCKS: "1"},
+            )
+            for _ in range(4)
+        ]
+        deadline = time.monotonic() + 60
+        while sum(racer.poll() is not None for racer in racers) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert len(list((folder / "inside").iterdir())) == 1
+        errors = [racer.communicate()[1] for racer in racers]
+        assert not any(errors), errors
+        # Released, and nothing is left but the folder of this test.
+        assert [path.name for path in folder.iterdir()] == ["inside"] or lock_holder(folder / "x.lock") is None
+
+
+@pytest.mark.usefixtures("refusing")
+def test_a_lock_of_another_container_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NO_LOCKS, "1")
+    with FileLock(tmp_path / "x.lock"):
+        owner = json.loads((tmp_path / "x.lock.owner").read_text(encoding="utf-8"))
+    owner["pid_namespace"], owner["pid"] = "pid:[1]", 1
+    (tmp_path / "x.lock.owner").write_text(json.dumps(owner), encoding="utf-8")
+    with pytest.raises(LockedError, match="another container"):
+        FileLock(tmp_path / "x.lock").acquire()
+
+
+def test_a_process_with_locks_respects_one_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "x.lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=ENV | {NO_LOCKS: "1"},
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"held\n"
+    monkeypatch.delenv(NO_LOCKS, raising=False)
+    assert lock_holder(tmp_path / "x.lock") == other.pid
+    with pytest.raises(LockedError, match=f"in use by process {other.pid}"):
+        FileLock(tmp_path / "x.lock").acquire()
+    other.kill()
+    other.communicate()
+    with FileLock(tmp_path / "x.lock"):
+        pass

@@ -141,8 +141,8 @@ def _without_locks(arguments: list[str]) -> list[str]:
 
     os.environ[NO_LOCKS] = "1"
     print(f"note: {WHAT_IS_LOST}", file=sys.stderr)
-    arguments.remove("--no-locks")
-    return arguments
+    rest = arguments[len(options) :]
+    return [argument for argument in options if argument != "--no-locks"] + rest
 
 
 def _print_interrupted(command: str | None) -> None:

@@ -67,7 +67,7 @@ def check(
     """
     from rich.console import Console
 
-    console = Console(markup=False, highlight=False)
+    console = Console(markup=False, highlight=False, emoji=False)
     if list_checks:
         _print_checks(console, as_json=as_json)
         return

@@ -1,4 +1,7 @@
-"""Schema of ``plan.json``: the decisions based on a fingerprint. Users may edit it; every read validates it."""
+"""Schema of ``plan.json``: the decisions based on a fingerprint. Users may edit it; every read validates it.
+
+The module is long because each field of the file is described here.
+"""
 
 from __future__ import annotations
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from patchcore.datasets import unchanged
 from patchcore.datasets.checks import COHORT, check_decisions, cohort_findings, parse_accept, parse_spacing
-from patchcore.datasets.examination import Settings, about_lesions, new_record, with_findings
+from patchcore.datasets.decided import chosen_lesion_label, settings_of
+from patchcore.datasets.examination import about_lesions, new_record, with_findings
 from patchcore.datasets.fingerprint import build_fingerprint
+from patchcore.datasets.labels import Settings
 from patchcore.datasets.layouts import Layout, find_cases
 from patchcore.datasets.layouts.indices import with_indices
 from patchcore.datasets.lesion_table import lesions_csv, segments_csv
@@ -21,12 +23,11 @@ from patchcore.datasets.patients import group_patients
 from patchcore.datasets.preload import load_readers
 from patchcore.errors import DataError, StudyError
 from patchcore.files import read_json, write_atomic, write_json_atomic
-from patchcore.lesions.measure import CONNECTIVITIES
 from patchcore.locks import check_locks
 from patchcore.study.analysis import Analysis, AnalyzeProgress, Grouping
 from patchcore.study.cases import CaseRecord
 from patchcore.study.fingerprint import Fingerprint
-from patchcore.study.lesion_label import choose_lesion_label, ignored_label, lesion_labels, merged_names
+from patchcore.study.lesion_label import lesion_labels, merged_names
 from patchcore.study.study import Study
 from patchcore.types import PathLike
 from patchcore.views.study_figures import draw_figures
@@ -176,7 +177,7 @@ def analyze_dataset(
     listed = unchanged.signatures(found.looked_at)
     lesions = lesion_labels(decided.get("lesion_label"), found.label_names)
     names = merged_names(found.label_names, lesions)
-    settings = _settings(decided, names, lesions, command=_command(source, folder))
+    settings = settings_of(decided, names, lesions, command=_command(source, folder))
     found = replace(found, label_names={k: v for k, v in names.items() if k != settings.ignore_label})
     case_ids = [case.case_id for case in found.cases]
     excluded = set(decided.get("exclude", ()))
@@ -200,7 +201,7 @@ def analyze_dataset(
         pool = MeasuringPool(threads, log, settings, progress)
         try:
             measures = pool.measure_labels(records)
-            label, reason = _lesion_label(measures.values(), settings, lesions)
+            label, reason = chosen_lesion_label(measures.values(), settings, lesions)
             if label is not None:
                 measures = {
                     name: item.with_record(about_lesions(item.record, label, settings))
@@ -271,63 +272,6 @@ def _keep_apart(root: Path, study: Path, *, listed: bool) -> None:
     if inner == root or (inner.is_relative_to(root) and not listed):
         where = "is the data set's folder" if inner == root else "lies within the data set"
         raise StudyError(f"the study folder {where}", path=study, remedy="choose a study folder outside the data set")
-
-
-def _settings(
-    decided: Mapping[str, Any], declared: Mapping[int, str], lesions: Sequence[int], *, command: str
-) -> Settings:
-    connectivity = decided.get("connectivity", 26)
-    min_volume_mm3 = float(decided.get("min_volume_mm3", 0.0))
-    if connectivity not in CONNECTIVITIES:
-        raise DataError(f"connectivity {connectivity} is not valid", found=connectivity, remedy="use 6, 18 or 26")
-    if not 0 <= min_volume_mm3 < float("inf"):
-        raise DataError(f"min_volume_mm3 {min_volume_mm3:g} is not a valid volume", remedy="use 0 or more")
-    spacing = {str(case): (float(a), float(b), float(c)) for case, (a, b, c) in decided.get("spacing", {}).items()}
-    return Settings(
-        connectivity=connectivity,
-        min_volume_mm3=min_volume_mm3,
-        declared=declared,
-        spacing=spacing,
-        accept=frozenset(decided.get("accept", ())),
-        command=command,
-        relabel=tuple((label, lesions[0]) for label in lesions[1:]),
-        instances=bool(decided.get("instances")),
-        keep_255=255 in lesions,
-        ignore_label=_ignored(decided.get("ignore_label"), declared, lesions),
-    )
-
-
-def _ignored(wanted: int | None, declared: Mapping[int, str], lesions: Sequence[int]) -> int | None:
-    if wanted is None:
-        found = ignored_label(declared)
-        return None if found in lesions else found
-    if wanted <= 0 or wanted in lesions:
-        raise DataError(
-            f"--ignore-label {wanted} is not a label that can be ignored",
-            found=wanted,
-            remedy="use a label above 0 that is not the lesion label",
-        )
-    return wanted
-
-
-def _lesion_label(
-    measures: Iterable[CaseMeasures], settings: Settings, lesions: Sequence[int]
-) -> tuple[int | None, str]:
-    """Choose the lesion label from the accepted cases, or from the test cases if no case was accepted."""
-    usable = list(measures)
-    usable = [item for item in usable if item.record.accepted] or [
-        item for item in usable if item.record.status == "test"
-    ]
-    if not usable:
-        return None, "no case was accepted"
-    counts: dict[int, int] = {}
-    for item in usable:
-        for present in item.record.labels:
-            counts[present] = counts.get(present, 0) + 1
-    if settings.instances and not lesions:
-        return 1, "each stored label is one lesion (--instances)"
-    label, reason = choose_lesion_label(counts, settings.declared, wanted=lesions[0] if lesions else None)
-    return label, f"labels {', '.join(map(str, lesions))} are one class ({reason})" if len(lesions) > 1 else reason
 
 
 def _fingerprint(

@@ -19,7 +19,8 @@ from patchcore.datasets.checks import (
     parse_accept,
     parse_spacing,
 )
-from patchcore.datasets.examination import Settings, about_lesions, check_case, new_record
+from patchcore.datasets.examination import about_lesions, check_case, new_record
+from patchcore.datasets.labels import Settings
 from patchcore.datasets.layouts import find_cases
 from patchcore.datasets.layouts.indices import with_indices
 from patchcore.datasets.patients import group_patients

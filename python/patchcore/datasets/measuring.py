@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from patchcore.datasets.checks.decisions import given_spacing
-from patchcore.datasets.examination import Settings, examine_image, examine_label, with_findings
+from patchcore.datasets.examination import examine_image, examine_label, with_findings
+from patchcore.datasets.labels import Settings
 from patchcore.datasets.measures import CaseMeasures, MeasureLog
 from patchcore.interrupts import interrupts_wait
 from patchcore.study.analysis import AnalyzeProgress

@@ -16,7 +16,7 @@ import numpy as np
 
 from patchcore.datasets.checks.pair import MAX_CORNER_SHIFT, corner_shift
 from patchcore.datasets.layouts.account import volumes_below
-from patchcore.datasets.layouts.files import FolderLog, format_problem, is_archive, volume_ending, volume_stem
+from patchcore.datasets.layouts.files import FolderLog, format_problem, is_archive, is_text, volume_ending, volume_stem
 from patchcore.datasets.layouts.manifest import is_manifest
 from patchcore.datasets.patients import group_patients
 from patchcore.errors import DataError
@@ -34,7 +34,7 @@ _LABEL_WORDS: Final = frozenset(
     {
         "seg", "segs", "segmentation", "segmentations", "mask", "masks", "label", "labels", "labelstr", "labelsts",
         "lesion", "lesions", "tumor", "tumour", "tumors", "tumours", "nodule", "nodules", "gt", "truth", "groundtruth",
-        "annotation", "annotations", "roi", "rois", "contour", "contours", "manual",
+        "annotation", "annotations", "roi", "rois", "contour", "contours", "manual", "derivatives",
     }
 )  # fmt: skip
 _IMAGE_WORDS: Final = frozenset(
@@ -43,7 +43,7 @@ _IMAGE_WORDS: Final = frozenset(
         "scans", "cta", "ncct", "cect", "raw", "data", "anat",
     }
 )  # fmt: skip
-_WORDS = re.compile(r"[a-zäöüß]+|\d+", re.IGNORECASE)
+_WORDS = re.compile(r"[^\W\d_]+|\d+")
 _CHANNEL = re.compile(r"_0000$")
 _BIDS = re.compile(r"(?:^|/)sub-([A-Za-z0-9]+)(?:/|_)")
 
@@ -87,12 +87,17 @@ class _File:
     path: Path
     label: bool
     key: tuple[str, ...]
+    place: tuple[str, ...]
     header: VolumeHeader | None
     problem: str = ""
 
 
 def propose_manifest(
-    dataset: PathLike, out: PathLike, *, progress: Callable[[int, int], None] | None = None
+    dataset: PathLike,
+    out: PathLike,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Proposal:
     """Write a list of cases, with a column that says how sure each pair of image and label map is.
 
@@ -103,10 +108,11 @@ def propose_manifest(
     Args:
         dataset: Folder of the data set.
         out: The list, ending in ``.csv``. Paths in it are relative to its folder.
+        overwrite: Whether an existing list, which may hold corrections, is replaced.
         progress: Called with the number of headers read and their total.
 
     Raises:
-        DataError: There is no volume that can be read, or `out` is not a CSV.
+        DataError: There is no volume that can be read, or `out` is not a CSV or exists already.
         OSError: The list cannot be written.
     """
     root, out = Path(dataset).resolve(), Path(out).absolute()
@@ -114,6 +120,12 @@ def propose_manifest(
         raise DataError("no such folder", path=root, remedy="give the folder of the data set")
     if not is_manifest(out) or out.suffix.lower() != ".csv":
         raise DataError(f"{out.name} is not a CSV", path=out, remedy="give a name such as cases.csv")
+    if out.exists() and not overwrite:
+        raise DataError(
+            "exists, and may hold your corrections",
+            path=out,
+            remedy="give another name, or replace it with --overwrite",
+        )
     found = list(volumes_below(root, FolderLog()))
     left = [(item.path, item.reason) for item in found if item.reason]
     volumes = []
@@ -121,6 +133,8 @@ def propose_manifest(
         problem = None if item.reason else format_problem(item.path)
         if problem is not None:
             left.append((item.path, f"{problem[0]}; {problem[1]}"))
+        elif not item.reason and not is_text(str(item.path)):
+            left.append((item.path, "a path that is not UTF-8: rename it"))
         elif not item.reason and not _is_data_half(item.path):
             volumes.append(item.path)
     if not volumes:
@@ -165,27 +179,32 @@ def _file(path: Path, root: Path) -> _File:
     except (DataError, OSError) as error:
         header, problem = None, error.message if isinstance(error, DataError) else str(error.strerror or error)
     stem = path.name.removesuffix(volume_ending(path.name) or "")
-    inner = path.parent.relative_to(root)
-    name, folders = _words(_CHANNEL.sub("", stem)), _words(str(inner))
-    key = tuple(word for word in name if word not in _LABEL_WORDS and word not in _IMAGE_WORDS)
-    return _File(path, _is_label(name, folders, stem, header), key, header, problem)
+    folders = [_words(part) for part in path.parent.relative_to(root).parts]
+    name = _words(_CHANNEL.sub("", stem))
+    place = tuple(word for part in folders for word in _without_roles(part))
+    return _File(path, _is_label(name, folders, stem, header), _without_roles(name), place, header, problem)
+
+
+def _without_roles(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the words that do not only say whether a file is an image or a label map."""
+    return tuple(word for word in words if word not in _LABEL_WORDS and word not in _IMAGE_WORDS)
 
 
 def _words(text: str) -> list[str]:
     return [word.lower() for word in _WORDS.findall(text)]
 
 
-def _is_label(name: Sequence[str], folders: Sequence[str], stem: str, header: VolumeHeader | None) -> bool:
-    """Say whether a file is a label map: by its name, else by its innermost folder, else by the type of its voxels."""
+def _is_label(name: Sequence[str], folders: Sequence[Sequence[str]], stem: str, header: VolumeHeader | None) -> bool:
+    """Say whether a file is a label map: by its name, else by its innermost folder that says so, else by its voxels.
+
+    Within a name the last word decides: ``lesion01_ct`` is an image of a lesion.
+    """
     if _CHANNEL.search(stem):
         return False
-    for words in (name, folders[::-1]):
-        for word in words:
-            if word in _LABEL_WORDS:
-                return True
-        for word in words:
-            if word in _IMAGE_WORDS:
-                return False
+    for words in (name, *reversed(folders)):
+        for word in reversed(words):
+            if word in _LABEL_WORDS or word in _IMAGE_WORDS:
+                return word in _LABEL_WORDS
     if header is None:
         return False
     return header.dtype.kind in "bu" and header.dtype.itemsize <= 2 and (header.slope, header.intercept) == (1.0, 0.0)
@@ -215,29 +234,39 @@ def _pairs(files: Sequence[_File]) -> list[tuple[_File | None, _File | None, Sur
             made[key(file)].append(file)
         return made
 
-    rules: tuple[tuple[str, Callable[[_File], object]], ...] = (
-        ("the same name", lambda file: (file.path.parent, file.key) if file.key else None),
-        ("the same name in two folders", lambda file: file.key or None),
-        ("alone in one folder", lambda file: file.path.parent),
-        ("alone in one folder and its subfolders", lambda file: file.path.parent.parent),
-        ("image and label map of neighbouring folders", lambda file: file.path.parent.parent.parent),
+    rules: tuple[tuple[str, Sureness, Callable[[_File], object]], ...] = (
+        ("the same name", "sure", lambda file: (file.path.parent, file.key) if file.key else None),
+        ("the same name and folders", "sure", lambda file: (file.place, file.key) if file.key else None),
+        ("alone in one folder", "likely", lambda file: file.path.parent),
+        ("alone in one folder and its subfolders", "likely", lambda file: file.path.parent.parent),
+        ("neighbouring folders of one name", "likely", lambda file: file.place or None),
+        ("the same name in folders of other names", "unsure", lambda file: file.key or None),
     )
-    for why, key in rules:
+    for why, most, key in rules:
         by_image, by_label = groups(images, key), groups(labels, key)
         for name, found in by_image.items():
             partners = by_label.get(name, [])
-            if name is None or len(found) != 1 or len(partners) != 1:
+            image = _the_ct(found)
+            if name is None or image is None or len(partners) != 1:
                 continue
-            same = _same_grid(found[0], partners[0])
-            sureness: Sureness = "unsure" if not same else "sure" if why.startswith("the same name") else "likely"
+            same = _same_grid(image, partners[0])
             grid = {True: "same grid", False: "but another grid", None: "the grid cannot be compared"}[same]
-            pairs.append((found[0], partners[0], sureness, f"{why}, {grid}"))
+            others = "" if len(found) == 1 else f"; {len(found)} images, this one is called CT"
+            pairs.append((image, partners[0], most if same else "unsure", f"{why}, {grid}{others}"))
         used = {file.path for image, label, *_ in pairs for file in (image, label) if file is not None}
         images = [file for file in images if file.path not in used]
         labels = [file for file in labels if file.path not in used]
     pairs += [(file, None, "alone", "no label map was found") for file in images]
     pairs += [(None, file, "alone", "no image was found") for file in labels]
     return pairs
+
+
+def _the_ct(images: Sequence[_File]) -> _File | None:
+    """Return the only image, or the only one that is called CT."""
+    if len(images) == 1:
+        return images[0]
+    called = [file for file in images if "ct" in _words(file.path.name)]
+    return called[0] if len(called) == 1 else None
 
 
 def _rows(

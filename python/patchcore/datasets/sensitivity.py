@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from patchcore.config.plan import Plan, TargetPlan
-from patchcore.datasets.examination import measure_labels
+from patchcore.datasets.labels import measure_labels
 from patchcore.lesions.measure import CONNECTIVITIES
 from patchcore.planning.samples import LesionSample, samples_of
 from patchcore.planning.sensitivity import sensitivity_of

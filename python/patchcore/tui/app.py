@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -70,6 +71,7 @@ class DashboardApp(App[None]):
         super().__init__(driver_class=driver_class)
         self.sub_title = plain(study.resolve().name or study, 60)
         self._study = study
+        self.event_loop: asyncio.AbstractEventLoop | None = None
         self._watcher = Watcher(study, lambda snapshot: self.post_message(self.Reported(snapshot)))
         self._snapshot = Snapshot()
         self._tab = TABS[0]
@@ -81,6 +83,10 @@ class DashboardApp(App[None]):
             yield RunList(id="runs")
         yield Static("", id="problem", markup=False)
         yield Footer()
+
+    def on_load(self) -> None:
+        """Remember the event loop, so that a signal can end the app through it."""
+        self.event_loop = asyncio.get_running_loop()
 
     def on_mount(self) -> None:
         """Draw first, then start reading the study."""
@@ -96,8 +102,12 @@ class DashboardApp(App[None]):
 
     async def _fill(self) -> None:
         panes = Panes(id="right")
-        await self.query_one("#body").mount(panes)
-        panes.open_tab(self._tab)
+        try:
+            await self.query_one("#body").mount(panes)
+            panes.open_tab(self._tab)
+        except NoMatches:
+            # The dashboard was closed while it was being drawn.
+            return
         self._watch()
 
     @work(thread=True, group="watcher", exit_on_error=False)

@@ -12,6 +12,7 @@ import threading
 from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +20,7 @@ from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 
 if TYPE_CHECKING:
-    from textual.app import App
+    from patchcore.tui.app import DashboardApp
 
 __all__ = ["TerminalDriver", "ended_by_signals", "without_old_mouse_reports"]
 
@@ -89,7 +90,7 @@ class TerminalDriver(LinuxDriver):
 
 
 @contextmanager
-def ended_by_signals(app: App[Any]) -> Iterator[None]:
+def ended_by_signals(app: DashboardApp) -> Iterator[None]:
     """Let SIGTERM and SIGHUP quit the app for the block, so that the terminal is restored.
 
     If the app does not end within a few seconds, because its terminal takes no output, the terminal is restored without
@@ -99,10 +100,11 @@ def ended_by_signals(app: App[Any]) -> Iterator[None]:
 
     def end(number: int, _: FrameType | None) -> None:
         threading.Thread(target=_end_anyway, args=(number, before), daemon=True).start()
-        if app.is_running:
-            app.call_later(app.exit, return_code=128 + number)
-        else:
+        loop = app.event_loop
+        if loop is None:
             raise SystemExit(128 + number)
+        # This wakes the loop, even while it waits for its terminal.
+        loop.call_soon_threadsafe(partial(app.exit, return_code=128 + number))
 
     kept = {number: signal.signal(number, end) for number in _ENDING}
     try:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from patchcore.study.cases import CaseStatus
 from patchcore.study.layout import IgnoredFile, Layout
 
-__all__ = ["STATUS_WORDS", "case_sums", "files_json", "files_lines"]
+__all__ = ["STATUS_WORDS", "case_sums", "files_json", "files_lines", "shown"]
 
 STATUS_WORDS: Final[Mapping[CaseStatus, str]] = MappingProxyType(
     {
@@ -34,7 +34,8 @@ def files_lines(layout: Layout, root: Path) -> list[str]:
         root: Folder of the data set; other folders are shown relative to it.
     """
     count = len(layout.ignored)
-    total = f"{layout.used_count} belong to cases, {count or 'none'} {'is' if count == 1 else 'are'} ignored"
+    belong = "belongs" if layout.used_count == 1 else "belong"
+    total = f"{layout.used_count} {belong} to cases, {count or 'none'} {'is' if count == 1 else 'are'} ignored"
     groups: dict[tuple[str, str], list[IgnoredFile]] = {}
     for item in layout.ignored:
         groups.setdefault((_where(item.path.parent, root), item.reason), []).append(item)
@@ -42,7 +43,7 @@ def files_lines(layout: Layout, root: Path) -> list[str]:
     lines = [total + (":" if ordered else "")]
     for (where, reason), items in ordered[:_GROUPS]:
         example = items[0].path.name if len(items) == 1 else f"{len(items)} such as {items[0].path.name}"
-        lines.append(f"  {where}: {example}: {reason}")
+        lines.append(f"  {shown(where)}: {shown(example)}: {reason}")
     if len(ordered) > _GROUPS:
         rest = sum(len(items) for _, items in ordered[_GROUPS:])
         lines.append(f"  and {rest} more; --json lists all")
@@ -54,8 +55,18 @@ def files_json(layout: Layout) -> dict[str, Any]:
     return {
         "in_cases": layout.used_count,
         "ignored_count": len(layout.ignored),
-        "ignored": [{"path": str(item.path), "reason": item.reason} for item in layout.ignored],
+        "ignored": [{"path": shown(item.path), "reason": item.reason} for item in layout.ignored],
     }
+
+
+def shown(name: str | Path) -> str:
+    r"""Return a name from a file system as printable text; what cannot be printed is written as an escape.
+
+    Example:
+        >>> shown("a\nb.nii"), shown("M\udcfcller.zip")
+        ('a\\nb.nii', 'M\\udcfcller.zip')
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(name))
 
 
 def _where(folder: Path, root: Path) -> str:

@@ -45,7 +45,8 @@ def test_validation_and_labelled_test_cases_are_cases(tmp_path: Path) -> None:
         ("c", "test", None),
     ]
     ignored = {item.path.name: item.reason for item in layout.ignored}
-    assert ignored == dict.fromkeys(("d.nii.gz", "e.nii.gz"), "listed for testing, without a label map")
+    reason = "listed for testing, without a label map"
+    assert ignored == {"d.nii.gz": reason, "e.nii.gz": f"{reason}; the file does not exist"}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from patchcore.affines import spacing_of
 from patchcore.datasets.dicom.find import find_dicom
-from patchcore.datasets.examination import MeasuredLabels, measure_labels
+from patchcore.datasets.labels import MeasuredLabels, measure_labels
 from patchcore.datasets.layouts.indices import with_indices
 from patchcore.datasets.lesion_table import spreadsheet_text
 from patchcore.datasets.measures import stamp_of

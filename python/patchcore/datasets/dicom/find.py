@@ -104,6 +104,8 @@ def _ignored(scan: Scan, cases: Sequence[CaseFiles], foreign: Sequence[Found]) -
     used = {file for case in cases for file in (*_files(case.image), *_files(case.label), *case.others)}
     labels = {item.uid for item in scan.found if item.path in used}
     elsewhere = {item.path for item in foreign}
+    for path in scan.linked:
+        yield IgnoredFile(path, "a link to another folder, which is not searched")
     for item in scan.found:
         if item.path in used:
             continue

@@ -3,89 +3,80 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 from patchcore.datasets.dicom.drafts import Draft, broken_cases, cases_of, ct_volume, geometry
-from patchcore.datasets.dicom.scan import Scan, scan_folder
+from patchcore.datasets.dicom.scan import Found, scan_folder
 from patchcore.errors import DataError
 from patchcore.study.layout import IgnoredFile, Layout
 from patchcore.volumes.dicom.options import SegmentOptions
 
-__all__ = ["find_ircadb", "ircadb_patients"]
+__all__ = ["find_ircadb", "holds_ircadb"]
 
 _IMAGES, _MASKS = "PATIENT_DICOM", "MASKS_DICOM"
-_DEPTH = 3
 
 
-def ircadb_patients(root: Path) -> list[Path]:
-    """Return the folders that hold ``PATIENT_DICOM`` and ``MASKS_DICOM``, at most three levels below `root`."""
-    found = []
-    for place, inner, _names in os.walk(root):
-        folder = Path(place)
-        if {_IMAGES, _MASKS} <= set(inner):
-            found.append(folder)
-            inner.clear()
-        elif len(folder.relative_to(root).parts) >= _DEPTH:
-            inner.clear()
-        inner.sort()
-    return sorted(found)
+def holds_ircadb(root: Path) -> bool:
+    """Return whether a folder named ``PATIENT_DICOM`` lies beside one named ``MASKS_DICOM``, at any depth."""
+    return any({_IMAGES, _MASKS} <= set(inner) for _place, inner, _names in os.walk(root, followlinks=False))
 
 
 def find_ircadb(
     root: Path, *, options: SegmentOptions, progress: Callable[[int, int | None], None] | None = None
 ) -> Layout | None:
-    """Find the patients of 3D-IRCADb; None if there is none.
+    """Find the patients of 3D-IRCADb; None if there is none. Every DICOM file is a case's, or listed as ignored.
 
     Raises:
         DataError: pydicom is not installed.
         OSError: A folder cannot be read.
     """
-    drafts, scans = [], []
-    for folder in ircadb_patients(root):
-        draft, found = _draft(folder, root, progress)
-        drafts.append(draft)
-        scans += found
-    if not drafts:
+    if not holds_ircadb(root):
         return None
+    scan = scan_folder(root, progress=progress)
+    images: dict[Path, list[Found]] = defaultdict(list)
+    masks: dict[Path, list[Found]] = defaultdict(list)
+    ignored = [IgnoredFile(path, "a link to another folder, which is not searched") for path in scan.linked]
+    for item in scan.found:
+        parts = item.path.relative_to(root).parts
+        at = next((at for at, part in enumerate(parts) if part in (_IMAGES, _MASKS)), None)
+        if at is None or item.kind != "ct":
+            what = f"{item.modality or 'unknown modality'}: not a CT" if at is not None else "not in its two folders"
+            ignored.append(IgnoredFile(item.path, f"{what} ({_IMAGES}, {_MASKS})" if at is None else what))
+            continue
+        patient = root.joinpath(*parts[:at])
+        if parts[at] == _IMAGES:
+            images[patient].append(item)
+        else:
+            name = parts[at + 1] if len(parts) > at + 2 else _MASKS
+            masks[patient].append(replace(item, segments=(name,)))
+    patients = sorted({*images, *masks})
+    drafts = [_draft(folder, root, images[folder], masks[folder]) for folder in patients]
     cases, numbers = cases_of(drafts, options)
-    broken = [case for scan in scans for case in broken_cases(scan, root)]
     return Layout(
         name="ircadb",
-        reason=f"{len(drafts)} folders with {_IMAGES}/ and {_MASKS}/",
-        cases=tuple(sorted((*cases, *broken), key=lambda case: case.case_id)),
+        reason=f"{len(drafts)} folder{'' if len(drafts) == 1 else 's'} with {_IMAGES}/ or {_MASKS}/",
+        cases=tuple(sorted((*cases, *broken_cases(scan, root)), key=lambda case: case.case_id)),
         label_names=MappingProxyType({number: name for name, number in numbers.items()}),
-        looked_at=tuple(folder for scan in scans for folder in scan.folders),
-        ignored=tuple(
-            IgnoredFile(item.path, f"{item.modality or 'unknown modality'}: not a CT")
-            for scan in scans
-            for item in scan.found
-            if item.kind != "ct"
-        ),
+        looked_at=tuple(scan.folders),
+        ignored=tuple(ignored),
     )
 
 
-def _draft(folder: Path, root: Path, progress: Callable[[int, int | None], None] | None) -> tuple[Draft, list[Scan]]:
+def _draft(folder: Path, root: Path, slices: Sequence[Found], masks: Sequence[Found]) -> Draft:
     name = folder.name if folder != root else root.name
-    images = scan_folder(folder / _IMAGES, progress=progress)
-    inner = sorted(item for item in (folder / _MASKS).iterdir() if item.is_dir())
-    masks = {item.name: scan_folder(item, progress=progress) for item in inner}
-    scans = [images, *masks.values()]
-    files = tuple(item.path for scan in scans for item in scan.found)
-    slices = [item for item in images.found if item.kind == "ct"]
-    labels = [
-        replace(item, segments=(mask,)) for mask, scan in masks.items() for item in scan.found if item.kind == "ct"
-    ]
+    key = folder.relative_to(root).as_posix()
+    files = tuple(item.path for item in (*slices, *masks))
     try:
         if not slices:
             raise DataError(f"{_IMAGES}/ holds no CT slice", remedy="unpack or download the folder again")
-        if not labels:
+        if not masks:
             raise DataError(f"{_MASKS}/ holds no mask", remedy="unpack or download the folder again")
         image, chosen, grid = ct_volume([part for item in slices for part in item.slices], name)
     except DataError as error:
-        draft = Draft(name, name, None, None, (), {}, error.message, error.remedy, folder / _IMAGES, files)
-        return draft, scans
-    details = geometry(grid, chosen) | {"notes": [], "names": [item.segments[0] for item in labels]}
-    return Draft(name, name, image, "masks", tuple(labels), details, path=folder / _IMAGES), scans
+        return Draft(name, key, None, None, (), {}, error.message, error.remedy, folder / _IMAGES, files)
+    details = geometry(grid, chosen) | {"notes": [], "names": [item.segments[0] for item in masks]}
+    return Draft(name, key, image, "masks", tuple(masks), details, path=folder / _IMAGES)

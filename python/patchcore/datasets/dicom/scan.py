@@ -69,6 +69,7 @@ class Scan:
     found: list[Found] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    linked: list[Path] = field(default_factory=list)
 
 
 def scan_folder(
@@ -88,7 +89,7 @@ def scan_folder(
         OSError: The folder cannot be listed.
     """
     scan = Scan()
-    files = list(_files(root, scan.folders))
+    files = list(_files(root, scan))
     executor = ThreadPoolExecutor(threads or min(8, core_count()), thread_name_prefix="dicom")
     try:
         for done, item in enumerate(executor.map(_scan_file, files, chunksize=1), start=1):
@@ -103,7 +104,8 @@ def scan_folder(
     return scan
 
 
-def _files(root: Path, folders: list[Path]) -> Iterator[Path]:
+def _files(root: Path, scan: Scan) -> Iterator[Path]:
+    """Yield every file below a folder; the folders, and the links to folders elsewhere, are remembered."""
     top = root.resolve()
     seen: set[Path] = set()
     waiting = [root]
@@ -113,7 +115,7 @@ def _files(root: Path, folders: list[Path]) -> Iterator[Path]:
         if real in seen or not real.is_relative_to(top):
             continue
         seen.add(real)
-        folders.append(folder)
+        scan.folders.append(folder)
         inner = []
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             path = Path(entry.path)
@@ -126,7 +128,11 @@ def _files(root: Path, folders: list[Path]) -> Iterator[Path]:
                 folder_entry, linked = False, True
             if folder_entry:
                 # Hidden folders hold what programs keep for themselves, such as the files behind DataLad's links.
-                if not entry.name.startswith(".") and (not linked or path.resolve().is_relative_to(top)):
+                if entry.name.startswith("."):
+                    continue
+                if linked and not path.resolve().is_relative_to(top):
+                    scan.linked.append(path)
+                else:
                     inner.append(path)
             elif linked or entry.is_file():
                 yield path

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
-from patchcore.datasets.layouts.files import FolderLog, is_archive, is_dicom_name, volume_ending
+from patchcore.datasets.layouts.files import FolderLog, is_archive, is_dicom_name, is_text, volume_ending
 from patchcore.errors import DataError
 from patchcore.study.layout import CaseFiles, IgnoredFile, Layout
 from patchcore.volumes.nifti import nifti_files
+from patchcore.volumes.volume import DicomVolume
 
 __all__ = ["accounted", "volumes_below"]
-
-_DEFAULT: Final = ""
 
 
 def accounted(root: Path, layout: Layout, log: FolderLog, *, whole: bool) -> Layout:
     """Return a layout that lists every file that looks like a volume and belongs to no case, with the reason.
+
+    Files are compared by the real path of their folder, so that a file behind two links to folders counts once. Case
+    ids that occur twice get a number.
 
     Args:
         root: Folder of the data set.
@@ -27,17 +29,20 @@ def accounted(root: Path, layout: Layout, log: FolderLog, *, whole: bool) -> Lay
         log: Remembers every folder that is searched.
         whole: Whether to search all folders below `root`. If not, only the folders of the cases' files are searched.
     """
-    used = {_key(file) for case in layout.cases for file in _files_of(case)}
-    found: dict[str, IgnoredFile] = {}
+    layout = replace(layout, cases=_unique(layout.cases))
+    keys = _Keys()
+    used = {keys.of(file) for case in layout.cases for file in _files_of(case)}
+    folders = {name.rpartition(os.sep)[0] for name in used}
     if whole:
         # Folders outside the data set are searched if the user gave them with --images or --labels.
-        given = [folder for folder in (layout.images, layout.labels) if folder is not None]
-        items = [item for folder in (root, *given) for item in volumes_below(folder, log)]
+        given = [folder for folder in (layout.images, layout.labels) if folder is not None and folder.is_dir()]
+        items = [item for folder in (root, *given) for item in volumes_below(folder, log, used=folders)]
     else:
-        items = [item for folder in sorted({Path(name).parent for name in used}) for item in _inside(folder, log)]
+        items = [item for folder in sorted(folders) for item in _inside(Path(folder), log)]
+    found: dict[str, IgnoredFile] = {}
     for item in items:
-        found.setdefault(_key(item.path), item)
-    known = {_key(item.path): item for item in layout.ignored}
+        found.setdefault(keys.of(item.path), item)
+    known = {keys.of(item.path): item for item in layout.ignored}
     ignored = {}
     for key, item in (known | found).items():
         if key not in used:
@@ -50,16 +55,35 @@ def accounted(root: Path, layout: Layout, log: FolderLog, *, whole: bool) -> Lay
     )
 
 
-def volumes_below(root: Path, log: FolderLog) -> Iterator[IgnoredFile]:
+class _Keys:
+    """Returns one text for each file: the real path of its folder, and its name."""
+
+    def __init__(self) -> None:
+        self._real: dict[str, str] = {}
+
+    def of(self, path: Path) -> str:
+        folder = str(path).rpartition(os.sep)[0]
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        return os.path.join(self._real[folder], path.name)  # noqa: PTH118 (100,000 times)
+
+
+def volumes_below(root: Path, log: FolderLog, *, used: Collection[str] = ()) -> Iterator[IgnoredFile]:
     """Yield every file below a folder that looks like a volume; the reason is empty if the file could be a case's.
 
-    Hidden folders are not searched. Links to files are followed; a link to a folder is followed if it was listed
-    before, because the layout uses it.
+    Hidden folders are not searched. Links to files are followed. A link to a folder is followed if a case has files
+    there; if not, it is listed, unless it leads to a folder that is searched anyway.
+
+    Args:
+        root: The folder.
+        log: Remembers every folder that is searched.
+        used: Real paths of the folders with files of cases.
     """
-    waiting, seen, listed = [root], set(), set(log.looked_at)
+    top = os.path.realpath(root)
+    waiting, seen = [root], set()
     while waiting:
         folder = waiting.pop()
-        real = folder.resolve()
+        real = os.path.realpath(folder)
         if real in seen:
             continue
         seen.add(real)
@@ -77,11 +101,21 @@ def volumes_below(root: Path, log: FolderLog) -> Iterator[IgnoredFile]:
                 continue
             if volume_ending(name):
                 yield IgnoredFile(path, "a folder that is named like a file")
-            if kind == "linked folder" and path not in listed:
-                if not path.resolve().is_relative_to(root.resolve()):
-                    yield IgnoredFile(path, "a link to another folder, which is not searched")
-            elif not name.startswith("."):
+            if kind == "folder" and not name.startswith("."):
                 waiting.append(path)
+            elif kind == "linked folder":
+                target = os.path.realpath(path)
+                if target in used:
+                    waiting.append(path)
+                elif not _is_searched(target, top):
+                    yield IgnoredFile(path, "a link to another folder, which is not searched")
+
+
+def _is_searched(target: str, top: str) -> bool:
+    """Return whether a folder lies below the top folder and is not hidden."""
+    if target != top and not target.startswith(top + os.sep):
+        return False
+    return not any(part.startswith(".") for part in Path(target).relative_to(top).parts)
 
 
 def _inside(folder: Path, log: FolderLog) -> Iterator[IgnoredFile]:
@@ -95,14 +129,29 @@ def _inside(folder: Path, log: FolderLog) -> Iterator[IgnoredFile]:
 
 
 def _file(path: Path) -> Iterator[IgnoredFile]:
-    if is_archive(path.name):
+    name = path.name
+    if is_archive(name):
         yield IgnoredFile(path, "an archive: unpack it to use what it contains")
-    elif volume_ending(path.name.lstrip(".")):
-        yield IgnoredFile(path, "a hidden file" if path.name.startswith(".") else _DEFAULT)
+    elif volume_ending(name.lstrip(".")):
+        reason = "" if is_text(name) else "a name that is not UTF-8: rename the file"
+        yield IgnoredFile(path, "a hidden file" if name.startswith(".") else reason)
+    elif "." not in name.lstrip(".") and _begins_like_dicom(path):
+        yield IgnoredFile(path, "")
+
+
+def _begins_like_dicom(path: Path) -> bool:
+    """Return whether a file without an ending is DICOM."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as handle:
+            return handle.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _default(path: Path, layout: str) -> str:
-    if layout not in ("dicom", "ircadb") and is_dicom_name(path.name):
+    if layout not in ("dicom", "ircadb") and (is_dicom_name(path.name) or "." not in path.name):
         return "a DICOM file in a data set of NIfTI files; convert the series to NIfTI to use it"
     return f"not used by the layout {layout}"
 
@@ -118,15 +167,30 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 
 def _files_of(case: CaseFiles) -> Iterator[Path]:
+    """Yield the files of a case; the expected path of a missing label map is none of them, unless it looks like one."""
     for volume in (case.image, case.label):
-        if volume is not None:
-            try:
-                yield from volume.files()
-            except (DataError, OSError):
-                yield volume.path
+        if volume is None:
+            continue
+        try:
+            files = volume.files()
+        except (DataError, OSError):
+            files = [volume.path]
+        yield from files if isinstance(volume, DicomVolume) else (file for file in files if volume_ending(file.name))
     for path in case.others:
         yield from nifti_files(path)
 
 
-def _key(path: Path) -> str:
-    return os.path.normpath(path)
+def _unique(cases: tuple[CaseFiles, ...]) -> tuple[CaseFiles, ...]:
+    """Return the cases with a number behind each id that an earlier case has."""
+    counts = Counter(case.case_id for case in cases)
+    if max(counts.values(), default=1) == 1:
+        return cases
+    taken = set(counts)
+    named, seen = [], set()
+    for case in cases:
+        name, number = case.case_id, 2
+        while name in seen or (name != case.case_id and name in taken):
+            name, number = f"{case.case_id}-{number}", number + 1
+        seen.add(name)
+        named.append(replace(case, case_id=name))
+    return tuple(sorted(named, key=lambda case: case.case_id))

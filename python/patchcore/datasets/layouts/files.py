@@ -20,6 +20,7 @@ __all__ = [
     "format_problem",
     "is_archive",
     "is_dicom_name",
+    "is_text",
     "name_key",
     "pair",
     "volume_ending",
@@ -30,10 +31,11 @@ SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img")
 """Endings of files that are read."""
 
 _LONGEST_ID = 200
-_FORMATS = "nii|hdr|img|nrrd|nhdr|mha|mhd|mgz|mgh|mnc|nia|npy|npz|vti|vtk|dcm|dicom|ima"
+_FORMATS = "nii|hdr|img|nrrd|nhdr|mha|mhd|mgz|mgh|mnc|minc|nia|npy|npz|vti|vtk|gipl|mif|brik|dcm|dicom|ima"
 _PACKED = "gz|bz2|zst|xz|lz4|lzma|z|zip|tar|7z|rar"
-_UNFINISHED = r"part|partial|crdownload|download|aria2|tmp|bak|old|orig|\d+"
-_ENDING = re.compile(rf"(?:\.(?:{_FORMATS}))(?:\.(?:{_FORMATS}|{_PACKED}|{_UNFINISHED}))*$", re.IGNORECASE)
+_BESIDE = "json|txt|md5|sha1|sha256|csv|tsv|xml|log|md|html|png|jpg|jpeg|gif|pdf|yaml|yml|lock|asc|sig"
+# Anything may follow the format ("a.nii (1).gz", "a.nii.gz.part", "a.nii.gz~"), but not the ending of a text beside it.
+_ENDING = re.compile(rf"\.(?:{_FORMATS})(?![a-z0-9])(?!.*\.(?:{_BESIDE})$).*$", re.IGNORECASE | re.DOTALL)
 _ARCHIVE = re.compile(r"\.(?:zip|7z|rar|tar|tgz|tbz2?|txz|tar\.(?:gz|bz2|xz|zst|lz4|z))$", re.IGNORECASE)
 
 
@@ -48,6 +50,15 @@ def volume_ending(name: str) -> str | None:
     """
     match = _ENDING.search(name)
     return None if match is None or match.start() == 0 else match[0]
+
+
+def is_text(name: str) -> bool:
+    """Return whether a file name is UTF-8; other names cannot be written to a study or a list."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_dicom_name(name: str) -> bool:
@@ -72,8 +83,8 @@ def format_problem(path: Path) -> tuple[str, str] | None:
     ending = volume_ending(path.name)
     what = "files without an ending of a volume" if ending is None else f"files ending in {ending}"
     packed = re.search(rf"\.(?:{_PACKED})$", path.name, re.IGNORECASE)
-    unfinished = re.search(rf"\.(?:{_UNFINISHED})$", path.name, re.IGNORECASE)
-    if unfinished:
+    plain = re.fullmatch(rf"(?:\.(?:{_FORMATS}|{_PACKED}))+", ending or "", re.IGNORECASE)
+    if ending is not None and not plain:
         remedy = "finish the download, or rename or remove the file"
     elif packed and not path.name.lower().endswith((".mha.gz", ".nrrd.gz")):
         remedy = "unpack it, or compress it as .nii.gz"
@@ -182,7 +193,8 @@ class FolderLog:
                 f"the folder cannot be listed ({error.strerror or error})", path=path, remedy="make the folder readable"
             ) from None
         for name, is_folder in entries:
-            if name.startswith("."):
+            if name.startswith(".") or not is_text(name):
+                # Accounting lists them.
                 continue
             names.append(name)
             if is_folder:

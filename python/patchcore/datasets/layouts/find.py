@@ -94,6 +94,14 @@ def _find(
     if not root.exists():
         raise DataError("no such data set", path=root, remedy="check the path")
     if not root.is_dir():
+        if root.name == "dataset.json":
+            raise DataError(
+                "describes a data set; it is not a list of cases", path=root, remedy=f"give its folder, {root.parent}"
+            )
+        if images is not None or labels is not None:
+            raise DataError(
+                "--images and --labels do not go with a list", path=root, remedy="correct the paths in the list"
+            )
         if layout not in (None, "manifest") or not is_manifest(root):
             raise DataError(
                 "the data set is a file, not a folder",
@@ -101,6 +109,10 @@ def _find(
                 remedy="give the folder that contains the cases, or a CSV or JSON list",
             )
         return read_manifest(root, log)
+    if (images is not None or labels is not None) and layout not in (None, "two-folders", "labels-only"):
+        raise DataError(
+            f"--images and --labels do not go with --layout {layout}", path=root, remedy="use one or the other"
+        )
     if images is not None or labels is not None:
         found = find_folders(root, log, images=images, labels=labels)
         if found is None:
@@ -262,6 +274,8 @@ def _holds_dicom(root: Path, log: FolderLog) -> bool:
             if looked > _DICOM_SAMPLES:
                 return False
             try:
+                if not path.is_file():
+                    continue
                 with path.open("rb") as handle:
                     if handle.read(132)[128:] == b"DICM":
                         return True

@@ -17,6 +17,7 @@ from patchcore.datasets.layouts.described import (
     read_description,
 )
 from patchcore.datasets.layouts.files import FolderLog, case_id_problem, format_problem, volume_ending
+from patchcore.study.cases import Finding
 from patchcore.study.layout import CaseFiles, IgnoredFile, Layout
 from patchcore.volumes.volume import NiftiFile
 
@@ -27,6 +28,9 @@ _SPLITS: Final = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 _CORRECT: Final = "correct dataset.json"
+_IMAGE_KEYS: Final = ("image", "images", "img", "imgs", "ct", "volume", "scan")
+_LABEL_KEYS: Final = ("label", "labels", "seg", "segmentation", "mask", "masks", "gt", "truth")
+_DEPTH: Final = 6
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,20 @@ class _Entry:
     @property
     def split(self) -> str:
         """The split that the list stands for; an unknown list, such as a fold, counts as training."""
-        return next((_SPLITS[name.casefold()] for name in reversed(self.names) if name.casefold() in _SPLITS), "train")
+        return next((split for name in reversed(self.names) if (split := _split_of(name))), "train")
+
+
+def _split_of(name: str) -> str:
+    """Return the split that a list is named after; empty if it is named after none.
+
+    A list that is called ``external_test`` or ``holdout`` must not be trained on.
+    """
+    name = name.casefold()
+    if name in _SPLITS:
+        return _SPLITS[name]
+    if "test" in name or "holdout" in name or "held" in name:
+        return "test"
+    return "validation" if "valid" in name else ""
 
 
 def find_listed(root: Path, log: FolderLog) -> Layout | None:
@@ -75,7 +92,7 @@ def find_listed(root: Path, log: FolderLog) -> Layout | None:
     drafts: list[tuple[_Entry, CaseFiles]] = []
     for entry in entries:
         if entry.label is None and entry.wrong is None and entry.split == "test":
-            ignored += [IgnoredFile(root / name, "listed for testing, without a label map") for name in entry.images]
+            ignored += [_unlabelled(root / name) for name in entry.images]
         elif _is_resource_fork(entry):
             ignored += [
                 IgnoredFile(root / name, "a hidden file") for name in (*entry.images, entry.label or "") if name
@@ -96,8 +113,21 @@ def find_listed(root: Path, log: FolderLog) -> Layout | None:
         images=root / "imagesTr",
         labels=root / "labelsTr",
         label_names=all_labels(description),
-        findings=count_findings(description, training=len(cases) - counts["test"]),
+        findings=_count_findings(description, counts),
         ignored=tuple(ignored),
+    )
+
+
+def _unlabelled(path: Path) -> IgnoredFile:
+    missing = "" if _exists(path) else "; the file does not exist"
+    return IgnoredFile(path, f"listed for testing, without a label map{missing}")
+
+
+def _count_findings(description: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[Finding, ...]:
+    """Compare numTraining with the training cases, or with the training and validation cases together."""
+    both = counts.get("train", 0) + counts.get("validation", 0)
+    return (
+        () if description.get("numTraining") == counts.get("train", 0) else count_findings(description, training=both)
     )
 
 
@@ -107,15 +137,17 @@ _WORDS: Final = {"train": "training", "validation": "validation", "test": "test"
 def _entries(description: Mapping[str, Any]) -> Iterator[_Entry]:
     """Yield the entries of all lists: lists of objects with an image, objects of such objects, or objects of lists."""
     for name, value in description.items():
-        if isinstance(value, list | dict) and _lists_images(value):
+        # A list with a known name has entries, whatever is in it.
+        named = isinstance(value, list) and bool(value) and bool(_split_of(name) or name.casefold().startswith("fold"))
+        if isinstance(value, list | dict) and (named or _lists_images(value)):
             yield from _entries_of((name,), value)
 
 
 def _lists_images(value: Any, depth: int = 0) -> bool:
-    if depth > 3:
+    if depth > _DEPTH:
         return False
     if isinstance(value, dict):
-        if "image" in value or "images" in value:
+        if _is_entry(value):
             return True
         return any(_lists_images(item, depth + 1) for item in value.values() if isinstance(item, list | dict))
     if isinstance(value, list):
@@ -125,13 +157,22 @@ def _lists_images(value: Any, depth: int = 0) -> bool:
     return False
 
 
+def _is_entry(value: Any) -> bool:
+    """Return whether an object names an image or a label map, so that it is one entry."""
+    keys = {str(key).casefold() for key, item in value.items() if isinstance(item, str | list)}
+    return bool(keys & {*_IMAGE_KEYS}) or ("label" in keys and not isinstance(value.get("label"), dict))
+
+
 def _entries_of(names: tuple[str, ...], value: Any) -> Iterator[_Entry]:
     if isinstance(value, list):
         for number, item in enumerate(value, 1):
             yield _entry(f"{' '.join(names)} {number}", names, item)
         return
+    if _is_entry(value):
+        yield _entry(" ".join(names), names, value)
+        return
     for key, item in value.items():
-        if isinstance(item, list) or (isinstance(item, dict) and not ("image" in item or "images" in item)):
+        if isinstance(item, list) or (isinstance(item, dict) and not _is_entry(item)):
             if isinstance(item, list | dict) and _lists_images(item):
                 yield from _entries_of((*names, key), item)
         else:
@@ -142,11 +183,14 @@ def _entry(where: str, names: tuple[str, ...], item: Any) -> _Entry:
     if isinstance(item, str):
         # Lists of test images name only the image.
         item = {"image": item}
+    if isinstance(item, list) and len(item) == 2 and all(isinstance(name, str) for name in item):
+        item = {"image": item[0], "label": item[1]}
     if not isinstance(item, dict):
         return _Entry(where, names, (), None, "is not an object with an image and a label")
-    given = item.get("image", item.get("images"))
+    lowered = {str(key).casefold(): found for key, found in item.items()}
+    given = next((lowered[key] for key in _IMAGE_KEYS if key in lowered), None)
     images = tuple(given) if isinstance(given, list) else (given,)
-    labels = item.get("label", item.get("labels", item.get("seg")))
+    labels = next((lowered[key] for key in _LABEL_KEYS if key in lowered), None)
     labels = labels if isinstance(labels, list) else [] if labels is None else [labels]
     fold = item.get("fold")
     label, wrong = (labels[0], None) if len(labels) == 1 else (None, "has several label maps" if labels else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -30,15 +30,15 @@ def find_structures(root: Path, log: FolderLog) -> Layout | None:
     for folder in log.list(root).folders:
         try:
             inner = {item.name.lower(): item for item in log.list(folder).folders}
-            masks = next((inner[name] for name in _FOLDERS if name in inner), None)
-            if masks is not None and log.list(masks).volumes:
-                found.append((folder, masks))
         except DataError:
             # The folder is listed among the ignored ones.
             continue
-    if not any(log.list(folder).volumes for folder, _ in found):
+        masks = next((inner[name] for name in _FOLDERS if name in inner), None)
+        if masks is not None and (log.list(folder).volumes or _volumes(masks, log)):
+            found.append((folder, masks))
+    if not any(log.list(folder).volumes and _volumes(masks, log) for folder, masks in found):
         return None
-    names = {name for _, masks in found for name in log.list(masks).volumes}
+    names = {name for _, masks in found for name in _volumes(masks, log)}
     labels = segment_labels(sorted(names))
     numbers = label_numbers(labels.values())
     cases = [_case(folder, masks, labels, numbers, log) for folder, masks in found]
@@ -51,11 +51,29 @@ def find_structures(root: Path, log: FolderLog) -> Layout | None:
     )
 
 
+def _volumes(folder: Path, log: FolderLog) -> Mapping[str, Sequence[Path]]:
+    """Return the volumes of a folder; none if it cannot be listed."""
+    try:
+        return log.list(folder).volumes
+    except DataError:
+        return {}
+
+
 def _case(
     folder: Path, masks: Path, labels: Mapping[str, str], numbers: Mapping[str, int], log: FolderLog
 ) -> CaseFiles:
     images = dict(log.list(folder).volumes)
-    every = tuple(file for paths in log.list(masks).volumes.values() for file in paths)
+    every = tuple(file for paths in _volumes(masks, log).values() for file in paths)
+    if not every:
+        first = min(file for paths in images.values() for file in paths)
+        return CaseFiles(
+            folder.name,
+            NiftiFile(first),
+            NiftiFile(masks / "NAME.nii.gz"),
+            problem=f"image without masks: {folder.name}/{masks.name}/ is empty or cannot be listed",
+            remedy=f"add {folder.name}/{masks.name}/NAME.nii.gz",
+            others=tuple(file for paths in images.values() for file in paths if file != first),
+        )
     if not images:
         missing = f"add {folder.name}/ct.nii.gz"
         return CaseFiles(
@@ -64,8 +82,8 @@ def _case(
     named = next((name for name in _IMAGES for stem in images if stem.lower() == name), None)
     stem = next((stem for stem in images if stem.lower() == named), min(images))
     image = images[stem][0]
-    structures = {name: files[0] for name, files in sorted(log.list(masks).volumes.items())}
-    several = next((files for files in log.list(masks).volumes.values() if len(files) > 1), None)
+    structures = {name: files[0] for name, files in sorted(_volumes(masks, log).items())}
+    several = next((files for files in _volumes(masks, log).values() if len(files) > 1), None)
     problem: str | None = None
     remedy: str | None = None
     if len(images) > 1 and named is None:

@@ -78,7 +78,7 @@ def write_source(source: DicomSource, path: Path) -> Path:
         "files": [str(file) for file in source.files],
         "details": dict(source.details),
     }
-    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+    text = json.dumps(value, indent=1) + "\n"
     try:
         same = path.read_text(encoding="utf-8") == text
     except FileNotFoundError:
