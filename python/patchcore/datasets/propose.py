@@ -238,7 +238,6 @@ def _pairs(files: Sequence[_File]) -> list[tuple[_File | None, _File | None, Sur
         ("the same name", "sure", lambda file: (file.path.parent, file.key) if file.key else None),
         ("the same name and folders", "sure", lambda file: (file.place, file.key) if file.key else None),
         ("alone in one folder", "likely", lambda file: file.path.parent),
-        ("alone in one folder and its subfolders", "likely", lambda file: file.path.parent.parent),
         ("neighbouring folders of one name", "likely", lambda file: file.place or None),
         ("the same name in folders of other names", "unsure", lambda file: file.key or None),
     )
@@ -250,15 +249,23 @@ def _pairs(files: Sequence[_File]) -> list[tuple[_File | None, _File | None, Sur
             if name is None or image is None or len(partners) != 1:
                 continue
             same = _same_grid(image, partners[0])
+            same_name = "" if _alike(image.key, partners[0].key) else "; their names differ"
             grid = {True: "same grid", False: "but another grid", None: "the grid cannot be compared"}[same]
             others = "" if len(found) == 1 else f"; {len(found)} images, this one is called CT"
-            pairs.append((image, partners[0], most if same else "unsure", f"{why}, {grid}{others}"))
+            sureness = most if same and not same_name else "unsure"
+            pairs.append((image, partners[0], sureness, f"{why}, {grid}{same_name}{others}"))
         used = {file.path for image, label, *_ in pairs for file in (image, label) if file is not None}
         images = [file for file in images if file.path not in used]
         labels = [file for file in labels if file.path not in used]
     pairs += [(file, None, "alone", "no label map was found") for file in images]
     pairs += [(None, file, "alone", "no image was found") for file in labels]
     return pairs
+
+
+def _alike(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Return whether two names have at least half of their words in common; a name without words is like any."""
+    a, b = set(one), set(other)
+    return not a or not b or 2 * len(a & b) >= len(a | b)
 
 
 def _the_ct(images: Sequence[_File]) -> _File | None:

@@ -480,3 +480,29 @@ def test_an_incomplete_ircadb_patient_is_a_case_with_a_problem(tmp_path: Path) -
     (tmp_path / "3Dircadb1.1" / "MASKS_DICOM").mkdir()
     (case,) = find_cases(tmp_path).cases
     assert "MASKS_DICOM/ holds no mask" in str(case.problem)
+
+
+def test_every_folder_of_ircadb_is_a_case_or_ignored(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    ircadb(root, name="whole")
+    ircadb(root, name="no_masks")
+    shutil.rmtree(root / "no_masks" / "MASKS_DICOM")
+    ircadb(root, name="a/b/c/d/deep")
+    files.save(files.ct_series(name="labelled"), root / "whole" / "LABELLED_DICOM", prefix="image_")
+    files.save(files.ct_series(name="linked"), tmp_path / "elsewhere")
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    layout = find_cases(root)
+    problems = {case.case_id: case.problem for case in layout.cases}
+    assert problems == {"whole": None, "no_masks": "MASKS_DICOM/ holds no mask", "deep": None}
+    reasons = {item.path.relative_to(root).parts[:2]: item.reason for item in layout.ignored}
+    assert reasons.pop(("link",)) == "a link to another folder, which is not searched"
+    assert reasons == {("whole", "LABELLED_DICOM"): "not in its two folders (PATIENT_DICOM, MASKS_DICOM)"}
+    assert layout.used_count == 20 + 5 + 20
+
+
+def test_patients_of_one_name_in_two_folders_have_different_ids(tmp_path: Path) -> None:
+    for site in ("a", "b"):
+        ircadb(tmp_path / site, name="p1")
+    names = [case.case_id for case in find_cases(tmp_path).cases]
+    assert len(set(names)) == 2
+    assert all(name.startswith("p1_") for name in names)

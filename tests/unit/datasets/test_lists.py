@@ -166,3 +166,36 @@ def test_nnunet_test_images_and_other_channels_are_ignored_with_their_reason(tmp
         "t_0000.nii.gz": "a test image without label map",
     }
     assert not layout.findings
+
+
+@pytest.mark.parametrize(
+    ("lists", "splits"),
+    [
+        ({"training": [{"img": "imagesTr/a.nii.gz", "seg": "labelsTr/a.nii.gz"}], "test": [entry("b")]}, "train test"),
+        ({"training": [["imagesTr/a.nii.gz", "labelsTr/a.nii.gz"]], "validation": [entry("b")]}, "train validation"),
+        ({"training": [entry("a")], "external_test": [entry("b")]}, "train test"),
+        ({"training": [entry("a")], "holdout": [entry("b")]}, "train test"),
+        ({"training": entry("a"), "validation": entry("b")}, "train validation"),
+        ({"splits": {"x": {"y": {"training": [entry("a")], "test": [entry("b")]}}}}, "train test"),
+        (
+            {"training": [{"image": "imagesTr/a.nii.gz", "mask": "labelsTr/a.nii.gz"}], "testing": [entry("b")]},
+            "train test",
+        ),
+    ],
+)
+def test_lists_of_other_forms_are_read(tmp_path: Path, lists: dict[str, Any], splits: str) -> None:
+    layout = listed(tmp_path, lists, *files("a", "b"))
+    assert layout.name == "msd"
+    assert [(case.case_id, case.problem) for case in layout.cases] == [("a", None), ("b", None)]
+    assert " ".join(case.split for case in layout.cases) == splits
+
+
+def test_entries_that_cannot_be_understood_are_cases_with_a_problem(tmp_path: Path) -> None:
+    odd = {"training": [entry("a")], "validation": [{"label": "labelsTr/b.nii.gz"}, 17], "fold_2": [None]}
+    layout = listed(tmp_path, odd, *files("a", "b"))
+    problems = [case.problem for case in layout.cases if case.problem]
+    assert len(problems) == 3
+    assert "validation 1 of dataset.json lacks an image" in problems
+    assert layout.used_count == 3
+    assert not listed(tmp_path, {"numTraining": 1, "training": [entry("a")], "validation": [entry("b")]}).findings
+    assert not listed(tmp_path, {"numTraining": 2, "training": [entry("a")], "validation": [entry("b")]}).findings

@@ -175,7 +175,8 @@ def _files_of(case: CaseFiles) -> Iterator[Path]:
             files = volume.files()
         except (DataError, OSError):
             files = [volume.path]
-        yield from files if isinstance(volume, DicomVolume) else (file for file in files if volume_ending(file.name))
+        is_dicom = isinstance(volume, DicomVolume)
+        yield from (file for file in files if (is_dicom and not file.is_dir()) or volume_ending(file.name))
     for path in case.others:
         yield from nifti_files(path)
 
