@@ -188,13 +188,18 @@ def read_rtstruct(
             voxels = [[(p[axis] - origin[axis]) / spacing[axis] for axis in range(3)] for p in points]
             low, high = min(v[2] for v in voxels), max(v[2] for v in voxels)
             at = (low + high) / 2
-            for value, edge in ((high - low, 0.2), (-at, 0.5), (at - shape[2] + 1, 0.5)):
+            index = math.floor(at + 0.5)
+            for value, edge in ((high - low, 0.2), (abs(at - index), 0.1), (abs(at - index), 0.5)):
                 if abs(value - edge) < NEAR:
                     raise DoubtfulError
-            if high - low > 0.2 or -at > 0.5 or at - (shape[2] - 1) > 0.5:
+            if high - low > 0.2 or not 0 <= index < shape[2]:
                 continue
             flat = [(v[0], v[1]) for v in voxels]
-            near = [plane for plane in planes if abs(plane[0] - at) < 0.05]
+            if abs(at - index) <= 0.1:
+                at = float(index)
+            near = [
+                plane for plane in planes if plane[0] == at or (at % 1 and plane[0] % 1 and abs(plane[0] - at) < 0.05)
+            ]
             if any(abs(abs(plane[0] - at) - 0.05) < NEAR for plane in planes):
                 raise DoubtfulError
             if near:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import patchcore as pc
 from patchcore.datasets.check import check_dataset
-from patchcore.errors import DataError
+from patchcore.errors import DataError, PlanError
 from patchcore.lesions.measure import lesion_spans, measure_lesions
 from patchcore.study.cases import CaseRecord
 from patchcore.study.study import Study
@@ -97,6 +97,36 @@ def test_another_choice_of_labels_measures_and_prepares_again(tmp_path: Path) ->
         pc.plan_patch_size(study, spacing=(0.9, 0.8, 2.0), lesion_label=2)
         for case in pc.prepare(study).cases:
             assert sum(case.lesion_voxels) == int(np.isin(maps[case.case_id], chosen).sum())
+
+
+def test_a_plan_of_other_labels_is_refused(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "in", {f"p{n}": labels_of(n, 4) for n in range(2)})
+    study = pc.analyze(root, tmp_path / "study", lesion_label="2,3")
+    pc.plan_patch_size(study, spacing=(0.9, 0.8, 2.0), lesion_label=2)
+    pc.prepare(study)
+    pc.analyze(root, tmp_path / "study", lesion_label="2")
+    with pytest.raises(PlanError, match=r"now: as stored; then: 3=2.*patchcore plan"):
+        pc.prepare(study)
+
+
+def test_changed_declarations_are_checked_again(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "in", {"a": labels_of(1, 2), "b": labels_of(2, 2)})
+    described = root / "dataset.json"
+    described.write_text('{"labels": {"background": 0, "liver": 1, "tumour": 2}}', encoding="utf-8")
+    study = pc.analyze(root, tmp_path / "study")
+    assert [record.status for record in study.cases()] == ["accepted"] * 2
+    described.write_text('{"labels": {"background": 0, "liver": 1}}', encoding="utf-8")
+    again = pc.analyze(root, tmp_path / "study", lesion_label=1)
+    assert [record.status for record in again.cases()] == ["quarantined"] * 2
+
+
+def test_instances_leave_out_the_ignored_label(tmp_path: Path) -> None:
+    array = labels_of(1, 3)
+    array[30:33, 20:24, 9:12] = 255
+    root = data_set(tmp_path / "in", {"a": array, "b": labels_of(2, 3)})
+    study = pc.analyze(root, tmp_path / "study", instances=True, ignore_label=255)
+    lesions = array[(array > 0) & (array < 255)]
+    assert lesions_of(study)["a"] == sorted(np.unique(lesions, return_counts=True)[1].tolist())
 
 
 def test_names_choose_several_labels(tmp_path: Path) -> None:

@@ -281,6 +281,8 @@ def test_readers_of_one_lesion(seed: int, readers: str, count: int) -> None:
     random = np.random.default_rng(seed)
     made = files.ct_series(shape=(14, 12, 4))
     drawn = random.random((count, 4, 12, 14)) < 0.5
+    # All readers drew this voxel: they mean one lesion.
+    drawn[:, 2, 6, 7] = True
     ids = [f"IL057_{127364 + n}" if n % 2 else f"MI014_{n}" for n in range(count)]
     items = [
         files.segmentation(made, mask[..., None], [f"Nodule 1 - Annotation {name}"], key=name)
@@ -301,6 +303,17 @@ def test_readers_of_one_lesion(seed: int, readers: str, count: int) -> None:
     held = votes >= (1 if readers == "union" else (count + 1) // 2)
     assert [(row["label_name"], row["voxel_count"]) for row in measured.segments] == [("Nodule", int(held.sum()))]
     assert len(notes) == (count > 1)
+
+
+def test_segments_that_do_not_overlap_are_not_readers_of_one_lesion(tmp_path: Path) -> None:
+    made = series()
+    masks = np.zeros((SHAPE[2], SHAPE[1], SHAPE[0], 3), bool)
+    for number in range(3):
+        masks[2:4, 4:7, 5 * number : 5 * number + 3, number] = True
+    seg = files.segmentation(made, masks, [f"Lesion annotation {number}" for number in (1, 2, 3)])
+    measured = measure_segments(case_of(tmp_path, [*made, seg]).label)
+    assert measured.lesions.voxel_count.tolist() == [18, 18, 18]
+    assert not any(note.check == "several-readers" for note in measured.notes)
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])

@@ -16,6 +16,7 @@ from patchcore.cli.options import (
     InterpolateContours,
     Labels,
     LayoutName,
+    LesionLabel,
     PatientRegex,
     ReaderChoice,
     Spacing,
@@ -44,13 +45,7 @@ def analyze(
     images: Images = None,
     labels: Labels = None,
     layout: LayoutName = None,
-    lesion_label: Annotated[
-        str | None,
-        typer.Option(
-            help="Label of the lesions, by number or name; needed only if it is not clear. Several, as in 2,3,4, are "
-            "one lesion class."
-        ),
-    ] = None,
+    lesion_label: LesionLabel = None,
     connectivity: Annotated[int | None, typer.Option(help="Connectivity: 6, 18 or 26 [default: 26].")] = None,
     min_volume_mm3: Annotated[
         float | None, typer.Option(help="Smaller components are not counted as lesions [mm³] [default: 0].")

@@ -17,6 +17,7 @@ from patchcore.cli.options import (
     InterpolateContours,
     Labels,
     LayoutName,
+    LesionLabel,
     PatientRegex,
     ReaderChoice,
     Spacing,
@@ -48,6 +49,7 @@ def check(
     images: Images = None,
     labels: Labels = None,
     layout: LayoutName = None,
+    lesion_label: LesionLabel = None,
     patient_regex: PatientRegex = None,
     exclude: Exclude = None,
     spacing: Spacing = None,
@@ -82,6 +84,7 @@ def check(
             images=images,
             labels=labels,
             layout=layout,
+            lesion_label=lesion_label,
             patient_regex=patient_regex,
             exclude=exclude or (),
             spacing=[*read_spacing_file(spacing_file), *(spacing or ())],
@@ -161,7 +164,7 @@ def _grouped(report: CheckReport, level: str) -> dict[str, list[tuple[CaseRecord
 
 
 def _print_group(console: Console, name: str, members: Sequence[tuple[CaseRecord | None, Finding]]) -> None:
-    cases = [record for record, _ in members if record is not None]
+    cases = {record.case_id for record, _ in members if record is not None}
     number = f" in {len(cases)} case{'' if len(cases) == 1 else 's'}" if cases else ""
     console.print(f"{name}{number}", soft_wrap=True)
     for record, item in members[:_NAMED]:

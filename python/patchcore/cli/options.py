@@ -18,6 +18,7 @@ __all__ = [
     "InterpolateContours",
     "Labels",
     "LayoutName",
+    "LesionLabel",
     "PatientRegex",
     "ReaderChoice",
     "Spacing",
@@ -63,6 +64,13 @@ InterpolateContours: TypeAlias = Annotated[
     typer.Option(
         "--interpolate-contours/--no-interpolate-contours",
         help="Fill the slices between drawn ones of an RTSTRUCT, if one or a regular number is missing.",
+    ),
+]
+LesionLabel: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="Label of the lesions, by number or name; needed only if it is not clear. Several, as in 2,3,4, are "
+        "one lesion class."
     ),
 ]
 Threads: TypeAlias = Annotated[

@@ -140,6 +140,9 @@ class TargetPlan(_Model):
     ignore_label: int | None = Field(
         default=None, gt=0, description="Label whose voxels count in no loss and no metric; null: none."
     )
+    label_rule: str = Field(
+        default="", description="How labels were read: merged labels, instances, ignored; empty: as stored."
+    )
     rule: Rule
     patch_size: IntTriple
     spacing: Triple = Field(description="Training spacing [mm per voxel].")

@@ -33,6 +33,7 @@ from patchcore.types import PathLike
 from patchcore.views.study_figures import draw_figures
 from patchcore.views.summary import summary_json, summary_text
 from patchcore.volumes.dicom.options import SegmentOptions
+from patchcore.volumes.volume import DicomVolume
 
 __all__ = ["analyze", "analyze_dataset"]
 
@@ -179,6 +180,12 @@ def analyze_dataset(
     names = merged_names(found.label_names, lesions)
     settings = settings_of(decided, names, lesions, command=_command(source, folder))
     found = replace(found, label_names={k: v for k, v in names.items() if k != settings.ignore_label})
+    if settings.instances and any(isinstance(case.label, DicomVolume) for case in found.cases):
+        raise DataError(
+            "--instances is for label maps in NIfTI files; DICOM segments are measured one by one anyway",
+            path=root,
+            remedy="remove --instances (once given, with --no-instances)",
+        )
     case_ids = [case.case_id for case in found.cases]
     excluded = set(decided.get("exclude", ()))
     check_decisions(case_ids, spacing=settings.spacing, accept=settings.accept, exclude=excluded)
@@ -191,7 +198,7 @@ def analyze_dataset(
     made = Study.create(folder, root)
     with made.lock("analyze"):
         unchanged.forget(made.path)
-        placed = with_indices(found, made.path / "dicom")
+        placed = with_indices(found, made.path / "dicom", lesions=lesions)
         records = [
             new_record(case, patient, settings, excluded=case.case_id in excluded)
             for case, patient in zip(placed.cases, grouping.patients, strict=True)
@@ -321,6 +328,8 @@ def _remember(analysis: Analysis, source: Path, listed: Mapping[str, Any]) -> No
             known = None if stamp is None else (stamp.size, stamp.mtime_ns)
             for file in files:
                 stamps[str(file)] = known if len(files) == 1 else None
+    # Files of cases that could not be read may be corrected under the same names.
+    stamps |= {str(file): None for case in analysis.layout.cases for file in case.others}
     code = 3 if analysis.quarantined or analysis.held else 0
     unchanged.remember(study.path, source=source, listed=listed, stamps=stamps, exit_code=code)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from patchcore.datasets.patients import group_patients
 from patchcore.errors import DataError
 from patchcore.study.cases import CaseRecord, Finding
 from patchcore.study.layout import Layout
-from patchcore.study.lesion_label import choose_lesion_label, ignored_label
+from patchcore.study.lesion_label import choose_lesion_label, ignored_label, lesion_labels
 from patchcore.threads import checked_threads, for_each
 from patchcore.types import PathLike
 from patchcore.views.accounting import files_json
@@ -107,6 +107,7 @@ def check_dataset(
     spacing: Iterable[str] = (),
     accept: Iterable[str] = (),
     segments: SegmentOptions | None = None,
+    lesion_label: int | str | None = None,
     threads: int | None = None,
     progress: Callable[[CheckProgress], None] | None = None,
 ) -> CheckReport:
@@ -122,6 +123,7 @@ def check_dataset(
         spacing: ``CASE=A,B,C``: see :func:`patchcore.datasets.checks.parse_spacing`.
         accept: ``CASE:CHECK``: see :func:`patchcore.datasets.checks.parse_accept`.
         segments: How DICOM segments are read; None: the defaults.
+        lesion_label: Label of the lesions, by number or name, or several: a lesion must not leave its CT.
         threads: Number of cases processed at the same time; all cores by default.
         progress: Called in the calling thread when a case is done.
 
@@ -154,9 +156,9 @@ def check_dataset(
             for case, patient in zip(placed.cases, grouping.patients, strict=True)
         ]
         checked = _check_all(records, settings, threads=threads, progress=progress)
-    lesion_label = _lesion_label(checked, found.label_names)
-    if lesion_label is not None:
-        checked = [about_lesions(record, lesion_label, settings) for record in checked]
+    chosen = lesion_labels(lesion_label, found.label_names) or _lesion_label(checked, found.label_names)
+    for label in chosen:
+        checked = [about_lesions(record, label, settings) for record in checked]
     among = cohort_findings(checked, patients_known=grouping.known)
     cases = [
         decide(
@@ -170,13 +172,13 @@ def check_dataset(
     return CheckReport(root, found, grouping.description, tuple(cases), (*found.findings, *among.get(COHORT, ())))
 
 
-def _lesion_label(records: Iterable[CaseRecord], names: Mapping[int, str]) -> int | None:
-    """Return the label that an analysis would choose; None if it would ask."""
+def _lesion_label(records: Sequence[CaseRecord], names: Mapping[int, str]) -> tuple[int, ...]:
+    """Return the label that an analysis would choose; if it would ask, every label may be the lesion."""
     counts = Counter(label for record in records for label in record.labels)
     try:
-        return choose_lesion_label(counts, names)[0]
+        return (choose_lesion_label(counts, names)[0],)
     except DataError:
-        return None
+        return tuple(counts)
 
 
 def _command(dataset: Path) -> str:

@@ -176,6 +176,7 @@ def _measure(record: CaseRecord, settings: Settings, found: list[Finding]) -> Ca
                 affine=record.affine_array,
                 relabel=settings.relabel,
                 instances=settings.instances,
+                ignore_label=settings.ignore_label,
             )
         )
         sha256 = record.label.sha256()
@@ -190,7 +191,10 @@ def _measure(record: CaseRecord, settings: Settings, found: list[Finding]) -> Ca
     # If all components are specks, the map has labels although it has no lesion.
     if labels or not lesions.speck_count:
         found += label_findings(labels, settings.declared)
-    found += [finding(note.check, note.text, label=note.label) for note in measured.notes]
+    used = dict(settings.relabel)
+    for note in measured.notes:
+        label = None if note.label is None else used.get(note.label, note.label)
+        found.append(finding(note.check, note.text, label=label))
     stamp = before.model_copy(update={"sha256": sha256, "content_hash": lesions_hash(lesions)})
     return CaseMeasures(
         record=record.model_copy(update={"labels": labels, "label_stamp": stamp}),

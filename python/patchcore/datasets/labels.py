@@ -77,6 +77,7 @@ def measure_labels(
     affine: Affine | None = None,
     relabel: Sequence[tuple[int, int]] = (),
     instances: bool = False,
+    ignore_label: int | None = None,
 ) -> MeasuredLabels:
     """Measure the lesions of every label of a label map.
 
@@ -88,6 +89,7 @@ def measure_labels(
         relabel: Labels that are read as another label: (stored label, label used).
         instances: Each stored label of a NIfTI file is one lesion of label 1, wherever its voxels lie; the segments
             keep the stored labels. `relabel` is then not used.
+        ignore_label: With `instances`, the stored label that is no lesion.
 
     Raises:
         DataError: A file is damaged, or its labels are not integers.
@@ -105,7 +107,9 @@ def measure_labels(
         )
         return MeasuredLabels(found.lesions, found.segments, found.notes)
     if instances:
-        return _measure_instances(volume, connectivity=connectivity, min_volume_mm3=min_volume_mm3, affine=affine)
+        return _measure_instances(
+            volume, connectivity=connectivity, min_volume_mm3=min_volume_mm3, affine=affine, ignore_label=ignore_label
+        )
     source: Any = volume.path
     if relabel:
         stored = volume.label_map()
@@ -115,11 +119,13 @@ def measure_labels(
 
 
 def _measure_instances(
-    volume: Volume, *, connectivity: int, min_volume_mm3: float, affine: Affine | None
+    volume: Volume, *, connectivity: int, min_volume_mm3: float, affine: Affine | None, ignore_label: int | None
 ) -> MeasuredLabels:
     """Measure each stored label as one lesion of label 1; the segments say which lesion has which stored label."""
     settings: dict[str, Any] = {"connectivity": connectivity, "affine": affine}
     lesions = measure_lesions(volume.path, instances=True, min_volume_mm3=min_volume_mm3, **settings)
+    if ignore_label is not None:
+        lesions = lesions.rows(lesions.label != ignore_label)
     components = Counter(measure_lesions(volume.path, **settings).label.tolist())
     segments = tuple(
         {
@@ -149,13 +155,13 @@ def read_labels(
         message = f"labels are not exact integers; they are rounded, by at most {NEARLY_INTEGRAL:g}"
         found.append(finding("label-rounded", message))
     relabel, instances = settings.relabel, settings.instances and isinstance(record.label, NiftiFile)
-    if settings.ignore_label is not None:
+    if settings.ignore_label is not None and not instances:
         lesions = lesions.rows(lesions.label != settings.ignore_label)
     present = set(lesions.label.tolist())
     if instances:
         stored = [int(segment["segment"]) for segment in measured.segments]
         relabel = tuple((label, 1) for label in stored if label != 1)
-    elif present == {255} and 255 not in settings.declared and not settings.keep_255:
+    elif present == {255} and set(settings.declared) <= {0, 1} and not settings.keep_255:
         lesions, relabel = replace(lesions, label=np.ones_like(lesions.label)), ((255, 1),)
         found.append(finding("label-255", "the label map has the values 0 and 255; 255 is read as 1"))
     elif not measured.segments and not settings.declared and _like_instances(lesions):
@@ -166,6 +172,7 @@ def read_labels(
         "instances": instances,
         "ignore_label": settings.ignore_label,
         "label_rule": settings.label_rule,
+        "declared": tuple(sorted(settings.declared)),
     }
     return lesions, record.model_copy(update=update), found
 

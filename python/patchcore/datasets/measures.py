@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,6 +152,7 @@ class MeasureLog:
         min_volume_mm3: float,
         given_spacing: Triple | None = None,
         label_rule: str = "",
+        declared: Sequence[int] = (),
     ) -> CaseMeasures | None:
         """Return the measures of a case with these files and settings; None if anything changed."""
         entry = self._entries.get(record.case_id)
@@ -162,7 +163,7 @@ class MeasureLog:
         known = entry.record
         if (known.image, known.label, known.given_spacing) != (record.image, record.label, given_spacing):
             return None
-        if known.label_rule != label_rule:
+        if (known.label_rule, known.declared) != (label_rule, tuple(sorted(declared))):
             return None
         for old, new in ((known.image_stamp, record.image_stamp), (known.label_stamp, record.label_stamp)):
             if (old is None) != (new is None):

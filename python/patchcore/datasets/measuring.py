@@ -47,6 +47,7 @@ class MeasuringPool:
                 min_volume_mm3=self.settings.min_volume_mm3,
                 given_spacing=given_spacing(record.case_id, self.settings.spacing),
                 label_rule=self.settings.label_rule,
+                declared=tuple(self.settings.declared),
             )
             if known is not None:
                 # Declared labels or decisions may have changed since then.

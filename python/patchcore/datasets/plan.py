@@ -92,10 +92,10 @@ def plan_patch_size(
         regions=regions,
         seed=seed,
     )
-    ignored = next((record.ignore_label for record in study.cases() if record.ignore_label is not None), None)
-    if ignored is not None:
-        targets = (item.model_copy(update={"ignore_label": ignored}) for item in plan.targets)
-        plan = plan.model_copy(update={"targets": tuple(targets)})
+    accepted = study.accepted()
+    ignored = next((record.ignore_label for record in accepted if record.ignore_label is not None), None)
+    how = {"ignore_label": ignored, "label_rule": accepted[0].label_rule if accepted else ""}
+    plan = plan.model_copy(update={"targets": tuple(item.model_copy(update=how) for item in plan.targets)})
     study.write_plan(plan)
     if figure:
         draw_plan(study, fingerprint, plan)

@@ -91,6 +91,7 @@ def remeasure(
             affine=record.affine_array,
             relabel=record.relabel,
             instances=record.instances,
+            ignore_label=record.ignore_label,
         ).lesions
         rows = zip(lesions.label.tolist(), lesions.volume_mm3.tolist(), lesions.extent_mm.tolist(), strict=True)
         axes = record.canonical_axes

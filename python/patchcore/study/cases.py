@@ -135,6 +135,7 @@ class CaseRecord(_Model):
     ignore_label: int | None = Field(
         default=None, description="label whose voxels count in no measure, no loss and no metric; null if there is none"
     )
+    declared: tuple[int, ...] = Field(default=(), description="labels that the data set declared when it was measured")
     label_rule: str = Field(default="", description="how labels were read: merged, instances; empty: as stored")
     image_stamp: FileStamp | None = None
     label_stamp: FileStamp | None = None
@@ -206,7 +207,9 @@ class CaseRecord(_Model):
             OSError: A file cannot be opened or read.
         """
         if self.instances:
-            return lesion_spans(self.label.label_map().array, connectivity=connectivity, instances=True)
+            stored = sorted({1, *(label for label, _ in self.relabel)} - {self.ignore_label})
+            array = self.label.label_map().array
+            return lesion_spans(array, labels=stored, connectivity=connectivity, instances=True)
         if self.relabel:
             return lesion_spans(self.read_label().array, labels=[label], connectivity=connectivity)
         return self.label.spans(label, connectivity=connectivity)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 import dicom_files as files
+import patchcore as pc
 from patchcore.datasets.check import check_dataset
 from patchcore.datasets.dicom.find import find_dicom
 from patchcore.datasets.dicom.measure import measure_segments
 from patchcore.datasets.layouts import CaseFiles
 from patchcore.datasets.layouts.indices import with_indices
 from patchcore.volumes.dicom.contours import inside
+from patchcore.volumes.dicom.options import SegmentOptions
 from patchcore.volumes.volume import read_label
 
 
@@ -91,7 +93,7 @@ def test_contours_between_slices_belong_to_the_nearest_slice(tmp_path: Path) -> 
     assert [int((label[:, :, k] != 0).sum()) for k in range(5)] == [0, 100, 0, 4, 0]
     found = notes_of(case)["contours-between"]
     assert "3 contours lie between slices, by up to 1.25 mm" in found
-    assert "1 plane of contours has no slice of their own" in found
+    assert "1 plane of contours has no slice and is not used" in found
 
 
 def test_contours_beyond_the_last_slice_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_open_items_within_a_closed_roi_are_skipped_and_counted(tmp_path: Path) 
 
 def test_a_single_slice_without_contour_is_named(tmp_path: Path) -> None:
     case = case_of(tmp_path, {"Tumor": [square(2.5, 12.5, k) for k in (0, 1, 3, 4)]})
-    assert "has no contour on slice 2, but overlapping ones on both neighbours" in notes_of(case)["contour-missing"]
+    assert "has no contour on slice 2, but overlapping ones below and above" in notes_of(case)["contour-missing"]
 
 
 def test_two_lesions_of_one_roi_are_not_a_gap(tmp_path: Path) -> None:
@@ -207,3 +209,80 @@ def test_points_are_not_region_and_are_reported(tmp_path: Path) -> None:
     assert [row["name"] for row in measured.segments] == ["Tumor"]
     (note,) = (note for note in measured.notes if note.check == "contours-open")
     assert note.text.endswith("ROI Marker: 1 POINT is skipped: nothing is enclosed; it has no closed contour")
+
+
+def test_contours_within_a_tenth_of_a_slice_are_all_used(tmp_path: Path) -> None:
+    shift = [square(8.5, 13.5, k) for k in (1, 2, 3)] + [square(20.5, 25.5, k + 0.07) for k in (1, 2, 3)]
+    measured = measure_segments(case_of(tmp_path, {"Tumor": shift}).label)
+    assert measured.lesions.voxel_count.tolist() == [75, 75]
+
+
+def test_gaps_are_found_lesion_by_lesion(tmp_path: Path) -> None:
+    series = files.ct_series(shape=(40, 34, 14))
+    first = [square(2.5, 6.5, k) for k in (2, 4, 6, 8)]
+    second = [square(20.5, 25.5, k) for k in (3, 5, 7, 9)]
+    whole = [square(20.5, 25.5, k) for k in range(2, 13)]
+    third = [square(2.5, 6.5, k) for k in (2, 5, 8)]
+    for number, (contours, check) in enumerate(
+        ((first + second, "contour-gaps"), (whole + third, "contour-gaps"), (whole, None))
+    ):
+        folder = tmp_path / str(number)
+        files.save([*series, files.rtstruct(series, {"Tumor": contours})], folder / "in")
+        (case,) = with_indices(find_dicom(folder / "in"), folder / "x").cases
+        found = {note.check for note in measure_segments(case.label).notes}
+        assert (check in found) if check else not found
+        filled = find_dicom(folder / "in", options=SegmentOptions(interpolate_contours=True))
+        (case,) = with_indices(filled, folder / "filled").cases
+        assert len(measure_segments(case.label).lesions) == (1 if contours is whole else 2)
+
+
+def test_rois_and_contours_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    series = files.ct_series()
+    rois = {"Tumor": [square(2.5, 12.5, 1)], "Empty": [square(1, 2, 1)], "Lost": [square(1, 2, 1)]}
+    made = files.rtstruct(series, rois)
+    made.ROIContourSequence[1].ContourSequence = []
+    del made.ROIContourSequence[2].ReferencedROINumber
+    files.save([*series, made], tmp_path / "in")
+    (case,) = with_indices(find_dicom(tmp_path / "in"), tmp_path / "x").cases
+    texts = " / ".join(note.text for note in measure_segments(case.label).notes)
+    assert "ROI Empty has no contour" in texts
+    assert "1 contour belongs to no ROI and is left out" in texts
+    made.StructureSetROISequence[1].ROINumber = 1
+    files.save([*series, made], tmp_path / "again")
+    problems = " / ".join(str(case.problem) for case in find_dicom(tmp_path / "again").cases)
+    assert "two ROIs have the number 1" in problems
+
+
+def test_a_contour_half_a_slice_beyond_the_last_one_is_counted(tmp_path: Path) -> None:
+    case = case_of(tmp_path, {"Tumor": [square(2.5, 12.5, k) for k in (3, 4, 4.5)]})
+    assert "1 of 3 contours lies beyond the first or last slice" in notes_of(case)["roi-outside"]
+
+
+def test_the_chosen_lesions_cover_the_organs_around_them(tmp_path: Path) -> None:
+    series = files.ct_series()
+    rois = {"GTV-1": [square(8.5, 12.5, k) for k in (1, 2)], "Lung Left": [square(2.5, 20.5, k) for k in (1, 2)]}
+    files.save([*series, files.rtstruct(series, rois)], tmp_path / "in")
+    study = pc.analyze(tmp_path / "in", tmp_path / "study", lesion_label="GTV")
+    (record,) = study.accepted()
+    lesion = study.fingerprint().lesion_label
+    assert int((record.read_label().array == lesion).sum()) == 32
+
+
+def test_of_merged_lesions_none_may_leave_the_ct(tmp_path: Path) -> None:
+    series = files.ct_series()
+    rois = {"Grade A": [square(2.5, 6.5, k) for k in (1, 2)], "Grade B": [square(8.5, 12.5, k) for k in (4, 5)]}
+    files.save([*series, files.rtstruct(series, rois)], tmp_path / "in")
+    study = pc.analyze(tmp_path / "in", tmp_path / "study", lesion_label="Grade A,Grade B")
+    assert [record.status for record in study.cases()] == ["quarantined"]
+
+
+def test_many_contours_take_no_quadratic_time(tmp_path: Path) -> None:
+    """Four hundred small contours and forty nested ones: compared one by one, they take minutes."""
+    small = [np.add(square(a, a + 0.8, 1), (0, b, 0)) for a in range(20) for b in range(20)]
+    turn = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    rings = [
+        np.column_stack([3 + 0.2 * n * np.cos(turn), -8 + 0.2 * n * np.sin(turn), np.full(400, 35.0)])
+        for n in range(1, 41)
+    ]
+    measured = measure_segments(case_of(tmp_path, {"Small": small, "Rings": rings}).label)
+    assert len(measured.segments) == 2

@@ -198,10 +198,10 @@ def _convert(
         held = dict(zip(*np.unique(painted.array, return_counts=True), strict=True))
         del painted
         measured = measure_labels(case.label)
-        if (outside := _lesion_outside(measured)) is not None:
+        if (wrong := _wrong(measured)) is not None:
             image.unlink(missing_ok=True)
             label.unlink(missing_ok=True)
-            return ImportedCase(case.case_id, patient, outside, CHECKS["lesion-outside"].remedy), None
+            return ImportedCase(case.case_id, patient, *wrong), None
         lost = _lost(measured.segments, held)
     except (DataError, OSError, MemoryError) as error:
         text = error.message if isinstance(error, DataError) else str(error) or "does not fit into memory"
@@ -219,13 +219,20 @@ def _convert(
     return ImportedCase(case.case_id, patient, notes=all_notes), entry
 
 
-def _lesion_outside(measured: MeasuredLabels) -> str | None:
-    """Return what lies outside the CT, if it concerns a lesion: a label named like one, or the only label."""
+def _wrong(measured: MeasuredLabels) -> tuple[str, str] | None:
+    """Return why the label map would be wrong, and the remedy; None if it would not.
+
+    A label named like a lesion must not leave its CT; if no label is named so, none may. Contours on every second slice
+    would become flat lesions, and a NIfTI file could not say so.
+    """
     names = {int(segment["label"]): str(segment["label_name"]) for segment in measured.segments}
-    lesions = {number for number, name in names.items() if lesion_like(name)}
-    lesions = lesions or (set(names) if len(names) == 1 else set())
-    found = [note.text for note in measured.notes if note.check == "roi-outside" and note.label in lesions]
-    return found[0] if found else None
+    lesions = {number for number, name in names.items() if lesion_like(name)} or set(names)
+    for note in measured.notes:
+        if note.check == "contour-gaps":
+            return note.text, "interpolate with --interpolate-contours, or run patchcore analyze on the DICOM folder"
+        if note.check == "roi-outside" and note.label in lesions:
+            return note.text, CHECKS["lesion-outside"].remedy
+    return None
 
 
 def _lost(segments: Sequence[Mapping[str, Any]], held: Mapping[int, int]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +76,11 @@ def _draft(folder: Path, root: Path, slices: Sequence[Found], masks: Sequence[Fo
         if not masks:
             raise DataError(f"{_MASKS}/ holds no mask", remedy="unpack or download the folder again")
         image, chosen, grid = ct_volume([part for item in slices for part in item.slices], name)
+        counts = Counter(item.segments[0] for item in masks)
+        short = next((mask for mask, count in sorted(counts.items()) if count != len(chosen)), None)
+        if short is not None:
+            message = f"mask {short} has {counts[short]} slices, the CT has {len(chosen)}"
+            raise DataError(message, remedy="unpack or download the folder again")
     except DataError as error:
         return Draft(name, key, None, None, (), {}, error.message, error.remedy, folder / _IMAGES, files)
     details = geometry(grid, chosen) | {"notes": [], "names": [item.segments[0] for item in masks]}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from patchcore.study.layout import Layout
 from patchcore.volumes.dicom.sources import INDEX_SUFFIX
@@ -12,12 +14,13 @@ from patchcore.volumes.volume import DicomVolume, Volume
 __all__ = ["with_indices"]
 
 
-def with_indices(layout: Layout, folder: Path) -> Layout:
+def with_indices(layout: Layout, folder: Path, *, lesions: Sequence[int] = ()) -> Layout:
     """Write an index for each DICOM volume of a layout; an index with the same content is not rewritten.
 
     Args:
         layout: Any layout; NIfTI files are not changed.
         folder: Folder for the indices; created if it is missing.
+        lesions: Labels that the user chose as lesions: in a label map they cover all other labels.
 
     Returns:
         The layout, with each DICOM volume replaced by its index.
@@ -27,7 +30,12 @@ def with_indices(layout: Layout, folder: Path) -> Layout:
     """
 
     def placed(volume: Volume, name: str) -> Volume:
-        return volume.indexed(folder / f"{name}{INDEX_SUFFIX}") if isinstance(volume, DicomVolume) else volume
+        if not isinstance(volume, DicomVolume):
+            return volume
+        if lesions and volume.found is not None and volume.found.kind != "ct":
+            details = MappingProxyType({**volume.found.details, "lesions": sorted(lesions)})
+            volume = replace(volume, found=replace(volume.found, details=details))
+        return volume.indexed(folder / f"{name}{INDEX_SUFFIX}")
 
     cases = [
         replace(

@@ -64,15 +64,37 @@ class Region:
 
     def mask(self) -> BoolArray:
         """Return the voxels of the region, shape (rows, columns) of its part of the plane."""
-        masks = [inside(contour, self.shape) for contour in self.contours]
-        if self.xor or len(masks) == 1:
-            return np.asarray(np.logical_xor.reduce(masks))
-        # A contour lies before its holes: the regions of the holes are known when they are cut out.
-        for outer in reversed(range(len(masks))):
-            for hole in self.holes[outer]:
-                masks[outer] = masks[outer] & ~masks[hole]
+        if self.xor or len(self.contours) == 1:
+            total = np.zeros(self.shape, dtype=np.bool_)
+            for contour in self.contours:
+                part, mask = self._part(contour)
+                total[part] ^= mask
+            return total
+        total = np.zeros(self.shape, dtype=np.bool_)
+        regions: dict[int, tuple[_Part, BoolArray]] = {}
         cut = {hole for holes in self.holes for hole in holes}
-        return np.asarray(np.logical_or.reduce([mask for at, mask in enumerate(masks) if at not in cut]))
+        # A contour lies before its holes: the regions of the holes are known when they are cut out.
+        for outer in reversed(range(len(self.contours))):
+            part, mask = self._part(self.contours[outer])
+            for hole in self.holes[outer]:
+                inner, inner_mask = regions[hole]
+                rows = slice(max(part[0].start, inner[0].start), min(part[0].stop, inner[0].stop))
+                columns = slice(max(part[1].start, inner[1].start), min(part[1].stop, inner[1].stop))
+                if rows.start < rows.stop and columns.start < columns.stop:
+                    here = mask[_moved(rows, part[0]), _moved(columns, part[1])]
+                    here &= ~inner_mask[_moved(rows, inner[0]), _moved(columns, inner[1])]
+            regions[outer] = part, mask
+            if outer not in cut:
+                total[part] |= mask
+        return total
+
+    def _part(self, contour: Float64Array) -> tuple[_Part, BoolArray]:
+        """Return the part of the plane that a contour covers, and the voxels of the contour in it."""
+        size = np.asarray(self.shape[::-1])
+        low = np.clip(np.floor(contour.min(axis=0)), 0, size).astype(int)
+        high = np.clip(np.ceil(contour.max(axis=0)) + 1, low, size).astype(int)
+        part = (slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))
+        return part, inside(contour - low, (int(high[1] - low[1]), int(high[0] - low[0])))
 
     def _nest(self) -> None:
         """Sort the contours by area, drop repeated ones, and find which contour lies directly inside which."""
@@ -80,12 +102,21 @@ class Region:
         order = sorted(range(len(areas)), key=lambda at: -areas[at])
         ordered: list[Float64Array] = []
         outside: list[set[int]] = []
+        boxes = np.zeros((len(order), 4))
         for at in order:
             contour = self.contours[at]
-            around = {place for place, other in enumerate(ordered) if _lies_in(contour, other)}
-            if any(_lies_in(ordered[place], contour) for place in around):
+            box = np.concatenate([contour.min(axis=0), -contour.max(axis=0)])
+            # Only a contour whose box holds this box can hold this contour; the smallest ones come last.
+            holds = np.flatnonzero((boxes[: len(ordered)] <= box + _TOLERANCE).all(axis=1))[::-1].tolist()
+            around: set[int] = set()
+            for place in holds:
+                # What lies around a contour that holds this one holds it, too.
+                if place not in around and _lies_in(contour, ordered[place]):
+                    around |= {place} | outside[place]
+            if any(_same_box(boxes[place], box) and _lies_in(ordered[place], contour) for place in around):
                 self.repeated += 1
                 continue
+            boxes[len(ordered)] = box
             ordered.append(contour)
             outside.append(around)
         self.contours = ordered
@@ -95,15 +126,38 @@ class Region:
                 # Directly inside: no other contour lies between the two.
                 if not any(outer in outside[other] for other in around):
                     self.holes[outer].append(place)
-        masks: dict[int, BoolArray] = {}
-        for place, contour in enumerate(ordered):
-            for other in range(place):
-                if other in outside[place] or not _boxes_meet(contour, ordered[other]):
+        self._count_overlaps(outside, boxes[: len(ordered)])
+
+    def _count_overlaps(self, outside: Sequence[set[int]], boxes: Float64Array) -> None:
+        """Count the pairs of contours that share a voxel, neither inside the other."""
+        parts: dict[int, tuple[_Part, BoolArray]] = {}
+        for place in range(len(self.contours)):
+            low, high = boxes[:place, :2], -boxes[:place, 2:]
+            meets = (low <= -boxes[place, 2:]).all(axis=1) & (high >= boxes[place, :2]).all(axis=1)
+            for other in np.flatnonzero(meets).tolist():
+                if other in outside[place]:
                     continue
                 for at in (place, other):
-                    if at not in masks:
-                        masks[at] = inside(ordered[at], self.shape)
-                self.overlaps += bool((masks[place] & masks[other]).any())
+                    if at not in parts:
+                        parts[at] = self._part(self.contours[at])
+                (one, one_mask), (two, two_mask) = parts[place], parts[other]
+                rows = slice(max(one[0].start, two[0].start), min(one[0].stop, two[0].stop))
+                columns = slice(max(one[1].start, two[1].start), min(one[1].stop, two[1].stop))
+                if rows.start < rows.stop and columns.start < columns.stop:
+                    a = one_mask[_moved(rows, one[0]), _moved(columns, one[1])]
+                    b = two_mask[_moved(rows, two[0]), _moved(columns, two[1])]
+                    self.overlaps += bool((a & b).any())
+
+
+_Part = tuple[slice, slice]
+
+
+def _moved(part: slice, start: slice) -> slice:
+    return slice(part.start - start.start, part.stop - start.start)
+
+
+def _same_box(one: Float64Array, other: Float64Array) -> bool:
+    return bool(np.abs(one - other).max() <= 2 * _TOLERANCE)
 
 
 def inside(points: Float64Array, shape: tuple[int, int]) -> BoolArray:
@@ -170,10 +224,6 @@ def _signed(mask: BoolArray, spacing: tuple[float, float]) -> Float64Array:
 def _area(contour: Float64Array) -> float:
     x, y = contour[:, 0], contour[:, 1]
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-
-
-def _boxes_meet(one: Float64Array, other: Float64Array) -> bool:
-    return bool((one.min(axis=0) <= other.max(axis=0)).all() and (other.min(axis=0) <= one.max(axis=0)).all())
 
 
 def _lies_in(inner: Float64Array, outer: Float64Array) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from patchcore.errors import DataError
+from patchcore.errors import DataError, PatchcoreError
 from patchcore.types import BoolArray
 from patchcore.volumes.dicom.grid import Grid, place
 from patchcore.volumes.dicom.objects import guarded, open_dataset, text
@@ -54,7 +54,7 @@ def looks_like_masks(files: Sequence[Path]) -> bool:
     for file in files[step // 2 :: step]:
         try:
             seen |= set(np.unique(_pixels(file)).tolist())
-        except (DataError, OSError):
+        except (PatchcoreError, OSError):
             return False
         if len(seen) > 2:
             return False

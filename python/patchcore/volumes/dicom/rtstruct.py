@@ -7,19 +7,19 @@ takes the plane nearest to it. Nothing is left out silently: every choice is a n
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from patchcore.affines import spacing_of
-from patchcore.errors import CorruptFileError
-from patchcore.types import BoolArray, Float64Array
+from patchcore.errors import CorruptFileError, HeaderError
+from patchcore.types import Float64Array
 from patchcore.volumes.dicom.contours import Region, between
+from patchcore.volumes.dicom.gaps import Gap, find_gaps
 from patchcore.volumes.dicom.grid import Grid, Placement
 from patchcore.volumes.dicom.notes import Note
 from patchcore.volumes.dicom.objects import guarded, numbers, open_dataset
@@ -35,6 +35,8 @@ _TILTED = 0.2
 _BEYOND = 0.1
 _CLOSED = frozenset({"CLOSED_PLANAR", "CLOSEDPLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR"})
 _LISTED = 8
+# Gaps up to this distance between drawn slices are filled and reported, even if the rest is drawn on every slice.
+_FILLED = 3
 
 
 @dataclass
@@ -64,12 +66,19 @@ class _Roi:
 
 
 def roi_names(dataset: Any, path: Path) -> dict[int, str]:
-    """Return the name of each ROI by its number."""
+    """Return the name of each ROI by its number.
+
+    Raises:
+        HeaderError: Two ROIs share a number.
+    """
     names: dict[int, str] = {}
     for item in dataset.get("StructureSetROISequence") or ():
         number = numbers(item, "ROINumber", 1, path)
-        if number is not None:
-            names[int(number[0])] = str(item.get("ROIName") or "").strip() or f"ROI {int(number[0])}"
+        if number is None:
+            continue
+        if int(number[0]) in names:
+            raise HeaderError(f"two ROIs have the number {int(number[0])}", path=path, remedy="export it again")
+        names[int(number[0])] = str(item.get("ROIName") or "").strip() or f"ROI {int(number[0])}"
     return names
 
 
@@ -93,11 +102,19 @@ def read_rois(path: Path, grid: Grid, *, interpolate: bool = False) -> tuple[lis
     notes: list[Note] = []
     with guarded(path):
         names = roi_names(dataset, path)
-        contours: dict[int, list[Any]] = defaultdict(list)
+        # An ROI that has no contours at all is reported, too.
+        contours: dict[int, list[Any]] = defaultdict(list, {number: [] for number in names})
+        nameless = 0
         for item in dataset.get("ROIContourSequence") or ():
             found = numbers(item, "ReferencedROINumber", 1, path)
-            if found is not None:
-                contours[int(found[0])] += item.get("ContourSequence") or ()
+            listed = item.get("ContourSequence") or ()
+            if found is None:
+                nameless += len(listed)
+            else:
+                contours[int(found[0])] += listed
+        if nameless:
+            count = f"{_contours(nameless)} {'belongs' if nameless == 1 else 'belong'}"
+            notes.append(Note(f"{count} to no ROI and {_are(nameless)} left out", "contours-open"))
         for number, items in contours.items():
             roi = _read(items, names.get(number, f"ROI {number}"), grid, path)
             notes += _notes(roi)
@@ -127,17 +144,18 @@ def _read(items: Sequence[Any], name: str, grid: Grid, path: Path) -> _Roi:
         if high - low > _TILTED:
             roi.tilted += 1
             continue
-        outside = max(-at, at - (grid.shape[2] - 1))
-        if outside > 0.5:
-            roi.away.append(outside * mm[2])
+        index = int(np.floor(at + 0.5)) if abs(at) < 1e9 else -1
+        if not 0 <= index < grid.shape[2]:
+            roi.away.append(max(-at, at - (grid.shape[2] - 1)) * mm[2])
             continue
         flat = voxels[:, :2]
         over = np.maximum(-0.5 - flat, flat - (size - 0.5)).max(axis=0)
         if over.max() > _BEYOND:
             roi.beyond.append(float((over * mm[:2]).max()))
-        if abs(at - round(at)) > _ON_SLICE:
-            roi.between.append(abs(at - round(at)) * mm[2])
-        plane = next((place for place in roi.planes if abs(place - at) < _ON_SLICE / 2), at)
+        plane = float(index)
+        if abs(at - index) > _ON_SLICE:
+            roi.between.append(abs(at - index) * mm[2])
+            plane = next((place for place in roi.planes if place % 1 and abs(place - at) < _ON_SLICE / 2), at)
         roi.planes.setdefault(plane, []).append(flat)
     return roi
 
@@ -153,6 +171,8 @@ def _points(contour: Any, path: Path, name: str) -> Float64Array:
 
 def _notes(roi: _Roi) -> Iterator[Note]:
     """Yield notes about contours that are left out or cut."""
+    if not roi.skipped and not roi.count:
+        yield Note(f"ROI {roi.name} has no contour", "contours-open", roi.name)
     if roi.skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(roi.skipped.items()))
         rest = "" if roi.count else "; it has no closed contour"
@@ -204,40 +224,30 @@ def _pieces(roi: _Roi, grid: Grid, *, interpolate: bool) -> tuple[list[Piece], l
     drawn, unused = _on_slices(planes)
     if roi.between:
         count = len(roi.between)
-        some = "1 plane of contours has" if unused == 1 else f"{unused} planes of contours have"
-        rest = f"; {some} no slice of their own and {_are(unused)} not used" if unused else ""
+        some = "1 plane of contours has no slice" if unused == 1 else f"{unused} planes of contours have no slices"
+        rest = f"; {some} and {_are(unused)} not used" if unused else ""
         text = (
             f"ROI {roi.name}: {_contours(count)} {'lies' if count == 1 else 'lie'} between slices, "
             f"by up to {max(roi.between):.3g} mm; "
             f"each slice takes the nearest plane of contours{rest}"
         )
         notes.append(Note(text, "contours-between", roi.name))
-    gaps = _gaps(drawn)
-    steps = np.diff(sorted(drawn))
-    usual = float(np.median(steps)) if len(steps) else 1.0
-    made: dict[int, Callable[[], tuple[BoolArray, tuple[int, int]]]] = {}
+    if unused and not roi.between:
+        some = "1 plane of contours lies" if unused == 1 else f"{unused} planes of contours lie"
+        text = f"ROI {roi.name}: {some} nearest to a slice that has a nearer plane, and {_are(unused)} not used"
+        notes.append(Note(text, "contours-between", roi.name))
+    gaps = find_gaps(drawn)
+    made: list[tuple[int, Gap]] = []
     if interpolate:
-        most = max(2, round(1.5 * usual))
-        for below, above in gaps:
-            if above - below <= most:
-                for index in range(below + 1, above):
-                    made[index] = _blend(drawn[below], drawn[above], (index - below) / (above - below), grid)
+        for gap in gaps:
+            if gap.above - gap.below <= max(_FILLED, round(1.5 * gap.usual)):
+                made += [(index, gap) for index in gap.missing]
         if made:
-            text = f"ROI {roi.name}: the region on {_slices(sorted(made))} is interpolated between drawn slices"
+            indices = sorted({index for index, _ in made})
+            text = f"ROI {roi.name}: the region on {_slices(indices)} is interpolated between drawn slices"
             notes.append(Note(text, "contours-interpolated", roi.name))
     else:
-        missing = [index for below, above in gaps for index in range(below + 1, above)]
-        if missing and usual >= 2:
-            text = (
-                f"ROI {roi.name} is drawn on every {_ordinal(round(usual))} slice: {_slices(missing)} between drawn "
-                "slices have no contour, so that one lesion counts as several flat ones"
-            )
-            notes.append(Note(text, "contour-gaps", roi.name))
-        else:
-            single = [below + 1 for below, above in gaps if above - below == 2]
-            if single:
-                text = f"ROI {roi.name} has no contour on {_slices(single)}, but overlapping ones on both neighbours"
-                notes.append(Note(text, "contour-missing", roi.name))
+        notes += _gap_notes(roi, gaps)
     pieces = [
         Piece(
             f"contour at slice {index} of {roi.name}",
@@ -246,9 +256,10 @@ def _pieces(roi: _Roi, grid: Grid, *, interpolate: bool) -> tuple[list[Piece], l
         )
         for index, region in drawn.items()
     ]
-    for index, blend in made.items():
-        mask, low = blend()
-        place = Placement((*low, index), 0, 1, 1, 1, (mask.shape[0], mask.shape[1]))
+    mm = spacing_of(grid.affine)
+    for index, gap in made:
+        mask = between(*gap.parts, (index - gap.below) / (gap.above - gap.below), (mm[1], mm[0]))
+        place = Placement((*gap.low, index), 0, 1, 1, 1, (mask.shape[0], mask.shape[1]))
         pieces.append(Piece(f"interpolated slice {index} of {roi.name}", place, partial(np.asarray, mask)))
     return sorted(pieces, key=lambda piece: piece.placement.origin[2]), notes
 
@@ -263,34 +274,24 @@ def _on_slices(planes: dict[float, Region]) -> tuple[dict[int, Region], int]:
     return {index: planes[at] for index, at in sorted(best.items())}, len(planes) - len(best)
 
 
-def _gaps(drawn: dict[int, Region]) -> list[tuple[int, int]]:
-    """Return neighbouring drawn slices with slices between them, if their regions overlap: one lesion, probably."""
-    order = sorted(drawn)
-    pairs = ((a, b) for a, b in pairwise(order) if b - a > 1)
-    return [(a, b) for a, b in pairs if bool(np.logical_and(*_common(drawn[a], drawn[b])[:2]).any())]
+def _gap_notes(roi: _Roi, gaps: Sequence[Gap]) -> Iterator[Note]:
+    """Yield notes about lesions that are not drawn on every slice."""
+    regular = [gap for gap in gaps if gap.usual >= 2 and (gap.links > 1 or gap.above - gap.below <= _FILLED)]
+    if regular:
+        step = round(min(gap.usual for gap in regular))
+        text = (
+            f"ROI {roi.name} is drawn on every {_ordinal(step)} slice: {_slices(_missing(regular))} between drawn "
+            "slices have no contour, so that one lesion counts as several flat ones"
+        )
+        yield Note(text, "contour-gaps", roi.name)
+    single = [gap for gap in gaps if gap not in regular and gap.above - gap.below <= _FILLED + 1]
+    if single:
+        text = f"ROI {roi.name} has no contour on {_slices(_missing(single))}, but overlapping ones below and above"
+        yield Note(text, "contour-missing", roi.name)
 
 
-def _common(one: Region, other: Region) -> tuple[BoolArray, BoolArray, tuple[int, int]]:
-    """Return the masks of two regions on the smallest part of the plane that holds both, and its first corner."""
-    low = np.minimum(one.low, other.low)
-    high = np.maximum(*(np.asarray(item.low) + item.shape[::-1] for item in (one, other)))
-    masks = []
-    for item in (one, other):
-        mask = np.zeros((high - low)[::-1], dtype=np.bool_)
-        x, y = np.asarray(item.low) - low
-        mask[y : y + item.shape[0], x : x + item.shape[1]] = item.mask()
-        masks.append(mask)
-    return masks[0], masks[1], (int(low[0]), int(low[1]))
-
-
-def _blend(below: Region, above: Region, part: float, grid: Grid) -> Callable[[], tuple[BoolArray, tuple[int, int]]]:
-    mm = spacing_of(grid.affine)
-
-    def made() -> tuple[BoolArray, tuple[int, int]]:
-        one, other, low = _common(below, above)
-        return between(one, other, part, (mm[1], mm[0])), low
-
-    return made
+def _missing(gaps: Sequence[Gap]) -> list[int]:
+    return sorted({index for gap in gaps for index in gap.missing})
 
 
 def _slices(indices: Sequence[int]) -> str:

@@ -141,20 +141,52 @@ def with_readers(segments: Sequence[Segment], readers: Readers) -> tuple[list[Se
         else:
             groups.setdefault(drawn[0].casefold(), []).append(segment)
     notes = []
-    for members in groups.values():
-        first = members[0]
-        drawn = readers_of(first.name)
-        assert drawn is not None
-        count = len(members)
-        votes = 1 if readers == "union" else (count + 1) // 2
-        kept.append(
-            Consensus(first.number, drawn[0], first.path, label=first.label, members=tuple(members), votes=votes)
-        )
-        if count > 1:
-            rule = "voxels of any reader count" if votes == 1 else f"voxels of at least {votes} of them count"
-            text = f"{drawn[0]} was drawn by {count} readers; {rule} (--readers {readers})"
-            notes.append(Note(text, "several-readers", first.name))
+    for group in groups.values():
+        for members in _overlapping(group) if readers == "majority" else [group]:
+            first = members[0]
+            drawn = readers_of(first.name)
+            assert drawn is not None
+            count = len(members)
+            votes = 1 if readers == "union" else (count + 1) // 2
+            kept.append(
+                Consensus(first.number, drawn[0], first.path, label=first.label, members=tuple(members), votes=votes)
+            )
+            if count > 1:
+                rule = "voxels of any reader count" if votes == 1 else f"voxels of at least {votes} of them count"
+                text = f"{drawn[0]} was drawn by {count} readers; {rule} (--readers {readers})"
+                notes.append(Note(text, "several-readers", first.name))
     return kept, notes
+
+
+def _overlapping(members: Sequence[Segment]) -> list[list[Segment]]:
+    """Divide segments into groups that overlap: segments that share no voxel are not one lesion of several readers."""
+    large = (1 << 30, 1 << 30, 1 << 30)
+    boxes = [member.box(large) for member in members]
+    masks = []
+    for member, (low, high) in zip(members, boxes, strict=True):
+        shape = tuple(b - a for a, b in zip(low, high, strict=True))
+        mask = np.zeros(shape, dtype=np.uint8)
+        member.paint(mask, 1, low)
+        masks.append(mask)
+    groups: list[list[int]] = []
+    for at in range(len(members)):
+        touching = [group for group in groups if any(_share(masks, boxes, at, other) for other in group)]
+        groups = [group for group in groups if group not in touching]
+        groups.append([*(other for group in touching for other in group), at])
+    return [[members[at] for at in sorted(group)] for group in groups]
+
+
+def _share(masks: Sequence[npt.NDArray[Any]], boxes: Sequence[Box], one: int, other: int) -> bool:
+    """Return whether two segments share a voxel."""
+    low = np.maximum(boxes[one][0], boxes[other][0])
+    high = np.minimum(boxes[one][1], boxes[other][1])
+    if (high <= low).any():
+        return False
+    parts = [
+        masks[at][tuple(slice(a - s, b - s) for a, b, s in zip(low, high, boxes[at][0], strict=True))]
+        for at in (one, other)
+    ]
+    return bool((parts[0] & parts[1]).any())
 
 
 def segment_names(dataset: Any, path: Path) -> dict[int, str]:
@@ -291,10 +323,8 @@ def read_segments(
             if number is not None:
                 pieces = [(segments[number], Piece(name, placement, decode.segment(index)))]
             else:
-                pieces = [
-                    (segment, Piece(name, placement, decode.value(index, value))) for value, segment in segments.items()
-                ]
-                decode.check_values(index, segments)
+                present = decode.checked_values(index, segments)
+                pieces = [(segments[value], Piece(name, placement, decode.value(index, value))) for value in present]
             whole = placement.within(grid.shape)
             for segment, piece in pieces:
                 lost = 0 if whole else placement.lost(piece.read(), grid.shape)
@@ -363,13 +393,19 @@ class _Decoder:
         """Return whether a frame has any foreground."""
         return bool((self._values(index) if self._labelmap else self._mask(index)).any())
 
-    def check_values(self, index: int, known: Mapping[int, object]) -> None:
-        """Raise HeaderError if a frame of a label map holds a value that is not a segment."""
-        for value in np.unique(self._values(index)):
-            if value != 0 and int(value) not in known:
+    def checked_values(self, index: int, known: Mapping[int, object]) -> list[int]:
+        """Return the segments that a frame of a label map holds.
+
+        Raises:
+            HeaderError: The frame holds a value that is not a segment.
+        """
+        found = [int(value) for value in np.unique(self._values(index)) if value != 0]
+        for value in found:
+            if value not in known:
                 raise HeaderError(
-                    f"frame {index + 1} holds {int(value)}, which is not a listed segment", path=self._frames.path
+                    f"frame {index + 1} holds {value}, which is not a listed segment", path=self._frames.path
                 )
+        return found
 
     def _mask(self, index: int) -> BoolArray:
         shape = (self._frames.rows, self._frames.columns)

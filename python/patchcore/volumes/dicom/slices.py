@@ -159,9 +159,13 @@ def choose_slices(slices: Sequence[Slice], referenced: AbstractSet[str]) -> tupl
         DataError: For every possible choice, a slice is missing, duplicated or shifted.
     """
     notes = []
+    _check_uids(slices)
     unique = list({(item.uid, item.frame): item for item in sorted(slices, key=lambda item: str(item.path))}.values())
     if len(unique) < len(slices):
-        notes.append(f"{len(slices) - len(unique)} slices are duplicates with the same UID; one copy of each is used")
+        copies = len(slices) - len(unique)
+        notes.append(
+            f"{copies} {'slice is a copy' if copies == 1 else 'slices are copies'} with the same UID; one is used"
+        )
     parts = _by_plane(unique)
     part = _best(parts, referenced)
     if len(part) < len(unique):
@@ -176,6 +180,18 @@ def choose_slices(slices: Sequence[Slice], referenced: AbstractSet[str]) -> tupl
         ordered, grid, note = found
         notes.append(note)
     return ordered, replace(grid, notes=(*notes, *grid.notes))
+
+
+def _check_uids(slices: Sequence[Slice]) -> None:
+    """Raise SlicesError if slices at different positions have one UID: only one of them would be read."""
+    places: dict[tuple[str, int], Slice] = {}
+    for item in slices:
+        first = places.setdefault((item.uid, item.frame), item)
+        if abs(first.along - item.along) > 1e-3:
+            raise SlicesError(
+                f"the slices at {where(first.plane)} and {where(item.plane)} have the same SOP instance UID",
+                remedy="export the series again",
+            )
 
 
 def _check_alternatives(kept: Sequence[Slice], parts: Sequence[Sequence[Slice]]) -> None:

@@ -34,10 +34,10 @@ class DicomSource:
         kind: Kind of the files.
         files: The files; for a CT, in slice order.
         details: JSON values. For a CT: ``series`` (its UID). For labels: ``labels`` (label number by label name),
-            ``segments`` (label name by segment name), ``options`` (how segments are read), and for masks and
-            structures ``names`` (of each file). For both: ``slices`` (SOP instance and frame of each slice of the CT;
-            empty for labels without a CT), ``shape`` and ``affine`` of the grid, and ``notes`` (sentences that the user
-            has to read).
+            ``segments`` (label name by segment name), ``options`` (how segments are read), ``lesions`` (labels that
+            cover all others), and for masks and structures ``names`` (of each file). For both: ``slices`` (SOP instance
+            and frame of each slice of the CT; empty for labels without a CT), ``shape`` and ``affine`` of the grid, and
+            ``notes`` (sentences that the user has to read).
     """
 
     kind: Kind

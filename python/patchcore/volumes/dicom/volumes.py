@@ -148,8 +148,9 @@ def read_dicom_label(path: PathLike) -> LabelMap:
     labelled = read_labelled(path)
     array = np.zeros(labelled.grid.shape, dtype=_label_dtype(source), order="F")
     numbered = [(labelled.label_number(segment), segment) for segment in labelled.segments]
-    # Lesions are painted last and win. Otherwise the larger label number wins.
-    for number, segment in sorted(numbered, key=lambda pair: (lesion_like(pair[1].label), pair[0])):
+    # The lesions that the user chose are painted last and win, then labels named like lesions, then larger numbers.
+    chosen = source.details.get("lesions") or ()
+    for number, segment in sorted(numbered, key=lambda pair: (pair[0] in chosen, lesion_like(pair[1].label), pair[0])):
         segment.paint(array, number)
     return LabelMap(array, labelled.grid.affine, spacing_of(labelled.grid.affine))
 
