@@ -26,8 +26,9 @@ from patchcore.volumes.dicom.notes import Note
 from patchcore.volumes.dicom.objects import guarded, numbers, open_dataset, text
 from patchcore.volumes.dicom.options import SegmentOptions
 from patchcore.volumes.dicom.pixels import Frames
+from patchcore.volumes.dicom.readers import with_readers
 from patchcore.volumes.dicom.rtstruct import read_rois
-from patchcore.volumes.dicom.segments import Segment, read_segments, with_readers
+from patchcore.volumes.dicom.segments import Segment, read_segments
 from patchcore.volumes.dicom.slices import ENHANCED, Slice, frame_group, slices_of
 from patchcore.volumes.dicom.sources import DicomSource, read_source
 from patchcore.volumes.dicom.structures import read_structures
