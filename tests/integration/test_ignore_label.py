@@ -76,6 +76,8 @@ def test_a_label_that_is_named_by_number_is_ignored(tmp_path: Path) -> None:
     assert [item.label for item in made.fingerprint().labels] == [1, 2]
     again = pc.analyze(tmp_path / "data", tmp_path / "study", ignore_label=2)
     assert [item.label for item in again.fingerprint().labels] == [1]
+    none = pc.analyze(tmp_path / "data", tmp_path / "study", ignore_label=0)
+    assert [item.label for item in none.fingerprint().labels] == [1, 2]
     with pytest.raises(DataError, match="--ignore-label 1 is not a label that can be ignored"):
         pc.analyze(tmp_path / "data", tmp_path / "study", ignore_label=1)
 

@@ -61,7 +61,8 @@ def analyze(
     ignore_label: Annotated[
         int | None,
         typer.Option(
-            help="Label whose voxels count in no measure, no loss and no metric [default: the label called ignore]."
+            help="Label whose voxels count in no measure, no loss and no metric; 0: none [default: the label called "
+            "ignore]."
         ),
     ] = None,
     instances: Annotated[

@@ -85,7 +85,7 @@ def analyze(
         fractional_threshold: Voxels of a fractional SEG count from this fraction on; 0.5 by default.
         interpolate_contours: Fill slices between drawn ones in an RTSTRUCT; not done by default.
         ignore_label: Label whose voxels count in no measure, no loss and no metric; by default the label that the data
-            set calls ``ignore``.
+            set calls ``ignore``. 0: no label is ignored.
         instances: Each stored label of a NIfTI file is one lesion, for label maps that number their lesions; they
             become lesions of label 1, and ``segments.csv`` keeps the stored labels.
         threads: Number of cases processed at the same time; all cores by default.

@@ -53,7 +53,9 @@ def _ignored(wanted: int | None, declared: Mapping[int, str], lesions: Sequence[
     if wanted is None:
         found = ignored_label(declared)
         return None if found in lesions else found
-    if wanted <= 0 or wanted in lesions:
+    if wanted == 0:
+        return None
+    if wanted < 0 or wanted in lesions:
         raise DataError(
             f"--ignore-label {wanted} is not a label that can be ignored",
             found=wanted,

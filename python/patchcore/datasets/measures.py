@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -118,9 +119,12 @@ def stamp_of(files: Iterable[Path], *, sha256: str = "") -> FileStamp:
         OSError: A file is missing or cannot be reached.
     """
     stats = [file.stat() for file in files]
+    # A slice may be replaced by an older one of equal size: neither the sum nor the newest time would change.
+    each = " ".join(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)
     return FileStamp(
         size=sum(stat.st_size for stat in stats),
         mtime_ns=max(stat.st_mtime_ns for stat in stats),
+        parts=hashlib.sha256(each.encode()).hexdigest()[:16] if len(stats) > 1 else "",
         sha256=sha256,
     )
 
@@ -168,7 +172,7 @@ class MeasureLog:
         for old, new in ((known.image_stamp, record.image_stamp), (known.label_stamp, record.label_stamp)):
             if (old is None) != (new is None):
                 return None
-            if old is not None and new is not None and (old.size, old.mtime_ns) != (new.size, new.mtime_ns):
+            if old is not None and new is not None and not old.same_files(new):
                 return None
         update = {"patient": record.patient, "split": record.split, "columns": record.columns}
         return replace(entry, record=known.model_copy(update=update))

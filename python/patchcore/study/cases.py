@@ -71,10 +71,15 @@ class FileStamp(_Model):
 
     size: int = Field(ge=0, description="bytes")
     mtime_ns: int = Field(description="modification time, ns since 1970")
+    parts: str = Field(default="", description="hash of sizes and times, for a volume of several files")
     sha256: str = Field(default="", description="hash of the bytes of a label map; empty if it was not read to the end")
     content_hash: str = Field(
         default="", description="hash of the voxels, independent of compression and header; empty if not known"
     )
+
+    def same_files(self, other: FileStamp) -> bool:
+        """Return whether the files are unchanged; the content is not compared."""
+        return (self.size, self.mtime_ns, self.parts) == (other.size, other.mtime_ns, other.parts)
 
     @model_validator(mode="before")
     @classmethod

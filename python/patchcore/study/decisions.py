@@ -46,7 +46,7 @@ class Decisions(BaseModel):
         default=None, description="fraction from which voxels of a fractional SEG count"
     )
     interpolate_contours: bool | None = Field(default=None, description="fill slices between drawn ones of an RTSTRUCT")
-    ignore_label: int | None = Field(default=None, gt=0, description="label whose voxels count nowhere")
+    ignore_label: int | None = Field(default=None, ge=0, description="label whose voxels count nowhere; 0: none")
     instances: bool | None = Field(default=None, description="each number in a label map is one lesion")
 
 

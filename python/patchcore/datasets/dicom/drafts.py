@@ -115,7 +115,8 @@ def broken_cases(scan: Scan, root: Path) -> list[CaseFiles]:
         items = folders[folder]
         first = items[0]
         what = first.error.message if isinstance(first.error, DataError) else str(first.error)
-        more = f" (and {len(items) - 1} more files in this folder)" if len(items) > 1 else ""
+        rest = len(items) - 1
+        more = f" (and {rest} more file{'' if rest == 1 else 's'} in this folder)" if rest else ""
         inner = str(folder.relative_to(root))
         digest = hashlib.sha256(inner.encode("utf-8", "surrogateescape")).hexdigest()[:8]
         cases.append(

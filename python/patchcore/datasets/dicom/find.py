@@ -253,7 +253,8 @@ def _ct_draft(series: _Series) -> Draft:
         some = f"{series.unread} file{'' if series.unread == 1 else 's'}"
         image_notes.append(f"{some} in the folder of this CT cannot be read: the CT may not be complete")
     if series.localizers:
-        image_notes.append(f"{series.localizers} localizers of the series are excluded")
+        some = "localizer of the series is" if series.localizers == 1 else "localizers of the series are"
+        image_notes.append(f"{series.localizers} {some} excluded")
     details = geometry(grid, slices) | {"series": series.uid, "notes": image_notes}
     image = DicomSource("ct", tuple(dict.fromkeys(item.path for item in slices)), MappingProxyType(details))
     problem = remedy = None
