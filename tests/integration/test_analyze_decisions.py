@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 
-import patchcore.datasets.examination
+import patchcore.datasets.labels
 from patchcore.cli import main
 from patchcore.datasets.analyze import analyze, analyze_dataset
 from patchcore.datasets.plan import plan_patch_size
@@ -154,7 +154,7 @@ def test_dicom_is_measured_and_its_study_may_be_moved(tmp_path: Path) -> None:
 
 
 def test_a_file_that_changes_while_it_is_read(lits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, times = patchcore.datasets.examination.measure_lesions, []
+    real, times = patchcore.datasets.labels.measure_lesions, []
 
     def meddling(path: Any, **options: Any) -> Any:
         table = real(path, **options)
@@ -163,7 +163,7 @@ def test_a_file_that_changes_while_it_is_read(lits: Path, tmp_path: Path, monkey
             os.utime(path, ns=(len(times), len(times)))
         return table
 
-    monkeypatch.setattr(patchcore.datasets.examination, "measure_lesions", meddling)
+    monkeypatch.setattr(patchcore.datasets.labels, "measure_lesions", meddling)
     analysis = analyze_dataset(lits, tmp_path / "study")
     assert [(record.case_id, record.findings[0].check) for record in analysis.quarantined] == [("volume-1", "changed")]
     assert len(times) == 2, "read once more, because the file may have been in the middle of a write"
@@ -172,14 +172,14 @@ def test_a_file_that_changes_while_it_is_read(lits: Path, tmp_path: Path, monkey
 def test_whatever_a_case_does_to_the_code_the_rest_continues(
     lits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = patchcore.datasets.examination.measure_lesions
+    real = patchcore.datasets.labels.measure_lesions
 
     def broken(path: Any, **options: Any) -> Any:
         if Path(path).name == "segmentation-0.nii.gz":
             raise ZeroDivisionError("a bug")
         return real(path, **options)
 
-    monkeypatch.setattr(patchcore.datasets.examination, "measure_lesions", broken)
+    monkeypatch.setattr(patchcore.datasets.labels, "measure_lesions", broken)
     analysis = analyze_dataset(lits, tmp_path / "study")
     assert [(record.case_id, record.reason) for record in analysis.quarantined] == [
         ("volume-0", "ZeroDivisionError: a bug")
