@@ -46,3 +46,13 @@ def test_a_child_that_keeps_the_output_open_is_not_waited_for(study: Path) -> No
     code = f"import subprocess, sys; subprocess.Popen({sleeper}); print('run-2')"
     # The child keeps the output open for 60 s. If it were waited for, the limit of 30 s would be exceeded.
     assert launch_training(study, command=command(code), timeout_s=30.0) == "run-2"
+
+
+def test_a_module_in_the_working_folder_is_not_imported(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "csv.py").write_text("raise SystemExit('the wrong csv was imported')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    with pytest.raises(RunError, match="the study has no plan yet"):
+        launch_training(study)

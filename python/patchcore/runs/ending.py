@@ -36,7 +36,7 @@ def exit_record(
     last = last_told_state(paths, attempt)
     reported_state, reported_reason = last[:2] if last is not None and last[0] in FINAL_WORDS else (None, None)
     lines = last_lines(paths.stdout(attempt))
-    number = signal.Signals(-returncode) if returncode < 0 else None
+    number = -returncode if returncode < 0 else None
     state, reason = _outcome(returncode, number, reported_state, reported_reason, asked_by, memory_ran_out)
     if state is RunState.FAILED and reason is None:
         reason = next((line for line in reversed(lines) if line.strip()), f"exit code {returncode}")
@@ -46,7 +46,7 @@ def exit_record(
         "state": state.value,
         "reason": reason,
         "code": returncode if number is None else None,
-        "signal": None if number is None else number.name,
+        "signal": None if number is None else _signal_name(number),
         "out_of_memory": state is RunState.OUT_OF_MEMORY,
         "asked_by": asked_by,
         "last_lines": lines,
@@ -56,22 +56,23 @@ def exit_record(
 
 def _outcome(
     returncode: int,
-    number: signal.Signals | None,
+    number: int | None,
     reported_state: RunState | None,
     reported_reason: str | None,
     asked_by: str | None,
     memory_ran_out: bool,
 ) -> tuple[RunState, str | None]:
     if number is not None:
+        name = _signal_name(number)
         if reported_state is not None:  # the trainer had already ended its work; only the process exit failed
-            return reported_state, f"{reported_reason or 'reported by the trainer'} (then ended by {number.name})"
-        if number is signal.SIGKILL and asked_by is None and memory_ran_out:
+            return reported_state, f"{reported_reason or 'reported by the trainer'} (then ended by {name})"
+        if number == signal.SIGKILL and asked_by is None and memory_ran_out:
             return RunState.OUT_OF_MEMORY, "the kernel killed the trainer because memory ran out"
         if asked_by is not None and number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
-            return RunState.KILLED, f"ended by {number.name} after {asked_by} requested a stop"
+            return RunState.KILLED, f"ended by {name} after {asked_by} requested a stop"
         if number in _CRASH_SIGNALS:
-            return RunState.CRASHED, f"ended by {number.name}, a crash of the trainer itself"
-        return RunState.KILLED, f"ended by {number.name}, which patchcore did not send"
+            return RunState.CRASHED, f"ended by {name}, a crash of the trainer itself"
+        return RunState.KILLED, f"ended by {name}, which patchcore did not send"
     if returncode == ExitCode.DONE:
         return RunState.FINISHED, reported_reason
     if returncode == ExitCode.STOPPED:
@@ -85,6 +86,14 @@ def _outcome(
             reported_reason or "the kernel killed one of its processes because memory ran out",
         )
     return RunState.FAILED, reported_reason
+
+
+def _signal_name(number: int) -> str:
+    """Return the name of a signal; real-time signals have names of their own only at both ends of their range."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def last_lines(path: Path, *, lines: int = 20, width: int = 400) -> list[str]:

@@ -20,7 +20,7 @@ def launch_training(
     settings: Sequence[str] = (),
     *,
     slug: str | None = None,
-    command: Sequence[str] = (sys.executable, "-m", "patchcore"),
+    command: Sequence[str] = (sys.executable, "-P", "-m", "patchcore"),
     timeout_s: float = 90.0,
 ) -> str:
     """Run ``patchcore train STUDY --detach`` and wait until the command has started the run. Call it from a thread.
