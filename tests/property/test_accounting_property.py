@@ -22,7 +22,8 @@ from patchcore.study.layout import Layout
 from patchcore.views.accounting import case_sums, files_json, files_lines
 
 STEMS = (
-    "a", "b", "B", "c", "c_0000", "c_0001", "Ü", "volume-3", "segmentation-3", "VOLUME-04", "imaging", "segmentation",
+    "a", "b", "B", "c", "c_0000", "c_0001", os.fsdecode("Ü".encode()),
+    "volume-3", "segmentation-3", "VOLUME-04", "imaging", "segmentation",
     "._a", ".b", "img.v2", "x y",
 )  # fmt: skip
 READ = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz", ".NII.GZ", ".Hdr", ".IMG")

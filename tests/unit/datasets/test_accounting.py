@@ -122,7 +122,8 @@ def test_a_list_of_cases_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_people_with_other_scripts_are_not_taken_for_each_other(tmp_path: Path) -> None:
     for name in ("Иванов_1_ct", "Петров_1_seg", "anna/scan1_ct", "berta/scan1_seg"):
-        save(tmp_path / "in" / f"{name}.nii.gz")
+        # Python spells these bytes as the locale of the machine demands.
+        save(tmp_path / "in" / os.fsdecode(f"{name}.nii.gz".encode()))
     rows = propose_manifest(tmp_path / "in", tmp_path / "cases.csv").rows
     assert not any(row.sureness in ("sure", "likely") for row in rows)
 
