@@ -57,6 +57,17 @@ def test_masks_become_one_label_map_and_each_is_measured_alone(tmp_path: Path) -
     assert round(label.volume.mean_mm3 * label.lesion_count / (1.5 * 1.5 * 3)) == voxels
 
 
+def test_masks_of_several_readers_are_joined(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    drawn = [random.random(SHAPE) < 0.3 for _ in range(3)]
+    save(tmp_path / "in" / "s1" / "ct.nii.gz", random.normal(40, 20, SHAPE).astype(np.int16))
+    for number, mask in enumerate(drawn, 1):
+        save(tmp_path / "in" / "s1" / "segmentations" / f"nodule_reader{number}.nii.gz", mask.astype(np.uint8))
+    (found,) = with_indices(find_cases(tmp_path / "in"), tmp_path / "x").cases
+    (row,) = measure_segments(found.label).segments
+    assert (row["name"], row["voxel_count"]) == ("nodule", int((np.sum(drawn, axis=0) >= 2).sum()))
+
+
 def test_what_is_wrong_with_a_case_is_said(tmp_path: Path) -> None:
     case(tmp_path, "good")
     case(tmp_path, "no_image")

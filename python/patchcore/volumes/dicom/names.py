@@ -49,11 +49,11 @@ def label_of(segment: str) -> str:
     Example:
         >>> [label_of(name) for name in ("Tumor_1", "Lesion 3", "Tumor2", "Liver_Remnant", "L1", "Segment_2")]
         ['Tumor', 'Lesion', 'Tumor', 'Liver Remnant', 'L1', 'Segment 2']
-        >>> label_of("Nodule 1 - Annotation IL057_127364")
-        'Nodule'
+        >>> label_of("Nodule 1 - Annotation IL057_127364"), label_of("Tumor_"), label_of("Liver__Remnant")
+        ('Nodule', 'Tumor', 'Liver Remnant')
     """
     drawn = readers_of(segment)
-    name = _plain(segment if drawn is None else drawn[0]).replace("_", " ")
+    name = _plain((segment if drawn is None else drawn[0]).replace("_", " "))
     match = _NUMBERED.match(name)
     if match is None:
         return name

@@ -48,13 +48,14 @@ class Consensus(Segment):
         part[held >= self.votes] = value
 
 
-def with_readers(segments: Sequence[Segment], readers: Readers) -> tuple[list[Segment], list[Note]]:
+def with_readers(segments: Sequence[Segment], readers: Readers, shape: IntTriple) -> tuple[list[Segment], list[Note]]:
     """Join the segments of several readers of one lesion, and say so.
 
     Args:
         segments: All segments of a case.
         readers: ``majority``: voxels that at least half of the readers of the lesion drew; ``union``: voxels of any
             reader; ``each``: every reader's segment stays.
+        shape: Voxels per axis of the grid of the segments.
     """
     groups: dict[str, list[Segment]] = {}
     kept: list[Segment] = []
@@ -66,7 +67,7 @@ def with_readers(segments: Sequence[Segment], readers: Readers) -> tuple[list[Se
             groups.setdefault(drawn[0].casefold(), []).append(segment)
     notes = []
     for group in groups.values():
-        for members in _overlapping(group) if readers == "majority" else [group]:
+        for members in _overlapping(group, shape) if readers == "majority" else [group]:
             first = members[0]
             drawn = readers_of(first.name)
             assert drawn is not None
@@ -82,10 +83,9 @@ def with_readers(segments: Sequence[Segment], readers: Readers) -> tuple[list[Se
     return kept, notes
 
 
-def _overlapping(members: Sequence[Segment]) -> list[list[Segment]]:
+def _overlapping(members: Sequence[Segment], grid: IntTriple) -> list[list[Segment]]:
     """Divide segments into groups that overlap: segments that share no voxel are not one lesion of several readers."""
-    large = (1 << 30, 1 << 30, 1 << 30)
-    boxes = [member.box(large) for member in members]
+    boxes = [member.box(grid) for member in members]
     masks = []
     for member, (low, high) in zip(members, boxes, strict=True):
         shape = tuple(b - a for a, b in zip(low, high, strict=True))

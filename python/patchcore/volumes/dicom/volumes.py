@@ -202,7 +202,7 @@ def read_labelled(path: PathLike) -> Labelled:
                 remedy="run patchcore analyze again",
             )
         segment.label = label_of_segment[segment.name]
-    segments, said = with_readers(segments, options.readers)
+    segments, said = with_readers(segments, options.readers, grid.shape)
     numbered = [
         replace(note, label=labels[label_of_segment[note.segment]]) if note.segment in label_of_segment else note
         for note in (*notes, *said)
