@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
-from patchcore.types import Affine, Triple
+from patchcore.types import Affine, IntTriple, Triple
 
-__all__ = ["orientation_code", "rescaled_affine", "spacing_of", "voxel_volume_mm3"]
+__all__ = ["MAX_CORNER_SHIFT", "corner_shift", "orientation_code", "rescaled_affine", "spacing_of", "voxel_volume_mm3"]
+
+MAX_CORNER_SHIFT = 0.1
+"""Largest allowed distance between the corners of image and label map, in voxels; a larger distance is an error."""
 
 
 def spacing_of(affine: Affine) -> Triple:
@@ -63,3 +67,25 @@ def rescaled_affine(affine: Affine, ratio: Sequence[float]) -> Affine:
     new[:3, 3] += new[:3, :3] @ ((factors - 1) / 2)
     new[:3, :3] *= factors
     return new
+
+
+def corner_shift(affine: Affine, other: Affine, shape: IntTriple) -> float:
+    """Return the largest distance between the eight corner voxels of two grids, in voxels of the first grid.
+
+    Args:
+        affine: Voxel → world mm, shape (4, 4).
+        other: Voxel → world mm of the other grid, shape (4, 4).
+        shape: Voxels per axis of both grids.
+
+    Returns:
+        The largest distance along any axis.
+
+    Example:
+        >>> shifted = np.eye(4)
+        >>> shifted[0, 3] = 0.25
+        >>> corner_shift(np.eye(4), shifted, (10, 10, 10))
+        0.25
+    """
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in shape))], dtype=np.float64).T
+    apart = np.linalg.solve(affine[:3, :3], ((other - affine) @ corners)[:3])
+    return float(np.abs(apart).max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -74,10 +75,7 @@ def chosen_lesion_label(
     ]
     if not usable:
         return None, "no case was accepted"
-    counts: dict[int, int] = {}
-    for item in usable:
-        for present in item.record.labels:
-            counts[present] = counts.get(present, 0) + 1
+    counts = Counter(label for item in usable for label in item.record.labels)
     if settings.instances and not lesions:
         return 1, "each stored label is one lesion (--instances)"
     label, reason = choose_lesion_label(counts, settings.declared, wanted=lesions[0] if lesions else None)

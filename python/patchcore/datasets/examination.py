@@ -153,9 +153,8 @@ def _examine_headers(record: CaseRecord) -> tuple[CaseRecord, list[Finding], tup
         The record with its geometry; the findings; whether the headers of image and label map could be read.
     """
     found: list[Finding] = []
-    first = record.image
-    image = None if first is None else _attempt(found, lambda: _reopened(first.header))
-    label = _attempt(found, lambda: _reopened(record.label.header))
+    image = None if record.image is None else _attempt(found, record.image.header)
+    label = _attempt(found, record.label.header)
     if label is not None and (image is not None or record.image is None):
         found += header_findings(image, label, case_id=record.case_id)
     grid = label if image is None else image
@@ -167,17 +166,15 @@ def _examine_headers(record: CaseRecord) -> tuple[CaseRecord, list[Finding], tup
 def _measure(record: CaseRecord, settings: Settings, found: list[Finding]) -> CaseMeasures | None:
     """Measure the label map of a case; measure it once more if its files changed in the meantime."""
     for attempt in range(_TRIES):
-        before = _reopened(lambda: stamp_of(record.label.files()))
-        measured = _reopened(
-            lambda: measure_labels(
-                record.label,
-                connectivity=settings.connectivity,
-                min_volume_mm3=settings.min_volume_mm3,
-                affine=record.affine_array,
-                relabel=settings.relabel,
-                instances=settings.instances,
-                ignore_label=settings.ignore_label,
-            )
+        before = stamp_of(record.label.files())
+        measured = measure_labels(
+            record.label,
+            connectivity=settings.connectivity,
+            min_volume_mm3=settings.min_volume_mm3,
+            affine=record.affine_array,
+            relabel=settings.relabel,
+            instances=settings.instances,
+            ignore_label=settings.ignore_label,
         )
         sha256 = record.label.sha256()
         if stamp_of(record.label.files()) == before:
@@ -191,10 +188,7 @@ def _measure(record: CaseRecord, settings: Settings, found: list[Finding]) -> Ca
     # If all components are specks, the map has labels although it has no lesion.
     if labels or not lesions.speck_count:
         found += label_findings(labels, settings.declared)
-    used = dict(settings.relabel)
-    for note in measured.notes:
-        label = None if note.label is None else used.get(note.label, note.label)
-        found.append(finding(note.check, note.text, label=label))
+    found += [finding(note.check, note.text, label=note.label) for note in measured.notes]
     stamp = before.model_copy(update={"sha256": sha256, "content_hash": lesions_hash(lesions)})
     return CaseMeasures(
         record=record.model_copy(update={"labels": labels, "label_stamp": stamp}),
@@ -208,8 +202,8 @@ def _examine_voxels(
 ) -> tuple[CtExamination, CaseRecord] | None:
     """Examine the image of a case; None if its files changed while they were read."""
     volume = record.required_image()
-    before = _reopened(lambda: stamp_of(volume.files()))
-    image = _reopened(lambda: volume.examine_ct(None if spans is None else spans(), record.spacing))
+    before = stamp_of(volume.files())
+    image = volume.examine_ct(None if spans is None else spans(), record.spacing)
     if stamp_of(volume.files()) != before:
         found.append(_changed(volume))
         return None
@@ -227,7 +221,7 @@ def _lesion_spans(measures: CaseMeasures, lesion_label: int) -> LesionSpans:
 
 def _attempt(found: list[Finding], work: Callable[[], _Result]) -> _Result | None:
     try:
-        return work()
+        return _reopened(work)
     except Exception as error:
         # Any error while reading is a finding of this case and must not affect other cases.
         found.append(finding_of(error))

@@ -18,7 +18,7 @@ from patchcore.study.cases import CaseRecord, Finding, relabelled
 from patchcore.types import Affine, Triple
 from patchcore.volumes.dicom.notes import Note
 from patchcore.volumes.nifti import NEARLY_INTEGRAL
-from patchcore.volumes.volume import DicomVolume, NiftiFile, Volume
+from patchcore.volumes.volume import DicomVolume, Volume
 
 __all__ = ["MeasuredLabels", "Settings", "measure_labels", "read_labels"]
 
@@ -154,7 +154,7 @@ def read_labels(
     if lesions.rounded:
         message = f"labels are not exact integers; they are rounded, by at most {NEARLY_INTEGRAL:g}"
         found.append(finding("label-rounded", message))
-    relabel, instances = settings.relabel, settings.instances and isinstance(record.label, NiftiFile)
+    relabel, instances = settings.relabel, settings.instances
     if settings.ignore_label is not None and not instances:
         lesions = lesions.rows(lesions.label != settings.ignore_label)
     present = set(lesions.label.tolist())

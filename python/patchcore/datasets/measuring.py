@@ -50,7 +50,7 @@ class MeasuringPool:
                 declared=tuple(self.settings.declared),
             )
             if known is not None:
-                # Declared labels or decisions may have changed since then.
+                # Decisions may have changed since then.
                 again = known.with_record(with_findings(known.record, [], self.settings))
                 if again.record.usable:
                     done[record.case_id] = again

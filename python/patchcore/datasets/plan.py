@@ -93,8 +93,8 @@ def plan_patch_size(
         seed=seed,
     )
     accepted = study.accepted()
-    ignored = next((record.ignore_label for record in accepted if record.ignore_label is not None), None)
-    how = {"ignore_label": ignored, "label_rule": accepted[0].label_rule if accepted else ""}
+    # All accepted cases were read by one rule.
+    how = {"ignore_label": accepted[0].ignore_label, "label_rule": accepted[0].label_rule} if accepted else {}
     plan = plan.model_copy(update={"targets": tuple(item.model_copy(update=how) for item in plan.targets)})
     study.write_plan(plan)
     if figure:

@@ -14,9 +14,9 @@ from typing import Final, Literal
 
 import numpy as np
 
-from patchcore.datasets.checks.pair import MAX_CORNER_SHIFT, corner_shift
+from patchcore.affines import MAX_CORNER_SHIFT, corner_shift
 from patchcore.datasets.layouts.account import volumes_below
-from patchcore.datasets.layouts.files import FolderLog, format_problem, is_archive, is_text, volume_ending, volume_stem
+from patchcore.datasets.layouts.files import FolderLog, format_problem, is_archive, is_text, volume_stem, without_ending
 from patchcore.datasets.layouts.manifest import is_manifest
 from patchcore.datasets.patients import group_patients
 from patchcore.errors import DataError
@@ -178,7 +178,7 @@ def _file(path: Path, root: Path) -> _File:
         header, problem = read_header(path), ""
     except (DataError, OSError) as error:
         header, problem = None, error.message if isinstance(error, DataError) else str(error.strerror or error)
-    stem = path.name.removesuffix(volume_ending(path.name) or "")
+    stem = without_ending(path.name)
     folders = [_words(part) for part in path.parent.relative_to(root).parts]
     name = _words(_CHANNEL.sub("", stem))
     place = tuple(word for part in folders for word in _without_roles(part))
@@ -279,12 +279,11 @@ def _the_ct(images: Sequence[_File]) -> _File | None:
 def _rows(
     pairs: Sequence[tuple[_File | None, _File | None, Sureness, str]], root: Path, folder: Path
 ) -> list[Proposed]:
-    names = _names([label or image for image, label, *_ in pairs if (label or image) is not None], root)  # type: ignore[misc]
+    firsts = [file for image, label, *_ in pairs if (file := label or image) is not None]
+    names = _names(firsts, root)
     patients = group_patients(names).patients
     rows = []
-    for name, patient, (image, label, sureness, why) in zip(names, patients, pairs, strict=True):
-        first = label or image
-        assert first is not None
+    for name, patient, first, (image, label, sureness, why) in zip(names, patients, firsts, pairs, strict=True):
         bids = _BIDS.search(first.path.relative_to(root).as_posix())
         problems = [file.problem for file in (image, label) if file is not None and file.problem]
         rows.append(
@@ -309,7 +308,7 @@ def _names(files: Sequence[_File], root: Path) -> list[str]:
     def stem(file: _File) -> str:
         # A name that says only what the file is (mask.nii.gz) does not name the case.
         path = file.path
-        name = _CHANNEL.sub("", path.name.removesuffix(volume_ending(path.name) or ""))
+        name = _CHANNEL.sub("", without_ending(path.name))
         return clean(name if file.key else path.parent.name)
 
     stems = [stem(file) for file in files]

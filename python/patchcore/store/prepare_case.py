@@ -7,7 +7,7 @@ import math
 import secrets
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +175,7 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
         needed += planes
     with budget.hold(needed, record.case_id, remedy=_MEMORY_REMEDY):
         with _named(record, image):
-            source = _source(image, lambda: record.read_image().array)
+            source: Source = image.path if image.is_streamed else record.read_image().array
             placed.write_image(source, folder / "image", threads=threads)
             del source
         with _named(record, record.label):
@@ -259,11 +259,6 @@ def _crop(record: CaseRecord, target: TargetPlan, grid: Grid) -> _Crop:
 
 def _label_source(record: CaseRecord) -> Source:
     return record.label.path if record.is_label_streamed else record.read_label().array
-
-
-def _source(volume: Volume, read: Callable[[], npt.NDArray[Any]]) -> Source:
-    """Return the input for the Rust core: the path if it can stream the volume, otherwise the voxels."""
-    return volume.path if volume.is_streamed else read()
 
 
 def _hashes(record: CaseRecord, stamps: list[list[int]]) -> list[str]:

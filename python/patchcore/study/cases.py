@@ -213,8 +213,7 @@ class CaseRecord(_Model):
         """
         if self.instances:
             stored = sorted({1, *(label for label, _ in self.relabel)} - {self.ignore_label})
-            array = self.label.label_map().array
-            return lesion_spans(array, labels=stored, connectivity=connectivity, instances=True)
+            return lesion_spans(self.label.path, labels=stored, connectivity=connectivity, instances=True)
         if self.relabel:
             return lesion_spans(self.read_label().array, labels=[label], connectivity=connectivity)
         return self.label.spans(label, connectivity=connectivity)

@@ -6,7 +6,6 @@ and never memory-mapped: if a memory-mapped file becomes shorter, the process di
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +146,10 @@ def _integral(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
     # Every operation on a signalling NaN raises a floating-point flag.
     with np.errstate(invalid="ignore"):
         nearest = np.rint(values)
-        finite = math.isfinite(low) and math.isfinite(high)
-        integral = finite and bool((np.abs(values - nearest) <= NEARLY_INTEGRAL).all())
-        fractions = None if integral else ~(np.isfinite(values) & (np.abs(values - nearest) <= NEARLY_INTEGRAL))
-    if fractions is not None:
-        bad = np.argwhere(fractions)[0]
+        # NaN and infinity are no integers either: their difference is NaN.
+        wrong = ~(np.abs(values - nearest) <= NEARLY_INTEGRAL)
+    if wrong.any():
+        bad = np.argwhere(wrong)[0]
         where = tuple(int(n) for n in bad)
         raise NonIntegralLabelError(
             f"label {values[where]:g} at voxel {where} is not an integer",

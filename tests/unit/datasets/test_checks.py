@@ -11,7 +11,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from patchcore.datasets.checks import check_pair, corner_shift, image_findings
+from patchcore.affines import corner_shift
+from patchcore.datasets.checks import check_pair, image_findings
 from patchcore.errors import (
     AffineMismatchError,
     CorruptFileError,

@@ -12,20 +12,18 @@ from patchcore.datasets.checks.decisions import (
 from patchcore.datasets.checks.geometry import header_findings, spacing_findings
 from patchcore.datasets.checks.intensity import image_findings
 from patchcore.datasets.checks.labels import label_findings
-from patchcore.datasets.checks.pair import MAX_CORNER_SHIFT, check_pair, corner_shift
+from patchcore.datasets.checks.pair import check_pair
 from patchcore.study.checks import CHECKS, LEVELS, CheckInfo, finding, finding_of, most_serious_first
 
 __all__ = [
     "CHECKS",
     "COHORT",
     "LEVELS",
-    "MAX_CORNER_SHIFT",
     "CheckInfo",
     "check_decisions",
     "check_pair",
     "cohort_findings",
     "commands",
-    "corner_shift",
     "decide",
     "finding",
     "finding_of",

@@ -11,8 +11,8 @@ from itertools import combinations
 
 import numpy as np
 
-from patchcore.affines import spacing_of
-from patchcore.datasets.checks.pair import MAX_CORNER_SHIFT, check_pair, corner_shift
+from patchcore.affines import MAX_CORNER_SHIFT, corner_shift, spacing_of
+from patchcore.datasets.checks.pair import check_pair
 from patchcore.errors import DataError
 from patchcore.study.cases import Finding
 from patchcore.study.checks import finding, finding_of

@@ -2,40 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import product
-
-import numpy as np
-
+from patchcore.affines import MAX_CORNER_SHIFT, corner_shift
 from patchcore.errors import AffineMismatchError, ShapeMismatchError
-from patchcore.types import Affine, IntTriple
 from patchcore.volumes.types import VolumeHeader
 
-__all__ = ["MAX_CORNER_SHIFT", "check_pair", "corner_shift"]
-
-MAX_CORNER_SHIFT = 0.1
-"""Largest allowed distance between the corners of image and label map, in voxels; a larger distance is an error."""
-
-
-def corner_shift(affine: Affine, other: Affine, shape: IntTriple) -> float:
-    """Return the largest distance between the eight corner voxels of two grids, in voxels of the first grid.
-
-    Args:
-        affine: Voxel → world mm, shape (4, 4).
-        other: Voxel → world mm of the other grid, shape (4, 4).
-        shape: Voxels per axis of both grids.
-
-    Returns:
-        The largest distance along any axis.
-
-    Example:
-        >>> shifted = np.eye(4)
-        >>> shifted[0, 3] = 0.25
-        >>> corner_shift(np.eye(4), shifted, (10, 10, 10))
-        0.25
-    """
-    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in shape))], dtype=np.float64).T
-    apart = np.linalg.solve(affine[:3, :3], ((other - affine) @ corners)[:3])
-    return float(np.abs(apart).max())
+__all__ = ["check_pair"]
 
 
 def check_pair(image: VolumeHeader, label: VolumeHeader, *, case_id: str) -> None:

@@ -53,12 +53,13 @@ def ct_volume(slices: Sequence[Slice], series: str) -> tuple[DicomSource, list[S
         DataError: A slice is missing, duplicated or shifted.
     """
     chosen, grid = choose_slices([item for item in slices if not item.localizer], frozenset())
-    details = geometry(grid, chosen) | {"series": series, "notes": list(grid.notes)}
-    return (
-        DicomSource("ct", tuple(dict.fromkeys(item.path for item in chosen)), MappingProxyType(details)),
-        chosen,
-        grid,
-    )
+    return ct_source(grid, chosen, series, grid.notes), chosen, grid
+
+
+def ct_source(grid: Grid, slices: Sequence[Slice], series: str, notes: Sequence[str]) -> DicomSource:
+    """Return the index of a CT: its files, its grid and what was done with its slices."""
+    details = geometry(grid, slices) | {"series": series, "notes": list(notes)}
+    return DicomSource("ct", tuple(dict.fromkeys(item.path for item in slices)), MappingProxyType(details))
 
 
 def geometry(grid: Grid, slices: Sequence[Slice]) -> dict[str, Any]:

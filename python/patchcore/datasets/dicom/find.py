@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from patchcore.datasets.dicom.drafts import Draft, broken_cases, cases_of, geometry
+from patchcore.datasets.dicom.drafts import Draft, broken_cases, cases_of, ct_source, geometry
 from patchcore.datasets.dicom.scan import Found, Scan, scan_folder
 from patchcore.errors import DataError
 from patchcore.study.layout import CaseFiles, IgnoredFile, Layout
@@ -20,10 +20,12 @@ from patchcore.volumes.dicom.objects import guarded, open_dataset
 from patchcore.volumes.dicom.options import SegmentOptions
 from patchcore.volumes.dicom.segments import own_grid, seg_planes
 from patchcore.volumes.dicom.slices import Slice, choose_slices
-from patchcore.volumes.dicom.sources import DicomSource
 from patchcore.volumes.volume import DicomVolume, Volume
 
-__all__ = ["find_dicom"]
+__all__ = ["NO_LABEL", "find_dicom"]
+
+NO_LABEL: Final = "no SEG or RTSTRUCT refers to this CT"
+"""Problem of a CT without segmentation."""
 
 _DEFAULTS = SegmentOptions()
 
@@ -104,8 +106,6 @@ def _ignored(scan: Scan, cases: Sequence[CaseFiles], foreign: Sequence[Found]) -
     used = {file for case in cases for file in (*_files(case.image), *_files(case.label), *case.others)}
     labels = {item.uid for item in scan.found if item.path in used}
     elsewhere = {item.path for item in foreign}
-    for path in scan.linked:
-        yield IgnoredFile(path, "a link to another folder, which is not searched")
     for item in scan.found:
         if item.path in used:
             continue
@@ -255,11 +255,10 @@ def _ct_draft(series: _Series) -> Draft:
     if series.localizers:
         some = "localizer of the series is" if series.localizers == 1 else "localizers of the series are"
         image_notes.append(f"{series.localizers} {some} excluded")
-    details = geometry(grid, slices) | {"series": series.uid, "notes": image_notes}
-    image = DicomSource("ct", tuple(dict.fromkeys(item.path for item in slices)), MappingProxyType(details))
+    image = ct_source(grid, slices, series.uid, image_notes)
     problem = remedy = None
     if not labels:
-        problem, remedy = "no SEG or RTSTRUCT refers to this CT", "add the segmentation"
+        problem, remedy = NO_LABEL, "add the segmentation"
         if looks_like_masks(image.files):
             problem = "this series looks like a mask that was exported as a CT: it holds two values only"
             remedy = "read masks beside their CT with --layout ircadb (folders PATIENT_DICOM and MASKS_DICOM/NAME)"

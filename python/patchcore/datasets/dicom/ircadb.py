@@ -15,12 +15,12 @@ from patchcore.errors import DataError
 from patchcore.study.layout import IgnoredFile, Layout
 from patchcore.volumes.dicom.options import SegmentOptions
 
-__all__ = ["find_ircadb", "holds_ircadb"]
+__all__ = ["find_ircadb"]
 
 _IMAGES, _MASKS = "PATIENT_DICOM", "MASKS_DICOM"
 
 
-def holds_ircadb(root: Path) -> bool:
+def _holds_ircadb(root: Path) -> bool:
     """Return whether a folder named ``PATIENT_DICOM`` lies beside one named ``MASKS_DICOM``, at any depth."""
     return any({_IMAGES, _MASKS} <= set(inner) for _place, inner, _names in os.walk(root, followlinks=False))
 
@@ -34,12 +34,12 @@ def find_ircadb(
         DataError: pydicom is not installed.
         OSError: A folder cannot be read.
     """
-    if not holds_ircadb(root):
+    if not _holds_ircadb(root):
         return None
     scan = scan_folder(root, progress=progress)
     images: dict[Path, list[Found]] = defaultdict(list)
     masks: dict[Path, list[Found]] = defaultdict(list)
-    ignored = [IgnoredFile(path, "a link to another folder, which is not searched") for path in scan.linked]
+    ignored: list[IgnoredFile] = []
     for item in scan.found:
         parts = item.path.relative_to(root).parts
         at = next((at for at, part in enumerate(parts) if part in (_IMAGES, _MASKS)), None)

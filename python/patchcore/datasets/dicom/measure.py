@@ -68,7 +68,10 @@ def measure_segments(
     settings = {"connectivity": connectivity, "min_volume_mm3": min_volume_mm3}
     parts = [no_lesions(labelled.grid.shape, used, connectivity=connectivity, min_volume_mm3=min_volume_mm3)]
     segments: list[dict[str, Any]] = []
-    notes = list(labelled.notes)
+    notes = [
+        note if note.label is None else replace(note, label=used_as.get(note.label, note.label))
+        for note in labelled.notes
+    ]
     for number in sorted(by_label):
         union = _union(labelled.grid.shape, by_label[number])
         lesions = measure_lesions(union, label=1, affine=used, **settings)  # type: ignore[arg-type]
@@ -113,10 +116,16 @@ def _segments(
     for segment in segments:
         low, high = segment.box(union.shape)
         low, high = _clip(low, start, stop), _clip(high, start, stop)
-        mask = np.zeros(tuple(b - a for a, b in zip(low, high, strict=True)), dtype=np.uint8, order="F")
+        # The union of one segment is that segment: it is not read and painted again.
+        alone = len(segments) == 1
+        if alone:
+            low, high = start, stop
+        size = tuple(b - a for a, b in zip(low, high, strict=True))
+        mask = inner if alone else np.zeros(size, dtype=np.uint8, order="F")
         voxel_count, own, inside = 0, 0, np.zeros(0, dtype=np.int64)
         if mask.size:
-            segment.paint(mask, 1, low)
+            if not alone:
+                segment.paint(mask, 1, low)
             part = components[tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))]
             inside = np.unique(part[mask != 0]).astype(np.int64)
             voxel_count = int(np.count_nonzero(mask))

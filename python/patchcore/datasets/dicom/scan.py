@@ -69,7 +69,6 @@ class Scan:
     found: list[Found] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
-    linked: list[Path] = field(default_factory=list)
 
 
 def scan_folder(
@@ -130,9 +129,8 @@ def _files(root: Path, scan: Scan) -> Iterator[Path]:
                 # Hidden folders hold what programs keep for themselves, such as the files behind DataLad's links.
                 if entry.name.startswith("."):
                     continue
-                if linked and not path.resolve().is_relative_to(top):
-                    scan.linked.append(path)
-                else:
+                # A link that leads out of the data set is listed as ignored when all files are accounted for.
+                if not linked or path.resolve().is_relative_to(top):
                     inner.append(path)
             elif linked or entry.is_file():
                 yield path

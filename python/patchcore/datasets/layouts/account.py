@@ -8,13 +8,20 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from patchcore.datasets.layouts.files import FolderLog, is_archive, is_dicom_name, is_text, volume_ending
+from patchcore.datasets.layouts.files import (
+    FolderLog,
+    is_archive,
+    is_dicom_name,
+    is_folder,
+    is_text,
+    volume_ending,
+)
 from patchcore.errors import DataError
 from patchcore.study.layout import CaseFiles, IgnoredFile, Layout
 from patchcore.volumes.nifti import nifti_files
 from patchcore.volumes.volume import DicomVolume
 
-__all__ = ["accounted", "volumes_below"]
+__all__ = ["accounted", "begins_like_dicom", "volumes_below"]
 
 
 def accounted(root: Path, layout: Layout, log: FolderLog, *, whole: bool) -> Layout:
@@ -35,8 +42,13 @@ def accounted(root: Path, layout: Layout, log: FolderLog, *, whole: bool) -> Lay
     folders = {name.rpartition(os.sep)[0] for name in used}
     if whole:
         # Folders outside the data set are searched if the user gave them with --images or --labels.
-        given = [folder for folder in (layout.images, layout.labels) if folder is not None and folder.is_dir()]
-        items = [item for folder in (root, *given) for item in volumes_below(folder, log, used=folders)]
+        top = os.path.realpath(root)
+        outside = [
+            folder
+            for folder in (layout.images, layout.labels)
+            if folder is not None and folder.is_dir() and not _is_searched(os.path.realpath(folder), top)
+        ]
+        items = [item for folder in (root, *outside) for item in volumes_below(folder, log, used=folders, files=used)]
     else:
         items = [item for folder in sorted(folders) for item in _inside(Path(folder), log)]
     found: dict[str, IgnoredFile] = {}
@@ -68,7 +80,9 @@ class _Keys:
         return os.path.join(self._real[folder], path.name)  # noqa: PTH118 (100,000 times)
 
 
-def volumes_below(root: Path, log: FolderLog, *, used: Collection[str] = ()) -> Iterator[IgnoredFile]:
+def volumes_below(
+    root: Path, log: FolderLog, *, used: Collection[str] = (), files: Collection[str] = ()
+) -> Iterator[IgnoredFile]:
     """Yield every file below a folder that looks like a volume; the reason is empty if the file could be a case's.
 
     Hidden folders are not searched. Links to files are followed. A link to a folder is followed if a case has files
@@ -78,6 +92,7 @@ def volumes_below(root: Path, log: FolderLog, *, used: Collection[str] = ()) -> 
         root: The folder.
         log: Remembers every folder that is searched.
         used: Real paths of the folders with files of cases.
+        files: Files of cases, as the real path of the folder and the name; they are not yielded.
     """
     top = os.path.realpath(root)
     waiting, seen = [root], set()
@@ -97,7 +112,8 @@ def volumes_below(root: Path, log: FolderLog, *, used: Collection[str] = ()) -> 
         for name, kind in found:
             path = folder / name
             if kind == "file":
-                yield from _file(path)
+                if os.path.join(real, name) not in files:  # noqa: PTH118 (100,000 times)
+                    yield from _file(path)
                 continue
             if volume_ending(name):
                 yield IgnoredFile(path, "a folder that is named like a file")
@@ -120,12 +136,11 @@ def _is_searched(target: str, top: str) -> bool:
 
 def _inside(folder: Path, log: FolderLog) -> Iterator[IgnoredFile]:
     try:
-        names = log.list(folder).names
+        listed = log.list(folder)
     except DataError:
         return
-    for name in sorted(names):
-        if not (folder / name).is_dir():
-            yield from _file(folder / name)
+    for name in sorted(listed.names - {inner.name for inner in listed.folders}):
+        yield from _file(folder / name)
 
 
 def _file(path: Path) -> Iterator[IgnoredFile]:
@@ -135,12 +150,12 @@ def _file(path: Path) -> Iterator[IgnoredFile]:
     elif volume_ending(name.lstrip(".")):
         reason = "" if is_text(name) else "a name that is not UTF-8: rename the file"
         yield IgnoredFile(path, "a hidden file" if name.startswith(".") else reason)
-    elif "." not in name.lstrip(".") and _begins_like_dicom(path):
+    elif "." not in name.lstrip(".") and begins_like_dicom(path):
         yield IgnoredFile(path, "")
 
 
-def _begins_like_dicom(path: Path) -> bool:
-    """Return whether a file without an ending is DICOM."""
+def begins_like_dicom(path: Path) -> bool:
+    """Return whether a file begins with the 128 bytes and the marker of DICOM."""
     try:
         if not path.is_file():
             return False
@@ -157,13 +172,9 @@ def _default(path: Path, layout: str) -> str:
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    try:
-        if not entry.is_dir():
-            return "file"
-        return "linked folder" if entry.is_symlink() else "folder"
-    except OSError:
-        # A loop of links is neither a folder nor a file that can be opened.
+    if not is_folder(entry):
         return "file"
+    return "linked folder" if entry.is_symlink() else "folder"
 
 
 def _files_of(case: CaseFiles) -> Iterator[Path]:
@@ -171,12 +182,12 @@ def _files_of(case: CaseFiles) -> Iterator[Path]:
     for volume in (case.image, case.label):
         if volume is None:
             continue
+        is_dicom = isinstance(volume, DicomVolume)
         try:
             files = volume.files()
         except (DataError, OSError):
-            files = [volume.path]
-        is_dicom = isinstance(volume, DicomVolume)
-        yield from (file for file in files if (is_dicom and not file.is_dir()) or volume_ending(file.name))
+            files = [] if is_dicom and volume.path.is_dir() else [volume.path]
+        yield from (file for file in files if is_dicom or volume_ending(file.name))
     for path in case.others:
         yield from nifti_files(path)
 

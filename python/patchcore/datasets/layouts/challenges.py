@@ -15,7 +15,7 @@ from patchcore.datasets.layouts.described import (
     ct_channel,
     read_description,
 )
-from patchcore.datasets.layouts.files import FolderLog, format_problem, pair
+from patchcore.datasets.layouts.files import FolderLog, first_problem, pair
 from patchcore.errors import DataError
 from patchcore.study.layout import CaseFiles, IgnoredFile, Layout
 from patchcore.volumes.volume import NiftiFile
@@ -117,7 +117,7 @@ def find_nnunet(root: Path, log: FolderLog) -> Layout | None:
         images=root / "imagesTr",
         labels=root / "labelsTr",
         label_names={} if description is None else all_labels(description),
-        findings=() if description is None else count_findings(description, training=len(cases)),
+        findings=() if description is None else count_findings(description, len(cases)),
         ignored=tuple(ignored),
     )
 
@@ -143,7 +143,7 @@ def _kits_case(folder: Path, log: FolderLog) -> CaseFiles | None:
             case_id, None, NiftiFile(folder / "segmentation.nii.gz"), problem=error.message, remedy=error.remedy
         )
     image, label = volumes.get("imaging", ()), volumes.get("segmentation", ())
-    unread = next((found for file in (*label[:1], *image[:1]) if (found := format_problem(file)) is not None), None)
+    unread = first_problem((*label[:1], *image[:1]))
     problem = remedy = None
     if unread is not None:
         problem, remedy = unread

@@ -102,23 +102,20 @@ def ct_channel(channels: Mapping[int, str]) -> tuple[int, str]:
     return channel, f"; channel {channel} ({channels[channel]}) of {len(channels)} channels is used"
 
 
-def count_findings(description: Mapping[str, Any], **counts: int) -> tuple[Finding, ...]:
-    """Compare ``numTraining`` and ``numTest`` with what is there.
+def count_findings(description: Mapping[str, Any], there: int) -> tuple[Finding, ...]:
+    """Compare ``numTraining`` with the number of training cases that are there.
 
     Args:
         description: Content of ``dataset.json``.
-        counts: Number of cases found, by ``training`` or ``test``.
+        there: Number of training cases found.
 
     Example:
-        >>> [item.message for item in count_findings({"numTraining": 131}, training=4)]
+        >>> [item.message for item in count_findings({"numTraining": 131}, 4)]
         ['dataset.json declares 131 training cases (numTraining), but 4 are there']
     """
-    found = []
-    for kind, there in counts.items():
-        name = f"num{kind.capitalize()}"
-        declared = description.get(name)
-        if isinstance(declared, int) and not isinstance(declared, bool) and declared != there:
-            verb = "is" if there == 1 else "are"
-            message = f"dataset.json declares {declared} {kind} cases ({name}), but {there} {verb} there"
-            found.append(finding("case-count", message))
-    return tuple(found)
+    declared = description.get("numTraining")
+    if not isinstance(declared, int) or isinstance(declared, bool) or declared == there:
+        return ()
+    verb = "is" if there == 1 else "are"
+    message = f"dataset.json declares {declared} training cases (numTraining), but {there} {verb} there"
+    return (finding("case-count", message),)

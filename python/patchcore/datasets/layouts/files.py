@@ -17,14 +17,18 @@ __all__ = [
     "Folder",
     "FolderLog",
     "case_id_problem",
+    "exists",
+    "first_problem",
     "format_problem",
     "is_archive",
     "is_dicom_name",
+    "is_folder",
     "is_text",
     "name_key",
     "pair",
     "volume_ending",
     "volume_stem",
+    "without_ending",
 ]
 
 SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img")
@@ -91,6 +95,24 @@ def format_problem(path: Path) -> tuple[str, str] | None:
     else:
         remedy = "convert it to .nii.gz, for example with SimpleITK"
     return f"{path.parent.name}/{path.name}: {what} are not read", remedy
+
+
+def first_problem(files: Iterable[Path]) -> tuple[str, str] | None:
+    """Return problem and remedy of the first file whose format is not read; None if every format is read."""
+    return next((found for file in files if (found := format_problem(file)) is not None), None)
+
+
+def without_ending(name: str) -> str:
+    """Return a name without its ending as a volume, if it has one."""
+    return name.removesuffix(volume_ending(name) or "")
+
+
+def exists(path: Path) -> bool:
+    """Return whether a path exists; a text that cannot be a path does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def volume_stem(name: str) -> str | None:
@@ -187,17 +209,17 @@ class FolderLog:
         folders, names = [], []
         try:
             with os.scandir(path) as found:
-                entries = sorted((entry.name, _is_folder(entry)) for entry in found)
+                entries = sorted((entry.name, is_folder(entry)) for entry in found)
         except OSError as error:
             raise DataError(
                 f"the folder cannot be listed ({error.strerror or error})", path=path, remedy="make the folder readable"
             ) from None
-        for name, is_folder in entries:
+        for name, inner in entries:
             if name.startswith(".") or not is_text(name):
                 # Accounting lists them.
                 continue
             names.append(name)
-            if is_folder:
+            if inner:
                 folders.append(path / name)
                 continue
             stem = volume_stem(name)
@@ -247,7 +269,8 @@ def pair(
     return sorted(cases, key=lambda case: case.case_id)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or a link to one."""
     try:
         return entry.is_dir()
     except OSError:
@@ -293,7 +316,7 @@ def _case(
     case_id: str, image: Sequence[Path], label: Sequence[Path], images_dir: Path | None, labels_dir: Path
 ) -> CaseFiles:
     problem = remedy = None
-    unread = next((found for file in (*label[:1], *image[:1]) if (found := format_problem(file)) is not None), None)
+    unread = first_problem((*label[:1], *image[:1]))
     if len(image) > 1 or len(label) > 1:
         several = ", ".join(path.name for path in (image if len(image) > 1 else label))
         problem, remedy = f"several files for one case: {several}", "keep one of them"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from patchcore.datasets.layouts.account import accounted, volumes_below
+from patchcore.datasets.layouts.account import accounted, begins_like_dicom, volumes_below
 from patchcore.datasets.layouts.challenges import find_kits, find_lits, find_nnunet
 from patchcore.datasets.layouts.files import FolderLog, format_problem, is_archive
 from patchcore.datasets.layouts.folders import find_folders, known_folders
@@ -236,11 +236,12 @@ class _DicomFinder:
     progress: Callable[[int, int | None], None] | None
 
     def series(self, root: Path) -> Layout:
-        from patchcore.datasets.dicom.find import find_dicom
+        from patchcore.datasets.dicom.find import NO_LABEL, find_dicom
 
         found = find_dicom(root, options=self.options, progress=self.progress)
-        alone = [case for case in found.cases if case.problem == "no SEG or RTSTRUCT refers to this CT"]
-        volumes = [item.path for item in volumes_below(root, FolderLog()) if not item.reason] if alone else []
+        if not any(case.problem == NO_LABEL for case in found.cases):
+            return found
+        volumes = [item.path for item in volumes_below(root, FolderLog()) if not item.reason]
         nifti = [path for path in volumes if format_problem(path) is None]
         if not nifti:
             return found
@@ -249,7 +250,7 @@ class _DicomFinder:
             "the program that made them, so that both have one orientation (for example dcm2niix), then run "
             "patchcore manifest on the folder of the NIfTI files"
         )
-        cases = (replace(case, remedy=remedy) if case in alone else case for case in found.cases)
+        cases = (replace(case, remedy=remedy) if case.problem == NO_LABEL else case for case in found.cases)
         return replace(found, cases=tuple(cases))
 
     def ircadb(self, root: Path) -> Layout | None:
@@ -273,14 +274,8 @@ def _holds_dicom(root: Path, log: FolderLog) -> bool:
             looked += 1
             if looked > _DICOM_SAMPLES:
                 return False
-            try:
-                if not path.is_file():
-                    continue
-                with path.open("rb") as handle:
-                    if handle.read(132)[128:] == b"DICM":
-                        return True
-            except OSError:
-                continue
+            if begins_like_dicom(path):
+                return True
         log.note(folder)
     return False
 

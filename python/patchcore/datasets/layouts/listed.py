@@ -16,7 +16,14 @@ from patchcore.datasets.layouts.described import (
     ct_channel,
     read_description,
 )
-from patchcore.datasets.layouts.files import FolderLog, case_id_problem, format_problem, volume_ending
+from patchcore.datasets.layouts.files import (
+    FolderLog,
+    case_id_problem,
+    exists,
+    format_problem,
+    volume_ending,
+    without_ending,
+)
 from patchcore.study.cases import Finding
 from patchcore.study.layout import CaseFiles, IgnoredFile, Layout
 from patchcore.volumes.volume import NiftiFile
@@ -99,8 +106,11 @@ def find_listed(root: Path, log: FolderLog) -> Layout | None:
             ]
         else:
             used = channel if len(entry.images) > channel else 0
-            rest = [name for place, name in enumerate(entry.images) if place != used]
-            ignored += [IgnoredFile(root / name, f"channel {entry.images.index(name)} of its case") for name in rest]
+            ignored += [
+                IgnoredFile(root / name, f"channel {place} of its case")
+                for place, name in enumerate(entry.images)
+                if place != used
+            ]
             drafts.append((entry, _case(root, entry, used)))
     cases = _once(_named(drafts))
     counts = Counter(case.split for case in cases)
@@ -119,16 +129,14 @@ def find_listed(root: Path, log: FolderLog) -> Layout | None:
 
 
 def _unlabelled(path: Path) -> IgnoredFile:
-    missing = "" if _exists(path) else "; the file does not exist"
+    missing = "" if exists(path) else "; the file does not exist"
     return IgnoredFile(path, f"listed for testing, without a label map{missing}")
 
 
 def _count_findings(description: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[Finding, ...]:
     """Compare numTraining with the training cases, or with the training and validation cases together."""
     both = counts.get("train", 0) + counts.get("validation", 0)
-    return (
-        () if description.get("numTraining") == counts.get("train", 0) else count_findings(description, training=both)
-    )
+    return () if description.get("numTraining") == counts.get("train", 0) else count_findings(description, both)
 
 
 _WORDS: Final = {"train": "training", "validation": "validation", "test": "test"}
@@ -139,7 +147,7 @@ def _entries(description: Mapping[str, Any]) -> Iterator[_Entry]:
     for name, value in description.items():
         # A list with a known name has entries, whatever is in it.
         named = isinstance(value, list) and bool(value) and bool(_split_of(name) or name.casefold().startswith("fold"))
-        if isinstance(value, list | dict) and (named or _lists_images(value)):
+        if named or _lists_images(value):
             yield from _entries_of((name,), value)
 
 
@@ -149,7 +157,7 @@ def _lists_images(value: Any, depth: int = 0) -> bool:
     if isinstance(value, dict):
         if _is_entry(value):
             return True
-        return any(_lists_images(item, depth + 1) for item in value.values() if isinstance(item, list | dict))
+        return any(_lists_images(item, depth + 1) for item in value.values())
     if isinstance(value, list):
         return any(isinstance(item, dict) and _lists_images(item, depth + 1) for item in value) or (
             bool(value) and all(isinstance(item, str) and volume_ending(item) for item in value)
@@ -173,7 +181,7 @@ def _entries_of(names: tuple[str, ...], value: Any) -> Iterator[_Entry]:
         return
     for key, item in value.items():
         if isinstance(item, list) or (isinstance(item, dict) and not _is_entry(item)):
-            if isinstance(item, list | dict) and _lists_images(item):
+            if _lists_images(item):
                 yield from _entries_of((*names, key), item)
         else:
             yield replace(_entry(f"{' '.join(names)} {key}", names, item), key=str(key))
@@ -236,7 +244,7 @@ def _file_problem(root: Path, entry: _Entry, files: Sequence[Path]) -> tuple[str
             return f"{entry.where} of dataset.json lies outside the data set: {file.name}", _CORRECT
         if (unread := format_problem(file)) is not None:
             return unread
-        if not _exists(file):
+        if not exists(file):
             found = f"{file.parent.name}/{file.name} is listed in dataset.json but does not exist"
             return found, "download it again"
     return None, None
@@ -246,14 +254,7 @@ def _with_channel(image: Path) -> Path:
     """Return the file of an image; lists that were made for nnU-Net name it without its channel ``_0000``."""
     ending = volume_ending(image.name) or ""
     named = image.with_name(f"{image.name.removesuffix(ending)}_0000{ending}") if image.name else image
-    return named if not _exists(image) and _exists(named) else image
-
-
-def _exists(file: Path) -> bool:
-    try:
-        return file.exists()
-    except (OSError, ValueError):
-        return False
+    return named if not exists(image) and exists(named) else image
 
 
 def _named(drafts: Sequence[tuple[_Entry, CaseFiles]]) -> list[CaseFiles]:
@@ -279,8 +280,7 @@ def _label_stem(entry: _Entry, case: CaseFiles) -> str:
         return entry.key
     if entry.label is None and not entry.images:
         return entry.where.replace(" ", "_")
-    name = case.label.path.name
-    return name.removesuffix(volume_ending(name) or "")
+    return without_ending(case.label.path.name)
 
 
 def _shared(ids: Sequence[str], paths: Sequence[str]) -> set[str]:

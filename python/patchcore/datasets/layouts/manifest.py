@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from patchcore.datasets.layouts.described import all_labels
-from patchcore.datasets.layouts.files import FolderLog, case_id_problem
+from patchcore.datasets.layouts.files import FolderLog, case_id_problem, exists
 from patchcore.errors import DataError
 from patchcore.study.layout import CaseFiles, Layout
 from patchcore.volumes.volume import NiftiFile
@@ -194,7 +194,7 @@ def _case(path: Path, where: str, row: Mapping[str, str]) -> CaseFiles:
             problem, remedy = "no label map is listed", "add it in the column label"
         elif given and file is None:
             problem, remedy = f"the name of the {what} is not a valid file name", f"correct {path.name}"
-        elif file is not None and not _exists(file):
+        elif file is not None and not exists(file):
             problem = f"the {what} {given} does not exist"
             remedy = f"correct the path in {path.name} (relative to the folder of {path.name})"
         if problem:
@@ -215,10 +215,3 @@ def _file(path: Path, name: str) -> Path | None:
     if not name or "\0" in name:
         return None
     return path.parent / name
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False

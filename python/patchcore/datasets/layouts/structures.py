@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from patchcore.datasets.layouts.files import FolderLog, case_id_problem, format_problem
+from patchcore.datasets.layouts.files import FolderLog, case_id_problem, first_problem
 from patchcore.errors import DataError
 from patchcore.study.layout import CaseFiles, Layout
 from patchcore.volumes.dicom.names import label_numbers, segment_labels
@@ -97,8 +97,7 @@ def _case(
     elif unsafe := case_id_problem(folder.name):
         problem, remedy = f"the case name {unsafe}", "rename the folder of the case"
     else:
-        unread = (format_problem(file) for file in (image, *structures.values()))
-        problem, remedy = next((found for found in unread if found is not None), (None, None))
+        problem, remedy = first_problem((image, *structures.values())) or (None, None)
     files = tuple(structures.values())
     label: DicomVolume = DicomVolume(files[0])
     if problem is None:

@@ -52,25 +52,21 @@ class Region:
     @classmethod
     def of(cls, contours: Sequence[Float64Array], columns_rows: tuple[int, int], *, xor: bool) -> Region:
         """Combine the contours of a plane that has `columns_rows` columns and rows."""
-        points = np.concatenate(contours)
-        size = np.asarray(columns_rows)
-        low = np.clip(np.floor(points.min(axis=0)), 0, size).astype(int)
-        high = np.clip(np.ceil(points.max(axis=0)) + 1, low, size).astype(int)
-        shape = (int(high[1] - low[1]), int(high[0] - low[0]))
-        region = cls([contour - low for contour in contours], (int(low[0]), int(low[1])), shape, xor)
+        low, high = _extent(np.concatenate(contours), columns_rows)
+        shape = (high[1] - low[1], high[0] - low[0])
+        region = cls([contour - low for contour in contours], low, shape, xor)
         if not xor and len(contours) > 1:
             region._nest()
         return region
 
     def mask(self) -> BoolArray:
         """Return the voxels of the region, shape (rows, columns) of its part of the plane."""
+        total = np.zeros(self.shape, dtype=np.bool_)
         if self.xor or len(self.contours) == 1:
-            total = np.zeros(self.shape, dtype=np.bool_)
             for contour in self.contours:
                 part, mask = self._part(contour)
                 total[part] ^= mask
             return total
-        total = np.zeros(self.shape, dtype=np.bool_)
         regions: dict[int, tuple[_Part, BoolArray]] = {}
         cut = {hole for holes in self.holes for hole in holes}
         # A contour lies before its holes: the regions of the holes are known when they are cut out.
@@ -78,11 +74,8 @@ class Region:
             part, mask = self._part(self.contours[outer])
             for hole in self.holes[outer]:
                 inner, inner_mask = regions[hole]
-                rows = slice(max(part[0].start, inner[0].start), min(part[0].stop, inner[0].stop))
-                columns = slice(max(part[1].start, inner[1].start), min(part[1].stop, inner[1].stop))
-                if rows.start < rows.stop and columns.start < columns.stop:
-                    here = mask[_moved(rows, part[0]), _moved(columns, part[1])]
-                    here &= ~inner_mask[_moved(rows, inner[0]), _moved(columns, inner[1])]
+                here, there = _common(part, inner)
+                mask[here] &= ~inner_mask[there]
             regions[outer] = part, mask
             if outer not in cut:
                 total[part] |= mask
@@ -90,11 +83,9 @@ class Region:
 
     def _part(self, contour: Float64Array) -> tuple[_Part, BoolArray]:
         """Return the part of the plane that a contour covers, and the voxels of the contour in it."""
-        size = np.asarray(self.shape[::-1])
-        low = np.clip(np.floor(contour.min(axis=0)), 0, size).astype(int)
-        high = np.clip(np.ceil(contour.max(axis=0)) + 1, low, size).astype(int)
-        part = (slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))
-        return part, inside(contour - low, (int(high[1] - low[1]), int(high[0] - low[0])))
+        low, high = _extent(contour, (self.shape[1], self.shape[0]))
+        part = (slice(low[1], high[1]), slice(low[0], high[0]))
+        return part, inside(contour - low, (high[1] - low[1], high[0] - low[0]))
 
     def _nest(self) -> None:
         """Sort the contours by area, drop repeated ones, and find which contour lies directly inside which."""
@@ -141,19 +132,30 @@ class Region:
                     if at not in parts:
                         parts[at] = self._part(self.contours[at])
                 (one, one_mask), (two, two_mask) = parts[place], parts[other]
-                rows = slice(max(one[0].start, two[0].start), min(one[0].stop, two[0].stop))
-                columns = slice(max(one[1].start, two[1].start), min(one[1].stop, two[1].stop))
-                if rows.start < rows.stop and columns.start < columns.stop:
-                    a = one_mask[_moved(rows, one[0]), _moved(columns, one[1])]
-                    b = two_mask[_moved(rows, two[0]), _moved(columns, two[1])]
-                    self.overlaps += bool((a & b).any())
+                here, there = _common(one, two)
+                self.overlaps += bool((one_mask[here] & two_mask[there]).any())
 
 
 _Part = tuple[slice, slice]
 
 
-def _moved(part: slice, start: slice) -> slice:
-    return slice(part.start - start.start, part.stop - start.start)
+def _extent(points: Float64Array, columns_rows: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the first (column, row) of the part of a plane that holds the points, and one past the last."""
+    low = np.clip(np.floor(points.min(axis=0)), 0, columns_rows).astype(int)
+    high = np.clip(np.ceil(points.max(axis=0)) + 1, low, columns_rows).astype(int)
+    return (int(low[0]), int(low[1])), (int(high[0]), int(high[1]))
+
+
+def _common(one: _Part, other: _Part) -> tuple[_Part, _Part]:
+    """Return the common part of two parts of a plane, within each of them; empty if they have nothing in common."""
+    start = [max(a.start, b.start) for a, b in zip(one, other, strict=True)]
+    stop = [max(first, min(a.stop, b.stop)) for first, a, b in zip(start, one, other, strict=True)]
+
+    def within(part: _Part) -> _Part:
+        rows, columns = (slice(a - p.start, b - p.start) for p, a, b in zip(part, start, stop, strict=True))
+        return rows, columns
+
+    return within(one), within(other)
 
 
 def _same_box(one: Float64Array, other: Float64Array) -> bool:

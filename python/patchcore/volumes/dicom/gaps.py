@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from patchcore.lesions.measure import label_components
 from patchcore.types import BoolArray
 from patchcore.volumes.dicom.contours import Region
 
@@ -67,8 +68,11 @@ def find_gaps(drawn: Mapping[int, Region]) -> list[Gap]:
                 break
             upper = canvas.labels(above)
             both = (lower > 0) & (upper > 0)
-            pairs = set(zip(lower[both].tolist(), upper[both].tolist(), strict=True))
-            for one, other in sorted(pairs):
+            size = int(upper.max(initial=0)) + 1
+            pairs = [
+                divmod(code, size) for code in np.unique(lower[both].astype(np.int64) * size + upper[both]).tolist()
+            ]
+            for one, other in pairs:
                 if one in pending:
                     links.append(((below, one), (above, other)))
                     if above - below > 1:
@@ -118,13 +122,11 @@ class _Canvas:
 
     def labels(self, index: int) -> npt.NDArray[Any]:
         """Return the numbers of the parts on a slice, shape (rows, columns); 0 is outside."""
-        from scipy.ndimage import label
-
         if index not in self._known:
             region = self._drawn[index]
             numbers = np.zeros(self._shape, dtype=np.int32)
             x, y = region.low[0] - self.low[0], region.low[1] - self.low[1]
-            found, _ = label(region.mask(), structure=np.ones((3, 3), dtype=bool))
+            found = label_components(region.mask()[None].view(np.uint8), connectivity=26)[0]
             numbers[y : y + region.shape[0], x : x + region.shape[1]] = found
             self._known[index] = numbers
         return self._known[index]

@@ -232,10 +232,6 @@ def _pieces(roi: _Roi, grid: Grid, *, interpolate: bool) -> tuple[list[Piece], l
             f"each slice takes the nearest plane of contours{rest}"
         )
         notes.append(Note(text, "contours-between", roi.name))
-    if unused and not roi.between:
-        some = "1 plane of contours lies" if unused == 1 else f"{unused} planes of contours lie"
-        text = f"ROI {roi.name}: {some} nearest to a slice that has a nearer plane, and {_are(unused)} not used"
-        notes.append(Note(text, "contours-between", roi.name))
     gaps = find_gaps(drawn)
     made: list[tuple[int, Gap]] = []
     if interpolate:

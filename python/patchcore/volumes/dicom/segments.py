@@ -190,9 +190,10 @@ def read_segments(
         threshold = 1.0
         if kind == "FRACTIONAL":
             largest = numbers(dataset, "MaximumFractionalValue", 1, path)
-            threshold = (255.0 if largest is None else largest[0]) * fractional_threshold
+            top = 255.0 if largest is None else largest[0]
+            threshold = top * fractional_threshold
             most = (1 << frames.stored) - 1
-            if not 0 < threshold <= most or (largest or (255.0,))[0] > most:
+            if not 0 < threshold <= most or top > most:
                 raise HeaderError(
                     f"MaximumFractionalValue does not fit into {frames.stored} bits",
                     path=path,

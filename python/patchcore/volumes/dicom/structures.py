@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
+from patchcore.affines import MAX_CORNER_SHIFT, corner_shift
 from patchcore.errors import ShapeMismatchError
 from patchcore.types import BoolArray, IntTriple
 from patchcore.volumes.dicom.grid import Grid
@@ -18,8 +17,6 @@ from patchcore.volumes.dicom.segments import Box, Segment
 from patchcore.volumes.nifti import read_nifti_header, read_nifti_label
 
 __all__ = ["read_structures"]
-
-_OFF_GRID = 0.1
 
 
 @dataclass
@@ -51,14 +48,10 @@ def read_structures(files: Sequence[Path], names: Sequence[str], grid: Grid) -> 
         OSError: A file cannot be read.
     """
     segments: list[Segment] = []
-    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in grid.shape))], dtype=np.float64).T
     for number, (file, name) in enumerate(zip(files, names, strict=True), 1):
         header = read_nifti_header(file)
-        off = np.inf
-        if header.shape == grid.shape:
-            apart = np.linalg.solve(grid.affine[:3, :3], ((header.affine - grid.affine) @ corners)[:3])
-            off = float(np.abs(apart).max())
-        if off > _OFF_GRID:
+        same = header.shape == grid.shape
+        if not same or corner_shift(grid.affine, header.affine, grid.shape) > MAX_CORNER_SHIFT:
             raise ShapeMismatchError(
                 f"the mask of shape {header.shape} does not lie on the grid of the image, {grid.shape}",
                 path=file,

@@ -180,19 +180,20 @@ def read_labelled(path: PathLike) -> Labelled:
             raise _broken(path)
         read = read_masks if source.kind == "masks" else read_structures
         segments += read(source.files, [str(name) for name in names], grid)
-    for file in () if source.kind in ("masks", "structures") else source.files:
-        if source.kind == "seg":
-            found, said = read_segments(
-                file,
-                grid,
-                index,
-                plane_of=lambda k: _plane(grid, k),
-                fractional_threshold=options.fractional_threshold,
-            )
-        else:
-            found, said = read_rois(file, grid, interpolate=options.interpolate_contours)
-        segments += found
-        notes += [replace(note, text=f"{file.name}: {note.text}") for note in said]
+    else:
+        for file in source.files:
+            if source.kind == "seg":
+                found, said = read_segments(
+                    file,
+                    grid,
+                    index,
+                    plane_of=lambda k: _plane(grid, k),
+                    fractional_threshold=options.fractional_threshold,
+                )
+            else:
+                found, said = read_rois(file, grid, interpolate=options.interpolate_contours)
+            segments += found
+            notes += [replace(note, text=f"{file.name}: {note.text}") for note in said]
     label_of_segment = _labels_of_segments(source, labels)
     for segment in segments:
         if segment.name not in label_of_segment:
