@@ -89,7 +89,7 @@ def measure_labels(
         relabel: Labels that are read as another label: (stored label, label used).
         instances: Each stored label of a NIfTI file is one lesion of label 1, wherever its voxels lie; the segments
             keep the stored labels. `relabel` is then not used.
-        ignore_label: With `instances`, the stored label that is no lesion.
+        ignore_label: Label that is not measured, with `instances` or in DICOM; :func:`read_labels` drops it elsewhere.
 
     Raises:
         DataError: A file is damaged, or its labels are not integers.
@@ -104,6 +104,7 @@ def measure_labels(
             min_volume_mm3=min_volume_mm3,
             affine=affine,
             relabel=relabel,
+            ignore_label=ignore_label,
         )
         return MeasuredLabels(found.lesions, found.segments, found.notes)
     if instances:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -286,3 +287,18 @@ def test_many_contours_take_no_quadratic_time(tmp_path: Path) -> None:
     ]
     measured = measure_segments(case_of(tmp_path, {"Small": small, "Rings": rings}).label)
     assert len(measured.segments) == 2
+
+
+def test_an_ignored_label_moves_no_row_of_the_segments(tmp_path: Path) -> None:
+    series = files.ct_series()
+    rois = {"Ignore": [square(2.5, 6.5, k) for k in (1, 2)], "Tumor": [square(8.5, 12.5, k) for k in (1, 2)]}
+    files.save([*series, files.rtstruct(series, rois)], tmp_path / "in")
+    study = pc.analyze(tmp_path / "in", tmp_path / "study")
+    assert study.accepted()[0].ignore_label == 1
+    with (study.path / "segments.csv").open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    with (study.path / "lesions.csv").open(encoding="utf-8", newline="") as handle:
+        lesions = list(csv.DictReader(handle))
+    assert [row["name"] for row in rows] == ["Tumor"]
+    assert len(lesions) == 1
+    assert rows[0]["lesions"] == lesions[0]["lesion"]

@@ -44,6 +44,7 @@ def measure_segments(
     min_volume_mm3: float = 0.0,
     affine: Affine | None = None,
     relabel: Sequence[tuple[int, int]] = (),
+    ignore_label: int | None = None,
 ) -> MeasuredSegments:
     """Measure an indexed SEG or RTSTRUCT.
 
@@ -53,6 +54,7 @@ def measure_segments(
         min_volume_mm3: Components smaller than this are not lesions, in mm³.
         affine: Voxel index → world mm, shape (4, 4); used instead of the file's affine.
         relabel: Labels that are read as another label: (label, label used).
+        ignore_label: Label that is not measured; None: every label is.
 
     Raises:
         DataError: A file is damaged or does not lie on the CT's grid.
@@ -72,7 +74,7 @@ def measure_segments(
         note if note.label is None else replace(note, label=used_as.get(note.label, note.label))
         for note in labelled.notes
     ]
-    for number in sorted(by_label):
+    for number in sorted(by_label.keys() - {ignore_label}):
         union = _union(labelled.grid.shape, by_label[number])
         lesions = measure_lesions(union, label=1, affine=used, **settings)  # type: ignore[arg-type]
         first = sum(map(len, parts))
