@@ -16,13 +16,15 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+from children import batches, limit_processor_time
+from commands import patchcore
 
 MEMORY = 6 << 30
 """Limit of the address space of a child process [bytes]; libraries and threads take 1 GiB."""
@@ -123,9 +125,7 @@ def child(listed: Path, start: int, stop: int) -> int:
     paths = [Path(line) for line in listed.read_text(encoding="utf-8", errors="surrogateescape").split("\n")]
     for number in range(start, stop):
         print(f"at {number}", flush=True)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        limit = int(used.ru_utime + used.ru_stime) + SECONDS
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+        limit_processor_time(SECONDS)
         work = Path(tempfile.mkdtemp())
         try:
             for problem in one_file(paths[number], work):
@@ -148,33 +148,22 @@ def check_files(paths: list[Path], *, verbose: bool = True) -> tuple[Counter[str
         failures += [f"{path!r}: a name with a line break cannot be checked" for path in unlisted]
         paths = [path for path in paths if path not in unlisted]
         listed.write_text("\n".join(map(str, paths)), encoding="utf-8", errors="surrogateescape")
-        start = 0
-        while start < len(paths):
-            stop = min(start + BATCH, len(paths))
-            done = subprocess.run(
-                [sys.executable, __file__, "--child", str(listed), str(start), str(stop)],
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                stdin=subprocess.DEVNULL,
-                timeout=120 + 2 * SECONDS * BATCH,
-                check=False,
-            )
-            last = start
-            for line in done.stdout.splitlines():
-                word, _, rest = line.partition(" ")
-                if word == "at":
-                    last = int(rest)
-                elif word == "end":
-                    ends[rest] += 1
-                elif word == "bad":
-                    failures.append(f"{paths[last]}: {rest}")
-            if done.returncode:
-                failures.append(f"{paths[last]}: ended the process with {done.returncode}: {done.stderr[-800:]}")
-                stop = last + 1
-            start = stop
-            if verbose:
-                print(f"{start} of {len(paths)} files, {len(failures)} broke the rule", flush=True)
+        work = batches(
+            lambda start, stop: [__file__, "--child", str(listed), str(start), str(stop)],
+            0,
+            len(paths),
+            batch=BATCH,
+            timeout_s=120 + 2 * SECONDS * BATCH,
+        )
+        for word, number, rest, errors in work:
+            if word == "end":
+                ends[rest] += 1
+            elif word == "bad":
+                failures.append(f"{paths[number]}: {rest}")
+            elif word == "died":
+                failures.append(f"{paths[number]}: ended the process with {rest}: {errors[-800:]}")
+            elif verbose:
+                print(f"{number} of {len(paths)} files, {len(failures)} broke the rule", flush=True)
     return ends, failures
 
 
@@ -183,15 +172,7 @@ def check_folder(folder: Path) -> list[str]:
     failures = []
     with tempfile.TemporaryDirectory() as work:
         for arguments in (["check", str(folder), "--json"], ["manifest", str(folder), "-o", f"{work}/cases.csv"]):
-            done = subprocess.run(
-                [sys.executable, "-m", "patchcore", *arguments],
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                stdin=subprocess.DEVNULL,
-                timeout=3600,
-                check=False,
-            )
+            done = patchcore(*arguments, timeout_s=3600)
             as_json = arguments[0] == "check"
             problem = broken_rule(done.returncode, done.stdout, done.stderr, as_json=as_json)
             print(f"{arguments[0]} {folder}: exit code {done.returncode}", flush=True)

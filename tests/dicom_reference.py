@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -45,12 +45,10 @@ def even_odd(polygon: list[Point], shape: tuple[int, int]) -> tuple[np.ndarray, 
         for (xa, ya), (xb, yb) in edges:
             if abs(ya - row) < NEAR or abs(yb - row) < NEAR:
                 # A corner on the centre line: exact, unless it is off by a rounding error.
-                if ya not in (row, yb) and abs(ya - row) < NEAR and ya != row:
+                if ya not in (row, yb) and abs(ya - row) < NEAR:
                     doubtful[:, row] = True
-                if yb not in (row, ya) and abs(yb - row) < NEAR and yb != row:
+                if yb not in (row, ya) and abs(yb - row) < NEAR:
                     doubtful[:, row] = True
-            if (ya <= row) == (yb <= row) and not (min(ya, yb) == row and ya != yb):
-                continue
             if not min(ya, yb) <= row < max(ya, yb):
                 continue
             part = Fraction(row) - Fraction(ya)
@@ -143,7 +141,6 @@ class Volume:
 
     mask: np.ndarray
     doubtful: np.ndarray
-    left_out: set[str] = field(default_factory=set)
 
 
 def read_rtstruct(

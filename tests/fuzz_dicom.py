@@ -16,13 +16,14 @@ from __future__ import annotations
 import argparse
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import traceback
 from pathlib import Path
 
 import numpy as np
+
+from children import batches, limit_processor_time
 
 MEMORY = 3 << 30
 """Limit of the address space of a child process [bytes]: interpreter, libraries and threads. The files have 100 KiB."""
@@ -258,9 +259,7 @@ def child(start: int, stop: int, seed: int, kept: Path, *, labels: bool = False)
             for name_of, content in files.items():
                 (folder / name_of).write_bytes(mutate(content, random) if name_of == victim else content)
             print(f"at {number}", flush=True)
-            used = resource.getrusage(resource.RUSAGE_SELF)
-            limit = int(used.ru_utime + used.ru_stime) + SECONDS
-            resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+            limit_processor_time(SECONDS)
             try:
                 end = (compare if labels else try_archive)(folder, root / "index")
                 print(f"end {end}", flush=True)
@@ -278,33 +277,23 @@ def run(
     """Run mutants in batches. Return the number of mutants per outcome, and the failures."""
     ends: dict[str, int] = {}
     failures = []
-    while start < count:
-        stop = min(start + BATCH, count)
-        command = [sys.executable, __file__, "--child", str(start), str(stop), "--seed", str(seed), "--kept", str(kept)]
-        command += ["--labels"] * labels
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            encoding="utf-8",
-            stdin=subprocess.DEVNULL,
-            timeout=60 + 30 * BATCH,
-            check=False,
-        )
-        last = start
-        for line in done.stdout.splitlines():
-            word, _, rest = line.partition(" ")
-            if word == "at":
-                last = int(rest)
-            elif word == "end":
-                ends[rest] = ends.get(rest, 0) + 1
-            elif word == "bad":
-                failures.append(f"mutant {rest}: {done.stderr[-1500:]}")
-        if done.returncode != 0:
-            failures.append(f"mutant {last} ended the process with exit code {done.returncode}: {done.stderr[-1500:]}")
-            stop = last + 1
-        start = stop
-        if verbose:
-            print(f"{start} of {count}, {len(failures)} failures: {ends}", flush=True)
+    settings = ["--seed", str(seed), "--kept", str(kept), *["--labels"] * labels]
+    work = batches(
+        lambda first, stop: [__file__, "--child", str(first), str(stop), *settings],
+        start,
+        count,
+        batch=BATCH,
+        timeout_s=60 + 30 * BATCH,
+    )
+    for word, number, rest, errors in work:
+        if word == "end":
+            ends[rest] = ends.get(rest, 0) + 1
+        elif word == "bad":
+            failures.append(f"mutant {rest}: {errors[-1500:]}")
+        elif word == "died":
+            failures.append(f"mutant {number} ended the process with exit code {rest}: {errors[-1500:]}")
+        elif verbose:
+            print(f"{number} of {count}, {len(failures)} failures: {ends}", flush=True)
     return ends, failures
 
 

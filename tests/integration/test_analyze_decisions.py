@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 
+import commands
 import patchcore.datasets.labels
 from patchcore.cli import main
 from patchcore.datasets.analyze import analyze, analyze_dataset
@@ -214,9 +215,7 @@ def test_two_at_once_leave_a_whole_study(lits: Path, tmp_path: Path) -> None:
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
-    ended = subprocess.run(
-        [sys.executable, "-m", "patchcore", *map(str, arguments)], capture_output=True, encoding="utf-8", check=False
-    )
+    ended = commands.patchcore(*arguments)
     return ended.returncode, ended.stdout, ended.stderr
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 
 import dicom_files
+from commands import patchcore
 from patchcore.datasets.check import check_dataset
 from patchcore.datasets.layouts import find_cases
 from patchcore.errors import DataError
@@ -28,17 +27,6 @@ def save(path: Path, *, label: bool, seed: int = 0, shape: tuple[int, int, int] 
         array[5 : 8 + seed % 5, 5:9, 3:6] = 1
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(array, AFFINE), path)
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "patchcore", *map(str, arguments)],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def rows_of(path: Path) -> dict[str, dict[str, str]]:
@@ -66,7 +54,7 @@ def test_every_pair_is_proposed_and_the_list_can_be_checked(tmp_path: Path, name
     for seed, case in enumerate(("p07", "p08", "p11")):
         save(root / image.format(case), label=False, seed=seed)
         save(root / label.format(case), label=True, seed=seed)
-    done = run("manifest", root, "-o", tmp_path / "cases.csv")
+    done = patchcore("manifest", root, "-o", tmp_path / "cases.csv")
     assert done.returncode == 0, done.stderr
     rows = rows_of(tmp_path / "cases.csv")
     assert len(rows) == 3, rows
@@ -90,7 +78,7 @@ def test_what_is_doubtful_is_said(tmp_path: Path) -> None:
     (root / "c" / "mask.nii.gz").write_bytes(b"no NIfTI")
     (root / "d.nrrd").write_bytes(b"")
     (root / "e.zip").write_bytes(b"")
-    done = run("manifest", root, "-o", tmp_path / "cases.csv")
+    done = patchcore("manifest", root, "-o", tmp_path / "cases.csv")
     assert done.returncode == 0, done.stderr
     rows = rows_of(tmp_path / "cases.csv")
     assert {row["image"]: row["sureness"] for row in rows.values()} == {
@@ -112,7 +100,7 @@ def test_a_folder_without_volumes_is_refused(tmp_path: Path, files: tuple[str, .
     (tmp_path / "data").mkdir()
     for name in files:
         (tmp_path / "data" / name).touch()
-    done = run("manifest", tmp_path / "data", "-o", tmp_path / "cases.csv")
+    done = patchcore("manifest", tmp_path / "data", "-o", tmp_path / "cases.csv")
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "cases.csv").exists()
@@ -120,7 +108,7 @@ def test_a_folder_without_volumes_is_refused(tmp_path: Path, files: tuple[str, .
 
 def test_an_output_that_is_no_list_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "data" / "a.nii.gz", label=False)
-    done = run("manifest", tmp_path / "data", "-o", tmp_path / "cases.txt")
+    done = patchcore("manifest", tmp_path / "data", "-o", tmp_path / "cases.txt")
     assert done.returncode == 2
     assert "cases.csv" in done.stderr
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import commands
 from patchcore.errors import LockedError, NoLocksError
 from patchcore.locks import NO_LOCKS, FileLock, check_locks, lock_holder
 from patchcore.phantoms.make import make_phantoms
@@ -23,26 +24,9 @@ CODES = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 PATHS = (TESTS / "no_locks", TESTS, TESTS.parent / "python")
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS))}
 
-HOLD = """
-import sys
-from patchcore.locks import FileLock
-lock = FileLock(sys.argv[1])
-lock.acquire()
-print("held", flush=True)
-sys.stdin.read()
-"""
-
 
 def patchcore(*arguments: object, code: int = errno.ENOLCK) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "patchcore", *map(str, arguments)],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        env=ENV | {"PATCHCORE_TEST_LOCK_ERRNO": str(code)},
-    )
+    return commands.patchcore(*arguments, env=ENV | {"PATCHCORE_TEST_LOCK_ERRNO": str(code)})
 
 
 @pytest.fixture
@@ -85,19 +69,11 @@ def test_without_locks_processes_of_this_machine_are_kept_apart(
         with pytest.raises(LockedError, match=str(os.getpid())):
             FileLock(path).acquire()
     assert lock_holder(path) is None
-    other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=ENV | {NO_LOCKS: "1"},
-    )
-    assert other.stdout is not None
-    assert other.stdout.readline() == b"held\n"
+    other = commands.hold(path, ENV | {NO_LOCKS: "1"})
     assert lock_holder(path) == other.pid
     with pytest.raises(LockedError, match=f"in use by process {other.pid}"):
         FileLock(path).acquire()
-    other.kill()
-    other.communicate()
+    commands.end(other)
     # The lock of a process that has ended is taken over.
     assert lock_holder(path) is None
     with FileLock(path):
@@ -224,19 +200,11 @@ def test_a_lock_of_another_container_is_not_taken_over(tmp_path: Path, monkeypat
 
 
 def test_a_process_with_locks_respects_one_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "x.lock")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=ENV | {NO_LOCKS: "1"},
-    )
-    assert other.stdout is not None
-    assert other.stdout.readline() == b"held\n"
+    other = commands.hold(tmp_path / "x.lock", ENV | {NO_LOCKS: "1"})
     monkeypatch.delenv(NO_LOCKS, raising=False)
     assert lock_holder(tmp_path / "x.lock") == other.pid
     with pytest.raises(LockedError, match=f"in use by process {other.pid}"):
         FileLock(tmp_path / "x.lock").acquire()
-    other.kill()
-    other.communicate()
+    commands.end(other)
     with FileLock(tmp_path / "x.lock"):
         pass

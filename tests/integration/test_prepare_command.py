@@ -16,19 +16,10 @@ import numpy as np
 import pytest
 
 import patchcore as pc
+from commands import patchcore
 from patchcore.errors import LockedError, StudyError
 from patchcore.phantoms import make_phantoms
 from patchcore.study import Study
-
-
-def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "patchcore", *map(str, arguments)],
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 @pytest.fixture
@@ -40,14 +31,14 @@ def study(tmp_path: Path) -> Path:
 
 
 def test_cases_are_prepared_inspected_and_found_again(study: Path) -> None:
-    done = command("prepare", study)
+    done = patchcore("prepare", study)
     assert done.returncode == 0, done.stderr
     assert "4 cases in" in done.stdout
     assert "4 of 4" in done.stderr
     before = {path: path.stat().st_mtime_ns for path in (study / "store.zarr").rglob("*") if path.is_file()}
-    assert command("prepare", study).returncode == 0
+    assert patchcore("prepare", study).returncode == 0
     assert before == {path: path.stat().st_mtime_ns for path in (study / "store.zarr").rglob("*") if path.is_file()}
-    looked = command("inspect", study, "--json")
+    looked = patchcore("inspect", study, "--json")
     assert looked.returncode == 0, looked.stderr
     [group] = json.loads(looked.stdout)
     assert group["spacing"] == [3.0, 3.0, 4.0]
@@ -61,20 +52,20 @@ def test_damage_is_reported_and_mended(study: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(data)
-    looked = command("inspect", study)
+    looked = patchcore("inspect", study)
     assert looked.returncode == 1
     assert f"{case.case_id}: DAMAGED" in looked.stdout
     assert "1 damaged" in looked.stdout
     subprocess.run(["rm", "-r", str(case.path)], check=True)
-    assert command("prepare", study).returncode == 0
-    assert command("inspect", study).returncode == 0
+    assert patchcore("prepare", study).returncode == 0
+    assert patchcore("inspect", study).returncode == 0
 
 
 def test_a_case_that_fails_is_excluded_and_reported(study: Path) -> None:
     record = Study(study).accepted()[2]
     assert record.image is not None
     record.image.path.write_bytes(record.image.path.read_bytes()[:2000])
-    done = command("prepare", study)
+    done = patchcore("prepare", study)
     assert done.returncode == 3
     assert f"skipped: {record.case_id}" in done.stdout
     assert "3 cases in" in done.stdout
@@ -83,7 +74,7 @@ def test_a_case_that_fails_is_excluded_and_reported(study: Path) -> None:
 def test_what_cannot_be_prepared_is_refused(study: Path, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no such study"):
         pc.prepare(tmp_path / "nothing")
-    looked = command("inspect", study)
+    looked = patchcore("inspect", study)
     assert (looked.returncode, looked.stdout) == (2, "")
     assert "patchcore prepare" in looked.stderr
     with Study(study).lock("prepare"), pytest.raises(LockedError):
@@ -136,7 +127,7 @@ def _kill_often(study: Path, count: int) -> None:
         now = _check_whole(study)
         assert finished.keys() <= now.keys()
         finished = now
-    assert command("prepare", study).returncode == 0
+    assert patchcore("prepare", study).returncode == 0
     assert len(_check_whole(study)) == 4
 
 
@@ -154,14 +145,14 @@ def test_ctrl_c_ends_with_its_exit_code(study: Path) -> None:
     codes = {_interrupted(study, after_s, signal.SIGINT) for after_s in (0.0, 0.3)}
     assert codes <= {0, 130, -signal.SIGINT}
     _check_whole(study) if (study / "store.zarr").exists() else None
-    assert command("prepare", study).returncode == 0
+    assert patchcore("prepare", study).returncode == 0
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_study_is_reported(study: Path) -> None:
     study.chmod(0o500)
     try:
-        done = command("prepare", study)
+        done = patchcore("prepare", study)
     finally:
         study.chmod(0o700)
     assert done.returncode in (1, 2)

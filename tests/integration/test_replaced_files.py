@@ -21,8 +21,6 @@ from patchcore.phantoms.make import make_phantoms
 from patchcore.runs.paths import read_object
 from patchcore.volumes.volume import NiftiFile
 
-TESTS = Path(__file__).resolve().parents[1]
-
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:

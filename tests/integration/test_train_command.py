@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from tiny_training import TINY
 
+from commands import patchcore
 from patchcore.runs import RunState, run_state
 from patchcore.study import Study
-
-
-def patchcore(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "patchcore", *arguments], capture_output=True, encoding="utf-8", check=False
-    )
 
 
 @pytest.mark.parametrize("mode", [[], ["--foreground"]])

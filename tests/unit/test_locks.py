@@ -11,31 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from commands import end, hold
 from patchcore.errors import LockedError
 from patchcore.locks import FileLock, lock_holder
 from patchcore.processes import boot_id, process_start
 from patchcore.runs.process import oom_kill_counts, send_signal
-
-HOLD = """
-import sys
-from patchcore.locks import FileLock
-lock = FileLock(sys.argv[1])
-lock.acquire()
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def hold(path: Path) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"held\n"
-    return process
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.communicate()
 
 
 def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
