@@ -95,6 +95,7 @@ class FileLock:
         self.what = what
         self.remedy = remedy
         self._handle: int | None = None
+        self._named = False  # whether the lock is a file that names this process
         self._key = os.path.realpath(self.path)
 
     def acquire(self) -> None:
@@ -110,6 +111,7 @@ class FileLock:
                 raise self._locked(os.getpid())
             if without_locks():
                 self._take_by_name()
+                self._named = True
             else:
                 self._handle = self._take()
             _held[self._key] = os.getpid()
@@ -173,7 +175,8 @@ class FileLock:
                 del _held[self._key]
                 os.close(self._handle)
                 self._handle = None
-            elif without_locks():
+            elif self._named:
+                self._named = False
                 del _held[self._key]
                 if _named_holder(self.path) == os.getpid():
                     with suppress(OSError):

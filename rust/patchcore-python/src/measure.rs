@@ -114,11 +114,10 @@ fn measure_array<'py>(
         geometry.axial_axis = axis;
     }
     let labels = labels.as_deref();
-    let (table, rounded) =
-        with_components(py, array, labels, connectivity, instances, threads, |components, interrupt| {
-            Ok((measure(&components, &geometry, min_volume_mm3, threads, interrupt)?, components.rounded))
-        })?;
-    columns(py, &table, rounded)
+    let table = with_components(py, array, labels, connectivity, instances, threads, |components, interrupt| {
+        measure(&components, &geometry, min_volume_mm3, threads, interrupt)
+    })?;
+    columns(py, &table)
 }
 
 #[pyfunction]
@@ -136,14 +135,14 @@ fn measure_file(
     axial_axis: Option<usize>,
 ) -> PyResult<(Bound<'_, PyDict>, Bound<'_, PyDict>)> {
     let connectivity = Connectivity::try_from(connectivity).map_err(to_python)?;
-    let (table, rounded, header) = run_interruptible(py, |interrupt| {
+    let (table, header) = run_interruptible(py, |interrupt| {
         let (components, header) = nifti::components_of_file(&path, labels.as_deref(), connectivity, interrupt)?;
         let components = joined(components, instances);
         let mut geometry = affine.map_or_else(|| header.geometry(), Geometry::from_affine);
         geometry.axial_axis = axial_axis.unwrap_or(geometry.axial_axis);
-        Ok((measure(&components, &geometry, min_volume_mm3, None, interrupt)?, components.rounded, header))
+        Ok((measure(&components, &geometry, min_volume_mm3, None, interrupt)?, header))
     })?;
-    Ok((columns(py, &table, rounded)?, describe(py, &header)?))
+    Ok((columns(py, &table)?, describe(py, &header)?))
 }
 
 #[pyfunction]
@@ -188,7 +187,7 @@ fn dtype_of(header: &nifti::Header) -> String {
     format!("{order}{letter}{}", header.kind.size())
 }
 
-fn columns<'py>(py: Python<'py>, table: &LesionTable, rounded: bool) -> PyResult<Bound<'py, PyDict>> {
+fn columns<'py>(py: Python<'py>, table: &LesionTable) -> PyResult<Bound<'py, PyDict>> {
     let lesions = &table.lesions;
     let columns = PyDict::new(py);
     macro_rules! column {
@@ -217,7 +216,7 @@ fn columns<'py>(py: Python<'py>, table: &LesionTable, rounded: bool) -> PyResult
     column!(touches_border, bool);
     columns.set_item("speck_count", table.speck_count)?;
     columns.set_item("speck_voxel_count", table.speck_voxel_count)?;
-    columns.set_item("rounded", rounded)?;
+    columns.set_item("rounded", table.rounded)?;
     Ok(columns)
 }
 

@@ -128,18 +128,14 @@ impl Components {
             .sums
             .iter()
             .map(|sums| {
-                let number = *at_label.entry(sums.label).or_insert_with(|| {
+                let next = merged.len() as u32;
+                let number = *at_label.entry(sums.label).or_insert(next);
+                if number == next {
                     merged.push(*sums);
-                    u32::MAX
-                });
-                if number == u32::MAX {
-                    let new = merged.len() as u32 - 1;
-                    at_label.insert(sums.label, new);
-                    new
                 } else {
                     merged[number as usize].merge(sums);
-                    number
                 }
+                number
             })
             .collect();
         for numbers in &mut self.numbers {

@@ -146,6 +146,8 @@ pub struct LesionTable {
     pub speck_count: u64,
     /// Total voxels of these components.
     pub speck_voxel_count: u64,
+    /// Whether stored labels were rounded to integers.
+    pub rounded: bool,
 }
 
 /// Measure every component with at least `min_volume_mm3`.
@@ -186,7 +188,7 @@ pub fn measure(
     } else {
         pool::install(threads, || (0..count).into_par_iter().map_init(Scratch::default, lesion).collect::<Result<_>>())?
     };
-    let mut table = LesionTable::default();
+    let mut table = LesionTable { rounded: components.rounded, ..Default::default() };
     for (sums, lesion) in components.sums.iter().zip(found) {
         if let Some(lesion) = lesion {
             table.lesions.push(lesion);
