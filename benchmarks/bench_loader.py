@@ -53,7 +53,7 @@ def _case(folder: Path, number: int) -> PreparedCase:
     folder.mkdir(parents=True)
     grid = Grid.of(label.shape, np.eye(4), (1.0, 1.0, 1.0))
     placed = Placed(grid, (0, 0, 0), grid.shape)
-    done = placed.write_labels(label, folder / "label", classes=(1, 2), lesion_label=1, connectivity=26)
+    done = placed.write_labels(label, folder / "label", classes=(1, 2), lesion_label=1, connectivity=26, voxel_mm3=1.0)
     spans = done.spans
     table = np.column_stack([spans.lesion, spans.origin, spans.length]).astype(np.int32)
     write_spans(folder, table, spans.voxel_count, spans.axis, (1.0, 1.0, 1.0))
@@ -83,7 +83,7 @@ def _sampler(folder: Path) -> Row:
     times = []
     for step in range(5):
         start = time.perf_counter()
-        draws = source.sampler.draw(step, positions)
+        draws = source.draw(step, positions)
         times.append(time.perf_counter() - start)
     kinds = np.bincount(draws.kind, minlength=5)
     expected = np.array([1 - sum(shares.values()), *shares.values()]) * DRAWS

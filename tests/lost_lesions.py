@@ -1,18 +1,27 @@
-"""Reference implementation for tests: keeps lesions that would vanish on a coarser grid as one voxel each.
+"""Reference implementation for tests: keeps lesions that would vanish on the training grid as one voxel each.
 
-A lesion smaller than about half a training voxel has no voxel in which its share is the largest. Without this step, the
-lesion would be lost: it would not be used in training, and validation would not count it as missed.
+A lesion vanishes if background has the larger share in every new voxel. Without this step, the lesion would be lost: it
+would not be used in training, and validation would not count it as missed.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
-from patchcore.lesions.measure import lesion_spans
 from patchcore.types import Triple
 
-__all__ = ["keep_lost_lesions"]
+__all__ = ["keep_lost_lesions", "overlapping"]
+
+_EDGE = 1e-6
+
+
+def overlapping(voxel: npt.NDArray[np.int64], ratio: Triple, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Return the new voxels that overlap an old voxel. Half an old voxel beyond the new grid belongs to its last."""
+    low = np.minimum(np.floor(voxel / ratio + _EDGE).astype(int), np.asarray(shape) - 1)
+    high = np.clip(np.ceil((voxel + 1) / ratio - _EDGE).astype(int), low + 1, np.maximum(shape, low + 1))
+    return tuple(slice(a, b) for a, b in zip(low, high, strict=True))
 
 
 def keep_lost_lesions(
@@ -23,7 +32,7 @@ def keep_lost_lesions(
     *,
     connectivity: int = 26,
 ) -> int:
-    """Set one voxel, at its centre, for each lesion without a voxel in its region on the new grid.
+    """Set one voxel for each lesion that no new lesion voxel overlaps: where its most central voxel lies.
 
     Args:
         label: Class indices on the new grid, shape (x, y, z); changed in place.
@@ -42,30 +51,17 @@ def keep_lost_lesions(
         >>> keep_lost_lesions(label, old, 1, (4, 4, 4)), label[0, 1, 1]
         (1, np.uint8(1))
     """
-    if all(r <= 1.0 for r in ratio):
-        return 0
-    spans = lesion_spans(old, labels=[lesion_class], connectivity=connectivity)
-    small = np.arange(spans.lesion_count)
-    order = np.argsort(spans.lesion, kind="stable")
-    starts = np.searchsorted(spans.lesion[order], small)
-    stops = np.searchsorted(spans.lesion[order], small, side="right")
-    shape = np.asarray(label.shape)
+    structure = ndimage.generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity])
+    components, count = ndimage.label(old == lesion_class, structure)
     lost = []
-    for start, stop in zip(starts, stops, strict=True):
-        own = order[start:stop]
-        origin, length = spans.origin[own].astype(np.float64), spans.length[own].astype(np.float64)
-        last = origin.copy()
-        last[:, spans.axis] += length - 1
-        # Half a voxel of the old grid can lie beyond the last voxel of the new grid.
-        low = np.minimum(np.floor((origin.min(axis=0) + 0.5) / ratio).astype(int), shape - 1)
-        high = np.floor((last.max(axis=0) + 0.5) / ratio).astype(int) + 1
-        part = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        if (label[part] == lesion_class).any():
+    for number in range(1, count + 1):
+        voxels = np.argwhere(components == number)
+        if any((label[overlapping(voxel, ratio, label.shape)] == lesion_class).any() for voxel in voxels):
             continue
-        centre = ((origin + last) / 2 * length[:, None]).sum(axis=0) / length.sum()
-        voxel = np.clip(np.floor((centre + 0.5) / ratio).astype(int), 0, shape - 1)
-        lost.append(tuple(voxel))
+        distance = (((voxels - voxels.mean(axis=0)) / ratio) ** 2).sum(axis=1)
+        # Of voxels that are equally far, the first one is chosen.
+        lost.append(np.floor((voxels[distance <= distance.min() + 1e-9][0] + 0.5) / ratio))
     # Voxels are set after all lesions are checked, so that the order of the lesions does not matter.
-    for voxel in lost:
-        label[voxel] = lesion_class
+    for place in lost:
+        label[tuple(np.clip(place, 0, np.asarray(label.shape) - 1).astype(int))] = lesion_class
     return len(lost)

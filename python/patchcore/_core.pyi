@@ -94,6 +94,8 @@ def prepare_case_labels(
     classes: list[int],
     lesion_label: int,
     connectivity: int,
+    voxel_mm3: float,
+    min_volume_mm3: float,
     threads: int | None,
 ) -> dict[str, Any]: ...
 
@@ -102,7 +104,14 @@ CHUNK: list[int]
 @final
 class StoredArray:
     def __new__(
-        cls, folder: Path, *, shape: tuple[int, int, int], shard: tuple[int, int, int], dtype: str, fill: int
+        cls,
+        folder: Path,
+        *,
+        shape: tuple[int, int, int],
+        shard: tuple[int, int, int],
+        dtype: str,
+        fill: int,
+        known: list[tuple[int, int] | None] | None,
     ) -> StoredArray: ...
     def verify(self) -> tuple[int, int, int]: ...
 

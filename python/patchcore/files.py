@@ -16,9 +16,21 @@ from typing import Any
 from patchcore.errors import DataError, SchemaVersionError
 from patchcore.types import PathLike
 
-__all__ = ["finite", "json_lines", "read_json", "read_whole", "replace_atomically", "write_atomic", "write_json_atomic"]
+__all__ = [
+    "DISK_ERRORS",
+    "finite",
+    "json_lines",
+    "read_json",
+    "read_whole",
+    "replace_atomically",
+    "write_atomic",
+    "write_json_atomic",
+]
 
 _REOPENED = 3
+
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+"""Error numbers that only the disk that is written to can cause: they concern all cases, not a single one."""
 
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 

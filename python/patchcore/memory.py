@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from patchcore.control_groups import memory_groups
 from patchcore.errors import ConfigError, DataError
 
 __all__ = ["MemoryBudget", "anonymous_bytes", "available_bytes", "byte_count"]
@@ -43,18 +44,14 @@ def anonymous_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Return the available memory in bytes: of the machine or, if smaller, of the control group (e.g. Slurm)."""
+    """Return the available memory in bytes: of the machine or, if smaller, of a control group (a container, Slurm)."""
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     except OSError:
         found = None
     available = 1024 * int(found[1]) if found else 4 << 30
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        return available if limit == "max" else max(0, min(available, int(limit) - used))
-    except (OSError, ValueError):
-        return available
+    limits = [group.free_bytes() for group in memory_groups()]
+    return min([available, *(limit for limit in limits if limit is not None)])
 
 
 class MemoryBudget:

@@ -10,8 +10,8 @@ import patchcore
 
 ROOT = Path(patchcore.__file__).parent
 LEAVES = {
-    "affines", "arrays", "errors", "files", "interrupts", "locks", "memory", "notebook", "processes", "threads",
-    "types",
+    "affines", "arrays", "control_groups", "errors", "files", "interrupts", "locks", "memory", "notebook", "processes",
+    "threads", "types",
 }  # fmt: skip
 # The compiled core is not a Python module; the version is defined in the root.
 FROM_ROOT = {"_core", "__version__"}

@@ -208,7 +208,7 @@ def _examine_voxels(
         found.append(_changed(volume))
         return None
     found += image_findings(image)
-    stamp = before.model_copy(update={"content_hash": image.content_hash})
+    stamp = before.model_copy(update={"content_hash": image.content_hash, "scan_hash": image.scan_hash})
     return image, record.model_copy(update={"image_stamp": stamp})
 
 

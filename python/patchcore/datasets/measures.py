@@ -22,7 +22,7 @@ from patchcore.volumes.types import HuHistogram
 __all__ = ["CaseHu", "CaseMeasures", "MeasureLog", "stamp_of"]
 
 # Increased when measuring changes, so that cases measured by an older patchcore are measured again.
-_VERSION = 4
+_VERSION = 5
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,16 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from patchcore.control_groups import memory_groups
 from patchcore.processes import process_start
 
-__all__ = ["oom_kill_counts", "send_signal"]
+__all__ = ["oom_kill_counts", "send_signal", "tell"]
+
+
+def tell(message: str) -> None:
+    """Print a message on stderr. Never raises: stderr may be a closed pipe, or a file on a full disk."""
+    with suppress(OSError):
+        os.write(2, f"patchcore: {message}\n".encode("utf-8", "backslashreplace"))
 
 
 def send_signal(pid: int, started: int, number: int, *, group: bool = False) -> bool:
@@ -42,8 +49,8 @@ def oom_kill_counts() -> dict[str, int]:
         missing if the kernel does not provide its count.
     """
     counts = {}
-    for file in _cgroup_files():
-        count = _counter(file, "oom_kill")
+    for group in memory_groups():
+        count = group.oom_kills()
         if count is not None:
             counts["cgroup"] = count
             break
@@ -51,21 +58,6 @@ def oom_kill_counts() -> dict[str, int]:
     if machine is not None:
         counts["machine"] = machine
     return counts
-
-
-def _cgroup_files() -> list[Path]:
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    files = []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if not controllers:
-            files.append(Path("/sys/fs/cgroup") / group.lstrip("/") / "memory.events")
-        elif "memory" in controllers.split(","):
-            files.append(Path("/sys/fs/cgroup/memory") / group.lstrip("/") / "memory.oom_control")
-    return files
 
 
 def _counter(file: Path, name: str) -> int | None:

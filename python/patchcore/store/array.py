@@ -17,7 +17,14 @@ from patchcore import _core
 from patchcore.arrays import needed_part, thread_count
 from patchcore.errors import PatchcoreError, UnsupportedDataError, WindowError
 from patchcore.files import write_json_atomic
-from patchcore.store.layout import array_metadata, read_layout, shard_shape
+from patchcore.store.layout import (
+    array_metadata,
+    describe_shards,
+    known_shards,
+    missing_shards,
+    read_layout,
+    shard_shape,
+)
 from patchcore.types import IntTriple, PathLike
 
 __all__ = [
@@ -86,7 +93,8 @@ def write_array(
     written: int = _core.write_store_region(
         folder, source, shape=shape, shard=shard, start=(0, 0, 0), fill=fill, threads=thread_count(threads)
     )
-    metadata = array_metadata(shape, shard, source.dtype.name, fill=fill, attributes=attributes)
+    described = describe_shards(folder, shape, shard) | dict(attributes or {})
+    metadata = array_metadata(shape, shard, source.dtype.name, fill=fill, attributes=described)
     write_json_atomic(folder / "zarr.json", metadata)
     return written
 
@@ -129,6 +137,7 @@ class StoredArray:
                 shard=self._layout.shard,
                 dtype=self._layout.dtype,
                 fill=self._layout.fill,
+                known=known_shards(self._layout),
             )
         else:
             with self._named():
@@ -150,7 +159,7 @@ class StoredArray:
     @property
     def attributes(self) -> Mapping[str, Any]:
         """The user's attributes, stored with the array."""
-        return self._layout.attributes
+        return {name: value for name, value in self._layout.attributes.items() if name != "patchcore"}
 
     def read(self) -> npt.NDArray[Any]:
         """Read the whole array, in its own dtype, C order.
@@ -225,6 +234,10 @@ class StoredArray:
         except PatchcoreError as error:
             error.path = error.path or str(self.folder)
             raise
+
+    def missing(self) -> str | None:
+        """Name a shard that is missing or has another size than it was written with; None if there is none."""
+        return missing_shards(self.folder, self._layout)
 
     def verify(self) -> Verified:
         """Read every chunk and compare its checksum.

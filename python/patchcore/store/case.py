@@ -15,8 +15,7 @@ from patchcore.files import write_json_atomic
 from patchcore.lesions.measure import LesionSpans
 from patchcore.resampling.grid import Grid
 from patchcore.resampling.image import cubic_axes
-from patchcore.store.facts import count_shards
-from patchcore.store.layout import array_metadata, shard_shape
+from patchcore.store.layout import array_metadata, describe_shards, shard_shape
 from patchcore.types import IntTriple, Triple
 
 __all__ = ["AIR_HU", "Placed", "Source", "WrittenLabels"]
@@ -50,12 +49,14 @@ class WrittenLabels:
         spans: Spans of the lesions, on the kept part of the training grid.
         other_classes: Spans of all classes except the lesion class, int32 (spans, 5): class index, origin, length.
         class_voxels: Number of voxels of each class.
+        is_lesion: bool (lesions,): whether a component is a lesion of the source, and not only made of specks.
         kept_lesions: Number of lesions that resampling would have removed and that were kept as one voxel.
     """
 
     spans: LesionSpans
     other_classes: npt.NDArray[np.int32]
     class_voxels: tuple[int, ...]
+    is_lesion: npt.NDArray[np.bool_]
     kept_lesions: int
 
 
@@ -107,7 +108,9 @@ class Placed:
         written: int = _core.prepare_case_image(
             source, self._arguments(), folder, shard=shard, nan=AIR_HU, threads=threads
         )
-        metadata = array_metadata(self.shape, shard, "int16", fill=AIR_HU, attributes=count_shards(folder))
+        metadata = array_metadata(
+            self.shape, shard, "int16", fill=AIR_HU, attributes=describe_shards(folder, self.shape, shard)
+        )
         write_json_atomic(folder / "zarr.json", metadata)
         return written
 
@@ -119,9 +122,21 @@ class Placed:
         classes: Sequence[int],
         lesion_label: int,
         connectivity: int,
+        voxel_mm3: float,
+        min_volume_mm3: float = 0.0,
         threads: int | None = None,
     ) -> WrittenLabels:
         """Write the label map as uint8 class indices into a new folder, and find the lesions.
+
+        Args:
+            source: The label map, on its own grid.
+            folder: The new folder.
+            classes: Stored labels of the classes; the first has class index 1.
+            lesion_label: The label with components that are lesions.
+            connectivity: 6, 18 or 26.
+            voxel_mm3: Volume of a voxel of the source [mm³].
+            min_volume_mm3: Smaller components of the source are specks, not lesions [mm³].
+            threads: Number of threads [default: all cores].
 
         Raises:
             DataError: The source is damaged, or there are more than 255 classes.
@@ -137,13 +152,16 @@ class Placed:
             classes=list(classes),
             lesion_label=lesion_label,
             connectivity=connectivity,
+            voxel_mm3=voxel_mm3,
+            min_volume_mm3=min_volume_mm3,
             threads=threads,
         )
-        metadata = array_metadata(self.shape, shard, "uint8", attributes=count_shards(folder))
+        metadata = array_metadata(self.shape, shard, "uint8", attributes=describe_shards(folder, self.shape, shard))
         write_json_atomic(folder / "zarr.json", metadata)
         class_voxels, kept = found.pop("class_voxels"), found.pop("kept_lesions")
         other = np.column_stack(found.pop("class_spans")).astype(np.int32)
-        return WrittenLabels(LesionSpans(**found), other, tuple(class_voxels), kept)
+        is_lesion = found.pop("is_lesion")
+        return WrittenLabels(LesionSpans(**found), other, tuple(class_voxels), is_lesion, kept)
 
     def _arguments(self) -> _Arguments:
         grid = self.grid

@@ -1,4 +1,4 @@
-"""Reads and writes the data beside the arrays of a store: attributes, lesions, shard counts, reasons of failures."""
+"""Reads and writes the data beside the arrays of a store: attributes, lesions, reasons of failures."""
 
 from __future__ import annotations
 
@@ -14,12 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore.errors import CorruptFileError
-from patchcore.store.array import StoredArray
-from patchcore.types import Triple
 
 __all__ = [
-    "count_shards",
-    "missing_shards",
     "read_attributes",
     "read_failed",
     "read_table",
@@ -48,22 +44,6 @@ def read_failed(folder: Path) -> dict[str, str]:
     return {str(case_id): str(reason) for case_id, reason in found.items()} if isinstance(found, dict) else {}
 
 
-def _shards(folder: Path) -> int:
-    return sum(path.is_file() for path in (folder / "c").rglob("*"))
-
-
-def count_shards(folder: Path) -> dict[str, Any]:
-    """Return attributes with the number of shards of an array. Without it, a lost shard would be read as air."""
-    return {"patchcore": {"shards": _shards(folder)}}
-
-
-def missing_shards(array: StoredArray) -> str | None:
-    """Return a text if shards of an array are missing; None if all are there or their number is not recorded."""
-    wanted = array.attributes.get("patchcore", {}).get("shards")
-    found = _shards(array.folder)
-    return None if wanted is None or found == wanted else f"found {found} of {wanted} shards"
-
-
 def read_table(path: Path) -> npt.NDArray[np.int32]:
     """Read spans, int32 (spans, 5).
 
@@ -89,7 +69,7 @@ def write_table(path: Path, table: npt.NDArray[np.int32]) -> None:
 
 
 def write_spans(
-    folder: Path, table: npt.NDArray[np.int32], voxels: npt.NDArray[np.int64], axis: int, mm: Triple
+    folder: Path, table: npt.NDArray[np.int32], voxels: npt.NDArray[np.int64], axis: int, voxel_mm3: float
 ) -> None:
     """Write the lesions of a case to ``spans.npy`` and ``lesions.csv``.
 
@@ -98,7 +78,7 @@ def write_spans(
         table: The spans, int32 (spans, 5): lesion, origin x y z, length; sorted by lesion.
         voxels: Number of voxels of each lesion.
         axis: The axis along which the spans lie.
-        mm: Spacing [mm].
+        voxel_mm3: Volume of a voxel [mm³].
     """
     write_table(folder / "spans.npy", table)
     rows = io.StringIO()
@@ -112,7 +92,7 @@ def write_spans(
         last = origin.copy()
         last[:, axis] += length - 1
         centroid = ((origin + last) / 2 * length[:, None]).sum(axis=0) / length.sum()
-        volume = int(voxels[lesion]) * math.prod(mm)
+        volume = int(voxels[lesion]) * voxel_mm3
         diameter = (6 * volume / math.pi) ** (1 / 3)
         box = [*origin.min(axis=0).tolist(), *(last.max(axis=0) + 1).tolist(), *centroid.round(3).tolist()]
         writer.writerow([lesion, int(voxels[lesion]), round(volume, 6), round(diameter, 6), *box])

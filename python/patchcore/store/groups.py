@@ -14,7 +14,7 @@ from patchcore.study import Study
 
 __all__ = ["STORE_SCHEMA", "store_folder", "write_groups"]
 
-STORE_SCHEMA = 2
+STORE_SCHEMA = 3
 
 
 def store_folder(study: Study, target: TargetPlan) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from patchcore.errors import PatchcoreError, StudyError
 from patchcore.store.array import StoredArray
-from patchcore.store.facts import missing_shards, read_attributes, read_failed, read_table
+from patchcore.store.facts import read_attributes, read_failed, read_table
 from patchcore.types import PathLike
 
 __all__ = ["InspectedCase", "InspectedGroup", "inspect_store", "stored_bytes"]
@@ -103,8 +103,8 @@ def _inspect_case(folder: Path, *, verify: bool) -> InspectedCase:
     try:
         for name in ("image", "label"):
             array = StoredArray(folder / name)
-            if lack := missing_shards(array):
-                problem = f"{folder / name}: {lack}"
+            if lack := array.missing():
+                problem = lack
             if meta and list(array.shape) != list(meta.get("shape", ())):
                 problem = (
                     f"{folder / name}: shape {array.shape} does not match the case, {tuple(meta.get('shape', ()))}"

@@ -7,7 +7,9 @@ reads a window of 96³ in 1.05 ms. Chunks of 32³ are 1.79 times smaller than ra
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,17 @@ from patchcore.errors import CorruptFileError, SchemaVersionError, UnsupportedDa
 from patchcore.files import read_json
 from patchcore.types import IntTriple
 
-__all__ = ["CHUNK", "ArrayLayout", "array_metadata", "group_metadata", "read_layout", "shard_shape"]
+__all__ = [
+    "CHUNK",
+    "ArrayLayout",
+    "array_metadata",
+    "describe_shards",
+    "group_metadata",
+    "known_shards",
+    "missing_shards",
+    "read_layout",
+    "shard_shape",
+]
 
 CHUNK: IntTriple = (_core.CHUNK[0], _core.CHUNK[1], _core.CHUNK[2])
 """Size of a chunk along each axis [voxels]."""
@@ -27,6 +39,7 @@ _MOST_SHARD_BYTES = 64 << 20
 _LONGEST_SHARD = 512
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 _CHECKSUM = {"name": "crc32c"}
+_CHECKSUM_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,60 @@ def array_metadata(
         "attributes": dict(attributes or {}),
         "dimension_names": ["x", "y", "z"],
     }
+
+
+def describe_shards(folder: Path, shape: IntTriple, shard: IntTriple) -> dict[str, Any]:
+    """Return attributes that describe the shards of a new array: size in bytes and checksum of the index of each.
+
+    A reader knows from them which shards exist and which version they belong to: without them, a lost shard would be
+    read as air.
+    """
+    found: list[list[int] | None] = []
+    for path in _shard_paths(folder, shape, shard):
+        try:
+            with path.open("rb") as handle:
+                size = handle.seek(-_CHECKSUM_BYTES, os.SEEK_END) + _CHECKSUM_BYTES
+                found.append([size, int.from_bytes(handle.read(), "little")])
+        except FileNotFoundError:
+            found.append(None)
+    return {"patchcore": {"shards": found}}
+
+
+def known_shards(layout: ArrayLayout) -> list[tuple[int, int] | None] | None:
+    """Return size and checksum of each shard, None for one that was not written; None if they are not recorded."""
+    own = layout.attributes.get("patchcore")
+    shards = own.get("shards") if isinstance(own, dict) else None
+    count = math.prod(_up(n, edge) // edge for n, edge in zip(layout.shape, layout.shard, strict=True))
+    if not isinstance(shards, list) or len(shards) != count:
+        return None
+    found: list[tuple[int, int] | None] = []
+    for one in shards:
+        match one:
+            case None:
+                found.append(None)
+            case [int(size), int(checksum)] if 0 <= size < 2**63 and 0 <= checksum < 2**32:
+                found.append((size, checksum))
+            case _:
+                return None
+    return found
+
+
+def missing_shards(folder: Path, layout: ArrayLayout) -> str | None:
+    """Name the first shard of an array that is missing or has another size; None if all are as they were written."""
+    known = known_shards(layout)
+    for path, shard in zip(_shard_paths(folder, layout.shape, layout.shard), known or (), strict=False):
+        if shard is not None:
+            size = path.stat().st_size if path.is_file() else None
+            if size != shard[0]:
+                return f"{path}: " + (
+                    "missing" if size is None else f"has {size} bytes; it was written with {shard[0]}"
+                )
+    return None
+
+
+def _shard_paths(folder: Path, shape: IntTriple, shard: IntTriple) -> list[Path]:
+    counts = (range(_up(n, edge) // edge) for n, edge in zip(shape, shard, strict=True))
+    return [folder / "c" / str(i) / str(j) / str(k) for i, j, k in itertools.product(*counts)]
 
 
 def group_metadata(attributes: Mapping[str, Any] | None = None) -> dict[str, Any]:

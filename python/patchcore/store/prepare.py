@@ -38,7 +38,7 @@ from patchcore.files import write_json_atomic
 from patchcore.memory import MemoryBudget, anonymous_bytes, available_bytes
 from patchcore.store.facts import read_failed
 from patchcore.store.groups import STORE_SCHEMA, store_folder, write_groups
-from patchcore.store.prepare_case import BASE_BYTES, StoreWriteError, prepare_case
+from patchcore.store.prepare_case import StoreWriteError, prepare_case
 from patchcore.store.prepared_case import PreparedCase
 from patchcore.study import CaseRecord, Study
 from patchcore.threads import checked_threads, core_count, for_each
@@ -283,13 +283,8 @@ def _write_failed(root: Path, tried: set[str], failed: dict[str, Exception]) -> 
 def _budget(max_memory_bytes: int | None) -> MemoryBudget:
     taken = anonymous_bytes()
     allowed = taken + available_bytes() // 2 if max_memory_bytes is None else max_memory_bytes
-    if allowed - taken <= BASE_BYTES:
-        raise DataError(
-            f"{allowed / 2**20:,.0f} MiB of memory are not enough: {taken / 2**20:,.0f} MiB are already in use",
-            found=allowed,
-            remedy="allow at least 256 MiB",
-        )
-    return MemoryBudget(allowed - taken)
+    # Too little is an error only for a case that has to be prepared.
+    return MemoryBudget(max(0, allowed - taken))
 
 
 def check_classes(cases: Sequence[PreparedCase], target: TargetPlan) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import math
+import os
 import secrets
 import shlex
 import shutil
@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from patchcore.affines import voxel_volume_mm3
 from patchcore.config.plan import TargetPlan
 from patchcore.errors import DataError, PatchcoreError
-from patchcore.files import write_json_atomic
+from patchcore.files import DISK_ERRORS, write_json_atomic
 from patchcore.lesions.measure import measure_lesions
 from patchcore.memory import MemoryBudget
 from patchcore.resampling.grid import Grid
@@ -32,13 +33,11 @@ from patchcore.threads import core_count
 from patchcore.types import IntTriple
 from patchcore.volumes.volume import Volume
 
-__all__ = ["BASE_BYTES", "StoreWriteError", "prepare_case"]
+__all__ = ["StoreWriteError", "prepare_case"]
 
-# Errors that only the written folder can cause. All other errors are attributed to the source files.
-_STORE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 # Memory of a case in addition to its planes and slabs, and memory kept for Python.
-BASE_BYTES = 48 << 20
-_MEMORY_REMEDY = "raise --max-memory, or convert DICOM with patchcore import first"
+_BASE_BYTES = 48 << 20
+_MEMORY_REMEDY = "raise --max-memory; a DICOM series needs less after patchcore import"
 
 
 class StoreWriteError(Exception):
@@ -93,6 +92,7 @@ def prepare_case(root: Path, target: TargetPlan, record: CaseRecord, budget: Mem
         cropped=meta["cropped"],
         affine=np.asarray(meta["grid_affine"], dtype=np.float64),
         cut_lesions=meta["cut_lesions"],
+        version=meta["version"],
     )
 
 
@@ -112,36 +112,48 @@ def _write(
             temporary.mkdir()
         except OSError as error:
             raise StoreWriteError(error, folder) from error
-        meta = _fill(temporary, target, record, budget) | known | {"content_hashes": _hashes(record, known["sources"])}
+        meta = _fill(temporary, target, record, budget) | known
+        meta |= {"content_hashes": _hashes(record, known["sources"]), "version": secrets.token_hex(8)}
         try:
             write_json_atomic(temporary / "zarr.json", group_metadata({"patchcore": meta}))
-            _give_name(temporary, folder, meta)
+            return _give_name(temporary, folder, meta)
         except OSError as error:
             raise StoreWriteError(error, folder) from error
-        return meta
     except OSError as error:
-        if error.errno in _STORE_ERRORS:
+        if error.errno in DISK_ERRORS:
             raise StoreWriteError(error, folder) from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _give_name(temporary: Path, folder: Path, meta: Mapping[str, Any]) -> None:
+def _give_name(temporary: Path, folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """Give a complete case its name, and return the attributes of the case that has the name now.
+
+    The outdated case is only renamed: a training that began with it can read it on. `prepare` removes it a day later.
+    """
     found = _read_meta(folder)
     if found is not None and _same_sources(found, meta):
         # Another process has prepared the same case meanwhile and may already read it. Keep that one.
-        return
+        return found
+    outdated = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old.tmp")
+    moved = False
     with suppress(FileNotFoundError):
-        outdated = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old.tmp")
         folder.rename(outdated)
-        shutil.rmtree(outdated, ignore_errors=True)
+        os.utime(outdated)
+        moved = True
     try:
         temporary.rename(folder)
     except OSError:
         # Another process was faster and has created the folder.
-        if not (folder / "zarr.json").exists():
-            raise
+        found = _read_meta(folder)
+        if found is not None and _same_sources(found, meta):
+            return found
+        if moved:
+            with suppress(OSError):
+                outdated.rename(folder)
+        raise
+    return meta
 
 
 def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBudget) -> dict[str, Any]:
@@ -158,10 +170,10 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
     threads = core_count()
     # Bytes for a DICOM series, which is read whole and converted. NIfTI is streamed, also if compressed.
     series = 8 * math.prod(shape)
-    with budget.hold(series * (not record.is_label_streamed) + BASE_BYTES, record.case_id, remedy=_MEMORY_REMEDY):
+    with budget.hold(series * (not record.is_label_streamed) + _BASE_BYTES, record.case_id, remedy=_MEMORY_REMEDY):
         crop = _crop(record, target, grid)
     placed = Placed(grid, *crop.box, kernel=target.store.kernel, antialias=target.store.antialias)
-    needed = series * (not (image.is_streamed and record.is_label_streamed)) + BASE_BYTES
+    needed = series * (not (image.is_streamed and record.is_label_streamed)) + _BASE_BYTES
     if not image.is_streamed:
         needed += 16 * threads * (shape[0] * shape[1] + math.prod(placed.shape[:2])) + (192 << 20)
     else:
@@ -186,18 +198,20 @@ def _fill(folder: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBu
                 classes=target.stored_classes,
                 lesion_label=target.lesion_label,
                 connectivity=target.connectivity,
+                voxel_mm3=voxel_volume_mm3(record.affine_array),
+                min_volume_mm3=target.min_volume_mm3,
                 threads=threads,
             )
             del source
     spans = labels.spans
     table = np.column_stack([spans.lesion, spans.origin, spans.length]).astype(np.int32)
-    table, voxels = _without_specks(table, spans.voxel_count, target)
-    write_spans(folder, table, voxels, spans.axis, target.spacing)
+    table, voxels = _without_specks(table, spans.voxel_count, labels.is_lesion)
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ np.asarray(placed.start)
+    write_spans(folder, table, voxels, spans.axis, voxel_volume_mm3(affine))
     # Voxels that are ignored are no class that windows are drawn around.
     learned = labels.other_classes[:, 0] <= len(target.classes)
     write_table(folder / "class_spans.npy", np.ascontiguousarray(labels.other_classes[learned]))
-    affine = grid.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ np.asarray(placed.start)
     return {
         "schema_version": STORE_SCHEMA,
         "patient": record.patient,
@@ -226,7 +240,7 @@ def _named(record: CaseRecord, volume: Volume) -> Iterator[None]:
         error.path = error.path or str(volume.path)
         raise
     except OSError as error:
-        if error.errno in _STORE_ERRORS or error.filename is not None or error.errno is None:
+        if error.errno in DISK_ERRORS or error.filename is not None or error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(volume.path)) from None
 
@@ -277,11 +291,10 @@ def _read_meta(folder: Path) -> dict[str, Any] | None:
 
 
 def _without_specks(
-    table: npt.NDArray[np.int32], voxels: npt.NDArray[np.int64], target: TargetPlan
+    table: npt.NDArray[np.int32], voxels: npt.NDArray[np.int64], is_lesion: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Remove components smaller than the plan's `min_volume_mm3`, and number the others from 0."""
-    kept = np.asarray(voxels) * math.prod(target.spacing) >= target.min_volume_mm3
-    number = np.cumsum(kept) - 1
-    table = table[kept[table[:, 0]]] if len(table) else table
+    """Remove components that are specks of the label map, and number the others from 0."""
+    number = np.cumsum(is_lesion) - 1
+    table = table[is_lesion[table[:, 0]]] if len(table) else table
     table[:, 0] = number[table[:, 0]]
-    return np.ascontiguousarray(table), np.asarray(voxels)[kept]
+    return np.ascontiguousarray(table), np.asarray(voxels)[is_lesion]

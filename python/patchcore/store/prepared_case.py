@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from patchcore.affines import voxel_volume_mm3
 from patchcore.errors import CorruptFileError, DataError
 from patchcore.lesions.measure import LesionSpans
 from patchcore.store import StoredArray
-from patchcore.store.facts import missing_shards, read_table
+from patchcore.store.facts import read_attributes, read_table
 from patchcore.types import Affine, IntTriple, Triple
 
 __all__ = ["PreparedCase"]
@@ -39,6 +40,7 @@ class PreparedCase:
         cropped: Whether only a part of the training grid was kept.
         cut_lesions: Number of lesions that are not completely inside the kept part.
         affine: Voxel index → world mm (RAS+), float64 (4, 4).
+        version: Names this preparation of the case. Arrays and spans of another preparation are refused.
     """
 
     case_id: str
@@ -54,11 +56,12 @@ class PreparedCase:
     cropped: bool = False
     cut_lesions: int = 0
     affine: Affine = field(default_factory=lambda: np.eye(4), compare=False)
+    version: str = field(default="", compare=False)
 
     @property
     def voxel_mm3(self) -> float:
-        """Volume of a voxel [mm³]."""
-        return self.spacing[0] * self.spacing[1] * self.spacing[2]
+        """Volume of a voxel [mm³]; of a sheared grid, less than the product of the spacings."""
+        return voxel_volume_mm3(self.affine)
 
     @property
     def image_bytes(self) -> int:
@@ -111,11 +114,26 @@ class PreparedCase:
     def _table(self, name: str) -> npt.NDArray[np.int32]:
         path = self.path / name
         try:
-            return read_table(path)
+            table = read_table(path)
         except CorruptFileError as error:
             raise self.damaged(path, error.message) from None
         except FileNotFoundError as error:
             raise self.damaged(path, error) from None
+        self._check_version()
+        return table
+
+    def _check_version(self) -> None:
+        """Compare the version in the folder with this one. Call it after a file was opened by its path."""
+        found = read_attributes(self.path).get("version", "")
+        if found != self.version:
+            raise CorruptFileError(
+                "the case was prepared again, or deleted, while it was in use",
+                case_id=self.case_id,
+                path=self.path,
+                found=found,
+                expected=self.version,
+                remedy="run the command again: it then uses the new version of the case",
+            )
 
     def _open(self, name: str, dtype: Any) -> StoredArray:
         try:
@@ -126,8 +144,9 @@ class PreparedCase:
             raise self.damaged(
                 self.path / name, f"{array.dtype} {array.shape}, expected {np.dtype(dtype)} {self.shape}"
             )
-        if lack := missing_shards(array):
+        if lack := array.missing():
             raise self.damaged(self.path / name, lack)
+        self._check_version()
         return array
 
     @contextmanager

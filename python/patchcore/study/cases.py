@@ -76,6 +76,9 @@ class FileStamp(_Model):
     content_hash: str = Field(
         default="", description="hash of the voxels, independent of compression and header; empty if not known"
     )
+    scan_hash: str = Field(
+        default="", description="hash of an image's HU in any order: recognises a scan in any orientation and file type"
+    )
 
     def same_files(self, other: FileStamp) -> bool:
         """Return whether the files are unchanged; the content is not compared."""

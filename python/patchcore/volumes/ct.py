@@ -92,6 +92,7 @@ def _examination(found: dict[str, Any], shape: tuple[int, ...], stored_dtype: np
         above=found["above"],
         sample=found["sample"],
         content_hash=found["hash"].hex(),
+        scan_hash=f"{found['scan']:016x}-{'x'.join(map(str, sorted(triple)))}",
         within=HuHistogram(*found["within"]),
         around=HuHistogram(*found["around"]),
     )

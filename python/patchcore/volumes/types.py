@@ -83,6 +83,8 @@ class CtExamination:
         above: Number of voxels above :data:`patchcore.volumes.ct.HIGHEST_HU`.
         sample: Evenly drawn voxels, HU, shape (N,), int16 or float32.
         content_hash: BLAKE3 of shape, type and voxels, hexadecimal; header and compression do not change it.
+        scan_hash: Hash of the HU in any order, and of the sorted shape: equal for two files of the same scan, even if
+            they are turned, mirrored or stored as another type.
         within: Counts of the HU within lesions.
         around: Counts of the HU of all voxels within :data:`patchcore.volumes.ct.DILATION_MM` of a lesion, including
             the lesion itself.
@@ -97,6 +99,7 @@ class CtExamination:
     above: int
     sample: npt.NDArray[Any]
     content_hash: str
+    scan_hash: str
     within: HuHistogram
     around: HuHistogram
 

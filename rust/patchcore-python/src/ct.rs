@@ -110,6 +110,7 @@ fn columns(py: Python<'_>, found: Examined) -> PyResult<Bound<'_, PyDict>> {
     described.set_item("below", found.below)?;
     described.set_item("above", found.above)?;
     described.set_item("hash", PyBytes::new(py, &found.hash))?;
+    described.set_item("scan", found.scan)?;
     match found.sample {
         Sample::Int16(values) => described.set_item("sample", PyArray1::from_vec(py, values))?,
         Sample::Float32(values) => described.set_item("sample", PyArray1::from_vec(py, values))?,

@@ -114,7 +114,7 @@ fn prepare_case_image(
 
 /// Resample a label map into an array of a store. Returns the lesions as columns.
 #[pyfunction]
-#[pyo3(signature = (source, placement, folder, *, shard, classes, lesion_label, connectivity, threads))]
+#[pyo3(signature = (source, placement, folder, *, shard, classes, lesion_label, connectivity, voxel_mm3, min_volume_mm3, threads))]
 #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
 fn prepare_case_labels<'py>(
     py: Python<'py>,
@@ -125,12 +125,14 @@ fn prepare_case_labels<'py>(
     classes: Vec<i64>,
     lesion_label: i64,
     connectivity: u32,
+    voxel_mm3: f64,
+    min_volume_mm3: f64,
     threads: Option<usize>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let layout = placement.layout(shard)?;
     let (source, placement) = (source.source()?, placement.placement());
     let connectivity = Connectivity::try_from(connectivity).map_err(to_python)?;
-    let plan = LabelPlan { classes: &classes, lesion_label, connectivity };
+    let plan = LabelPlan { classes: &classes, lesion_label, connectivity, voxel_mm3, min_volume_mm3 };
     let done = run_interruptible(py, |interrupt| {
         prepare_labels(&source, &placement, plan, &folder, &layout, threads, interrupt)
     })?;
@@ -143,6 +145,7 @@ fn prepare_case_labels<'py>(
         (PyArray1::from_vec(py, other.component), origins(py, other.origin)?, PyArray1::from_vec(py, other.length)),
     )?;
     columns.set_item("class_voxels", done.class_voxels)?;
+    columns.set_item("is_lesion", PyArray1::from_vec(py, done.is_lesion))?;
     columns.set_item("kept_lesions", kept)?;
     Ok(columns)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use numpy::{PyArray1, PyReadonlyArray2, PyUntypedArray};
 use patchcore::pool;
 use patchcore::store::{
-    self, Element, Labels, Layout, Reading, StoredArray as Core, Wanted, read_windows, write_region,
+    self, Element, KnownShard, Labels, Layout, Reading, StoredArray as Core, Wanted, read_windows, write_region,
 };
 use patchcore::windows::extract::Intensity;
 use patchcore::{Error, Kind};
@@ -39,13 +39,28 @@ enum Stored {
 #[pymethods]
 impl StoredArray {
     #[new]
-    #[pyo3(signature = (folder, *, shape, shard, dtype, fill))]
-    fn new(folder: PathBuf, shape: [usize; 3], shard: [usize; 3], dtype: &str, fill: i64) -> PyResult<Self> {
+    #[pyo3(signature = (folder, *, shape, shard, dtype, fill, known))]
+    fn new(
+        folder: PathBuf,
+        shape: [usize; 3],
+        shard: [usize; 3],
+        dtype: &str,
+        fill: i64,
+        known: Option<Vec<Option<(u64, u32)>>>,
+    ) -> PyResult<Self> {
         let layout = Layout::new(shape, shard).map_err(to_python)?;
+        let written = |(bytes, checksum)| KnownShard { bytes, checksum: Some(checksum) };
+        let known = known.map(|known| known.into_iter().map(|shard| shard.map(written)).collect());
         let misfit = || UnsupportedDataError::new_err(format!("fill value {fill} does not fit into {dtype}"));
         let inner = match dtype {
-            "int16" => Stored::Image(Core::new(folder, layout, fill.try_into().map_err(|_| misfit())?)),
-            "uint8" => Stored::Label(Core::new(folder, layout, fill.try_into().map_err(|_| misfit())?)),
+            "int16" => {
+                let fill = fill.try_into().map_err(|_| misfit())?;
+                Stored::Image(Core::open(folder, layout, fill, known).map_err(to_python)?)
+            }
+            "uint8" => {
+                let fill = fill.try_into().map_err(|_| misfit())?;
+                Stored::Label(Core::open(folder, layout, fill, known).map_err(to_python)?)
+            }
             _ => {
                 return Err(UnsupportedDataError::new_err(format!(
                     "the array has dtype {dtype}; expected int16 or uint8"

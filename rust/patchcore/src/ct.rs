@@ -2,6 +2,7 @@
 
 mod around;
 mod histogram;
+mod scan;
 mod values;
 
 use std::path::Path;
@@ -11,6 +12,7 @@ use blake3::Hasher;
 pub use around::{LesionSpan, Surroundings};
 use histogram::Counter;
 pub use histogram::Histogram;
+use scan::Scan;
 pub use values::Sample;
 use values::{Format, Value};
 
@@ -46,6 +48,8 @@ pub struct Examined {
     pub sample: Sample,
     /// BLAKE3 hash of shape, type and voxels, first axis fastest.
     pub hash: [u8; 32],
+    /// A hash of the HU alone, in whatever order: see [`scan`].
+    pub scan: u64,
     /// HU of the lesion voxels.
     pub within: Histogram,
     /// HU of all voxels within the radius of a lesion voxel, including the lesion voxels.
@@ -135,12 +139,14 @@ fn walk<T: Value>(
     let mut hasher = Hasher::new();
     hasher.update(format!("{} {shape:?}", T::NAME).as_bytes());
     let mut counts = T::counts(limits);
+    let mut scan = Scan::new();
     let (mut within, mut around) = (Counter::default(), Counter::default());
     let mut next_sample = 0;
     for plane in 0..shape[2] {
         give(plane, &mut |bytes| T::decode(bytes, format, &mut values))?;
         hasher.update(T::bytes(&values));
         counts.add(&values);
+        scan.add(&values);
         let first = plane * plane_voxels;
         while next_sample < first + values.len() {
             sample.push(values[next_sample - first]);
@@ -159,6 +165,7 @@ fn walk<T: Value>(
         above: counts.above,
         sample: T::sample(sample),
         hash: *hasher.finalize().as_bytes(),
+        scan: scan.sum,
         within: within.finish(),
         around: around.finish(),
     })

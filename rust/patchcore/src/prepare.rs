@@ -77,7 +77,6 @@ struct Walked {
     flipped: [bool; 3],
     /// The same, by stored axis.
     stored_flipped: [bool; 3],
-    stored_shape: [usize; 3],
     bands: Bands,
     /// Shape of the part that is kept, canonical axes.
     shape: [usize; 3],
@@ -108,7 +107,6 @@ impl Placement {
             canonical,
             flipped,
             stored_flipped,
-            stored_shape,
             bands: Bands { planes, rows: band(1)?, columns: band(2)? },
             shape: std::array::from_fn(|axis| self.part[axis].len()),
         })

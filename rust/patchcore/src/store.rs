@@ -14,7 +14,7 @@ mod layout;
 mod read;
 mod write;
 
-pub use array::{StoredArray, Verified};
+pub use array::{KnownShard, StoredArray, Verified};
 pub use cache::ChunkCache;
 pub use foreign::ForeignArray;
 pub use layout::{CHUNK, Element, Layout};

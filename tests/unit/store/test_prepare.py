@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from patchcore.resampling.grid import Grid
 from patchcore.resampling.image import resample_class_indices, resample_image
 from patchcore.store.groups import store_folder
 from patchcore.store.inspection import inspect_store
-from patchcore.store.prepare import PreparedCase, check_classes, class_indices, prepare, prepare_cases
+from patchcore.store.prepare import PreparedCase, _sweep, check_classes, class_indices, prepare, prepare_cases
 from patchcore.store.window_reader import WindowReader
 from patchcore.study import CaseRecord, Study
 from patchcore.volumes.volume import NiftiFile
@@ -200,10 +203,22 @@ def test_a_changed_source_is_brought_again(study: Study, record: CaseRecord, tmp
     [before] = prepare_cases(study, target(), [record]).cases
     stored: Any = nibabel.load(record.image)
     nibabel.save(nibabel.Nifti1Image(np.full(record.shape, 7, np.int16), stored.affine), record.image)
+    begun, unopened = before.image_array, replace(before)
+    first = begun.read()
     [after] = prepare_cases(study, target(), [record]).cases
     assert before.path == after.path
     assert (after.image() == 7).all()
-    assert not list(after.path.parent.glob(".*"))
+    # What was begun is read to its end; what is opened later is told that the case has changed.
+    assert not (first == 7).all()
+    np.testing.assert_array_equal(begun.read(), first)
+    for late in (unopened.image, unopened.label, unopened.spans):
+        with pytest.raises(CorruptFileError, match=r"case_1.*prepared again, or deleted, while it was in use"):
+            late()
+    # The outdated case is removed a day later, and then it says so.
+    [old] = after.path.parent.glob(".*")
+    os.utime(old, (0, 0))
+    _sweep(after.path.parent)
+    assert list(after.path.parent.glob(".*")) == []
 
 
 def test_another_plan_has_another_place(study: Study, record: CaseRecord) -> None:
@@ -266,10 +281,39 @@ def test_a_damaged_store_names_the_case(study: Study, record: CaseRecord, file: 
 def test_a_lost_shard_is_not_a_air(study: Study, record: CaseRecord, name: str) -> None:
     [case] = prepare_cases(study, target(), [record]).cases
     (case.path / name / "c" / "0" / "0" / "0").unlink()
-    with pytest.raises(CorruptFileError, match="found 0 of 1 shards"):
+    with pytest.raises(CorruptFileError, match=r"case_1.*c/0/0/0: missing"):
         _ = case.image() if name == "image" else case.label()
     [group] = inspect_store(study.path)
-    assert "found 0 of 1 shards" in str(group.cases[0].problem)
+    assert "c/0/0/0: the shard file is missing" in str(group.cases[0].problem)
+
+
+@pytest.mark.parametrize("loss", ["the store", "a shard", "shorter", "another version"])
+def test_a_shard_that_goes_under_a_reader_is_an_error_and_not_air(study: Study, record: CaseRecord, loss: str) -> None:
+    [case] = prepare_cases(study, target(), [record]).cases
+    other = prepare_cases(study, target().model_copy(update={"connectivity": 6}), [record]).cases[0]
+    array, shard = case.image_array, case.path / "image" / "c" / "0" / "0" / "0"
+    if loss == "the store":
+        shutil.rmtree(study.path / "store.zarr")
+    elif loss == "a shard":
+        shard.unlink()
+    elif loss == "shorter":
+        shard.write_bytes(shard.read_bytes()[1000:])
+    else:
+        stored: Any = nibabel.load(record.image)
+        noise = np.random.default_rng(1).integers(0, 99, record.shape).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(noise, stored.affine), record.image)
+        [changed] = prepare_cases(study, target().model_copy(update={"connectivity": 6}), [record]).cases
+        assert changed.path == other.path
+        content = (changed.path / "image" / "c" / "0" / "0" / "0").read_bytes()
+        known = json.loads((case.path / "image" / "zarr.json").read_text())["attributes"]["patchcore"]["shards"][0][0]
+        # Of the same size, so that only the checksum tells them apart.
+        shard.write_bytes(content[-known:] if len(content) >= known else b"0" * (known - len(content)) + content)
+    for _ in range(2):
+        with pytest.raises(CorruptFileError, match=r"c/0/0/0: .*(missing|bytes|version|checksum)"):
+            array.read()
+    reader = WindowReader([case])
+    with pytest.raises(CorruptFileError, match=r"c/0/0/0|damaged store"):
+        reader.read([0], [(0, 0, 0)], (8, 8, 8))
 
 
 def test_damaged_spans_are_found_by_inspect(study: Study, record: CaseRecord) -> None:
@@ -448,7 +492,7 @@ def test_a_crop_keeps_the_organ_and_reports_what_it_cuts(study: Study, record: C
 def test_memory_that_is_too_little_is_reported(
     study: Study, record: CaseRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DataError, match=r"MiB of memory are not enough.*allow at least 256 MiB"):
+    with pytest.raises(DataError, match=r"needs about 48 MiB, but only 0 MiB are allowed.*raise --max-memory"):
         prepare_cases(study, target(), [record], max_memory_bytes=1 << 20)
     monkeypatch.setattr("patchcore.store.prepare_case.Placed.needed_bytes", lambda *_: 1 << 40)
     with pytest.raises(DataError, match=r"case_1 needs about.*raise --max-memory"):

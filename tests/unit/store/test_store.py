@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -209,11 +211,21 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
         write_array(tmp_path / "a", volume((5, 5, 5)))
 
 
-def test_a_missing_shard_has_the_fill_value(tmp_path: Path) -> None:
-    """This is Zarr's rule. The caller must know which shards should exist."""
+def test_a_missing_shard_has_the_fill_value_only_where_none_was_written(tmp_path: Path) -> None:
+    """In Zarr, a missing shard means the fill value. Our arrays say which shards were written; others cannot."""
     write_array(tmp_path / "a", volume((5, 5, 5)), fill=3)
     shutil.rmtree(tmp_path / "a" / "c")
+    with pytest.raises(CorruptFileError, match=r"a/c/0/0/0: the shard file is missing"):
+        StoredArray(tmp_path / "a").read()
+    zarr.open_array(tmp_path / "a").attrs.clear()
     assert (StoredArray(tmp_path / "a").read() == 3).all()
+    # Without a record, the shards that exist when the array is opened belong to it.
+    write_array(tmp_path / "b", volume((5, 5, 5)), fill=3)
+    zarr.open_array(tmp_path / "b").attrs.clear()
+    opened = StoredArray(tmp_path / "b")
+    shutil.rmtree(tmp_path / "b" / "c")
+    with pytest.raises(CorruptFileError, match=r"b/c/0/0/0: the shard file is missing"):
+        opened.read()
 
 
 def _sum(array: StoredArray, queue: Any) -> None:
@@ -290,3 +302,35 @@ def test_damage_in_what_others_wrote_is_reported(tmp_path: Path) -> None:
         with pytest.raises(CorruptFileError, match="cannot be decoded") as caught:
             read()
         assert str(tmp_path / "a") in str(caught.value)
+
+
+def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
+    """In a process of its own, because a limit that was lowered cannot be raised again."""
+    code = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from patchcore.store import StoredArray, write_array
+root = Path(sys.argv[1])
+volumes = [np.full((30, 30, 30), n, np.int16) for n in range(60)]
+for n, volume in enumerate(volumes):
+    write_array(root / str(n), volume, fill=-1)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+arrays = [StoredArray(root / str(n)) for n in range(60)]
+for _ in range(2):
+    for n, array in enumerate(arrays):
+        assert (array.read() == n).all()
+first = (root / "59/c/0/0/0")
+content = first.read_bytes()
+first.unlink()
+first.write_bytes(content)
+try:
+    arrays[59].read()
+except Exception as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "59/c/0/0/0: the shard file was replaced while it was in use" in done.stdout

@@ -116,9 +116,10 @@ def _duplicate_image(record: CaseRecord, images: dict[tuple[str, str], CaseRecor
     for key in _hashes(record.image_stamp):
         first = images.get(key)
         if first is not None:
+            same = "the same scan, turned or stored in another way, as" if key[0] == "scan" else "identical to"
             return finding(
                 "duplicate-image",
-                f"the image is identical to the image of {_named(first, record)}",
+                f"the image is {same} the image of {_named(first, record)}",
                 remedy=_keep_one(first, record),
             )
     return None
@@ -139,7 +140,8 @@ def _same_label(record: CaseRecord, labels: dict[tuple[str, str], list[CaseRecor
 def _hashes(stamp: FileStamp | None) -> list[tuple[str, str]]:
     if stamp is None:
         return []
-    return [(kind, value) for kind, value in (("content", stamp.content_hash), ("file", stamp.sha256)) if value]
+    hashes = (("content", stamp.content_hash), ("file", stamp.sha256), ("scan", stamp.scan_hash))
+    return [(kind, value) for kind, value in hashes if value]
 
 
 def _faulty(record: CaseRecord) -> bool:

@@ -1,6 +1,10 @@
 //! Prepares the label map of a case. Resampled planes are kept as spans. A lesion that vanished by resampling is put
-//! back into the spans. Then the spans are painted and written, slab by slab.
+//! back into the spans, as one voxel. Then the spans are painted and written, slab by slab.
+//!
+//! A lesion is *shown* if a new lesion voxel overlaps one of its old voxels. Every lesion is checked, at every ratio of
+//! spacings: on a finer grid, too, all new voxels of a thin lesion may have a larger share of background.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::slabs::Slabs;
@@ -14,9 +18,12 @@ use crate::slab::{Connectivity, Line, Slab, Span, Sums};
 use crate::store::Layout;
 use crate::{Components, Error, Result, SpanTable};
 
-/// A lesion with at least this many new voxels cannot vanish unless it is thin: some new voxel lies completely, or
-/// almost completely, within it.
-const SMALL_VOXELS: f64 = 8.0;
+/// Ratios that differ by less give the same grid.
+const SAME_RATIO: f64 = 1e-9;
+/// Squared distances that differ by less are equal [new voxels].
+const SAME_DISTANCE: f64 = 1e-9;
+/// Edges of voxels that differ by less coincide [new voxels].
+const SAME_EDGE: f64 = 1e-6;
 
 /// The classes that are learned, and the definition of a lesion.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +34,10 @@ pub struct LabelPlan<'a> {
     pub lesion_label: i64,
     /// Connectivity of the components.
     pub connectivity: Connectivity,
+    /// Volume of an old voxel [mm³].
+    pub voxel_mm3: f64,
+    /// Smaller components of the old label map are specks, not lesions [mm³].
+    pub min_volume_mm3: f64,
 }
 
 /// The label map that was written.
@@ -38,7 +49,10 @@ pub struct PreparedLabels {
     pub class_spans: SpanTable,
     /// Number of voxels of each class.
     pub class_voxels: Vec<u64>,
-    /// Number of lesions that had no voxel on the new grid and were given the voxel at their centre.
+    /// For each component in `spans`: whether it belongs to a lesion, and not only to specks. The volume on the old grid
+    /// decides, so that resampling turns no lesion into a speck.
+    pub is_lesion: Vec<bool>,
+    /// Number of lesions that were shown by no voxel of the new grid and were given one.
     pub kept_lesions: usize,
 }
 
@@ -79,12 +93,20 @@ pub fn prepare_labels(
     let walked = placement.walk(&source.walk()?, [Kernel::Linear; 3], false)?;
     pool::install(threads, || {
         let mut spans = NewSpans::resampled(source, &walked, plan.classes, interrupt)?;
-        let small = small_lesions(source, placement, &walked, plan, interrupt)?;
-        // Check all lesions before any is put back, so that their order does not matter.
-        let lost: Vec<&Small> = small.iter().filter(|small| !spans.shows(small, lesion, &walked)).collect();
-        let kept_lesions = lost.len();
-        for small in lost {
-            spans.keep(small, lesion, &walked);
+        let finds_all = placement.ratio.iter().all(|&ratio| (ratio - 1.0).abs() < SAME_RATIO);
+        let old = if finds_all && plan.min_volume_mm3 <= 0.0 {
+            None
+        } else {
+            Some(OldLesions::find(source, placement, &walked, plan, interrupt)?)
+        };
+        let mut kept_lesions = 0;
+        if let Some(old) = old.as_ref().filter(|_| !finds_all) {
+            // All lesions are checked before any is put back, so that their order does not matter.
+            let lost = old.lost(&spans, lesion);
+            kept_lesions = lost.len();
+            for voxel in lost {
+                spans.set(voxel, lesion);
+            }
         }
         spans.write(&walked, folder, layout, interrupt)?;
         let mut class_voxels = vec![0; plan.classes.len()];
@@ -92,8 +114,12 @@ pub fn prepare_labels(
             class_voxels[usize::from(span.class) - 1] += u64::from(span.end - span.start);
         }
         let components = spans.components(lesion, &walked, plan.connectivity)?;
+        let is_lesion = match old.filter(|_| plan.min_volume_mm3 > 0.0) {
+            Some(old) => old.shown_by(&components),
+            None => vec![true; components.len()],
+        };
         let class_spans = spans.of_classes(lesion, &walked, plan.classes.len());
-        Ok(PreparedLabels { spans: SpanTable::new(&components)?, class_spans, class_voxels, kept_lesions })
+        Ok(PreparedLabels { spans: SpanTable::new(&components)?, class_spans, class_voxels, is_lesion, kept_lesions })
     })
 }
 
@@ -181,21 +207,10 @@ impl NewSpans {
         Ok(Self { planes })
     }
 
-    /// Whether a lesion has a voxel within its bounding box on the new grid.
-    fn shows(&self, small: &Small, lesion: u8, walked: &Walked) -> bool {
-        let [low, high] = [small.low, small.high].map(|at| walked.canonical.map(|axis| at[axis]));
-        self.planes[low[0]..high[0]].iter().flatten().any(|span| {
-            let (row, start, end) = (span.row as usize, span.start as usize, span.end as usize);
-            span.class == lesion && (low[1]..high[1]).contains(&row) && start < high[2] && end > low[2]
-        })
-    }
-
-    /// Assign the voxel at its centre to a lesion.
-    fn keep(&mut self, small: &Small, lesion: u8, walked: &Walked) {
-        let centre = walked.canonical.map(|axis| small.centre[axis]);
-        let (row, at) = (centre[1] as u32, centre[2] as u32);
-        let plane = &mut self.planes[centre[0]];
-        let mut parts = vec![NewSpan { row, start: at, end: at + 1, class: lesion }];
+    /// Assign a voxel, in walk coordinates of the kept part, to a class.
+    fn set(&mut self, [plane, row, at]: [u32; 3], class: u8) {
+        let plane = &mut self.planes[plane as usize];
+        let mut parts = vec![NewSpan { row, start: at, end: at + 1, class }];
         plane.retain(|&span| {
             let over = span.row == row && span.start <= at && at < span.end;
             if over {
@@ -270,65 +285,171 @@ impl NewSpans {
     }
 }
 
-/// A lesion that may vanish: its bounding box and centre on the kept part of the new grid, canonical axes.
-struct Small {
-    low: [usize; 3],
-    high: [usize; 3],
-    centre: [usize; 3],
+/// The lesions of the old grid, and where their voxels lie on the new grid.
+struct OldLesions {
+    components: Components,
+    /// By position in the reading order.
+    axes: [OldAxis; 3],
+    /// Whether a component is a lesion, not a speck.
+    is_lesion: Vec<bool>,
 }
 
-fn small_lesions(
-    source: &Source<'_>,
-    placement: &Placement,
-    walked: &Walked,
-    plan: LabelPlan<'_>,
-    interrupt: &Interrupt,
-) -> Result<Vec<Small>> {
-    if placement.ratio.iter().all(|&ratio| ratio <= 1.0) {
-        return Ok(Vec::new());
+/// Converts old voxels of one axis to new voxels.
+struct OldAxis {
+    canonical: usize,
+    flipped: bool,
+    last: u32,
+    ratio: f64,
+    /// Number of voxels of the whole new grid.
+    count: usize,
+    part: Range<usize>,
+}
+
+impl OldAxis {
+    /// New voxels of the kept part that overlap the old voxels `start..end`.
+    fn overlapping(&self, start: u32, end: u32) -> Range<u32> {
+        let (start, end) = if self.flipped { (self.last + 1 - end, self.last + 1 - start) } else { (start, end) };
+        // Edges that coincide but for rounding do not overlap.
+        let low = (f64::from(start) / self.ratio + SAME_EDGE).floor() as usize;
+        let high = (f64::from(end) / self.ratio - SAME_EDGE).ceil() as usize;
+        // Half an old voxel may lie beyond the last new voxel; it belongs to that voxel.
+        let (low, high) = (low.min(self.count - 1), high.clamp(1, self.count));
+        let clip = |at: usize| at.clamp(self.part.start, self.part.end) - self.part.start;
+        clip(low) as u32..clip(high.max(low + 1)) as u32
     }
-    let selected = [plan.lesion_label];
-    let components = match source {
-        Source::File(path) => components_of_file(path, Some(&selected), plan.connectivity, interrupt)?.0,
-        Source::Array(view) => {
-            let decoder = Decoder::new(view.kind(), view.is_swapped(), Some(&selected));
-            Components::of_view(view, &decoder, plan.connectivity, None, interrupt)?
+
+    /// The new voxel that contains the centre of an old voxel; `None` outside of the kept part.
+    fn containing(&self, at: u32) -> Option<u32> {
+        let at = if self.flipped { self.last - at } else { at };
+        let new = (((f64::from(at) + 0.5) / self.ratio).floor() as usize).min(self.count - 1);
+        self.part.contains(&new).then(|| (new - self.part.start) as u32)
+    }
+}
+
+impl OldLesions {
+    fn find(
+        source: &Source<'_>,
+        placement: &Placement,
+        walked: &Walked,
+        plan: LabelPlan<'_>,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let selected = [plan.lesion_label];
+        let components = match source {
+            Source::File(path) => components_of_file(path, Some(&selected), plan.connectivity, interrupt)?.0,
+            Source::Array(view) => {
+                let decoder = Decoder::new(view.kind(), view.is_swapped(), Some(&selected));
+                Components::of_view(view, &decoder, plan.connectivity, None, interrupt)?
+            }
+        };
+        let stored = components.walk.walk_shape();
+        let axes = std::array::from_fn(|place| {
+            let axis = walked.canonical[place];
+            OldAxis {
+                canonical: axis,
+                flipped: walked.flipped[place],
+                last: (stored[place] - 1) as u32,
+                ratio: placement.ratio[axis],
+                count: placement.shape[axis],
+                part: placement.part[axis].clone(),
+            }
+        });
+        let volume_mm3 = |sums: &Sums| sums.voxels as f64 * plan.voxel_mm3;
+        let is_lesion = components.sums.iter().map(|sums| volume_mm3(sums) >= plan.min_volume_mm3).collect();
+        Ok(Self { components, axes, is_lesion })
+    }
+
+    /// Call `visit(component, ranges)` for every span: the new voxels, in walk coordinates, that it overlaps.
+    fn for_each_overlap(&self, mut visit: impl FnMut(usize, [Range<u32>; 3])) {
+        let [planes, rows, columns] = &self.axes;
+        self.components.for_each_span(|component, plane, row, span| {
+            let ranges = [
+                planes.overlapping(plane, plane + 1),
+                rows.overlapping(row, row + 1),
+                columns.overlapping(span.start, span.end),
+            ];
+            visit(component, ranges);
+        });
+    }
+
+    /// One voxel of the kept part, in walk coordinates, for each lesion that no voxel of the new grid shows: the one with
+    /// the old lesion voxel that is nearest to the lesion's centre. A lesion whose nearest voxel was cropped has none.
+    fn lost(&self, spans: &NewSpans, lesion: u8) -> Vec<[u32; 3]> {
+        let mut shown: Vec<bool> = self.is_lesion.iter().map(|&is_lesion| !is_lesion).collect();
+        self.for_each_overlap(|component, [planes, rows, columns]| {
+            if shown[component] {
+                return;
+            }
+            shown[component] = planes.into_iter().any(|plane| {
+                let plane = &spans.planes[plane as usize];
+                let first = plane.partition_point(|span| span.row < rows.start);
+                plane[first..]
+                    .iter()
+                    .take_while(|span| span.row < rows.end)
+                    .any(|span| span.class == lesion && span.start < columns.end && span.end > columns.start)
+            });
+        });
+        if shown.iter().all(|&shown| shown) {
+            return Vec::new();
         }
-    };
-    let most = SMALL_VOXELS.max(SMALL_VOXELS * placement.ratio.iter().product::<f64>());
-    let walk = components.walk;
-    // A lesion may also vanish if it is thin along an axis that becomes coarser: it may lie between two new planes.
-    let thin = |sums: &Sums| {
-        let [low, high] = [sums.low, sums.high].map(|at| walk.to_array(at));
-        (0..3).any(|axis| {
-            let (stored, ratio) = (placement.axes[axis], placement.ratio[axis]);
-            ratio > 1.0 && f64::from(high[stored] - low[stored] + 1) < ratio + 1.0
+        let mut nearest: Vec<(f64, [u32; 3])> = vec![(f64::INFINITY, [0; 3]); shown.len()];
+        self.components.for_each_span(|component, plane, row, span| {
+            if shown[component] {
+                return;
+            }
+            let sums = &self.components.sums[component];
+            let centre = sums.coordinates.map(|sum| sum as f64 / sums.voxels as f64);
+            for column in [centre[2].floor(), centre[2].ceil()] {
+                let voxel = [plane, row, (column as u32).clamp(span.start, span.end - 1)];
+                let squared =
+                    |place: usize| ((f64::from(voxel[place]) - centre[place]) / self.axes[place].ratio).powi(2);
+                let distance = squared(0) + squared(1) + squared(2);
+                let (least, other) = nearest[component];
+                // Of voxels that are equally near, the first in canonical order, whatever the order in memory.
+                let first = || self.canonical_voxel(voxel) < self.canonical_voxel(other);
+                if distance < least - SAME_DISTANCE || (distance <= least + SAME_DISTANCE && first()) {
+                    nearest[component] = (distance, voxel);
+                }
+            }
+        });
+        let lost = nearest.into_iter().zip(shown).filter(|&(_, shown)| !shown);
+        lost.filter_map(|((_, voxel), _)| {
+            let [plane, row, column] = std::array::from_fn(|axis| self.axes[axis].containing(voxel[axis]));
+            Some([plane?, row?, column?])
         })
-    };
-    let small = components.sums.iter().filter(|sums| (sums.voxels as f64) < most || thin(sums));
-    Ok(small.filter_map(|sums| small_of(sums, walk, placement, walked)).collect())
-}
-
-/// Compute the position of a small lesion; `None` if its centre lies outside the kept part.
-fn small_of(sums: &Sums, walk: Walk, placement: &Placement, walked: &Walked) -> Option<Small> {
-    let [low, high] = [sums.low, sums.high].map(|at| walk.to_array(at));
-    let centre = walk.to_array(sums.coordinates.map(|sum| sum as f64 / sums.voxels as f64));
-    let mut small = Small { low: [0; 3], high: [0; 3], centre: [0; 3] };
-    for axis in 0..3 {
-        let stored = placement.axes[axis];
-        let last = walked.stored_shape[stored] as f64 - 1.0;
-        let turned = |at: f64| if placement.flipped[axis] { last - at } else { at };
-        let new = |at: f64| ((turned(at) + 0.5) / placement.ratio[axis]).floor() as usize;
-        let ends = [new(f64::from(low[stored])), new(f64::from(high[stored]))];
-        let part = &placement.part[axis];
-        let most = placement.shape[axis] - 1;
-        let at = new(centre[stored]).min(most);
-        if !part.contains(&at) {
-            return None;
-        }
-        small.low[axis] = ends[0].min(ends[1]).min(most).max(part.start) - part.start;
-        small.high[axis] = (ends[0].max(ends[1]) + 1).min(part.end) - part.start;
-        small.centre[axis] = at - part.start;
+        .collect()
     }
-    Some(small)
+
+    /// An old voxel in canonical axis order and direction.
+    fn canonical_voxel(&self, voxel: [u32; 3]) -> [u32; 3] {
+        let mut canonical = [0; 3];
+        for (place, axis) in self.axes.iter().enumerate() {
+            canonical[axis.canonical] = if axis.flipped { axis.last - voxel[place] } else { voxel[place] };
+        }
+        canonical
+    }
+
+    /// For each component of the new grid: whether it overlaps a lesion of the old grid.
+    fn shown_by(&self, new: &Components) -> Vec<bool> {
+        let mut planes: Vec<Vec<(u32, u32, u32, usize)>> = vec![Vec::new(); new.walk.walk_shape()[0]];
+        new.for_each_span(|component, plane, row, span| {
+            planes[plane as usize].push((row, span.start, span.end, component));
+        });
+        let mut found = vec![false; new.len()];
+        self.for_each_overlap(|component, [over, rows, columns]| {
+            if !self.is_lesion[component] {
+                return;
+            }
+            for plane in over {
+                let plane = &planes[plane as usize];
+                let first = plane.partition_point(|span| span.0 < rows.start);
+                for &(_, start, end, component) in plane[first..].iter().take_while(|span| span.0 < rows.end) {
+                    if start < columns.end && end > columns.start {
+                        found[component] = true;
+                    }
+                }
+            }
+        });
+        found
+    }
 }

@@ -1,11 +1,19 @@
 //! Reads the shards of an array: a shard is opened when it is first needed, and the checksum of a chunk is compared
 //! when the chunk is first read.
+//!
+//! Which shards exist is known when the array is opened. Shards are opened relative to the folder that was opened then,
+//! so an array that is replaced or deleted meanwhile is never mixed with its successor, and a shard that is gone is an
+//! error, not air.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::process::{Resource, getrlimit};
 
 use super::decode::{BytePlanes, Decoded, decode};
 use super::layout::{CHUNK_VOXELS, Element, Layout, MISSING};
@@ -17,20 +25,38 @@ const MOST_CHUNK_BYTES: u64 = 2 * CHUNK_VOXELS as u64 + 64;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
+/// Number of shard files and folders of arrays that this process keeps open.
+static OPEN_FILES: AtomicUsize = AtomicUsize::new(0);
+
+/// A shard as it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownShard {
+    /// Size of its file.
+    pub bytes: u64,
+    /// The checksum of its index; `None` if it is not known.
+    pub checksum: Option<u32>,
+}
+
 /// An array of a store, open for reading.
 #[derive(Debug)]
 pub struct StoredArray<T> {
     folder: PathBuf,
+    /// The folder that was opened, even if another one has its name by now.
+    opened: OwnedFd,
+    /// By number of the shard; `None` if all its voxels have the fill value.
+    known: Vec<Option<KnownShard>>,
     pub(super) layout: Layout,
     pub(super) fill: T,
     /// A number that is unique for each array of the process.
     pub(super) id: u64,
-    shards: Vec<OnceLock<Option<Shard>>>,
+    shards: Vec<OnceLock<Shard>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Shard {
-    pub(super) file: File,
+    /// Kept open unless too many files are open: then it is opened again for each read.
+    file: Option<File>,
+    identity: Identity,
     /// Offset and length of each chunk.
     pub(super) index: Vec<(u64, u64)>,
     /// One bit per chunk: whether its checksum was compared.
@@ -49,12 +75,39 @@ pub struct Verified {
 }
 
 impl<T: Element> StoredArray<T> {
-    /// Open the array in a folder. Each shard is opened when it is first needed, and stays open.
-    #[must_use]
-    pub fn new(folder: PathBuf, layout: Layout, fill: T) -> Self {
-        let shards = layout.shards().iter().product();
+    /// Open the array in a folder. Each shard is opened when it is first needed.
+    ///
+    /// `known` has one entry per shard of the layout, in C order: the shards as they were written. Without it, the shards
+    /// that exist now are the ones that belong to the array.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder cannot be opened or a shard cannot be examined, [`Error::Argument`] for a `known` of
+    /// another length.
+    pub fn open(folder: PathBuf, layout: Layout, fill: T, known: Option<Vec<Option<KnownShard>>>) -> Result<Self> {
+        let opened = openat(CWD, &folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(std::io::Error::from)?;
+        let [a, b, c] = layout.shards();
+        let count = a * b * c;
+        let known = match known {
+            Some(known) if known.len() == count => known,
+            Some(known) => {
+                return Err(Error::Argument(format!("{} known shards; the layout has {count}", known.len())));
+            }
+            None => (0..count)
+                .map(|number| {
+                    match rustix::fs::statat(&opened, layout.file(position(number, b, c)), rustix::fs::AtFlags::empty())
+                    {
+                        Ok(found) => Ok(Some(KnownShard { bytes: found.st_size as u64, checksum: None })),
+                        Err(rustix::io::Errno::NOENT) => Ok(None),
+                        Err(error) => Err(std::io::Error::from(error).into()),
+                    }
+                })
+                .collect::<Result<_>>()?,
+        };
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Self { folder, layout, fill, id, shards: (0..shards).map(|_| OnceLock::new()).collect() }
+        OPEN_FILES.fetch_add(1, Ordering::Relaxed);
+        let shards = (0..count).map(|_| OnceLock::new()).collect();
+        Ok(Self { folder, opened, known, layout, fill, id, shards })
     }
 
     /// Number of voxels along each axis.
@@ -72,7 +125,7 @@ impl<T: Element> StoredArray<T> {
         let [a, b, c] = self.layout.shards();
         let (mut bytes, mut planes) = (Vec::new(), BytePlanes::new());
         for number in 0..a * b * c {
-            let at = [number / (b * c), number / c % b, number % c];
+            let at = position(number, b, c);
             let Some(shard) = self.shard(at)? else { continue };
             seen.shards += 1;
             for (index, &(offset, length)) in shard.index.iter().enumerate() {
@@ -81,7 +134,7 @@ impl<T: Element> StoredArray<T> {
                 }
                 interrupt.check()?;
                 bytes.resize(length as usize, 0);
-                read_exact(&shard.file, &mut bytes, offset).map_err(|error| self.at_shard(at, error))?;
+                self.read_shard(at, shard, &mut bytes, offset)?;
                 shard.verified[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
                 shard
                     .decode::<T>(index, &bytes, CHUNK_VOXELS, &mut planes)
@@ -93,17 +146,45 @@ impl<T: Element> StoredArray<T> {
         Ok(seen)
     }
 
-    /// The shard at a position in the grid of shards. `None` if there is no file: all its voxels then have the fill
-    /// value.
+    /// The shard at a position in the grid of shards. `None` if the array has no such shard: all its voxels then have
+    /// the fill value.
     pub(super) fn shard(&self, at: [usize; 3]) -> Result<Option<&Shard>> {
-        let [_, b, c] = self.layout.shards();
-        let slot = &self.shards[(at[0] * b + at[1]) * c + at[2]];
-        if let Some(shard) = slot.get() {
-            return Ok(shard.as_ref());
+        let number = self.layout.shard_number(at) as usize;
+        let Some(known) = self.known[number] else { return Ok(None) };
+        if let Some(shard) = self.shards[number].get() {
+            return Ok(Some(shard));
         }
-        let path = self.folder.join(self.layout.file(at));
-        let opened = Shard::open(&path, &self.layout).map_err(|error| self.at_shard(at, error))?;
-        Ok(slot.get_or_init(|| opened).as_ref())
+        let opened = self
+            .open_file(at)
+            .and_then(|file| Shard::open(file, known, &self.layout))
+            .map_err(|error| self.at_shard(at, error))?;
+        Ok(Some(self.shards[number].get_or_init(|| opened)))
+    }
+
+    fn open_file(&self, at: [usize; 3]) -> Result<File> {
+        match openat(&self.opened, self.layout.file(at), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(file) => Ok(File::from(file)),
+            Err(rustix::io::Errno::NOENT) => {
+                Err(Error::Corrupt("the shard file is missing: it was deleted after it was written".into()))
+            }
+            Err(error) => Err(std::io::Error::from(error).into()),
+        }
+    }
+
+    /// Read bytes of a shard.
+    pub(super) fn read_shard(&self, at: [usize; 3], shard: &Shard, bytes: &mut [u8], offset: u64) -> Result<()> {
+        let again;
+        let file = if let Some(file) = &shard.file {
+            file
+        } else {
+            again = self.open_file(at).map_err(|error| self.at_shard(at, error))?;
+            let found = again.metadata()?;
+            if identity(&found) != shard.identity {
+                return Err(self.at_shard(at, Error::Corrupt("the shard file was replaced while it was in use".into())));
+            }
+            &again
+        };
+        read_exact(file, bytes, offset).map_err(|error| self.at_shard(at, error))
     }
 
     /// Add the path of the shard to an error.
@@ -119,18 +200,32 @@ impl<T: Element> StoredArray<T> {
     }
 }
 
-pub(super) fn read_exact(file: &File, bytes: &mut [u8], offset: u64) -> Result<()> {
+/// The position of a shard in the grid of shards.
+fn position(number: usize, b: usize, c: usize) -> [usize; 3] {
+    [number / (b * c), number / c % b, number % c]
+}
+
+/// What tells a file from one that replaced it: device, inode, time and size.
+type Identity = (u64, u64, i64, i64, u64);
+
+fn identity(file: &std::fs::Metadata) -> Identity {
+    (file.dev(), file.ino(), file.mtime(), file.mtime_nsec(), file.len())
+}
+
+fn read_exact(file: &File, bytes: &mut [u8], offset: u64) -> Result<()> {
     Ok(file.read_exact_at(bytes, offset)?)
 }
 
 impl Shard {
-    fn open(path: &Path, layout: &Layout) -> Result<Option<Self>> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let length = file.metadata()?.len();
+    fn open(file: File, known: KnownShard, layout: &Layout) -> Result<Self> {
+        let found = file.metadata()?;
+        let length = found.len();
+        if length != known.bytes {
+            return Err(Error::Corrupt(format!(
+                "the shard file has {length} bytes; it was written with {}",
+                known.bytes
+            )));
+        }
         let index_bytes = layout.index_bytes() as u64;
         let data_bytes = length.checked_sub(index_bytes).ok_or_else(|| {
             Error::Corrupt(format!("the shard file has {length} bytes, fewer than its index of {index_bytes} bytes"))
@@ -141,6 +236,9 @@ impl Shard {
         let (entries, checksum) = bytes.split_at(16 * layout.chunk_count());
         if crc32c::crc32c(entries).to_le_bytes() != checksum {
             return Err(Error::Corrupt("the checksum of the shard's index does not match".into()));
+        }
+        if known.checksum.is_some_and(|known| known.to_le_bytes() != checksum) {
+            return Err(Error::Corrupt("the shard file belongs to another version of the array".into()));
         }
         let mut index = Vec::with_capacity(layout.chunk_count());
         for entry in entries.as_chunks::<16>().0 {
@@ -158,7 +256,13 @@ impl Shard {
             index.push((offset, length));
         }
         let verified = (0..index.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Some(Self { file, index, verified }))
+        // Half of the files that a process may open are left to everything else.
+        let most = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| most as usize / 2);
+        let stays = OPEN_FILES.fetch_add(1, Ordering::Relaxed) < most;
+        if !stays {
+            OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(Self { file: stays.then_some(file), identity: identity(&found), index, verified })
     }
 
     /// Decode the bytes of chunk `number`, at least its first `needed` voxels. The checksum is compared at the first
@@ -182,5 +286,19 @@ impl Shard {
             Error::Corrupt(what) => Error::Corrupt(format!("chunk {number}: {what}")),
             other => other,
         })
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<T> Drop for StoredArray<T> {
+    fn drop(&mut self) {
+        OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
     }
 }

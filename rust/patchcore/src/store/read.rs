@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::array::{Shard, StoredArray, read_exact};
+use super::array::{Shard, StoredArray};
 use super::cache::ChunkCache;
 use super::decode::{BytePlanes, Decoded};
 use super::layout::{CHUNK, CHUNK_VOXELS, Element, MISSING};
@@ -376,7 +376,7 @@ fn run<P: Pixel<In: Element>>(
             scratch.bytes.resize(total, 0);
         }
         let bytes = &mut scratch.bytes[..total];
-        read_exact(&shard.file, bytes, start).map_err(with_path)?;
+        array.read_shard(at, shard, bytes, start)?;
         for &(number, corner) in chunks {
             let (offset, length) = shard.index[number];
             let from = (offset - start) as usize;
