@@ -1,6 +1,6 @@
 """A fake trainer without torch that counts steps and handles requests: ``python -m fake_trainer RUN ATTEMPT``.
 
-The run's config sets its behaviour: ``steps``, ``step_s``, ``ignore_stop``, ``fail_at``, ``oom_at``.
+The run's config sets its behaviour: ``steps``, ``step_s``, ``load_s``, ``ignore_stop``, ``fail_at``, ``oom_at``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from patchcore.interrupts import StopSignal
 from patchcore.runs import RunWriter
 
 
@@ -24,12 +25,10 @@ def main() -> int:
     config |= json.loads((run / "attempts" / str(attempt) / "start.json").read_text(encoding="utf-8"))["overrides"]
     state_file = run / "checkpoints" / "last.json"
     done = json.loads(state_file.read_text(encoding="utf-8"))["step"] if state_file.exists() else 0
-    signals: list[int] = []
+    time.sleep(config.get("load_s", 0))
+    stop = StopSignal()
     if config.get("ignore_stop"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    else:
-        signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
-        signal.signal(signal.SIGINT, lambda number, _: signals.append(number))
     resumed = done + 1 if done else 0
     print("fake trainer is up", flush=True)
     with RunWriter(run, attempt, resumed_from_step=resumed, versions={"fake": "1"}, heartbeat_s=0.2) as writer:
@@ -69,9 +68,9 @@ def main() -> int:
                 if request.verb in ("pause", "stop"):
                     writer.state("paused" if request.verb == "pause" else "stopped", f"requested by {request.author}")
                     return 75
-            if signals:
+            if stop.received:
                 save(step)
-                writer.state("stopped", f"by {signal.Signals(signals[0]).name}")
+                writer.state("stopped", f"by {stop.received}")
                 return 75
         writer.state("finished")
     return 0

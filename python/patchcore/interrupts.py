@@ -1,13 +1,43 @@
-"""Controls when Ctrl-C takes effect, so that it does not interrupt critical work."""
+"""Controls when Ctrl-C and other signals that ask for an end take effect, so that no critical work is cut short."""
 
 from __future__ import annotations
 
+import atexit
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Final
 
-__all__ = ["interrupts_wait", "second_interrupt_kills"]
+__all__ = ["STOP_SIGNALS", "StopSignal", "interrupts_wait", "second_interrupt_kills"]
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that ask a run to stop: from a cluster or system manager, from Ctrl-C, and from the end of the terminal."""
+
+
+class StopSignal:
+    """Records the first SIGTERM, SIGINT or SIGHUP, and ignores all later ones.
+
+    At a time limit, a cluster sends SIGTERM to every process of a job, and the supervisor forwards its own: the trainer
+    receives several within milliseconds. A trainer that does not stop is ended by the supervisor with SIGKILL.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        for number in STOP_SIGNALS:
+            # Whoever started this process may have chosen that it survives the end of the terminal (nohup).
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        # At its end, Python restores the default: a late signal would replace the exit code of a run that has ended.
+        atexit.register(self._ignore)
+
+    def _ignore(self) -> None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received = self.received or signal.Signals(number).name
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from patchcore.errors import LockedError, NoLocksError
-from patchcore.processes import boot_id, process_start
+from patchcore.processes import boot_id, pid_namespace, process_start
 from patchcore.types import PathLike
 
 __all__ = ["NO_LOCKS", "WHAT_IS_LOST", "FileLock", "check_locks", "lock_holder", "without_locks"]
@@ -248,15 +248,7 @@ def _owner_path(path: Path) -> Path:
 
 def _this_process() -> dict[str, Any]:
     pid = os.getpid()
-    return {"pid": pid, "started": process_start(pid), "boot_id": boot_id(), "pid_namespace": _pid_namespace()}
-
-
-def _pid_namespace() -> str:
-    """Return a text that is equal for processes that know each other by the same ids; containers differ."""
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
+    return {"pid": pid, "started": process_start(pid), "boot_id": boot_id(), "pid_namespace": pid_namespace()}
 
 
 def _linked(temporary: Path, owner: Path, content: str) -> bool:
@@ -304,9 +296,9 @@ def _holder_in(owner: Path) -> int | None:
         value = json.loads(owner.read_text(encoding="utf-8") or "{}")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except ValueError:
         return 0
-    here = ("boot_id", boot_id()), ("pid_namespace", _pid_namespace())
+    here = ("boot_id", boot_id()), ("pid_namespace", pid_namespace())
     if not isinstance(value, dict) or not isinstance(value.get("pid"), int):
         return 0
     if any(value.get(name) != own for name, own in here):

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["boot_id", "process_start"]
+__all__ = ["boot_id", "machine_id", "pid_namespace", "process_start"]
 
 
 def boot_id() -> str:
     """Return the id of the current boot of this machine; empty if the kernel does not provide it."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def machine_id() -> str:
+    """Return the id of this installation of Linux, which a restart does not change; empty if it has none."""
+    try:
+        return Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def pid_namespace() -> str:
+    """Return a text that is equal for processes that know each other by the same ids; containers differ."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return ""
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lab import Lab
 from tiny_training import PLAIN_SGD, ROUNDING, TINY, begin_attempt, write_balls
+
+from patchcore.study import Study
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +31,23 @@ def tiny_study(_template: Path, tmp_path: Path) -> Path:
     """A study of six small cases with a plan: patch 8, window 16."""
     shutil.copytree(_template / "study", tmp_path / "study")
     return tmp_path / "study"
+
+
+@pytest.fixture
+def own_data(tiny_study: Path, tmp_path: Path) -> Study:
+    """The tiny study with a data set of its own, which a test may change."""
+    shutil.copytree(Study(tiny_study).dataset_root, tmp_path / "dataset")
+    described = json.loads((tiny_study / "study.json").read_text())
+    (tiny_study / "study.json").write_text(json.dumps(described | {"dataset_root": str(tmp_path / "dataset")}))
+    return Study(tiny_study)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """Runs of a fake trainer; processes that a failed test leaves behind are killed."""
+    lab = Lab(tmp_path / "study")
+    yield lab
+    lab.end()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, Static, TabbedContent, TextArea
 
+from patchcore.runs.paths import RunPaths
 from patchcore.tui import new_run
 from patchcore.tui.app import DashboardApp
 from patchcore.tui.case_scores import CaseScores
@@ -141,6 +143,77 @@ async def test_damaged_files_are_reported_and_nothing_ends(study: Path) -> None:
         await pilot.press("3")
         # One word: where the message wraps depends on the length of the path.
         await shows(pilot, "(Expecting")
+
+
+@pytest.mark.parametrize(
+    "value", ['"text"', '{"a": "b"}', "[1]", "true", "1" + "0" * 400, "1e999", "1.7e308", "-1.7e308", "null"]
+)
+async def test_unexpected_numbers_in_a_run_never_end_the_dashboard(study: Path, value: str) -> None:
+    run = fake_run(study)
+    with attempt_in_process(run) as writer:
+        for step in range(1, 30):
+            writer.metric(step, 0, {"train/loss": 1 / step, "train/window_dsc": 0.5})
+    paths = RunPaths(run)
+    status = json.loads(paths.status.read_text())
+    spoilt = status | {"best": {"dsc_mean": "VALUE"}, **dict.fromkeys(("eta_s", "step", "epoch"), "VALUE")}
+    paths.status.write_text(json.dumps(spoilt).replace('"VALUE"', value))
+    events = paths.events(1)
+    lines = events.read_text().splitlines()
+    seq = json.loads(lines[-1])["seq"]
+    head = '{"v":1,"t":1.0,"mono":1.0,"epoch":0,"step":999,'
+    lines.append(
+        f'{head}"seq":{seq + 1},"kind":"metric","values":{{"train/loss":{value},"train/window_dsc":{value}}}}}'
+    )
+    lines.append(f'{head}"seq":{seq + 2},"kind":"metric","values":{{"train/loss":-1.7e308,"train/window_dsc":0.1}}}}')
+    lines.append(
+        f'{head}"seq":{seq + 3},"kind":"validation","validation_id":"0000999","n_cases":{value},'
+        f'"values":{{"val/dsc_mean":{value},"val/lesion_recall":{value}}}}}'
+    )
+    events.write_text("\n".join(lines) + "\n")
+    (paths.cases / "0000999.jsonl").write_text(
+        f'{{"case_id":"spoilt","dsc":{value},"volume_mm3":{value},"false_positives":{value},"lesions":{value}}}\n'
+        '{"case_id":"whole","dsc":0.75,"volume_mm3":5.0,"false_positives":1,"lesions":[{"found":true}]}\n'
+    )
+    async with dashboard(study) as pilot:
+        for key in "12345":
+            await pilot.press(key)
+            await pilot.pause(0.3)
+        await pilot.press("2")
+        await shows(pilot, "whole")
+        await shows(pilot, "0.750")
+        if value not in ("null",):
+            await shows(pilot, "unreadable")
+        assert pilot.app.is_running
+        assert pilot.app.return_code in (None, 0)
+
+
+async def test_a_finished_run_is_not_resumed(study: Path) -> None:
+    run = fake_run(study)
+    with attempt_in_process(run) as writer:
+        writer.state("finished")
+    assert state_of(run) == "finished"
+    async with dashboard(study) as pilot:
+        await shows(pilot, "finished")
+        await pilot.press("r")
+        await shows(pilot, "nothing to resume")
+        assert not isinstance(pilot.app.screen, Confirm)
+
+
+async def test_a_pane_that_cannot_show_a_record_says_so(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from patchcore.tui.curves import Curves
+
+    run = fake_run(study)
+    with attempt_in_process(run) as writer:
+        writer.metric(1, 0, {"train/loss": 1.0})
+
+    def fail(*_: object) -> None:
+        raise ValueError("a number [bold]that[/] is none")
+
+    monkeypatch.setattr(Curves, "show", fail)
+    async with dashboard(study) as pilot:
+        await shows(pilot, "is unreadable (ValueError: a number")
+        await shows(pilot, "[bold]that[/] is none).")
+        monkeypatch.undo()
 
 
 async def test_keys_move_between_runs_and_tabs(study: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from keyword import iskeyword
 from pathlib import Path
@@ -41,7 +41,7 @@ COMMANDS: Final = (
 """Commands in the order of a project. Each is a module here, with a function of its name or a sub-app ``app``."""
 
 
-_CONTINUES = ("analyze", "prepare", "import", "phantom")
+_CONTINUES = ("analyze", "prepare", "evaluate", "import", "phantom")
 """Commands that process many cases: after Ctrl-C, the next call continues with the missing cases."""
 
 
@@ -94,6 +94,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         An exit code of :class:`patchcore.types.ExitCode`.
     """
+    code = _run(argv)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _drop_output()
+        if not isinstance(error, BrokenPipeError) and code == ExitCode.DONE:
+            print(f"error: the output could not be written: {_os_error(error)}", file=sys.stderr)
+            return ExitCode.ERROR
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     write_utf8()
     arguments = _without_locks(list(sys.argv[1:] if argv is None else argv))
     if arguments == ["--version"]:
@@ -122,14 +134,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PatchcoreError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USAGE if isinstance(error, DataError) else ExitCode.ERROR
-    except BrokenPipeError:
-        # The reader closed the pipe, e.g. head. Redirect stdout so that Python prints no second error at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader closed the pipe, e.g. head
+        _drop_output()
         return ExitCode.ERROR
     except OSError as error:
         print(f"error: {_os_error(error)}", file=sys.stderr)
         return ExitCode.ERROR
     return ExitCode.DONE
+
+
+def _drop_output() -> None:
+    """Redirect stdout, so that Python prints no second error at exit and keeps the exit code."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _without_locks(arguments: list[str]) -> list[str]:

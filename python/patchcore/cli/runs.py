@@ -93,7 +93,7 @@ def show(study: StudyOrRun, run: RunArgument = None, as_json: AsJson = False) ->
     PlainLines(path, console).show(view)
     best = view.best_validation
     if best is not None:
-        typer.echo(f"best validation: mean DSC {best.dsc_mean:.4f} at step {best.step}")
+        typer.echo(f"best validation: mean DSC {best.dsc_mean:.4f} at step {best.step}{_role_words(path)}")
     for attempt in range(1, view.attempts + 1):
         ended = _ended(path, attempt)
         if ended:
@@ -175,6 +175,18 @@ def checkpoint(study: StudyOrRun, run: RunArgument = None, wait_s: Wait = 30.0) 
 def validate(study: StudyOrRun, run: RunArgument = None, wait_s: Wait = 30.0) -> None:
     """Validate a run at its next step."""
     _ask(_resolve(study, run), "validate", {}, wait_s)
+
+
+def _role_words(run: Path) -> str:
+    """Say what the run and its ancestors have done with the validation cases; empty if the run has no record of it."""
+    from patchcore.errors import PatchcoreError
+    from patchcore.runs.seen import read_record, worst_role
+
+    try:
+        roles = read_record(run).validation_roles().values()
+    except (PatchcoreError, OSError):
+        return ""
+    return f", on cases {worst_role(roles)}" if roles else ""
 
 
 def _resolve(study: Path, run: str | None) -> Path:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from patchcore.errors import ConfigError
+from patchcore.memory import byte_count
 
 __all__ = ["train"]
 
@@ -58,6 +61,12 @@ def train(
     patience: Annotated[
         int | None, typer.Option(help="Stop after this many validations on all cases in a row without a better DSC.")
     ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory limit for preparing missing cases, e.g. 4GiB [default: half of the available memory]."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     name: Annotated[str | None, typer.Option(help="A few words to add to the name of the run folder.")] = None,
     detach: Annotated[
@@ -106,6 +115,7 @@ def train(
         "train.batch_size": batch_size,
         "train.fold": None if fold in (None, "all") else int(fold),
         "train.ranks": ranks,
+        "train.prepare_mib": None if max_memory is None else max(1, byte_count(max_memory, "--max-memory") >> 20),
         "model.network": network,
         "train.epochs": epochs,
         "train.patience": patience,
@@ -130,32 +140,41 @@ def _follow(run: Path, *, foreground: bool) -> int:
     """Start the next attempt of a run, show it until it ends, and return its exit code."""
     from rich.console import Console
 
-    from patchcore.cli.viewer import PlainLines, watch
+    from patchcore.cli.viewer import Background, PlainLines, watch
     from patchcore.runs import start_attempt, supervise_foreground
 
     console = Console(markup=False, highlight=False)
     if foreground:
-        lines = PlainLines(run, console)
-        code = supervise_foreground(run, on_tick=lines.tick)
-        lines.tick()
+        output = Background(PlainLines(run, console).tick)
+        code = supervise_foreground(run, on_tick=output.tick)
+        if not output.close():
+            # The output is blocked in a pipe that nobody reads; the interpreter would wait for it at its end.
+            os._exit(code)
         return code
     start_attempt(run)
     console.print(f"run {run.name}", soft_wrap=True)
     return watch(run, console=console)
 
 
+def _say(text: str) -> None:
+    """Print a line. The folds that follow are trained even if nobody reads the output any more."""
+    with suppress(OSError):
+        typer.echo(text)
+
+
 def _train_folds(study: Path, settings: list[str], config: Path | None, name: str | None, *, foreground: bool) -> int:
     from patchcore.config import resolve_config
     from patchcore.errors import LockedError
-    from patchcore.evaluation.folds import fold_run, fold_scores
+    from patchcore.evaluation.folds import check_ancestors, fold_run, fold_scores
     from patchcore.runs import RunState
 
+    check_ancestors(study, settings=settings, toml=config)
     runs = []
     for number in range(resolve_config(config, settings).train.folds):
         run = fold_run(study, number, settings=settings, toml=config, name=name)
         runs.append(run)
         if run.state is RunState.FINISHED:
-            typer.echo(f"fold {number}: already finished, {run.path.name}")
+            _say(f"fold {number}: already finished, {run.path.name}")
             continue
         if run.state is not None and run.state is not RunState.QUEUED and not run.state.is_over:
             raise LockedError(
@@ -163,15 +182,16 @@ def _train_folds(study: Path, settings: list[str], config: Path | None, name: st
                 path=run.path,
                 remedy="wait until it ends, or stop it with patchcore runs stop",
             )
-        typer.echo(f"fold {number}: {run.path.name}" + ("" if run.state is None else f", {run.state.value}, continues"))
+        _say(f"fold {number}: {run.path.name}" + ("" if run.state is None else f", {run.state.value}, continues"))
         code = _follow(run.path, foreground=foreground)
         if code:
             return code
     scores = fold_scores(runs)
     for score in scores.folds:
-        typer.echo(f"fold {score.fold}: DSC {score.mean_dsc:.4f} (n = {score.n}, step {score.step}), {score.run_id}")
-    typer.echo(
-        f"all folds: mean DSC {scores.mean_dsc:.4f} over {scores.n} cases, each scored by the fold that held it out; "
-        f"standard deviation between folds {scores.deviation:.4f}; on the training grid, used for selection"
+        _say(f"fold {score.fold}: DSC {score.mean_dsc:.4f} (n = {score.n}, step {score.step}), {score.run_id}")
+    _say(
+        f"all folds: mean DSC {scores.mean_dsc:.4f} over {scores.n} cases, each scored by the run that did not train "
+        f"on it, but chose its checkpoint by it; standard deviation between folds {scores.deviation:.4f}; on the "
+        "training grid"
     )
     return 0

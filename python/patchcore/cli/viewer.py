@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,13 +17,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from patchcore.errors import RunError
+from patchcore.errors import PatchcoreError, RunError
 from patchcore.runs import RunReader, RunState, RunView, ValidationRecord, request, terminate_orphan
 from patchcore.runs.events import TRAIN_LOSS, TRAIN_WINDOW_DSC, VAL_LESION_PRECISION, VAL_LESION_RECALL
+from patchcore.runs.process import tell
 from patchcore.types import ExitCode
 from patchcore.views.terminal import plain
 
-__all__ = ["PlainLines", "duration", "watch"]
+__all__ = ["Background", "PlainLines", "duration", "watch"]
 
 _POLL_S: Final = 0.25
 _PLAIN_S: Final = 10.0
@@ -58,6 +60,8 @@ def watch(run: Path, *, console: Console, follow: bool = True, stop_on_interrupt
     """
     reader = RunReader(run)
     screen: _Screen = _LiveScreen(console) if console.is_terminal else PlainLines(run, console)
+    if stop_on_interrupt:
+        screen = _Lasting(screen)
     interrupts: list[int] = []
     with _noting(interrupts), screen.open():
         handled = 0
@@ -108,6 +112,74 @@ class _Screen(Protocol):
     def show(self, view: RunView) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+
+class _Lasting:
+    """Shows a run as long as the output takes it: a closed pipe or a full disk ends neither the run nor the view."""
+
+    def __init__(self, screen: _Screen) -> None:
+        self._screen = screen
+        self._lost = False
+
+    def open(self) -> Any:
+        return self._screen.open()
+
+    def show(self, view: RunView) -> None:
+        self._try(lambda: self._screen.show(view))
+
+    def note(self, text: str) -> None:
+        self._try(lambda: self._screen.note(text))
+
+    def _try(self, action: Callable[[], None]) -> None:
+        if not self._lost:
+            try:
+                action()
+            except (OSError, SystemExit):  # rich ends a program whose pipe is closed
+                self._lost = True
+
+
+class Background:
+    """Calls `tick` on a thread of its own, so that a pipe that nobody reads does not hold up the caller.
+
+    Args:
+        tick: Prints the news; an error ends the output.
+    """
+
+    def __init__(self, tick: Callable[[], None]) -> None:
+        self._tick = tick
+        self._wake = threading.Condition()
+        self._asked = self._closing = False
+        self._thread = threading.Thread(target=self._run, name="patchcore-output", daemon=True)
+        self._thread.start()
+
+    def tick(self) -> None:
+        """Ask for output and return at once."""
+        with self._wake:
+            self._asked = True
+            self._wake.notify()
+
+    def close(self, timeout_s: float = 5.0) -> bool:
+        """Print the rest and end the thread. Return whether it has ended."""
+        with self._wake:
+            self._asked = self._closing = True
+            self._wake.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._asked)
+                self._asked, last = False, self._closing
+            try:
+                self._tick()
+            except (OSError, SystemExit):  # rich ends a program whose pipe is closed
+                return
+            except PatchcoreError as error:
+                tell(f"progress output stopped: {error}")
+                return
+            if last:
+                return
 
 
 class PlainLines:

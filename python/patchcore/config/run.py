@@ -220,7 +220,9 @@ class TrainConfig(_Section):
         default="off", description="torch.compile of training steps: off, default, or graphs (CUDA graphs, on a GPU)."
     )
     steps_per_epoch: int = Field(
-        default=0, ge=0, description="Number of steps per epoch; 0: as many as draw one window per case, at least 50."
+        default=0,
+        ge=0,
+        description="Number of steps per epoch; 0: one window per case, at least 50 steps and a fiftieth of all steps.",
     )
     max_minutes: float = Field(default=0, ge=0, description="End after this much training time [minutes]; 0: no limit.")
     batch_size: int = Field(default=2, ge=1, description="Number of windows per step, over all ranks together.")
@@ -233,6 +235,11 @@ class TrainConfig(_Section):
         default=1, ge=0, description="Number of processes that share a step, one per GPU; 0: as many as there are GPUs."
     )
     folds: int = Field(default=5, ge=2, description="Number of cross-validation folds, grouped by patient.")
+    fold_seed: int = Field(
+        default=0,
+        ge=0,
+        description="Seed of the division into folds; the same for every run of a study, whatever its seed.",
+    )
     fold: int = Field(default=0, ge=0, description="Fold used for validation, counted from 0.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="fp32, bf16, or auto: bf16 on CUDA, else fp32."
@@ -242,6 +249,9 @@ class TrainConfig(_Section):
     )
     threads: int = Field(
         default=0, ge=0, description="CPU threads of torch per rank; 0: all cores, shared by the ranks."
+    )
+    prepare_mib: int = Field(
+        default=0, ge=0, description="Memory for preparing missing cases [MiB]; 0: half of the available memory."
     )
     checkpoint_minutes: float = Field(default=10, gt=0, description="Longest time between checkpoints [minutes].")
     deterministic: bool = Field(

@@ -84,6 +84,7 @@ def request(
         "author": author or author_name(),
         "t": now,
         "expires": now + expires_s,
+        "mono": time.monotonic(),
         "boot_id": boot_id(),
     }
     paths.requests_new.mkdir(parents=True, exist_ok=True)

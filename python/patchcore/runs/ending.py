@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from patchcore.runs.paths import RunPaths
+from patchcore.interrupts import STOP_SIGNALS
+from patchcore.runs.paths import RunPaths, read_object
 from patchcore.runs.records import RunState
 from patchcore.runs.state import FINAL_WORDS, last_told_state
 from patchcore.types import ExitCode
 
-__all__ = ["exit_record", "last_lines"]
+__all__ = ["exit_record", "failed_start", "last_lines"]
 
 _CRASH_SIGNALS: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
 
@@ -22,6 +23,8 @@ def exit_record(
     paths: RunPaths, attempt: int, returncode: int, *, asked_by: str | None, memory_ran_out: bool
 ) -> dict[str, Any]:
     """Make the exit record of an attempt.
+
+    A trainer that was asked to stop by a signal while it still loaded has nothing to lose: the attempt is stopped.
 
     Args:
         paths: Paths of the run.
@@ -34,10 +37,13 @@ def exit_record(
         The content of ``exit.json``; its ``state`` is a final state.
     """
     last = last_told_state(paths, attempt)
+    begun = last is not None or (read_object(paths.start(attempt)) or {}).get("trainer") is not None
     reported_state, reported_reason = last[:2] if last is not None and last[0] in FINAL_WORDS else (None, None)
     lines = last_lines(paths.stdout(attempt))
     number = -returncode if returncode < 0 else None
     state, reason = _outcome(returncode, number, reported_state, reported_reason, asked_by, memory_ran_out)
+    if number in STOP_SIGNALS and not begun:
+        state, reason = RunState.STOPPED, f"ended by {_signal_name(-returncode)} while the trainer was loading"
     if state is RunState.FAILED and reason is None:
         reason = next((line for line in reversed(lines) if line.strip()), f"exit code {returncode}")
     return {
@@ -50,6 +56,22 @@ def exit_record(
         "out_of_memory": state is RunState.OUT_OF_MEMORY,
         "asked_by": asked_by,
         "last_lines": lines,
+        "ended": time.time(),
+    }
+
+
+def failed_start(attempt: int, error: OSError) -> dict[str, Any]:
+    """Make the exit record of an attempt whose trainer could not be started."""
+    return {
+        "schema_version": 1,
+        "attempt": attempt,
+        "state": RunState.FAILED.value,
+        "reason": f"the trainer could not be started: {error}",
+        "code": None,
+        "signal": None,
+        "out_of_memory": False,
+        "asked_by": None,
+        "last_lines": [],
         "ended": time.time(),
     }
 

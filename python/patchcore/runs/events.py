@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final, NoReturn, TypeGuard
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "EventKind",
     "decode_event",
     "encode_event",
+    "next_seq",
     "plain",
     "val_dsc_bin",
     "val_dsc_class",
@@ -175,6 +177,22 @@ def decode_event(line: bytes) -> Event:
         data={key: value for key, value in record.items() if key not in _HEAD},
         v=version if _is_count(version) else 0,
     )
+
+
+def next_seq(path: Path) -> int:
+    """Return the next event number: 0, or one more than the largest in the file if a trainer restarts in an attempt.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    seq = -1
+    with path.open("rb") as handle:
+        for line in handle:
+            try:
+                seq = max(seq, decode_event(line).seq)
+            except ValueError:
+                continue
+    return seq + 1
 
 
 def plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from patchcore.runs.paths import HEARTBEAT_S, RunPaths, read_object, write_quickly
+from patchcore.runs.values import as_count
 
 __all__ = ["Heartbeat", "StatusFile"]
 
@@ -30,7 +31,7 @@ class StatusFile:
         """Replace the snapshot. Return False if that failed; the next snapshot follows in two seconds."""
         # Trainer and supervisor both write this file. Continue from the newest number: it must never decrease.
         previous = (read_object(self._path) or {}).get("hb_seq")
-        self._seq = max(self._seq, previous if isinstance(previous, int) else 0) + 1
+        self._seq = max(self._seq, as_count(previous) or 0) + 1
         try:
             write_quickly(self._path, self._head | {"hb_seq": self._seq, "t": time.time()} | dict(snapshot))
         except OSError:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from patchcore.runs.events import Event, EventKind, decode_event
 from patchcore.runs.records import AlertRecord, CheckpointRecord, Series, StateRecord, ValidationRecord
+from patchcore.runs.values import as_number
 from patchcore.types import Float64Array
 
 __all__ = ["History"]
@@ -122,10 +124,19 @@ class History:
         if event.step is None or self._dropped(attempt, event):
             return
         values, count = _numbers(event.data["values"]), event.data.get("n_cases")
+        for name, value in values.items():
+            self._columns.setdefault(name, _Column()).append(event.step, value)
+        identity = str(event.data.get("validation_id", ""))
+        if event.data.get("continued") is True and self.validations:
+            # The values of many classes do not fit on one line.
+            last = self.validations[-1]
+            if (last.validation_id, last.attempt) == (identity, attempt):
+                self.validations[-1] = replace(last, values={**last.values, **values})
+                return
         record = ValidationRecord(
             step=event.step,
             epoch=event.epoch,
-            validation_id=str(event.data.get("validation_id", "")),
+            validation_id=identity,
             values=values,
             n_cases=count if isinstance(count, int) else None,
             subset=str(event.data.get("subset", "all")),
@@ -133,8 +144,6 @@ class History:
             attempt=attempt,
         )
         self.validations = [v for v in self.validations if v.validation_id != record.validation_id] + [record]
-        for name, value in values.items():
-            self._columns.setdefault(name, _Column()).append(event.step, value)
 
     def _checkpoint(self, attempt: int, event: Event) -> None:
         if event.step is not None and not self._dropped(attempt, event):
@@ -165,7 +174,7 @@ def _before(records: list[_Record], attempt: int, step: int) -> list[_Record]:
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {
-        str(name): math.nan if value is None else float(value)
+        str(name): math.nan if (number := as_number(value)) is None else number
         for name, value in values.items()
         if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
     }

@@ -14,6 +14,7 @@ from patchcore.processes import boot_id
 from patchcore.runs.events import plain
 from patchcore.runs.paths import RunPaths, read_object
 from patchcore.runs.records import Acknowledgement, Request, Verb
+from patchcore.runs.values import as_number
 
 __all__ = ["Inbox", "read_answer", "waiting_requests"]
 
@@ -23,7 +24,9 @@ _ID: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
 def waiting_requests(paths: RunPaths) -> list[Request]:
     """Return the requests without an answer, oldest first. Changes no file."""
     new = paths.requests_new
-    found = (_parse(identity, new / f"{identity}.json") for identity in _names(new))
+    # An answer is written before its request is removed.
+    answered = set(_names(paths.requests_done))
+    found = (_parse(identity, new / f"{identity}.json") for identity in _names(new) if identity not in answered)
     return [request for request in found if request is not None]
 
 
@@ -39,7 +42,7 @@ def read_answer(paths: RunPaths, identity: str) -> Acknowledgement | None:
         outcome=record["outcome"],
         detail=None if detail is None else str(detail),
         by=str(record.get("by", "")),
-        t=float(answered) if isinstance(answered, int | float) else 0.0,
+        t=as_number(answered) or 0.0,
         author=str(record.get("author", "")),
         args=args if isinstance(args, dict) else {},
     )
@@ -58,30 +61,43 @@ class Inbox:
         self._by = by
         self._boot_id = boot_id()
         self._seen: dict[str, float] = {}
+        self._final: dict[str, Acknowledgement] = {}
 
     def pending(self) -> list[Request]:
         """Return the waiting requests, oldest first. Expired and unreadable requests are answered here."""
         requests = []
         for identity in _names(self._paths.requests_new):
-            path = self._paths.requests_new / f"{identity}.json"
-            if (self._paths.requests_done / path.name).exists():
-                with suppress(OSError):
-                    path.unlink()  # a process answered it but died before it removed the file
-                continue
-            found = _parse(identity, path)
-            if found is None:
-                if path.exists():
-                    self.answer(_unreadable(identity), "refused", "the request cannot be read")
-            elif self._expired(found):
-                self.answer(found, "expired", "no process accepted the request in time")
-            else:
-                requests.append(found)
+            with suppress(OSError):  # a network file system that does not answer now: the next look finds the request
+                request = self._waiting(identity)
+                if request is not None:
+                    requests.append(request)
         return requests
 
+    def _waiting(self, identity: str) -> Request | None:
+        path = self._paths.requests_new / f"{identity}.json"
+        if (self._paths.requests_done / path.name).exists():
+            path.unlink()  # a process answered it but died before it removed the file
+            return None
+        found = _parse(identity, path)
+        if found is None:
+            path.read_bytes()  # raises if the file is gone or cannot be read now
+            self.answer(_unreadable(identity), "refused", "the request cannot be read")
+        elif self._expired(found):
+            self.answer(found, "expired", "no process accepted the request in time")
+            return None
+        return found
+
     def answered(self) -> list[Acknowledgement]:
-        """Return all answers, from the trainer and from the supervisor."""
-        answers = (read_answer(self._paths, identity) for identity in _names(self._paths.requests_done))
-        return [answer for answer in answers if answer is not None]
+        """Return all answers, from the trainer and from the supervisor. A final answer is read only once."""
+        answers = []
+        for identity in _names(self._paths.requests_done):
+            answer = self._final.get(identity) or read_answer(self._paths, identity)
+            if answer is None:
+                continue
+            if answer.outcome != "accepted":  # the answer "done" or "failed" replaces it
+                self._final[identity] = answer
+            answers.append(answer)
+        return answers
 
     def answer(self, request: Request, outcome: str, detail: str | None = None) -> None:
         """Answer a request and move it to ``control/done``. Never raises."""
@@ -97,10 +113,10 @@ class Inbox:
                 source.replace(target)  # a rename works on a full disk, too: the request is not handled twice
 
     def _expired(self, request: Request) -> bool:
+        # Never by the time of day: it may be set anew in the meantime. The monotonic clock is that of this boot.
         first_seen = self._seen.setdefault(request.id, time.monotonic())
-        if request.boot_id == self._boot_id:
-            return time.time() > request.expires
-        return time.monotonic() - first_seen > request.expires - request.t
+        began = request.mono if request.mono is not None and request.boot_id == self._boot_id else first_seen
+        return time.monotonic() - began > request.expires - request.t
 
 
 def _names(folder: Path) -> list[str]:
@@ -126,6 +142,7 @@ def _parse(identity: str, path: Path) -> Request | None:
             t=float(record["t"]),
             expires=float(record["expires"]),
             boot_id=str(record.get("boot_id", "")),
+            mono=None if record.get("mono") is None else float(record["mono"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         return None

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from patchcore.errors import LockedError, RunError
 from patchcore.files import write_json_atomic
+from patchcore.interrupts import STOP_SIGNALS
 from patchcore.locks import check_locks
 from patchcore.runs.control import author_name
 from patchcore.runs.events import plain
@@ -201,12 +202,11 @@ def supervise_foreground(
 
 @contextmanager
 def _handling(notice: Callable[[int], None]) -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    previous = [signal.signal(number, lambda received, _: notice(received)) for number in numbers]
+    previous = [signal.signal(number, lambda received, _: notice(received)) for number in STOP_SIGNALS]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, previous, strict=True):
+        for number, handler in zip(STOP_SIGNALS, previous, strict=True):
             signal.signal(number, handler)
 
 

@@ -10,6 +10,7 @@ from patchcore.errors import RunError, StudyError
 from patchcore.runs.paths import RunPaths, read_object
 from patchcore.runs.records import RunState, RunSummary, StateReport
 from patchcore.runs.state import StateWatcher
+from patchcore.runs.values import as_count, as_number, as_text
 from patchcore.types import PathLike
 
 __all__ = ["list_runs", "resolve_run", "summarize"]
@@ -47,13 +48,13 @@ def summarize(run: PathLike) -> RunSummary:
         kind=str(record.get("kind", "")),
         created=str(record.get("created", "")),
         state=state,
-        step=_count(status.get("step")) or 0,
-        total_steps=_count(status.get("total_steps")),
-        epoch=_count(status.get("epoch")),
-        eta_s=float(eta_s) if isinstance(eta_s, int | float) else None,
-        best_dsc_mean=best.get("dsc_mean") if isinstance(best, dict) else None,
+        step=as_count(status.get("step")) or 0,
+        total_steps=as_count(status.get("total_steps")),
+        epoch=as_count(status.get("epoch")),
+        eta_s=as_number(eta_s),
+        best_dsc_mean=as_number(best.get("dsc_mean")) if isinstance(best, dict) else None,
         attempts=paths.newest_attempt() or 0,
-        parent=record["parent"] if isinstance(record.get("parent"), str) else None,
+        parent=as_text(record.get("parent")),
         patch_size=patch_size,
     )
 
@@ -103,7 +104,3 @@ def _patch_size(plan: Any) -> tuple[int, ...] | None:
     if isinstance(sizes, list | tuple) and all(isinstance(size, int) for size in sizes):
         return tuple(sizes)
     return None
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

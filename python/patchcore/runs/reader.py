@@ -12,6 +12,7 @@ from patchcore.runs.paths import RunPaths, read_object
 from patchcore.runs.records import RunView
 from patchcore.runs.state import StateWatcher
 from patchcore.runs.tail import LineTail
+from patchcore.runs.values import as_count, as_number, as_text
 from patchcore.types import PathLike
 
 __all__ = ["MOST_BYTES", "RunReader", "read_cases"]
@@ -62,8 +63,8 @@ class RunReader:
         status = read_object(self.paths.status) or {}
         history = self._history
         live = report.state.is_live and status.get("attempt") == newest
-        step = _count(status.get("step")) if live else None
-        epoch = _count(status.get("epoch")) if live else None
+        step = as_count(status.get("step")) if live else None
+        epoch = as_count(status.get("epoch")) if live else None
         phase, eta_s = (status.get("phase"), status.get("eta_s")) if live else (None, None)
         overlong = sum(tail.overlong for tail in self._tails.values())
         progress = (step, epoch, phase, eta_s, status.get("total_steps"))
@@ -79,13 +80,13 @@ class RunReader:
             created=str(record.get("created", "")),
             config=_mapping(record.get("config")),
             plan=_mapping(record.get("plan")),
-            parent=_text(record.get("parent")),
+            parent=as_text(record.get("parent")),
             state=report,
             step=max(step or 0, history.step),
-            total_steps=_count(status.get("total_steps")),
+            total_steps=as_count(status.get("total_steps")),
             epoch=history.epoch if epoch is None else epoch,
-            eta_s=float(eta_s) if isinstance(eta_s, int | float) else None,
-            phase=_text(phase),
+            eta_s=as_number(eta_s),
+            phase=as_text(phase),
             series=history.series(),
             validations=tuple(history.validations),
             checkpoints=tuple(history.checkpoints),
@@ -172,11 +173,3 @@ def read_cases(run: PathLike, validation_id: str) -> list[dict[str, Any]]:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None

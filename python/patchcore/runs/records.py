@@ -227,7 +227,7 @@ class AlertRecord:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to a running trainer, as stored in ``control/new``."""
+    """A request to a running trainer, as stored in ``control/new``; `mono` is the monotonic clock of its boot."""
 
     id: str
     verb: Verb
@@ -236,6 +236,7 @@ class Request:
     t: float
     expires: float
     boot_id: str = ""
+    mono: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,9 @@ def read_setup(run: Path, overrides: Mapping[str, Any] | None = None) -> RunSetu
         record = read_json(run / "run.json", schema=1)
     except FileNotFoundError:
         raise RunError("not a run folder (it has no run.json)", path=run) from None
+    # Older runs divided their study by the seed of the training.
+    train = record["config"].setdefault("train", {})
+    train.setdefault("fold_seed", record["config"].get("seed", 0))
     settings = [f"{key}={json.dumps(value)}" for key, value in _dotted(overrides or {}).items()]
     config = resolve_config(settings=settings, base=record["config"])
     return RunSetup(config=config, plan=Plan.model_validate_json(json.dumps(record["plan"])))
@@ -77,7 +80,7 @@ def divide_cases(study: Study, config: RunConfig) -> RunSplit:
     Raises:
         DataError: The study has fewer patients than folds.
     """
-    validating = set(study.folds(config.train.folds, config.seed)[config.train.fold])
+    validating = set(study.folds(config.train.folds, config.train.fold_seed)[config.train.fold])
     ids = [record.case_id for record in study.accepted()]
     return RunSplit(tuple(i for i in ids if i not in validating), tuple(i for i in ids if i in validating))
 

@@ -1,24 +1,27 @@
 """Determines the state of a run from its exit record, else from its locks (same host), else from its heartbeat.
 
-On the host of the run, locks are reliable: whoever holds a lock is alive, and its pid is known. On other hosts, only
-the heartbeat number is available. The reader measures by its own clock when this number last changed; time stamps of
-two machines are never compared.
+On the host of the run, locks are reliable: whoever holds a lock is alive, and its pid is known. On other hosts, in
+other containers, and while the file system does not answer, only the heartbeat number is available. The reader measures
+by its own clock when this number last changed; time stamps of two machines are never compared.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from patchcore.errors import NoLocksError
 from patchcore.locks import lock_holder
-from patchcore.processes import boot_id
+from patchcore.processes import boot_id, machine_id, pid_namespace
 from patchcore.runs.events import EventKind, decode_event
 from patchcore.runs.inbox import waiting_requests
 from patchcore.runs.paths import HEARTBEAT_S, RunPaths, read_object
 from patchcore.runs.records import RunState, StateReport, Verb
+from patchcore.runs.values import as_number, as_text
 from patchcore.types import PathLike
 
 __all__ = ["FINAL_WORDS", "STALL_S", "StateWatcher", "last_told_state", "run_state"]
@@ -86,17 +89,25 @@ class StateWatcher:
         # The order matters. A trainer takes its lock before it enters its pid in start.json, so read start.json first.
         # A process may end after its lock was checked, so read the exit record last.
         start = read_object(self.paths.start(attempt)) or {}
-        supervisor = lock_holder(self.paths.supervisor_lock)
-        trainer = lock_holder(self.paths.trainer_lock)
+        try:
+            supervisor, trainer = lock_holder(self.paths.supervisor_lock), lock_holder(self.paths.trainer_lock)
+            known = True
+        except (OSError, NoLocksError):  # a network file system that does not answer now
+            supervisor = trainer = None
+            known = False
         status = read_object(self.paths.status) or {}
         if status.get("attempt") != attempt:
             status = {}
         exit_record = read_object(self.paths.exit(attempt))
         if exit_record is not None:
             return _ended(attempt, start, exit_record)
-        here = not start or (bool(self._boot_id) and start.get("boot_id") == self._boot_id)
-        if here:
-            return self._look_here(attempt, start, status, supervisor, trainer)
+        if not start or (bool(self._boot_id) and start.get("boot_id") == self._boot_id):
+            # Another container on this machine may have other locks: there, a free lock proves nothing.
+            free = supervisor is None and trainer is None
+            if known and not (free and start.get("pid_namespace") not in (None, pid_namespace())):
+                return self._look_here(attempt, start, status, supervisor, trainer)
+        elif _restarted(start):
+            return self._look_here(attempt, start, status, None, None, gone="its machine was restarted")
         return self._look_elsewhere(attempt, start, status)
 
     def _look_here(
@@ -106,9 +117,10 @@ class StateWatcher:
         status: dict[str, Any],
         supervisor: int | None,
         trainer: int | None,
+        gone: str = "neither supervisor nor trainer is running",
     ) -> StateReport:
         def report(state: RunState, reason: str | None = None, since: float | None = None) -> StateReport:
-            return StateReport(state, reason, attempt, since, start.get("host"), trainer, supervisor)
+            return StateReport(state, reason, attempt, since, as_text(start.get("host")), trainer, supervisor)
 
         reported, reported_reason, since = _reported(status)
         if trainer is not None:
@@ -131,11 +143,11 @@ class StateWatcher:
             words = "reported by the trainer; its supervisor was gone"
             return report(last[0], f"{last[1]} ({words})" if last[1] else words, last[2])
         if start.get("trainer") is None:
-            return report(RunState.CRASHED, "neither supervisor nor trainer is running; the trainer never started")
-        return report(RunState.CRASHED, "neither supervisor nor trainer is running; there is no exit record", since)
+            return report(RunState.CRASHED, f"{gone}; the trainer never started")
+        return report(RunState.CRASHED, f"{gone}; there is no exit record", since)
 
     def _look_elsewhere(self, attempt: int, start: dict[str, Any], status: dict[str, Any]) -> StateReport:
-        host = start.get("host")
+        host = as_text(start.get("host"))
         reported, reported_reason, since = _reported(status)
 
         def report(state: RunState, reason: str | None) -> StateReport:
@@ -144,7 +156,7 @@ class StateWatcher:
         if reported in FINAL_WORDS:
             return report(reported, reported_reason)
         silent_s = self._silence(status)
-        epoch_s = _number(status.get("epoch_s")) or 0.0
+        epoch_s = as_number(status.get("epoch_s")) or 0.0
         if silent_s > max(STALL_S, _EPOCH_SHARE * epoch_s):
             return report(RunState.PRESUMED_CRASHED, f"no heartbeat from {host} for {silent_s:.0f} s")
         if silent_s > _MISSED_BEATS * HEARTBEAT_S:
@@ -203,6 +215,12 @@ def last_told_state(paths: RunPaths, attempt: int) -> tuple[RunState, str | None
     return None
 
 
+def _restarted(start: dict[str, Any]) -> bool:
+    """Whether an attempt was started by another boot of this machine: its processes are gone."""
+    machine = start.get("machine")
+    return bool(machine) and machine == machine_id() and as_text(start.get("host")) == socket.gethostname()
+
+
 def _ended(attempt: int, start: dict[str, Any], record: dict[str, Any]) -> StateReport:
     try:
         state = RunState(str(record.get("state")))
@@ -213,8 +231,8 @@ def _ended(attempt: int, start: dict[str, Any], record: dict[str, Any]) -> State
         state,
         None if reason is None else str(reason),
         attempt,
-        _number(record.get("ended")),
-        start.get("host"),
+        as_number(record.get("ended")),
+        as_text(start.get("host")),
         exit_code=code if isinstance(code, int) else None,
     )
 
@@ -225,16 +243,12 @@ def _reported(status: dict[str, Any]) -> tuple[RunState | None, str | None, floa
     except ValueError:
         state = None
     reason = status.get("reason")
-    return state, None if reason is None else str(reason), _number(status.get("since"))
+    return state, None if reason is None else str(reason), as_number(status.get("since"))
 
 
 def _stalled(status: dict[str, Any], silent_s: float) -> str | None:
-    idle_s = (_number(status.get("idle_s")) or 0.0) + silent_s
-    limit_s = max(STALL_S, _EPOCH_SHARE * (_number(status.get("epoch_s")) or 0.0))
+    idle_s = (as_number(status.get("idle_s")) or 0.0) + silent_s
+    limit_s = max(STALL_S, _EPOCH_SHARE * (as_number(status.get("epoch_s")) or 0.0))
     if silent_s > limit_s:
         return f"the trainer process exists but its heartbeat has not changed for {silent_s:.0f} s"
     return f"no step and no sign of progress for {idle_s:.0f} s" if idle_s > limit_s else None
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -9,30 +9,31 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from patchcore.errors import LockedError, PatchcoreError, RunError
 from patchcore.files import write_json_atomic
 from patchcore.locks import FileLock, lock_holder
-from patchcore.processes import boot_id, process_start
+from patchcore.processes import boot_id, machine_id, pid_namespace, process_start
 from patchcore.runs.audit import Audit
 from patchcore.runs.climb import Climb
-from patchcore.runs.ending import exit_record
+from patchcore.runs.ending import exit_record, failed_start
 from patchcore.runs.heartbeat import StatusFile
 from patchcore.runs.inbox import Inbox
 from patchcore.runs.paths import DEFAULT_TRAINER, HEARTBEAT_S, RunPaths, append_line, read_object
-from patchcore.runs.process import oom_kill_counts
+from patchcore.runs.process import oom_kill_counts, tell
 from patchcore.runs.records import RunState, Verb
-from patchcore.runs.state import FINAL_WORDS
+from patchcore.runs.state import FINAL_WORDS, run_state
 from patchcore.runs.system import SystemSampler
 from patchcore.types import PathLike
 
@@ -42,6 +43,7 @@ _TICK_S: Final = 0.1
 _CONTROL_S: Final = 0.2
 _OUTPUT_S: Final = 0.25
 _EXIT_RECORD_RETRIES: Final = 600
+_SIGNAL_LOG_S: Final = 60.0
 _CARRIED: Final = ("step", "total_steps", "epoch", "epoch_s", "best")
 
 
@@ -78,6 +80,8 @@ class Supervisor:
         self._climb = Climb()
         self._stops: dict[str, bool] = {}  # id of each stop request → whether its answer was handled
         self._signals: list[int] = []
+        self._sent: dict[signal.Signals, float] = {}  # signal → when the audit log last named it
+        self._troubles: set[str] = set()
         self._interrupts = 0
         self._next_control = self._next_beat = self._next_output = 0.0
         self._oom_counts = [oom_kill_counts()] * 2
@@ -87,19 +91,26 @@ class Supervisor:
 
         Raises:
             LockedError: Another process supervises or trains the run.
-            RunError: The folder is not a run folder, or the attempt already exists.
+            RunError: The folder is not a run folder, the run is finished, or the attempt already exists.
             OSError: The folder cannot be written.
         """
         self._record = self.paths.require()
         self._lock.acquire()
         try:
             self._refuse_living_trainer()
+            self._refuse_finished()
             folder = self.paths.attempt(self.attempt)
             folder.parent.mkdir(exist_ok=True)
             try:
                 folder.mkdir()
             except FileExistsError:
                 raise RunError(f"attempt {self.attempt} already exists", path=self.paths.root) from None
+            # The trainer of an earlier attempt may have been loading all the time. It takes its lock and then looks for
+            # a newer attempt; here the new attempt is made and then the lock is looked at: one of the two sees the
+            # other.
+            if lock_holder(self.paths.trainer_lock) is not None:
+                folder.rmdir()
+                self._refuse_living_trainer()
             for inbox in (self.paths.requests_new, self.paths.requests_done):
                 inbox.mkdir(parents=True, exist_ok=True)
             write_json_atomic(self.paths.start(self.attempt), self._start_record())
@@ -113,43 +124,60 @@ class Supervisor:
         self._refuse_waiting("requested before this attempt began")
 
     def supervise(self) -> dict[str, Any]:
-        """Start the trainer, wait for it, write and return the exit record. Releases the lock at the end."""
+        """Start the trainer, wait for it, write and return the exit record. Releases the lock at the end.
+
+        From here on no failing file operation ends the supervisor: only it can say how the trainer ended.
+        """
         try:
             self._beat(RunState.STARTING, None)
-            with self.paths.stdout(self.attempt).open("ab") as log:
-                trainer = subprocess.Popen(
-                    self._command(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"} | self._env,
-                    process_group=0,
-                )
-            self._audit.write("start", pid=trainer.pid)
-            sampler = SystemSampler(self.paths.root, trainer.pid)
-            while os.waitid(os.P_PID, trainer.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                self._tick(trainer.pid, sampler)
-                time.sleep(_TICK_S)
-            # The trainer is not yet reaped, so its process id is not reused: its remaining workers can be killed
-            # safely.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(trainer.pid, signal.SIGKILL)
-            returncode = trainer.wait()
-            self._watch_requests()
-            record = exit_record(
-                self.paths,
-                self.attempt,
-                returncode,
-                asked_by=self._climb.asked_by,
-                memory_ran_out=self._memory_ran_out(),
-            )
+            try:
+                trainer = self._start()
+            except OSError as error:
+                record = failed_start(self.attempt, error)
+            else:
+                record = self._wait(trainer)
             self._write_exit(record)
-            self._refuse_waiting(f"the trainer has ended: {record['state']}")
+            with self._surviving("answering requests"):
+                self._refuse_waiting(f"the trainer has ended: {record['state']}")
             self._beat(RunState(record["state"]), record["reason"])
             self._output()
             return record
         finally:
-            self._lock.release()
+            with self._surviving("releasing the lock"):
+                self._lock.release()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # If this process was started with SIGCHLD ignored, the kernel would not keep the trainer's exit code.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        with self.paths.stdout(self.attempt).open("ab") as log:
+            return subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"} | self._env,
+                process_group=0,
+            )
+
+    def _wait(self, trainer: subprocess.Popen[bytes]) -> dict[str, Any]:
+        self._audit.write("start", pid=trainer.pid)
+        sampler = SystemSampler(self.paths.root, trainer.pid)
+        while os.waitid(os.P_PID, trainer.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            self._tick(trainer.pid, sampler)
+            time.sleep(_TICK_S)
+        # The trainer is not yet reaped, so its process id is not reused: its remaining workers can be killed safely.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(trainer.pid, signal.SIGKILL)
+        returncode = trainer.wait()
+        with self._surviving("reading requests"):
+            self._watch_requests()
+        return exit_record(
+            self.paths,
+            self.attempt,
+            returncode,
+            asked_by=self._climb.asked_by,
+            memory_ran_out=self._memory_ran_out(),
+        )
 
     def notice(self, number: int) -> None:
         """Record a signal that this process received. It is forwarded to the trainer at the next tick."""
@@ -166,17 +194,19 @@ class Supervisor:
             self._forward(pid, self._signals.pop(0), now)
         if now >= self._next_control:
             self._next_control = now + _CONTROL_S
-            self._watch_requests()
+            with self._surviving("reading requests"):
+                self._watch_requests()
         number = self._climb.due(now)
         if number is not None:
             self._send(pid, number)
         if now >= self._next_beat:
             self._next_beat = now + HEARTBEAT_S
             self._oom_counts = [self._oom_counts[1], oom_kill_counts()]
-            with suppress(OSError):
+            with self._surviving("writing the system log"):
                 append_line(self.paths.system(self.attempt), sampler.sample())
-            if lock_holder(self.paths.trainer_lock) is None:
-                self._beat(RunState.STARTING, "the trainer is loading")
+            with self._surviving("looking for the trainer's lock"):
+                if lock_holder(self.paths.trainer_lock) is None:
+                    self._beat(RunState.STARTING, "the trainer is loading")
         if now >= self._next_output:
             self._next_output = now + _OUTPUT_S
             self._output()
@@ -186,9 +216,19 @@ class Supervisor:
             return
         try:
             self._on_tick()
-        except Exception as error:  # a closed output pipe must not end the training
-            print(f"patchcore: progress output stopped: {error}", file=sys.stderr)
+        except (Exception, SystemExit) as error:  # rich ends a program whose pipe is closed; the training goes on
+            tell(f"progress output stopped: {error}")
             self._on_tick = None
+
+    @contextmanager
+    def _surviving(self, what: str) -> Iterator[None]:
+        """Continue after an error of the file system; the next tick tries again. The first one of a kind is logged."""
+        try:
+            yield
+        except (OSError, PatchcoreError) as error:
+            if what not in self._troubles:
+                self._troubles.add(what)
+                tell(f"{what} failed: {error}")
 
     def _forward(self, pid: int, number: int, now: float) -> None:
         self._interrupts += number == signal.SIGINT
@@ -206,7 +246,12 @@ class Supervisor:
                 os.killpg(pid, number)
             else:
                 os.kill(pid, number)
-            self._audit.write("signal", signal=number.name, asked_by=self._climb.asked_by)
+            # A trainer that waits for a dead disk does not end: SIGKILL follows at every tick, but is not logged as
+            # often.
+            now = time.monotonic()
+            if now - self._sent.get(number, -math.inf) >= _SIGNAL_LOG_S:
+                self._sent[number] = now
+                self._audit.write("signal", signal=number.name, asked_by=self._climb.asked_by)
 
     def _watch_requests(self) -> None:
         now = time.monotonic()
@@ -232,6 +277,10 @@ class Supervisor:
         for request in waiting:
             self._inbox.answer(request, "refused", why)
         self._audit.requests(waiting, self._inbox.answered())
+
+    def _refuse_finished(self) -> None:
+        if run_state(self.paths.root).state is RunState.FINISHED:
+            raise RunError("the run is finished", path=self.paths.root, remedy="there is nothing to resume")
 
     def _refuse_living_trainer(self) -> None:
         holder = lock_holder(self.paths.trainer_lock)
@@ -270,6 +319,8 @@ class Supervisor:
             "t": time.time(),
             "host": socket.gethostname(),
             "boot_id": boot_id(),
+            "machine": machine_id(),
+            "pid_namespace": pid_namespace(),
             "supervisor": {"pid": os.getpid(), "started": process_start(os.getpid())},
             "trainer": None,
             "resumed_from_step": None,
@@ -289,7 +340,7 @@ class Supervisor:
             try:
                 write_json_atomic(self.paths.exit(self.attempt), record)
             except OSError as error:  # for example a full disk: retry, because the exit record is important
-                print(f"patchcore: exit record not written: {error}", file=sys.stderr)
+                tell(f"exit record not written: {error}")
                 time.sleep(1.0)
             else:
                 break

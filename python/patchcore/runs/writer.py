@@ -17,7 +17,7 @@ from patchcore.errors import RunError
 from patchcore.files import write_json_atomic
 from patchcore.locks import FileLock
 from patchcore.processes import process_start
-from patchcore.runs.events import VAL_DSC_MEAN, Event, EventKind, decode_event, encode_event, plain
+from patchcore.runs.events import VAL_DSC_MEAN, Event, EventKind, encode_event, next_seq, plain
 from patchcore.runs.heartbeat import Heartbeat, StatusFile
 from patchcore.runs.inbox import Inbox
 from patchcore.runs.paths import HEARTBEAT_S, RunPaths, read_object
@@ -55,7 +55,7 @@ class RunWriter:
 
     Raises:
         LockedError: Another trainer works on the run.
-        RunError: The folder of the attempt does not exist.
+        RunError: The folder of the attempt does not exist, or a later attempt has begun.
         OSError: The folder cannot be written.
 
     Example:
@@ -88,12 +88,16 @@ class RunWriter:
         self._lock = FileLock(self.paths.trainer_lock, what="the trainer's lock")
         self._lock.acquire()
         try:
+            # The supervisor of this attempt may have been killed while this process was loading, and the run resumed.
+            newest = self.paths.newest_attempt()
+            if newest is not None and newest > attempt:
+                raise RunError(f"attempt {attempt} is over: attempt {newest} has begun", path=self.paths.root)
             self._complete_start(resumed_from_step, versions, threads)
             events = LineFile(self.paths.events(attempt))
         except BaseException:
             self._lock.release()
             raise
-        self._seq = _next_seq(self.paths, attempt)
+        self._seq = next_seq(self.paths.events(attempt))
         self._guard = threading.Lock()
         self._state: tuple[RunState, str | None, float] = (RunState.STARTING, None, time.time())
         self._status: dict[str, Any] = dict.fromkeys(("step", "total_steps", "epoch", "eta_s", "phase"))
@@ -144,13 +148,15 @@ class RunWriter:
             best = self._status["best"]
             if mean is not None and _is_new_best(best, mean, subset):
                 self._status["best"] = {"step": step, "dsc_mean": mean, "subset": subset}
-        data = {
-            "validation_id": _checked(validation_id),
-            "n_cases": n_cases,
-            "subset": subset,
-            "values": values,
-        }
-        self._put(EventKind.VALIDATION, step, epoch, data)
+        names = list(values)
+        for start in range(0, max(1, len(names)), _METRICS_PER_LINE):
+            data = {
+                "validation_id": _checked(validation_id),
+                "n_cases": n_cases,
+                "subset": subset,
+                "values": {name: values[name] for name in names[start : start + _METRICS_PER_LINE]},
+            }
+            self._put(EventKind.VALIDATION, step, epoch, data | ({"continued": True} if start else {}))
 
     def case(
         self,
@@ -385,15 +391,3 @@ def _checked(validation_id: str) -> str:
 def _json_line(record: Mapping[str, Any]) -> bytes:
     text = json.dumps(record, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "replace") + b"\n"
-
-
-def _next_seq(paths: RunPaths, attempt: int) -> int:
-    """Return the next event number: 0, or one more than the largest in the file if a trainer restarts in an attempt."""
-    seq = -1
-    with paths.events(attempt).open("rb") as handle:
-        for line in handle:
-            try:
-                seq = max(seq, decode_event(line).seq)
-            except ValueError:
-                continue
-    return seq + 1

@@ -1,6 +1,6 @@
 """The study folder: contains everything that patchcore creates from one data set.
 
-``study.json`` (schema, version, data set root), ``cases.jsonl``, ``decisions.json``, ``fingerprint.json``,
+``study.json`` (schema, version, data set root, id), ``cases.jsonl``, ``decisions.json``, ``fingerprint.json``,
 ``lesions.csv``, ``plan.json``, ``folds.json``, ``figures/``, ``runs/``, ``reports/``, ``locks/``.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -67,6 +68,9 @@ class Study(HtmlView):
         except (FileNotFoundError, NotADirectoryError):
             raise StudyError("not a study: it has no study.json", path=self.path, remedy=remedy) from None
         self.dataset_root = Path(str(data.get("dataset_root", "")))
+        # Studies of older versions have no id. Their path and their time of creation tell them apart.
+        before = hashlib.sha256(f"{self.path.resolve()} {data.get('created')}".encode()).hexdigest()[:16]
+        self.study_id = str(data.get("study_id") or before)
 
     @classmethod
     def open(cls, path: PathLike) -> Study:
@@ -378,6 +382,7 @@ def _describe(path: Path, root: Path) -> None:
             "patchcore_version": _version(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "dataset_root": str(root),
+            "study_id": secrets.token_hex(8),
         },
     )
 

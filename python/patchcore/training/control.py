@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
-from types import FrameType
 from typing import Literal, TypeAlias
 
+from patchcore.interrupts import StopSignal
 from patchcore.runs import Request, Verb
 from patchcore.training.silence import Writer
 
-__all__ = ["LEAVING", "Control", "Interrupted", "Leaving", "StopSignal"]
+__all__ = ["LEAVING", "Control", "Interrupted", "Leaving"]
 
 Leaving: TypeAlias = Literal["stop", "pause"]
 LEAVING: tuple[Leaving | None, ...] = (None, "stop", "pause")
@@ -19,19 +18,6 @@ LEAVING: tuple[Leaving | None, ...] = (None, "stop", "pause")
 
 class Interrupted(Exception):  # noqa: N818 - not an error: a validation or preparation stopped on request
     """Raised to interrupt long work because of a stop or pause request."""
-
-
-class StopSignal:
-    """Records the first SIGTERM or SIGINT; a second signal of the same kind ends the process as usual."""
-
-    def __init__(self) -> None:
-        self.received: str | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
-        signal.signal(number, signal.SIG_DFL)
 
 
 class Control:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from patchcore.errors import PatchcoreError, RunError
+from patchcore.interrupts import STOP_SIGNALS
 
 __all__ = ["OUT_OF_MEMORY", "RankError", "Ranks", "leave_words", "rank_of_environment"]
 
@@ -185,14 +187,20 @@ class Ranks:
         self._ended.set()
 
     def _start_others(self, port: int) -> None:
-        for rank in range(1, self.world):
-            self._children.append(
-                subprocess.Popen(
-                    [sys.executable, "-P", "-m", "patchcore.training.trainer", str(self._run), str(self._attempt)],
-                    stdin=subprocess.DEVNULL,
-                    env=os.environ | {_RANK: str(rank), _PORT: str(port)},
+        # A signal to the whole group must not end a rank that is still loading: rank 0 alone answers it. A new process
+        # inherits the blocked signals; it ignores them later.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            for rank in range(1, self.world):
+                self._children.append(
+                    subprocess.Popen(
+                        [sys.executable, "-P", "-m", "patchcore.training.trainer", str(self._run), str(self._attempt)],
+                        stdin=subprocess.DEVNULL,
+                        env=os.environ | {_RANK: str(rank), _PORT: str(port)},
+                    )
                 )
-            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _dead(self) -> list[tuple[int, int]]:
         codes = [(rank, child.poll()) for rank, child in enumerate(self._children, 1)]

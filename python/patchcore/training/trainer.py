@@ -22,14 +22,16 @@ import torch
 from patchcore.config import RunConfig
 from patchcore.errors import DataError, PatchcoreError, RunError, StudyError
 from patchcore.files import read_json, write_json_atomic
+from patchcore.interrupts import STOP_SIGNALS, StopSignal
 from patchcore.models.checkpoint import Checkpoint, find_checkpoint
 from patchcore.models.device import Placement, keep_memory, place
 from patchcore.models.registry import build_network
 from patchcore.runs import RunState, RunWriter, Verb
+from patchcore.runs.seen import read_record, record_of, trained_by_ancestors, write_record
 from patchcore.runs.setup import RunSetup, RunSplit, divide_cases, read_setup, read_split, run_study
 from patchcore.store.prepare import PreparedCase, check_classes, prepare_cases
 from patchcore.study import Study
-from patchcore.training.control import Control, Interrupted, StopSignal
+from patchcore.training.control import Control, Interrupted
 from patchcore.training.init_from import initialise
 from patchcore.training.loader import training_windows
 from patchcore.training.loop import Outcome, run_loop
@@ -100,7 +102,7 @@ def _train_along(run: Path, attempt: int, setup: RunSetup) -> int:
     """Share the steps of rank 0. Only rank 0 records events and receives requests."""
     rank = rank_of_environment()
     # Rank 0 handles signals; this rank ends together with rank 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     writer = Silence()
     control = Control(writer)
@@ -210,6 +212,7 @@ def _prepare(run: Path, study: Study, setup: RunSetup, writer: Writer, control: 
     config, target = setup.config, setup.plan.target
     records = {record.case_id: record for record in study.accepted()}
     split = read_split(run) or _new_split(run, study, config)
+    _note_seen(run, study, split, config, writer)
     gone = [case_id for case_id in (*split.train, *split.validation) if case_id not in records]
     if gone:
         writer.alert("warning", f"cases of this run's split that are no longer accepted are skipped: {', '.join(gone)}")
@@ -222,7 +225,10 @@ def _prepare(run: Path, study: Study, setup: RunSetup, writer: Writer, control: 
         if warning := study.outdated_plan():
             writer.alert("warning", warning)
     wanted = [records[case_id] for case_id in (*split.train, *split.validation) if case_id in records]
-    prepared = prepare_cases(study, target, wanted, on_progress=show_progress)
+    memory_mib = config.train.prepare_mib
+    prepared = prepare_cases(
+        study, target, wanted, max_memory_bytes=memory_mib << 20 or None, on_progress=show_progress
+    )
     for failed in prepared.failed:
         writer.alert("warning", f"case {failed.case_id} is skipped: {failed.error}", "run patchcore analyze again")
     validating = set(split.validation)
@@ -233,6 +239,27 @@ def _prepare(run: Path, study: Study, setup: RunSetup, writer: Writer, control: 
             raise DataError(f"no case is left for {name}", path=study.path, remedy="choose another train.fold")
     check_classes(train_cases, target)
     return train_cases, validation_cases
+
+
+def _note_seen(run: Path, study: Study, split: RunSplit, config: RunConfig, writer: Writer) -> None:
+    """Record the cases that the run and its ancestors learn from, before it learns, and warn of scores that mislead."""
+    if rank_of_environment():
+        return
+    if not (run / "seen.json").exists():
+        write_record(run, record_of(study, split, config.init.source))
+    record = read_record(run)
+    for sentence in record.unknown:
+        writer.alert(
+            "warning", sentence, "scores of this run are only as good as you know that it saw none of the cases"
+        )
+    leaked = trained_by_ancestors(record, study)
+    if leaked:
+        writer.alert(
+            "warning",
+            f"the initial weights were trained on {len(leaked)} of the {len(split.validation)} validation cases, or on "
+            f"their patients: {', '.join(leaked[:10])}; every score on these cases is too high",
+            "use the fold, train.folds and train.fold_seed of the run that the weights come from",
+        )
 
 
 def _new_split(run: Path, study: Study, config: RunConfig) -> RunSplit:

@@ -203,7 +203,7 @@ class DashboardApp(App[None]):
         run = self._snapshot.run
         if run is None:
             self._refuse("there is no run to resume")
-        elif not run.state.state.is_over:
+        elif not run.state.state.is_over or run.state.state.value == "finished":
             self._refuse(f"the run is {run.state.state.value}: nothing to resume")
         else:
             from patchcore.tui.drive import resume

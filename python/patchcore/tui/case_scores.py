@@ -11,6 +11,7 @@ from textual.containers import Vertical
 from textual.widgets import Static
 
 from patchcore.runs.events import VAL_LESION_PRECISION, VAL_LESION_RECALL
+from patchcore.runs.values import as_number
 from patchcore.tui.tables import TextTable
 from patchcore.tui.text import count, dsc, number
 
@@ -29,6 +30,7 @@ _HEADINGS = {
 _UNSHOWN = frozenset(
     {"case_id", "dsc", "step", "epoch", "attempt", "size_bin", "lesion_count", "lesions_found", "predicted"}
 )
+_DAMAGED = "unreadable"
 _NOTHING = "No validation yet. The DSC per case appears after the first validation."
 
 
@@ -51,7 +53,9 @@ class CaseScores(Vertical):
             table.show((), ())
             return
         parts = [f"Validation at step {count(validation.step)}", "whole volumes, training grid"]
-        scored = [value for value in (_dsc(case) for case in cases) if value is not None]
+        if snapshot.role:
+            parts.append(f"cases {snapshot.role}")
+        scored = [value for value in (_dsc(case) for case in cases if not _unreadable(case)) if value is not None]
         empty = len(scored) - sum(map(math.isfinite, scored))
         cases_of = f"n = {validation.n_cases}" if validation.n_cases is not None else "n = –"
         parts.append(f"mean DSC {dsc(validation.dsc_mean)} · global {dsc(validation.dsc_global)} · {cases_of}")
@@ -61,10 +65,16 @@ class CaseScores(Vertical):
                 parts.append(f"{words} {number(value, 2)}")
         if empty:
             parts.append(f"{empty} without lesion and prediction, excluded from the mean")
+        if damaged := sum(map(_unreadable, cases)):
+            parts.append(f"{damaged} unreadable: the record of these cases is damaged")
         self.query_one(Static).update(" · ".join(parts))
         names = _columns(cases)
         rows = [
-            [str(case.get("case_id", "–")), dsc(_dsc(case)), *(_cell(case.get(name)) for name in names)]
+            [
+                str(case.get("case_id", "–")),
+                _DAMAGED if _unreadable(case) else dsc(_dsc(case)),
+                *(_cell(case.get(name)) for name in names),
+            ]
             for case in cases
         ]
         table.show(("case", "DSC", *(_HEADINGS.get(name, name.replace("_", " ")) for name in names)), rows)
@@ -75,10 +85,16 @@ def _dsc(case: Mapping[str, Any]) -> float | None:
     if "dsc" not in case:
         return None
     value = case["dsc"]
-    if isinstance(value, Mapping):
-        finite = [float(v) for v in value.values() if isinstance(v, int | float)]
-        return sum(finite) / len(finite) if finite else math.nan
-    return float(value) if isinstance(value, int | float) else math.nan
+    values = value.values() if isinstance(value, Mapping) else (value,)
+    finite = [number for number in map(as_number, values) if number is not None]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _unreadable(case: Mapping[str, Any]) -> bool:
+    """Whether the DSC is neither a number nor missing: another program has written or damaged the record."""
+    value = case.get("dsc")
+    values = value.values() if isinstance(value, Mapping) else (value,)
+    return any(one is not None and as_number(one) is None for one in values)
 
 
 def _columns(cases: tuple[Mapping[str, Any], ...]) -> list[str]:
@@ -96,7 +112,10 @@ def _cell(value: Any) -> str:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, list):
         return _lesions(value)
-    return count(value) if isinstance(value, int) else number(value, 1 if abs(value) >= 10 else 3)
+    known = as_number(value)
+    if known is None:
+        return _DAMAGED
+    return count(known) if isinstance(value, int) else number(known, 1 if abs(known) >= 10 else 3)
 
 
 def _lesions(records: list[Any]) -> str:

@@ -14,6 +14,7 @@ from textual.widgets import Static, TabbedContent, TabPane
 
 from patchcore.tui.run_header import RunHeader
 from patchcore.tui.watcher import Snapshot
+from patchcore.views.terminal import plain
 
 __all__ = ["TABS", "Panes"]
 
@@ -47,6 +48,7 @@ class Panes(Vertical):
         with TabbedContent(id="tabs"):
             for number, tab in enumerate(TABS, 1):
                 with TabPane(f"{number} {tab.title()}", id=tab):
+                    yield Static(id=f"{tab}-unreadable", classes="unreadable", markup=False)
                     if tab == "curves":
                         yield Static("Reading the study …", id="empty", markup=False)
 
@@ -88,6 +90,17 @@ class Panes(Vertical):
             self.query_one(f"#{shown}", TabPane).mount(pane)
         pane.display = shown != "curves" or snapshot.run is not None
         if pane.is_mounted:
-            pane.show(snapshot)
+            self._try_to_show(pane, shown)
         else:
             self.call_after_refresh(self._update)
+
+    def _try_to_show(self, pane: Pane, tab: str) -> None:
+        """Update a pane. A record that it cannot show, because another program wrote it, is named instead."""
+        notice = self.query_one(f"#{tab}-unreadable", Static)
+        try:
+            pane.show(self._snapshot)
+        except Exception as error:
+            notice.update(plain(f"The record of this run is unreadable ({type(error).__name__}: {error}).", 500))
+            notice.display, pane.display = True, False
+        else:
+            notice.display = False

@@ -33,6 +33,7 @@ class Snapshot:
         runs: All runs, newest first.
         run: The shown run, or None.
         cases: Records per case of the last validation of the shown run.
+        role: What the shown run and its ancestors have done with its validation cases; empty if it is not known.
         problem: Error while reading, or None.
     """
 
@@ -40,6 +41,7 @@ class Snapshot:
     runs: tuple[RunSummary, ...] = ()
     run: RunView | None = None
     cases: tuple[Mapping[str, Any], ...] = ()
+    role: str = ""
     problem: str | None = None
 
 
@@ -143,14 +145,15 @@ class Watcher:
             self._reader, self._reading = None, path
             self._reader = RunReader(path)
         view = self._reader.poll()
-        cases = now.cases
+        cases, role = now.cases, now.role
         validation = view.last_validation
         key = (path, validation.validation_id, validation.attempt) if validation else None
         if key != self._cases_key:
-            cases = ()
+            cases, role = (), ""
             if validation is not None:
                 with suppress(FileNotFoundError):  # no case is recorded yet
                     cases = tuple(read_cases(path, validation.validation_id))
+                role = _role(path)
             self._cases_key = key
         # Update the shown run in the list too, so that the list does not lag behind the curves.
         runs = tuple(
@@ -159,7 +162,19 @@ class Watcher:
             else run
             for run in now.runs
         )
-        return replace(now, run=view, cases=cases, runs=runs)
+        return replace(now, run=view, cases=cases, role=role, runs=runs)
+
+
+def _role(run: Path) -> str:
+    """Return the worst role of a run's validation cases as text; empty if the run has no record of it."""
+    from patchcore.errors import PatchcoreError
+    from patchcore.runs.seen import read_record, worst_role
+
+    try:
+        roles = read_record(run).validation_roles().values()
+        return worst_role(roles) if roles else ""
+    except (PatchcoreError, OSError):
+        return ""
 
 
 def _differ(old: Snapshot, new: Snapshot) -> bool:

@@ -85,7 +85,10 @@ def test_a_writer_without_its_attempt_or_folder(run: Path) -> None:
     (run / "attempts" / "3" / "events.jsonl").mkdir()
     with pytest.raises(OSError, match=r"events\.jsonl"):
         RunWriter(run, 3)
-    with RunWriter(run, 1):  # the lock was released
+    with pytest.raises(RunError, match="attempt 1 is over: attempt 3 has begun"):
+        RunWriter(run, 1)
+    (run / "attempts" / "3" / "events.jsonl").rmdir()
+    with RunWriter(run, 3):  # the lock was released
         pass
 
 
@@ -218,3 +221,20 @@ def test_a_line_never_grows_onto_a_torn_one(tmp_path: Path) -> None:
     file.write(b"[]\n")
     file.close()
     assert path.read_bytes() == b'{"torn\n{}\n[]\n'
+
+
+def test_a_validation_of_many_classes_keeps_every_value(run: Path) -> None:
+    values = {"val/dsc_mean": 0.5, **{f"val/dsc/{label}": label / 1000 for label in range(1, 161)}}
+    with RunWriter(run, 1) as writer:
+        writer.validation(1, 0, "0000001", {"val/dsc_mean": 0.1}, n_cases=3)
+        writer.validation(2, 0, "0000002", values, n_cases=3)
+        writer.validation(3, 0, "0000003", {"val/dsc_mean": 0.2}, n_cases=3)
+        writer.state("finished")
+    assert all(len(line) < 4096 for line in (run / "attempts/1/events.jsonl").read_bytes().splitlines())
+    view = RunReader(run).poll()
+    assert [dict(validation.values) for validation in view.validations] == [
+        {"val/dsc_mean": 0.1},
+        values,
+        {"val/dsc_mean": 0.2},
+    ]
+    assert view.series["val/dsc/160"].values.tolist() == [0.16]
