@@ -18,8 +18,7 @@ from torch import nn
 import patchcore as pc
 from patchcore.config.run import TrainConfig
 from patchcore.errors import DataError
-from patchcore.evaluation import evaluate
-from patchcore.metrics.dice import DscCounts
+from patchcore.evaluation.rows import score_case
 from patchcore.models.device import place
 from patchcore.study.study import Study
 from patchcore.training.loss import DiceCrossEntropyLoss, window_voxels
@@ -116,20 +115,16 @@ def test_validation_counts_no_ignored_voxel(study: tuple[Study, dict[str, np.nda
 
 def test_evaluation_counts_no_ignored_voxel(study: tuple[Study, dict[str, np.ndarray]]) -> None:
     made, maps = study
-    prepared, target = pc.prepare(made), made.plan().targets[0]
-
-    def probabilities(image: np.ndarray) -> np.ndarray:
-        return np.stack([np.zeros(image.shape, np.float32), np.ones(image.shape, np.float32)])
-
-    predictor: Any = SimpleNamespace(target=target, probabilities=probabilities)
-    counts = DscCounts(target.classes, target.evaluated)
-    for case in prepared.cases:
-        record = next(item for item in made.cases() if item.case_id == case.case_id)
-        scored = evaluate._score(predictor, case, record, counts, keep=False)
-        label = maps[case.case_id]
+    predictor: Any = SimpleNamespace(
+        target=made.plan().targets[0], class_indices=lambda image, _: np.ones(image.shape, np.uint8)
+    )
+    for record in made.accepted():
+        row, panel = score_case(predictor, record, ball_mm3=100.0, keep=False)
+        label = maps[record.case_id]
         lesion, counted = int((label == 1).sum()), int((label != 2).sum())
-        assert scored.predicted_voxels == counted
-        assert counts.per_case()[case.case_id][1] == pytest.approx(2 * lesion / (lesion + counted))
+        assert row.predicted_voxels == counted
+        assert row.counts[1].dsc == pytest.approx(2 * lesion / (lesion + counted))
+        assert panel is None
 
 
 @settings(max_examples=40)

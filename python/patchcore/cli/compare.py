@@ -41,7 +41,10 @@ def compare(
 
     console = Console()
     first = next((score.run_id for score in found.scores if math.isnan(score.difference)), "")
-    table = Table(title=f"Mean DSC on {len(found.case_ids)} common cases, each on its own grid", title_justify="left")
+    labels = ", ".join(map(str, found.classes))
+    what = "Mean DSC" if len(found.classes) > 1 else "Mean lesion DSC"
+    title = f"{what} (label {labels}) on {len(found.case_ids)} common cases, each on its own grid"
+    table = Table(title=title, title_justify="left")
     for name in ("run", "patch size", "step", "role of the cases", "n"):
         table.add_column(name)
     for name in ("mean DSC", "difference"):
@@ -54,5 +57,16 @@ def compare(
     console.print(f"baseline without training (centre ball): {number(found.ball_dsc)}")
     if len(found.scores) > 1:
         console.print(escape(f"difference: mean of the paired differences to {first}"))
+    if any(score.rewarded for score in found.scores):
+        console.print(
+            "a case without lesion counts as 1 for a run that predicts none there, and as 0 for a run that does: "
+            + ", ".join(f"{score.run_id}: {score.rewarded} as 1" for score in found.scores if score.rewarded),
+            markup=False,
+            soft_wrap=True,
+        )
     if found.excluded:
         console.print(f"{len(found.excluded)} cases excluded, because only some of these runs were evaluated on them")
+    if found.trained:
+        console.print(
+            f"{len(found.trained)} cases excluded, because one of these runs, or an ancestor, trained on them"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,7 +109,9 @@ def _show(evaluation: Evaluation, console: Console) -> None:
     without = "1 case" if evaluation.undefined == 1 else f"{evaluation.undefined} cases"
     undefined = f"; {without} without lesion and prediction excluded" if evaluation.undefined else ""
     by_class = evaluation.dsc_by_class
-    per_class = ", ".join(f"label {label} {_number(value)}" for label, value in by_class.items())
+    per_class = ", ".join(
+        f"label {label} {_number(value)}, n = {evaluation.n_by_class[label]}" for label, value in by_class.items()
+    )
     per_class = f" ({per_class})" if len(by_class) > 1 else ""
     lines = [
         f"mean DSC {_number(evaluation.mean_dsc)}{per_class} (n = {evaluation.n}{undefined}), "
@@ -129,6 +132,10 @@ def _show(evaluation: Evaluation, console: Console) -> None:
             f"best fixed threshold inside the organ ({threshold.side} {threshold.threshold:g} HU): "
             f"mean DSC {_number(threshold.mean)} (n = {threshold.n})"
         )
+    roles = Counter(case.role for case in evaluation.cases)
+    if len(roles) > 1:
+        lines.append("the cases differ in role: " + ", ".join(f"{count} {role}" for role, count in roles.items()))
+    lines += [f"note: {sentence}" for sentence in evaluation.notes]
     lines += [f"skipped: {case_id}: {why}" for case_id, why in evaluation.failed]
     lines.append(f"written: {evaluation.folder}")
     for line in lines:

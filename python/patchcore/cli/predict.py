@@ -34,8 +34,10 @@ def predict(
     Each label map has the grid of its scan and the label values of the data set. If INPUT is a folder, scans that
     cannot be used are reported and skipped; the exit code is then 3.
     """
+    from patchcore.inference.predict import crop_note
     from patchcore.inference.predict import predict as run_prediction
     from patchcore.runs import resolve_run
+    from patchcore.runs.setup import read_setup
 
     def report(prediction: Prediction, number: int, total: int) -> None:
         if prediction.error is not None:
@@ -44,8 +46,11 @@ def predict(
         volumes = ", ".join(f"label {k}: {v / 1000:.3g} mL" for k, v in prediction.volume_mm3.items())
         typer.echo(f"[{number}/{total}] {prediction.path}  {volumes}")
 
+    folder = resolve_run(None, str(run))
+    if note := crop_note(read_setup(folder).plan.target):
+        typer.echo(f"note: {note}", err=True)
     predictions = run_prediction(
-        resolve_run(None, str(run)),
+        folder,
         source,
         out,
         checkpoint=checkpoint,

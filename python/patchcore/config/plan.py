@@ -133,6 +133,9 @@ class TargetPlan(_Model):
     classes: tuple[int, ...] = Field(
         min_length=1, description="Labels that the network learns, in channel order from 1."
     )
+    lesion_labels: tuple[int, ...] = Field(
+        default=(), description="Labels with lesions that windows are drawn for in turn; empty: only lesion_label."
+    )
     regions: tuple[RegionPlan, ...] = Field(
         default=(),
         description="Regions to evaluate instead of single classes; enclosing regions first: liver, then tumour.",
@@ -263,6 +266,12 @@ class TargetPlan(_Model):
     def _own_labels(self, number: int) -> set[int]:
         later = {label for region in self.regions[number + 1 :] for label in region.labels}
         return set(self.regions[number].labels) - later
+
+    @property
+    def other_lesion_classes(self) -> tuple[int, ...]:
+        """Class indices of the other labels with lesions that windows are drawn for."""
+        others = [label for label in self.lesion_labels if label != self.lesion_label]
+        return tuple(self.classes.index(label) + 1 for label in others)
 
     @property
     def stored_classes(self) -> tuple[int, ...]:

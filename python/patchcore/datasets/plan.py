@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 from patchcore.config.plan import Plan
-from patchcore.errors import PlanError
+from patchcore.errors import PatchcoreError, PlanError
 from patchcore.planning.candidates import DEFAULT_CANDIDATES
 from patchcore.planning.of_fingerprint import plan_from_fingerprint
 from patchcore.study import Study
@@ -94,7 +96,13 @@ def plan_patch_size(
     )
     accepted = study.accepted()
     # All accepted cases were read by one rule.
-    how = {"ignore_label": accepted[0].ignore_label, "label_rule": accepted[0].label_rule} if accepted else {}
+    how: dict[str, Any] = {}
+    if accepted:
+        how = {"ignore_label": accepted[0].ignore_label, "label_rule": accepted[0].label_rule}
+    # How scans are resampled and cropped was chosen with patchcore prepare; a new plan keeps it.
+    if study.plan_path.exists():
+        with suppress(PatchcoreError):
+            how["store"] = study.plan().target.store
     plan = plan.model_copy(update={"targets": tuple(item.model_copy(update=how) for item in plan.targets)})
     study.write_plan(plan)
     if figure:

@@ -1,17 +1,37 @@
-"""Selects the cases to evaluate a run on, and reports whether the run used them for training or for selection."""
+"""Selects the cases to evaluate a run on, and refuses what a score on them could not claim."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from patchcore.config.run import RunConfig
-from patchcore.errors import DataError, RunError
+from patchcore.errors import ConfigError, DataError, RunError
 from patchcore.runs import RunState, list_runs
+from patchcore.runs.seen import Role, RunRecord
 from patchcore.runs.setup import RunSplit
 from patchcore.study import CaseRecord, Study, patients_on_both_sides
 
-__all__ = ["chosen_cases", "held_out_cases", "newest_finished"]
+__all__ = ["ChosenCases", "chosen_cases", "held_out_cases", "newest_finished"]
+
+
+@dataclass(frozen=True)
+class ChosenCases:
+    """Cases to evaluate.
+
+    Attributes:
+        records: The cases, in case_id order.
+        roles: What the run and its ancestors have done with each of them.
+        name: Suffix of the report's folder, so that reports on other cases are kept; empty for the run's own fold.
+        named: Whether the user named the cases.
+    """
+
+    records: tuple[CaseRecord, ...]
+    roles: tuple[Role, ...]
+    name: str = ""
+    named: bool = False
 
 
 def newest_finished(study: Study) -> Path:
@@ -28,12 +48,12 @@ def newest_finished(study: Study) -> Path:
     )
 
 
-def held_out_cases(study: Study, split: RunSplit) -> list[CaseRecord]:
+def held_out_cases(study: Study, seen: RunRecord) -> ChosenCases:
     """Return the held-out test cases.
 
     Raises:
-        DataError: There are none, a patient has both training and test cases, or the run has used a held-out case or
-            another case of the same patient.
+        DataError: There are none, a patient has both training and test cases, or the run or one of its ancestors has
+            used a held-out case, or another case of the same patient.
     """
     records, cases = study.held_out(), study.cases()
     known = patients_on_both_sides(cases)
@@ -49,57 +69,67 @@ def held_out_cases(study: Study, split: RunSplit) -> list[CaseRecord]:
             path=study.cases_path,
             remedy="mark cases with split=test in a manifest, or evaluate the validation fold",
         )
-    seen = {*split.train, *split.validation}
-    patients = {record.patient for record in cases if record.case_id in seen}
-    met = [record.case_id for record in records if record.case_id in seen or record.patient in patients]
+    roles = [seen.role(record, study) for record in records]
+    met = [(record, role) for record, role in zip(records, roles, strict=True) if role.is_seen]
     if met:
+        listed = ", ".join(f"{record.case_id} ({role})" for record, role in met[:10])
         raise DataError(
-            f"the run used {len(met)} of the {len(records)} held-out cases, or other cases of the same patients, for "
-            f"training or selection: {', '.join(met[:10])}",
+            f"the run or an ancestor has used {len(met)} of the {len(records)} held-out cases, or other cases of the "
+            f"same patients: {listed}",
             path=study.cases_path,
-            remedy="train again, or give a later run: these cases were held out after this run had started",
+            remedy="train again without them, and from weights that have not seen them; or name the cases with "
+            "--cases: they are then labelled as used",
         )
-    return records
-
-
-def _role(case_ids: Iterable[str], split: RunSplit) -> str:
-    roles = {
-        **dict.fromkeys(split.train, "used for training"),
-        **dict.fromkeys(split.validation, "used for selection"),
-    }
-    found = {roles.get(case_id, "new to the run") for case_id in case_ids}
-    worst = next(role for role in ("used for training", "used for selection", "new to the run") if role in found)
-    return worst if len(found) == 1 else f"some {worst}"
+    return ChosenCases(tuple(records), tuple(roles), name="held-out")
 
 
 def chosen_cases(
-    study: Study, split: RunSplit, config: RunConfig, fold: int | None, case_ids: Sequence[str] | None
-) -> tuple[list[CaseRecord], str]:
-    """Return the cases to evaluate, in case_id order, and their role in the run."""
-    accepted = {record.case_id: record for record in study.accepted()}
+    study: Study, split: RunSplit, config: RunConfig, seen: RunRecord, fold: int | None, case_ids: Sequence[str] | None
+) -> ChosenCases:
+    """Return the cases to evaluate: the named ones, those of a fold, or all cases of another study than the run's.
+
+    Raises:
+        ConfigError: A fold is named for a study that the run was not trained on.
+        DataError: A case or fold does not exist.
+    """
+    usable = {record.case_id: record for record in study.cases() if record.usable}
+
+    def chosen(ids: Sequence[str], name: str, *, named: bool = False) -> ChosenCases:
+        records = tuple(usable[case_id] for case_id in sorted(set(ids)))
+        return ChosenCases(records, tuple(seen.role(record, study) for record in records), name, named)
+
     if case_ids:
-        unknown = [case_id for case_id in case_ids if case_id not in accepted]
+        unknown = [case_id for case_id in case_ids if case_id not in usable]
         if unknown:
             raise DataError(
                 f"not among the accepted cases: {', '.join(unknown)}",
                 path=study.cases_path,
                 remedy="choose cases that cases.jsonl lists as accepted",
             )
-        return [accepted[case_id] for case_id in sorted(set(case_ids))], f"named cases, {_role(case_ids, split)}"
+        key = hashlib.sha256("\n".join(sorted(set(case_ids))).encode()).hexdigest()[:8]
+        return chosen(case_ids, f"cases-{key}", named=True)
+    accepted = [case_id for case_id, record in usable.items() if record.accepted]
+    if study.study_id != seen.study_id:
+        if fold is not None:
+            raise ConfigError(
+                "--fold names a fold of the run's own study, not of another one",
+                remedy="leave out --fold to evaluate all cases of this study, or name cases with --cases",
+            )
+        return chosen(accepted, "external")
     train = config.train
-    chosen = train.fold if fold is None else fold
-    if not 0 <= chosen < train.folds:
+    number = train.fold if fold is None else fold
+    if not 0 <= number < train.folds:
         legal = f"0 to {train.folds - 1}"
-        raise DataError(f"fold {chosen} does not exist", expected=legal, remedy=f"choose a fold from {legal}")
-    if chosen == train.fold:
+        raise DataError(f"fold {number} does not exist", expected=legal, remedy=f"choose a fold from {legal}")
+    if number == train.fold:
         # Use the recorded validation cases of the run: the study may have changed since.
         ids = [case_id for case_id in accepted if case_id in split.validation]
     else:
-        ids = study.folds(train.folds, config.seed)[chosen]
+        ids = study.folds(train.folds, train.fold_seed)[number]
     if not ids:
         raise DataError(
-            f"no case of fold {chosen} is accepted any more",
+            f"no case of fold {number} is accepted any more",
             path=study.cases_path,
             remedy="give cases with --cases, or choose another fold",
         )
-    return [accepted[case_id] for case_id in sorted(ids)], _role(ids, split)
+    return chosen(ids, "" if number == train.fold else f"fold{number}")

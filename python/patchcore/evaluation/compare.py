@@ -1,9 +1,15 @@
-"""Compares the scores of runs on their common cases, because scores on different cases cannot be compared."""
+"""Compares the scores of runs on their common cases, because scores on different cases cannot be compared.
+
+Runs with the same classes are compared by their mean DSC, classes first; runs with different classes by the DSC of the
+lesions, which they have in common. If a class is not in the label map of a case, a run that predicts nothing has no DSC
+there, and a run that predicts something has 0. So that false positives count in a comparison, the first run then counts
+as 1. A case in which no run predicts the class, and none is labelled, is left out of the class's mean.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +18,13 @@ import numpy as np
 
 from patchcore.errors import StudyError
 from patchcore.files import read_json
+from patchcore.metrics import mean_dsc
+from patchcore.metrics.results import EVALUATION_SCHEMA
 from patchcore.runs import list_runs, resolve_run
 from patchcore.runs.listing import summarize
+from patchcore.runs.seen import Role, worst_role
 from patchcore.study import Study
-from patchcore.types import PathLike
+from patchcore.types import Float64Array, PathLike
 
 __all__ = ["Comparison", "RunScore", "compare"]
 
@@ -28,11 +37,13 @@ class RunScore:
         run_id: Id of the run.
         patch_size: Patch size per canonical axis [voxels]; None if it is not known.
         steps: Optimiser steps of the evaluated checkpoint.
-        role: Role of the evaluated cases in the run, e.g. ``used for selection``.
+        role: The worst role of a common case in the run, e.g. ``used for selection``.
         mean_dsc: Mean DSC over the common cases, on their own grids; NaN if no case has a DSC.
-        n: Number of cases in the mean.
-        difference: Mean of the paired per-case differences to the first run; NaN for the first run.
-        dsc: DSC per common case; NaN if undefined.
+        n: Number of cases in the mean of the lesions.
+        rewarded: Number of these cases without lesion in which the run predicts none, but another run does: they count
+            as 1.
+        difference: Mean of the paired differences to the first run; NaN for the first run.
+        dsc: DSC of the lesions per common case; NaN if the case is left out.
     """
 
     run_id: str
@@ -41,6 +52,7 @@ class RunScore:
     role: str
     mean_dsc: float
     n: int
+    rewarded: int
     difference: float
     dsc: tuple[float, ...]
 
@@ -50,14 +62,18 @@ class Comparison:
     """Result of :func:`compare`.
 
     Attributes:
-        case_ids: The cases that all runs were evaluated on.
+        case_ids: The cases that all runs were evaluated on, and that none of them has trained on.
         excluded: Excluded cases: only some of the runs were evaluated on them.
+        trained: Excluded cases: one of the runs, or an ancestor of it, has trained on them or on their patients.
+        classes: Labels of the classes that are compared.
         ball_dsc: Mean DSC of the centre-ball baseline on the common cases.
         scores: One score per run, highest mean DSC first. Differences are relative to the first run given.
     """
 
     case_ids: tuple[str, ...]
     excluded: tuple[str, ...]
+    trained: tuple[str, ...]
+    classes: tuple[int, ...]
     ball_dsc: float
     scores: tuple[RunScore, ...]
 
@@ -73,7 +89,8 @@ def compare(study: Study | PathLike, runs: Sequence[PathLike] = ()) -> Compariso
         The scores on the cases that all runs were evaluated on.
 
     Raises:
-        StudyError: A run was not evaluated, there is no evaluated run, or the runs have no case in common.
+        StudyError: A run was not evaluated, there is no evaluated run, the runs have no case in common that none of
+            them has trained on, or they segment lesions of different labels.
 
     Example:
         >>> import patchcore as pc  # doctest: +SKIP
@@ -87,62 +104,85 @@ def compare(study: Study | PathLike, runs: Sequence[PathLike] = ()) -> Compariso
     if not paths:
         raise StudyError("no run was evaluated yet", path=study.path, remedy=f"run patchcore evaluate {study.path}")
     reports = [_read(study, path) for path in paths]
-    sets = [{case["case_id"] for case in report["cases"]} for report in reports]
-    common = sorted(set.intersection(*sets))
-    if not common:
+    lesion_labels = {report["lesion_label"] for report in reports}
+    if len(lesion_labels) > 1:
         raise StudyError(
-            "the runs have no evaluated case in common",
+            f"the runs segment lesions of different labels: {', '.join(map(str, sorted(lesion_labels)))}",
             path=study.path,
-            remedy="evaluate all runs on the same fold with --fold K",
+            remedy="name runs with the same lesion label",
         )
-    balls = {case["case_id"]: _number(case["ball_dsc"]) for case in reports[0]["cases"]}
-    scores = [_score(path, report, common) for path, report in zip(paths, reports, strict=True)]
-    reference = np.array(scores[0].dsc)
-    paired = [score if number == 0 else _with_difference(score, reference) for number, score in enumerate(scores)]
+    by_case = [{case["case_id"]: case for case in report["cases"]} for report in reports]
+    evaluated = set[str].intersection(*map(set, by_case))
+    trained = {name for name in evaluated if any(Role(cases[name]["role"]).is_trained for cases in by_case)}
+    common = sorted(evaluated - trained)
+    if not common:
+        seen = f"; of {len(trained)} common cases, all were used for training by one of them" if trained else ""
+        raise StudyError(
+            f"the runs have no evaluated case in common{seen}",
+            path=study.path,
+            remedy="evaluate all runs on the same fold with --fold K, one that none of them was trained on",
+        )
+    kinds = [tuple(sorted(int(label) for label in report["dsc_by_class"])) for report in reports]
+    lesion_label = int(lesion_labels.pop())
+    classes = kinds[0] if len(set(kinds)) == 1 else (lesion_label,)
+    # (runs, cases, classes)
+    table = np.array(
+        [
+            [[_number(cases[name]["dsc_by_class"][str(label)]) for label in classes] for name in common]
+            for cases in by_case
+        ]
+    )
+    left_out = np.isnan(table).all(axis=0)
+    rewarded = np.isnan(table) & ~left_out
+    table = np.where(rewarded, 1.0, table)
+    lesion = classes.index(lesion_label)
+    scores = [
+        RunScore(
+            run_id=path.name,
+            patch_size=summarize(path).patch_size,
+            steps=int(reports[number]["checkpoint_step"]),
+            role=worst_role(Role(by_case[number][name]["role"]) for name in common),
+            mean_dsc=_classes_first(table[number]),
+            n=int((~left_out[:, lesion]).sum()),
+            rewarded=int(rewarded[number, :, lesion].sum()),
+            difference=math.nan if number == 0 else _classes_first(table[number] - table[0]),
+            dsc=tuple(table[number, :, lesion].tolist()),
+        )
+        for number, path in enumerate(paths)
+    ]
     return Comparison(
         case_ids=tuple(common),
-        excluded=tuple(sorted(set.union(*sets).difference(common))),
-        ball_dsc=_mean(balls[case_id] for case_id in common),
-        scores=tuple(sorted(paired, key=lambda score: -np.nan_to_num(score.mean_dsc, nan=-1.0))),
+        excluded=tuple(sorted(set[str].union(*map(set, by_case)) - evaluated)),
+        trained=tuple(sorted(trained)),
+        classes=classes,
+        ball_dsc=mean_dsc(_number(by_case[0][name]["ball_dsc"]) for name in common),
+        scores=tuple(sorted(scores, key=lambda score: -np.nan_to_num(score.mean_dsc, nan=-1.0))),
     )
+
+
+def _classes_first(table: Float64Array) -> float:
+    """Return the mean over classes of the mean over cases, (cases, classes)."""
+    return mean_dsc(mean_dsc(column.tolist()) for column in table.T)
 
 
 def _report(study: Study, run: Path) -> Path:
     return study.reports_dir / run.name / "evaluation.json"
 
 
-def _read(study: Study, run: Path) -> dict[str, Any]:
+def _read(study: Study, run: Path) -> Mapping[str, Any]:
     path = _report(study, run)
+    remedy = f"run patchcore evaluate {study.path} {run.name}"
     if not path.exists():
-        remedy = f"run patchcore evaluate {study.path} {run.name}"
         raise StudyError(f"run {run.name} was not evaluated", path=path, remedy=remedy)
-    report: dict[str, Any] = read_json(path, schema=1)
+    report: dict[str, Any] = read_json(path, schema=EVALUATION_SCHEMA)
+    if report["schema_version"] < EVALUATION_SCHEMA:
+        raise StudyError(
+            f"run {run.name} was evaluated by an older patchcore, whose mean DSC is defined in another way",
+            path=path,
+            remedy=remedy,
+        )
     return report
-
-
-def _score(run: Path, report: dict[str, Any], common: Sequence[str]) -> RunScore:
-    by_case = {case["case_id"]: _number(case["dsc"]) for case in report["cases"]}
-    dsc = tuple(by_case[case_id] for case_id in common)
-    return RunScore(
-        run_id=run.name,
-        patch_size=summarize(run).patch_size,
-        steps=int(report["checkpoint_step"]),
-        role=str(report["role"]),
-        mean_dsc=_mean(dsc),
-        n=sum(not math.isnan(value) for value in dsc),
-        difference=math.nan,
-        dsc=dsc,
-    )
-
-
-def _with_difference(score: RunScore, reference: np.ndarray[Any, Any]) -> RunScore:
-    return RunScore(**(vars(score) | {"difference": _mean(np.array(score.dsc) - reference)}))
 
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def _mean(values: Any) -> float:
-    defined = [float(value) for value in values if not math.isnan(value)]
-    return sum(defined) / len(defined) if defined else math.nan

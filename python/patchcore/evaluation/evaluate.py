@@ -7,56 +7,39 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from patchcore.affines import voxel_volume_mm3
 from patchcore.config.plan import TargetPlan
-from patchcore.errors import ConfigError, DataError, MissingExtraError
+from patchcore.errors import ConfigError, DataError, MissingExtraError, PatchcoreError
 from patchcore.evaluation.cases import chosen_cases, held_out_cases, newest_finished
-from patchcore.files import write_atomic, write_json_atomic
-from patchcore.inference.geometry import label_on_grid, uncropped
-from patchcore.inference.predict import Predictor
+from patchcore.evaluation.rows import CaseRow, Panel, RowLog, score_case
+from patchcore.files import DISK_ERRORS, write_atomic, write_json_atomic
+from patchcore.inference.predict import Predictor, crop_note
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES, size_bin
 from patchcore.metrics import (
     BallBaseline,
     DscCounts,
-    LesionMatch,
     LesionScore,
     ThresholdBaseline,
     best_threshold_dsc,
-    dsc_ball_baseline,
     lesion_score,
-    match_lesions,
     mean_dsc,
 )
-from patchcore.metrics.results import CaseEvaluation, Evaluation, SizeBin
-from patchcore.resampling.grid import Grid
+from patchcore.metrics.results import EVALUATION_SCHEMA, CaseEvaluation, Evaluation, SizeBin
+from patchcore.models.device import settings_kept
 from patchcore.runs import resolve_run
+from patchcore.runs.seen import Role, read_record, worst_role
 from patchcore.runs.setup import divide_cases, read_setup, read_split
-from patchcore.store.prepare import PreparedCase, class_indices, prepare_cases
 from patchcore.study import CaseRecord, Study
 from patchcore.types import AnyArray, BoolArray, PathLike
 
 __all__ = ["evaluate"]
 
 _PANELS = 6
-
-
-@dataclass(frozen=True, eq=False)
-class _Scored:
-    """Results of one case, with the arrays for the figure (on its own grid, in canonical order)."""
-
-    case: PreparedCase
-    record: CaseRecord
-    match: LesionMatch
-    labelled_voxels: int
-    predicted_voxels: int
-    voxel_mm3: float
-    panel: tuple[AnyArray, AnyArray, AnyArray, str] | None
 
 
 def evaluate(
@@ -74,9 +57,11 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a run: DSC per case against the label map on the case's own grid, together with baselines.
 
-    Class probabilities are interpolated to the case's grid slab by slab, and then the class is chosen per voxel. The
-    report is written to ``STUDY/reports/<run>/`` (held-out cases: ``STUDY/reports/<run>-held-out/``) as
-    ``evaluation.json``, ``dsc.csv`` and ``contours.png``.
+    Each case is predicted as :func:`patchcore.predict` predicts it: the whole scan, even if training used crops around
+    an organ. The report is written to ``STUDY/reports/<run>/`` as ``evaluation.json``, ``dsc.csv`` and
+    ``contours.png``; the folder of other cases than the run's validation fold ends in ``-held-out``, ``-fold<K>``,
+    ``-cases-<hash>`` or ``-external``. It says of every case what the run and its ancestors have done with it. If the
+    call is interrupted, the next call continues with the missing cases.
 
     Args:
         study: The study.
@@ -94,8 +79,8 @@ def evaluate(
         RunError: The run does not exist, or no run has finished.
         CheckpointError: The run has no checkpoint.
         ConfigError: `held_out` was combined with `fold` or `case_ids`.
-        DataError: A case or fold does not exist; no case could be used; or the run has used held-out cases, or other
-            cases of their patients.
+        DataError: A case or fold does not exist; no case could be used; or the run or an ancestor has used held-out
+            cases, or other cases of their patients.
 
     Example:
         >>> import patchcore as pc  # doctest: +SKIP
@@ -105,130 +90,151 @@ def evaluate(
         raise ConfigError(
             "held_out cannot be combined with fold or case_ids", remedy="give only one of held_out, fold and case_ids"
         )
-    study = study if isinstance(study, Study) else Study(study)
+    with settings_kept():
+        return _evaluate(
+            study if isinstance(study, Study) else Study(study),
+            run,
+            fold=fold,
+            case_ids=case_ids,
+            held_out=held_out,
+            checkpoint=checkpoint,
+            organ_label=organ_label,
+            device=device,
+            mirror=mirror,
+            on_case=on_case,
+        )
+
+
+def _evaluate(
+    study: Study,
+    run: str | PathLike | None,
+    *,
+    fold: int | None,
+    case_ids: Sequence[str] | None,
+    held_out: bool,
+    checkpoint: str | None,
+    organ_label: int | None,
+    device: str | None,
+    mirror: bool | None,
+    on_case: Callable[[str, float, int, int], None] | None,
+) -> Evaluation:
     path = newest_finished(study) if run is None else resolve_run(study.path, str(run))
-    setup = read_setup(path)
+    setup, seen = read_setup(path), read_record(path)
     target = setup.plan.target
-    predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror)
-    # Older runs have no split.json: use the split that the study gives now.
-    split = read_split(path) or divide_cases(study, setup.config)
     if held_out:
-        records, role = held_out_cases(study, split), "held out"
+        chosen = held_out_cases(study, seen)
     else:
-        records, role = chosen_cases(study, split, setup.config, fold, case_ids)
-    prepared = prepare_cases(study, target, records)
-    by_id = {record.case_id: record for record in records}
-
-    counts = DscCounts(target.classes, target.evaluated)
-    scored = []
-    for number, case in enumerate(prepared.cases, 1):
-        # The figure shows the first few cases: keep the arrays of these cases only.
-        scored.append(_score(predictor, case, by_id[case.case_id], counts, keep=number <= _PANELS))
-        if on_case is not None:
-            on_case(case.case_id, mean_dsc(counts.per_case()[case.case_id].values()), number, len(prepared.cases))
-
-    kept = [item.record for item in scored]
+        # A run that has not started, or is older than split.json: use the split that the study gives now.
+        split = read_split(path) or divide_cases(study, setup.config)
+        chosen = chosen_cases(study, split, setup.config, seen, fold, case_ids)
+    predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror)
+    step = int(found.state.get("step", 0))
+    folder = study.reports_dir / "-".join(
+        filter(None, (path.name, chosen.name, "last" if checkpoint == "last" else ""))
+    )
     ball_mm3 = _median_lesion_mm3(study, target)
-    ball = dsc_ball_baseline(*_masks(kept, target), volume_mm3=ball_mm3)
-    threshold = None if organ_label is None else _threshold(kept, target, organ_label)
-    folder = study.reports_dir / (f"{path.name}-held-out" if held_out else path.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    cases = _cases(scored, counts, target, ball, threshold)
+    log = RowLog(
+        folder / "unfinished.jsonl",
+        {
+            "schema_version": EVALUATION_SCHEMA,
+            "checkpoint": found.identity,
+            "target": target.model_dump(mode="json"),
+            "mirror": predictor.mirror,
+            "overlap": predictor.overlap,
+            "ball_mm3": ball_mm3,
+        },
+    )
+    rows: list[tuple[CaseRecord, Role, CaseRow]] = []
+    panels: list[tuple[Panel, str]] = []
+    failed: list[tuple[str, str]] = []
+    for number, (record, role) in enumerate(zip(chosen.records, chosen.roles, strict=True), 1):
+        try:
+            row, panel = log.find(record), None
+            if row is None:
+                keep = len(panels) < _PANELS
+                row, panel = score_case(predictor, record, ball_mm3=ball_mm3, keep=keep)
+                log.add(record, row)
+        except (PatchcoreError, OSError, MemoryError) as error:
+            if getattr(error, "errno", None) in DISK_ERRORS:
+                raise
+            # One damaged case does not cost the scores of the others.
+            failed.append((record.case_id, str(error) or type(error).__name__))
+            continue
+        rows.append((record, role, row))
+        dsc = mean_dsc(counts.dsc for counts in row.counts.values())
+        if panel is not None:
+            panels.append((panel, f"{record.case_id}  DSC {dsc:.2f}"))
+        if on_case is not None:
+            on_case(record.case_id, dsc, number, len(chosen.records))
+    if not rows:
+        raise DataError(
+            f"none of {len(chosen.records)} cases could be evaluated; first error: {failed[0][1]}",
+            path=study.path,
+            remedy="run patchcore analyze again and read what it reports for each case",
+        )
+    threshold = None if organ_label is None else _threshold([record for record, _, _ in rows], target, organ_label)
+    cases = _cases(rows, target, threshold)
+    counts = DscCounts(target.classes)
+    for record, _, row in rows:
+        counts.add_counts(record.case_id, {label: row.counts[n] for n, label in enumerate(target.classes, 1)})
     summary = counts.summary()
-    lesions, lesion_bins = lesion_score(item.match for item in scored)
+    lesions, lesion_bins = lesion_score(row.match for _, _, row in rows)
+    worst = worst_role(chosen.roles)
     evaluation = Evaluation(
         run_id=path.name,
-        checkpoint_step=int(found.state.get("step", 0)),
-        role=role,
+        checkpoint_step=step,
+        role=f"named cases, {worst}" if chosen.named else worst,
+        notes=(*seen.unknown, *filter(None, (crop_note(target),))),
+        lesion_label=target.lesion_label,
         cases=cases,
-        mean_dsc=mean_dsc(case.dsc for case in cases),
+        mean_dsc=summary.mean,
         n=sum(not math.isnan(case.dsc) for case in cases),
         undefined=sum(math.isnan(case.dsc) for case in cases),
         global_dsc=summary.global_dsc,
         dsc_by_class={label: item.mean for label, item in summary.classes.items()},
+        n_by_class={label: item.n for label, item in summary.classes.items()},
         bins=_bins(cases),
         lesions=lesions,
         lesion_bins=lesion_bins,
-        ball=ball,
+        ball=BallBaseline(ball_mm3, tuple(case.ball_dsc for case in cases)),
         threshold=threshold,
         mirrored=predictor.mirror,
         folder=folder,
-        failed=tuple((item.case_id, str(item.error)) for item in prepared.failed),
-        figure=_draw(scored, cases, target, folder / "contours.png"),
+        failed=tuple(failed),
+        figure=_draw(panels, target, folder / "contours.png"),
     )
     _write(evaluation)
+    log.remove()
     return evaluation
 
 
-def _score(predictor: Predictor, case: PreparedCase, record: CaseRecord, counts: DscCounts, *, keep: bool) -> _Scored:
-    target = predictor.target
-    truth = record.read_label()
-    grid = Grid.of(record.shape, record.affine_array, target.spacing)
-    whole = uncropped(predictor.probabilities(case.image()), grid.shape, case.crop_start)
-    indices = label_on_grid(whole, grid, target.region_indices)
-    expected = class_indices(truth.array, target.classes)
-    if target.ignore_label is not None:
-        # Voxels that are ignored count neither as labelled nor as predicted.
-        indices = np.where(truth.array == target.ignore_label, 0, indices)
-    by_label = np.asarray((0, *target.classes))
-    counts.add(case.case_id, by_label[indices], by_label[expected])
-    lesion_class = target.classes.index(target.lesion_label) + 1
-    voxel_mm3 = voxel_volume_mm3(truth.affine)
-    predicted, labelled = indices == lesion_class, expected == lesion_class
-    match = match_lesions(
-        predicted,
-        labelled,
-        voxel_mm3=voxel_mm3,
-        connectivity=target.connectivity,
-        min_volume_mm3=target.min_volume_mm3,
-    )
-    panel = None
-    if keep:
-        views = (record.read_image().array, expected, indices)
-        image, label, prediction = (np.ascontiguousarray(grid.canonical(view)) for view in views)
-        panel = (image, label, prediction, case.case_id)
-    return _Scored(
-        case=case,
-        record=record,
-        match=match,
-        labelled_voxels=int(np.count_nonzero(labelled)),
-        predicted_voxels=int(np.count_nonzero(predicted)),
-        voxel_mm3=voxel_mm3,
-        panel=panel,
-    )
-
-
 def _cases(
-    scored: Sequence[_Scored],
-    counts: DscCounts,
-    target: TargetPlan,
-    ball: BallBaseline,
-    threshold: ThresholdBaseline | None,
+    rows: Sequence[tuple[CaseRecord, Role, CaseRow]], target: TargetPlan, threshold: ThresholdBaseline | None
 ) -> tuple[CaseEvaluation, ...]:
-    per_case = counts.per_case()
-    rows = []
-    for index, item in enumerate(scored):
-        by_class = per_case[item.case.case_id]
-        largest = max(item.match.true_mm3, default=0.0)
-        rows.append(
+    cases = []
+    for index, (record, role, row) in enumerate(rows):
+        by_class = {label: row.counts[number].dsc for number, label in enumerate(target.classes, 1)}
+        largest = max(row.match.true_mm3, default=0.0)
+        cases.append(
             CaseEvaluation(
-                case_id=item.case.case_id,
-                patient=item.case.patient,
+                case_id=record.case_id,
+                patient=record.patient,
+                role=role.value,
                 dsc=mean_dsc(by_class.values()),
                 lesion_dsc=by_class[target.lesion_label],
                 dsc_by_class=by_class,
-                volume_mm3=item.labelled_voxels * item.voxel_mm3,
-                predicted_mm3=item.predicted_voxels * item.voxel_mm3,
-                lesion_count=len(item.match.true_mm3),
-                lesions_found=item.match.found,
-                false_positives=item.match.false_positives,
+                volume_mm3=row.labelled_voxels * row.voxel_mm3,
+                predicted_mm3=row.predicted_voxels * row.voxel_mm3,
+                lesion_count=len(row.match.true_mm3),
+                lesions_found=row.match.found,
+                false_positives=row.match.false_positives,
                 largest_lesion_mm3=largest,
                 size_bin=size_bin(largest) if largest else None,
-                ball_dsc=ball.dsc[index],
+                ball_dsc=row.ball_dsc,
                 threshold_dsc=None if threshold is None else threshold.dsc[index],
             )
         )
-    return tuple(rows)
+    return tuple(cases)
 
 
 def _bins(cases: Sequence[CaseEvaluation]) -> tuple[SizeBin, ...]:
@@ -242,12 +248,6 @@ def _bins(cases: Sequence[CaseEvaluation]) -> tuple[SizeBin, ...]:
 def _median_lesion_mm3(study: Study, target: TargetPlan) -> float:
     volumes = [v for case in study.fingerprint().cases for v in case.volumes_mm3(target.lesion_label)]
     return float(np.median(volumes)) if volumes else target.median_volume_mm3
-
-
-def _masks(records: Sequence[CaseRecord], target: TargetPlan) -> tuple[Any, Any]:
-    """Return generators of lesion masks and of spacings, so that one case is in memory at a time."""
-    masks = (record.read_label().array == target.lesion_label for record in records)
-    return masks, (record.spacing for record in records)
 
 
 def _threshold(records: Sequence[CaseRecord], target: TargetPlan, organ_label: int) -> ThresholdBaseline:
@@ -266,7 +266,7 @@ def _threshold(records: Sequence[CaseRecord], target: TargetPlan, organ_label: i
             remedy="choose one of the labels found",
         )
     low, high = target.hu_range
-    masks, _ = _masks(records, target)
+    masks = (record.read_label().array == target.lesion_label for record in records)
     return best_threshold_dsc(
         (image(record) for record in records),
         (organ(record) for record in records),
@@ -275,16 +275,14 @@ def _threshold(records: Sequence[CaseRecord], target: TargetPlan, organ_label: i
     )
 
 
-def _draw(scored: Sequence[_Scored], cases: Sequence[CaseEvaluation], target: TargetPlan, path: Path) -> Path | None:
+def _draw(panels: Sequence[tuple[Panel, str]], target: TargetPlan, path: Path) -> Path | None:
     from patchcore.views.figures import contours_figure
 
-    panels = []
-    for item, case in zip(scored, cases, strict=True):
-        if item.panel is not None:
-            image, label, prediction, title = item.panel
-            panels.append((image, label, prediction, f"{title}  DSC {case.dsc:.2f}"))
+    if not panels:  # an evaluation that was continued has drawn them before
+        return path if path.exists() else None
+    arrays = [(panel.image, panel.label, panel.prediction, title) for panel, title in panels]
     with suppress(MissingExtraError):
-        return contours_figure(panels, path, hu_range=target.hu_range)
+        return contours_figure(arrays, path, hu_range=target.hu_range)
     return None
 
 
@@ -303,7 +301,7 @@ def _write(evaluation: Evaluation) -> None:
         writer.writerow(["" if value is None or value != value else value for value in values])
     write_atomic(evaluation.folder / "dsc.csv", rows.getvalue())
     content = asdict(evaluation) | {
-        "schema_version": 1,
+        "schema_version": EVALUATION_SCHEMA,
         "grid": "original",
         "lesions": _lesion_json(evaluation.lesions),
         "lesion_bins": [

@@ -15,15 +15,17 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from patchcore.config import Plan, RunConfig, resolve_config
-from patchcore.errors import PatchcoreError
+from patchcore.errors import DataError, PatchcoreError
 from patchcore.files import read_json
 from patchcore.metrics import mean_dsc
 from patchcore.runs import RunReader, RunState, list_runs, read_cases
+from patchcore.runs.seen import record_of, trained_by_ancestors
+from patchcore.runs.setup import divide_cases, read_split
 from patchcore.study import Study
 from patchcore.training.launch import create_run, run_config
 from patchcore.types import PathLike
 
-__all__ = ["FoldRun", "FoldScore", "FoldScores", "fold_run", "fold_scores"]
+__all__ = ["FoldRun", "FoldScore", "FoldScores", "check_ancestors", "fold_run", "fold_scores"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,10 @@ def fold_run(
     toml: PathLike | None = None,
     name: str | None = None,
 ) -> FoldRun:
-    """Return the run of a fold: an existing run with this configuration and plan, else a new run.
+    """Return the run of a fold: an existing run with this configuration, plan and division of cases, else a new run.
+
+    A run from before the cases of the study changed has other folds, so its scores cannot be combined with those of the
+    others.
 
     Args:
         study: The study.
@@ -65,8 +70,9 @@ def fold_run(
     settings = [*settings, f"train.fold={fold}"]
     config = run_config(study, toml, settings)
     plan = study.plan()
+    split = divide_cases(study, config)
     for summary in list_runs(study.path):
-        if _is_of(summary.path, config, plan):
+        if _is_of(summary.path, config, plan) and read_split(summary.path) in (None, split):
             return FoldRun(fold, summary.path, summary.state.state)
     words = f"{name}-fold{fold}" if name else f"fold{fold}"
     return FoldRun(fold, create_run(study, settings=settings, toml=toml, name=words), None)
@@ -83,6 +89,29 @@ def _is_of(run: Path, config: RunConfig, plan: Plan) -> bool:
     except (PatchcoreError, ValidationError, OSError, KeyError, TypeError):
         return False
     return same and not any(start.get("overrides") for start in starts)
+
+
+def check_ancestors(study: Study | PathLike, *, settings: Sequence[str] = (), toml: PathLike | None = None) -> None:
+    """Check that the initial weights were not trained on the cases that a fold validates on.
+
+    Raises:
+        DataError: They were, in one of the folds: its score would be too high.
+    """
+    study = study if isinstance(study, Study) else Study(study)
+    folds = run_config(study, toml, settings).train.folds
+    for fold in range(folds):
+        config = run_config(study, toml, [*settings, f"train.fold={fold}"])
+        if not config.init.source:
+            return
+        leaked = trained_by_ancestors(record_of(study, divide_cases(study, config), config.init.source), study)
+        if leaked:
+            raise DataError(
+                f"--init-from {config.init.source}: these weights were trained on {len(leaked)} of the cases that fold "
+                f"{fold} validates on, or on their patients: {', '.join(leaked[:10])}",
+                path=study.path,
+                remedy="start from weights that have not seen this study, or fine-tune the run of each fold in its own "
+                "fold, with --fold K --init-from RUN_OF_FOLD_K",
+            )
 
 
 @dataclass(frozen=True)
@@ -110,7 +139,8 @@ class FoldScores:
 
     Attributes:
         folds: Score of each fold.
-        mean_dsc: Mean DSC over all cases; each case is scored by the run that validated on it.
+        mean_dsc: Mean over the classes of the mean DSC over all cases; each case is scored by the run that validated on
+            it.
         n: Number of cases with a DSC.
         deviation: Standard deviation of the folds' means; NaN for fewer than two folds.
     """
@@ -130,17 +160,19 @@ def fold_scores(runs: Sequence[FoldRun]) -> FoldScores:
         runs: The runs of the folds, finished or not.
     """
     scores: list[FoldScore] = []
-    values: list[float] = []
+    by_class: dict[str, list[float]] = {}
+    n = 0
     for run in runs:
         best = RunReader(run.path).poll().best_validation
         if best is None or best.subset != "all":
             scores.append(FoldScore(run.fold, run.path.name, None, math.nan, 0))
             continue
-        cases = [
-            math.nan if c.get("dsc") is None else float(c["dsc"]) for c in read_cases(run.path, best.validation_id)
-        ]
-        values += [value for value in cases if not math.isnan(value)]
+        for case in read_cases(run.path, best.validation_id):
+            defined = {label: dsc for label, dsc in case["dsc_by_class"].items() if dsc is not None}
+            n += bool(defined)
+            for label, dsc in defined.items():
+                by_class.setdefault(label, []).append(float(dsc))
         scores.append(FoldScore(run.fold, run.path.name, best.step, best.dsc_mean, best.n_cases or 0))
     means = [score.mean_dsc for score in scores if not math.isnan(score.mean_dsc)]
     deviation = statistics.stdev(means) if len(means) > 1 else math.nan
-    return FoldScores(tuple(scores), mean_dsc(values), len(values), deviation)
+    return FoldScores(tuple(scores), mean_dsc(map(mean_dsc, by_class.values())), n, deviation)

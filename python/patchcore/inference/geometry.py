@@ -15,7 +15,7 @@ import numpy.typing as npt
 from patchcore.resampling.grid import Grid
 from patchcore.types import Float32Array, IntTriple, Triple
 
-__all__ = ["class_map", "interpolate", "label_on_grid", "uncropped"]
+__all__ = ["class_map", "interpolate", "label_on_grid"]
 
 # Maximum voxels per slab when probabilities are interpolated to the stored grid; it bounds the memory.
 _SLAB_VOXELS = 16 * 2**20
@@ -115,20 +115,3 @@ def label_on_grid(
             slab[share > best] = index
             np.maximum(best, share, out=best)
     return np.ascontiguousarray(grid.stored(out))
-
-
-def uncropped(probabilities: Float32Array, shape: IntTriple, start: IntTriple) -> Float32Array:
-    """Place the class probabilities of a part of a grid into the whole grid; all other voxels are background.
-
-    Args:
-        probabilities: float32 (1 + classes, x, y, z), background first.
-        shape: Voxels of the whole grid.
-        start: Index of the part's first voxel in the whole grid.
-    """
-    if probabilities.shape[1:] == shape:
-        return probabilities
-    whole = np.zeros((len(probabilities), *shape), dtype=np.float32)
-    whole[0] = 1.0
-    part = tuple(slice(a, a + n) for a, n in zip(start, probabilities.shape[1:], strict=True))
-    whole[(slice(None), *part)] = probabilities
-    return whole

@@ -12,19 +12,20 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from patchcore.affines import voxel_volume_mm3
 from patchcore.config.plan import TargetPlan
 from patchcore.errors import CheckpointError, ConfigError, DataError, PatchcoreError
-from patchcore.files import replace_atomically
+from patchcore.files import DISK_ERRORS, replace_atomically
 from patchcore.inference.geometry import label_on_grid
 from patchcore.inference.sliding_window import predict_volume
 from patchcore.models.checkpoint import Checkpoint, find_checkpoint
-from patchcore.models.device import Placement, place
+from patchcore.models.device import Placement, place, settings_kept
 from patchcore.models.registry import build_network
 from patchcore.resampling.grid import Grid
 from patchcore.runs.setup import read_setup
 from patchcore.types import Affine, AnyArray, Float32Array, PathLike
 
-__all__ = ["Prediction", "Predictor", "predict"]
+__all__ = ["Prediction", "Predictor", "crop_note", "predict"]
 
 _NIFTI = re.compile(r"\.(nii|nii\.gz|hdr)$")
 
@@ -111,7 +112,11 @@ class Predictor:
         if mirror is not None:
             overrides["validation.mirror"] = mirror
         setup = read_setup(run, overrides)
-        placement = place(setup.config.train)
+        train = setup.config.train
+        if train.precision == "bf16":
+            # A run that was trained in bf16 on a GPU is predicted with in fp32 where there is only a CPU.
+            train = train.model_copy(update={"precision": "auto"})
+        placement = place(train)
         found = _find(run, checkpoint)
         network = build_network(setup.plan.target, setup.config.model)
         found.restore(network)
@@ -131,6 +136,16 @@ class Predictor:
             self.network, image, self.target, self.placement, overlap=self.overlap, mirror=self.mirror, look=look
         )
 
+    def class_indices(
+        self, image: AnyArray, affine: Affine, *, look: Callable[[], None] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Predict a scan on its own grid. As :meth:`label_map`, but with class indices instead of label values."""
+        shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))
+        grid = Grid.of(shape, affine, self.target.spacing)
+        store = self.target.store
+        resampled = grid.resample(image, kernel=store.kernel, antialias=store.antialias)
+        return label_on_grid(self.probabilities(resampled, look=look), grid, self.target.region_indices)
+
     def label_map(
         self, image: AnyArray, affine: Affine, *, look: Callable[[], None] | None = None
     ) -> npt.NDArray[np.uint8]:
@@ -146,12 +161,17 @@ class Predictor:
         Returns:
             uint8 in the image's shape, with the data set's own label values and 0 for background.
         """
-        shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))
-        grid = Grid.of(shape, affine, self.target.spacing)
-        store = self.target.store
-        resampled = grid.resample(image, kernel=store.kernel, antialias=store.antialias)
-        indices = label_on_grid(self.probabilities(resampled, look=look), grid, self.target.region_indices)
-        return original_labels(indices, self.target.classes)
+        return original_labels(self.class_indices(image, affine, look=look), self.target.classes)
+
+
+def crop_note(target: TargetPlan) -> str | None:
+    """Return a sentence on predictions of a network that was trained on crops; None if trained on whole scans."""
+    if target.store.crop_to is None:
+        return None
+    return (
+        f"the network was trained on the surroundings of label {target.store.crop_to} only; whole scans are predicted, "
+        "and elsewhere it has seen nothing, so false lesions there are likely"
+    )
 
 
 def original_labels(indices: npt.NDArray[np.uint8], classes: Sequence[int]) -> npt.NDArray[np.uint8]:
@@ -206,19 +226,20 @@ def predict(
         >>> pc.predict("study/runs/…", "scan.nii.gz", "tumours.nii.gz")  # doctest: +SKIP
     """
     jobs = _jobs(Path(source), Path(out), overwrite=overwrite)
-    predictor, _ = Predictor.of_run(run, checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror)
-    single = Path(source).is_file()
+    single = not Path(source).is_dir()
     predictions = []
-    for number, (scan, path) in enumerate(jobs, 1):
-        try:
-            prediction = _predict_file(predictor, scan, path)
-        except (PatchcoreError, MemoryError) as error:
-            if single:
-                raise
-            prediction = Prediction(scan, None, {}, {}, error=str(error))
-        predictions.append(prediction)
-        if on_file is not None:
-            on_file(prediction, number, len(jobs))
+    with settings_kept():
+        predictor, _ = Predictor.of_run(run, checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror)
+        for number, (scan, path) in enumerate(jobs, 1):
+            try:
+                prediction = _predict_file(predictor, scan, path)
+            except (PatchcoreError, OSError, MemoryError) as error:
+                if single or getattr(error, "errno", None) in DISK_ERRORS:
+                    raise
+                prediction = Prediction(scan, None, {}, {}, error=str(error) or type(error).__name__)
+            predictions.append(prediction)
+            if on_file is not None:
+                on_file(prediction, number, len(jobs))
     return predictions
 
 
@@ -246,7 +267,8 @@ def _predict_file(predictor: Predictor, scan: Path, path: Path) -> Prediction:
             named.replace(temporary)
         finally:
             named.unlink(missing_ok=True)
-    voxel_mm3 = image.spacing[0] * image.spacing[1] * image.spacing[2]
+    # Of a sheared grid, this is less than the product of the spacings.
+    voxel_mm3 = voxel_volume_mm3(image.affine)
     counts = {label: int(np.count_nonzero(labels == label)) for label in predictor.target.classes}
     return Prediction(scan, path, counts, {label: count * voxel_mm3 for label, count in counts.items()})
 

@@ -1,7 +1,8 @@
 """Counts which true lesions were found and which predicted components are false. Uses NumPy only.
 
 A lesion is found if at least one of its voxels is predicted. A predicted component is true if at least one of its
-voxels is lesion. Components of both masks are formed with the plan's connectivity. Over all cases together, recall is
+voxels is lesion. Components of both masks are formed with the plan's connectivity. A predicted component smaller than
+the minimum volume does not exist: it is no false positive and it finds no lesion. Over all cases together, recall is
 found lesions divided by all lesions, and precision is true components divided by all predicted components. For recall,
 the size bin is chosen by the equivalent diameter of the true lesion; for precision, by the one of the predicted
 component. If the divisor is 0, the value is NaN.
@@ -68,8 +69,8 @@ def match_lesions(
         truth: Mask of the same shape.
         voxel_mm3: Volume of a voxel [mm³].
         connectivity: 6, 18 or 26.
-        min_volume_mm3: Components of both masks smaller than this are excluded [mm³]. A predicted component that
-            overlaps only excluded lesions does not count as false.
+        min_volume_mm3: Components of both masks smaller than this are excluded [mm³]. An excluded predicted component
+            finds no lesion. A predicted component that overlaps only excluded lesions does not count as false.
         true_spans: The lesions of `truth`, if they are already known. None of them is excluded.
 
     Raises:
@@ -91,10 +92,24 @@ def match_lesions(
     smallest_mm3 = min_volume_mm3 if true_spans is None else 0.0
     if true_spans is None:
         true_spans = lesion_spans(truth, connectivity=connectivity)
-    true_mm3, covered = _shares(true_spans, prediction, voxel_mm3, smallest_mm3)
     predicted = lesion_spans(prediction, connectivity=connectivity)
     predicted_mm3, overlap = _shares(predicted, truth, voxel_mm3, min_volume_mm3)
+    if len(predicted_mm3) < predicted.lesion_count:
+        prediction = _painted(predicted, predicted.voxel_count * voxel_mm3 >= min_volume_mm3, truth.shape)
+    true_mm3, covered = _shares(true_spans, prediction, voxel_mm3, smallest_mm3)
     return LesionMatch(true_mm3, covered, predicted_mm3, overlap)
+
+
+def _painted(spans: LesionSpans, kept: BoolArray, shape: tuple[int, ...]) -> BoolArray:
+    """Return the mask of the kept components."""
+    mask = np.zeros(shape, dtype=np.bool_)
+    lines = np.moveaxis(mask, spans.axis, -1)
+    own = kept[spans.lesion]
+    others = [axis for axis in range(3) if axis != spans.axis]
+    for origin, length in zip(spans.origin[own].tolist(), spans.length[own].tolist(), strict=True):
+        start = origin[spans.axis]
+        lines[origin[others[0]], origin[others[1]], start : start + length] = True
+    return mask
 
 
 def _shares(

@@ -8,7 +8,10 @@ from pathlib import Path
 from patchcore.metrics.baselines import BallBaseline, ThresholdBaseline
 from patchcore.metrics.lesions import LesionScore
 
-__all__ = ["CaseEvaluation", "Evaluation", "SizeBin"]
+__all__ = ["EVALUATION_SCHEMA", "CaseEvaluation", "Evaluation", "SizeBin"]
+
+EVALUATION_SCHEMA = 2
+"""Version of ``evaluation.json``. In version 1, the mean DSC was the mean over cases of the mean over classes."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,8 @@ class CaseEvaluation:
     Attributes:
         case_id: Id of the case.
         patient: The patient of the case.
+        role: What the run and its ancestors have done with the case, e.g. ``used for selection``; see
+            :class:`patchcore.runs.seen.Role`.
         dsc: Mean DSC over the classes, on the case's own grid; NaN if neither map contains any of the classes.
         lesion_dsc: DSC of the lesion class only; size bins and baselines use this value.
         dsc_by_class: Label → DSC; for a region, the label that identifies the region.
@@ -34,6 +39,7 @@ class CaseEvaluation:
 
     case_id: str
     patient: str
+    role: str
     dsc: float
     lesion_dsc: float
     dsc_by_class: dict[int, float]
@@ -64,14 +70,17 @@ class Evaluation:
     Attributes:
         run_id: Id of the run.
         checkpoint_step: Step of the evaluated checkpoint.
-        role: Role of the cases in the run: ``used for selection``, ``used for training``, ``new to the run`` or
-            ``held out``; ``some used for …`` if their roles differ; ``named cases, …`` if the user named the cases.
+        role: The worst role of a case in the run, see :class:`patchcore.runs.seen.Role`; ``some …`` if the roles
+            differ; ``named cases, …`` if the user named the cases.
+        notes: What limits the scores, as sentences: weights of unknown origin, a training on crops.
+        lesion_label: The label of the lesions.
         cases: Scores per case, in case_id order.
-        mean_dsc: Mean DSC over the cases with a DSC.
-        n: Number of cases in the mean.
+        mean_dsc: Mean over the classes of each class's mean DSC over the cases, as MSD and nnU-Net report it.
+        n: Number of cases in which a class is labelled or predicted.
         undefined: Number of cases excluded from the mean, because nothing was predicted and nothing is labelled.
         global_dsc: DSC of the voxels of all cases together, averaged over the classes.
         dsc_by_class: Label → mean DSC.
+        n_by_class: Label → number of cases in its mean.
         bins: Mean DSC by size of the largest lesion.
         lesions: Recall and precision over all lesions.
         lesion_bins: Recall by size of the true lesion, and precision by size of the predicted component.
@@ -86,12 +95,15 @@ class Evaluation:
     run_id: str
     checkpoint_step: int
     role: str
+    notes: tuple[str, ...]
+    lesion_label: int
     cases: tuple[CaseEvaluation, ...]
     mean_dsc: float
     n: int
     undefined: int
     global_dsc: float
     dsc_by_class: dict[int, float]
+    n_by_class: dict[int, int]
     bins: tuple[SizeBin, ...]
     lesions: LesionScore
     lesion_bins: tuple[LesionScore, ...]

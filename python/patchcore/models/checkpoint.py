@@ -87,6 +87,12 @@ class Checkpoint:
         _check_keys(self.path / name, weights, {name: state[name] for name in dict.fromkeys(names.values())})
         network.load_state_dict({name: weights[first] for name, first in names.items()})
 
+    @property
+    def identity(self) -> list[int]:
+        """Values that change with the weights for prediction: step, size and time of their file."""
+        stat = (self.path / self._predicting).stat()
+        return [int(self.state.get("step", 0)), stat.st_size, stat.st_mtime_ns]
+
     def weights(self) -> dict[str, Tensor]:
         """Return the weights for prediction by parameter name: the moving average if there is one.
 

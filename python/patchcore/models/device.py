@@ -18,7 +18,7 @@ from patchcore.config.run import TrainConfig, check_shares
 from patchcore.errors import ConfigError
 from patchcore.threads import core_count
 
-__all__ = ["Placement", "keep_memory", "place"]
+__all__ = ["Placement", "keep_memory", "place", "settings_kept"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,30 @@ def place(config: TrainConfig, rank: int = 0) -> Placement:
     # Otherwise deterministic mode fills every new tensor with NaN, to reveal reads of uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Placement(device=device, autocast=torch.bfloat16 if bf16 else None, threads=threads, ranks=ranks)
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Restore torch's process-wide settings at the end of the block, for calls from a notebook."""
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    threads, benchmark = torch.get_num_threads(), cudnn.benchmark
+    deterministic, warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    efficient = cuda.mem_efficient_sdp_enabled()  # type: ignore[no-untyped-call]
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    cublas = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cudnn.benchmark = benchmark
+        torch.use_deterministic_algorithms(deterministic, warn_only=warns)
+        cuda.enable_mem_efficient_sdp(efficient)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        if cublas is None:
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 
 def keep_memory() -> None:

@@ -72,7 +72,11 @@ def joint_plan(targets: Sequence[TargetPlan], candidates: Sequence[int]) -> Join
 
 
 def as_target(joint: JointPlan, targets: Sequence[TargetPlan]) -> TargetPlan:
-    """Return the joint plan as a target to train. It learns all labels; lesions of the first label validate it."""
+    """Return the joint plan as a target to train.
+
+    It learns all labels, and windows are drawn for the lesions of each label equally often. Lesion scores of a
+    validation are those of the first label.
+    """
     first = targets[0]
     candidates = tuple(
         item.model_copy(update={"chosen": item.patch_size == joint.patch_size}) for item in first.candidates
@@ -81,6 +85,7 @@ def as_target(joint: JointPlan, targets: Sequence[TargetPlan]) -> TargetPlan:
         update={
             "label_name": " + ".join(item.label_name for item in targets),
             "classes": joint.classes,
+            "lesion_labels": joint.classes,
             "patch_size": joint.patch_size,
             "hu_range": joint.hu_range,
             "candidates": candidates,

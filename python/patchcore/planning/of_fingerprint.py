@@ -100,6 +100,17 @@ def plan_from_fingerprint(
     if fingerprint.held_count:
         warning = f"{count_of(fingerprint.held_count, 'case')} with doubtful geometry skipped: see patchcore analyze"
         targets = tuple(item.model_copy(update={"warnings": (*item.warnings, warning)}) for item in targets)
+    measured = fingerprint.hu
+    if hu_range is None and measured is not None and len(targets) > 1:
+        warning = (
+            f"hu_range was measured around the lesions of label {measured.label}; if these differ, give --hu-range"
+        )
+        targets = tuple(
+            item
+            if item.lesion_label == measured.label
+            else item.model_copy(update={"warnings": (*item.warnings, warning)})
+            for item in targets
+        )
     if placeholder:
         warning = "the data set has no images: hu_range is set from air to bone; p* does not depend on it"
         targets = tuple(item.model_copy(update={"warnings": (*item.warnings, warning)}) for item in targets)

@@ -192,7 +192,7 @@ def _check(study: Study, plan: Plan, config: RunConfig) -> None:
             raise DataError(
                 "has a label map but no image", case_id=record.case_id, remedy="add its CT, or exclude the case"
             )
-    study.folds(config.train.folds, config.seed)
+    study.folds(config.train.folds, config.train.fold_seed)
     for value in target.classes:
         if not any(value in record.labels for record in records):
             raise EmptyClassError(

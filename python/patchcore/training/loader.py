@@ -6,15 +6,13 @@ seed and its step only, so a resume at step n gets the same batch as an uninterr
 
 from __future__ import annotations
 
-import csv
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import TypeAlias
 
@@ -24,20 +22,29 @@ from torch import Tensor
 
 from patchcore.config.plan import TargetPlan
 from patchcore.config.run import AugmentConfig, RunConfig, SamplingConfig
-from patchcore.errors import ConfigError, CorruptFileError, DataError
+from patchcore.errors import ConfigError, CorruptFileError
+from patchcore.lesions.measure import LesionSpans, lesion_spans
 from patchcore.models.device import Placement
 from patchcore.store.case import AIR_HU
 from patchcore.store.prepare import PreparedCase
 from patchcore.store.window_reader import WindowReader
 from patchcore.training.augment import draw_augmentation, shifted_range
-from patchcore.types import Float64Array, IntTriple, PathLike, WindowDtype
+from patchcore.training.hard_points import read_hard_points
+from patchcore.types import Float64Array, Int64Array, IntTriple, WindowDtype
 from patchcore.windows.format import WindowFormat
-from patchcore.windows.sampling import HardPoints, SamplerCase, WindowDraws, WindowSampler
+from patchcore.windows.sampling import SamplerCase, WindowDraws, WindowSampler
 
-__all__ = ["Batch", "BatchLoader", "BatchSource", "Lesion", "LoaderSettings", "read_hard_points", "training_windows"]
+__all__ = [
+    "Batch",
+    "BatchLoader",
+    "BatchSource",
+    "Lesion",
+    "LoaderSettings",
+    "other_lesions",
+    "training_windows",
+]
 
 _AHEAD = 2
-_HARD_COLUMNS = ("case_id", "x_mm", "y_mm", "z_mm", "weight")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int16": torch.int16}
 
 Lesion: TypeAlias = tuple[int, int]
@@ -115,6 +122,8 @@ class BatchSource:
         hu_range: Intensity clip of the plan [HU].
         classes: The plan's classes, to find the organ's class index.
         settings: Settings of the loader.
+        other_lesions: Lesions of other labels, one list per label with the spans of each case. Windows for lesions are
+            drawn for each label in turn.
 
     Raises:
         ConfigError: The organ is not one of the classes.
@@ -130,6 +139,7 @@ class BatchSource:
         *,
         classes: Sequence[int],
         settings: LoaderSettings | None = None,
+        other_lesions: Sequence[Sequence[LesionSpans]] = (),
     ) -> None:
         self.settings = settings = LoaderSettings() if settings is None else settings
         self.cases = tuple(cases)
@@ -142,18 +152,24 @@ class BatchSource:
         organ = _organ_class(sampling, classes)
         spans = [case.spans() for case in self.cases]
         organs = [None if organ is None else case.class_spans(organ) for case in self.cases]
-        triples = zip(self.cases, spans, organs, strict=True)
-        self.sampler = WindowSampler(
-            [SamplerCase(case.shape, lesions, its_organ) for case, lesions, its_organ in triples],
-            window_size,
-            seed=settings.seed,
-            lesion_share=sampling.lesion_share,
-            alpha=sampling.alpha,
-            organ_share=sampling.organ_share,
-            hard_share=sampling.hard_share,
-            lesion_free_share=sampling.lesion_free_share,
-            hard_points=read_hard_points(sampling.hard_points, self.cases) if sampling.hard_points else None,
-        )
+        hard_points = read_hard_points(sampling.hard_points, self.cases) if sampling.hard_points else None
+        # One sampler per label with lesions; numbers of lesions continue from label to label.
+        self._samplers: list[tuple[WindowSampler, Int64Array]] = []
+        before = np.zeros(len(self.cases), np.int64)
+        for lesions in (spans, *other_lesions):
+            sampler = WindowSampler(
+                [SamplerCase(*case) for case in zip([c.shape for c in self.cases], lesions, organs, strict=True)],
+                window_size,
+                seed=settings.seed,
+                lesion_share=sampling.lesion_share,
+                alpha=sampling.alpha,
+                organ_share=sampling.organ_share,
+                hard_share=sampling.hard_share,
+                lesion_free_share=sampling.lesion_free_share,
+                hard_points=hard_points,
+            )
+            self._samplers.append((sampler, before))
+            before = before + np.asarray([its.lesion_count for its in lesions], np.int64)
         self.positions = np.arange(settings.rank, settings.batch_size, settings.world_size, dtype=np.uint32)
         self._everyone = np.arange(settings.batch_size, dtype=np.uint32)
 
@@ -167,8 +183,32 @@ class BatchSource:
         if len(self.positions) == len(self._everyone):
             return found
         # Each rank also draws the other ranks' windows: drawing does not read voxels.
-        draws = self.sampler.draw(step, self._everyone)
-        return replace(found, lesions_drawn=_drawn(draws), lesions_seen=self.sampler.lesions_in(draws))
+        draws = self.draw(step, self._everyone)
+        return replace(found, lesions_drawn=_drawn(draws), lesions_seen=self._lesions_in(draws))
+
+    def draw(self, step: int, positions: np.ndarray) -> WindowDraws:
+        """Draw the windows at some positions of a step's batch, without reading them."""
+        if len(self._samplers) == 1:
+            return self._samplers[0][0].draw(step, positions)
+        # Labels take turns over steps and positions.
+        turns = (step * self.settings.batch_size + np.asarray(positions, np.int64)) % len(self._samplers)
+        parts, places = [], []
+        for turn, (sampler, before) in enumerate(self._samplers):
+            own = np.flatnonzero(turns == turn)
+            draws = sampler.draw(step, np.asarray(positions)[own])
+            parts.append(replace(draws, lesion=np.where(draws.lesion < 0, -1, draws.lesion + before[draws.case])))
+            places.append(own)
+        order = np.argsort(np.concatenate(places))
+        names = [item.name for item in fields(WindowDraws)]
+        return WindowDraws(**{name: np.concatenate([getattr(part, name) for part in parts])[order] for name in names})
+
+    def _lesions_in(self, draws: WindowDraws) -> set[Lesion]:
+        """Return the lesions of all labels that have a voxel in one of the windows."""
+        return {
+            (case, int(lesion + before[case]))
+            for sampler, before in self._samplers
+            for case, lesion in sampler.lesions_in(draws)
+        }
 
     def windows(self, step: int, positions: np.ndarray) -> Batch:
         """Return the windows at some positions of a step's batch.
@@ -177,7 +217,7 @@ class BatchSource:
             CorruptFileError: A case's store is damaged.
         """
         settings = self.settings
-        draws = self.sampler.draw(step, positions)
+        draws = self.draw(step, positions)
         augmentation = draw_augmentation(settings.seed, step, positions)
         ranges = None
         if settings.augment is not None:
@@ -199,7 +239,7 @@ class BatchSource:
             )
         except CorruptFileError as error:
             raise _named(error, chosen) from None
-        seen = self.sampler.lesions_in(draws)
+        seen = self._lesions_in(draws)
         return Batch(step, image, label, augmentation, draws, _drawn(draws), seen)
 
 
@@ -232,7 +272,20 @@ def training_windows(
             world_size=placement.ranks,
             pin=placement.device.type == "cuda",
         ),
+        other_lesions=other_lesions(cases, target),
     )
+
+
+def other_lesions(cases: Sequence[PreparedCase], target: TargetPlan) -> list[list[LesionSpans]]:
+    """Return the lesions of the plan's other labels with lesions: one list per label, with the spans of each case.
+
+    Raises:
+        CorruptFileError: A case's store is damaged.
+    """
+    return [
+        [lesion_spans(case.label(), labels=[index], connectivity=target.connectivity) for case in cases]
+        for index in target.other_lesion_classes
+    ]
 
 
 def _organ_class(sampling: SamplingConfig, classes: Sequence[int]) -> int | None:
@@ -249,56 +302,6 @@ def _organ_class(sampling: SamplingConfig, classes: Sequence[int]) -> int | None
             remedy="add it to classes in plan.json: the store holds only the labels of these classes",
         )
     return list(classes).index(sampling.organ_label) + 1
-
-
-def read_hard_points(path: PathLike, cases: Sequence[PreparedCase]) -> HardPoints:
-    """Read hard points, which are sampled more often, from a CSV: case_id, x_mm, y_mm, z_mm (world, RAS+), weight.
-
-    Rows of other cases are skipped, for example cases of the validation fold.
-
-    Args:
-        path: The CSV file.
-        cases: The sampler's cases.
-
-    Raises:
-        DataError: A column is missing, a value is not a number, a point is outside its case, or no row belongs to a
-            training case.
-        OSError: The file cannot be read.
-    """
-    path = Path(path)
-    by_id = {case.case_id: number for number, case in enumerate(cases)}
-    rows: list[tuple[int, list[int], float]] = []
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        reader = csv.DictReader(handle)
-        missing = [name for name in _HARD_COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise DataError(f"missing columns: {', '.join(missing)}", path=path, expected=_HARD_COLUMNS)
-        for line, row in enumerate(reader, 2):
-            number = by_id.get(row["case_id"])
-            if number is None:
-                continue
-            try:
-                place = np.asarray([float(row[name]) for name in _HARD_COLUMNS[1:4]])
-                weight = float(row["weight"])
-            except (TypeError, ValueError):
-                raise DataError(f"line {line}: coordinates and weight must be numbers", path=path, found=row) from None
-            case = cases[number]
-            voxel = np.rint(np.linalg.solve(case.affine[:3, :3], place - case.affine[:3, 3]))
-            if not (np.isfinite(voxel).all() and (voxel >= 0).all() and (voxel < case.shape).all()):
-                raise DataError(
-                    f"line {line}: {tuple(place)} mm is outside its case",
-                    case_id=case.case_id,
-                    path=path,
-                    remedy="give world coordinates in mm, RAS+ as in NIfTI",
-                )
-            rows.append((number, [int(n) for n in voxel], weight))
-    if not rows:
-        raise DataError("contains no training case", path=path, remedy="check the case_id column")
-    return HardPoints(
-        case=np.asarray([number for number, _, _ in rows]),
-        voxel=np.asarray([voxel for _, voxel, _ in rows]),
-        weight=np.asarray([weight for _, _, weight in rows]),
-    )
 
 
 def _named(error: CorruptFileError, cases: Sequence[PreparedCase]) -> CorruptFileError:

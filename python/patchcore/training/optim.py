@@ -13,6 +13,10 @@ from patchcore.config.run import OptimConfig
 __all__ = ["WeightAverage", "learning_rate", "make_optimizer"]
 
 
+# Tables of positions of UNETR and of SwinUNETR.
+_POSITIONS = ("position_embeddings", "relative_position_bias")
+
+
 class WeightAverage:
     """An exponential moving average of a network's weights, stored as a separate network.
 
@@ -48,7 +52,8 @@ class WeightAverage:
 def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Return the optimiser over the parameters that need a gradient.
 
-    Weight decay acts on matrices and convolution kernels only, not on biases, norms and position embeddings. AdamW's
+    Weight decay acts on matrices and convolution kernels only, not on biases, norms, position embeddings and relative
+    position biases. AdamW's
     weight decay is decoupled from the gradient. SGD's is not; its default is the value of nnU-Net.
 
     Args:
@@ -63,7 +68,7 @@ def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optim
     plain: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            matrix = parameter.ndim >= 2 and "position_embeddings" not in name
+            matrix = parameter.ndim >= 2 and not any(part in name for part in _POSITIONS)
             (decayed if matrix else plain).append(parameter)
     decay = config.weight_decay
     if decay is None:

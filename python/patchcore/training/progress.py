@@ -91,8 +91,13 @@ def total_steps(config: RunConfig, epoch_steps: int) -> int:
 
 
 def steps_per_epoch(config: RunConfig, case_count: int) -> int:
-    """Return the steps per epoch: as configured, else enough for one window per case, at least 50."""
-    return config.train.steps_per_epoch or max(50, math.ceil(case_count / config.train.batch_size))
+    """Return the steps per epoch: as configured, else enough for one window per case, at least 50.
+
+    A training of `train.steps` has at most 50 such epochs: each ends with a validation of whole volumes and a
+    checkpoint, which together would otherwise take longer than the steps.
+    """
+    share = 0 if config.train.epochs else math.ceil(config.train.steps / 50)
+    return config.train.steps_per_epoch or max(50, share, math.ceil(case_count / config.train.batch_size))
 
 
 def case_set_id(case_ids: Sequence[str]) -> str:

@@ -48,7 +48,8 @@ def validate(
         writer: Records the results.
         control: Receives requests during the validation.
         whole: Whether all cases must be validated.
-        counts: Whether the validation is scheduled. Validations on request do not change patience and schedule.
+        counts: Whether the validation is scheduled. A validation on request is recorded and changes nothing else:
+            neither the best checkpoint nor patience nor schedule, so that looking at a run does not change its result.
 
     Raises:
         Interrupted: A stop or pause was requested during the validation.
@@ -109,18 +110,19 @@ def validate(
         for record in other["records"]:
             record_case(record)
 
-    name = "all" if whole else f"fixed {len(indices)} of {len(cases)}"
+    name = ("all" if whole else f"fixed {len(indices)} of {len(cases)}") + ("" if counts else ", on request")
     values = result.metrics() if ranks.first else {}
     writer.validation(step, epoch, validation_id, values, n_cases=len(indices), subset=name)
     training.board.scalars(step, values)
-    fresh, progress.validated_step = progress.validated_step < step, step
-    progress.validations += counts and fresh
-    if whole:
-        progress.whole_step = step
-        progress.stale += counts and fresh
-        kept = [cases[index] for index in indices]
-        if ranks.first and _keep_best(training, progress, writer, result, kept) and counts:
-            progress.stale = 0
+    if counts:
+        fresh, progress.validated_step = progress.validated_step < step, step
+        progress.validations += fresh
+        if whole:
+            progress.whole_step = step
+            progress.stale += fresh
+            kept = [cases[index] for index in indices]
+            if ranks.first and _keep_best(training, progress, writer, result, kept):
+                progress.stale = 0
     if ranks.first:
         control.done(Verb.VALIDATE, detail=f"mean DSC {result.mean():.4f} after step {step}")
         previews.tidy(keep=f"{progress.best.step:07d}" if progress.best else None)

@@ -17,7 +17,7 @@ from patchcore.errors import ConfigError
 from patchcore.store.prepare import PreparedCase, prepare_cases
 from patchcore.study import Study
 from patchcore.training.augment import Augmenter
-from patchcore.training.loader import Batch, BatchLoader, BatchSource, LoaderSettings
+from patchcore.training.loader import Batch, BatchLoader, BatchSource, LoaderSettings, other_lesions
 from patchcore.types import IntTriple, PathLike, Triple, WindowDtype
 from patchcore.windows.sampling import DrawKind
 
@@ -31,6 +31,7 @@ class _WindowsOf:
     study: PathLike
     fold: int | None
     folds: int
+    fold_seed: int
     window_size: IntTriple | None
     settings: LoaderSettings
 
@@ -51,13 +52,18 @@ class _Windows:
                     f"fold {of.fold} of {of.folds} does not exist",
                     remedy=f"choose a fold from 0 to {of.folds - 1}, or None",
                 )
-            held_out = set(study.folds(of.folds, of.settings.seed)[of.fold])
+            held_out = set(study.folds(of.folds, of.fold_seed)[of.fold])
             records = [record for record in records if record.case_id not in held_out]
         self.cases: tuple[PreparedCase, ...] = prepare_cases(study, target, records).cases
         self.spacing: Triple = target.spacing
         self.window_size: IntTriple = of.window_size or target.window_size
         self.source = BatchSource(
-            self.cases, self.window_size, target.hu_range, classes=target.classes, settings=of.settings
+            self.cases,
+            self.window_size,
+            target.hu_range,
+            classes=target.classes,
+            settings=of.settings,
+            other_lesions=other_lesions(self.cases, target),
         )
 
     def meta(self, batch: Batch) -> dict[str, Any]:
@@ -86,6 +92,7 @@ class WindowLoader:
         start: First step; set it to resume at this step.
         fold: The fold that is held out; None: train on all cases.
         folds: Number of folds.
+        fold_seed: Seed of the division into folds, as ``train.fold_seed``; `seed` does not change the folds.
         batch_size: Windows per step, summed over all ranks.
         seed: Random seed of all draws.
         sampling: How windows are drawn; default: as in a training.
@@ -117,6 +124,7 @@ class WindowLoader:
         start: int = 0,
         fold: int | None = None,
         folds: int = 5,
+        fold_seed: int = 0,
         batch_size: int = 2,
         seed: int = 0,
         sampling: SamplingConfig | None = None,
@@ -139,7 +147,7 @@ class WindowLoader:
             world_size=world_size,
             pin=self.device.type == "cuda",
         )
-        self._windows = _WindowsOf(os.fspath(study), fold, folds, window_size, settings).open()
+        self._windows = _WindowsOf(os.fspath(study), fold, folds, fold_seed, window_size, settings).open()
         self._augmenter: Augmenter | None = None
         if augment is not None:
             self._augmenter = Augmenter(augment, self._windows.spacing, self._windows.window_size)
@@ -198,6 +206,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
         length: Number of items.
         fold: The fold that is held out; None: train on all cases.
         folds: Number of folds.
+        fold_seed: Seed of the division into folds, as ``train.fold_seed``; `seed` does not change the folds.
         batch_size: Windows per step.
         seed: Random seed of all draws.
         sampling: How windows are drawn; default: as in a training.
@@ -221,6 +230,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
         length: int,
         fold: int | None = None,
         folds: int = 5,
+        fold_seed: int = 0,
         batch_size: int = 2,
         seed: int = 0,
         sampling: SamplingConfig | None = None,
@@ -232,7 +242,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
         settings = LoaderSettings(
             seed=seed, batch_size=batch_size, sampling=sampling or SamplingConfig(), augment=augment, dtype=dtype
         )
-        self._of = _WindowsOf(os.fspath(study), fold, folds, window_size, settings)
+        self._of = _WindowsOf(os.fspath(study), fold, folds, fold_seed, window_size, settings)
         self._windows = self._of.open()
 
     def __getstate__(self) -> dict[str, Any]:

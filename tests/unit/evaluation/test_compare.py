@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,16 +13,25 @@ from patchcore.errors import StudyError
 from patchcore.files import write_json_atomic
 from patchcore.study import Study
 
+Scores = dict[str, float | dict[int, float | None] | None]
 
-def evaluated(study: Path, name: str, patch: int, dsc: dict[str, float | None]) -> None:
+
+def evaluated(
+    study: Path, name: str, patch: int, dsc: Scores, *, role: str = "used for selection", **more: Any
+) -> None:
+    """Write a run and its report. A number is the DSC of the lesions, label 2."""
     run = study / "runs" / name
     run.mkdir(parents=True)
     plan = {"targets": [{"patch_size": [patch] * 3}]}
     write_json_atomic(run / "run.json", {"schema_version": 1, "kind": "train", "created": "", "plan": plan})
-    cases = [{"case_id": case, "dsc": value, "ball_dsc": 0.25} for case, value in dsc.items()]
-    report = {"schema_version": 1, "checkpoint_step": 7, "role": "used for selection", "cases": cases}
+    cases = []
+    for case, value in dsc.items():
+        by_class = {str(label): one for label, one in (value if isinstance(value, dict) else {2: value}).items()}
+        cases.append({"case_id": case, "role": role, "dsc_by_class": by_class, "ball_dsc": 0.25})
+    labels = cases[0]["dsc_by_class"]
+    report = {"schema_version": 2, "checkpoint_step": 7, "lesion_label": 2, "dsc_by_class": labels, "cases": cases}
     (study / "reports" / name).mkdir(parents=True)
-    write_json_atomic(study / "reports" / name / "evaluation.json", report)
+    write_json_atomic(study / "reports" / name / "evaluation.json", report | more)
 
 
 @pytest.fixture
@@ -34,7 +44,7 @@ def study(tmp_path: Path) -> Path:
 def test_runs_are_compared_on_common_cases(study: Path) -> None:
     evaluated(study, "20260101T000000-a-000001", 16, {"x": 0.5, "y": 0.7, "only here": 1.0})
     evaluated(study, "20260102T000000-b-000002", 8, {"x": 0.8, "y": 0.8})
-    evaluated(study, "20260103T000000-c-000003", 12, {"x": None, "y": 0.1})
+    evaluated(study, "20260103T000000-c-000003", 12, {"x": 0.0, "y": 0.1})
     found = pc.compare(study)
     assert found.case_ids == ("x", "y")
     assert found.excluded == ("only here",)
@@ -44,7 +54,51 @@ def test_runs_are_compared_on_common_cases(study: Path) -> None:
     assert (best.mean_dsc, best.difference) == (pytest.approx(0.8), pytest.approx(0.2))
     assert first.mean_dsc == pytest.approx(0.6)
     assert math.isnan(first.difference)
-    assert (worst.n, worst.difference) == (1, pytest.approx(-0.6))
+    assert (worst.n, worst.difference) == (2, pytest.approx(-0.55))
+    assert {score.role for score in found.scores} == {"used for selection"}
+
+
+def test_false_positives_on_cases_without_lesion_count(study: Path) -> None:
+    """Without the rule, the difference would be that of case x alone, 0, although the means are 0.8 and 0.267."""
+    evaluated(study, "20260101T000000-a-000001", 16, {"x": 0.8, "empty": None, "empty too": None, "never": None})
+    evaluated(study, "20260102T000000-b-000002", 8, {"x": 0.8, "empty": 0.0, "empty too": 0.0, "never": None})
+    first, second = pc.compare(study, ["a-000001", "b-000002"]).scores
+    assert (first.mean_dsc, first.n, first.rewarded) == (pytest.approx(2.8 / 3), 3, 2)
+    assert (second.mean_dsc, second.n, second.rewarded) == (pytest.approx(0.8 / 3), 3, 0)
+    assert second.difference == pytest.approx(second.mean_dsc - first.mean_dsc)
+
+
+def test_means_are_over_classes_first(study: Path) -> None:
+    """Liver 0.95 in ten cases, tumour 0.4 in five of them."""
+    both: Scores = {f"{n}": {1: 0.95, 2: 0.4 if n < 5 else None} for n in range(10)}
+    evaluated(study, "20260101T000000-a-000001", 16, both)
+    evaluated(study, "20260102T000000-b-000002", 8, both)
+    first, second = pc.compare(study).scores
+    assert first.mean_dsc == second.mean_dsc == pytest.approx(0.675)
+    assert (first.n, first.rewarded) == (5, 0)
+
+
+def test_runs_of_different_classes_are_compared_by_their_lesions(study: Path) -> None:
+    evaluated(study, "20260101T000000-a-000001", 16, {"x": {1: 0.9, 2: 0.4}})
+    evaluated(study, "20260102T000000-b-000002", 8, {"x": 0.5})
+    found = pc.compare(study)
+    assert found.classes == (2,)
+    assert [score.mean_dsc for score in found.scores] == [0.5, 0.4]
+    evaluated(study, "20260103T000000-c-000003", 8, {"x": 0.5}, lesion_label=3)
+    with pytest.raises(StudyError, match="lesions of different labels: 2, 3"):
+        pc.compare(study)
+
+
+def test_cases_that_a_run_has_trained_on_are_left_out(study: Path) -> None:
+    evaluated(study, "20260101T000000-a-000001", 16, {"x": 0.5, "y": 0.7})
+    evaluated(study, "20260102T000000-b-000002", 8, {"x": 0.9}, role="used for training by an ancestor")
+    with pytest.raises(StudyError, match=r"of 1 common cases, all were used for training by one of them"):
+        pc.compare(study)
+    report = study / "reports" / "20260102T000000-b-000002" / "evaluation.json"
+    report.unlink()
+    report.parent.rmdir()
+    evaluated(study, "20260103T000000-c-000003", 8, {"x": 0.9, "y": 0.8})
+    assert pc.compare(study).trained == ()
 
 
 def test_what_cannot_be_compared_is_refused(study: Path) -> None:
@@ -57,3 +111,6 @@ def test_what_cannot_be_compared_is_refused(study: Path) -> None:
     (study / "reports" / "20260102T000000-b-000002" / "evaluation.json").unlink()
     with pytest.raises(StudyError, match="was not evaluated"):
         pc.compare(study, ["a-000001", "b-000002"])
+    evaluated(study, "20260103T000000-c-000003", 8, {"x": 0.5}, schema_version=1)
+    with pytest.raises(StudyError, match="evaluated by an older patchcore"):
+        pc.compare(study)

@@ -33,11 +33,27 @@ def test_equals_a_loop_over_components(seed: int, connectivity: int, smallest: f
     generator = np.random.default_rng(seed)
     truth, prediction = (generator.random((7, 6, 5)) < share for share in generator.uniform(0, 0.4, 2))
     match = match_lesions(prediction, truth, voxel_mm3=2.0, connectivity=connectivity, min_volume_mm3=smallest)
+    # Specks of the prediction find no lesion.
+    numbered, count = ndimage.label(prediction, ndimage.generate_binary_structure(3, STRUCTURES[connectivity]))
+    sizes = np.bincount(numbered.ravel(), minlength=count + 1) * 2.0 >= smallest
+    found = prediction & sizes[numbered]
     ours = sorted(zip(match.true_mm3, match.covered_share, strict=True))
-    np.testing.assert_allclose(ours, by_loop(truth, prediction, connectivity, smallest))
+    np.testing.assert_allclose(ours, by_loop(truth, found, connectivity, smallest))
     ours = sorted(zip(match.predicted_mm3, match.overlap_share, strict=True))
     np.testing.assert_allclose(ours, by_loop(prediction, truth, connectivity, smallest))
     assert match.found == sum(share > 0 for share in match.covered_share)
+
+
+def test_noise_finds_no_lesion() -> None:
+    truth = np.zeros((40, 40, 40), bool)
+    truth[10:20, 10:20, 10:20] = True
+    noise = np.zeros_like(truth)
+    noise[::2, ::2, ::2] = True
+    match = match_lesions(noise, truth, voxel_mm3=1.0, min_volume_mm3=5.0)
+    assert (match.covered_share, match.predicted_mm3, match.false_positives) == ((0.0,), (), 0)
+    noise[30:32, 30:32, 30:32] = True
+    match = match_lesions(noise, truth, voxel_mm3=1.0, min_volume_mm3=5.0, true_spans=lesion_spans(truth))
+    assert (match.found, match.false_positives) == (0, 1)
 
 
 def test_known_spans_are_all_counted_however_small() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import multiprocessing
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +164,56 @@ def test_after_a_fork(stored: tuple[Path, Path]) -> None:
 
 def test_it_is_offered_at_the_top() -> None:
     assert pc.WindowReader is WindowReader
+
+
+def test_buffers_in_the_memory_of_a_volume_are_refused() -> None:
+    volume, label = VOLUME.copy(), LABEL.copy()
+    swapped = VOLUME.astype(">i2")
+    for cases, out in (
+        ([volume], {"out": volume.reshape(-1)[:512].reshape(1, 8, 8, 8), "dtype": "int16"}),
+        ([swapped], {"out": swapped.view(np.int16).reshape(-1)[:512].reshape(1, 8, 8, 8), "dtype": "int16"}),
+        ([(volume, label)], {"label_out": label.reshape(-1)[:512].reshape(1, 8, 8, 8)}),
+        ([(volume, label)], {"label_out": volume.view(np.uint8).reshape(-1)[:512].reshape(1, 8, 8, 8)}),
+    ):
+        arguments: Any = out
+        with pytest.raises(WindowError, match="a buffer overlaps a volume"):
+            WindowReader(cases).read([0], [(0, 0, 0)], (8, 8, 8), **arguments)
+    assert (volume == VOLUME).all()
+    assert (label == LABEL).all()
+
+
+def test_a_pair_whose_name_is_not_utf8_is_read(tmp_path: Path) -> None:
+    for number, endings in enumerate(((b".hdr", b".img"), (b".HDR", b".IMG"), (b".hdr", b".img.gz"))):
+        stem = os.fsencode(tmp_path) + b"/ct\xff%d" % number
+        nibabel.Nifti1Pair(VOLUME, np.eye(4)).to_filename(tmp_path / "ct.hdr")
+        (tmp_path / "ct.hdr").rename(os.fsdecode(stem + endings[0]))
+        voxels = (tmp_path / "ct.img").read_bytes()
+        Path(os.fsdecode(stem + endings[1])).write_bytes(
+            gzip.compress(voxels) if endings[1].endswith(b"gz") else voxels
+        )
+        path = Path(os.fsdecode(stem + endings[0]))
+        np.testing.assert_array_equal(
+            WindowReader([path]).read([0], [(0, 0, 0)], (8, 8, 8)).image[0], VOLUME[:8, :8, :8]
+        )
+
+
+def test_threads_that_cannot_be_started_are_an_error_of_the_system() -> None:
+    """In a process of its own: the limit of threads belongs to the user and cannot be raised again."""
+    code = """
+import resource, os
+import numpy as np
+import patchcore as pc
+volume = np.zeros((64, 64, 64), np.uint8)
+volume[::3, ::3, ::3] = 1
+pc.measure_lesions(volume[:4, :4, :4], spacing=(1, 1, 1))  # imports what another user may not read
+os.setuid(65533) if os.geteuid() == 0 else None
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+try:
+    pc.measure_lesions(volume, spacing=(1, 1, 1))
+except OSError as error:
+    print("OSError", error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    assert "panicked" not in done.stderr
+    assert done.stdout.startswith("OSError")

@@ -20,7 +20,8 @@ from patchcore.lesions.measure import lesion_spans
 from patchcore.store import write_array
 from patchcore.store.prepare import PreparedCase
 from patchcore.training.augment import draw_augmentation, shifted_range
-from patchcore.training.loader import Batch, BatchLoader, BatchSource, LoaderSettings, read_hard_points
+from patchcore.training.hard_points import read_hard_points
+from patchcore.training.loader import Batch, BatchLoader, BatchSource, LoaderSettings
 from patchcore.training.optim import learning_rate, make_optimizer
 from patchcore.training.progress import Progress, case_set_id
 from patchcore.windows.extract import extract_windows
@@ -263,3 +264,35 @@ def test_best_is_chosen_on_one_set_of_cases() -> None:
     assert progress.improves(0.6, "a")
     assert progress.improves(0.1, "b")
     assert case_set_id(["x", "y"]) == case_set_id(["y", "x"]) != case_set_id(["x"])
+
+
+def test_lesions_of_every_label_are_drawn_equally_often(cases: list[PreparedCase]) -> None:
+    """One label has two lesions in every case; the other has one lesion, in one case only."""
+    few = np.zeros(cases[1].shape, np.uint8)
+    few[15:17, 2:4, 2:4] = 1
+    none = [lesion_spans(np.zeros(case.shape, np.uint8)) for case in cases]
+    other = [none[0], lesion_spans(few), none[2]]
+    settings = LoaderSettings(
+        seed=3, batch_size=3, sampling=resolve_config(settings=["sampling.lesion_share=1"]).sampling
+    )
+    source = BatchSource(cases, (8, 8, 8), (-100.0, 200.0), classes=(1, 2), settings=settings, other_lesions=[other])
+    positions = np.arange(3, dtype=np.uint32)
+    draws = [source.draw(step, positions) for step in range(200)]
+    drawn = [(int(case), int(lesion)) for one in draws for case, lesion in zip(one.case, one.lesion, strict=True)]
+    second = [pair for pair in drawn if pair == (1, 2)]
+    assert len(second) == 300
+    assert set(drawn) == {(case, lesion) for case in range(3) for lesion in range(2)} | {(1, 2)}
+    for one in draws[:20]:
+        for case, lesion, corner in zip(one.case, one.lesion, one.corner, strict=True):
+            if (case, lesion) == (1, 2):
+                part = tuple(slice(max(0, c), c + 8) for c in corner.tolist())
+                assert few[part].any()
+    # A position is drawn alone as with the others, and every lesion in a window is counted.
+    for step in range(6):
+        whole = source.draw(step, positions)
+        for position in range(3):
+            alone = source.draw(step, positions[position : position + 1])
+            assert alone.corner.tolist() == whole.corner[position : position + 1].tolist()
+            assert alone.lesion.tolist() == whole.lesion[position : position + 1].tolist()
+        batch = source.batch(step)
+        assert batch.lesions_drawn <= batch.lesions_seen

@@ -1,0 +1,177 @@
+"""Scores one case, and keeps the scores of an evaluation that was interrupted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchcore.affines import voxel_volume_mm3
+from patchcore.errors import DataError
+from patchcore.files import json_lines
+from patchcore.inference.predict import Predictor
+from patchcore.metrics import DscCounts, LesionMatch, VoxelCounts, dsc_ball_baseline, match_lesions
+from patchcore.resampling.grid import Grid
+from patchcore.store.prepare import class_indices
+from patchcore.study import CaseRecord
+from patchcore.types import AnyArray
+from patchcore.views.figures.contours import best_slice
+
+__all__ = ["CaseRow", "Panel", "RowLog", "score_case"]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The slice of a case that the figure shows: image (HU), label and predicted class indices, each (x, y, 1)."""
+
+    image: AnyArray
+    label: AnyArray
+    prediction: AnyArray
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """What was counted in one case.
+
+    Attributes:
+        case_id: Id of the case.
+        counts: Class index → voxel counts.
+        match: True lesions and predicted components.
+        labelled_voxels: Number of labelled lesion voxels.
+        predicted_voxels: Number of predicted lesion voxels.
+        voxel_mm3: Volume of a voxel of the case's own grid [mm³].
+        ball_dsc: DSC of the centre-ball baseline.
+    """
+
+    case_id: str
+    counts: dict[int, VoxelCounts]
+    match: LesionMatch
+    labelled_voxels: int
+    predicted_voxels: int
+    voxel_mm3: float
+    ball_dsc: float
+
+
+def score_case(
+    predictor: Predictor, record: CaseRecord, *, ball_mm3: float, keep: bool
+) -> tuple[CaseRow, Panel | None]:
+    """Predict a case as ``patchcore predict`` does, and compare the prediction with the label map.
+
+    The whole scan is predicted, even if the store was cropped to an organ: outside of the organ, too, a prediction is
+    wrong.
+
+    Args:
+        predictor: The network.
+        record: The case.
+        ball_mm3: Volume of the centre-ball baseline.
+        keep: Whether to return the slice for the figure.
+
+    Raises:
+        DataError: A file of the case is damaged, or image and label map differ in shape.
+        OSError: A file cannot be read.
+        MemoryError: The case does not fit into memory.
+    """
+    target = predictor.target
+    image = record.read_image()
+    indices = predictor.class_indices(image.array, image.affine)
+    truth = record.read_label()
+    if truth.array.shape != indices.shape:
+        raise DataError(
+            f"label shape {truth.array.shape} does not match image {indices.shape}",
+            case_id=record.case_id,
+            remedy="export both files again, or exclude the case",
+        )
+    expected = class_indices(truth.array, target.classes)
+    if target.ignore_label is not None:
+        # Voxels that are ignored count neither as labelled nor as predicted.
+        indices = np.where(truth.array == target.ignore_label, np.uint8(0), indices)
+    affine = truth.affine
+    del truth
+    counts = DscCounts(range(1, len(target.classes) + 1), target.evaluated_indices)
+    counts.add(record.case_id, indices, expected)
+    lesion_class = target.classes.index(target.lesion_label) + 1
+    predicted, labelled = indices == lesion_class, expected == lesion_class
+    voxel_mm3 = voxel_volume_mm3(affine)
+    match = match_lesions(
+        predicted,
+        labelled,
+        voxel_mm3=voxel_mm3,
+        connectivity=target.connectivity,
+        min_volume_mm3=target.min_volume_mm3,
+    )
+    row = CaseRow(
+        case_id=record.case_id,
+        counts=counts.counts(record.case_id),
+        match=match,
+        labelled_voxels=int(np.count_nonzero(labelled)),
+        predicted_voxels=int(np.count_nonzero(predicted)),
+        voxel_mm3=voxel_mm3,
+        ball_dsc=dsc_ball_baseline([labelled], [record.spacing], volume_mm3=ball_mm3).dsc[0],
+    )
+    if not keep:
+        return row, None
+    grid = Grid.of(record.shape, record.affine_array, target.spacing)
+    label, prediction = grid.canonical(expected), grid.canonical(indices)
+    at = best_slice(label, prediction)
+    views = (grid.canonical(image.array), label, prediction)
+    return row, Panel(*(np.ascontiguousarray(view[:, :, at : at + 1]) for view in views))
+
+
+class RowLog:
+    """The rows of an evaluation, one line each, written as they come. An interrupted evaluation continues with them.
+
+    Args:
+        path: The file.
+        key: What decides the scores: run, checkpoint, settings. Rows of another key are discarded.
+    """
+
+    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
+        self._path = path
+        self._key = json.loads(json.dumps(key))
+        self._rows: dict[str, tuple[Any, CaseRow]] = {}
+        with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+            first, *lines = json_lines(path)
+            if json.loads(first) == self._key:
+                for line in lines:
+                    value = json.loads(line)
+                    self._rows[value["row"]["case_id"]] = (value["sources"], _row(value["row"]))
+        if not self._rows:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self._key) + "\n", encoding="utf-8")
+
+    def find(self, record: CaseRecord) -> CaseRow | None:
+        """Return the row of a case whose files have not changed since it was scored."""
+        sources, row = self._rows.get(record.case_id, (None, None))
+        return row if row is not None and sources == _sources(record) else None
+
+    def add(self, record: CaseRecord, row: CaseRow) -> None:
+        """Write a row.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        plain = asdict(row) | {"counts": {str(index): astuple(counts) for index, counts in row.counts.items()}}
+        with self._path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"sources": _sources(record), "row": plain}) + "\n")
+
+    def remove(self) -> None:
+        """Remove the file: the report is complete."""
+        with suppress(OSError):
+            self._path.unlink()
+
+
+def _row(value: dict[str, Any]) -> CaseRow:
+    counts = {int(index): VoxelCounts(*numbers) for index, numbers in value["counts"].items()}
+    match = LesionMatch(**{name: tuple(part) for name, part in value["match"].items()})
+    return CaseRow(**(value | {"counts": counts, "match": match}))
+
+
+def _sources(record: CaseRecord) -> list[Any]:
+    stats = [path.stat() for volume in record.volumes for path in volume.files()]
+    stamps = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+    return [stamps, [list(row) for row in record.affine], [list(pair) for pair in record.relabel]]
