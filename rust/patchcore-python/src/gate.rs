@@ -44,7 +44,12 @@ fn os_error(error: &std::io::Error) -> PyErr {
     }
 }
 
-fn panic_to_python(payload: &(dyn Any + Send)) -> PyErr {
+fn panic_to_python(payload: Box<dyn Any + Send>) -> PyErr {
+    // A thread pool that cannot be started is no bug.
+    let payload = match payload.downcast::<Error>() {
+        Ok(error) => return to_python(*error),
+        Err(payload) => payload,
+    };
     let what = payload
         .downcast_ref::<&str>()
         .map(ToString::to_string)
@@ -57,7 +62,7 @@ fn panic_to_python(payload: &(dyn Any + Send)) -> PyErr {
 pub(crate) fn run<T: Send>(py: Python<'_>, work: impl FnOnce() -> patchcore::Result<T> + Send) -> PyResult<T> {
     match py.detach(|| catch_unwind(AssertUnwindSafe(work))) {
         Ok(result) => result.map_err(to_python),
-        Err(payload) => Err(panic_to_python(payload.as_ref())),
+        Err(payload) => Err(panic_to_python(payload)),
     }
 }
 
@@ -74,9 +79,12 @@ pub(crate) fn run_interruptible<T: Send>(
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel(1);
             let flag = &interrupt;
-            scope.spawn(move || {
+            let started = std::thread::Builder::new().spawn_scoped(scope, move || {
                 let _ = sender.send(catch_unwind(AssertUnwindSafe(|| work(flag))));
             });
+            if let Err(error) = started {
+                return (Some(Ok(Err(Error::Io(error)))), None);
+            }
             let mut raised = None;
             loop {
                 match receiver.recv_timeout(SIGNAL_POLL) {
@@ -101,7 +109,7 @@ pub(crate) fn run_interruptible<T: Send>(
     }
     match outcome {
         Some(Ok(result)) => result.map_err(to_python),
-        Some(Err(payload)) => Err(panic_to_python(payload.as_ref())),
+        Some(Err(payload)) => Err(panic_to_python(payload)),
         None => Err(PyRuntimeError::new_err("a worker thread of patchcore's core ended without a result")),
     }
 }

@@ -50,7 +50,7 @@ fn existing() -> Option<&'static Pooled> {
 /// created.
 ///
 /// # Panics
-/// If the operating system refuses to start any thread.
+/// If the operating system refuses to start a thread. The payload is an [`Error`]: the binding returns it to the caller.
 pub fn shared() -> &'static rayon::ThreadPool {
     if let Some(pooled) = existing() {
         return &pooled.pool;
@@ -71,7 +71,11 @@ fn build(threads: usize) -> rayon::ThreadPool {
         .num_threads(threads)
         .thread_name(|index| format!("patchcore-{index}"))
         .build()
-        .expect("the operating system could not start threads")
+        .unwrap_or_else(|error| {
+            let what = format!("the operating system started no more threads ({error}); see ulimit -u");
+            // Without the panic hook, which would print a back trace.
+            std::panic::resume_unwind(Box::new(Error::Io(std::io::Error::other(what))))
+        })
 }
 
 /// Run `work` and its parallel parts in a pool of `threads` threads, or in the shared pool if `threads` is `None`.

@@ -2,8 +2,10 @@
 //! own cache when its spans are searched. Searching on a second thread was slower, because every byte had to move to
 //! the cache of another core.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
@@ -376,15 +378,16 @@ fn part_of<'a>(mut stored: impl BufRead + Send + 'a, length: u64, packing: Packi
 /// The path of the other file of a pair, for example `case.img.gz` for `case.hdr.gz`. Any other path is returned
 /// unchanged.
 fn sibling(path: &Path, from: &str, to: &str) -> PathBuf {
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return path.to_path_buf() };
-    let lower = name.to_ascii_lowercase();
+    // Names are bytes: a name from an old disk is often not UTF-8.
+    let Some(name) = path.file_name().map(OsStrExt::as_bytes) else { return path.to_path_buf() };
     for suffix in ["", ".gz"] {
-        if lower.ends_with(&format!(".{from}{suffix}")) {
-            let (stem, extension) = name.split_at(name.len() - from.len() - suffix.len());
-            let upper = extension.starts_with(char::is_uppercase);
-            let to = if upper { to.to_ascii_uppercase() } else { to.to_owned() };
-            let plain = path.with_file_name(format!("{stem}{to}"));
-            let zipped = path.with_file_name(format!("{stem}{to}.gz"));
+        let ending = format!(".{from}{suffix}");
+        let Some(start) = name.len().checked_sub(ending.len()) else { continue };
+        if name[start..].eq_ignore_ascii_case(ending.as_bytes()) {
+            let (stem, extension) = name.split_at(start + 1);
+            let to = if extension[0].is_ascii_uppercase() { to.to_ascii_uppercase() } else { to.to_owned() };
+            let named = |parts: [&[u8]; 3]| path.with_file_name(OsStr::from_bytes(&parts.concat()));
+            let (plain, zipped) = (named([stem, to.as_bytes(), b""]), named([stem, to.as_bytes(), b".gz"]));
             return if !plain.exists() && zipped.exists() { zipped } else { plain };
         }
     }

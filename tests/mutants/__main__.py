@@ -1,0 +1,255 @@
+"""``python -m mutants``: makes a seeded sample of mutants and runs the tests that execute each changed line.
+
+    PYTHONPATH=tests python -m mutants --sample 400
+
+``results.jsonl`` beside this file has one line per mutant; a second call continues with the others. ``equivalent.txt``
+lists mutants that change nothing that can be observed, each with the reason. Rust mutants are those of cargo-mutants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mutants.operators import Mutant, mutants_of
+from mutants.rust import run_rust, rust_mutants
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "python/patchcore/"
+LIMIT_S = 60.0
+"""Seconds that the tests of a mutant may take longer than without it; then it counts as killed."""
+FIRST_TESTS_S = 20.0
+"""Of the tests that execute a line, the quickest are run first, up to about this time; then the others."""
+
+AREAS = {
+    "loss": ["training/loss.py"],
+    "EMA, schedule, weight decay": ["training/optim.py"],
+    "clipping, accumulation": ["training/step.py"],
+    "selection": ["training/selection.py"],
+    "patience, resume": ["training/progress.py", "training/loop.py", "training/state.py"],
+    "sampler": ["windows/sampling.py", "training/loader.py"],
+    "augmentation": ["training/augment.py"],
+    "evaluation": ["evaluation/evaluate.py", "evaluation/rows.py", "evaluation/cases.py", "runs/seen.py"],
+    "comparison": ["evaluation/compare.py", "evaluation/folds.py"],
+    "lesion matching": ["metrics/lesions.py", "training/validate.py"],
+    "statistics": ["metrics/dice.py", "metrics/baselines.py", "study/folds.py", "planning/bootstrap.py"],
+    "planning rules": ["planning/rules.py", "planning/joint.py", "planning/candidates.py", "planning/plan.py"],
+    "transfer of weights": ["models/weights.py", "training/init_from.py", "models/checkpoint.py"],
+}
+"""The code that decides numbers, by area."""
+
+STRICT = ("loss", "EMA, schedule, weight decay", "selection", "evaluation")
+"""No mutant may survive in these areas."""
+
+TESTS = [
+    "tests/unit/training", "tests/unit/metrics", "tests/unit/evaluation", "tests/unit/planning", "tests/unit/models",
+    "tests/unit/windows", "tests/unit/study", "tests/unit/runs/test_seen.py", "tests/peers",
+    "tests/property/test_planning_property.py", "tests/property/test_windows_property.py",
+    *(f"tests/integration/test_{name}.py" for name in (
+        "train", "train_options", "init_from", "predict", "regions", "honest_numbers", "torch_data", "ignore_label",
+    )),
+]  # fmt: skip
+
+
+class Checkout:
+    """A copy of the repository in which files are changed and tests are run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if folder.exists():
+            shutil.rmtree(folder)
+        for name in ("python", "tests", "benchmarks", "examples", "docs"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(ROOT / name, folder / name)
+        # Data beside the checkout are found beside the copy, too.
+        if (ROOT.parent / "shared").exists() and not (folder.parent / "shared").exists():
+            (folder.parent / "shared").symlink_to(ROOT.parent / "shared")
+        self.env = os.environ | {
+            "PYTHONPATH": os.pathsep.join((str(folder / "python"), str(folder / "tests"))),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def pytest(self, *arguments: str, limit_s: float | None = None, env: dict[str, str] | None = None) -> int | None:
+        """Run pytest and return its exit code; None if the time ran out."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments],
+            cwd=self.folder,
+            env=self.env | (env or {}),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            return process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def measured(out: Path, checkout: Checkout) -> dict[str, Any]:
+    """Return which tests execute which lines; measured once for each state of the code and tests."""
+    digest = hashlib.sha256()
+    for path in sorted([*(ROOT / "python").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
+        if "mutants" not in path.parts:
+            digest.update(path.read_bytes())
+    file = out / f"coverage-{digest.hexdigest()[:12]}.json"
+    if not file.exists():
+        print("running the tests once to see which lines each of them executes", flush=True)
+        code = checkout.pytest(
+            "-p", "mutants.coverage_plugin", "--maxfail=1000", *TESTS,
+            env={
+                "PATCHCORE_COVERAGE_OF": str(checkout.folder / "python/patchcore"),
+                "PATCHCORE_COVERAGE_OUT": str(file),
+                "PATCHCORE_TEST_SCALE": "4",
+            },
+        )  # fmt: skip
+        if not file.exists():
+            raise SystemExit(f"the tests could not be measured (pytest ended with code {code})")
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def sample(mutants: dict[str, list[Mutant]], count: int, seed: int, per_module: int) -> list[tuple[str, Mutant]]:
+    """Draw mutants: at least `per_module` of each file, the rest in proportion to its mutants."""
+    draw = random.Random(seed)
+    files = {path: draw.sample(found, len(found)) for path, found in mutants.items()}
+    total = sum(map(len, files.values()))
+    chosen: list[tuple[str, Mutant]] = []
+    for path, found in files.items():
+        wanted = max(per_module, round(count * len(found) / total))
+        chosen += [(path, mutant) for mutant in found[:wanted]]
+    draw.shuffle(chosen)
+    return chosen
+
+
+def known_equivalent() -> dict[str, str]:
+    """Return identity → reason of the mutants that change nothing that can be observed."""
+    path = Path(__file__).with_name("equivalent.txt")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return dict(line.split(" ", 1) for line in lines if re.match(r"[0-9a-f]{12} ", line))
+
+
+def run_python(checkout: Checkout, coverage: dict[str, Any], mutant: Mutant) -> dict[str, Any]:
+    """Run the tests that execute the line of a mutant."""
+    tests = coverage["tests"]
+    numbers = coverage["lines"].get(mutant.path, {}).get(str(mutant.line), [])
+    quick: list[tuple[str, float]] = []
+    slow: list[tuple[str, float]] = []
+    so_far_s = 0.0
+    for name, seconds in sorted((tests[number] for number in numbers), key=lambda test: test[1]):
+        so_far_s += seconds
+        (slow if quick and so_far_s > FIRST_TESTS_S else quick).append((name, seconds))
+    result: dict[str, Any] = {"id": mutant.identity, "mutant": str(mutant), "tests": len(numbers)}
+    if not numbers:
+        return result | {"outcome": "survived", "seconds": 0.0}
+    target = checkout.folder / mutant.path
+    source = target.read_bytes()
+    began = time.monotonic()
+    try:
+        target.write_bytes(mutant.apply((ROOT / mutant.path).read_bytes()))
+        code: int | None = 0
+        for part in filter(None, (quick, slow)):
+            expected_s = sum(seconds for _, seconds in part)
+            names = [name for name, _ in part]
+            code = checkout.pytest("--timeout=0", *names, limit_s=LIMIT_S + 3 * expected_s + 30)
+            if code != 0:
+                break
+    finally:
+        target.write_bytes(source)
+    outcome = {None: "time-out", 0: "survived", 1: "killed"}.get(code, "killed")
+    return result | {"outcome": outcome, "code": code, "seconds": round(time.monotonic() - began, 1)}
+
+
+def report(results: Iterable[dict[str, Any]], areas: dict[str, str]) -> int:
+    """Print the share of killed mutants per area, and the survivors; return 1 if a bar is missed."""
+    equivalent = known_equivalent()
+    table: dict[str, Counter[str]] = {}
+    survivors = []
+    for result in results:
+        area = areas.get(result["id"])
+        if area is None:
+            continue
+        outcome = "equivalent" if result["id"] in equivalent and result["outcome"] == "survived" else result["outcome"]
+        table.setdefault(area, Counter())[outcome] += 1
+        if outcome == "survived":
+            survivors.append((area, result))
+    for area, counts in sorted(table.items()):
+        tried = counts.total() - counts["equivalent"]
+        killed = counts["killed"] + counts["time-out"]
+        print(f"{area}: {killed} of {tried} killed ({counts['time-out']} by time), {counts['equivalent']} equivalent")
+    totals = sum(table.values(), Counter())
+    tried = totals.total() - totals["equivalent"]
+    killed = totals["killed"] + totals["time-out"]
+    print(f"all: {killed} of {tried} killed = {killed / max(1, tried):.1%}; {totals['equivalent']} equivalent")
+    for area, result in survivors:
+        print(f"survived: {result['id']} {area}: {result['mutant']} ({result['tests']} tests)")
+    strict = [area for area, _ in survivors if area in STRICT]
+    return int(killed < 0.95 * tried or bool(strict) or totals["equivalent"] > 0.05 * totals.total())
+
+
+def main() -> int:
+    """Run the mutants that have no result yet, and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sample", type=int, default=400, help="number of mutants, Python and Rust together")
+    parser.add_argument("--per-module", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=ROOT / ".mutants", help="folder for copies and coverage")
+    parser.add_argument("--area", action="append", help="only these areas")
+    parser.add_argument("--again", action="store_true", help="run survivors again")
+    parser.add_argument("--no-rust", action="store_true")
+    parser.add_argument("--report", action="store_true", help="only print the results so far")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    areas = {
+        PACKAGE + path: area for area, paths in AREAS.items() for path in paths if (ROOT / PACKAGE / path).exists()
+    }
+    mutants = {path: mutants_of(ROOT, path) for path in areas}
+    rust = {} if arguments.no_rust else rust_mutants(ROOT, arguments.out)
+    areas |= {path: f"Rust: {Path(path).stem}" for path in rust}
+    chosen = sample(mutants | rust, arguments.sample, arguments.seed, arguments.per_module)
+    by_id = {mutant.identity: areas[path] for path, mutant in chosen}
+    file = Path(__file__).with_name("results.jsonl")
+    results = {}
+    if file.exists():
+        for line in file.read_text().splitlines():
+            result = json.loads(line)
+            results[result["id"]] = result
+    if not arguments.report:
+        checkout = Checkout((arguments.out / "checkout").resolve())
+        coverage = measured(arguments.out, checkout)
+        for number, (path, mutant) in enumerate(chosen, 1):
+            known = results.get(mutant.identity)
+            if arguments.area and areas[path] not in arguments.area:
+                continue
+            if known is not None and not (arguments.again and known["outcome"] == "survived"):
+                continue
+            run = run_rust if path in rust else run_python
+            result = run(checkout, coverage, mutant)
+            results[mutant.identity] = result
+            with file.open("a") as handle:
+                handle.write(json.dumps(result) + "\n")
+            print(f"{number}/{len(chosen)} {result['outcome']} ({result['seconds']} s): {mutant}", flush=True)
+    return report(results.values(), by_id)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
