@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest
 # Test processes share two cores with each other: more threads each only get in the way.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help setup demo pictures test test-all check format bench tmux clean
+.PHONY: help setup demo pictures test test-all check format mutants bench tmux clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,11 @@ format:  ## Format everything
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --fix --quiet .
 
+mutants: setup  ## Change the code that decides numbers in hundreds of ways: which changes does no test notice?
+	$(UV) pip install --quiet --python $(BIN)/python coverage
+	command -v cargo-mutants > /dev/null || cargo install --locked --quiet cargo-mutants
+	PYTHONPATH=tests $(BIN)/python -m mutants
+
 bench: setup  ## Peers side by side: answers compared, ratios printed
 	$(BIN)/python -m benchmarks
 
@@ -82,4 +87,4 @@ tmux:
 	  else echo "install tmux with your package manager and run this again" >&2; exit 2; fi; }
 
 clean:  ## Remove what was built, not the download caches
-	rm -rf $(VENV) .uv target demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .uv target demo .mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis
