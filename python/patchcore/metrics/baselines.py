@@ -122,7 +122,7 @@ def _threshold_dsc(
     image: AnyArray, organ: BoolArray, lesion: BoolArray, thresholds: npt.NDArray[np.float64]
 ) -> AnyArray:
     """Return the DSC of one case, (2, thresholds): organ voxels strictly above and strictly below each threshold."""
-    values, hits = np.sort(image[organ], axis=None), np.sort(image[organ & lesion], axis=None)
+    values, hits = np.sort(image[organ]), np.sort(image[organ & lesion])
     labelled = np.count_nonzero(lesion)
 
     def score(predicted: AnyArray, found: AnyArray) -> AnyArray:

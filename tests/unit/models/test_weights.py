@@ -170,6 +170,15 @@ def test_what_cannot_cross_is_reported(tmp_path: Path) -> None:
     flat = unetr(16).state_dict() | {"vit.patch_embedding.patch_embeddings.weight": torch.zeros(48, 1, 16, 16)}
     with pytest.raises(CheckpointError, match="has 4 axes"):
         transfer_weights(unetr(16), flat)
+    # Only up-sampling kernels follow their stride, and only with the same channels.
+    for name, shape in (
+        ("encoder1.layer.conv2.conv.weight", (4, 4, 5, 5, 5)),
+        ("decoder5.transp_conv.conv.weight", (48, 31, 4, 4, 4)),
+        ("decoder5.transp_conv.conv.weight", (47, 32, 4, 4, 4)),
+        ("out.conv.conv.weight", (2, 5, 1, 1, 1)),
+    ):
+        with pytest.raises(CheckpointError, match=f"{name} has shape"):
+            transfer_weights(unetr(16), unetr(16).state_dict() | {name: torch.zeros(shape)})
     for loaded in ({}, {"epoch": 3}, [1, 2], {"state_dict": {}}):
         with pytest.raises(CheckpointError, match="contains no weights"):
             foreign_weights(loaded)
