@@ -211,8 +211,9 @@ def run_python(checkout: Checkout, coverage: dict[str, Any], mutant: Mutant) -> 
     finally:
         target.write_bytes(source)
         _forget_compiled(target)
-    # 1: a test failed; 2: the module cannot even be imported; others: the tests did not run.
-    outcome = {None: "time-out", 0: "survived", 1: "killed", 2: "killed"}.get(code, "error")
+    # 1: a test failed; 2 and 4: the tests, which exist, cannot be imported any more; negative: a crash.
+    killed = code is not None and (code < 0 or code in (1, 2, 4))
+    outcome = "killed" if killed else {None: "time-out", 0: "survived"}.get(code, "error")
     return result | {"outcome": outcome, "code": code, "seconds": round(time.monotonic() - began, 1)}
 
 
