@@ -80,7 +80,7 @@ def memory_groups(root: Path = Path("/")) -> list[MemoryGroup]:
         if place is not None:
             mount, inside = place
             # The folders of a group and of its parents, up to the mount point.
-            groups = [inside, *inside.parents] if inside.parts else [inside]
+            groups = [inside, *inside.parents]
             found += [MemoryGroup(root / mount.relative_to("/") / group, version) for group in groups]
     return found
 

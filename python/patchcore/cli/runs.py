@@ -77,6 +77,7 @@ def show(study: StudyOrRun, run: RunArgument = None, as_json: AsJson = False) ->
     Also shows how each attempt of the run ended.
     """
     from patchcore.runs import RunReader
+    from patchcore.runs.seen import validation_role
 
     path = _resolve(study, run)
     reader = RunReader(path)
@@ -93,7 +94,9 @@ def show(study: StudyOrRun, run: RunArgument = None, as_json: AsJson = False) ->
     PlainLines(path, console).show(view)
     best = view.best_validation
     if best is not None:
-        typer.echo(f"best validation: mean DSC {best.dsc_mean:.4f} at step {best.step}{_role_words(path)}")
+        role = validation_role(path)
+        cases = f", on cases {role}" if role else ""
+        typer.echo(f"best validation: mean DSC {best.dsc_mean:.4f} at step {best.step}{cases}")
     for attempt in range(1, view.attempts + 1):
         ended = _ended(path, attempt)
         if ended:
@@ -175,18 +178,6 @@ def checkpoint(study: StudyOrRun, run: RunArgument = None, wait_s: Wait = 30.0) 
 def validate(study: StudyOrRun, run: RunArgument = None, wait_s: Wait = 30.0) -> None:
     """Validate a run at its next step."""
     _ask(_resolve(study, run), "validate", {}, wait_s)
-
-
-def _role_words(run: Path) -> str:
-    """Say what the run and its ancestors have done with the validation cases; empty if the run has no record of it."""
-    from patchcore.errors import PatchcoreError
-    from patchcore.runs.seen import read_record, worst_role
-
-    try:
-        roles = read_record(run).validation_roles().values()
-    except (PatchcoreError, OSError):
-        return ""
-    return f", on cases {worst_role(roles)}" if roles else ""
 
 
 def _resolve(study: Path, run: str | None) -> Path:

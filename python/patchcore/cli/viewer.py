@@ -134,7 +134,7 @@ class _Lasting:
         if not self._lost:
             try:
                 action()
-            except (OSError, SystemExit):  # rich ends a program whose pipe is closed
+            except (OSError, SystemExit):  # rich raises SystemExit when nobody reads the output any more
                 self._lost = True
 
 
@@ -173,7 +173,7 @@ class Background:
                 self._asked, last = False, self._closing
             try:
                 self._tick()
-            except (OSError, SystemExit):  # rich ends a program whose pipe is closed
+            except (OSError, SystemExit):  # rich raises SystemExit when nobody reads the output any more
                 return
             except PatchcoreError as error:
                 tell(f"progress output stopped: {error}")

@@ -27,6 +27,7 @@ __all__ = [
     "read_record",
     "record_of",
     "trained_by_ancestors",
+    "validation_role",
     "worst_role",
     "write_record",
 ]
@@ -150,6 +151,15 @@ def worst_role(roles: Iterable[Role]) -> str:
     found = set(roles)
     worst = next(role for role in Role if role in found)
     return worst.value if len(found) == 1 else f"some {worst.value}"
+
+
+def validation_role(run: Path) -> str:
+    """Return the worst role of a run's validation cases as text; empty if the run has no readable record of it."""
+    try:
+        roles = read_record(run).validation_roles().values()
+        return worst_role(roles) if roles else ""
+    except (PatchcoreError, OSError):
+        return ""
 
 
 def record_of(study: Study, split: RunSplit, source: str) -> RunRecord:

@@ -137,6 +137,7 @@ class Watcher:
 
     def _with_shown(self, now: Snapshot) -> Snapshot:
         from patchcore.runs import RunReader, read_cases
+        from patchcore.runs.seen import validation_role
 
         path = self._selected or (now.runs[0].path if now.runs else None)
         if path is None:
@@ -153,7 +154,7 @@ class Watcher:
             if validation is not None:
                 with suppress(FileNotFoundError):  # no case is recorded yet
                     cases = tuple(read_cases(path, validation.validation_id))
-                role = _role(path)
+                role = validation_role(path)
             self._cases_key = key
         # Update the shown run in the list too, so that the list does not lag behind the curves.
         runs = tuple(
@@ -163,18 +164,6 @@ class Watcher:
             for run in now.runs
         )
         return replace(now, run=view, cases=cases, role=role, runs=runs)
-
-
-def _role(run: Path) -> str:
-    """Return the worst role of a run's validation cases as text; empty if the run has no record of it."""
-    from patchcore.errors import PatchcoreError
-    from patchcore.runs.seen import read_record, worst_role
-
-    try:
-        roles = read_record(run).validation_roles().values()
-        return worst_role(roles) if roles else ""
-    except (PatchcoreError, OSError):
-        return ""
 
 
 def _differ(old: Snapshot, new: Snapshot) -> bool:
