@@ -35,7 +35,7 @@ CODES = (0, 1, 2, 3)
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return every regular file below a folder; the folder of version control is left out."""
+    """Return every regular file below a folder; the folder of version control is skipped."""
     found = []
     for place, inner, names in os.walk(folder):
         inner[:] = sorted(name for name in inner if name != ".git")

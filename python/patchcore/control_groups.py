@@ -14,10 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-__all__ = ["MemoryGroup", "memory_groups"]
+__all__ = ["MemoryGroup", "memory_groups", "read_counter"]
 
 # v1 writes the largest multiple of a page for "no limit".
 _NO_LIMIT = 1 << 60
+_V1_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,15 @@ class MemoryGroup:
         return self._counter("memory.events" if self.version == 2 else "memory.oom_control", "oom_kill")
 
     def _counter(self, file: str, name: str) -> int | None:
-        with suppress(OSError, ValueError):
-            found = re.search(rf"^{name} (\d+)$", (self.folder / file).read_text(), re.MULTILINE)
-            return int(found[1]) if found else None
-        return None
+        return read_counter(self.folder / file, name)
 
 
-_V1_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+def read_counter(path: Path, name: str) -> int | None:
+    """Return a count from a file of lines ``name count``; None if the file or the name is missing."""
+    with suppress(OSError, ValueError):
+        found = re.search(rf"^{name} (\d+)$", path.read_text(), re.MULTILINE)
+        return int(found[1]) if found else None
+    return None
 
 
 def memory_groups(root: Path = Path("/")) -> list[MemoryGroup]:

@@ -220,7 +220,7 @@ def test_a_trainer_that_cannot_be_started_is_recorded(lab: Lab) -> None:
     RunPaths(run).stdout(1).mkdir()
     record = supervisor.supervise()
     assert record["state"] == "failed"
-    assert "the trainer could not be started" in str(run_state(run).reason)
+    assert "the trainer did not start" in str(run_state(run).reason)
     assert lock_holder(RunPaths(run).supervisor_lock) is None
 
 

@@ -120,7 +120,7 @@ def test_a_subset_without_lesion_a_damaged_case_and_an_interrupt_cost_nothing(
     assert scored == names[3:]
     monkeypatch.setattr(evaluation, "score_case", real)
 
-    # A case whose scan is damaged costs its own score only.
+    # A case whose scan is damaged has no score; the others keep theirs.
     image = study.case(names[0]).image
     assert image is not None
     image.path.write_bytes(image.path.read_bytes()[:-50])

@@ -7,8 +7,8 @@ The operators:
 same for ``+=`` and its kin; ``&`` ↔ ``|`` - ``sign``: ``-x`` → ``x``, ``~x`` → ``x`` - ``boolean``: ``and`` ↔ ``or``,
 ``not x`` → ``x`` - ``condition``: the test of an ``if``, a ``while`` or a conditional expression is negated -
 ``number``: an integer ± 1, a float doubled (0.0 → 1.0), ``True`` ↔ ``False`` - ``call``: ``min`` ↔ ``max``, ``any`` ↔
-``all``, ``floor`` ↔ ``ceil``, ``sum`` → ``len`` - ``argument``: a keyword argument is left out - ``statement``: a call
-whose value is not used, an augmented assignment, or an assignment to an attribute or an item is left out; ``break`` ↔
+``all``, ``floor`` ↔ ``ceil``, ``sum`` → ``len`` - ``argument``: a keyword argument is removed - ``statement``: a call
+whose value is not used, an augmented assignment, or an assignment to an attribute or an item is removed; ``break`` ↔
 ``continue`` - ``return``: ``return x`` → ``return None``
 
 Not mutated: docstrings, annotations, decorators, default values of parameters, module level, ``raise`` and ``assert``

@@ -28,6 +28,7 @@ __all__ = ["Background", "PlainLines", "duration", "watch"]
 
 _POLL_S: Final = 0.25
 _PLAIN_S: Final = 10.0
+_OUTPUT_LOST: Final = (OSError, SystemExit)  # rich raises SystemExit when nobody reads the output any more
 _STYLES: Final = {
     RunState.FINISHED: "green",
     RunState.RUNNING: "cyan",
@@ -134,7 +135,7 @@ class _Lasting:
         if not self._lost:
             try:
                 action()
-            except (OSError, SystemExit):  # rich raises SystemExit when nobody reads the output any more
+            except _OUTPUT_LOST:
                 self._lost = True
 
 
@@ -173,7 +174,7 @@ class Background:
                 self._asked, last = False, self._closing
             try:
                 self._tick()
-            except (OSError, SystemExit):  # rich raises SystemExit when nobody reads the output any more
+            except _OUTPUT_LOST:
                 return
             except PatchcoreError as error:
                 tell(f"progress output stopped: {error}")

@@ -3,7 +3,7 @@
 Runs with the same classes are compared by their mean DSC, classes first; runs with different classes by the DSC of the
 lesions, which they have in common. If a class is not in the label map of a case, a run that predicts nothing has no DSC
 there, and a run that predicts something has 0. So that false positives count in a comparison, the first run then counts
-as 1. A case in which no run predicts the class, and none is labelled, is left out of the class's mean.
+as 1. A case in which no run predicts the class, and none is labelled, is excluded from the class's mean.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RunScore:
         rewarded: Number of these cases without lesion in which the run predicts none, but another run does: they count
             as 1.
         difference: Mean of the paired differences to the first run; NaN for the first run.
-        dsc: DSC of the lesions per common case; NaN if the case is left out.
+        dsc: DSC of the lesions per common case; NaN if the case is excluded.
     """
 
     run_id: str
@@ -177,7 +177,7 @@ def _read(study: Study, run: Path) -> Mapping[str, Any]:
     report: dict[str, Any] = read_json(path, schema=EVALUATION_SCHEMA)
     if report["schema_version"] < EVALUATION_SCHEMA:
         raise StudyError(
-            f"run {run.name} was evaluated by an older patchcore, whose mean DSC is defined in another way",
+            f"run {run.name} was evaluated by an older patchcore, which computed the mean DSC differently",
             path=path,
             remedy=remedy,
         )

@@ -168,7 +168,8 @@ def fold_scores(runs: Sequence[FoldRun]) -> FoldScores:
             scores.append(FoldScore(run.fold, run.path.name, None, math.nan, 0))
             continue
         for case in read_cases(run.path, best.validation_id):
-            defined = {label: dsc for label, dsc in case["dsc_by_class"].items() if dsc is not None}
+            by_label = case.get("dsc_by_class") or {}
+            defined = {label: dsc for label, dsc in by_label.items() if dsc is not None}
             n += bool(defined)
             for label, dsc in defined.items():
                 by_class.setdefault(label, []).append(float(dsc))

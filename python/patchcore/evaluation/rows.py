@@ -17,6 +17,7 @@ from patchcore.files import json_lines
 from patchcore.inference.predict import Predictor
 from patchcore.metrics import DscCounts, LesionMatch, VoxelCounts, dsc_ball_baseline, match_lesions
 from patchcore.resampling.grid import Grid
+from patchcore.runs.telemetry import LineFile
 from patchcore.store.prepare import class_indices
 from patchcore.study import CaseRecord
 from patchcore.types import AnyArray
@@ -134,12 +135,14 @@ class RowLog:
         self._path = path
         self._key = json.loads(json.dumps(key))
         self._rows: dict[str, tuple[Any, CaseRow]] = {}
-        with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
-            first, *lines = json_lines(path)
-            if json.loads(first) == self._key:
-                for line in lines:
-                    value = json.loads(line)
-                    self._rows[value["row"]["case_id"]] = (value["sources"], _row(value["row"]))
+        lines: list[bytes] = []
+        with suppress(OSError, ValueError, IndexError):
+            found = json_lines(path)
+            lines = found[1:] if json.loads(found[0]) == self._key else []
+        for line in lines:
+            with suppress(ValueError, KeyError, TypeError):  # a line that was cut by a kill
+                value = json.loads(line)
+                self._rows[value["row"]["case_id"]] = (value["sources"], _row(value["row"]))
         if not self._rows:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self._key) + "\n", encoding="utf-8")
@@ -147,7 +150,7 @@ class RowLog:
     def find(self, record: CaseRecord) -> CaseRow | None:
         """Return the row of a case whose files have not changed since it was scored."""
         sources, row = self._rows.get(record.case_id, (None, None))
-        return row if row is not None and sources == _sources(record) else None
+        return row if row is not None and sources == record.sources() else None
 
     def add(self, record: CaseRecord, row: CaseRow) -> None:
         """Write a row.
@@ -156,8 +159,11 @@ class RowLog:
             OSError: The file cannot be written.
         """
         plain = asdict(row) | {"counts": {str(index): astuple(counts) for index, counts in row.counts.items()}}
-        with self._path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"sources": _sources(record), "row": plain}) + "\n")
+        file = LineFile(self._path)  # a line that was cut by a kill does not spoil this one
+        try:
+            file.write(json.dumps({"sources": record.sources(), "row": plain}).encode() + b"\n")
+        finally:
+            file.close()
 
     def remove(self) -> None:
         """Remove the file: the report is complete."""
@@ -167,11 +173,4 @@ class RowLog:
 
 def _row(value: dict[str, Any]) -> CaseRow:
     counts = {int(index): VoxelCounts(*numbers) for index, numbers in value["counts"].items()}
-    match = LesionMatch(**{name: tuple(part) for name, part in value["match"].items()})
-    return CaseRow(**(value | {"counts": counts, "match": match}))
-
-
-def _sources(record: CaseRecord) -> list[Any]:
-    stats = [path.stat() for volume in record.volumes for path in volume.files()]
-    stamps = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
-    return [stamps, [list(row) for row in record.affine], [list(pair) for pair in record.relabel]]
+    return CaseRow(**(value | {"counts": counts, "match": LesionMatch.from_json(value["match"])}))

@@ -11,7 +11,7 @@ component. If the divisor is 0, the value is NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,11 @@ class LesionMatch:
     covered_share: tuple[float, ...]
     predicted_mm3: tuple[float, ...]
     overlap_share: tuple[float, ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Sequence[float]]) -> LesionMatch:
+        """Return the match whose :func:`dataclasses.asdict` was written as JSON."""
+        return cls(**{name: tuple(part) for name, part in value.items()})
 
     @property
     def found(self) -> int:

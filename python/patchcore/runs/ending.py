@@ -61,12 +61,12 @@ def exit_record(
 
 
 def failed_start(attempt: int, error: OSError) -> dict[str, Any]:
-    """Make the exit record of an attempt whose trainer could not be started."""
+    """Make the exit record of an attempt whose trainer did not start."""
     return {
         "schema_version": 1,
         "attempt": attempt,
         "state": RunState.FAILED.value,
-        "reason": f"the trainer could not be started: {error}",
+        "reason": f"the trainer did not start: {error}",
         "code": None,
         "signal": None,
         "out_of_memory": False,

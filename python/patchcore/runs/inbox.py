@@ -113,7 +113,7 @@ class Inbox:
                 source.replace(target)  # a rename works on a full disk, too: the request is not handled twice
 
     def _expired(self, request: Request) -> bool:
-        # Never by the time of day: it may be set anew in the meantime. The monotonic clock is that of this boot.
+        # Never by the time of day: someone may have set it meanwhile. The monotonic clock is that of this boot.
         first_seen = self._seen.setdefault(request.id, time.monotonic())
         began = request.mono if request.mono is not None and request.boot_id == self._boot_id else first_seen
         return time.monotonic() - began > request.expires - request.t

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from patchcore.control_groups import memory_groups
+from patchcore.control_groups import memory_groups, read_counter
 from patchcore.processes import process_start
 
 __all__ = ["oom_kill_counts", "send_signal", "tell"]
@@ -54,19 +54,7 @@ def oom_kill_counts() -> dict[str, int]:
         if count is not None:
             counts["cgroup"] = count
             break
-    machine = _counter(Path("/proc/vmstat"), "oom_kill")
+    machine = read_counter(Path("/proc/vmstat"), "oom_kill")
     if machine is not None:
         counts["machine"] = machine
     return counts
-
-
-def _counter(file: Path, name: str) -> int | None:
-    try:
-        lines = file.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(value)
-    return None

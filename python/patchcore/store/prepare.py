@@ -207,7 +207,7 @@ def prepare_cases(
         The prepared cases and the failed cases. A failed case does not stop the others.
 
     Raises:
-        PlanError: No case has the plan's lesion label, or labels are read in another way than for the plan.
+        PlanError: No case has the plan's lesion label, or labels are read differently than for the plan.
         DataError: No case could be prepared. The message contains the first error.
         OSError: The store cannot be written.
     """
@@ -221,7 +221,7 @@ def prepare_cases(
         )
     if strange := next((record for record in records if record.label_rule != target.label_rule), None):
         raise PlanError(
-            "the labels of the study are read in another way than when the plan was made (now: "
+            "the labels of the study are read differently than when the plan was made (now: "
             f"{strange.label_rule or 'as stored'}; then: {target.label_rule or 'as stored'})",
             path=study.plan_path,
             remedy="run patchcore plan again and train anew, or run patchcore analyze with the labels of that time",

@@ -49,12 +49,6 @@ class StoreWriteError(Exception):
         self.cause = OSError(cause.errno, cause.strerror, str(folder)) if plain else cause
 
 
-def _stamps(record: CaseRecord) -> list[list[int]]:
-    record.required_image()
-    stats = [part.stat() for volume in record.volumes for part in volume.files()]
-    return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
-
-
 def prepare_case(root: Path, target: TargetPlan, record: CaseRecord, budget: MemoryBudget) -> PreparedCase:
     """Prepare a case, unless it is already in the store and its sources are unchanged.
 
@@ -71,11 +65,9 @@ def prepare_case(root: Path, target: TargetPlan, record: CaseRecord, budget: Mem
         MemoryError: The case does not fit into the budget.
     """
     folder = root / record.case_id
-    stamps = _stamps(record)
-    affine = [list(row) for row in record.affine]
+    record.required_image()
+    known = record.sources()
     meta = _read_meta(folder)
-    # The affine is compared too: a corrected spacing changes the voxels without changing the files.
-    known = {"sources": stamps, "affine": affine, "relabel": [list(pair) for pair in record.relabel]}
     if meta is None or not _same_sources(meta, known):
         meta = _write(folder, target, record, known, budget)
     return PreparedCase(

@@ -87,7 +87,7 @@ class FileStamp(_Model):
     @model_validator(mode="before")
     @classmethod
     def _without_old_hash(cls, data: Any) -> Any:
-        """Drop the hash of older studies: it was computed in another way, so it cannot be compared."""
+        """Drop the hash of older studies: it was computed differently, so it cannot be compared."""
         return {k: v for k, v in data.items() if k != "content_sha256"} if isinstance(data, dict) else data
 
 
@@ -179,6 +179,22 @@ class CaseRecord(_Model):
                 "has a label map but no image", case_id=self.case_id, remedy="add its CT, or exclude the case"
             )
         return self.image
+
+    def sources(self) -> dict[str, Any]:
+        """Return what decides the voxels of the case, as JSON values; results of other values are outdated.
+
+        These are size and time of each file, the affine (a corrected spacing changes the case but not its files), and
+        the renamed labels.
+
+        Raises:
+            OSError: A file is missing.
+        """
+        stats = [path.stat() for volume in self.volumes for path in volume.files()]
+        return {
+            "sources": [[stat.st_size, stat.st_mtime_ns] for stat in stats],
+            "affine": [list(row) for row in self.affine],
+            "relabel": [list(pair) for pair in self.relabel],
+        }
 
     def read_image(self) -> CtImage:
         """Read the CT of the case, with the affine of the case.

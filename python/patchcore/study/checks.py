@@ -97,7 +97,7 @@ CHECKS: Final[Mapping[str, CheckInfo]] = MappingProxyType(
             "add the CT that the segmentation was drawn on",
         ),
         "roi-outside": _warning(
-            "a segment with contours or voxels outside the CT, which are left out; an error if it is the lesion label",
+            "a segment with contours or voxels outside the CT, which are skipped; an error if it is the lesion label",
             "make sure that it is not needed",
         ),
         "contour-missing": _warning(

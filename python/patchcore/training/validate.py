@@ -101,7 +101,7 @@ class ValidationResult:
             counts = zip(self.counts.classes, found["counts"], strict=True)
             self.counts.add_counts(case_id, {index: VoxelCounts(*numbers) for index, numbers in counts})
             self.bins[case_id] = found["bin"]
-            self.lesions[case_id] = LesionMatch(**{name: tuple(part) for name, part in found["lesions"].items()})
+            self.lesions[case_id] = LesionMatch.from_json(found["lesions"])
 
 
 def validate_cases(

@@ -306,7 +306,7 @@ def test_a_shard_that_goes_under_a_reader_is_an_error_and_not_air(study: Study, 
         assert changed.path == other.path
         content = (changed.path / "image" / "c" / "0" / "0" / "0").read_bytes()
         known = json.loads((case.path / "image" / "zarr.json").read_text())["attributes"]["patchcore"]["shards"][0][0]
-        # Of the same size, so that only the checksum tells them apart.
+        # The size is the same, so only the checksum differs.
         shard.write_bytes(content[-known:] if len(content) >= known else b"0" * (known - len(content)) + content)
     for _ in range(2):
         with pytest.raises(CorruptFileError, match=r"c/0/0/0: .*(missing|bytes|version|checksum)"):

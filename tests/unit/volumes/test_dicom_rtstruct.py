@@ -247,7 +247,7 @@ def test_rois_and_contours_that_cannot_be_used_are_named(tmp_path: Path) -> None
     (case,) = with_indices(find_dicom(tmp_path / "in"), tmp_path / "x").cases
     texts = " / ".join(note.text for note in measure_segments(case.label).notes)
     assert "ROI Empty has no contour" in texts
-    assert "1 contour belongs to no ROI and is left out" in texts
+    assert "1 contour belongs to no ROI and is skipped" in texts
     made.StructureSetROISequence[1].ROINumber = 1
     files.save([*series, made], tmp_path / "again")
     problems = " / ".join(str(case.problem) for case in find_dicom(tmp_path / "again").cases)

@@ -167,7 +167,7 @@ class Folder:
     Attributes:
         path: The folder.
         volumes: Files that look like volumes, by name without ending. If a name has a file that can be read, its files
-            in other formats are left out.
+            in other formats are skipped.
         folders: Folders in it.
         names: Names of all files and folders that are not hidden.
     """

@@ -36,7 +36,7 @@ class Region:
         low: First column and row of the part of the plane that is filled.
         shape: Number of rows and columns of that part.
         xor: Whether the contours are combined by XOR.
-        repeated: Number of contours that were drawn twice and are left out.
+        repeated: Number of contours that were drawn twice and are skipped.
         overlaps: Number of pairs of contours that overlap, neither inside the other.
         holes: For each contour, the contours that lie directly inside it.
     """

@@ -284,7 +284,7 @@ class Placement:
         return int(np.count_nonzero(~inside))
 
     def paint(self, frame: npt.NDArray[np.bool_], volume: npt.NDArray[Any], value: int, start: IntTriple) -> None:
-        """Write a value at the frame's true pixels into a part of the grid; pixels outside are left out.
+        """Write a value at the frame's true pixels into a part of the grid; pixels outside are skipped.
 
         Args:
             frame: Shape (rows, columns).

@@ -1,7 +1,7 @@
 """Reads the ROIs of an RTSTRUCT and rasterises their contours on the grid of a CT; see `contours` for the rules.
 
 A contour belongs to the slice nearest to it. If planes of contours lie closer together than the slices, each slice
-takes the plane nearest to it. Nothing is left out silently: every choice is a note.
+takes the plane nearest to it. Nothing is skipped silently: every choice is a note.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def read_rois(path: Path, grid: Grid, *, interpolate: bool = False) -> tuple[lis
                 contours[int(found[0])] += listed
         if nameless:
             count = f"{_contours(nameless)} {'belongs' if nameless == 1 else 'belong'}"
-            notes.append(Note(f"{count} to no ROI and {_are(nameless)} left out", "contours-open"))
+            notes.append(Note(f"{count} to no ROI and {_are(nameless)} skipped", "contours-open"))
         for number, items in contours.items():
             roi = _read(items, names.get(number, f"ROI {number}"), grid, path)
             notes += _notes(roi)
@@ -170,7 +170,7 @@ def _points(contour: Any, path: Path, name: str) -> Float64Array:
 
 
 def _notes(roi: _Roi) -> Iterator[Note]:
-    """Yield notes about contours that are left out or cut."""
+    """Yield notes about contours that are skipped or cut."""
     if not roi.skipped and not roi.count:
         yield Note(f"ROI {roi.name} has no contour", "contours-open", roi.name)
     if roi.skipped:
@@ -180,12 +180,12 @@ def _notes(roi: _Roi) -> Iterator[Note]:
         yield Note(f"{text}{rest}", "contours-open", roi.name)
     if roi.tilted:
         some, are = _some(roi.tilted, roi.count), _are(roi.tilted)
-        text = f"ROI {roi.name}: {some} {are} not parallel to the CT's slices and {are} left out"
+        text = f"ROI {roi.name}: {some} {are} not parallel to the CT's slices and {are} skipped"
         yield Note(text, "roi-outside", roi.name)
     if roi.away:
         some, are = _some(len(roi.away), roi.count, "lies", "lie"), _are(len(roi.away))
         where = f"beyond the first or last slice of the CT, by up to {max(roi.away):.4g} mm"
-        yield Note(f"ROI {roi.name}: {some} {where}, and {are} left out", "roi-outside", roi.name)
+        yield Note(f"ROI {roi.name}: {some} {where}, and {are} skipped", "roi-outside", roi.name)
     if roi.beyond:
         some, are = _some(len(roi.beyond), roi.count, "reaches", "reach"), _are(len(roi.beyond))
         where = f"beyond the border of the CT's slices, by up to {max(roi.beyond):.4g} mm"

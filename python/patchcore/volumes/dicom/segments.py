@@ -85,7 +85,7 @@ class Segment:
     def paint(self, volume: npt.NDArray[Any], value: int, start: IntTriple = (0, 0, 0)) -> None:
         """Write `value` at the segment's voxels; `volume` starts at voxel `start` of the grid.
 
-        Voxels outside `volume` are left out; :func:`read_segments` has already reported those outside the CT.
+        Voxels outside `volume` are skipped; :func:`read_segments` has already reported those outside the CT.
         """
         for piece in self.pieces:
             piece.placement.paint(piece.read(), volume, value, start)
@@ -244,7 +244,7 @@ def read_segments(
             )
         for name, lost_voxels in outside.items():
             where = f"segment {name}: {sum(lost_voxels)} voxels on {len(lost_voxels)} frames lie outside the CT"
-            notes.append(Note(f"{where} and are left out", "roi-outside", name))
+            notes.append(Note(f"{where} and are skipped", "roi-outside", name))
     return list(segments.values()), notes
 
 

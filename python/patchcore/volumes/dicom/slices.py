@@ -197,7 +197,7 @@ def _check_uids(slices: Sequence[Slice]) -> None:
 def _check_alternatives(kept: Sequence[Slice], parts: Sequence[Sequence[Slice]]) -> None:
     """Raise SlicesError if slices of another size, spacing or tilt lie beside the kept ones instead of over them.
 
-    Slices of a very different direction are localizers or reformatted images, and may be left out.
+    Slices of a very different direction are localizers or reformatted images, and may be excluded.
     """
     normal = kept[0].plane.normal
     for part in parts:

@@ -1,0 +1,45 @@
+"""The rows of an interrupted evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from patchcore.evaluation.rows import CaseRow, RowLog
+from patchcore.metrics import LesionMatch, VoxelCounts
+from patchcore.study import CaseRecord
+
+
+def _case(folder: Path, case_id: str) -> tuple[CaseRecord, CaseRow]:
+    label = folder / f"{case_id}.nii"
+    label.write_bytes(b"label map")
+    record = CaseRecord(case_id=case_id, patient=case_id, image=None, label=str(label), status="accepted")  # type: ignore[arg-type]
+    match = LesionMatch(true_mm3=(8.0,), covered_share=(0.5,), predicted_mm3=(), overlap_share=())
+    return record, CaseRow(case_id, {1: VoxelCounts(4, 0, 4)}, match, 8, 4, 1.0, 0.25)
+
+
+def test_rows_around_a_line_that_a_kill_cut_are_kept(tmp_path: Path) -> None:
+    cases = [_case(tmp_path, name) for name in "abc"]
+    path = tmp_path / "unfinished.jsonl"
+    log = RowLog(path, {"checkpoint": "x"})
+    for record, row in cases[:2]:
+        log.add(record, row)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])  # killed while it wrote b
+
+    RowLog(path, {"checkpoint": "x"}).add(*cases[2])
+
+    found = RowLog(path, {"checkpoint": "x"})
+    assert [found.find(record) for record, _ in cases] == [cases[0][1], None, cases[2][1]]
+
+
+def test_rows_of_another_checkpoint_and_of_a_changed_file_are_discarded(tmp_path: Path) -> None:
+    (a, row_a), (b, row_b) = (_case(tmp_path, name) for name in "ab")
+    path = tmp_path / "unfinished.jsonl"
+    log = RowLog(path, {"checkpoint": "x"})
+    log.add(a, row_a)
+    log.add(b, row_b)
+    a.label.path.write_bytes(b"another label map")
+
+    assert RowLog(path, {"checkpoint": "x"}).find(a) is None
+    assert RowLog(path, {"checkpoint": "x"}).find(b) == row_b
+    assert RowLog(path, {"checkpoint": "y"}).find(b) is None
