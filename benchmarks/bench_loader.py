@@ -56,7 +56,7 @@ def _case(folder: Path, number: int) -> PreparedCase:
     done = placed.write_labels(label, folder / "label", classes=(1, 2), lesion_label=1, connectivity=26, voxel_mm3=1.0)
     spans = done.spans
     table = np.column_stack([spans.lesion, spans.origin, spans.length]).astype(np.int32)
-    write_spans(folder, table, spans.voxel_count, spans.axis, (1.0, 1.0, 1.0))
+    write_spans(folder, table, spans.voxel_count, spans.axis, 1.0)
     write_table(folder / "class_spans.npy", done.other_classes)
     return PreparedCase(
         case_id=folder.name,

@@ -1,6 +1,7 @@
 """A fake trainer without torch that counts steps and handles requests: ``python -m fake_trainer RUN ATTEMPT``.
 
-The run's config sets its behaviour: ``steps``, ``step_s``, ``load_s``, ``ignore_stop``, ``fail_at``, ``oom_at``.
+The run's config sets its behaviour: ``steps``, ``step_s``, ``load_s``, ``load_until`` (a file that ends the
+loading when it exists), ``ignore_stop``, ``fail_at``, ``oom_at``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def main() -> int:
     state_file = run / "checkpoints" / "last.json"
     done = json.loads(state_file.read_text(encoding="utf-8"))["step"] if state_file.exists() else 0
     time.sleep(config.get("load_s", 0))
+    while "load_until" in config and not Path(config["load_until"]).exists():
+        time.sleep(0.01)
     stop = StopSignal()
     if config.get("ignore_stop"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,6 +1,6 @@
 """Runs of a fake trainer on a file system that fails at random, ended in a random way, and what must hold afterwards.
 
-    python tests/inject_faults.py --count 2000 --seed 0
+    python tests/inject_faults.py --count 2000 --start 0
 
 Each number is one scenario: shares of failing file operations for the trainer, its supervisor and a reader (see
 ``tests/faults/sitecustomize.py``), and one ending. Afterwards, with a file system that works again: no process is left,
@@ -91,7 +91,7 @@ def scenario(root: Path, seed: int) -> str:
         _wait(lambda: not _alive(paths), "the end of all processes")
         if reader is not None and (reader.wait(60) or b"Traceback" in (reader.communicate()[1] or b"")):
             raise Broken("the reader died")
-        return words + ", " + _check(run, ending)
+        return words + ", " + _check(run)
     finally:
         for lock in (paths.trainer_lock, paths.supervisor_lock):
             if pid := lock_holder(lock):
@@ -137,7 +137,7 @@ def _wait(is_so: Any, what: str) -> None:
         time.sleep(0.02)
 
 
-def _check(run: Path, ending: str) -> str:
+def _check(run: Path) -> str:
     paths, report = RunPaths(run), run_state(run)
     if report.state is not RunState.QUEUED and not report.state.is_over:
         raise Broken(f"no process is left, but the state is {report.label}")

@@ -39,7 +39,10 @@ def voxel_volume_mm3(affine: Affine) -> float:
         >>> round(voxel_volume_mm3(np.diag([-2.0, 3.0, 5.0, 1.0])), 6)
         30.0
     """
-    return abs(float(np.linalg.det(affine[:3, :3])))
+    a, b, c = affine[:3, :3].tolist()
+    # Written out as in the Rust core: both must give the same number, because volumes are compared with a minimum.
+    minors = (b[1] * c[2] - b[2] * c[1], b[0] * c[2] - b[2] * c[0], b[0] * c[1] - b[1] * c[0])
+    return abs(float(a[0] * minors[0] - a[1] * minors[1] + a[2] * minors[2]))
 
 
 def orientation_code(affine: Affine) -> str:

@@ -10,10 +10,18 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-__all__ = ["STOP_SIGNALS", "StopSignal", "interrupts_wait", "second_interrupt_kills"]
+__all__ = ["STOP_SIGNALS", "StopSignal", "heeded_signals", "interrupts_wait", "second_interrupt_kills"]
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that ask a run to stop: from a cluster or system manager, from Ctrl-C, and from the end of the terminal."""
+
+
+def heeded_signals() -> list[signal.Signals]:
+    """Return the signals of :data:`STOP_SIGNALS` that this process acts on.
+
+    Whoever started it may have chosen that it survives the end of the terminal: ``nohup`` ignores SIGHUP.
+    """
+    return [n for n in STOP_SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
 
 
 class StopSignal:
@@ -25,10 +33,8 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: str | None = None
-        for number in STOP_SIGNALS:
-            # Whoever started this process may have chosen that it survives the end of the terminal (nohup).
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._handle)
+        for number in heeded_signals():
+            signal.signal(number, self._handle)
         # At its end, Python restores the default: a late signal would replace the exit code of a run that has ended.
         atexit.register(self._ignore)
 

@@ -59,6 +59,7 @@ class MemoryBudget:
 
     Args:
         total: Total memory, bytes.
+        in_use: Memory that this process uses already, bytes; named in the error.
 
     Example:
         >>> budget = MemoryBudget(100)
@@ -67,8 +68,9 @@ class MemoryBudget:
         40
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, *, in_use: int = 0) -> None:
         self.total = total
+        self._in_use = in_use
         self.free = total
         self._changed = threading.Condition()
         self._queue: list[object] = []
@@ -89,8 +91,11 @@ class MemoryBudget:
             InterruptedError: The budget was closed while this thread waited.
         """
         if needed > self.total:
+            allowed = f"{self.total / 2**20:,.0f} MiB are allowed"
+            if self._in_use:
+                allowed += f" besides the {self._in_use / 2**20:,.0f} MiB that this process already uses"
             raise DataError(
-                f"{what} needs about {needed / 2**20:,.0f} MiB, but only {self.total / 2**20:,.0f} MiB are allowed",
+                f"{what} needs about {needed / 2**20:,.0f} MiB, but only {allowed}",
                 found=needed,
                 expected=self.total,
                 remedy=remedy,

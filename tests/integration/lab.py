@@ -68,6 +68,13 @@ def until(run: Path, is_so: Callable[[StateReport], bool]) -> StateReport:
         time.sleep(0.02)
 
 
+def wait_for(is_so: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline, f"waited too long for {what}"
+        time.sleep(0.02)
+
+
 def over(report: StateReport) -> bool:
     return report.state.is_over
 

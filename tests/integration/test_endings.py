@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lab import ENV, Lab, audit, exit_record, losses, over, pids, until
+from lab import ENV, Lab, audit, exit_record, losses, over, pids, until, wait_for
 from tiny_training import TINY
 
 from patchcore.errors import LockedError, RunError
@@ -39,7 +39,8 @@ sys.exit(code)
 def foreground(run: Path, **options: object) -> subprocess.Popen[bytes]:
     """Supervise a run in a process of its own, as ``train --foreground`` does; return when its trainer runs."""
     options = {"stdout": subprocess.DEVNULL} | options
-    process = subprocess.Popen([sys.executable, "-c", FOREGROUND, str(run)], env=ENV, **options)  # type: ignore[call-overload]
+    options = {"env": ENV} | options
+    process = subprocess.Popen([sys.executable, "-c", FOREGROUND, str(run)], **options)  # type: ignore[call-overload]
     until(run, lambda report: report.state is RunState.RUNNING)
     return process  # type: ignore[no-any-return]
 
@@ -56,12 +57,9 @@ def check_nothing_lost(run: Path) -> None:
 
 def loading_trainer(run: Path) -> int:
     """Wait until the trainer was started, and return its process id."""
-    while True:
-        if RunPaths(run).audit.exists():
-            for line in audit(run):
-                if line["what"] == "start":
-                    return int(line["pid"])
-        time.sleep(0.02)
+    wait_for(RunPaths(run).audit.exists, "the audit log")
+    wait_for(lambda: any(line["what"] == "start" for line in audit(run)), "the trainer")
+    return next(int(line["pid"]) for line in audit(run) if line["what"] == "start")
 
 
 Send = Callable[[int, int, signal.Signals], None]
@@ -187,17 +185,21 @@ def test_a_trainer_that_does_not_end_does_not_fill_the_log(lab: Lab, monkeypatch
 
 
 def test_a_late_trainer_of_an_older_attempt_gives_way(lab: Lab) -> None:
-    run = lab.run(load_s=1.5)
+    gates = [lab.study.parent / f"gate{number}" for number in (1, 2)]
+    run = lab.run(load_until=str(gates[0]))
     start_attempt(run, env=ENV)
     loading_trainer(run)
     supervisor = run_state(run).supervisor_pid
     assert supervisor
     os.kill(supervisor, signal.SIGKILL)  # its trainer goes on loading
     until(run, lambda report: report.state is RunState.CRASHED)
-    assert start_attempt(run, env=ENV, overrides={"load_s": 4}) == 2
+    assert start_attempt(run, env=ENV, overrides={"load_until": str(gates[1])}) == 2
+    gates[0].touch()
+    gives_way = "attempt 1 is over: attempt 2 has begun"
+    wait_for(lambda: gives_way in RunPaths(run).stdout(1).read_text(), "the late trainer to give way")
+    gates[1].touch()
     report = until(run, lambda report: report.state is RunState.RUNNING or report.state.is_over)
     assert (report.state, report.attempt) == (RunState.RUNNING, 2)
-    assert "attempt 1 is over: attempt 2 has begun" in RunPaths(run).stdout(1).read_text()
     request(run, "stop")
     assert until(run, over).state is RunState.STOPPED
 
@@ -206,7 +208,7 @@ def test_an_attempt_is_not_begun_beside_a_trainer_that_was_late(lab: Lab, monkey
     from patchcore.runs import supervisor
 
     run = lab.run()
-    answers = iter([None, 4711, 4711])
+    answers = iter([None, 4711, None])  # it gives way as soon as it sees the new attempt
     monkeypatch.setattr(supervisor, "lock_holder", lambda _: next(answers))
     with pytest.raises(LockedError, match="trainer process 4711 works on the run"):
         Supervisor(run, 1).take()
@@ -245,8 +247,31 @@ def test_a_machine_that_was_restarted_has_no_run(lab: Lab) -> None:
             patch.setattr("patchcore.runs.state.machine_id", lambda: "this one")
             report = run_state(run)
         assert report.state is expected
-    start.write_text(json.dumps(record | {"host": "elsewhere"}))
-    assert run_state(run).state is RunState.RUNNING  # for now: its heartbeat has not been missed yet
+    for change in ({"host": "elsewhere"}, {"boot_id": None}):
+        start.write_text(json.dumps(record | change))
+        assert run_state(run).state is RunState.RUNNING  # for now: its heartbeat has not been missed yet
+
+
+def test_a_signal_ends_a_trainer_that_does_not_stop(lab: Lab) -> None:
+    run = lab.run(ignore_stop=True)
+    process = foreground(run, env={**ENV, "PATCHCORE_STOP_GRACE_S": "0.5"})
+    process.terminate()
+    process.wait(60)
+    report = run_state(run)
+    assert report.state is RunState.KILLED
+    assert "SIGTERM" in str(report.reason)
+
+
+def test_a_finished_run_is_refused_though_its_supervisor_wrote_no_exit_record(lab: Lab) -> None:
+    run = lab.run(steps=3)
+    start_attempt(run, env=ENV)
+    until(run, over)
+    wait_for(lambda: lock_holder(RunPaths(run).supervisor_lock) is None, "the end of the supervisor")
+    RunPaths(run).exit(1).unlink()
+    assert run_state(run).state is RunState.FINISHED
+    with pytest.raises(RunError, match="finished"):
+        Supervisor(run, 2).take()
+    assert not lock_holder(RunPaths(run).supervisor_lock)
 
 
 def test_locks_of_another_container_or_a_dead_file_system_prove_nothing(
@@ -259,12 +284,21 @@ def test_locks_of_another_container_or_a_dead_file_system_prove_nothing(
         os.kill(pid, signal.SIGKILL)
     until(run, over)
     now = [0.0]
+    status = RunPaths(run).status
+    last = json.loads(status.read_text())
+    status.write_text(json.dumps(last | {"mono": time.monotonic()}))
     with monkeypatch.context() as patch:
         patch.setattr(state, "pid_namespace", lambda: "of another container")
         watcher = StateWatcher(run, clock=lambda: now[0])
         assert watcher.look().state is RunState.RUNNING
         now[0] = 1000.0
         assert watcher.look().state is RunState.PRESUMED_CRASHED
+        # One look is enough where the heartbeat was written by the clock of this boot; of another boot it says nothing.
+        status.write_text(json.dumps(last | {"mono": time.monotonic() - 1000}))
+        assert run_state(run).state is RunState.PRESUMED_CRASHED
+        status.write_text(json.dumps(last | {"mono": time.monotonic() - 1000, "boot_id": "of another boot"}))
+        assert run_state(run).state is RunState.RUNNING
+    status.write_text(json.dumps(last | {"mono": time.monotonic()}))
 
     def stale(_: object) -> int:
         raise OSError(116, "Stale file handle")

@@ -20,7 +20,7 @@ from commands import patchcore
 from patchcore.config.run import TrainConfig
 from patchcore.datasets.analyze import analyze
 from patchcore.datasets.plan import plan_patch_size
-from patchcore.errors import DataError
+from patchcore.errors import DataError, PlanError
 from patchcore.evaluation import evaluate as evaluation
 from patchcore.evaluation.evaluate import evaluate
 from patchcore.evaluation.folds import FoldRun, fold_run, fold_scores
@@ -204,7 +204,7 @@ def test_leakage_through_the_initial_weights_is_seen(
     found = evaluate(study, tuned)
     assert found.role == "used for training by an ancestor"
     assert {case.role for case in found.cases} == {"used for training by an ancestor"}
-    assert "on cases used for training by an ancestor" in patchcore("runs", "show", tuned).stdout
+    assert "validation cases: used for training by an ancestor" in patchcore("runs", "show", tuned).stdout
     shown: list[Any] = []
     watcher = Watcher(study.path, lambda snapshot: (shown.append(snapshot), watcher.stop()))
     watcher.select(tuned)
@@ -268,10 +268,39 @@ def test_a_scan_is_recognised_in_another_data_set(
     assert evaluate(other, run, case_ids=["x0", "met"]).role == "named cases, some used for training"
 
 
+def test_labels_that_are_read_differently_are_not_evaluated(
+    tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt
+) -> None:
+    run = make_run("train.steps=1")
+    assert run_attempt(run) == 0
+    study = Study(tiny_study)
+    records = study.cases()
+    study.write_cases([record.model_copy(update={"label_rule": "merged"}) for record in records])
+    with pytest.raises(PlanError, match=r"read differently.*now: merged; then: as stored"):
+        evaluate(study, run)
+    study.write_cases([record.model_copy(update={"labels": (7,)}) for record in records])
+    with pytest.raises(PlanError, match="wrong data set"):
+        evaluate(study, run)
+
+
+def test_a_study_of_test_cases_only_says_how_to_evaluate_them(
+    tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt, tmp_path: Path
+) -> None:
+    run = make_run("train.steps=1")
+    assert run_attempt(run) == 0
+    data = write_balls(tmp_path / "other")
+    rows = [f"x{n},images/case{n:02d}.nii.gz,labels/case{n:02d}.nii.gz,test" for n in range(3)]
+    (data / "cases.csv").write_text("\n".join(["case_id,image,label,split", *rows]) + "\n")
+    other = analyze(data, tmp_path / "other study", layout="manifest")
+    with pytest.raises(DataError, match=r"no case of this study is accepted.*--held-out"):
+        evaluate(other, run)
+
+
 def test_folds_of_another_cohort_are_not_combined(tiny_study: Path) -> None:
     study = Study(tiny_study)
     first = fold_run(study, 0, settings=TINY)
     assert fold_run(study, 0, settings=TINY).path == first.path
+    assert fold_run(study, 0, settings=[*TINY, "train.prepare_mib=4096"]).path == first.path
     split = divide_cases(study, run_config(study, None, [*TINY, "train.fold=0"]))
     (first.path / "split.json").write_text(
         json.dumps({"schema_version": 1, "train": split.train, "validation": split.validation})

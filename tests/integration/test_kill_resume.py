@@ -58,6 +58,25 @@ def test_sigterm_keeps_the_last_step(make_run: Callable[..., Path], losses: Call
     assert load_checkpoint(run / "checkpoints" / "last").state["step"] == max(losses(run))
 
 
+def test_epochs_of_a_resumed_run_are_as_long_as_before(make_run: Callable[..., Path]) -> None:
+    from patchcore.models.checkpoint import load_checkpoint
+
+    run = make_run("train.steps=100000", "train.steps_per_epoch=0")
+    process = start(run, 1)
+    wait_for_step(run, process, 2)
+    process.terminate()
+    process.wait(timeout=60)
+    last = run / "checkpoints" / "last"
+    state = load_checkpoint(last).state
+    assert state["epoch_steps"] == 2000
+    for kept, expected in ((7, 7), (None, 50)):  # None: written before epochs were kept
+        path = last.resolve() / "state.json"
+        content = json.loads(path.read_text()) | {"epoch_steps": kept}
+        path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+        finish(run, 2 if kept else 3, train={"steps": state["step"] + (1 if kept else 2)})
+        assert load_checkpoint(last).state["epoch_steps"] == expected
+
+
 def train_forked(run: str, attempt: int) -> None:
     from patchcore.training.trainer import train_attempt
 

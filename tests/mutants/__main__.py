@@ -237,11 +237,11 @@ def report(results: Iterable[dict[str, Any]], areas: dict[str, str]) -> int:
         if outcome == "survived":
             survivors.append((area, result))
     for area, counts in sorted(table.items()):
-        tried = counts.total() - counts["equivalent"]
+        tried = counts.total() - counts["equivalent"] - counts["not compiled"]
         killed = counts["killed"] + counts["time-out"]
         print(f"{area}: {killed} of {tried} killed ({counts['time-out']} by time), {counts['equivalent']} equivalent")
     totals = sum(table.values(), Counter())
-    tried = totals.total() - totals["equivalent"]
+    tried = totals.total() - totals["equivalent"] - totals["not compiled"]
     killed = totals["killed"] + totals["time-out"]
     print(f"all: {killed} of {tried} killed = {killed / max(1, tried):.1%}; {totals['equivalent']} equivalent")
     for area, result in survivors:

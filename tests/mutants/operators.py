@@ -3,13 +3,17 @@
 The operators:
 
 - ``compare``: ``<`` ↔ ``<=``, ``>`` ↔ ``>=``, ``==`` ↔ ``!=``, ``is`` ↔ ``is not``, ``in`` ↔ ``not in``
-- ``arithmetic``: ``+`` ↔ ``-``, ``*`` ↔ ``/``, ``//`` → ``*``, ``%`` → ``*``, ``**`` → ``*``, ``@`` unchanged, and the
-same for ``+=`` and its kin; ``&`` ↔ ``|`` - ``sign``: ``-x`` → ``x``, ``~x`` → ``x`` - ``boolean``: ``and`` ↔ ``or``,
-``not x`` → ``x`` - ``condition``: the test of an ``if``, a ``while`` or a conditional expression is negated -
-``number``: an integer ± 1, a float doubled (0.0 → 1.0), ``True`` ↔ ``False`` - ``call``: ``min`` ↔ ``max``, ``any`` ↔
-``all``, ``floor`` ↔ ``ceil``, ``sum`` → ``len`` - ``argument``: a keyword argument is removed - ``statement``: a call
-whose value is not used, an augmented assignment, or an assignment to an attribute or an item is removed; ``break`` ↔
-``continue`` - ``return``: ``return x`` → ``return None``
+- ``arithmetic``: ``+`` ↔ ``-``, ``*`` ↔ ``/``, ``//`` → ``*``, ``%`` → ``*``, ``**`` → ``*``, and the same for ``+=``;
+  ``&`` ↔ ``|``
+- ``sign``: ``-x`` → ``x``, ``~x`` → ``x``
+- ``boolean``: ``and`` ↔ ``or``, ``not x`` → ``x``
+- ``condition``: the test of an ``if``, a ``while`` or a conditional expression is negated
+- ``number``: an integer + 1, a float doubled (0.0 → 1.0), ``True`` ↔ ``False``
+- ``call``: ``min`` ↔ ``max``, ``any`` ↔ ``all``, ``floor`` ↔ ``ceil``, ``sum`` → ``len``
+- ``argument``: a keyword argument is removed
+- ``statement``: a call whose value is not used, an augmented assignment, or an assignment to an attribute or an item is
+  removed; ``break`` ↔ ``continue``
+- ``return``: ``return x`` → ``return None``
 
 Not mutated: docstrings, annotations, decorators, default values of parameters, module level, ``raise`` and ``assert``
 statements, texts, and arguments that only assert or only change the speed (``strict`` of ``zip``, ``fused``,
@@ -20,8 +24,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 __all__ = ["Mutant", "mutants_of"]
@@ -52,6 +57,7 @@ class Mutant:
         stop: Byte offset after it.
         text: The new part.
         before: The old part.
+        place: Name of the function around it, and how many equal changes it has before this one.
     """
 
     path: str
@@ -61,11 +67,12 @@ class Mutant:
     stop: int
     text: str
     before: str
+    place: str = ""
 
     @property
     def identity(self) -> str:
-        """A name that stays the same while the file stays the same around the change."""
-        key = f"{self.path} {self.operator} {self.start} {self.before} {self.text}"
+        """A name that stays the same while the function around the change stays the same before it."""
+        key = f"{self.path} {self.place} {self.operator} {self.before} {self.text}"
         return hashlib.sha256(key.encode()).hexdigest()[:12]
 
     def apply(self, source: bytes) -> bytes:
@@ -168,7 +175,24 @@ def mutants_of(root: Path, path: str) -> list[Mutant]:
                 add("statement", *span(node), "continue" if isinstance(node, ast.Break) else "break")
             elif isinstance(node, ast.Return) and node.value is not None and code(node.value) != "None":
                 add("return", *span(node), "return None")
-    return sorted(set(found), key=lambda mutant: (mutant.start, mutant.operator))
+    return _placed(tree, sorted(set(found), key=lambda mutant: (mutant.start, mutant.operator)))
+
+
+def _placed(tree: ast.Module, mutants: list[Mutant]) -> list[Mutant]:
+    """Return mutants that know their places."""
+    owners = [
+        (node.lineno, node.end_lineno or node.lineno, node.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    ]
+    seen: Counter[tuple[str, ...]] = Counter()
+    placed = []
+    for mutant in mutants:
+        names = [name for first, last, name in sorted(owners) if first <= mutant.line <= last]
+        key = (".".join(names), mutant.operator, mutant.before, mutant.text)
+        placed.append(replace(mutant, place=f"{key[0]} {seen[key]}"))
+        seen[key] += 1
+    return placed
 
 
 def _functions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from patchcore.interrupts import interrupts_wait, second_interrupt_kills
+from patchcore.interrupts import heeded_signals, interrupts_wait, second_interrupt_kills
 
 
 def test_an_interrupt_takes_effect_at_the_end() -> None:
@@ -59,3 +59,15 @@ def test_the_second_interrupt_ends_what_hangs() -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == -signal.SIGINT
     process.stdout.close()
+
+
+def test_a_process_that_outlives_its_terminal_does_not_heed_its_end() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        assert signal.SIGHUP in heeded_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        assert signal.SIGHUP not in heeded_signals()
+        assert signal.SIGTERM in heeded_signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)

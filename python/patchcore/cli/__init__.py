@@ -95,8 +95,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         An exit code of :class:`patchcore.types.ExitCode`.
     """
     code = _run(argv)
+    if sys.stdout is None:  # started with a closed stdout
+        return code
     try:
         sys.stdout.flush()
+    except ValueError:  # closed meanwhile
+        return code
     except OSError as error:
         _drop_output()
         if not isinstance(error, BrokenPipeError) and code == ExitCode.DONE:

@@ -95,7 +95,7 @@ def show(study: StudyOrRun, run: RunArgument = None, as_json: AsJson = False) ->
     best = view.best_validation
     if best is not None:
         role = validation_role(path)
-        cases = f", on cases {role}" if role else ""
+        cases = f"; validation cases: {role}" if role else ""
         typer.echo(f"best validation: mean DSC {best.dsc_mean:.4f} at step {best.step}{cases}")
     for attempt in range(1, view.attempts + 1):
         ended = _ended(path, attempt)

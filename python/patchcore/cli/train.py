@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -126,45 +126,59 @@ def train(
         "seed": seed,
     }
     chosen = [*(settings or []), *settings_of(options)]
+    follower = _Follower(foreground=foreground)
     if fold == "all":
-        raise typer.Exit(_train_folds(study, chosen, config, name, foreground=foreground))
+        follower.exit(_train_folds(study, chosen, config, name, follower))
     run = create_run(study, settings=chosen, toml=config, name=name)
     if detach:
         start_attempt(run)
         typer.echo(run.name)
         return
-    raise typer.Exit(_follow(run, foreground=foreground))
+    follower.exit(follower.follow(run))
 
 
-def _follow(run: Path, *, foreground: bool) -> int:
-    """Start the next attempt of a run, show it until it ends, and return its exit code."""
-    from rich.console import Console
+class _Follower:
+    """Starts attempts, shows them until they end, and prints lines. Nobody has to read the output."""
 
-    from patchcore.cli.viewer import Background, PlainLines, watch
-    from patchcore.runs import start_attempt, supervise_foreground
+    def __init__(self, *, foreground: bool) -> None:
+        self._foreground = foreground
+        self._stuck = False
 
-    console = Console(markup=False, highlight=False)
-    if foreground:
+    def follow(self, run: Path) -> int:
+        """Start the next attempt of a run, show it until it ends, and return its exit code."""
+        from rich.console import Console
+
+        from patchcore.cli.viewer import Background, PlainLines, watch
+        from patchcore.runs import start_attempt, supervise_foreground
+
+        console = Console(markup=False, highlight=False)
+        if not self._foreground:
+            start_attempt(run)
+            self.say(f"run {run.name}")
+            return watch(run, console=console)
+        if self._stuck:
+            return supervise_foreground(run)
         output = Background(PlainLines(run, console).tick)
         code = supervise_foreground(run, on_tick=output.tick)
-        if not output.close():
+        self._stuck = not output.close()
+        return code
+
+    def say(self, text: str) -> None:
+        """Print a line. The folds that follow are trained even if nobody reads the output any more."""
+        if not self._stuck:
+            with suppress(OSError):
+                typer.echo(text)
+
+    def exit(self, code: int) -> NoReturn:
+        """End this process."""
+        if self._stuck:
             # The output is blocked in a pipe that nobody reads; the interpreter would wait for it at its end.
             os._exit(code)
-        return code
-    start_attempt(run)
-    console.print(f"run {run.name}", soft_wrap=True)
-    return watch(run, console=console)
+        raise typer.Exit(code)
 
 
-def _say(text: str) -> None:
-    """Print a line. The folds that follow are trained even if nobody reads the output any more."""
-    with suppress(OSError):
-        typer.echo(text)
-
-
-def _train_folds(study: Path, settings: list[str], config: Path | None, name: str | None, *, foreground: bool) -> int:
+def _train_folds(study: Path, settings: list[str], config: Path | None, name: str | None, follower: _Follower) -> int:
     from patchcore.config import resolve_config
-    from patchcore.errors import LockedError
     from patchcore.evaluation.folds import check_ancestors, fold_run, fold_scores
     from patchcore.runs import RunState
 
@@ -174,22 +188,18 @@ def _train_folds(study: Path, settings: list[str], config: Path | None, name: st
         run = fold_run(study, number, settings=settings, toml=config, name=name)
         runs.append(run)
         if run.state is RunState.FINISHED:
-            _say(f"fold {number}: already finished, {run.path.name}")
+            follower.say(f"fold {number}: already finished, {run.path.name}")
             continue
-        if run.state is not None and run.state is not RunState.QUEUED and not run.state.is_over:
-            raise LockedError(
-                f"fold {number} is {run.state.value}",
-                path=run.path,
-                remedy="wait until it ends, or stop it with patchcore runs stop",
-            )
-        _say(f"fold {number}: {run.path.name}" + ("" if run.state is None else f", {run.state.value}, continues"))
-        code = _follow(run.path, foreground=foreground)
+        follower.say(
+            f"fold {number}: {run.path.name}" + ("" if run.state is None else f", {run.state.value}, continues")
+        )
+        code = follower.follow(run.path)
         if code:
             return code
     scores = fold_scores(runs)
     for score in scores.folds:
-        _say(f"fold {score.fold}: DSC {score.mean_dsc:.4f} (n = {score.n}, step {score.step}), {score.run_id}")
-    _say(
+        follower.say(f"fold {score.fold}: DSC {score.mean_dsc:.4f} (n = {score.n}, step {score.step}), {score.run_id}")
+    follower.say(
         f"all folds: mean DSC {scores.mean_dsc:.4f} over {scores.n} cases, each scored by the run that did not train "
         f"on it, but chose its checkpoint by it; standard deviation between folds {scores.deviation:.4f}; on the "
         "training grid"

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -122,8 +122,15 @@ class _Lasting:
         self._screen = screen
         self._lost = False
 
-    def open(self) -> Any:
-        return self._screen.open()
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        stack = ExitStack()
+        self._try(lambda: stack.enter_context(self._screen.open()))
+        try:
+            yield
+        finally:
+            with suppress(*_OUTPUT_LOST):
+                stack.close()
 
     def show(self, view: RunView) -> None:
         self._try(lambda: self._screen.show(view))
@@ -131,7 +138,7 @@ class _Lasting:
     def note(self, text: str) -> None:
         self._try(lambda: self._screen.note(text))
 
-    def _try(self, action: Callable[[], None]) -> None:
+    def _try(self, action: Callable[[], object]) -> None:
         if not self._lost:
             try:
                 action()

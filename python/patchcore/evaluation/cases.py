@@ -102,9 +102,9 @@ def chosen_cases(
         unknown = [case_id for case_id in case_ids if case_id not in usable]
         if unknown:
             raise DataError(
-                f"not among the accepted cases: {', '.join(unknown)}",
+                f"not among the accepted and the test cases: {', '.join(unknown)}",
                 path=study.cases_path,
-                remedy="choose cases that cases.jsonl lists as accepted",
+                remedy="choose cases that cases.jsonl lists as accepted or test",
             )
         key = hashlib.sha256("\n".join(sorted(set(case_ids))).encode()).hexdigest()[:8]
         return chosen(case_ids, f"cases-{key}", named=True)
@@ -114,6 +114,12 @@ def chosen_cases(
             raise ConfigError(
                 "--fold names a fold of the run's own study, not of another one",
                 remedy="leave out --fold to evaluate all cases of this study, or name cases with --cases",
+            )
+        if not accepted:
+            raise DataError(
+                "no case of this study is accepted; it has only test cases or cases that cannot be used",
+                path=study.cases_path,
+                remedy="evaluate the test cases with --held-out, or name cases with --cases",
             )
         return chosen(accepted, "external")
     train = config.train

@@ -120,7 +120,8 @@ def compare(study: Study | PathLike, runs: Sequence[PathLike] = ()) -> Compariso
         raise StudyError(
             f"the runs have no evaluated case in common{seen}",
             path=study.path,
-            remedy="evaluate all runs on the same fold with --fold K, one that none of them was trained on",
+            remedy="compare runs that validate on the same fold: train them with the same --fold, train.folds and "
+            "train.fold_seed",
         )
     kinds = [tuple(sorted(int(label) for label in report["dsc_by_class"])) for report in reports]
     lesion_label = int(lesion_labels.pop())

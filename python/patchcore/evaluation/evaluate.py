@@ -34,6 +34,7 @@ from patchcore.models.device import settings_kept
 from patchcore.runs import resolve_run
 from patchcore.runs.seen import Role, read_record, worst_role
 from patchcore.runs.setup import divide_cases, read_setup, read_split
+from patchcore.store.prepare import check_labels
 from patchcore.study import CaseRecord, Study
 from patchcore.types import AnyArray, BoolArray, PathLike
 
@@ -79,6 +80,7 @@ def evaluate(
         RunError: The run does not exist, or no run has finished.
         CheckpointError: The run has no checkpoint.
         ConfigError: `held_out` was combined with `fold` or `case_ids`.
+        PlanError: The study has not the lesion label of the run's plan, or its labels are read differently now.
         DataError: A case or fold does not exist; no case could be used; or the run or an ancestor has used held-out
             cases, or other cases of their patients.
 
@@ -121,6 +123,7 @@ def _evaluate(
     path = newest_finished(study) if run is None else resolve_run(study.path, str(run))
     setup, seen = read_setup(path), read_record(path)
     target = setup.plan.target
+    check_labels(study, target, [record for record in study.cases() if record.usable])
     if held_out:
         chosen = held_out_cases(study, seen)
     else:
@@ -179,7 +182,7 @@ def _evaluate(
         counts.add_counts(record.case_id, {label: row.counts[n] for n, label in enumerate(target.classes, 1)})
     summary = counts.summary()
     lesions, lesion_bins = lesion_score(row.match for _, _, row in rows)
-    worst = worst_role(chosen.roles)
+    worst = worst_role(role for _, role, _ in rows)
     evaluation = Evaluation(
         run_id=path.name,
         checkpoint_step=step,
@@ -278,8 +281,9 @@ def _threshold(records: Sequence[CaseRecord], target: TargetPlan, organ_label: i
 def _draw(panels: Sequence[tuple[Panel, str]], target: TargetPlan, path: Path) -> Path | None:
     from patchcore.views.figures import contours_figure
 
-    if not panels:  # an evaluation that was continued has drawn them before
-        return path if path.exists() else None
+    path.unlink(missing_ok=True)  # of an earlier evaluation
+    if not panels:  # every row was scored by an interrupted evaluation, which keeps no slices
+        return None
     arrays = [(panel.image, panel.label, panel.prediction, title) for panel, title in panels]
     with suppress(MissingExtraError):
         return contours_figure(arrays, path, hu_range=target.hu_range)

@@ -83,12 +83,17 @@ def _is_of(run: Path, config: RunConfig, plan: Plan) -> bool:
     try:
         record = read_json(run / "run.json", schema=1)
         # Settings that older runs do not have get their defaults here.
-        same = resolve_config(base=record["config"]) == config
+        same = _what_decides(resolve_config(base=record["config"])) == _what_decides(config)
         same = same and Plan.model_validate_json(json.dumps(record["plan"])) == plan
         starts = [read_json(path) for path in (run / "attempts").glob("*/start.json")]
     except (PatchcoreError, ValidationError, OSError, KeyError, TypeError):
         return False
     return same and not any(start.get("overrides") for start in starts)
+
+
+def _what_decides(config: RunConfig) -> RunConfig:
+    """Return the configuration without the memory limit: it changes no result."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"prepare_mib": 0})})
 
 
 def check_ancestors(study: Study | PathLike, *, settings: Sequence[str] = (), toml: PathLike | None = None) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from patchcore.processes import boot_id
 from patchcore.runs.paths import HEARTBEAT_S, RunPaths, read_object, write_quickly
 from patchcore.runs.values import as_count
 
@@ -33,7 +34,8 @@ class StatusFile:
         previous = (read_object(self._path) or {}).get("hb_seq")
         self._seq = max(self._seq, as_count(previous) or 0) + 1
         try:
-            write_quickly(self._path, self._head | {"hb_seq": self._seq, "t": time.time()} | dict(snapshot))
+            beat = {"hb_seq": self._seq, "t": time.time(), "mono": time.monotonic(), "boot_id": boot_id()}
+            write_quickly(self._path, self._head | beat | dict(snapshot))
         except OSError:
             return False
         return True

@@ -80,7 +80,8 @@ class Inbox:
             return None
         found = _parse(identity, path)
         if found is None:
-            path.read_bytes()  # raises if the file is gone or cannot be read now
+            with suppress(PermissionError):  # it will not become readable
+                path.read_bytes()  # raises if the file is gone or cannot be read now
             self.answer(_unreadable(identity), "refused", "the request cannot be read")
         elif self._expired(found):
             self.answer(found, "expired", "no process accepted the request in time")

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from patchcore.errors import LockedError, RunError
 from patchcore.files import write_json_atomic
-from patchcore.interrupts import STOP_SIGNALS
+from patchcore.interrupts import heeded_signals
 from patchcore.locks import check_locks
 from patchcore.runs.control import author_name
 from patchcore.runs.events import plain
@@ -202,11 +202,12 @@ def supervise_foreground(
 
 @contextmanager
 def _handling(notice: Callable[[int], None]) -> Iterator[None]:
-    previous = [signal.signal(number, lambda received, _: notice(received)) for number in STOP_SIGNALS]
+    numbers = heeded_signals()
+    previous = [signal.signal(number, lambda received, _: notice(received)) for number in numbers]
     try:
         yield
     finally:
-        for number, handler in zip(STOP_SIGNALS, previous, strict=True):
+        for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)
 
 

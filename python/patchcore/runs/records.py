@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from patchcore.runs.events import ON_REQUEST
 from patchcore.types import ExitCode, Float64Array
 
 __all__ = [
@@ -333,16 +334,16 @@ class RunView:
         """The validation with the highest mean DSC, chosen among validations on the same cases.
 
         Only validations on all cases are compared. If there is none, validations on the subset of the newest validation
-        are compared. All of them have the same number of cases as the newest one.
+        are compared. All of them have the same number of cases as the newest one. Validations on request do not take
+        part.
         """
-        if not self.validations:
+        scheduled = [v for v in self.validations if not v.subset.endswith(ON_REQUEST)]
+        if not scheduled:
             return None
-        whole = [v for v in self.validations if v.subset == "all"]
-        newest = whole[-1] if whole else self.validations[-1]
+        whole = [v for v in scheduled if v.subset == "all"]
+        newest = whole[-1] if whole else scheduled[-1]
         same = [
-            v
-            for v in self.validations
-            if (v.subset, v.n_cases) == (newest.subset, newest.n_cases) and np.isfinite(v.dsc_mean)
+            v for v in scheduled if (v.subset, v.n_cases) == (newest.subset, newest.n_cases) and np.isfinite(v.dsc_mean)
         ]
         return max(same, key=lambda v: v.dsc_mean, default=None)
 

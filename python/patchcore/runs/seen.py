@@ -16,7 +16,7 @@ from typing import Any
 
 from patchcore.errors import DataError, PatchcoreError
 from patchcore.files import read_json, write_json_atomic
-from patchcore.runs.setup import RunSplit, read_setup, read_split, run_study
+from patchcore.runs.setup import RunSplit, divide_cases, read_setup, read_split, run_study
 from patchcore.study import CaseRecord, Study
 
 __all__ = [
@@ -181,7 +181,9 @@ def record_of(study: Study, split: RunSplit, source: str) -> RunRecord:
 
     ancestors: tuple[Ancestor, ...] = ()
     unknown: tuple[str, ...] = ()
-    if source and Path(source).is_dir():
+    if source and not Path(source).exists():
+        unknown = (f"the weights come from {source}, which no longer exists: which cases it has seen is unknown",)
+    elif source and Path(source).is_dir():
         run = Path(source)
         try:
             parent = read_record(run)
@@ -214,13 +216,15 @@ def read_record(run: Path) -> RunRecord:
 
     Raises:
         StudyError: The run has no record and is not inside a study.
-        DataError: A file is damaged, or the run has not started yet and has no split.
+        RunError: The folder is not a run folder.
+        DataError: A file is damaged, or the study cannot be divided as the run's configuration says.
     """
     try:
         found = read_json(run / _FILE, schema=_SCHEMA)
     except FileNotFoundError:
-        split = read_split(run)
-        return record_of(run_study(run), split or RunSplit((), ()), read_setup(run).config.init.source)
+        study, config = run_study(run), read_setup(run).config
+        # A run that is older than split.json has used the split that the study gives now, or a similar one.
+        return record_of(study, read_split(run) or divide_cases(study, config), config.init.source)
     try:
         return RunRecord(
             study_id=str(found["study_id"]),
@@ -232,7 +236,7 @@ def read_record(run: Path) -> RunRecord:
             ),
             unknown=tuple(map(str, found["unknown"])),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"does not list the cases that the run has seen ({error!r})",
             path=run / _FILE,

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from patchcore.config import Plan, RunConfig, resolve_config
-from patchcore.errors import RunError
+from patchcore.errors import DataError, RunError
 from patchcore.files import read_json
 from patchcore.study import Study
 
@@ -34,17 +36,25 @@ def read_setup(run: Path, overrides: Mapping[str, Any] | None = None) -> RunSetu
     Raises:
         RunError: The folder is not a run folder.
         ConfigError: An override is not valid.
+        DataError: The configuration or the plan in ``run.json`` cannot be read.
     """
     try:
         record = read_json(run / "run.json", schema=1)
     except FileNotFoundError:
         raise RunError("not a run folder (it has no run.json)", path=run) from None
-    # Older runs divided their study by the seed of the training.
-    train = record["config"].setdefault("train", {})
-    train.setdefault("fold_seed", record["config"].get("seed", 0))
     settings = [f"{key}={json.dumps(value)}" for key, value in _dotted(overrides or {}).items()]
-    config = resolve_config(settings=settings, base=record["config"])
-    return RunSetup(config=config, plan=Plan.model_validate_json(json.dumps(record["plan"])))
+    try:
+        # Older runs divided their study by the seed of the training.
+        train = record["config"].setdefault("train", {})
+        train.setdefault("fold_seed", record["config"].get("seed", 0))
+        config = resolve_config(settings=settings, base=record["config"])
+        return RunSetup(config=config, plan=Plan.model_validate_json(json.dumps(record["plan"])))
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise DataError(
+            f"configuration or plan cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})",
+            path=run / "run.json",
+            remedy="read the run with the patchcore that created it, or restore the file from a backup",
+        ) from None
 
 
 def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

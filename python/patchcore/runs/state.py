@@ -170,11 +170,17 @@ class StateWatcher:
         return report(reported if reported in _REPORTED_LIVE else RunState.STARTING, reported_reason)
 
     def _silence(self, status: dict[str, Any]) -> float:
-        """Return the seconds since the heartbeat last changed, by the clock of this process; 0 at the first call."""
+        """Return the seconds since the heartbeat last changed.
+
+        Within one boot, all processes share the monotonic clock, and the heartbeat says when it was written. Elsewhere,
+        the first call sees a new heartbeat and returns 0.
+        """
         now = self._clock()
         attempt, seq = status.get("attempt"), status.get("hb_seq")
         if self._beat is None or (self._beat.attempt, self._beat.seq) != (attempt, seq):
-            self._beat = _Beat(attempt, seq, now)
+            written = as_number(status.get("mono")) if status.get("boot_id") == self._boot_id != "" else None
+            age_s = 0.0 if written is None else max(0.0, time.monotonic() - written)
+            self._beat = _Beat(attempt, seq, now - age_s)
         return now - self._beat.seen
 
     def _ending(self, reported: RunState | None) -> tuple[RunState, str | None] | None:
@@ -217,8 +223,9 @@ def last_told_state(paths: RunPaths, attempt: int) -> tuple[RunState, str | None
 
 def _restarted(start: dict[str, Any]) -> bool:
     """Whether an attempt was started by another boot of this machine: its processes are gone."""
-    machine = start.get("machine")
-    return bool(machine) and machine == machine_id() and as_text(start.get("host")) == socket.gethostname()
+    machine, boots = start.get("machine"), (start.get("boot_id"), boot_id())
+    same = bool(machine) and machine == machine_id() and as_text(start.get("host")) == socket.gethostname()
+    return same and all(boots) and boots[0] != boots[1]
 
 
 def _ended(attempt: int, start: dict[str, Any], record: dict[str, Any]) -> StateReport:

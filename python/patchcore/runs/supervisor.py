@@ -95,6 +95,7 @@ class Supervisor:
             OSError: The folder cannot be written.
         """
         self._record = self.paths.require()
+        self._refuse_finished()  # before the lock is taken: with it, the state would be that of this process
         self._lock.acquire()
         try:
             self._refuse_living_trainer()
@@ -108,9 +109,10 @@ class Supervisor:
             # The trainer of an earlier attempt may have been loading all the time. It takes its lock and then looks for
             # a newer attempt; here the new attempt is made and then the lock is looked at: one of the two sees the
             # other.
-            if lock_holder(self.paths.trainer_lock) is not None:
+            late = lock_holder(self.paths.trainer_lock)
+            if late is not None:
                 folder.rmdir()
-                self._refuse_living_trainer()
+                raise self._living(f"trainer process {late}")
             for inbox in (self.paths.requests_new, self.paths.requests_done):
                 inbox.mkdir(parents=True, exist_ok=True)
             write_json_atomic(self.paths.start(self.attempt), self._start_record())
@@ -235,7 +237,8 @@ class Supervisor:
         if self._interrupts > 1 and number == signal.SIGINT:
             self._climb.ask("a second interrupt", {"force": True}, now)
             return
-        self._climb.asked_by = self._climb.asked_by or signal.Signals(number).name
+        # A trainer that does not stop is ended by SIGKILL, as after a stop request.
+        self._climb.ask(signal.Signals(number).name, {}, now)
         self._send(pid, signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number))
 
     def _send(self, pid: int, number: signal.Signals) -> None:
@@ -284,23 +287,27 @@ class Supervisor:
 
     def _refuse_living_trainer(self) -> None:
         holder = lock_holder(self.paths.trainer_lock)
-        remedy = "stop it with patchcore runs stop, or wait until it ends; it has no supervisor"
         if holder is not None:
-            raise LockedError(f"trainer process {holder} works on the run", path=self.paths.root, remedy=remedy)
+            raise self._living(f"trainer process {holder}")
         previous = self.paths.newest_attempt()
         if previous is None or self.paths.exit(previous).exists():
             return
         start = read_object(self.paths.start(previous)) or {}
         status = read_object(self.paths.status) or {}
-        if start.get("boot_id") in (None, boot_id()) or status.get("state") in FINAL_WORDS:
+        here = start.get("boot_id") in (None, boot_id()) and start.get("pid_namespace") in (None, pid_namespace())
+        if here or status.get("state") in FINAL_WORDS:
             return
-        # The attempt was started on another host. Its locks may not be visible here, but its heartbeat is.
+        # The attempt was started on another host or in another container. Its locks may not be visible here, but its
+        # heartbeat is.
         deadline = time.monotonic() + 3 * HEARTBEAT_S
         while time.monotonic() < deadline:
             time.sleep(_TICK_S)
             if (read_object(self.paths.status) or status).get("hb_seq") != status.get("hb_seq"):
-                what = f"a trainer on {start.get('host')} works on the run"
-                raise LockedError(what, path=self.paths.root, remedy=remedy)
+                raise self._living(f"a trainer on {start.get('host')}")
+
+    def _living(self, who: str) -> LockedError:
+        remedy = "stop it with patchcore runs stop, or wait until it ends; it has no supervisor"
+        return LockedError(f"{who} works on the run", path=self.paths.root, remedy=remedy)
 
     def _memory_ran_out(self) -> bool:
         before, after = self._oom_counts[0], oom_kill_counts()

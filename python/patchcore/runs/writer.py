@@ -131,6 +131,7 @@ class RunWriter:
         *,
         n_cases: int,
         subset: str = "all",
+        counts: bool = True,
     ) -> None:
         """Record the result of a validation on whole volumes.
 
@@ -141,12 +142,13 @@ class RunWriter:
             values: Metric name → value; NaN if the value is not defined.
             n_cases: Number of cases.
             subset: Name of the set of cases; results on different subsets are not compared.
+            counts: Whether the validation may become the best one; False for a validation on request.
         """
         self._advance(step, epoch)
         mean = plain(values.get(VAL_DSC_MEAN))
         with self._guard:
             best = self._status["best"]
-            if mean is not None and _is_new_best(best, mean, subset):
+            if counts and mean is not None and _is_new_best(best, mean, subset):
                 self._status["best"] = {"step": step, "dsc_mean": mean, "subset": subset}
         names = list(values)
         for start in range(0, max(1, len(names)), _METRICS_PER_LINE):

@@ -101,7 +101,7 @@ def write_array(
 
 @cache
 def _allow_open_files() -> None:
-    """Raise the limit of open files to its maximum, because every shard stays open after its first read."""
+    """Raise the limit of open files to its maximum: arrays keep their folders open, and shards while there is room."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 

@@ -49,12 +49,14 @@ __all__ = [
     "Preparation",
     "PreparedCase",
     "check_classes",
+    "check_labels",
     "class_indices",
     "prepare",
     "prepare_cases",
 ]
 
-# Age after which temporary folders are removed. Writing one case never takes that long.
+# Age after which temporary folders are removed [s]. Writing one case never takes that long, and a training that began
+# with a case that is outdated now has opened it by then.
 _LEFT_S = 24 * 3600
 
 
@@ -136,7 +138,6 @@ def prepare(
     wanted = {"crop_to": crop_to, "crop_margin_mm": crop_margin_mm, "kernel": kernel, "antialias": antialias}
     with study.lock("prepare"):
         target = _with_store_plan(study, {key: value for key, value in wanted.items() if value is not None})
-        _sweep(store_folder(study, target))
         return prepare_cases(
             study,
             target,
@@ -176,11 +177,42 @@ def _with_store_plan(study: Study, changes: dict[str, Any]) -> TargetPlan:
 
 
 def _sweep(root: Path) -> None:
-    """Remove incomplete cases of preparations killed long ago. Newer ones stay: a training may be writing them now."""
+    """Remove old temporary folders: incomplete cases of preparations that were killed, and outdated cases.
+
+    Newer ones stay: a training may be writing or reading them now.
+    """
     for left in root.glob(".*.tmp"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > _LEFT_S:
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def check_labels(study: Study, target: TargetPlan, records: Sequence[CaseRecord]) -> None:
+    """Check that the cases have the plan's lesion label, and that their labels are read as when the plan was made.
+
+    Raises:
+        PlanError: They do not.
+    """
+    labels = sorted({label for record in records for label in record.labels})
+    if labels and target.lesion_label not in labels:
+        raise PlanError(
+            f"the plan is for label {target.lesion_label}, but the cases have labels {labels}: wrong data set",
+            path=study.plan_path,
+            found=labels,
+            remedy="make a plan for this data set with patchcore plan STUDY",
+        )
+    wanted = (target.label_rule, target.ignore_label)
+    for record in records:
+        if (record.label_rule, record.ignore_label) != wanted:
+            now, then = (
+                (rule or "as stored") + ("" if ignored is None else f", label {ignored} ignored")
+                for rule, ignored in ((record.label_rule, record.ignore_label), wanted)
+            )
+            raise PlanError(
+                f"the labels of the study are read differently than when the plan was made (now: {now}; then: {then})",
+                path=study.plan_path,
+                remedy="run patchcore plan and train again, or run patchcore analyze with the labels of that time",
+            )
 
 
 def prepare_cases(
@@ -211,25 +243,12 @@ def prepare_cases(
         DataError: No case could be prepared. The message contains the first error.
         OSError: The store cannot be written.
     """
-    labels = sorted({label for record in records for label in record.labels})
-    if labels and target.lesion_label not in labels:
-        raise PlanError(
-            f"the plan is for label {target.lesion_label}, but the cases have labels {labels}: wrong data set",
-            path=study.plan_path,
-            found=labels,
-            remedy="make a plan for this data set with patchcore plan STUDY",
-        )
-    if strange := next((record for record in records if record.label_rule != target.label_rule), None):
-        raise PlanError(
-            "the labels of the study are read differently than when the plan was made (now: "
-            f"{strange.label_rule or 'as stored'}; then: {target.label_rule or 'as stored'})",
-            path=study.plan_path,
-            remedy="run patchcore plan again and train anew, or run patchcore analyze with the labels of that time",
-        )
+    check_labels(study, target, records)
     load_readers(volume for record in records for volume in record.volumes)
     root = store_folder(study, target)
     root.mkdir(parents=True, exist_ok=True)
     write_groups(root, target)
+    _sweep(root)
     found: dict[str, PreparedCase] = {}
     failed: dict[str, Exception] = {}
     threads = min(8, core_count()) if workers is None else checked_threads(workers, name="workers")
@@ -284,7 +303,7 @@ def _budget(max_memory_bytes: int | None) -> MemoryBudget:
     taken = anonymous_bytes()
     allowed = taken + available_bytes() // 2 if max_memory_bytes is None else max_memory_bytes
     # Too little is an error only for a case that has to be prepared.
-    return MemoryBudget(max(0, allowed - taken))
+    return MemoryBudget(max(0, allowed - taken), in_use=taken)
 
 
 def check_classes(cases: Sequence[PreparedCase], target: TargetPlan) -> None:

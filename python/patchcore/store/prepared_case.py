@@ -58,6 +58,11 @@ class PreparedCase:
     affine: Affine = field(default_factory=lambda: np.eye(4), compare=False)
     version: str = field(default="", compare=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Arrays are opened again where the case is used, and their version is checked again.
+        opened = ("image_array", "label_array")
+        return {name: value for name, value in self.__dict__.items() if name not in opened}
+
     @property
     def voxel_mm3(self) -> float:
         """Volume of a voxel [mm³]; of a sheared grid, less than the product of the spacings."""

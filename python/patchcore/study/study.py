@@ -72,6 +72,12 @@ class Study(HtmlView):
         before = hashlib.sha256(f"{self.path.resolve()} {data.get('created')}".encode()).hexdigest()[:16]
         self.study_id = str(data.get("study_id") or before)
 
+    def keep_id(self) -> None:
+        """Write down the id of a study of an older version, so that it stays when the study is moved."""
+        path = self.path / "study.json"
+        if not (data := read_json(path, schema=STUDY_SCHEMA)).get("study_id"):
+            write_json_atomic(path, data | {"study_id": self.study_id})
+
     @classmethod
     def open(cls, path: PathLike) -> Study:
         """Open an existing study; the same as ``Study(path)``."""

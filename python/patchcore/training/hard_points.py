@@ -36,6 +36,7 @@ def read_hard_points(path: PathLike, cases: Sequence[PreparedCase]) -> HardPoint
     path = Path(path)
     by_id = {case.case_id: number for number, case in enumerate(cases)}
     rows: list[tuple[int, list[int], float]] = []
+    matched = 0
     with path.open(newline="", encoding="utf-8-sig") as handle:
         reader = csv.DictReader(handle)
         missing = [name for name in _HARD_COLUMNS if name not in (reader.fieldnames or ())]
@@ -50,6 +51,7 @@ def read_hard_points(path: PathLike, cases: Sequence[PreparedCase]) -> HardPoint
                 weight = float(row["weight"])
             except (TypeError, ValueError):
                 raise DataError(f"line {line}: coordinates and weight must be numbers", path=path, found=row) from None
+            matched += 1
             case = cases[number]
             voxel = np.rint(np.linalg.solve(case.affine[:3, :3], place - case.affine[:3, 3]))
             if not (np.isfinite(voxel).all() and (voxel >= 0).all() and (voxel < case.shape).all()):
@@ -62,6 +64,12 @@ def read_hard_points(path: PathLike, cases: Sequence[PreparedCase]) -> HardPoint
                     remedy="give world coordinates in mm, RAS+ as in NIfTI",
                 )
             rows.append((number, [int(n) for n in voxel], weight))
+    if not rows and matched:
+        raise DataError(
+            f"all {matched} points lie outside the parts of the cases that were kept",
+            path=path,
+            remedy="prepare the store with a larger --crop-margin, or give other points",
+        )
     if not rows:
         raise DataError("contains no training case", path=path, remedy="check the case_id column")
     return HardPoints(

@@ -156,9 +156,12 @@ class BatchSource:
         # One sampler per label with lesions; numbers of lesions continue from label to label.
         self._samplers: list[tuple[WindowSampler, Int64Array]] = []
         before = np.zeros(len(self.cases), np.int64)
-        for lesions in (spans, *other_lesions):
+        by_label = (spans, *other_lesions)
+        ill = [any(its.lesion_count for its in labels) for labels in zip(*by_label, strict=True)]
+        for lesions in by_label:
+            shapes = [case.shape for case in self.cases]
             sampler = WindowSampler(
-                [SamplerCase(*case) for case in zip([c.shape for c in self.cases], lesions, organs, strict=True)],
+                [SamplerCase(*case) for case in zip(shapes, lesions, organs, ill, strict=True)],
                 window_size,
                 seed=settings.seed,
                 lesion_share=sampling.lesion_share,

@@ -10,7 +10,7 @@ from typing import Any
 
 from patchcore.config.run import RunConfig
 
-__all__ = ["Best", "Progress", "case_set_id", "steps_per_epoch", "total_steps"]
+__all__ = ["Best", "Progress", "case_set_id", "short_epoch", "steps_per_epoch", "total_steps"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Progress:
         stale: Number of consecutive validations of all cases since the best one.
         validations: Number of scheduled validations so far.
         subset: Number of cases in the fixed subset that fits into the time limit; 0: not yet known.
+        epoch_steps: Steps per epoch, as the first attempt computed them; 0: not yet known.
         lesions_drawn: Lesions that a window was drawn for so far, as (case, lesion).
         lesions_seen: Lesions with a voxel in a window so far, as (case, lesion).
     """
@@ -49,6 +50,7 @@ class Progress:
     stale: int = 0
     validations: int = 0
     subset: int = 0
+    epoch_steps: int = 0
     lesions_drawn: set[tuple[int, int]] = field(default_factory=set)
     lesions_seen: set[tuple[int, int]] = field(default_factory=set)
 
@@ -66,6 +68,7 @@ class Progress:
             stale=int(state.get("stale", 0)),
             validations=int(state.get("validations", 0)),
             subset=int(state.get("subset", 0)),
+            epoch_steps=int(state.get("epoch_steps", 0)),
             lesions_drawn={(case, lesion) for case, lesion in state.get("lesions_drawn", ())},
             lesions_seen={(case, lesion) for case, lesion in state.get("lesions_seen", ())},
         )
@@ -97,7 +100,12 @@ def steps_per_epoch(config: RunConfig, case_count: int) -> int:
     checkpoint, which together would otherwise take longer than the steps.
     """
     share = 0 if config.train.epochs else math.ceil(config.train.steps / 50)
-    return config.train.steps_per_epoch or max(50, share, math.ceil(case_count / config.train.batch_size))
+    return max(short_epoch(config, case_count), 0 if config.train.steps_per_epoch else share)
+
+
+def short_epoch(config: RunConfig, case_count: int) -> int:
+    """Return the steps per epoch of runs that began before long trainings had longer epochs."""
+    return config.train.steps_per_epoch or max(50, math.ceil(case_count / config.train.batch_size))
 
 
 def case_set_id(case_ids: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from patchcore.inference.sliding_window import predict_volume
 from patchcore.runs import Verb
+from patchcore.runs.events import ON_REQUEST
 from patchcore.store.prepare import PreparedCase
 from patchcore.training.control import Control, Interrupted
 from patchcore.training.preview import Previews
@@ -110,9 +111,9 @@ def validate(
         for record in other["records"]:
             record_case(record)
 
-    name = ("all" if whole else f"fixed {len(indices)} of {len(cases)}") + ("" if counts else ", on request")
+    name = ("all" if whole else f"fixed {len(indices)} of {len(cases)}") + ("" if counts else ON_REQUEST)
     values = result.metrics() if ranks.first else {}
-    writer.validation(step, epoch, validation_id, values, n_cases=len(indices), subset=name)
+    writer.validation(step, epoch, validation_id, values, n_cases=len(indices), subset=name, counts=counts)
     training.board.scalars(step, values)
     if counts:
         fresh, progress.validated_step = progress.validated_step < step, step

@@ -38,7 +38,7 @@ from patchcore.training.loop import Outcome, run_loop
 from patchcore.training.memory import memory_remedy
 from patchcore.training.network import compiled
 from patchcore.training.optim import WeightAverage, make_optimizer
-from patchcore.training.progress import Progress, steps_per_epoch
+from patchcore.training.progress import Progress, short_epoch, steps_per_epoch
 from patchcore.training.ranks import OUT_OF_MEMORY, RankError, Ranks, leave_words, rank_of_environment
 from patchcore.training.silence import Silence, Writer
 from patchcore.training.state import Training
@@ -161,7 +161,13 @@ def _train(
     if checkpoint is not None:
         checkpoint.restore(network, optimizer, average=average.network if average else None)
         progress = Progress.from_state(checkpoint.state)
+        # Epochs stay as they were: freezing, validations and checkpoints depend on them.
+        progress.epoch_steps = progress.epoch_steps or short_epoch(config, len(train_cases))
         _compare_machines(checkpoint, placement, writer)
+
+    progress.epoch_steps = (
+        config.train.steps_per_epoch or progress.epoch_steps or steps_per_epoch(config, len(train_cases))
+    )
 
     def warn(text: str) -> None:
         writer.alert("warning", text)
@@ -183,7 +189,7 @@ def _train(
         average=average,
         source=training_windows(train_cases, config, target, placement, rank=ranks.rank),
         validation=validation_cases,
-        steps_per_epoch=steps_per_epoch(config, len(train_cases)),
+        steps_per_epoch=progress.epoch_steps,
         board=board,
     )
     writer.state(RunState.RUNNING)
@@ -246,11 +252,14 @@ def _note_seen(run: Path, study: Study, split: RunSplit, config: RunConfig, writ
     if rank_of_environment():
         return
     if not (run / "seen.json").exists():
+        study.keep_id()
         write_record(run, record_of(study, split, config.init.source))
     record = read_record(run)
     for sentence in record.unknown:
         writer.alert(
-            "warning", sentence, "scores of this run are only as good as you know that it saw none of the cases"
+            "warning",
+            sentence,
+            "trust the scores of this run only if these weights were not trained on its validation cases",
         )
     leaked = trained_by_ancestors(record, study)
     if leaked:

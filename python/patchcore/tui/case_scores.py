@@ -54,7 +54,7 @@ class CaseScores(Vertical):
             return
         parts = [f"Validation at step {count(validation.step)}", "whole volumes, training grid"]
         if snapshot.role:
-            parts.append(f"cases {snapshot.role}")
+            parts.append(f"cases: {snapshot.role}")
         scored = [value for value in (_dsc(case) for case in cases if not _unreadable(case)) if value is not None]
         empty = len(scored) - sum(map(math.isfinite, scored))
         cases_of = f"n = {validation.n_cases}" if validation.n_cases is not None else "n = –"

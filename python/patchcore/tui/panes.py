@@ -85,9 +85,13 @@ class Panes(Vertical):
         if pane is None:
             if shown == "curves" and snapshot.run is None:
                 return
+            tab = self.query_one(f"#{shown}", TabPane)
+            if not tab.is_attached:  # a key was pressed before the tab was there, or while the dashboard closes
+                self.call_after_refresh(self._update)
+                return
             module, name = _PANES[shown]
             pane = self._panes[shown] = getattr(import_module(f"patchcore.tui.{module}"), name)()
-            self.query_one(f"#{shown}", TabPane).mount(pane)
+            tab.mount(pane)
         pane.display = shown != "curves" or snapshot.run is not None
         if pane.is_mounted:
             self._try_to_show(pane, shown)

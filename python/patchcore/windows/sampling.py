@@ -37,7 +37,7 @@ _Int32Array: TypeAlias = npt.NDArray[np.int32]
 # Lesion, origin and length of each span; their axis; number of lesions.
 _SpanColumns: TypeAlias = tuple[_Int32Array, _Int32Array, _Int32Array, int, int]
 # Shape; lesions; organ.
-_CaseColumns: TypeAlias = tuple[IntTriple, _SpanColumns, _SpanColumns | None]
+_CaseColumns: TypeAlias = tuple[IntTriple, _SpanColumns, _SpanColumns | None, bool]
 
 
 class Purpose(IntEnum):
@@ -89,11 +89,13 @@ class SamplerCase:
         shape: Number of voxels along each axis, array order.
         spans: The lesions of the case, in the axis order of `shape`.
         organ: The voxels of an organ as spans, all with lesion number 0; None if the case does not show the organ.
+        other_lesions: Whether the case has lesions that are not in `spans`: then it is not a case without lesions.
     """
 
     shape: IntTriple
     spans: LesionSpansLike
     organ: LesionSpansLike | None = None
+    other_lesions: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,7 +270,7 @@ def _columns(index: int, case: SamplerCase) -> _CaseColumns:
     except WindowError as error:
         raise DataError(f"case {index}: {error.message}", found=error.found, expected=error.expected) from None
     organ = None if case.organ is None or not len(case.organ.length) else _span_columns(index, case.organ)
-    return shape, _span_columns(index, case.spans), organ
+    return shape, _span_columns(index, case.spans), organ, bool(case.other_lesions)
 
 
 def _span_columns(index: int, spans: LesionSpansLike) -> _SpanColumns:

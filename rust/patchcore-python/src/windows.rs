@@ -198,8 +198,8 @@ fn uniforms<'py>(
 type SpanColumns<'py> =
     (PyReadonlyArray1<'py, i32>, PyReadonlyArray2<'py, i32>, PyReadonlyArray1<'py, i32>, usize, usize);
 
-/// Shape, lesions, and optionally an organ.
-type CaseColumns<'py> = ([i64; 3], SpanColumns<'py>, Option<SpanColumns<'py>>);
+/// Shape, lesions, optionally an organ, and whether the case has lesions of other labels.
+type CaseColumns<'py> = ([i64; 3], SpanColumns<'py>, Option<SpanColumns<'py>>, bool);
 
 /// Columns of draws: case, corner, kind, lesion, voxel.
 type DrawColumns<'py> = (
@@ -248,9 +248,10 @@ impl WindowSampler {
         let cases = cases
             .iter()
             .enumerate()
-            .map(|(index, (shape, lesions, organ))| {
+            .map(|(index, (shape, lesions, organ, other_lesions))| {
                 let named = |error| to_python(patchcore::Error::Argument(format!("case {index}: {error}")));
                 let case = with_spans(lesions, |spans| Case::new(*shape, spans))?.map_err(named)?;
+                let case = case.with_other_lesions(*other_lesions);
                 match organ {
                     Some(organ) => with_spans(organ, |spans| case.with_organ(spans))?.map_err(named),
                     None => Ok(case),

@@ -138,6 +138,7 @@ pub struct Case {
     shape: [i64; 3],
     lesions: Index,
     organ: Option<Index>,
+    other_lesions: bool,
 }
 
 impl Case {
@@ -147,7 +148,7 @@ impl Case {
     /// [`Error::Argument`] if columns differ in length, spans are unsorted, empty or leave the volume, or a lesion has
     /// no span.
     pub fn new(shape: [i64; 3], spans: LesionSpans<'_>) -> Result<Self> {
-        Ok(Self { shape, lesions: Index::new(shape, spans)?, organ: None })
+        Ok(Self { shape, lesions: Index::new(shape, spans)?, organ: None, other_lesions: false })
     }
 
     /// The same case with the spans of an organ. The lesion index of these spans must be 0.
@@ -158,6 +159,13 @@ impl Case {
         let organ = Index::new(self.shape, spans).map_err(|error| Error::Argument(format!("organ: {error}")))?;
         self.organ = (organ.lesion_count() > 0).then_some(organ);
         Ok(self)
+    }
+
+    /// The same case, with or without lesions that another sampler draws: with them, it is no case without lesions.
+    #[must_use]
+    pub fn with_other_lesions(mut self, has: bool) -> Self {
+        self.other_lesions = has;
+        self
     }
 
     /// Number of lesions.
@@ -305,7 +313,8 @@ impl Sampler {
         }));
         let hard_up_to = running(&mut hard.iter().map(|point| point.weight));
         let of = |wanted: &dyn Fn(&Case) -> bool| (0..cases.len()).filter(|&n| wanted(&cases[n])).collect::<Vec<_>>();
-        let (with_organ, lesion_free) = (of(&|case| case.organ.is_some()), of(&|case| case.lesion_count() == 0));
+        let with_organ = of(&|case| case.organ.is_some());
+        let lesion_free = of(&|case| case.lesion_count() == 0 && !case.other_lesions);
         let nothing = [
             (organ, with_organ.is_empty(), "organ_share", "no case has the organ"),
             (

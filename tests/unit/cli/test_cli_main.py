@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from patchcore import cli
 from patchcore.cli import COMMANDS, main
@@ -90,3 +91,41 @@ def test_starting_a_training_loads_no_torch(tmp_path: Path) -> None:
 def test_version_loads_no_command() -> None:
     code = "import sys; from patchcore.cli import main; main(['--version']); print('typer' in sys.modules)"
     assert in_fresh_process(code).splitlines()[-1] == "False"
+
+
+def test_a_closed_output_keeps_the_exit_code(tmp_path: Path) -> None:
+    for arguments, code in (("--version", 0), (f"runs show {tmp_path}", 2)):
+        command = f"{sys.executable} -m patchcore {arguments} >&- 2>/dev/null"
+        assert subprocess.run(command, shell=True, check=False).returncode == code
+
+
+def test_folds_go_on_though_nobody_reads_the_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from patchcore import runs
+    from patchcore.cli import train, viewer
+
+    trained: list[tuple[Path, bool]] = []
+
+    def supervise(run: Path, on_tick: object = None) -> int:
+        trained.append((run, on_tick is not None))
+        return 0
+
+    class Stuck:
+        def __init__(self, _: object) -> None:
+            self.tick = lambda: None
+
+        def close(self) -> bool:
+            return False
+
+    monkeypatch.setattr(runs, "supervise_foreground", supervise)
+    monkeypatch.setattr(viewer, "Background", Stuck)
+    monkeypatch.setattr(viewer, "PlainLines", lambda *_: Stuck(None))
+    ended: list[int] = []
+    monkeypatch.setattr(train.os, "_exit", ended.append)
+    follower = train._Follower(foreground=True)
+    follower.say("printed")
+    assert [follower.follow(tmp_path / name) for name in "ab"] == [0, 0]
+    follower.say("not printed: it would block")
+    assert trained == [(tmp_path / "a", True), (tmp_path / "b", False)]
+    with pytest.raises(typer.Exit):  # the real os._exit does not return
+        follower.exit(3)
+    assert ended == [3]

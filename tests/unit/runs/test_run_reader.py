@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchcore.errors import RunError, StudyError
-from patchcore.runs import RunReader, RunView, list_runs, new_run, resolve_run
+from patchcore.runs import RunReader, RunView, RunWriter, list_runs, new_run, resolve_run
 from patchcore.runs.events import Event, encode_event
 
 
@@ -187,12 +187,25 @@ def test_the_best_validation_is_of_the_newest_ones_cases(tmp_path: Path) -> None
         validation(3, 4, float("nan")),
         validation(4, 5, 0.6),
         validation(5, 2, 0.65, name="v2"),
+        validation(6, 6, 0.99, name="v6", subset="all, on request"),
+        validation(7, 7, 0.99, name="v7", subset="fixed 1 of 2, on request"),
     ]
     attempt(run, 1, lines)
     view = RunReader(run).poll()
     assert view.best_validation is not None
     assert view.best_validation.step == 3
-    assert [v.step for v in view.validations] == [1, 3, 4, 5, 2]
+    assert [v.step for v in view.validations] == [1, 3, 4, 5, 2, 6, 7]
+
+
+def test_a_validation_on_request_is_not_the_best(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    (run / "attempts" / "1").mkdir(parents=True)
+    with RunWriter(run, 1) as writer:
+        for step, dsc, subset in ((1, 0.6, "fixed 3 of 10"), (2, 0.5, "fixed 3 of 10, on request"), (3, 0.7, "x")):
+            writer.validation(
+                step, 0, f"v{step}", {"val/dsc_mean": dsc}, n_cases=3, subset=subset, counts=subset == "fixed 3 of 10"
+            )
+    assert list_runs(tmp_path)[0].best_dsc_mean == 0.6
 
 
 def test_at_most_four_mebibytes_a_poll(tmp_path: Path) -> None:

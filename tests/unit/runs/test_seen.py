@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from patchcore.errors import DataError
-from patchcore.runs.seen import Role, RunRecord, read_record, record_of, trained_by_ancestors, worst_role, write_record
-from patchcore.runs.setup import RunSplit
+from patchcore.errors import DataError, PatchcoreError
+from patchcore.runs.seen import (
+    Role,
+    RunRecord,
+    read_record,
+    record_of,
+    trained_by_ancestors,
+    validation_role,
+    worst_role,
+    write_record,
+)
+from patchcore.runs.setup import RunSplit, read_setup
 from patchcore.study import CaseRecord, FileStamp, Study
 
 
@@ -100,3 +110,33 @@ def test_the_worst_role_speaks_for_all() -> None:
         Role.ANCESTOR_SELECTION,
         Role.SELECTION_PATIENT,
     ]
+
+
+def test_weights_of_a_run_that_was_deleted_are_named(study: Study, tmp_path: Path) -> None:
+    record = record_of(study, RunSplit(("a",), ("d",)), str(tmp_path / "runs" / "gone"))
+    assert "which no longer exists" in record.unknown[0]
+
+
+@pytest.mark.parametrize("config", [None, {"train": {"folds": "many"}}, "text"])
+def test_a_run_that_cannot_be_read_has_no_role(tmp_path: Path, config: object) -> None:
+    run = tmp_path / "study" / "runs" / "x"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"schema_version": 1, "config": config, "plan": {}}))
+    with pytest.raises(PatchcoreError):
+        read_setup(run)
+    assert validation_role(run) == ""
+    (run / "seen.json").write_text(json.dumps({"schema_version": 1, "study_id": "", "trained": ["text"]}))
+    with pytest.raises(DataError, match="does not list the cases"):
+        read_record(run)
+    assert validation_role(run) == ""
+
+
+def test_the_id_of_an_older_study_stays_when_the_study_is_moved(study: Study, tmp_path: Path) -> None:
+    path = study.path / "study.json"
+    content = json.loads(path.read_text())
+    del content["study_id"]
+    path.write_text(json.dumps(content))
+    older = Study(study.path)
+    older.keep_id()
+    moved = study.path.rename(tmp_path / "moved")
+    assert Study(moved).study_id == older.study_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
 import shutil
 import threading
 import time
@@ -29,7 +30,7 @@ from patchcore.resampling.grid import Grid
 from patchcore.resampling.image import resample_class_indices, resample_image
 from patchcore.store.groups import store_folder
 from patchcore.store.inspection import inspect_store
-from patchcore.store.prepare import PreparedCase, _sweep, check_classes, class_indices, prepare, prepare_cases
+from patchcore.store.prepare import PreparedCase, check_classes, class_indices, prepare, prepare_cases
 from patchcore.store.window_reader import WindowReader
 from patchcore.study import CaseRecord, Study
 from patchcore.volumes.volume import NiftiFile
@@ -204,6 +205,7 @@ def test_a_changed_source_is_brought_again(study: Study, record: CaseRecord, tmp
     stored: Any = nibabel.load(record.image)
     nibabel.save(nibabel.Nifti1Image(np.full(record.shape, 7, np.int16), stored.affine), record.image)
     begun, unopened = before.image_array, replace(before)
+    sent = pickle.dumps(before)  # to a worker process of a loader
     first = begun.read()
     [after] = prepare_cases(study, target(), [record]).cases
     assert before.path == after.path
@@ -211,13 +213,13 @@ def test_a_changed_source_is_brought_again(study: Study, record: CaseRecord, tmp
     # What was begun is read to its end; what is opened later is told that the case has changed.
     assert not (first == 7).all()
     np.testing.assert_array_equal(begun.read(), first)
-    for late in (unopened.image, unopened.label, unopened.spans):
+    for late in (unopened.image, unopened.label, unopened.spans, pickle.loads(sent).image):
         with pytest.raises(CorruptFileError, match=r"case_1.*prepared again, or deleted, while it was in use"):
             late()
     # The outdated case is removed a day later, and then it says so.
     [old] = after.path.parent.glob(".*")
     os.utime(old, (0, 0))
-    _sweep(after.path.parent)
+    prepare_cases(study, target(), [record])
     assert list(after.path.parent.glob(".*")) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -264,6 +265,24 @@ def test_best_is_chosen_on_one_set_of_cases() -> None:
     assert progress.improves(0.6, "a")
     assert progress.improves(0.1, "b")
     assert case_set_id(["x", "y"]) == case_set_id(["y", "x"]) != case_set_id(["x"])
+
+
+def test_a_case_without_lesions_has_none_of_any_label(cases: list[PreparedCase]) -> None:
+    """One label has lesions in every case but the last, the other in the first case only."""
+    empty = lesion_spans(np.zeros(cases[2].shape, np.uint8))
+    np.save(cases[2].path / "spans.npy", np.empty((0, 5), np.int32))
+    cases[2] = replace(cases[2], lesion_voxels=())
+    one = np.zeros(cases[0].shape, np.uint8)
+    one[15:17, 2:4, 2:4] = 1
+    other = [lesion_spans(one), empty, empty]
+    settings = LoaderSettings(
+        batch_size=2, sampling=resolve_config(settings=["sampling.lesion_free_share=0.4"]).sampling
+    )
+    source = BatchSource(cases, (8, 8, 8), (-100.0, 200.0), classes=(1, 2), settings=settings, other_lesions=[other])
+    draws = [source.draw(step, np.arange(2, dtype=np.uint32)) for step in range(60)]
+    free = [int(case) for one in draws for case, kind in zip(one.case, one.kind, strict=True) if kind == 4]
+    assert set(free) == {2}
+    assert len(free) > 20
 
 
 def test_lesions_of_every_label_are_drawn_equally_often(cases: list[PreparedCase]) -> None:

@@ -79,7 +79,10 @@ class Writer:
     def case(self, validation_id: str, record: Any, *, step: int, epoch: int) -> None:
         self.cases.append((validation_id, record["case_id"], step, epoch))
 
-    def validation(self, step: int, epoch: int, name: str, values: Any, *, n_cases: int, subset: str) -> None:
+    def validation(
+        self, step: int, epoch: int, name: str, values: Any, *, n_cases: int, subset: str, counts: bool
+    ) -> None:
+        assert counts is not subset.endswith(", on request")
         self.validations.append((step, epoch, name, values, n_cases, subset))
 
 
