@@ -160,7 +160,7 @@ def test_evaluates_on_the_cases_own_grid(trained: Path, tiny_study: Path) -> Non
 
     other = evaluate(tiny_study, trained, fold=1)
     assert other.role == "used for training"
-    with pytest.raises(DataError, match="not among the accepted cases: nobody"):
+    with pytest.raises(DataError, match="not among the accepted and the test cases: nobody"):
         evaluate(tiny_study, trained, case_ids=["nobody"])
 
 
