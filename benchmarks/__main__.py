@@ -30,6 +30,7 @@ SUITES = (
     "dashboard",
     "unetr",
     "training",
+    "score",
 )
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from patchcore.lesions.measure import label_components as label_components
     from patchcore.lesions.measure import measure_lesions as measure_lesions
     from patchcore.lesions.table import Lesions as Lesions
+    from patchcore.metrics.score_files import score as score
     from patchcore.phantoms import make_phantoms as make_phantoms
     from patchcore.resampling.image import resample_image as resample_image
     from patchcore.store import StoredArray as StoredArray
@@ -78,6 +79,7 @@ _HOMES = {
     "predict": "patchcore.inference.predict",
     "prepare": "patchcore.store.prepare",
     "resample_image": "patchcore.resampling.image",
+    "score": "patchcore.metrics.score_files",
     "train": "patchcore.training.launch",
     "window_grid": "patchcore.windows.blending",
 }
@@ -109,6 +111,7 @@ __all__ = [
     "predict",
     "prepare",
     "resample_image",
+    "score",
     "train",
     "window_grid",
 ]

@@ -8,6 +8,7 @@ __all__ = [
     "CHUNK",
     "ChunkCache",
     "ForeignArray",
+    "MaskPair",
     "StoredArray",
     "WindowSampler",
     "__version__",
@@ -21,6 +22,7 @@ __all__ = [
     "gaussian_importance",
     "inflated_bytes",
     "label_components",
+    "label_overlaps",
     "measure_array",
     "measure_file",
     "prepare_case_bytes",
@@ -65,6 +67,41 @@ def measure_file(
     affine: list[list[float]] | None,
     axial_axis: int | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]: ...
+
+# --- comparing ---
+
+def label_overlaps(
+    truth: npt.NDArray[Any], prediction: npt.NDArray[Any], *, threads: int | None
+) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]], list[tuple[int, int]]]: ...
+
+@final
+class MaskPair:
+    def __new__(
+        cls,
+        truth: npt.NDArray[Any],
+        prediction: npt.NDArray[Any],
+        *,
+        labels: list[int] | None,
+        connectivity: int,
+        instances: bool,
+        min_voxels: int,
+        threads: int | None,
+    ) -> MaskPair: ...
+    def tables(self, affine: list[list[float]], *, axial_axis: int | None) -> tuple[dict[str, Any], dict[str, Any]]: ...
+    def on_specks(self) -> npt.NDArray[np.int64]: ...
+    def overlaps(self) -> npt.NDArray[np.int64]: ...
+    def dilated(self, iterations: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
+    def nearest_voxels(self, spacing: tuple[float, float, float]) -> npt.NDArray[np.int64]: ...
+    def surfaces(
+        self,
+        groups: Sequence[tuple[list[int], list[int]]],
+        spacing: tuple[float, float, float],
+        *,
+        conventions: list[str],
+        percents: list[float],
+        tolerances_mm: list[float],
+        threads: int | None,
+    ) -> list[list[dict[str, Any]]]: ...
 
 # --- preparing ---
 

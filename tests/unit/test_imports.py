@@ -10,7 +10,8 @@ import patchcore
 
 ROOT = Path(patchcore.__file__).parent
 LEAVES = {
-    "affines", "arrays", "control_groups", "errors", "files", "interrupts", "locks", "memory", "notebook", "processes",
+    "affines", "arrays", "case_ids", "control_groups", "errors", "files", "interrupts", "locks", "memory", "notebook",
+    "processes",
     "threads", "types",
 }  # fmt: skip
 # The compiled core is not a Python module; the version is defined in the root.

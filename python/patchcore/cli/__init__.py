@@ -29,6 +29,7 @@ COMMANDS: Final = (
     "inspect",
     "train",
     "evaluate",
+    "score",
     "predict",
     "compare",
     "dashboard",

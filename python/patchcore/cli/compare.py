@@ -47,16 +47,32 @@ def compare(
     table = Table(title=title, title_justify="left")
     for name in ("run", "patch size", "step", "role of the cases", "n"):
         table.add_column(name)
-    for name in ("mean DSC", "difference"):
+    for name in ("mean DSC [95 %]", "difference"):
         table.add_column(name, justify="right")
     for score in found.scores:
         patch = " × ".join(map(str, score.patch_size or ()))
         row = (score.run_id, patch, str(score.steps), score.role, str(score.n))
-        table.add_row(*map(escape, row), number(score.mean_dsc), number(score.difference, "+.3f"))
+        known = not math.isnan(score.interval.low)
+        interval = f" [{score.interval.low:.3f}, {score.interval.high:.3f}]" if known else ""
+        mean = f"{number(score.mean_dsc)}{interval}"
+        table.add_row(*map(escape, (*row, mean)), number(score.difference, "+.3f"))
     console.print(table)
+    for score in found.scores:
+        for label, against in score.against_first.items():
+            difference, p = against.difference, score.adjusted_p[label]
+            known = not math.isnan(difference.low)
+            interval = f" [{difference.low:+.3f}, {difference.high:+.3f}]" if known else ""
+            words = f"label {label}, {score.run_id}: {number(difference.mean, '+.3f')}{interval} (n = {difference.n})"
+            if not math.isnan(p):
+                words += f", Wilcoxon p = {p:.3g} (Holm, all tests together)"
+            if not math.isnan(against.false_order):
+                words += f", probability that this order is false: {against.false_order:.2g}"
+            console.print(words, markup=False, soft_wrap=True)
     console.print(f"baseline without training (centre ball): {number(found.ball_dsc)}")
     if len(found.scores) > 1:
-        console.print(escape(f"difference: mean of the paired differences to {first}"))
+        console.print(
+            escape(f"difference: mean of the paired differences to {first}; [low, high]: bootstrap of patients")
+        )
     if any(score.rewarded for score in found.scores):
         console.print(
             "a case without lesion counts as 1 for a run that predicts none there, and as 0 for a run that does: "

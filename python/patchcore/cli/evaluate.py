@@ -114,7 +114,7 @@ def _show(evaluation: Evaluation, console: Console) -> None:
     )
     per_class = f" ({per_class})" if len(by_class) > 1 else ""
     lines = [
-        f"mean DSC {_number(evaluation.mean_dsc)}{per_class} (n = {evaluation.n}{undefined}), "
+        f"mean DSC {_number(evaluation.mean_dsc)}{_interval(evaluation)}{per_class} (n = {evaluation.n}{undefined}), "
         f"global DSC {_number(evaluation.global_dsc)}; each case on its own grid",
         *(
             f"  cases with largest lesion {size.name}: mean DSC {_number(size.mean_dsc)} (n = {size.n})"
@@ -124,6 +124,7 @@ def _show(evaluation: Evaluation, console: Console) -> None:
         f"lesions found (at least one voxel): {lesions.found}/{lesions.lesions}, recall {_number(lesions.recall)} "
         f"({', '.join(by_size)}); {lesions.predicted} predicted, {lesions.predicted - lesions.true} of them false, "
         f"precision {_number(lesions.precision)}",
+        _surfaces(evaluation),
         f"baseline without training (centre ball of {evaluation.ball.volume_mm3 / 1000:.3g} mL): "
         f"mean DSC {_number(evaluation.ball.mean)} (n = {evaluation.ball.n})",
     ]
@@ -140,6 +141,22 @@ def _show(evaluation: Evaluation, console: Console) -> None:
     lines.append(f"written: {evaluation.folder}")
     for line in lines:
         console.print(line, soft_wrap=True)
+
+
+def _interval(evaluation: Evaluation) -> str:
+    found = evaluation.scores.mean_dsc()
+    return "" if math.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _surfaces(evaluation: Evaluation) -> str:
+    scores = evaluation.scores
+    hd95, nsd = scores.mean_surface("mesh", "hd95_mm"), scores.mean_nsd("mesh", 1.0)
+    if not hd95.n:
+        return "surfaces of the lesions: no case in which lesions are both labelled and predicted"
+    return (
+        f"surfaces of the lesions (convention mesh): HD95 {hd95.mean:.2f} mm (n = {hd95.n}), NSD within 1 mm "
+        f"{_number(nsd.mean)} (n = {nsd.n})"
+    )
 
 
 def _number(value: float) -> str:

@@ -10,7 +10,7 @@ import typer
 from patchcore.cli.progress import counted
 from patchcore.cli.values import hu_range as read_hu_range
 from patchcore.cli.values import int_list, int_triple, triple
-from patchcore.errors import ConfigError
+from patchcore.cli.values import regions as read_regions
 
 if TYPE_CHECKING:
     pass
@@ -86,7 +86,7 @@ def plan(
         joint=joint,
         like=like,
         classes=None if classes is None else int_list(classes, "--classes"),
-        regions=_regions(region) if region else None,
+        regions=read_regions(region) if region else None,
         seed=seed,
     )
     if sensitivity:
@@ -105,21 +105,3 @@ def plan(
         if figure.exists()
         else "No figure: matplotlib is not installed (pip install 'patchcore[figures]')"
     )
-
-
-def _region(text: str) -> tuple[str, tuple[int, ...]]:
-    name, equals, labels = text.partition("=")
-    if not (name and equals):
-        raise ConfigError(
-            f"--region {text!r} is not a valid region", found=text, remedy="write e.g. --region liver=1,2"
-        )
-    return name, tuple(int_list(labels, "--region"))
-
-
-def _regions(texts: list[str]) -> dict[str, tuple[int, ...]]:
-    found = list(map(_region, texts))
-    if len({name for name, _ in found}) < len(found):
-        raise ConfigError(
-            "--region gives the same name twice", found=[name for name, _ in found], remedy="use each name once"
-        )
-    return dict(found)

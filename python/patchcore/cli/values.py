@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from patchcore.errors import ConfigError
 from patchcore.types import IntTriple, Triple
 
-__all__ = ["hu_range", "int_list", "int_triple", "triple"]
+__all__ = ["float_list", "hu_range", "int_list", "int_triple", "name_list", "regions", "triple"]
 
 
 def triple(text: str, option: str) -> Triple:
@@ -86,3 +88,56 @@ def hu_range(text: str) -> tuple[float, float] | str:
             remedy="write e.g. --hu-range=-200,300, or a preset such as liver",
         )
     return values[0], values[1]
+
+
+def _region(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, labels = text.partition("=")
+    if not (name and equals):
+        raise ConfigError(
+            f"--region {text!r} is not a valid region", found=text, remedy="write e.g. --region liver=1,2"
+        )
+    return name, tuple(int_list(labels, "--region"))
+
+
+def regions(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Read regions ``NAME=LABEL,LABEL``.
+
+    Raises:
+        ConfigError: A text is anything else, or a name occurs twice.
+
+    Example:
+        >>> regions(["liver=1,2", "tumour=2"])
+        {'liver': (1, 2), 'tumour': (2,)}
+    """
+    found = list(map(_region, texts))
+    if len({name for name, _ in found}) < len(found):
+        raise ConfigError(
+            "--region gives the same name twice", found=[name for name, _ in found], remedy="use each name once"
+        )
+    return dict(found)
+
+
+def float_list(text: str, option: str) -> tuple[float, ...]:
+    """Read numbers separated by commas.
+
+    Raises:
+        ConfigError: The text is anything else; the message names `option`.
+
+    Example:
+        >>> float_list("1,2.5", "--tolerance")
+        (1.0, 2.5)
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{option} {text!r} is not a list of numbers", remedy=f"write e.g. {option} 1,2") from None
+
+
+def name_list(text: str) -> tuple[str, ...]:
+    """Read names separated by commas.
+
+    Example:
+        >>> name_list("mesh, voxel")
+        ('mesh', 'voxel')
+    """
+    return tuple(part.strip() for part in text.split(",") if part.strip())

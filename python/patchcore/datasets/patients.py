@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from patchcore.case_ids import default_patient
 from patchcore.errors import DataError
 from patchcore.study.analysis import Grouping
 
@@ -39,7 +40,7 @@ def group_patients(
         patients = tuple(patient or case_id for case_id, patient in zip(case_ids, given, strict=True))
         return Grouping(patients, f"as given by the data set{rest}", known=True)
     if regex is None:
-        patients = tuple(_default_patient(case_id) for case_id in case_ids)
+        patients = tuple(default_patient(case_id) for case_id in case_ids)
         example = next(((c, p) for c, p in zip(case_ids, patients, strict=True) if c != p), None)
         if example is None:
             return Grouping(patients, "each case is its own patient: no case id has a number before an underscore")
@@ -88,8 +89,3 @@ def separating_pattern(case_ids: Sequence[str]) -> tuple[str, int] | None:
         if None not in matches and len(found) > 1 and max(found.values()) <= len(case_ids) / 2:
             return pattern, len(found)
     return None
-
-
-def _default_patient(case_id: str) -> str:
-    head, underscore, _ = case_id.partition("_")
-    return head if underscore and any(char.isdigit() for char in head) else case_id

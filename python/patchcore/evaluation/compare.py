@@ -18,7 +18,7 @@ import numpy as np
 
 from patchcore.errors import StudyError
 from patchcore.files import read_json
-from patchcore.metrics import mean_dsc
+from patchcore.metrics import MeanEstimate, PairedComparison, compare_pairs, holm, mean_dsc, mean_over_classes
 from patchcore.metrics.results import EVALUATION_SCHEMA
 from patchcore.runs import list_runs, resolve_run
 from patchcore.runs.listing import summarize
@@ -42,7 +42,10 @@ class RunScore:
         n: Number of cases in the mean of the lesions.
         rewarded: Number of these cases without lesion in which the run predicts none, but another run does: they count
             as 1.
+        interval: The mean DSC with its bootstrap interval over patients.
         difference: Mean of the paired differences to the first run; NaN for the first run.
+        against_first: Label → paired comparison of the class with the first run; empty for the first run.
+        adjusted_p: Label → p value of Wilcoxon's test, adjusted for all tests of this comparison (Holm).
         dsc: DSC of the lesions per common case; NaN if the case is excluded.
     """
 
@@ -53,7 +56,10 @@ class RunScore:
     mean_dsc: float
     n: int
     rewarded: int
+    interval: MeanEstimate
     difference: float
+    against_first: Mapping[int, PairedComparison]
+    adjusted_p: Mapping[int, float]
     dsc: tuple[float, ...]
 
 
@@ -137,6 +143,13 @@ def compare(study: Study | PathLike, runs: Sequence[PathLike] = ()) -> Compariso
     rewarded = np.isnan(table) & ~left_out
     table = np.where(rewarded, 1.0, table)
     lesion = classes.index(lesion_label)
+    patients = [str(by_case[0][name]["patient"]) for name in common]
+    paired = [
+        {label: compare_pairs(table[number, :, at], table[0, :, at], patients) for at, label in enumerate(classes)}
+        for number in range(1, len(paths))
+    ]
+    adjusted = iter(holm([found.wilcoxon_p for by_class in paired for found in by_class.values()]))
+    adjusted_p: list[dict[int, float]] = [{}, *({label: next(adjusted) for label in by_class} for by_class in paired)]
     scores = [
         RunScore(
             run_id=path.name,
@@ -146,7 +159,12 @@ def compare(study: Study | PathLike, runs: Sequence[PathLike] = ()) -> Compariso
             mean_dsc=_classes_first(table[number]),
             n=int((~left_out[:, lesion]).sum()),
             rewarded=int(rewarded[number, :, lesion].sum()),
+            interval=mean_over_classes(
+                {str(label): table[number, :, at] for at, label in enumerate(classes)}, patients
+            ),
             difference=math.nan if number == 0 else _classes_first(table[number] - table[0]),
+            against_first={} if number == 0 else paired[number - 1],
+            adjusted_p=adjusted_p[number],
             dsc=tuple(table[number, :, lesion].tolist()),
         )
         for number, path in enumerate(paths)

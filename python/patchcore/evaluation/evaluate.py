@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from patchcore.config.plan import TargetPlan
 from patchcore.errors import ConfigError, DataError, MissingExtraError, PatchcoreError
 from patchcore.evaluation.cases import chosen_cases, held_out_cases, newest_finished
-from patchcore.evaluation.rows import CaseRow, Panel, RowLog, score_case
+from patchcore.evaluation.rows import CaseRow, Panel, RowLog, score_case, score_settings
 from patchcore.files import DISK_ERRORS, write_atomic, write_json_atomic
 from patchcore.inference.predict import Predictor, crop_note
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES, size_bin
@@ -30,6 +30,7 @@ from patchcore.metrics import (
     mean_dsc,
 )
 from patchcore.metrics.results import EVALUATION_SCHEMA, CaseEvaluation, Evaluation, SizeBin
+from patchcore.metrics.score_files import Scores
 from patchcore.models.device import settings_kept
 from patchcore.runs import resolve_run
 from patchcore.runs.seen import Role, read_record, worst_role
@@ -59,10 +60,11 @@ def evaluate(
     """Evaluate a run: DSC per case against the label map on the case's own grid, together with baselines.
 
     Each case is predicted as :func:`patchcore.predict` predicts it: the whole scan, even if training used crops around
-    an organ. The report is written to ``STUDY/reports/<run>/`` as ``evaluation.json``, ``dsc.csv`` and
-    ``contours.png``; the folder of other cases than the run's validation fold ends in ``-held-out``, ``-fold<K>``,
-    ``-cases-<hash>`` or ``-external``. It says of every case what the run and its ancestors have done with it. If the
-    call is interrupted, the next call continues with the missing cases.
+    an organ. The report is written to ``STUDY/reports/<run>/``: ``evaluation.json``, ``dsc.csv``, ``contours.png``, and
+    the tables of :meth:`patchcore.metrics.score_files.Scores.write`. The folder of other cases than the run's
+    validation fold ends in ``-held-out``, ``-fold<K>``, ``-cases-<hash>`` or ``-external``. The report says of every
+    case what the run and its ancestors have done with it. If the call is interrupted, the next call continues with the
+    missing cases.
 
     Args:
         study: The study.
@@ -205,6 +207,12 @@ def _evaluate(
         folder=folder,
         failed=tuple(failed),
         figure=_draw(panels, target, folder / "contours.png"),
+        scores=Scores(
+            tuple(row.score for _, _, row in rows),
+            tuple(record.patient for record, _, _ in rows),
+            score_settings(target),
+            failed=tuple(failed),
+        ),
     )
     _write(evaluation)
     log.remove()
@@ -304,7 +312,12 @@ def _write(evaluation: Evaluation) -> None:
         values = [getattr(case, name) for name in plain] + [case.dsc_by_class[label] for label in labels]
         writer.writerow(["" if value is None or value != value else value for value in values])
     write_atomic(evaluation.folder / "dsc.csv", rows.getvalue())
-    content = asdict(evaluation) | {
+    evaluation.scores.write(evaluation.folder)
+    content = {field.name: getattr(evaluation, field.name) for field in fields(evaluation) if field.name != "scores"}
+    content |= {
+        "cases": [asdict(case) for case in evaluation.cases],
+        "bins": [asdict(size) for size in evaluation.bins],
+        "mean_dsc_interval": asdict(evaluation.scores.mean_dsc()),
         "schema_version": EVALUATION_SCHEMA,
         "grid": "original",
         "lesions": _lesion_json(evaluation.lesions),

@@ -12,10 +12,20 @@ from typing import Any
 import numpy as np
 
 from patchcore.affines import voxel_volume_mm3
+from patchcore.config.plan import TargetPlan
 from patchcore.errors import DataError
 from patchcore.files import json_lines
 from patchcore.inference.predict import Predictor
-from patchcore.metrics import DscCounts, LesionMatch, VoxelCounts, dsc_ball_baseline, match_lesions
+from patchcore.metrics import (
+    CaseScore,
+    DscCounts,
+    LesionMatch,
+    ScoreSettings,
+    VoxelCounts,
+    dsc_ball_baseline,
+    match_lesions,
+)
+from patchcore.metrics import score_case as score_maps
 from patchcore.resampling.grid import Grid
 from patchcore.runs.telemetry import LineFile
 from patchcore.store.prepare import class_indices
@@ -23,7 +33,7 @@ from patchcore.study import CaseRecord
 from patchcore.types import AnyArray
 from patchcore.views.figures.contours import best_slice
 
-__all__ = ["CaseRow", "Panel", "RowLog", "score_case"]
+__all__ = ["CaseRow", "Panel", "RowLog", "score_case", "score_settings"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,7 @@ class CaseRow:
         predicted_voxels: Number of predicted lesion voxels.
         voxel_mm3: Volume of a voxel of the case's own grid [mm³].
         ball_dsc: DSC of the centre-ball baseline.
+        score: Overlap, surfaces and lesions of every class, with one row for each lesion and component.
     """
 
     case_id: str
@@ -56,6 +67,19 @@ class CaseRow:
     predicted_voxels: int
     voxel_mm3: float
     ball_dsc: float
+    score: CaseScore
+
+
+def score_settings(target: TargetPlan) -> ScoreSettings:
+    """Return what an evaluation scores: the classes of a plan, on maps of class indices."""
+    members = target.evaluated_indices
+    return ScoreSettings(
+        classes={str(label): tuple(members.get(index, (index,))) for index, label in enumerate(target.classes, 1)},
+        lesion_class=str(target.lesion_label),
+        modes=("overlap", "cc"),
+        connectivity=target.connectivity,
+        min_volume_mm3=target.min_volume_mm3,
+    )
 
 
 def score_case(
@@ -113,6 +137,7 @@ def score_case(
         predicted_voxels=int(np.count_nonzero(predicted)),
         voxel_mm3=voxel_mm3,
         ball_dsc=dsc_ball_baseline([labelled], [record.spacing], volume_mm3=ball_mm3).dsc[0],
+        score=score_maps(record.case_id, expected, indices, affine, score_settings(target)),
     )
     if not keep:
         return row, None
@@ -173,4 +198,5 @@ class RowLog:
 
 def _row(value: dict[str, Any]) -> CaseRow:
     counts = {int(index): VoxelCounts(*numbers) for index, numbers in value["counts"].items()}
-    return CaseRow(**(value | {"counts": counts, "match": LesionMatch.from_json(value["match"])}))
+    read = {"match": LesionMatch.from_json(value["match"]), "score": CaseScore.from_record(value["score"])}
+    return CaseRow(**(value | {"counts": counts} | read))

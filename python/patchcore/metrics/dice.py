@@ -47,6 +47,27 @@ class VoxelCounts:
         total = self.prediction + self.label
         return 2 * self.intersection / total if total else math.nan
 
+    @property
+    def jaccard(self) -> float:
+        """Jaccard index (IoU) in [0, 1]; NaN if the class is neither predicted nor labelled."""
+        union = self.prediction + self.label - self.intersection
+        return self.intersection / union if union else math.nan
+
+    @property
+    def recall(self) -> float:
+        """Share of the labelled voxels that is predicted; NaN if nothing is labelled."""
+        return self.intersection / self.label if self.label else math.nan
+
+    @property
+    def precision(self) -> float:
+        """Share of the predicted voxels that is labelled; NaN if nothing is predicted."""
+        return self.intersection / self.prediction if self.prediction else math.nan
+
+    @property
+    def relative_volume_difference(self) -> float:
+        """Predicted minus labelled volume, divided by the labelled volume; NaN if nothing is labelled."""
+        return (self.prediction - self.label) / self.label if self.label else math.nan
+
 
 @dataclass(frozen=True)
 class ClassDsc:

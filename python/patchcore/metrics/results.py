@@ -7,6 +7,7 @@ from pathlib import Path
 
 from patchcore.metrics.baselines import BallBaseline, ThresholdBaseline
 from patchcore.metrics.lesions import LesionScore
+from patchcore.metrics.score_files import Scores
 
 __all__ = ["EVALUATION_SCHEMA", "CaseEvaluation", "Evaluation", "SizeBin"]
 
@@ -90,6 +91,7 @@ class Evaluation:
         folder: Folder of the report.
         failed: Cases that could not be used, each with the reason.
         figure: The contour figure; None if it could not be drawn.
+        scores: Overlap, surfaces and lesions of every case, with intervals.
     """
 
     run_id: str
@@ -113,3 +115,4 @@ class Evaluation:
     folder: Path
     failed: tuple[tuple[str, str], ...]
     figure: Path | None
+    scores: Scores

@@ -3,9 +3,11 @@
 mod ct;
 mod gate;
 mod measure;
+mod pair;
 mod prepare;
 mod resample;
 mod store;
+
 mod windows;
 
 use pyo3::prelude::*;
@@ -15,8 +17,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     ct::register(module)?;
     measure::register(module)?;
+    pair::register(module)?;
     prepare::register(module)?;
     resample::register(module)?;
     store::register(module)?;
+
     windows::register(module)
 }

@@ -187,7 +187,7 @@ fn dtype_of(header: &nifti::Header) -> String {
     format!("{order}{letter}{}", header.kind.size())
 }
 
-fn columns<'py>(py: Python<'py>, table: &LesionTable) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn columns<'py>(py: Python<'py>, table: &LesionTable) -> PyResult<Bound<'py, PyDict>> {
     let lesions = &table.lesions;
     let columns = PyDict::new(py);
     macro_rules! column {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::decode::Decoder;
 use crate::pool::{self, Interrupt};
-use crate::slab::{Connectivity, Slab, Span, Sums, WalkShape, touching_planes};
+use crate::slab::{Connectivity, Line, Slab, Span, Sums, WalkShape, touching_planes};
 use crate::view::View;
 use crate::{Error, Result};
 
@@ -78,6 +78,34 @@ impl Components {
         }
     }
 
+    /// The label of a component.
+    #[must_use]
+    pub fn label(&self, number: usize) -> i64 {
+        self.sums[number].label
+    }
+
+    /// The number of voxels of a component.
+    #[must_use]
+    pub fn voxels(&self, number: usize) -> u64 {
+        self.sums[number].voxels
+    }
+
+    /// The number of voxels of each component, with its label.
+    #[must_use]
+    pub fn label_voxels(&self) -> Vec<(i64, u64)> {
+        self.sums.iter().map(|sums| (sums.label, sums.voxels)).collect()
+    }
+
+    /// Every span with its line (plane · rows + row) and the number of its component, in walk order.
+    pub(crate) fn spans(&self) -> impl Iterator<Item = (u64, Span, u32)> + '_ {
+        self.slabs.iter().zip(&self.numbers).flat_map(|(slab, numbers)| {
+            (0..slab.lines.len()).flat_map(move |at| {
+                let line = slab.lines[at].number;
+                slab.line_range(at).map(move |index| (line, slab.spans[index], numbers[slab.component[index] as usize]))
+            })
+        })
+    }
+
     /// Find the components of a label map in memory.
     ///
     /// Memory grows with the number of spans, not with the number of voxels. The result does not depend on `threads` or
@@ -92,7 +120,23 @@ impl Components {
         threads: Option<usize>,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let walk = Walk { order: view.walk_order(), shape: view.shape() };
+        Self::of_view_in(view.walk_order(), view, decoder, connectivity, threads, interrupt)
+    }
+
+    /// As [`Components::of_view`], with spans along the last axis of `order`: two label maps can only be compared span by
+    /// span if they are walked in the same order.
+    ///
+    /// # Errors
+    /// As [`Components::of_view`].
+    pub fn of_view_in(
+        order: [usize; 3],
+        view: &View<'_>,
+        decoder: &Decoder,
+        connectivity: Connectivity,
+        threads: Option<usize>,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let walk = Walk { order, shape: view.shape() };
         let [planes, rows, length] = walk.walk_shape();
         if planes * rows * length == 0 {
             return Joiner::new(walk, connectivity).finish();
@@ -144,6 +188,47 @@ impl Components {
             }
         }
         self.sums = merged;
+        self
+    }
+
+    /// The components of at least `voxels` voxels, numbered again. The spans of the others are dropped.
+    #[must_use]
+    pub fn with_at_least(mut self, voxels: u64) -> Self {
+        if self.sums.iter().all(|sums| sums.voxels >= voxels) {
+            return self;
+        }
+        let mut kept = 0;
+        let renumbered: Vec<Option<u32>> = self
+            .sums
+            .iter()
+            .map(|sums| {
+                (sums.voxels >= voxels).then(|| {
+                    kept += 1;
+                    kept - 1
+                })
+            })
+            .collect();
+        for (slab, numbers) in self.slabs.iter_mut().zip(&mut self.numbers) {
+            let mut fewer = Slab::default();
+            for at in 0..slab.lines.len() {
+                let first = fewer.spans.len() as u32;
+                for index in slab.line_range(at) {
+                    if renumbered[numbers[slab.component[index] as usize] as usize].is_some() {
+                        fewer.spans.push(slab.spans[index]);
+                        fewer.component.push(slab.component[index]);
+                    }
+                }
+                if fewer.spans.len() as u32 > first {
+                    fewer.lines.push(Line { number: slab.lines[at].number, first });
+                }
+            }
+            *slab = fewer;
+            // The numbers of dropped components are not used any more.
+            for number in numbers {
+                *number = renumbered[*number as usize].unwrap_or(0);
+            }
+        }
+        self.sums.retain(|sums| sums.voxels >= voxels);
         self
     }
 

@@ -18,6 +18,7 @@ pub struct Decoder {
     swapped: bool,
     scaling: Option<(f64, f64)>,
     selected: Option<Vec<i64>>,
+    merged: bool,
     rounded: Arc<AtomicBool>,
 }
 
@@ -25,13 +26,27 @@ impl Decoder {
     /// A decoder for elements of `kind`, byte-swapped or not. If `selected` is given, all other labels become 0.
     #[must_use]
     pub fn new(kind: Kind, swapped: bool, selected: Option<&[i64]>) -> Self {
-        Self { kind, swapped, scaling: None, selected: selected.map(<[i64]>::to_vec), rounded: Arc::default() }
+        Self {
+            kind,
+            swapped,
+            scaling: None,
+            selected: selected.map(<[i64]>::to_vec),
+            merged: false,
+            rounded: Arc::default(),
+        }
     }
 
     /// The same decoder, with `label = slope · stored + intercept`.
     #[must_use]
     pub fn scaled(mut self, slope: f64, intercept: f64) -> Self {
         self.scaling = ((slope, intercept) != (1.0, 0.0)).then_some((slope, intercept));
+        self
+    }
+
+    /// The same decoder, with 1 for every label that is not background: a mask.
+    #[must_use]
+    pub fn merged(mut self) -> Self {
+        self.merged = true;
         self
     }
 
@@ -79,6 +94,7 @@ impl Decoder {
     fn select(&self, label: i64) -> i64 {
         match &self.selected {
             Some(labels) if !labels.contains(&label) => 0,
+            _ if self.merged => i64::from(label != 0),
             _ => label,
         }
     }

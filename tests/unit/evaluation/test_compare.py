@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import patchcore as pc
+from commands import patchcore
 from patchcore.errors import StudyError
 from patchcore.files import write_json_atomic
 from patchcore.study import Study
@@ -27,7 +28,8 @@ def evaluated(
     cases = []
     for case, value in dsc.items():
         by_class = {str(label): one for label, one in (value if isinstance(value, dict) else {2: value}).items()}
-        cases.append({"case_id": case, "role": role, "dsc_by_class": by_class, "ball_dsc": 0.25})
+        patient = case.partition("_")[0]
+        cases.append({"case_id": case, "patient": patient, "role": role, "dsc_by_class": by_class, "ball_dsc": 0.25})
     labels = cases[0]["dsc_by_class"]
     report = {"schema_version": 2, "checkpoint_step": 7, "lesion_label": 2, "dsc_by_class": labels, "cases": cases}
     (study / "reports" / name).mkdir(parents=True)
@@ -99,6 +101,30 @@ def test_cases_that_a_run_has_trained_on_are_left_out(study: Path) -> None:
     report.parent.rmdir()
     evaluated(study, "20260103T000000-c-000003", 8, {"x": 0.9, "y": 0.8})
     assert pc.compare(study).trained == ()
+
+
+def test_differences_stand_with_interval_test_and_doubt(study: Path) -> None:
+    names = [f"p{number}_{part}" for number in range(5) for part in "ab"]
+    base = {name: 0.5 + 0.01 * number for number, name in enumerate(names)}
+    evaluated(study, "20260101T000000-a-000001", 16, dict(base))
+    evaluated(study, "20260102T000000-b-000002", 8, {n: v + 0.05 + 0.002 * i for i, (n, v) in enumerate(base.items())})
+    evaluated(
+        study, "20260103T000000-c-000003", 12, {n: v + 0.1 * (-1) ** (i // 2) for i, (n, v) in enumerate(base.items())}
+    )
+    found = {score.run_id[-1]: score for score in pc.compare(study).scores}
+    assert found["1"].against_first == {}
+    better, noise = found["2"].against_first[2], found["3"].against_first[2]
+    assert better.difference.patients == 5
+    assert 0.05 < better.difference.low < better.difference.mean < better.difference.high < 0.07
+    assert better.false_order < 1e-6
+    assert noise.difference.low < 0 < noise.difference.high
+    assert noise.false_order > 0.2
+    # Two tests: the smaller p value counts twice.
+    assert found["2"].adjusted_p[2] == pytest.approx(2 * better.wilcoxon_p)
+    assert found["2"].interval.low < found["2"].mean_dsc < found["2"].interval.high
+    shown = patchcore("compare", study)
+    assert "label 2, 20260102T000000-b-000002: +0.059 [+0.05" in shown.stdout
+    assert "Wilcoxon p = 0.00391 (Holm, all tests together)" in shown.stdout
 
 
 def test_what_cannot_be_compared_is_refused(study: Path) -> None:
