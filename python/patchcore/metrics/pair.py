@@ -142,6 +142,7 @@ class MaskPair:
             "min_volume_mm3": min_volume_mm3, "axial_axis": axial_axis, "threads": threads,
         }  # fmt: skip
         self._arrays = (truth, prediction)
+        self._nearest: dict[Triple, Int64Array] = {}
         self._core = _core.MaskPair(
             truth,
             prediction,
@@ -199,9 +200,10 @@ class MaskPair:
         Args:
             spacing: Length of a voxel along each axis [default: the spacing of the masks, mm].
         """
-        a, b, c = self.spacing if spacing is None else spacing
-        counts: Int64Array = self._core.nearest_voxels((float(a), float(b), float(c)))
-        return counts
+        a, b, c = map(float, self.spacing if spacing is None else spacing)
+        if (a, b, c) not in self._nearest:
+            self._nearest[a, b, c] = self._core.nearest_voxels((a, b, c))
+        return self._nearest[a, b, c]
 
     def surfaces(
         self,

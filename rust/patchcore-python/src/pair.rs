@@ -3,7 +3,7 @@
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyUntypedArray, PyUntypedArrayMethods};
 use patchcore::lesions::{Affine, measure};
-use patchcore::pair::{Overlap, Pair, overlaps};
+use patchcore::pair::{Group, Overlap, Pair, overlaps};
 use patchcore::pool::Interrupt;
 use patchcore::surface::{Convention, Distances};
 use patchcore::{Components, Connectivity, Decoder, Error, Geometry, View};
@@ -153,7 +153,7 @@ impl MaskPair {
     fn surfaces<'py>(
         &self,
         py: Python<'py>,
-        groups: Vec<(Vec<usize>, Vec<usize>)>,
+        groups: Vec<Group>,
         spacing: [f64; 3],
         conventions: Vec<String>,
         percents: Vec<f64>,
@@ -162,16 +162,9 @@ impl MaskPair {
     ) -> PyResult<Vec<Vec<Bound<'py, PyDict>>>> {
         let conventions = conventions.iter().map(|name| convention_of(name)).collect::<PyResult<Vec<_>>>()?;
         let found = run_interruptible(py, |interrupt: &Interrupt| {
-            let measured = |(truth, prediction): &(Vec<usize>, Vec<usize>)| {
-                conventions
-                    .iter()
-                    .map(|&convention| {
-                        let distances = self.0.distances(truth, prediction, spacing, convention, threads, interrupt)?;
-                        Ok(Numbers::of(&distances, &percents, &tolerances_mm))
-                    })
-                    .collect::<patchcore::Result<Vec<_>>>()
-            };
-            groups.iter().map(measured).collect::<patchcore::Result<Vec<_>>>()
+            self.0.distances_of(&groups, spacing, &conventions, threads, interrupt, |distances| {
+                Numbers::of(distances, &percents, &tolerances_mm)
+            })
         })?;
         found.iter().map(|group| group.iter().map(|numbers| numbers.describe(py)).collect()).collect()
     }

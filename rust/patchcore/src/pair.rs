@@ -5,14 +5,19 @@ mod nearest;
 
 use std::collections::HashMap;
 
+use rayon::prelude::*;
+
 use crate::components::Components;
-use crate::pool::Interrupt;
+use crate::pool::{self, Interrupt};
 use crate::slab::{Connectivity, Span};
 use crate::surface::{Convention, Distances, Rows, distances};
 use crate::{Error, Result};
 
 /// The voxels that two objects share: index of the first, index of the second, number of voxels.
 pub type Overlap = (u32, u32, u64);
+
+/// Numbers of true and of predicted components that are each taken as one mask.
+pub type Group = (Vec<usize>, Vec<usize>);
 
 /// The components of a true and of a predicted mask.
 #[derive(Debug)]
@@ -129,6 +134,34 @@ impl Pair {
     /// [`Error::Unsupported`] for an axis with more than 2.7·10⁶ voxels, [`Error::Interrupted`] if asked to stop.
     pub fn nearest_voxels(&self, spacing: [f64; 3], interrupt: &Interrupt) -> Result<Vec<u64>> {
         nearest::nearest_voxels(&self.truth, &self.prediction, spacing, interrupt)
+    }
+
+    /// For each group of true and predicted components and each convention, what `keep` keeps of the distances between
+    /// their surfaces. Many groups are measured in parallel, a single one with several threads.
+    ///
+    /// # Errors
+    /// As [`Pair::distances`].
+    pub fn distances_of<T: Send>(
+        &self,
+        groups: &[Group],
+        spacing: [f64; 3],
+        conventions: &[Convention],
+        threads: Option<usize>,
+        interrupt: &Interrupt,
+        keep: impl Fn(&Distances) -> T + Sync,
+    ) -> Result<Vec<Vec<T>>> {
+        let measured = |(truth, prediction): &Group, threads: Option<usize>| -> Result<Vec<T>> {
+            conventions
+                .iter()
+                .map(|&convention| {
+                    self.distances(truth, prediction, spacing, convention, threads, interrupt).map(|found| keep(&found))
+                })
+                .collect()
+        };
+        if groups.len() < 2 || threads == Some(1) {
+            return groups.iter().map(|group| measured(group, threads)).collect();
+        }
+        pool::install(threads, || groups.par_iter().map(|group| measured(group, Some(1))).collect())
     }
 
     /// The distances between the surfaces of some true and some predicted components, each taken as one mask.
