@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from patchcore.datasets.sensitivity import plan_sensitivity as plan_sensitivity
     from patchcore.evaluation.compare import compare as compare
     from patchcore.evaluation.evaluate import evaluate as evaluate
+    from patchcore.inference.export import export_model as export_model
     from patchcore.inference.predict import predict as predict
     from patchcore.lesions.measure import label_components as label_components
     from patchcore.lesions.measure import measure_lesions as measure_lesions
@@ -68,6 +69,7 @@ _HOMES = {
     "check_dataset": "patchcore.datasets.check",
     "compare": "patchcore.evaluation.compare",
     "evaluate": "patchcore.evaluation.evaluate",
+    "export_model": "patchcore.inference.export",
     "extract_windows": "patchcore.windows.extract",
     "find_cases": "patchcore.datasets.layouts",
     "import_dicom": "patchcore.datasets.dicom.convert",
@@ -100,6 +102,7 @@ __all__ = [
     "check_dataset",
     "compare",
     "evaluate",
+    "export_model",
     "extract_windows",
     "find_cases",
     "import_dicom",

@@ -31,6 +31,7 @@ COMMANDS: Final = (
     "evaluate",
     "score",
     "predict",
+    "export",
     "compare",
     "dashboard",
     "runs",

@@ -16,7 +16,7 @@ __all__ = ["predict"]
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the run, or an exported model (.zip).")],
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="CT as a NIfTI file, or a folder of such files.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write; a folder if INPUT is a folder.")],
     checkpoint: Annotated[str | None, typer.Option(help="Checkpoint to use: best or last [default: best].")] = None,
@@ -34,6 +34,7 @@ def predict(
     Each label map has the grid of its scan and the label values of the data set. If INPUT is a folder, scans that
     cannot be used are reported and skipped; the exit code is then 3.
     """
+    from patchcore.inference.export import is_exported, read_model
     from patchcore.inference.predict import crop_note
     from patchcore.inference.predict import predict as run_prediction
     from patchcore.runs import resolve_run
@@ -46,8 +47,10 @@ def predict(
         volumes = ", ".join(f"label {k}: {v / 1000:.3g} mL" for k, v in prediction.volume_mm3.items())
         typer.echo(f"[{number}/{total}] {prediction.path}  {volumes}")
 
-    folder = resolve_run(None, str(run))
-    if note := crop_note(read_setup(folder).plan.target):
+    exported = is_exported(run)
+    folder = run if exported else resolve_run(None, str(run))
+    target = (read_model(folder) if exported else read_setup(folder)).plan.target
+    if note := crop_note(target):
         typer.echo(f"note: {note}", err=True)
     predictions = run_prediction(
         folder,

@@ -14,11 +14,12 @@ from torch import nn
 
 from patchcore.affines import voxel_volume_mm3
 from patchcore.config.plan import TargetPlan
-from patchcore.errors import CheckpointError, ConfigError, DataError, PatchcoreError
+from patchcore.errors import ConfigError, DataError, PatchcoreError
 from patchcore.files import DISK_ERRORS, replace_atomically
+from patchcore.inference.export import is_exported, read_model
 from patchcore.inference.geometry import label_on_grid
 from patchcore.inference.sliding_window import predict_volume
-from patchcore.models.checkpoint import Checkpoint, find_checkpoint
+from patchcore.models.checkpoint import Checkpoint, fill_network, find_weights
 from patchcore.models.device import Placement, place, settings_kept
 from patchcore.models.registry import build_network
 from patchcore.resampling.grid import Grid
@@ -117,7 +118,7 @@ class Predictor:
             # A run that was trained in bf16 on a GPU is predicted with in fp32 where there is only a CPU.
             train = train.model_copy(update={"precision": "auto"})
         placement = place(train)
-        found = _find(run, checkpoint)
+        found = find_weights(run, checkpoint)
         network = build_network(setup.plan.target, setup.config.model)
         found.restore(network)
         validation = setup.config.validation
@@ -129,6 +130,36 @@ class Predictor:
             mirror=validation.mirror,
         )
         return predictor, found
+
+    @classmethod
+    def of_model(
+        cls, path: PathLike, *, device: str | None = None, overlap: float | None = None, mirror: bool | None = None
+    ) -> Predictor:
+        """Load an exported model.
+
+        Args:
+            path: The file, see :func:`patchcore.inference.export.export_model`.
+            device: ``auto``, ``cpu`` or ``cuda``; default: auto.
+            overlap: Overlap of neighbouring windows; default: that of the training's validation.
+            mirror: Whether to average over mirrored windows; default: as above.
+
+        Raises:
+            CheckpointError: The file is not an exported model, or has changed.
+            ConfigError: CUDA was requested but is not available, or the device is not valid.
+        """
+        model = read_model(path)
+        alone = {"ranks": 1, "accumulate": 1, "device": device or "auto", "precision": "auto"}
+        placement = place(model.config.train.model_copy(update=alone))
+        network = build_network(model.plan.target, model.config.model)
+        fill_network(network, model.weights, model.path)
+        validation = model.config.validation
+        return cls(
+            placement.network(network),
+            model.plan.target,
+            placement,
+            overlap=validation.overlap if overlap is None else overlap,
+            mirror=validation.mirror if mirror is None else mirror,
+        )
 
     def probabilities(self, image: AnyArray, *, look: Callable[[], None] | None = None) -> Float32Array:
         """Return class probabilities, float32 (1 + classes, X, Y, Z), for an image in HU on the training grid."""
@@ -200,10 +231,10 @@ def predict(
     overwrite: bool = False,
     on_file: Callable[[Prediction, int, int], None] | None = None,
 ) -> list[Prediction]:
-    """Segment CT scans with the network of a run.
+    """Segment CT scans with the network of a run, or with an exported model.
 
     Args:
-        run: The run folder.
+        run: The run folder, or the file of an exported model.
         source: A NIfTI file, or a folder of them.
         out: The label map to write (``.nii`` or ``.nii.gz``); if `source` is a folder, the output folder.
         checkpoint: ``best`` or ``last``; default: best if it exists, else last.
@@ -229,7 +260,12 @@ def predict(
     single = not Path(source).is_dir()
     predictions = []
     with settings_kept():
-        predictor, _ = Predictor.of_run(run, checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror)
+        if is_exported(run):
+            if checkpoint is not None:
+                raise ConfigError("an exported model has one checkpoint", remedy="leave out --checkpoint")
+            predictor = Predictor.of_model(run, device=device, overlap=overlap, mirror=mirror)
+        else:
+            predictor, _ = Predictor.of_run(run, checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror)
         for number, (scan, path) in enumerate(jobs, 1):
             try:
                 prediction = _predict_file(predictor, scan, path)
@@ -302,17 +338,3 @@ def _jobs(source: Path, out: Path, *, overwrite: bool) -> list[tuple[Path, Path]
         if path.exists() and not overwrite:
             raise DataError("already exists", path=path, remedy="add --overwrite, or choose another output with -o")
     return jobs
-
-
-def _find(run: Path, which: str | None) -> Checkpoint:
-    if which not in (None, "best", "last"):
-        raise ConfigError(f"{which!r} is not a valid checkpoint", expected=("best", "last"), remedy="use best or last")
-    for name in ("best", "last") if which is None else (which,):
-        found = find_checkpoint(run / "checkpoints" / name)
-        if found is not None:
-            return found
-    raise CheckpointError(
-        f"the run has no {which or 'best or last'} checkpoint yet",
-        path=run,
-        remedy="train until the first validation, or request a checkpoint with patchcore runs checkpoint",
-    )

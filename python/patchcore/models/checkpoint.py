@@ -29,12 +29,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from patchcore.errors import CheckpointError, DataError, SchemaVersionError
+from patchcore.errors import CheckpointError, ConfigError, DataError, SchemaVersionError
 from patchcore.files import finite, read_json
 from patchcore.models.weights import distinct_names
 from patchcore.types import PathLike
 
-__all__ = ["CHECKPOINT_SCHEMA", "Checkpoint", "find_checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "CHECKPOINT_SCHEMA",
+    "Checkpoint",
+    "fill_network",
+    "find_checkpoint",
+    "find_weights",
+    "load_checkpoint",
+    "save_checkpoint",
+]
 
 CHECKPOINT_SCHEMA = 1
 _MODEL, _OPTIMIZER, _RNG, _STATE = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"
@@ -81,11 +89,7 @@ class Checkpoint:
             self._restore_generators()
 
     def _fill(self, network: nn.Module, name: str) -> None:
-        weights = self._read(name)
-        state = network.state_dict()
-        names = distinct_names(state)
-        _check_keys(self.path / name, weights, {name: state[name] for name in dict.fromkeys(names.values())})
-        network.load_state_dict({name: weights[first] for name, first in names.items()})
+        fill_network(network, self._read(name), self.path / name)
 
     @property
     def identity(self) -> list[int]:
@@ -148,6 +152,23 @@ class Checkpoint:
                 f"damaged ({error})", path=self.path / name, remedy="resume from another checkpoint, or train again"
             ) from error
         return tensors
+
+
+def fill_network(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load weights into a network; every parameter must be there, with its shape.
+
+    Args:
+        network: The network.
+        weights: The weights by parameter name.
+        path: File of the weights, for messages.
+
+    Raises:
+        CheckpointError: The weights belong to another network. The message names the first difference.
+    """
+    state = network.state_dict()
+    names = distinct_names(state)
+    _check_keys(path, dict(weights), {name: state[name] for name in dict.fromkeys(names.values())})
+    network.load_state_dict({name: weights[first] for name, first in names.items()})
 
 
 def save_checkpoint(
@@ -223,6 +244,26 @@ def find_checkpoint(folder: PathLike) -> Checkpoint | None:
     if damaged is not None:
         raise damaged
     return None
+
+
+def find_weights(run: Path, which: str | None) -> Checkpoint:
+    """Return the checkpoint of a run to predict with: ``best`` or ``last``; None: best if it exists, else last.
+
+    Raises:
+        CheckpointError: The run has no such checkpoint, or it is damaged.
+        ConfigError: There is no checkpoint of this name.
+    """
+    if which not in (None, "best", "last"):
+        raise ConfigError(f"{which!r} is not a valid checkpoint", expected=("best", "last"), remedy="use best or last")
+    for name in ("best", "last") if which is None else (which,):
+        found = find_checkpoint(run / "checkpoints" / name)
+        if found is not None:
+            return found
+    raise CheckpointError(
+        f"the run has no {which or 'best or last'} checkpoint yet",
+        path=run,
+        remedy="train until the first validation, or request a checkpoint with patchcore runs checkpoint",
+    )
 
 
 def load_checkpoint(folder: PathLike) -> Checkpoint:

@@ -1,0 +1,27 @@
+"""``patchcore export RUN -o MODEL.zip``: write the network of a run into one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["export"]
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; its name ends in .zip.")],
+    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint to use: best or last [default: best].")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+) -> None:
+    """Write the network of a run into one file: weights, plan, settings, a model card and hashes.
+
+    patchcore predict reads it like a run. Nothing in the file is executed when it is read.
+    """
+    from patchcore.inference.export import export_model
+    from patchcore.runs import resolve_run
+
+    path = export_model(resolve_run(None, run), out, checkpoint=checkpoint, overwrite=overwrite)
+    typer.echo(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")

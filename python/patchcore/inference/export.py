@@ -1,0 +1,252 @@
+"""Exports the network of a run as one file, and reads such files: weights, plan, settings, scores and hashes.
+
+The file is a zip with a fixed list of members. Members are stored without compression, so a member is never larger than
+the file; each is read by name into memory and compared with its hash. Nothing is unpickled, evaluated or extracted, and
+no path in the file is followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from patchcore.config import Plan, RunConfig, resolve_config
+from patchcore.errors import CheckpointError, ConfigError, DataError, SchemaVersionError
+from patchcore.files import finite, read_json, replace_atomically
+from patchcore.models.checkpoint import Checkpoint, find_weights
+from patchcore.runs.setup import read_setup
+from patchcore.types import PathLike
+
+__all__ = ["ExportedModel", "export_model", "is_exported", "read_model"]
+
+MODEL_SCHEMA: Final = 1
+_FORMAT: Final = "patchcore model"
+_MANIFEST: Final = "model.json"
+_WEIGHTS: Final = "weights.safetensors"
+_PLAN: Final = "plan.json"
+_CONFIG: Final = "config.json"
+_CARD: Final = "README.md"
+_MOST_JSON_BYTES: Final = 16 << 20
+_REMEDY: Final = "copy the file again, or export the run again"
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A network in a file, with what is needed to predict with it.
+
+    Attributes:
+        path: The file.
+        facts: Content of ``model.json``: run, step, version of patchcore, hashes.
+        plan: The plan that the network was trained with.
+        config: The settings of the training.
+        weights: The weights by parameter name.
+    """
+
+    path: Path
+    facts: Mapping[str, Any]
+    plan: Plan
+    config: RunConfig
+    weights: Mapping[str, Tensor]
+
+
+def is_exported(path: PathLike) -> bool:
+    """Whether a path is a file with the ending of an exported model."""
+    return Path(path).suffix.lower() == ".zip" and not Path(path).is_dir()
+
+
+def export_model(run: PathLike, out: PathLike, *, checkpoint: str | None = None, overwrite: bool = False) -> Path:
+    """Write the network of a run into one file that ``patchcore predict`` reads.
+
+    Args:
+        run: The run folder.
+        out: The file to write, ending in ``.zip``.
+        checkpoint: ``best`` or ``last``; default: best if it exists, else last.
+        overwrite: Whether an existing file is replaced.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: The path is not a run folder.
+        CheckpointError: The run has no checkpoint, or it is damaged.
+        ConfigError: The name does not end in ``.zip``, or the network is the user's own code, which a file cannot hold.
+        DataError: The file exists already.
+        OSError: The file cannot be written.
+
+    Example:
+        >>> import patchcore as pc  # doctest: +SKIP
+        >>> pc.export_model("study/runs/…", "model.zip")  # doctest: +SKIP
+    """
+    run, out = Path(run), Path(out)
+    if not is_exported(out):
+        raise ConfigError(f"{out.name!r} is not the name of a model", path=out, remedy="use a name that ends in .zip")
+    if out.exists() and not overwrite:
+        raise DataError("already exists", path=out, remedy="add --overwrite, or choose another name with -o")
+    setup = read_setup(run)
+    _check_own_code(setup.config, run)
+    found = find_weights(run, checkpoint)
+    members = {
+        _WEIGHTS: _weight_bytes(found),
+        _PLAN: _json(json.loads(setup.plan.model_dump_json())),
+        _CONFIG: _json(setup.config.model_dump(mode="json")),
+        _CARD: _card(run, found, setup.plan, setup.config).encode(),
+    }
+    facts = {
+        "format": _FORMAT,
+        "schema_version": MODEL_SCHEMA,
+        "patchcore_version": _version(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run_id": run.name,
+        "step": int(found.state.get("step", 0)),
+        "files": {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in members.items()
+        },
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replace_atomically(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in {_MANIFEST: _json(facts), **members}.items():
+            # A fixed time: equal models are equal files.
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+    return out
+
+
+def read_model(path: PathLike) -> ExportedModel:
+    """Read an exported model and compare every part with its hash.
+
+    Raises:
+        CheckpointError: The file is not a model that patchcore exported, or a byte of it has changed.
+        SchemaVersionError: A newer patchcore wrote it.
+        OSError: The file cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            facts = _manifest(path, archive)
+            parts = {name: _member(path, archive, name, facts["files"]) for name in (_WEIGHTS, _PLAN, _CONFIG)}
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise CheckpointError(f"is not an exported model ({error})", path=path, remedy=_REMEDY) from None
+    try:
+        plan = Plan.model_validate_json(parts[_PLAN])
+        config = resolve_config(base=json.loads(parts[_CONFIG]))
+        weights = load(parts[_WEIGHTS])
+    except (ValidationError, ConfigError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"cannot be read ({reason})", path=path, remedy=_REMEDY) from None
+    _check_own_code(config, path)
+    return ExportedModel(path, facts, plan, config, weights)
+
+
+def _manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
+    try:
+        facts = json.loads(_bytes(path, archive, _MANIFEST, _MOST_JSON_BYTES))
+        if facts["format"] != _FORMAT:
+            raise ValueError
+        version = int(facts["schema_version"])
+        if not isinstance(facts["files"], dict):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError("is not a model that patchcore exported", path=path, remedy=_REMEDY) from None
+    if version > MODEL_SCHEMA:
+        raise SchemaVersionError(
+            f"was exported by a newer patchcore ({facts.get('patchcore_version')})",
+            path=path,
+            remedy="update patchcore",
+        )
+    return dict(facts)
+
+
+def _member(path: Path, archive: zipfile.ZipFile, name: str, files: Mapping[str, Any]) -> bytes:
+    """Return a part of the file after comparing it with its hash."""
+    most = path.stat().st_size if name == _WEIGHTS else _MOST_JSON_BYTES
+    content = _bytes(path, archive, name, most)
+    known = files.get(name)
+    expected = known.get("sha256") if isinstance(known, dict) else None
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise CheckpointError(f"{name} has changed since it was exported", path=path, remedy=_REMEDY)
+    return content
+
+
+def _bytes(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    try:
+        info = archive.getinfo(name)
+    except KeyError:
+        raise CheckpointError(f"has no {name}: it is not an exported model", path=path, remedy=_REMEDY) from None
+    # The size comes from the file, so it is checked before memory is taken.
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > min(most, path.stat().st_size):
+        raise CheckpointError(f"{name} is not stored as patchcore stores it", path=path, remedy=_REMEDY)
+    return archive.read(info)
+
+
+def _check_own_code(config: RunConfig, path: Path) -> None:
+    if ":" in config.model.network:
+        raise ConfigError(
+            f"the network is code of your own ({config.model.network}), which an exported model cannot hold",
+            path=path,
+            remedy="predict with the run folder where this code can be imported",
+        )
+
+
+def _weight_bytes(found: Checkpoint) -> bytes:
+    from safetensors.torch import save
+
+    return bytes(save(dict(found.weights())))
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _card(run: Path, found: Checkpoint, plan: Plan, config: RunConfig) -> str:
+    """Return the model card: what the network is for, what it was trained on, and how it scored."""
+    target = plan.target
+    lines = [
+        f"# {run.name}",
+        "",
+        f"A {config.model.network} for CT, exported by patchcore {_version()} after step {found.state.get('step', 0)}.",
+        "",
+        f"- Classes: background, {', '.join(map(str, target.classes))}; the lesions have label {target.lesion_label}.",
+        f"- Patch size {target.patch_size}, window {target.window_size} voxels, spacing {target.spacing} mm.",
+        f"- HU range {target.hu_range}.",
+    ]
+    seen = run / "seen.json"
+    if seen.exists():
+        record = read_json(seen)
+        trained, selected = (len(record.get(name, ())) for name in ("trained", "selected"))
+        lines.append(f"- Trained on {trained} cases; {selected} others were used for selection.")
+    best = found.state.get("best")
+    if best:
+        lines.append(
+            f"- Best validation: mean DSC {best['dsc_mean']:.4f} at step {best['step']}, on the training grid; used "
+            "for selection, so it is too high."
+        )
+    for report in sorted((run.parent.parent / "reports").glob(f"{run.name}*/evaluation.json")):
+        scores = read_json(report)
+        lines.append(
+            f"- Evaluated on cases {scores.get('role')}: mean DSC {scores.get('mean_dsc')} (n = {scores.get('n')}), "
+            "on the cases' own grids."
+        )
+    lines += [
+        "",
+        "Predict with `patchcore predict MODEL.zip CT.nii.gz -o LABELS.nii.gz`. For research; not a medical device.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _version() -> str:
+    from patchcore import __version__
+
+    return __version__
