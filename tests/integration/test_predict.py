@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,19 @@ def test_predicts_files_and_folders_and_evaluates(trained: Path, tiny_study: Pat
     scan = sorted(images.iterdir())[0]
     [single] = predict(trained, scan, tmp_path / "one.nii.gz")
     assert single.path == tmp_path / "one.nii.gz"
+
+    [measured] = predict(trained, scan, tmp_path / "with.nii.gz", tables=True)
+    assert measured.lesions is not None
+    stored = json.loads((tmp_path / "with.lesions.json").read_text())["lesions"]
+    assert math.fsum(row["volume_mm3"] for row in stored) == pytest.approx(measured.volume_mm3[1])
+    assert [row["lesion"] for row in stored] == list(range(1, len(stored) + 1))
+    with (tmp_path / "with.lesions.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    voxels = np.asanyarray(nibabel.load(tmp_path / "with.nii.gz").dataobj)
+    [x, y, z] = (float(rows[0][f"centroid_{axis}_mm"]) for axis in "xyz")
+    affine = nibabel.load(tmp_path / "with.nii.gz").affine
+    place = np.rint(np.linalg.solve(affine, [x, y, z, 1]))[:3].astype(int)
+    assert voxels[tuple(place)] == 1
 
     mixed = tmp_path / "scans"
     mixed.mkdir()

@@ -27,6 +27,10 @@ def predict(
             "--mirror/--no-mirror", help="Average predictions over mirrored windows [default: as in the run]."
         ),
     ] = None,
+    tables: Annotated[
+        bool,
+        typer.Option("--tables", help="Also write the lesions of each scan as CSV and JSON, beside the label map."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing label maps.")] = False,
 ) -> None:
     """Segment scans with a trained run.
@@ -60,6 +64,7 @@ def predict(
         device=device,
         mirror=mirror,
         overwrite=overwrite,
+        tables=tables,
         on_file=report,
     )
     if any(prediction.error for prediction in predictions):

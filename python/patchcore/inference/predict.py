@@ -18,7 +18,10 @@ from patchcore.errors import ConfigError, DataError, PatchcoreError
 from patchcore.files import DISK_ERRORS, replace_atomically
 from patchcore.inference.export import is_exported, read_model
 from patchcore.inference.geometry import label_on_grid
+from patchcore.inference.lesion_files import write_lesions
 from patchcore.inference.sliding_window import predict_volume
+from patchcore.lesions.measure import measure_lesions
+from patchcore.lesions.table import Lesions
 from patchcore.models.checkpoint import Checkpoint, fill_network, find_weights
 from patchcore.models.device import Placement, place, settings_kept
 from patchcore.models.registry import build_network
@@ -41,6 +44,7 @@ class Prediction:
         voxel_count: Number of voxels per label of the plan.
         volume_mm3: Volume per label of the plan [mm³].
         error: Reason of the failure; None on success.
+        lesions: The predicted lesions; None if no tables were asked for.
     """
 
     source: Path
@@ -48,6 +52,7 @@ class Prediction:
     voxel_count: dict[int, int]
     volume_mm3: dict[int, float]
     error: str | None = None
+    lesions: Lesions | None = None
 
 
 class Predictor:
@@ -229,6 +234,7 @@ def predict(
     overlap: float | None = None,
     mirror: bool | None = None,
     overwrite: bool = False,
+    tables: bool = False,
     on_file: Callable[[Prediction, int, int], None] | None = None,
 ) -> list[Prediction]:
     """Segment CT scans with the network of a run, or with an exported model.
@@ -242,6 +248,8 @@ def predict(
         overlap: Overlap of neighbouring windows; default: the run's.
         mirror: Whether to average over mirrored windows; default: the run's.
         overwrite: Whether existing label maps are replaced.
+        tables: Whether the lesions of each scan are also written, as ``NAME.lesions.csv`` and ``NAME.lesions.json``
+            beside the label map: volume, diameters, position in world mm.
         on_file: Called with (prediction, number of the file, number of files) after each file.
 
     Returns:
@@ -268,7 +276,7 @@ def predict(
             predictor, _ = Predictor.of_run(run, checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror)
         for number, (scan, path) in enumerate(jobs, 1):
             try:
-                prediction = _predict_file(predictor, scan, path)
+                prediction = _predict_file(predictor, scan, path, tables=tables)
             except (PatchcoreError, OSError, MemoryError) as error:
                 if single or getattr(error, "errno", None) in DISK_ERRORS:
                     raise
@@ -279,7 +287,7 @@ def predict(
     return predictions
 
 
-def _predict_file(predictor: Predictor, scan: Path, path: Path) -> Prediction:
+def _predict_file(predictor: Predictor, scan: Path, path: Path, *, tables: bool = False) -> Prediction:
     import nibabel
 
     from patchcore.volumes.volume import read_image
@@ -306,7 +314,24 @@ def _predict_file(predictor: Predictor, scan: Path, path: Path) -> Prediction:
     # Of a sheared grid, this is less than the product of the spacings.
     voxel_mm3 = voxel_volume_mm3(image.affine)
     counts = {label: int(np.count_nonzero(labels == label)) for label in predictor.target.classes}
-    return Prediction(scan, path, counts, {label: count * voxel_mm3 for label, count in counts.items()})
+    volumes = {label: count * voxel_mm3 for label, count in counts.items()}
+    if not tables:
+        return Prediction(scan, path, counts, volumes)
+    target = predictor.target
+    lesions = measure_lesions(
+        labels,
+        labels=[target.classes[index - 1] for index in target.evaluated_indices.get(_lesion_index(target), ())]
+        or [target.lesion_label],
+        affine=image.affine,
+        connectivity=target.connectivity,
+        min_volume_mm3=target.min_volume_mm3,
+    )
+    write_lesions(lesions, path.with_name(re.sub(r"\.nii(\.gz)?$", "", path.name) + ".lesions"))
+    return Prediction(scan, path, counts, volumes, lesions=lesions)
+
+
+def _lesion_index(target: TargetPlan) -> int:
+    return target.classes.index(target.lesion_label) + 1
 
 
 def _jobs(source: Path, out: Path, *, overwrite: bool) -> list[tuple[Path, Path]]:
