@@ -289,8 +289,8 @@ def surface_scores(
     - ``mesh``: every voxel face between inside and outside, divided into two triangles and weighted by area; the
       distance from a triangle's centre to the nearest point of the other surface. As MeshMetrics 0.2.1 from GitHub
       (Podobnik and Vrtovec, arXiv 2509.05670); pymeshmetrics 1 and later from PyPI uses marching cubes, which is
-      another convention. A surface within a tolerance includes elements exactly at the tolerance; MeshMetrics decides
-      those by the rounding of VTK.
+      another convention. Distances exactly at a tolerance have the rounding of VTK, which decides whether they are
+      within it.
     - ``surfel``: every corner of eight voxels between inside and outside, weighted by the area that marching cubes
       draws there; the distance between corners. As DeepMind's surface-distance (Nikolov et al., arXiv 1809.04430).
     - ``voxel``: every voxel of the mask that has a face to the outside; the distance between voxel centres, each with

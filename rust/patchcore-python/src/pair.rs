@@ -162,7 +162,7 @@ impl MaskPair {
     ) -> PyResult<Vec<Vec<Bound<'py, PyDict>>>> {
         let conventions = conventions.iter().map(|name| convention_of(name)).collect::<PyResult<Vec<_>>>()?;
         let found = run_interruptible(py, |interrupt: &Interrupt| {
-            self.0.distances_of(&groups, spacing, &conventions, threads, interrupt, |distances| {
+            self.0.distances_of(&groups, spacing, &conventions, &tolerances_mm, threads, interrupt, |distances| {
                 Numbers::of(distances, &percents, &tolerances_mm)
             })
         })?;

@@ -141,11 +141,13 @@ impl Pair {
     ///
     /// # Errors
     /// As [`Pair::distances`].
+    #[allow(clippy::too_many_arguments)]
     pub fn distances_of<T: Send>(
         &self,
         groups: &[Group],
         spacing: [f64; 3],
         conventions: &[Convention],
+        tolerances_mm: &[f64],
         threads: Option<usize>,
         interrupt: &Interrupt,
         keep: impl Fn(&Distances) -> T + Sync,
@@ -154,7 +156,8 @@ impl Pair {
             conventions
                 .iter()
                 .map(|&convention| {
-                    self.distances(truth, prediction, spacing, convention, threads, interrupt).map(|found| keep(&found))
+                    self.distances(truth, prediction, spacing, convention, tolerances_mm, threads, interrupt)
+                        .map(|found| keep(&found))
                 })
                 .collect()
         };
@@ -168,12 +171,14 @@ impl Pair {
     ///
     /// # Errors
     /// As [`distances`]; [`Error::Argument`] for a component that does not exist.
+    #[allow(clippy::too_many_arguments)]
     pub fn distances(
         &self,
         truth: &[usize],
         prediction: &[usize],
         spacing: [f64; 3],
         convention: Convention,
+        tolerances_mm: &[f64],
         threads: Option<usize>,
         interrupt: &Interrupt,
     ) -> Result<Distances> {
@@ -187,7 +192,7 @@ impl Pair {
             Ok(Rows::from_places(components.walk, &places))
         };
         let (first, second) = (rows(0, &self.truth, truth)?, rows(1, &self.prediction, prediction)?);
-        distances(&first, &second, spacing, convention, threads, interrupt)
+        distances(&first, &second, spacing, convention, tolerances_mm, threads, interrupt)
     }
 }
 

@@ -8,6 +8,7 @@ mod area;
 mod elements;
 mod nearest;
 mod rows;
+mod vtk;
 
 use rayon::prelude::*;
 
@@ -160,6 +161,9 @@ pub(crate) fn check_lattice(shape: [usize; 3]) -> Result<()> {
 
 /// Measure the distances between the surfaces of two masks of one shape.
 ///
+/// Under [`Convention::Mesh`], distances at one of `tolerances_mm` have the rounding of VTK: it decides whether they are
+/// within it.
+///
 /// # Errors
 /// [`Error::Argument`] if a mask is empty, if their shapes or orders differ, or if a spacing is not positive;
 /// [`Error::Unsupported`] for an axis with more than 2.7·10⁶ voxels; [`Error::Interrupted`] if asked to stop.
@@ -168,6 +172,7 @@ pub fn distances(
     second: &Rows,
     spacing: [f64; 3],
     convention: Convention,
+    tolerances_mm: &[f64],
     threads: Option<usize>,
     interrupt: &Interrupt,
 ) -> Result<Distances> {
@@ -188,39 +193,73 @@ pub fn distances(
     interrupt.check()?;
     let trees = [&surfaces[0], &surfaces[1]].map(|surface| {
         let scale = spacing.map(|mm| mm / f64::from(surface.steps));
-        Tree::new(surface.runs.iter().map(|run| (surface.cuboid(run), ())).collect(), scale)
+        Tree::new(surface.runs.iter().enumerate().map(|(at, run)| (surface.cuboid(run), at as u32)).collect(), scale)
     });
-    let directed = |from: &Surface, to: &Tree<()>| -> Result<Directed> {
-        let elements = measure(from, to, threads, interrupt)?;
+    let ties_mm = if convention == Convention::Mesh { tolerances_mm } else { &[] };
+    let directed = |from: usize, to: usize| -> Result<Directed> {
+        let task = Measuring { from: &surfaces[from], to: &surfaces[to], tree: &trees[to], ties_mm };
+        let elements = task.run(threads, interrupt)?;
         Ok(Directed::new(elements, convention == Convention::Voxel, threads))
     };
-    Ok(Distances { forward: directed(&surfaces[0], &trees[1])?, backward: directed(&surfaces[1], &trees[0])? })
+    Ok(Distances { forward: directed(0, 1)?, backward: directed(1, 0)? })
 }
 
 /// Runs per task: few enough to react to Ctrl-C and to balance the cores.
 const RUNS_AT_ONCE: usize = 4096;
 
-fn measure(from: &Surface, to: &Tree<()>, threads: Option<usize>, interrupt: &Interrupt) -> Result<Vec<(f64, f64)>> {
-    let task = |runs: &[elements::Run]| -> Result<Vec<(f64, f64)>> {
-        interrupt.check()?;
-        let (mut found, mut near) = (Vec::with_capacity(2 * runs.len()), 0);
-        for run in runs {
-            from.for_each_point(run, |point, weight| found.push((to.squared_mm2(point, &mut near).sqrt(), weight)));
+/// A distance this close to a tolerance, as a share of it, is at the tolerance.
+const TIE: f64 = 1e-9;
+
+/// The measuring of one direction.
+struct Measuring<'a> {
+    from: &'a Surface,
+    to: &'a Surface,
+    tree: &'a Tree<u32>,
+    ties_mm: &'a [f64],
+}
+
+impl Measuring<'_> {
+    fn run(&self, threads: Option<usize>, interrupt: &Interrupt) -> Result<Vec<(f64, f64)>> {
+        let task = |runs: &[elements::Run]| -> Result<Vec<(f64, f64)>> {
+            interrupt.check()?;
+            let (mut found, mut near) = (Vec::with_capacity(2 * runs.len()), 0);
+            for run in runs {
+                self.from.for_each_point(run, |point, weight, number| {
+                    let mm = self.tree.squared_mm2(point, &mut near).sqrt();
+                    let tie =
+                        self.ties_mm.iter().any(|tolerance| mm > 0.0 && (mm - tolerance).abs() <= TIE * tolerance);
+                    found.push((if tie { self.as_vtk(run, point, number, mm) } else { mm }, weight));
+                });
+            }
+            Ok(found)
+        };
+        let runs = &self.from.runs;
+        let mut all = Vec::with_capacity(self.from.points());
+        if threads == Some(1) || runs.len() < RUNS_AT_ONCE {
+            for part in runs.chunks(RUNS_AT_ONCE) {
+                all.extend(task(part)?);
+            }
+        } else {
+            // The parts of a round are dropped before the next round, so that distances are not held twice.
+            for round in runs.chunks(64 * RUNS_AT_ONCE) {
+                let parts: Vec<_> =
+                    pool::install(threads, || round.par_chunks(RUNS_AT_ONCE).map(task).collect::<Result<_>>())?;
+                all.extend(parts.into_iter().flatten());
+            }
         }
-        Ok(found)
-    };
-    let mut all = Vec::with_capacity(from.points());
-    if threads == Some(1) || from.runs.len() < RUNS_AT_ONCE {
-        for runs in from.runs.chunks(RUNS_AT_ONCE) {
-            all.extend(task(runs)?);
-        }
-    } else {
-        // The parts of a round are dropped before the next round, so that distances are not held twice.
-        for round in from.runs.chunks(64 * RUNS_AT_ONCE) {
-            let parts: Vec<_> =
-                pool::install(threads, || round.par_chunks(RUNS_AT_ONCE).map(task).collect::<Result<_>>())?;
-            all.extend(parts.into_iter().flatten());
-        }
+        Ok(all)
     }
-    Ok(all)
+
+    /// The distance `mm` of a triangle's centre, computed as VTK does.
+    fn as_vtk(&self, run: &elements::Run, point: [i32; 3], number: u32, mm: f64) -> f64 {
+        let centre = vtk::centre(&self.from.triangle(run, number));
+        let limit_mm2 = mm * mm * (1.0 + 1e-6);
+        let mut least = f64::INFINITY;
+        self.tree.for_each_within(point, limit_mm2, |&other| {
+            self.to.triangles_near(&self.to.runs[other as usize], point, limit_mm2, |triangle| {
+                least = least.min(vtk::to_triangle(centre, &triangle));
+            });
+        });
+        least.sqrt()
+    }
 }

@@ -140,7 +140,7 @@ proptest! {
         let (a, b) = (Rows::of(&a, |_| true), Rows::of(&b, |_| true));
         prop_assume!(!a.is_empty() && !b.is_empty());
         for convention in [Convention::Mesh, Convention::Surfel, Convention::Voxel] {
-            let measured = distances(&a, &b, spacing, convention, Some(1), &Interrupt::default()).unwrap();
+            let measured = distances(&a, &b, spacing, convention, &[1.9], Some(1), &Interrupt::default()).unwrap();
             let [own, other] = [&first, &second].map(|mask| elements(mask, shape, spacing, convention));
             check(&measured, &directed(&own, &other), &directed(&other, &own), convention != Convention::Surfel);
         }

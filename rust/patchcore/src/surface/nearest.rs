@@ -24,7 +24,7 @@ impl Cuboid {
     }
 
     #[inline]
-    fn squared_mm2(&self, point: [i32; 3], scale: [f64; 3]) -> f64 {
+    pub(crate) fn squared_mm2(&self, point: [i32; 3], scale: [f64; 3]) -> f64 {
         let mut sum = 0.0;
         for axis in 0..3 {
             let outside = (self.low[axis] - point[axis]).max(point[axis] - self.high[axis]).max(0);
@@ -134,6 +134,26 @@ impl<T: Copy> Tree<T> {
             }
         }
         best
+    }
+
+    /// Call `visit` with the value of every box within a squared distance [mm²].
+    pub(crate) fn for_each_within(&self, point: [i32; 3], limit_mm2: f64, mut visit: impl FnMut(&T)) {
+        let (place, scale) = (point.map(|n| n as f32), self.scale.map(|mm| mm as f32));
+        let limit = limit_mm2 as f32 * MARGIN;
+        let mut waiting = vec![0u32];
+        while let Some(index) = waiting.pop() {
+            let node = &self.nodes[index as usize];
+            for (distance, child) in node.squared_mm2(place, scale).into_iter().zip(node.child) {
+                if distance > limit {
+                    continue;
+                }
+                if child & BOX == 0 {
+                    waiting.push(child);
+                } else {
+                    visit(&self.boxes[(child ^ BOX) as usize].1);
+                }
+            }
+        }
     }
 
     /// The value of the nearest box. Among equally near boxes, the one whose nearest point has the smallest last, middle
