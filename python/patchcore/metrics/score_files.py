@@ -340,7 +340,7 @@ def score(
 
     Raises:
         DataError: The paths are not two files or two folders, no names match, no case could be scored, or the lesion
-            label is not clear or occurs nowhere.
+            label is not clear or occurs nowhere. The error of a single pair is raised as it is.
         ConfigError: A convention, a mode or another setting is not valid.
         OSError: A folder cannot be read.
 
@@ -374,6 +374,8 @@ def score(
         except ConfigError:
             raise
         except (PatchcoreError, OSError, MemoryError) as error:
+            if len(pairs) == 1:
+                raise
             # One damaged file does not cost the scores of the other cases.
             failed.append((case_id, str(error) or type(error).__name__))
         if on_progress is not None:
