@@ -339,7 +339,7 @@ def test_a_new_plan_keeps_how_scans_are_prepared(tiny_study: Path) -> None:
 def test_a_run_in_bf16_is_evaluated_on_a_cpu(tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt) -> None:
     run = make_run("train.steps=1")
     assert run_attempt(run) == 0
-    record = json.loads((run / "run.json").read_text())
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     record["config"]["train"]["precision"] = "bf16"
     (run / "run.json").chmod(0o644)
     (run / "run.json").write_text(json.dumps(record))

@@ -119,7 +119,7 @@ def test_predicts_files_and_folders_and_evaluates(trained: Path, tiny_study: Pat
 
     [measured] = predict(trained, scan, tmp_path / "with.nii.gz", tables=True)
     assert measured.lesions is not None
-    stored = json.loads((tmp_path / "with.lesions.json").read_text())["lesions"]
+    stored = json.loads((tmp_path / "with.lesions.json").read_text(encoding="utf-8"))["lesions"]
     assert math.fsum(row["volume_mm3"] for row in stored) == pytest.approx(measured.volume_mm3[1])
     assert [row["lesion"] for row in stored] == list(range(1, len(stored) + 1))
     with (tmp_path / "with.lesions.csv").open(newline="") as handle:

@@ -80,7 +80,8 @@ def test_the_order_of_axes_and_the_direction_change_nothing(pair: Masks, spacing
     )
     swapped = surface_scores(prediction, truth, spacing, conventions=conventions)
     for name in conventions:
-        for value in ("hd_mm", "hd95_mm", "masd_mm", "assd_mm", "rmsd_mm"):
+        # Not HD95: where the sum of weights is 95 % to the last bit, the order of adding decides.
+        for value in ("hd_mm", "masd_mm", "assd_mm", "rmsd_mm"):
             expected = pytest.approx(getattr(found[name], value), rel=1e-9, abs=1e-12)
             assert getattr(swapped[name], value) == expected
             assert getattr(again[name], value) == expected

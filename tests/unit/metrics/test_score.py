@@ -254,10 +254,10 @@ def test_folders_of_any_tool(tmp_path: Path) -> None:
     assert found.cases[0].classes["1"].counts.dsc == 0
     assert found.by_size()[-1].lesions == 8
     found.write(tmp_path / "report")
-    stored = json.loads((tmp_path / "report" / "score.json").read_text())
+    stored = json.loads((tmp_path / "report" / "score.json").read_text(encoding="utf-8"))
     assert stored["cases"][0]["cc_dice"] == pytest.approx(found.cases[0].modes["cc"]["dsc"])
     assert stored["summary"]["classes"]["2"]["dsc"]["n"] == 2
-    rows = list(csv.DictReader((tmp_path / "report" / "lesions.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((tmp_path / "report" / "lesions.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 8
     assert {row["found"] for row in rows} == {"True", "False"}
     region = score(tmp_path / "truth", tmp_path / "out", regions={"all": (1, 2), "tumour": (2,)})
