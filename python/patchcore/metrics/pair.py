@@ -319,7 +319,7 @@ def surface_scores(
         >>> truth = np.zeros((9, 9, 9), bool)
         >>> truth[2:7, 2:7, 2:7] = True
         >>> score = surface_scores(truth, np.roll(truth, 1, axis=0), (2.0, 1.0, 1.0))["mesh"]
-        >>> score.hd_mm, round(score.nsd[1.0], 3)
+        >>> round(score.hd_mm, 6), round(score.nsd[1.0], 3)
         (2.0, 0.784)
     """
     pair = MaskPair(truth, prediction, affine=np.diag([*map(float, spacing), 1.0]), labels=labels, threads=threads)
