@@ -82,7 +82,7 @@ def evaluate(
         RunError: The run does not exist, or no run has finished.
         CheckpointError: The run has no checkpoint.
         ConfigError: `held_out` was combined with `fold` or `case_ids`.
-        PlanError: The study has not the lesion label of the run's plan, or its labels are read differently now.
+        PlanError: The study does not have the lesion label of the run's plan, or its labels are read differently now.
         DataError: A case or fold does not exist; no case could be used; or the run or an ancestor has used held-out
             cases, or other cases of their patients.
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from patchcore.errors import ConfigError
+from patchcore.metrics.dice import VoxelCounts
 from patchcore.metrics.pair import MaskPair
 from patchcore.types import Float64Array, Int64Array
 
@@ -210,6 +211,15 @@ def _lits_groups(pair: MaskPair) -> list[tuple[list[int], list[int]]]:
     return list(zip(lesions, parts, strict=True))
 
 
+def _group_counts(pair: MaskPair, table: Int64Array, lesions: list[int], parts: list[int]) -> VoxelCounts:
+    """Return the voxels of merged lesions and of the predicted components that belong to them."""
+    return VoxelCounts(
+        intersection=int(table[np.ix_(lesions, parts)].sum()),
+        prediction=int(pair.prediction.voxel_count[parts].sum()),
+        label=int(pair.truth.voxel_count[lesions].sum()),
+    )
+
+
 def lits_detection(pair: MaskPair, *, min_overlap: float) -> tuple[dict[str, int], list[tuple[list[int], list[int]]]]:
     """Count detected lesions as the LiTS challenge does.
 
@@ -225,9 +235,7 @@ def lits_detection(pair: MaskPair, *, min_overlap: float) -> tuple[dict[str, int
     table = pair.overlap_matrix()
     detected = []
     for lesions, parts in _lits_groups(pair):
-        shared = int(table[np.ix_(lesions, parts)].sum())
-        union = int(pair.truth.voxel_count[lesions].sum() + pair.prediction.voxel_count[parts].sum()) - shared
-        if parts and shared / union > min_overlap:
+        if parts and _group_counts(pair, table, lesions, parts).jaccard > min_overlap:
             detected.append((lesions, parts))
     tp = sum(len(lesions) for lesions, _ in detected)
     return {"tp": tp, "fp": len(pair.prediction) - tp, "fn": len(pair.truth) - tp}, detected
@@ -251,12 +259,10 @@ def lits_lesions(pair: MaskPair) -> dict[str, Any]:
     surfaces = pair.surfaces(detected, conventions=("voxel",))
     rows = []
     for (lesions, parts), surface in zip(detected, surfaces, strict=True):
-        shared = int(table[np.ix_(lesions, parts)].sum())
-        true, predicted = int(pair.truth.voxel_count[lesions].sum()), int(pair.prediction.voxel_count[parts].sum())
-        jaccard = shared / (true + predicted - shared)
-        score = surface["voxel"]
+        counts_of_group = _group_counts(pair, table, lesions, parts)
+        jaccard, score = counts_of_group.jaccard, surface["voxel"]
         rows.append(
-            (2 * shared / (true + predicted), jaccard, 1 - jaccard, (predicted - true) / true,
+            (counts_of_group.dsc, jaccard, 1 - jaccard, counts_of_group.relative_volume_difference,
              score.assd_mm, score.rmsd_mm, score.hd_mm)
         )  # fmt: skip
     means = np.asarray(rows).mean(axis=0).tolist()

@@ -65,7 +65,7 @@ class SurfaceScore:
         """Return the score if one of the masks, or both, have no voxel.
 
         One empty mask: distances are infinite, NSD is 0. Two empty masks: under ``mesh``, as in MeshMetrics, distances
-        are 0 and NSD is 1; under ``surfel`` and ``voxel``, whose sources define no value, all values are NaN.
+        are 0 and NSD is 1; the sources of ``surfel`` and ``voxel`` define no value, so all are NaN.
 
         Args:
             convention: Name of the convention.
@@ -183,7 +183,7 @@ class MaskPair:
         return table
 
     def dilated(self, iterations: int) -> tuple[Int64Array, Int64Array]:
-        """Group true components whose dilations touch, and return which predicted components a dilation reaches.
+        """Group true components if their dilations touch, and return which predicted components a dilation reaches.
 
         In each iteration a mask grows by all voxels that share a face or an edge with it.
 
@@ -255,7 +255,7 @@ class MaskPair:
 
 
 def _least_voxels(min_volume_mm3: float, voxel_mm3: float) -> int:
-    """Return the smallest number of voxels whose volume is at least `min_volume_mm3`."""
+    """Return the smallest number of voxels that together have at least `min_volume_mm3`."""
     if not 0 <= min_volume_mm3 < math.inf:
         raise ConfigError(f"minimum volume {min_volume_mm3} mm3", expected="a number from 0 up")
     if not min_volume_mm3 or not voxel_mm3 > 0:  # the core refuses an impossible affine
