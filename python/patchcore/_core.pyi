@@ -8,11 +8,13 @@ __all__ = [
     "CHUNK",
     "ChunkCache",
     "ForeignArray",
+    "LabelStream",
     "MaskPair",
     "StoredArray",
     "WindowSampler",
     "__version__",
     "blend_windows",
+    "choose_classes",
     "component_spans",
     "component_spans_of_file",
     "examine_ct_array",
@@ -293,6 +295,42 @@ def finish_blend(total: npt.NDArray[np.float32], weight: npt.NDArray[np.float32]
 def uniforms(
     seed: int, step: int, positions: npt.NDArray[np.uint32], purpose: int, count: int
 ) -> npt.NDArray[np.float64]: ...
+
+# --- predicting ---
+
+_Rule = tuple[list[tuple[int, list[int]]] | None, tuple[int, float] | None, list[int]]
+
+@final
+class LabelStream:
+    def __new__(
+        cls,
+        channels: int,
+        shape: tuple[int, int, int],
+        models: Sequence[
+            tuple[
+                tuple[int, int, int], tuple[int, int, int], tuple[float, float, float], npt.NDArray[np.float32], float
+            ]
+        ],
+        *,
+        rule: _Rule,
+        keep_probability: bool,
+        threads: int | None,
+    ) -> LabelStream: ...
+    def add(self, model: int, corners: npt.NDArray[np.int64], predictions: npt.NDArray[np.float32] | None) -> None: ...
+    def reached(self) -> list[int]: ...
+    def finish(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]: ...
+
+def choose_classes(
+    values: npt.NDArray[np.float32],
+    *,
+    shape: tuple[int, int, int, int],
+    out_shape: tuple[int, int, int],
+    ratio: tuple[float, float, float],
+    rule: _Rule,
+    threads: int | None,
+) -> npt.NDArray[np.uint8]: ...
+
+# --- sampling ---
 
 @final
 class WindowSampler:

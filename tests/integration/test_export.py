@@ -110,8 +110,10 @@ def test_a_file_that_is_not_the_exported_one_is_refused(trained: Path, tmp_path:
         bad.write_bytes(nonsense)
         with pytest.raises(CheckpointError, match="is not an exported model"):
             read_model(bad)
-    refused = patchcore("predict", bad, tmp_path, "-o", tmp_path / "out")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "scan.nii")
+    refused = patchcore("predict", bad, tmp_path / "scan.nii", "-o", tmp_path / "out.nii")
     assert refused.returncode == 1
+    assert "is not an exported model" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from patchcore.errors import DataError, PlanError
 from patchcore.evaluation import evaluate as evaluation
 from patchcore.evaluation.evaluate import evaluate
 from patchcore.evaluation.folds import FoldRun, fold_run, fold_scores
-from patchcore.inference.predict import Predictor, predict
+from patchcore.inference import torch_models
+from patchcore.inference.predict import predict
 from patchcore.metrics import dsc
 from patchcore.models.device import place
 from patchcore.runs import RunReader
@@ -49,13 +51,15 @@ class Bright(nn.Module):
 @pytest.fixture
 def bright(monkeypatch: pytest.MonkeyPatch, torch_settings: None) -> None:
     """Every run has learned to find bright voxels."""
-    real = Predictor.of_run.__func__
+    real = torch_models.open_torch
 
-    def of_run(cls: type[Predictor], run: Any, **options: Any) -> Any:
-        found, checkpoint = real(cls, run, **options)
-        return cls(Bright(), found.target, place(TrainConfig(device="cpu", threads=1))), checkpoint
+    def open_torch(paths: Any, **options: Any) -> Any:
+        opened = real(paths, **options)
+        placement = place(TrainConfig(device="cpu", threads=1))
+        models = tuple(torch_models.network_model(Bright(), one.target, placement) for one in opened.models)
+        return replace(opened, models=models)
 
-    monkeypatch.setattr(Predictor, "of_run", classmethod(of_run))
+    monkeypatch.setattr(torch_models, "open_torch", open_torch)
 
 
 def test_evaluation_is_of_what_predict_gives_also_outside_a_crop(

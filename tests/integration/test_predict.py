@@ -16,15 +16,19 @@ import torch
 from tiny_training import TINY, write_balls
 from torch import Tensor, nn
 
+from linear_reference import interpolate
 from patchcore.config import Plan
 from patchcore.config.run import TrainConfig
 from patchcore.errors import CheckpointError, ConfigError, DataError, RunError
 from patchcore.evaluation.evaluate import evaluate
-from patchcore.inference.geometry import interpolate, label_on_grid
-from patchcore.inference.predict import Predictor, _predict_file, predict
+from patchcore.inference.geometry import label_on_grid
+from patchcore.inference.predict import Predictor, _predict_scan, _Wanted, predict
+from patchcore.inference.scans import ScanInput
+from patchcore.inference.sliding_window import predict_volume
 from patchcore.models.device import place
 from patchcore.resampling.grid import Grid
 from patchcore.study import Study
+from patchcore.volumes.volume import NiftiFile
 
 MakeRun = Callable[..., Path]
 RunAttempt = Callable[..., int]
@@ -47,8 +51,10 @@ def plan(tiny_study: Path) -> Plan:
 
 
 def predictor(plan: Plan, spacing: tuple[float, float, float]) -> Predictor:
-    target = plan.target.model_copy(update={"spacing": spacing, "hu_range": (0.0, 200.0), "classes": (3,)})
-    return Predictor(Threshold(), target, place(TrainConfig(device="cpu", threads=1)))
+    target = plan.target.model_copy(
+        update={"spacing": spacing, "hu_range": (0.0, 200.0), "classes": (3,), "lesion_label": 3}
+    )
+    return Predictor.of_network(Threshold(), target, place(TrainConfig(device="cpu", threads=1)))
 
 
 def blocks(shape: tuple[int, int, int]) -> Any:
@@ -66,7 +72,9 @@ def test_own_spacing_gives_the_mask_back_exactly(affine: Any, plan: Plan, tmp_pa
     source = tmp_path / "scan.nii.gz"
     nibabel.save(nibabel.Nifti1Image((mask * 200).astype(np.int16), affine), source)
     spacing = Grid.of((31, 27, 19), affine, (1, 1, 1)).canonical_spacing
-    prediction = _predict_file(predictor(plan, spacing), source, tmp_path / "out.nii.gz")
+    scan = ScanInput("scan", source, "scan", NiftiFile(source))
+    wanted = _Wanted(labels=True, tables=False, probabilities=False, seg=None)
+    prediction = _predict_scan(predictor(plan, spacing), scan, tmp_path / "out.nii.gz", wanted, "model", None)
     result: Any = nibabel.load(tmp_path / "out.nii.gz")
     assert np.array_equal(np.asanyarray(result.dataobj), mask * 3)
     assert np.array_equal(result.affine, nibabel.load(source).affine)
@@ -136,14 +144,14 @@ def test_predicts_files_and_folders_and_evaluates(trained: Path, tiny_study: Pat
     (mixed / "short.nii.gz").write_bytes(scan.read_bytes()[:-40])
     results = predict(trained, mixed, tmp_path / "out")
     assert [result.error is None for result in results] == [True, False]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.nii.gz", "predictions.json"]
     assert (tmp_path / "out" / "good.nii.gz").stat().st_size > 0
 
     with pytest.raises(DataError, match="already exists"):
         predict(trained, scan, tmp_path / "one.nii.gz")
     with pytest.raises(DataError, match="overwrite the input"):
         predict(trained, mixed / "good.nii.gz", mixed / "good.nii.gz", overwrite=True)
-    with pytest.raises(ConfigError, match="is not a NIfTI file name"):
+    with pytest.raises(ConfigError, match="is neither a NIfTI file name"):
         predict(trained, scan, tmp_path / "one.png")
     (trained / "checkpoints" / "best" / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="has 0 bytes"):
@@ -266,7 +274,8 @@ def test_a_run_of_several_ranks_is_predicted_with_one(make_run: MakeRun, run_att
     (run / "run.json").chmod(0o644)
     (run / "run.json").write_text(json.dumps(record))
     predictor, _ = Predictor.of_run(run)
-    assert predictor.placement.ranks == 1
+    assert predictor.models[0].networks == 1
+    assert predictor.class_indices(np.zeros((8, 8, 8), np.int16), np.eye(4)).shape == (8, 8, 8)
 
 
 def test_mirrored_windows_are_averaged(plan: Plan, torch_settings: None) -> None:
@@ -279,14 +288,16 @@ def test_mirrored_windows_are_averaged(plan: Plan, torch_settings: None) -> None
 
     image = np.zeros((16, 16, 16), dtype=np.int16)
     placement = place(TrainConfig(device="cpu", threads=1))
-    plain = Predictor(Leaning(), plan.target, placement).probabilities(image)
-    mirrored = Predictor(Leaning(), plan.target, placement, mirror=True).probabilities(image)
-    assert plain[1].max() > 0.95
-    np.testing.assert_allclose(mirrored[1], 0.5, atol=1e-6)
+
+    def probabilities(network: nn.Module, *, mirror: bool) -> Any:
+        return predict_volume(network, image, plan.target, placement, mirror=mirror)
+
+    assert probabilities(Leaning(), mirror=False)[1].max() > 0.95
+    np.testing.assert_allclose(probabilities(Leaning(), mirror=True)[1], 0.5, atol=1e-6)
     # Mirrored predictions are mirrored back: an asymmetric image keeps its position.
     image[3:6, 2, 9] = 200
-    found = Predictor(Threshold(), plan.target, placement, mirror=True).probabilities(image)
-    np.testing.assert_allclose(found, Predictor(Threshold(), plan.target, placement).probabilities(image), atol=1e-6)
+    plain, mirrored = (probabilities(Threshold(), mirror=mirror) for mirror in (False, True))
+    np.testing.assert_allclose(mirrored, plain, atol=1e-6)
 
 
 def test_without_held_out_cases_it_says_so(tiny_study: Path, trained: Path) -> None:

@@ -45,12 +45,17 @@ AREAS = {
     "augmentation": ["training/augment.py"],
     "evaluation": ["evaluation/evaluate.py", "evaluation/rows.py", "evaluation/cases.py", "runs/seen.py"],
     "comparison": ["evaluation/compare.py", "evaluation/folds.py"],
-    "lesion matching": ["metrics/lesions.py", "training/validate.py"],
-    "statistics": ["metrics/dice.py", "metrics/baselines.py", "study/folds.py", "planning/bootstrap.py"],
+    "lesion matching": [
+        "metrics/lesions.py", "metrics/matching.py", "metrics/brats.py", "metrics/pair.py", "training/validate.py",
+    ],
+    "statistics": [
+        "metrics/dice.py", "metrics/baselines.py", "metrics/statistics.py", "metrics/score.py", "study/folds.py",
+        "planning/bootstrap.py",
+    ],
     "planning rules": ["planning/rules.py", "planning/joint.py", "planning/candidates.py", "planning/plan.py"],
     "transfer of weights": ["models/weights.py", "training/init_from.py", "models/checkpoint.py"],
-}
-"""The code that decides numbers, by area."""
+}  # fmt: skip
+"""The code that decides numbers, by area; the Rust code is in ``rust.py``."""
 
 STRICT = ("loss", "EMA, schedule, weight decay", "selection", "evaluation")
 """No mutant may survive in these areas."""
@@ -59,6 +64,7 @@ TESTS = [
     "tests/unit/training", "tests/unit/metrics", "tests/unit/evaluation", "tests/unit/planning", "tests/unit/models",
     "tests/unit/windows", "tests/unit/study", "tests/unit/runs/test_seen.py", "tests/peers",
     "tests/property/test_planning_property.py", "tests/property/test_windows_property.py",
+    "tests/property/test_score_property.py",
     *(f"tests/integration/test_{name}.py" for name in (
         "train", "train_options", "init_from", "predict", "regions", "honest_numbers", "torch_data", "ignore_label",
     )),
@@ -163,7 +169,7 @@ def measured(out: Path, checkout: Checkout) -> dict[str, Any]:
 
 
 def sample(mutants: dict[str, list[Mutant]], count: int, seed: int, per_module: int) -> list[tuple[str, Mutant]]:
-    """Draw mutants: at least `per_module` of each file, the rest in proportion to its mutants."""
+    """Draw mutants: at least `per_module` of each Python file or Rust area, the rest in proportion to its mutants."""
     draw = random.Random(seed)
     files = {path: draw.sample(found, len(found)) for path, found in mutants.items()}
     total = sum(map(len, files.values()))
@@ -267,8 +273,8 @@ def main() -> int:
         PACKAGE + path: area for area, paths in AREAS.items() for path in paths if (ROOT / PACKAGE / path).exists()
     }
     mutants = {path: mutants_of(ROOT, path) for path in areas}
-    rust = {} if arguments.no_rust else rust_mutants(ROOT, arguments.out)
-    areas |= {path: f"Rust: {Path(path).stem}" for path in rust}
+    rust = {} if arguments.no_rust else rust_mutants(ROOT)
+    areas |= {area: area for area in rust}
     chosen = sample(mutants | rust, arguments.sample, arguments.seed, arguments.per_module)
     by_id = {mutant.identity: areas[path] for path, mutant in chosen}
     file = Path(__file__).with_name("results.jsonl")

@@ -1,4 +1,4 @@
-"""``patchcore export RUN -o MODEL.zip``: write the network of a run into one file."""
+"""``patchcore export RUN -o MODEL.zip|MODEL.onnx``: write the network of a run into one file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ __all__ = ["export"]
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; its name ends in .zip.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .zip, or .onnx to predict without torch.")],
     checkpoint: Annotated[str | None, typer.Option(help="Checkpoint to use: best or last [default: best].")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Write the network of a run into one file: weights, plan, settings, a model card and hashes.
 
-    patchcore predict reads it like a run. Nothing in the file is executed when it is read.
+    patchcore predict reads it like a run. An ONNX file holds the network and the plan, and predicts without torch.
+    Nothing in the file is executed when it is read.
     """
     from patchcore.inference.export import export_model
     from patchcore.runs import resolve_run

@@ -18,7 +18,8 @@ from patchcore.errors import ConfigError, DataError, MissingExtraError, Patchcor
 from patchcore.evaluation.cases import chosen_cases, held_out_cases, newest_finished
 from patchcore.evaluation.rows import CaseRow, Panel, RowLog, score_case, score_settings
 from patchcore.files import DISK_ERRORS, write_atomic, write_json_atomic
-from patchcore.inference.predict import Predictor, crop_note
+from patchcore.inference.models import crop_note
+from patchcore.inference.predict import Predictor
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES, size_bin
 from patchcore.metrics import (
     BallBaseline,

@@ -16,17 +16,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from patchcore.config import Plan, RunConfig, resolve_config
+from patchcore.config.postprocess import POSTPROCESS_FILE, Postprocess, parse_postprocess, read_postprocess
 from patchcore.errors import CheckpointError, ConfigError, DataError, SchemaVersionError
 from patchcore.files import finite, read_json, replace_atomically
+from patchcore.inference.models import is_exported, is_onnx
 from patchcore.models.checkpoint import Checkpoint, find_weights
 from patchcore.runs.setup import read_setup
 from patchcore.types import PathLike
 
-__all__ = ["ExportedModel", "export_model", "is_exported", "read_model"]
+__all__ = ["ExportedModel", "export_model", "post_of", "read_model", "weights_digest"]
 
 MODEL_SCHEMA: Final = 1
 _FORMAT: Final = "patchcore model"
@@ -35,6 +38,7 @@ _WEIGHTS: Final = "weights.safetensors"
 _PLAN: Final = "plan.json"
 _CONFIG: Final = "config.json"
 _CARD: Final = "README.md"
+_POST: Final = "postprocess.json"
 _MOST_JSON_BYTES: Final = 16 << 20
 _REMEDY: Final = "copy the file again, or export the run again"
 
@@ -49,6 +53,7 @@ class ExportedModel:
         plan: The plan that the network was trained with.
         config: The settings of the training.
         weights: The weights by parameter name.
+        post: What was chosen for its predictions by ``patchcore tune``; None if nothing was.
     """
 
     path: Path
@@ -56,11 +61,7 @@ class ExportedModel:
     plan: Plan
     config: RunConfig
     weights: Mapping[str, Tensor]
-
-
-def is_exported(path: PathLike) -> bool:
-    """Whether a path is a file with the ending of an exported model."""
-    return Path(path).suffix.lower() == ".zip" and not Path(path).is_dir()
+    post: Postprocess | None = None
 
 
 def export_model(run: PathLike, out: PathLike, *, checkpoint: str | None = None, overwrite: bool = False) -> Path:
@@ -68,7 +69,8 @@ def export_model(run: PathLike, out: PathLike, *, checkpoint: str | None = None,
 
     Args:
         run: The run folder.
-        out: The file to write, ending in ``.zip``.
+        out: The file to write. ``.zip``: weights, plan, settings and a model card, which ``patchcore predict`` reads
+            with torch. ``.onnx``: the network with its plan, which it reads without torch.
         checkpoint: ``best`` or ``last``; default: best if it exists, else last.
         overwrite: Whether an existing file is replaced.
 
@@ -78,7 +80,9 @@ def export_model(run: PathLike, out: PathLike, *, checkpoint: str | None = None,
     Raises:
         RunError: The path is not a run folder.
         CheckpointError: The run has no checkpoint, or it is damaged.
-        ConfigError: The name does not end in ``.zip``, or the network is the user's own code, which a file cannot hold.
+        MissingExtraError: onnx is not installed.
+        ConfigError: The name ends in neither ``.zip`` nor ``.onnx``, or the network is the user's own code, which a
+            file cannot hold.
         DataError: The file exists already.
         OSError: The file cannot be written.
 
@@ -87,19 +91,28 @@ def export_model(run: PathLike, out: PathLike, *, checkpoint: str | None = None,
         >>> pc.export_model("study/runs/…", "model.zip")  # doctest: +SKIP
     """
     run, out = Path(run), Path(out)
-    if not is_exported(out):
-        raise ConfigError(f"{out.name!r} is not the name of a model", path=out, remedy="use a name that ends in .zip")
+    if not is_exported(out) and not is_onnx(out):
+        raise ConfigError(
+            f"{out.name!r} is not the name of a model", path=out, remedy="use a name that ends in .zip or .onnx"
+        )
     if out.exists() and not overwrite:
         raise DataError("already exists", path=out, remedy="add --overwrite, or choose another name with -o")
     setup = read_setup(run)
     _check_own_code(setup.config, run)
+    if is_onnx(out):
+        from patchcore.inference.onnx_export import export_onnx
+
+        return export_onnx(run, out, checkpoint=checkpoint)
     found = find_weights(run, checkpoint)
+    post = post_of(run, found)
     members = {
         _WEIGHTS: _weight_bytes(found),
         _PLAN: _json(json.loads(setup.plan.model_dump_json())),
         _CONFIG: _json(setup.config.model_dump(mode="json")),
-        _CARD: _card(run, found, setup.plan, setup.config).encode(),
+        _CARD: _card(run, found, setup.plan, setup.config, post).encode(),
     }
+    if post is not None:
+        members[_POST] = _json(post.model_dump(mode="json"))
     facts = {
         "format": _FORMAT,
         "schema_version": MODEL_SCHEMA,
@@ -135,18 +148,51 @@ def read_model(path: PathLike) -> ExportedModel:
     try:
         with zipfile.ZipFile(path) as archive:
             facts = _manifest(path, archive)
-            parts = {name: _member(path, archive, name, facts["files"]) for name in (_WEIGHTS, _PLAN, _CONFIG)}
+            wanted = [_WEIGHTS, _PLAN, _CONFIG, *([_POST] if _POST in facts["files"] else [])]
+            parts = {name: _member(path, archive, name, facts["files"]) for name in wanted}
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise CheckpointError(f"is not an exported model ({error})", path=path, remedy=_REMEDY) from None
     try:
         plan = Plan.model_validate_json(parts[_PLAN])
         config = resolve_config(base=json.loads(parts[_CONFIG]))
         weights = load(parts[_WEIGHTS])
+        post = parse_postprocess(json.loads(parts[_POST]), path) if _POST in parts else None
     except (ValidationError, ConfigError, SafetensorError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"cannot be read ({reason})", path=path, remedy=_REMEDY) from None
     _check_own_code(config, path)
-    return ExportedModel(path, facts, plan, config, weights)
+    return ExportedModel(path, facts, plan, config, weights, post)
+
+
+def post_of(run: Path, found: Checkpoint) -> Postprocess | None:
+    """Return the post-processing of a checkpoint; None if the run has none, or has it for other weights.
+
+    Raises:
+        DataError: The file is damaged.
+        OSError: The file cannot be read.
+    """
+    path = run / POSTPROCESS_FILE
+    if not path.exists():
+        return None
+    post = read_postprocess(path)
+    return post if post.weights_sha256 == weights_digest(found.weights()) else None
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Return a hash of weights that does not depend on the file that holds them.
+
+    Example:
+        >>> import torch
+        >>> one = {"a": torch.zeros(2), "b": torch.ones(1)}
+        >>> weights_digest(one) == weights_digest(dict(reversed(one.items())))
+        True
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
 
 
 def _manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
@@ -209,7 +255,7 @@ def _json(value: Any) -> bytes:
     return (json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _card(run: Path, found: Checkpoint, plan: Plan, config: RunConfig) -> str:
+def _card(run: Path, found: Checkpoint, plan: Plan, config: RunConfig, post: Postprocess | None) -> str:
     """Return the model card: what the network is for, what it was trained on, and how it scored."""
     target = plan.target
     lines = [
@@ -238,6 +284,8 @@ def _card(run: Path, found: Checkpoint, plan: Plan, config: RunConfig) -> str:
             f"- Evaluated on cases {scores.get('role')}: mean DSC {scores.get('mean_dsc')} (n = {scores.get('n')}), "
             "on the cases' own grids."
         )
+    if post is not None:
+        lines.append(f"- Post-processing: {post}.")
     lines += [
         "",
         "Predict with `patchcore predict MODEL.zip CT.nii.gz -o LABELS.nii.gz`. For research; not a medical device.",

@@ -1,50 +1,64 @@
-"""Predicts label maps of CT files on their own grid with the network of a run."""
+"""Predicts CT scans on their own grid: label maps, DICOM SEG, probabilities and tables of lesions."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from patchcore.affines import voxel_volume_mm3
 from patchcore.config.plan import TargetPlan
+from patchcore.config.postprocess import Postprocess
 from patchcore.errors import ConfigError, DataError, PatchcoreError
-from patchcore.files import DISK_ERRORS, replace_atomically
-from patchcore.inference.export import is_exported, read_model
-from patchcore.inference.geometry import label_on_grid
+from patchcore.files import DISK_ERRORS
 from patchcore.inference.lesion_files import write_lesions
-from patchcore.inference.sliding_window import predict_volume
-from patchcore.lesions.measure import measure_lesions
+from patchcore.inference.models import OpenedModels, opened_models
+from patchcore.inference.postprocess import Removed, postprocess
+from patchcore.inference.record import PredictionRecord
+from patchcore.inference.scans import NIFTI_ENDING, ScanInput, found_scans
+from patchcore.inference.seg import SegKind, Segmented, write_seg
+from patchcore.inference.segment import Segmentation, WindowModel, lesion_mask, lesion_members, segment
+from patchcore.inference.write import write_like, write_probability
+from patchcore.lesions.measure import lesion_spans, measure_lesions
 from patchcore.lesions.table import Lesions
-from patchcore.models.checkpoint import Checkpoint, fill_network, find_weights
-from patchcore.models.device import Placement, place, settings_kept
-from patchcore.models.registry import build_network
-from patchcore.resampling.grid import Grid
-from patchcore.runs.setup import read_setup
-from patchcore.types import Affine, AnyArray, Float32Array, PathLike
+from patchcore.types import Affine, AnyArray, PathLike
+from patchcore.volumes.types import CtImage
 
-__all__ = ["Prediction", "Predictor", "crop_note", "predict"]
+if TYPE_CHECKING:
+    from torch import nn
 
-_NIFTI = re.compile(r"\.(nii|nii\.gz|hdr)$")
+    from patchcore.models.checkpoint import Checkpoint
+    from patchcore.models.device import Placement
+
+__all__ = ["Prediction", "Predictor", "original_labels", "predict"]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Result for one input file.
+    """Result for one scan.
 
     Attributes:
-        source: The CT file.
-        path: The written label map; None if the prediction failed.
+        source: The CT file; of a DICOM series, the folder or zip file that holds it.
+        path: The written label map (the SEG, if only that was asked for); None if the prediction failed.
         voxel_count: Number of voxels per label of the plan.
         volume_mm3: Volume per label of the plan [mm³].
         error: Reason of the failure; None on success.
         lesions: The predicted lesions; None if no tables were asked for.
+        name: Name of the scan.
+        files: Everything that was written.
+        notes: What has to be known about how the scan was read.
+        windows: Number of windows of the scan.
+        air_windows: Number of them that were skipped because they contain only air.
+        removed: What the post-processing removed.
+        seconds: Time that it took.
+        resumed: Whether the scan had been predicted before, by the same model and settings; then nothing is counted.
     """
 
     source: Path
@@ -53,33 +67,65 @@ class Prediction:
     volume_mm3: dict[int, float]
     error: str | None = None
     lesions: Lesions | None = None
+    name: str = ""
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    windows: int = 0
+    air_windows: int = 0
+    removed: Removed = field(default_factory=Removed)
+    seconds: float = 0.0
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is written for each scan."""
+
+    labels: bool
+    tables: bool
+    probabilities: bool
+    seg: SegKind | None
 
 
 class Predictor:
-    """A trained network that predicts whole scans.
+    """Trained networks that predict whole scans.
 
     Args:
-        network: Maps (B, 1, *window_size) to logits (B, 1 + classes, *window_size). It is set to evaluation mode.
-        target: The plan that the network was trained with.
-        placement: Where to compute; the network is already on this device.
-        overlap: Overlap of neighbouring windows.
-        mirror: Whether to average over mirrored windows; this takes 8 times the work.
+        models: The models.
+        post: What is done to the predictions; None: nothing.
+        skip_air: Whether windows of nothing but air are background without a look at them.
+        mirror: Whether the models average over mirrored windows; for reports.
     """
 
     def __init__(
         self,
+        models: Sequence[WindowModel],
+        *,
+        post: Postprocess | None = None,
+        skip_air: bool = False,
+        mirror: bool = False,
+    ) -> None:
+        self.models = tuple(models)
+        self.target: TargetPlan = models[0].target
+        self.overlap = models[0].overlap
+        self.mirror = mirror
+        self.post = post if post is not None and post.acts else None
+        self.skip_air = skip_air
+
+    @classmethod
+    def of_network(
+        cls,
         network: nn.Module,
         target: TargetPlan,
         placement: Placement,
         *,
         overlap: float = 0.5,
         mirror: bool = False,
-    ) -> None:
-        self.network = network.eval()
-        self.target = target
-        self.placement = placement
-        self.overlap = overlap
-        self.mirror = mirror
+    ) -> Predictor:
+        """Predict with one network; see :func:`patchcore.inference.torch_models.network_model`."""
+        from patchcore.inference.torch_models import network_model
+
+        return cls([network_model(network, target, placement, overlap=overlap, mirror=mirror)], mirror=mirror)
 
     @classmethod
     def of_run(
@@ -90,6 +136,7 @@ class Predictor:
         device: str | None = None,
         overlap: float | None = None,
         mirror: bool | None = None,
+        post: bool = True,
     ) -> tuple[Predictor, Checkpoint]:
         """Load the network of a run.
 
@@ -97,117 +144,78 @@ class Predictor:
             run: The run folder.
             checkpoint: ``best`` or ``last``; default: best if it exists, else last.
             device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
-            overlap: Overlap of neighbouring windows; default: the run's.
-            mirror: Whether to average over mirrored windows; default: the run's.
+            overlap: Overlap of neighbouring windows; default: that of the run's validation.
+            mirror: Whether to average over mirrored windows; default: as the run's validation.
+            post: Whether the run's ``postprocess.json`` is applied, if there is one.
 
         Returns:
             The predictor and the checkpoint that it was loaded from.
 
         Raises:
             RunError: The path is not a run folder.
-            CheckpointError: The checkpoint does not exist or is damaged.
+            CheckpointError: The checkpoint does not exist or is damaged; ``postprocess.json`` is for another one.
             ConfigError: CUDA was requested but is not available, or the device is not valid.
         """
-        run = Path(run)
-        # Prediction uses one process, even if several ranks trained the network.
-        overrides: dict[str, Any] = {"train.ranks": 1, "train.accumulate": 1}
-        if device is not None:
-            overrides["train.device"] = device
-        if overlap is not None:
-            overrides["validation.overlap"] = overlap
-        if mirror is not None:
-            overrides["validation.mirror"] = mirror
-        setup = read_setup(run, overrides)
-        train = setup.config.train
-        if train.precision == "bf16":
-            # A run that was trained in bf16 on a GPU is predicted with in fp32 where there is only a CPU.
-            train = train.model_copy(update={"precision": "auto"})
-        placement = place(train)
-        found = find_weights(run, checkpoint)
-        network = build_network(setup.plan.target, setup.config.model)
-        found.restore(network)
-        validation = setup.config.validation
-        predictor = cls(
-            placement.network(network),
-            setup.plan.target,
-            placement,
-            overlap=validation.overlap,
-            mirror=validation.mirror,
+        from patchcore.inference.torch_models import open_torch
+        from patchcore.models.checkpoint import find_weights
+
+        opened = open_torch(
+            [Path(run)], checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror, post=post
         )
-        return predictor, found
+        return cls.of_opened(opened), find_weights(Path(run), checkpoint)
 
     @classmethod
-    def of_model(
-        cls, path: PathLike, *, device: str | None = None, overlap: float | None = None, mirror: bool | None = None
-    ) -> Predictor:
-        """Load an exported model.
+    def of_opened(cls, opened: OpenedModels, *, skip_air: bool = False) -> Predictor:
+        """Predict with opened models."""
+        return cls(opened.models, post=opened.post, skip_air=skip_air, mirror=opened.mirror)
 
-        Args:
-            path: The file, see :func:`patchcore.inference.export.export_model`.
-            device: ``auto``, ``cpu`` or ``cuda``; default: auto.
-            overlap: Overlap of neighbouring windows; default: that of the training's validation.
-            mirror: Whether to average over mirrored windows; default: as above.
+    def segment(
+        self,
+        image: AnyArray,
+        affine: Affine,
+        *,
+        keep_probability: bool = False,
+        look: Callable[[], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Segmentation, Removed]:
+        """Predict a scan on its own grid and apply the post-processing.
 
-        Raises:
-            CheckpointError: The file is not an exported model, or has changed.
-            ConfigError: CUDA was requested but is not available, or the device is not valid.
-        """
-        model = read_model(path)
-        alone = {"ranks": 1, "accumulate": 1, "device": device or "auto", "precision": "auto"}
-        placement = place(model.config.train.model_copy(update=alone))
-        network = build_network(model.plan.target, model.config.model)
-        fill_network(network, model.weights, model.path)
-        validation = model.config.validation
-        return cls(
-            placement.network(network),
-            model.plan.target,
-            placement,
-            overlap=validation.overlap if overlap is None else overlap,
-            mirror=validation.mirror if mirror is None else mirror,
-        )
-
-    def probabilities(self, image: AnyArray, *, look: Callable[[], None] | None = None) -> Float32Array:
-        """Return class probabilities, float32 (1 + classes, X, Y, Z), for an image in HU on the training grid."""
-        return predict_volume(
-            self.network, image, self.target, self.placement, overlap=self.overlap, mirror=self.mirror, look=look
-        )
-
-    def class_indices(
-        self, image: AnyArray, affine: Affine, *, look: Callable[[], None] | None = None
-    ) -> npt.NDArray[np.uint8]:
-        """Predict a scan on its own grid. As :meth:`label_map`, but with class indices instead of label values."""
-        shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))
-        grid = Grid.of(shape, affine, self.target.spacing)
-        store = self.target.store
-        resampled = grid.resample(image, kernel=store.kernel, antialias=store.antialias)
-        return label_on_grid(self.probabilities(resampled, look=look), grid, self.target.region_indices)
-
-    def label_map(
-        self, image: AnyArray, affine: Affine, *, look: Callable[[], None] | None = None
-    ) -> npt.NDArray[np.uint8]:
-        """Predict a scan on its own grid.
-
-        The scan is resampled to the training grid and back. Probabilities are interpolated, not labels.
+        The scan is resampled to the training grid; probabilities are interpolated back, not labels.
 
         Args:
             image: HU, stored axis order.
             affine: Voxel index → world mm.
+            keep_probability: Whether to return the probability of a lesion.
             look: Called before each batch of windows; its exceptions are passed on.
-
-        Returns:
-            uint8 in the image's shape, with the data set's own label values and 0 for background.
+            progress: Called with the number of finished windows and their total.
         """
+        threshold = None if self.post is None else self.post.threshold
+        found = segment(
+            self.models,
+            image,
+            affine,
+            threshold=threshold,
+            keep_probability=keep_probability,
+            skip_air=self.skip_air,
+            look=look,
+            progress=progress,
+        )
+        removed = Removed()
+        if self.post is not None:
+            removed = postprocess(found.classes, self.target, self.post, voxel_mm3=voxel_volume_mm3(affine))
+        return found, removed
+
+    def class_indices(
+        self, image: AnyArray, affine: Affine, *, look: Callable[[], None] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Predict a scan on its own grid: uint8 class indices in the image's shape."""
+        return self.segment(image, affine, look=look)[0].classes
+
+    def label_map(
+        self, image: AnyArray, affine: Affine, *, look: Callable[[], None] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Predict a scan on its own grid: uint8 in the image's shape, with the data set's own label values."""
         return original_labels(self.class_indices(image, affine, look=look), self.target.classes)
-
-
-def crop_note(target: TargetPlan) -> str | None:
-    """Return a sentence on predictions of a network that was trained on crops; None if trained on whole scans."""
-    if target.store.crop_to is None:
-        return None
-    return (
-        f"the network was trained on the surroundings of label {target.store.crop_to} only; whole scans are predicted, "
-        "and elsewhere it has seen nothing, so false lesions there are likely"
-    )
 
 
 def original_labels(indices: npt.NDArray[np.uint8], classes: Sequence[int]) -> npt.NDArray[np.uint8]:
@@ -225,7 +233,7 @@ def original_labels(indices: npt.NDArray[np.uint8], classes: Sequence[int]) -> n
 
 
 def predict(
-    run: PathLike,
+    model: PathLike | Sequence[PathLike],
     source: PathLike,
     out: PathLike,
     *,
@@ -233,133 +241,255 @@ def predict(
     device: str | None = None,
     overlap: float | None = None,
     mirror: bool | None = None,
+    skip_air: bool = False,
+    post: bool = True,
     overwrite: bool = False,
     tables: bool = False,
+    probabilities: bool = False,
+    seg: SegKind | None = None,
     on_file: Callable[[Prediction, int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> list[Prediction]:
-    """Segment CT scans with the network of a run, or with an exported model.
+    """Segment CT scans with the network of a run, an exported model, or several of them averaged.
 
     Args:
-        run: The run folder, or the file of an exported model.
-        source: A NIfTI file, or a folder of them.
-        out: The label map to write (``.nii`` or ``.nii.gz``); if `source` is a folder, the output folder.
+        model: The run folder, or the file of an exported model (``.zip``, ``.onnx``). Several: their probabilities are
+            averaged in one pass over each scan.
+        source: A NIfTI file; the folder or zip file of a DICOM series; or a folder of many.
+        out: The label map to write (``.nii`` or ``.nii.gz``, or ``.dcm`` to write only the SEG); a folder if there are
+            several scans.
         checkpoint: ``best`` or ``last``; default: best if it exists, else last.
         device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
-        overlap: Overlap of neighbouring windows; default: the run's.
-        mirror: Whether to average over mirrored windows; default: the run's.
-        overwrite: Whether existing label maps are replaced.
+        overlap: Overlap of neighbouring windows; default: that of the run's validation.
+        mirror: Whether to average over mirrored windows; default: as the run's validation.
+        skip_air: Whether windows of nothing but air are skipped.
+        post: Whether the model's post-processing (``patchcore tune``) is applied, if it has one.
+        overwrite: Whether existing outputs are replaced. Without it, a folder continues where it stopped.
         tables: Whether the lesions of each scan are also written, as ``NAME.lesions.csv`` and ``NAME.lesions.json``
             beside the label map: volume, diameters, position in world mm.
-        on_file: Called with (prediction, number of the file, number of files) after each file.
+        probabilities: Whether the probability of a lesion is also written, as ``NAME.probability.nii.gz``.
+        seg: Kind of the DICOM SEG to write, ``NAME.seg.dcm``; only for DICOM scans.
+        on_file: Called with (prediction, number of the scan, number of scans) after each scan.
+        progress: Called with the name of the scan, the number of its finished windows, and their total.
+        on_note: Called with sentences that the user has to know.
 
     Returns:
-        One entry per file. In a folder, a file that fails has its error in its entry, and the other files are still
+        One entry per scan. If there are several, a scan that fails has its error in its entry, and the others are still
         predicted.
 
     Raises:
-        PatchcoreError: The run has no usable checkpoint; a single file cannot be used.
+        PatchcoreError: A model cannot be used; a single scan cannot be used.
         OSError: Something cannot be read or written.
 
     Example:
         >>> import patchcore as pc  # doctest: +SKIP
         >>> pc.predict("study/runs/…", "scan.nii.gz", "tumours.nii.gz")  # doctest: +SKIP
     """
-    jobs = _jobs(Path(source), Path(out), overwrite=overwrite)
-    single = not Path(source).is_dir()
+    paths = [model] if isinstance(model, str | Path) or hasattr(model, "__fspath__") else list(model)
+    say = on_note or (lambda _text: None)
+    with ExitStack() as stack:
+        scans = stack.enter_context(found_scans(Path(source)))
+        only_seg = Path(out).suffix.lower() == ".dcm"
+        if only_seg and seg is None:
+            seg = "binary"
+        wanted = _Wanted(labels=not only_seg, tables=tables, probabilities=probabilities, seg=seg)
+        if seg is not None and any(scan.volume is not None and scan.slices is None for scan in scans):
+            raise ConfigError("a DICOM SEG can be written only for a DICOM scan", remedy="leave out --seg")
+        outputs = _outputs(scans, Path(source), Path(out))
+        opened = stack.enter_context(
+            opened_models(paths, checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror, post=post)
+        )
+        for note in opened.notes():
+            say(note)
+        predictor = Predictor.of_opened(opened, skip_air=skip_air)
+        if opened.post is not None:
+            say(f"post-processing: {opened.post}")
+        settings = {
+            "models": [one.facts() for one in opened.sources],
+            "overlap": predictor.overlap,
+            "mirror": predictor.mirror,
+            "skip_air": skip_air,
+            "post": None if predictor.post is None else predictor.post.model_dump(mode="json"),
+        }
+        record = PredictionRecord(outputs[0].parent, settings, enabled=len(scans) > 1)
+        done = _check_outputs(scans, outputs, wanted, record, overwrite=overwrite)
+        return _predict_all(
+            predictor, list(zip(scans, outputs, done, strict=True)), wanted, record, opened, on_file, progress
+        )
+
+
+def _predict_all(
+    predictor: Predictor,
+    jobs: Sequence[tuple[ScanInput, Path, bool]],
+    wanted: _Wanted,
+    record: PredictionRecord,
+    opened: OpenedModels,
+    on_file: Callable[[Prediction, int, int], None] | None,
+    progress: Callable[[str, int, int], None] | None,
+) -> list[Prediction]:
     predictions = []
-    with settings_kept():
-        if is_exported(run):
-            if checkpoint is not None:
-                raise ConfigError("an exported model has one checkpoint", remedy="leave out --checkpoint")
-            predictor = Predictor.of_model(run, device=device, overlap=overlap, mirror=mirror)
+    for number, (scan, path, is_done) in enumerate(jobs, 1):
+        if is_done:
+            prediction = Prediction(scan.path, path, {}, {}, name=scan.name, resumed=True)
         else:
-            predictor, _ = Predictor.of_run(run, checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror)
-        for number, (scan, path) in enumerate(jobs, 1):
             try:
-                prediction = _predict_file(predictor, scan, path, tables=tables)
+                prediction = _predict_scan(predictor, scan, path, wanted, opened.sources[0].path.name, progress)
+                record.add(scan, prediction.files)
             except (PatchcoreError, OSError, MemoryError) as error:
-                if single or getattr(error, "errno", None) in DISK_ERRORS:
+                if len(jobs) == 1 or getattr(error, "errno", None) in DISK_ERRORS:
                     raise
-                prediction = Prediction(scan, None, {}, {}, error=str(error) or type(error).__name__)
-            predictions.append(prediction)
-            if on_file is not None:
-                on_file(prediction, number, len(jobs))
+                reason = str(error) or type(error).__name__
+                prediction = Prediction(scan.path, None, {}, {}, error=reason, name=scan.name)
+        predictions.append(prediction)
+        if on_file is not None:
+            on_file(prediction, number, len(jobs))
     return predictions
 
 
-def _predict_file(predictor: Predictor, scan: Path, path: Path, *, tables: bool = False) -> Prediction:
-    import nibabel
-
-    from patchcore.volumes.volume import read_image
-
-    image = read_image(scan)
-    labels = predictor.label_map(image.array, image.affine)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    original: Any = nibabel.load(scan)
-    header = original.header.copy()
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0
-    # The header of an .hdr/.img pair would record the file type of a pair.
-    kind = nibabel.Nifti2Image if isinstance(original, nibabel.Nifti2Pair) else nibabel.Nifti1Image
-    result = kind(labels, original.affine, header)
-    with replace_atomically(path) as temporary:
-        # nibabel chooses the format by the file extension.
-        named = temporary.with_name(temporary.name + (".nii.gz" if path.name.endswith(".gz") else ".nii"))
-        try:
-            nibabel.save(result, named)
-            named.replace(temporary)
-        finally:
-            named.unlink(missing_ok=True)
+def _predict_scan(
+    predictor: Predictor,
+    scan: ScanInput,
+    path: Path,
+    wanted: _Wanted,
+    model: str,
+    progress: Callable[[str, int, int], None] | None,
+) -> Prediction:
+    began = time.monotonic()
+    image = scan.read()
+    told = None if progress is None else (lambda done, total: progress(scan.name, done, total))
+    found, removed = predictor.segment(image.array, image.affine, keep_probability=wanted.probabilities, progress=told)
+    target = predictor.target
     # Of a sheared grid, this is less than the product of the spacings.
     voxel_mm3 = voxel_volume_mm3(image.affine)
-    counts = {label: int(np.count_nonzero(labels == label)) for label in predictor.target.classes}
+    counts = {label: int(np.count_nonzero(found.classes == index)) for index, label in enumerate(target.classes, 1)}
     volumes = {label: count * voxel_mm3 for label, count in counts.items()}
-    if not tables:
-        return Prediction(scan, path, counts, volumes)
-    target = predictor.target
-    lesions = measure_lesions(
-        labels,
-        labels=[target.classes[index - 1] for index in target.evaluated_indices.get(_lesion_index(target), ())]
-        or [target.lesion_label],
-        affine=image.affine,
-        connectivity=target.connectivity,
-        min_volume_mm3=target.min_volume_mm3,
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = _write(scan, image, found, path, wanted, target, model)
+    lesions = None
+    if wanted.tables:
+        lesions = measure_lesions(
+            lesion_mask(found.classes, target),
+            affine=image.affine,
+            connectivity=target.connectivity,
+            min_volume_mm3=target.min_volume_mm3,
+        )
+        stem = _beside(path, ".lesions")
+        write_lesions(lesions, stem)
+        files += [stem.with_name(stem.name + ending) for ending in (".csv", ".json")]
+    return Prediction(
+        scan.path,
+        files[0],
+        counts,
+        volumes,
+        lesions=lesions,
+        name=scan.name,
+        files=tuple(files),
+        notes=scan.notes,
+        windows=found.windows,
+        air_windows=found.air_windows,
+        removed=removed,
+        seconds=time.monotonic() - began,
     )
-    write_lesions(lesions, path.with_name(re.sub(r"\.nii(\.gz)?$", "", path.name) + ".lesions"))
-    return Prediction(scan, path, counts, volumes, lesions=lesions)
 
 
-def _lesion_index(target: TargetPlan) -> int:
-    return target.classes.index(target.lesion_label) + 1
+def _write(
+    scan: ScanInput,
+    image: CtImage,
+    found: Segmentation,
+    path: Path,
+    wanted: _Wanted,
+    target: TargetPlan,
+    model: str,
+) -> list[Path]:
+    """Write the images of a prediction and return their paths."""
+    files = []
+    if wanted.labels:
+        write_like(path, original_labels(found.classes, target.classes), scan, image.affine)
+        files.append(path)
+    if wanted.seg is not None and scan.slices is not None:
+        where = path if path.suffix.lower() == ".dcm" else _beside(path, ".seg.dcm")
+        members = lesion_members(target)
+        spans = lesion_spans(lesion_mask(found.classes, target), connectivity=target.connectivity)
+        others = {index: f"label {label}" for index, label in enumerate(target.classes, 1) if index not in members}
+        segmented = Segmented(found.classes, spans, others, target.label_name or "lesion")
+        write_seg(where, segmented, scan.files, scan.slices, kind=wanted.seg, model=model, version=_version())
+        files.append(where)
+    if found.lesion_probability is not None:
+        where = _beside(path, ".probability.nii.gz")
+        write_probability(where, found.lesion_probability, scan, image.affine)
+        files.append(where)
+    return files
 
 
-def _jobs(source: Path, out: Path, *, overwrite: bool) -> list[tuple[Path, Path]]:
-    """Pair inputs with outputs, and refuse outputs that would overwrite a file."""
-    if source.is_dir():
-        scans = sorted(path for path in source.iterdir() if _NIFTI.search(path.name) and not path.name.startswith("."))
-        if not scans:
-            raise DataError(
-                "no NIfTI file (.nii, .nii.gz, .hdr) found", path=source, remedy="give the folder of the CTs"
-            )
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(re.sub(r"\.(nii(\.gz)?|dcm)$", "", path.name) + ending)
+
+
+def _version() -> str:
+    from patchcore import __version__
+
+    return __version__
+
+
+def _outputs(scans: Sequence[ScanInput], source: Path, out: Path) -> list[Path]:
+    """Return the label map of each scan."""
+    if source.is_dir() and NIFTI_ENDING.search(scans[0].path.name) and scans[0].slices is None:
+        several = True
+    else:
+        several = len(scans) > 1
+    if several:
         if out.exists() and not out.is_dir():
             raise DataError(
-                "is a file, but a folder of scans needs an output folder", path=out, remedy="give a folder with -o"
+                "is a file, but several scans need an output folder", path=out, remedy="give a folder with -o"
             )
-        jobs = [(scan, out / (_NIFTI.sub("", scan.name) + ".nii.gz")) for scan in scans]
-    else:
-        if not source.exists():
-            raise FileNotFoundError(2, "no such file or folder", str(source))
-        path = out / (_NIFTI.sub("", source.name) + ".nii.gz") if out.is_dir() else out
-        if not re.search(r"\.nii(\.gz)?$", path.name):
-            raise ConfigError(
-                f"{path.name!r} is not a NIfTI file name", path=path, remedy="use a name with .nii.gz or .nii"
+        return [out / f"{scan.stem}.nii.gz" for scan in scans]
+    if out.is_dir():
+        return [out / f"{scans[0].stem}.nii.gz"]
+    if not re.search(r"\.(nii(\.gz)?|dcm)$", out.name):
+        raise ConfigError(
+            f"{out.name!r} is neither a NIfTI file name nor an existing folder",
+            path=out,
+            remedy="use a name with .nii.gz or .nii, or .dcm for a DICOM SEG",
+        )
+    return [out]
+
+
+def _check_outputs(
+    scans: Sequence[ScanInput],
+    outputs: Sequence[Path],
+    wanted: _Wanted,
+    record: PredictionRecord,
+    *,
+    overwrite: bool,
+) -> list[bool]:
+    """Refuse outputs that would overwrite a file; return which scans are done already."""
+    inputs = {file.resolve() for scan in scans for file in scan.files}
+    seen: dict[Path, ScanInput] = {}
+    done = []
+    for scan, path in zip(scans, outputs, strict=True):
+        other = seen.setdefault(path, scan)
+        if other is not scan:
+            raise DataError(
+                f"{other.name} and {scan.name} would have the same output",
+                path=path,
+                remedy="rename one of them, or put them into different folders",
             )
-        jobs = [(source, path)]
-    inputs = {scan.resolve() for scan, _ in jobs}
-    for scan, path in jobs:
-        if path.resolve() in inputs:
-            raise DataError("the output would overwrite the input", path=scan, remedy="choose another output with -o")
-        if path.exists() and not overwrite:
+        written = [path, _beside(path, ".probability.nii.gz"), _beside(path, ".seg.dcm")]
+        if any(file.resolve() in inputs for file in written):
+            raise DataError(
+                "the output would overwrite the input", path=scan.path, remedy="choose another output with -o"
+            )
+        is_done = not overwrite and record.has(scan, _files_of(path, wanted))
+        if path.exists() and not overwrite and not is_done:
             raise DataError("already exists", path=path, remedy="add --overwrite, or choose another output with -o")
-    return jobs
+        done.append(is_done)
+    return done
+
+
+def _files_of(path: Path, wanted: _Wanted) -> list[Path]:
+    files = [path] if wanted.labels else []
+    files += [_beside(path, ".seg.dcm")] if wanted.seg is not None and path.suffix.lower() != ".dcm" else []
+    files += [_beside(path, ".probability.nii.gz")] if wanted.probabilities else []
+    files += [_beside(path, f".lesions.{ending}") for ending in ("csv", "json")] if wanted.tables else []
+    return files

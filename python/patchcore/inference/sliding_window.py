@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import torch
@@ -15,7 +15,7 @@ from patchcore.types import Float32Array
 from patchcore.windows.blending import WindowBlender
 from patchcore.windows.format import WindowFormat
 
-__all__ = ["predict_volume", "windows_a_batch"]
+__all__ = ["predict_volume", "window_probabilities", "windows_a_batch"]
 
 
 def windows_a_batch(placement: Placement) -> int:
@@ -23,7 +23,41 @@ def windows_a_batch(placement: Placement) -> int:
     return 4 if placement.device.type == "cpu" else 16
 
 
-@torch.inference_mode()
+def window_probabilities(
+    networks: Sequence[nn.Module], placement: Placement, *, mirror: bool = False
+) -> Callable[[Float32Array], Float32Array]:
+    """Return the function that predicts a batch of windows.
+
+    Args:
+        networks: Each maps (B, 1, *window_size) to logits (B, 1 + classes, *window_size). Their probabilities are
+            averaged.
+        placement: Where to compute; the networks are on this device already.
+        mirror: Whether to average over the 8 mirrored versions of each window, along every subset of the axes.
+
+    Returns:
+        Maps scaled windows, float32 (B, *window_size), to probabilities, float32 (B, 1 + classes, *window_size).
+    """
+    flips = [axes for count in range(4 if mirror else 1) for axes in combinations((2, 3, 4), count)]
+
+    @torch.inference_mode()
+    def probabilities(windows: Float32Array) -> Float32Array:
+        batch = torch.from_numpy(windows[:, None]).to(placement.device)
+        total: torch.Tensor | None = None
+        for network in networks:
+            for axes in flips:
+                with placement.precision():
+                    logits = network(torch.flip(batch, axes) if axes else batch)
+                found = torch.softmax(logits.float(), dim=1)
+                if axes:
+                    found = torch.flip(found, axes)
+                total = found if total is None else total.add_(found)
+        assert total is not None
+        result: Float32Array = total.div_(len(flips) * len(networks)).contiguous().cpu().numpy()
+        return result
+
+    return probabilities
+
+
 def predict_volume(
     network: nn.Module,
     image: WindowCase,
@@ -58,21 +92,11 @@ def predict_volume(
     blender = WindowBlender(reader.shape(0), channels, target.window_size)
     form = WindowFormat(target.hu_range)
     size = windows_a_batch(placement)
-    flips = [axes for count in range(4 if mirror else 1) for axes in combinations((2, 3, 4), count)]
+    probabilities = window_probabilities([network], placement, mirror=mirror)
     for start in range(0, len(corners), size):
         if look is not None:
             look()
         part = corners[start : start + size]
         windows = reader.read_as(0, part, target.window_size, form, with_labels=False).image
-        batch = torch.from_numpy(windows[:, None]).to(placement.device)
-        total: torch.Tensor | None = None
-        for axes in flips:
-            with placement.precision():
-                logits = network(torch.flip(batch, axes) if axes else batch)
-            probabilities = torch.softmax(logits.float(), dim=1)
-            if axes:
-                probabilities = torch.flip(probabilities, axes)
-            total = probabilities if total is None else total.add_(probabilities)
-        assert total is not None
-        blender.add(part, total.div_(len(flips)).contiguous().cpu().numpy())
+        blender.add(part, probabilities(windows))
     return blender.result()

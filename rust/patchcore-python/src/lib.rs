@@ -4,10 +4,10 @@ mod ct;
 mod gate;
 mod measure;
 mod pair;
+mod predict;
 mod prepare;
 mod resample;
 mod store;
-
 mod windows;
 
 use pyo3::prelude::*;
@@ -18,9 +18,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     ct::register(module)?;
     measure::register(module)?;
     pair::register(module)?;
+    predict::register(module)?;
     prepare::register(module)?;
     resample::register(module)?;
     store::register(module)?;
-
     windows::register(module)
 }

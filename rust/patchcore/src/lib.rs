@@ -17,6 +17,7 @@ pub mod nifti;
 pub mod pair;
 pub mod philox;
 pub mod pool;
+pub mod predict;
 pub mod prepare;
 pub mod resample;
 pub mod sampler;

@@ -19,7 +19,8 @@ pub use labels::{LabelPlanes, resample_labels};
 
 use crate::pool::Interrupt;
 use crate::{Error, Result, error};
-use sums::{along, weighted, weighted_rounded};
+pub(crate) use sums::weighted;
+use sums::{along, weighted_rounded};
 
 /// A volume that returns its planes one after the other.
 pub trait Planes: Sync {
@@ -72,7 +73,7 @@ impl Bands {
     }
 
     /// Resample one plane to the new rows and columns.
-    fn within_plane(&self, plane: &[f32], scratch: &mut Vec<f32>, out: &mut [f32]) {
+    pub(crate) fn within_plane(&self, plane: &[f32], scratch: &mut Vec<f32>, out: &mut [f32]) {
         let (length, new) = (self.columns.input, self.columns.output());
         // Padding weights of 0 may refer to voxels beyond the row.
         scratch.resize(length + self.columns.taps, 0.0);

@@ -22,9 +22,10 @@ import zarr
 from scipy import ndimage
 
 import patchcore.store.prepare_case as prepare_module
+from linear_reference import interpolate
 from patchcore.config.plan import Plan, TargetPlan
 from patchcore.errors import ConfigError, CorruptFileError, DataError, EmptyClassError
-from patchcore.inference.geometry import interpolate, label_on_grid
+from patchcore.inference.geometry import label_on_grid
 from patchcore.memory import MemoryBudget
 from patchcore.resampling.grid import Grid
 from patchcore.resampling.image import resample_class_indices, resample_image

@@ -22,7 +22,7 @@ from patchcore.volumes.dicom.segments import own_grid, seg_planes
 from patchcore.volumes.dicom.slices import Slice, choose_slices
 from patchcore.volumes.volume import DicomVolume, Volume
 
-__all__ = ["NO_LABEL", "find_dicom"]
+__all__ = ["NO_LABEL", "find_cts", "find_dicom"]
 
 NO_LABEL: Final = "no SEG or RTSTRUCT refers to this CT"
 """Problem of a CT without segmentation."""
@@ -99,6 +99,24 @@ def find_dicom(
         looked_at=tuple(scan.folders),
         ignored=tuple(_ignored(scan, cases, foreign)),
     )
+
+
+def find_cts(root: PathLike, *, progress: Callable[[int, int | None], None] | None = None) -> list[CaseFiles]:
+    """Find the CT series of a folder of DICOM files; SEG and RTSTRUCT objects are passed over.
+
+    Returns:
+        One entry per series, and one per folder with files that cannot be read. An entry without an image has a
+        problem: a slice is missing, duplicated or shifted.
+
+    Raises:
+        MissingExtraError: pydicom is not installed.
+        OSError: The folder cannot be read.
+    """
+    root = Path(root)
+    scan = scan_folder(root, progress=progress)
+    drafts = [_ct_draft(item) for item in _ct_series(scan.found) if item.slices]
+    cases, _numbers = cases_of(drafts, _DEFAULTS)
+    return sorted((*cases, *broken_cases(scan, root)), key=lambda case: case.case_id)
 
 
 def _ignored(scan: Scan, cases: Sequence[CaseFiles], foreign: Sequence[Found]) -> Iterator[IgnoredFile]:

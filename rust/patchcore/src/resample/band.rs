@@ -147,7 +147,7 @@ impl Band {
     }
 
     /// The first old voxel of new voxel `at`, and its weights without the zeros at the end.
-    pub(super) fn row(&self, at: usize) -> (usize, &[f32]) {
+    pub(crate) fn row(&self, at: usize) -> (usize, &[f32]) {
         let weights = &self.weights[at * self.taps..][..self.taps];
         let count = weights.iter().rposition(|&weight| weight != 0.0).map_or(1, |last| last + 1);
         (self.starts[at], &weights[..count])

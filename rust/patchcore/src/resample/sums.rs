@@ -8,7 +8,7 @@ macro_rules! dispatch {
     ($(#[$meta:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $out:ty)? = $inner:ident) => {
         $(#[$meta])*
         #[inline]
-        pub(super) fn $name($($argument: $type),*) $(-> $out)? {
+        pub(crate) fn $name($($argument: $type),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
             if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
                 #[target_feature(enable = "avx2,fma")]

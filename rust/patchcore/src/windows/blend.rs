@@ -86,7 +86,7 @@ pub fn accumulate(
 }
 
 /// Add the part of one window that lies in the planes of `out`; `first` is the first of these planes.
-fn add_window(
+pub(crate) fn add_window(
     layout: Layout,
     corner: [i64; 3],
     prediction: Option<&[f32]>,

@@ -1,0 +1,132 @@
+"""Removes predicted lesions that a tuning found to be false: too small, or outside the organ. Knows no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from patchcore.config.plan import TargetPlan
+from patchcore.config.postprocess import Postprocess
+from patchcore.errors import ConfigError
+from patchcore.inference.segment import lesion_mask
+from patchcore.lesions.measure import LesionSpans, lesion_spans
+from patchcore.types import BoolArray, IntTriple
+
+__all__ = ["Removed", "inside_organ", "postprocess"]
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What was removed from a prediction.
+
+    Attributes:
+        outside: Number of lesions outside the organ.
+        small: Number of lesions below the least volume.
+    """
+
+    outside: int = 0
+    small: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"{self.small} below the least volume"] if self.small else []
+        parts += [f"{self.outside} outside the organ"] if self.outside else []
+        return " and ".join(parts) or "none"
+
+
+def postprocess(
+    classes: npt.NDArray[np.uint8], target: TargetPlan, settings: Postprocess, *, voxel_mm3: float
+) -> Removed:
+    """Remove lesions from a map of class indices, in place. The threshold has been applied before.
+
+    A removed lesion takes the class that is most common among its neighbours: in an organ it becomes organ.
+
+    Args:
+        classes: uint8 class indices, (X, Y, Z).
+        target: The plan.
+        settings: What to remove.
+        voxel_mm3: Volume of a voxel [mm³].
+
+    Raises:
+        ConfigError: The plan has no class of the organ's label.
+    """
+    mask = lesion_mask(classes, target)
+    spans = lesion_spans(mask, connectivity=target.connectivity)
+    if not spans.lesion_count:
+        return Removed()
+    # The same comparison as everywhere: a lesion of exactly this volume is kept.
+    small = spans.voxel_count * voxel_mm3 < settings.min_volume_mm3
+    outside = np.zeros(spans.lesion_count, dtype=np.bool_)
+    if settings.organ_label is not None:
+        if settings.organ_label not in target.classes:
+            raise ConfigError(
+                f"the plan has no class {settings.organ_label}", expected=target.classes, remedy="run patchcore tune"
+            )
+        outside = ~inside_organ(classes == target.classes.index(settings.organ_label) + 1, mask, spans)
+    for number in np.flatnonzero(small | outside):
+        _replace(classes, spans, int(number))
+    return Removed(outside=int(outside.sum()), small=int((small & ~outside).sum()))
+
+
+def inside_organ(organ: BoolArray, lesions: BoolArray, spans: LesionSpans) -> BoolArray:
+    """Return which lesions belong to the largest connected piece of organ and lesions together.
+
+    Args:
+        organ: Which voxels are organ.
+        lesions: Which voxels are lesion.
+        spans: The lesions.
+
+    Example:
+        >>> row = np.array([1, 1, 1, 2, 1, 0, 2, 0], np.uint8).reshape(8, 1, 1)
+        >>> inside_organ(row == 1, row == 2, lesion_spans(row == 2)).tolist()
+        [True, False]
+    """
+    both = lesion_spans(organ | lesions, connectivity=26)
+    whole = np.zeros(organ.shape, dtype=np.bool_)
+    if both.lesion_count and organ.any():
+        _paint(whole, both, int(both.voxel_count.argmax()))
+    first = np.searchsorted(spans.lesion, np.arange(spans.lesion_count))
+    inside: BoolArray = whole[tuple(spans.origin[first].T)]
+    return inside
+
+
+def _rows(spans: LesionSpans, number: int) -> slice:
+    low, high = np.searchsorted(spans.lesion, [number, number + 1])
+    return slice(int(low), int(high))
+
+
+def _places(spans: LesionSpans, number: int) -> list[tuple[slice, slice, slice]]:
+    rows = _rows(spans, number)
+    places = []
+    for origin, length in zip(spans.origin[rows].tolist(), spans.length[rows].tolist(), strict=True):
+        sizes = [1, 1, 1]
+        sizes[spans.axis] = length
+        a, b, c = (slice(start, start + size) for start, size in zip(origin, sizes, strict=True))
+        places.append((a, b, c))
+    return places
+
+
+def _paint(mask: BoolArray, spans: LesionSpans, number: int) -> None:
+    for place in _places(spans, number):
+        mask[place] = True
+
+
+def _replace(classes: npt.NDArray[np.uint8], spans: LesionSpans, number: int) -> None:
+    """Give a lesion the class that is most common among its neighbours."""
+    rows = _rows(spans, number)
+    low = spans.origin[rows].min(0)
+    last = spans.origin[rows].copy()
+    last[:, spans.axis] += spans.length[rows] - 1
+    high = last.max(0) + 1
+    shape: IntTriple = (classes.shape[0], classes.shape[1], classes.shape[2])
+    start = np.maximum(low - 1, 0)
+    stop = np.minimum(high + 1, shape)
+    part = classes[tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))]
+    mask = np.zeros(part.shape, dtype=np.bool_)
+    for place in _places(spans, number):
+        a, b, c = (slice(p.start - int(s), p.stop - int(s)) for p, s in zip(place, start, strict=True))
+        mask[a, b, c] = True
+    around = part[ndimage.binary_dilation(mask) & ~mask]
+    part[mask] = np.bincount(around).argmax() if len(around) else 0

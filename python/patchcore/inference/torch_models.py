@@ -1,0 +1,135 @@
+"""Opens runs and exported models with torch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from patchcore.config.plan import Plan, TargetPlan
+from patchcore.config.postprocess import POSTPROCESS_FILE, Postprocess, read_postprocess
+from patchcore.config.run import RunConfig
+from patchcore.errors import CheckpointError
+from patchcore.inference.export import read_model, weights_digest
+from patchcore.inference.models import ModelSource, OpenedModels, is_exported
+from patchcore.inference.segment import WindowModel
+from patchcore.inference.sliding_window import window_probabilities, windows_a_batch
+from patchcore.models.checkpoint import fill_network, find_weights
+from patchcore.models.device import Placement, place
+from patchcore.models.registry import build_network
+from patchcore.runs.setup import read_setup
+
+__all__ = ["network_model", "open_torch"]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    source: ModelSource
+    network: nn.Module
+    placement: Placement
+    overlap: float
+    mirror: bool
+
+
+def network_model(
+    network: nn.Module, target: TargetPlan, placement: Placement, *, overlap: float = 0.5, mirror: bool = False
+) -> WindowModel:
+    """Return a model of one network. It is set to evaluation mode.
+
+    Args:
+        network: Maps (B, 1, *window_size) to logits (B, 1 + classes, *window_size).
+        target: The plan that the network was trained with.
+        placement: Where to compute; the network is already on this device.
+        overlap: Overlap of neighbouring windows.
+        mirror: Whether to average over mirrored windows; this takes 8 times the work.
+    """
+    run = window_probabilities([network.eval()], placement, mirror=mirror)
+    return WindowModel(target, run, windows_a_batch(placement), overlap)
+
+
+def open_torch(
+    paths: Sequence[Path],
+    *,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    overlap: float | None = None,
+    mirror: bool | None = None,
+    post: bool = True,
+) -> OpenedModels:
+    """Open runs and exported models; see :func:`patchcore.inference.models.opened_models`."""
+    loaded = [_load(path, checkpoint, device=device, overlap=overlap, mirror=mirror, with_post=post) for path in paths]
+    groups: dict[Any, list[_Loaded]] = defaultdict(list)
+    for one in loaded:
+        target = one.source.target
+        store = target.store
+        form = (target.window_size, target.spacing, target.hu_range, store.kernel, store.antialias)
+        groups[(*form, one.overlap, one.mirror, one.placement.device, one.placement.autocast)].append(one)
+    models = []
+    for group in groups.values():
+        first = group[0]
+        run = window_probabilities([one.network for one in group], first.placement, mirror=first.mirror)
+        models.append(
+            WindowModel(first.source.target, run, windows_a_batch(first.placement), first.overlap, networks=len(group))
+        )
+    return OpenedModels(
+        tuple(models),
+        tuple(one.source for one in loaded),
+        mirror=loaded[0].mirror,
+        device=str(loaded[0].placement.device),
+    )
+
+
+def _load(
+    path: Path,
+    checkpoint: str | None,
+    *,
+    device: str | None,
+    overlap: float | None,
+    mirror: bool | None,
+    with_post: bool,
+) -> _Loaded:
+    plan: Plan
+    config: RunConfig
+    weights: Mapping[str, Tensor]
+    post: Postprocess | None = None
+    # Prediction uses one process, even if several ranks trained the network.
+    changes: dict[str, Any] = {"ranks": 1, "accumulate": 1}
+    if is_exported(path):
+        model = read_model(path)
+        plan, config, weights, post = model.plan, model.config, model.weights, model.post
+        where, step = path, int(model.facts.get("step", 0))
+        changes |= {"device": "auto", "precision": "auto"}
+    else:
+        setup = read_setup(path, {"train.ranks": 1, "train.accumulate": 1})
+        plan, config = setup.plan, setup.config
+        found = find_weights(path, checkpoint)
+        weights, step, where = found.weights(), int(found.state.get("step", 0)), found.path
+        if with_post and (path / POSTPROCESS_FILE).exists():
+            post = read_postprocess(path / POSTPROCESS_FILE)
+    if device is not None:
+        changes["device"] = device
+    if config.train.precision == "bf16":
+        # A run that was trained in bf16 on a GPU is predicted with in fp32 where there is only a CPU.
+        changes["precision"] = "auto"
+    placement = place(config.train.model_copy(update=changes))
+    digest = weights_digest(weights)
+    if post is not None and post.weights_sha256 != digest:
+        raise CheckpointError(
+            f"{POSTPROCESS_FILE} was chosen for other weights than those of step {step}",
+            path=path,
+            remedy="run patchcore tune again, or predict without it (--no-postprocess)",
+        )
+    network = build_network(plan.target, config.model)
+    fill_network(network, weights, where)
+    validation = config.validation
+    return _Loaded(
+        ModelSource(path, plan.target, digest, step, post if with_post else None),
+        placement.network(network).eval(),
+        placement,
+        overlap=validation.overlap if overlap is None else overlap,
+        mirror=validation.mirror if mirror is None else mirror,
+    )
