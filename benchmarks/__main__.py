@@ -31,6 +31,7 @@ SUITES = (
     "unetr",
     "training",
     "score",
+    "predict",
 )
 
 

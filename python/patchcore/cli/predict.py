@@ -96,7 +96,8 @@ def predict(
             parts.append(f"{prediction.air_windows / max(1, prediction.windows):.0%} of the windows are air")
         if str(prediction.removed) != "none":
             parts.append(f"removed lesions: {prediction.removed}")
-        typer.echo(f"{at} {prediction.path}  {', '.join(parts)}  ({prediction.seconds:.1f} s)")
+        where = prediction.path or prediction.name
+        typer.echo(f"{at} {where}  {', '.join(parts)}  ({prediction.seconds:.1f} s)")
 
     chosen = [model if is_exported(model) or is_onnx(model) else resolve_run(None, str(model)) for model in models]
     with progress_bars(console) as show:

@@ -40,13 +40,17 @@ if TYPE_CHECKING:
 __all__ = ["Prediction", "Predictor", "original_labels", "predict"]
 
 
+NO_SEG = "nothing was found, so no DICOM SEG was written: it has at least one segment"
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Result for one scan.
 
     Attributes:
         source: The CT file; of a DICOM series, the folder or zip file that holds it.
-        path: The written label map (the SEG, if only that was asked for); None if the prediction failed.
+        path: The written label map (the SEG, if only that was asked for); None if the prediction failed, or if a SEG
+            was asked for and nothing was found.
         voxel_count: Number of voxels per label of the plan.
         volume_mm3: Volume per label of the plan [mm³].
         error: Reason of the failure; None on success.
@@ -379,13 +383,13 @@ def _predict_scan(
         files += [stem.with_name(stem.name + ending) for ending in (".csv", ".json")]
     return Prediction(
         scan.path,
-        files[0],
+        files[0] if files else None,
         counts,
         volumes,
         lesions=lesions,
         name=scan.name,
         files=tuple(files),
-        notes=scan.notes,
+        notes=(*scan.notes, *([NO_SEG] if wanted.seg is not None and not found.classes.any() else [])),
         windows=found.windows,
         air_windows=found.air_windows,
         removed=removed,
@@ -407,7 +411,8 @@ def _write(
     if wanted.labels:
         write_like(path, original_labels(found.classes, target.classes), scan, image.affine)
         files.append(path)
-    if wanted.seg is not None and scan.slices is not None:
+    # A SEG has at least one segment.
+    if wanted.seg is not None and scan.slices is not None and found.classes.any():
         where = path if path.suffix.lower() == ".dcm" else _beside(path, ".seg.dcm")
         members = lesion_members(target)
         spans = lesion_spans(lesion_mask(found.classes, target), connectivity=target.connectivity)

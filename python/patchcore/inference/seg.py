@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -109,7 +110,7 @@ def write_seg(
         for number, (name, is_lesion) in enumerate(names, 1)
     ]
     syntax = JPEGLSLossless if kind == "labelmap" else ExplicitVRLittleEndian
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _plain_errors(path):
         warnings.simplefilter("ignore")  # on attributes of the CT that highdicom copies
         made = Segmentation(
             source_images=sources,
@@ -131,6 +132,19 @@ def write_seg(
         )
     with replace_atomically(path) as temporary:
         made.save_as(temporary, enforce_file_format=True)
+
+
+@contextmanager
+def _plain_errors(path: Path) -> Iterator[None]:
+    """Say what is wrong with a CT whose attributes do not allow a SEG."""
+    try:
+        yield
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        raise DataError(
+            f"a DICOM SEG cannot be made of this series: {error}",
+            path=path,
+            remedy="leave out --seg: the label map is complete",
+        ) from None
 
 
 def _label_map(segmented: Segmented) -> tuple[npt.NDArray[Any], list[tuple[str, bool]]]:
@@ -162,7 +176,12 @@ def _frames(
     """Return the CT's data sets and the label map as (frames, rows, columns), frame by frame beside each other."""
     from pydicom import dcmread
 
-    by_uid = {str(dataset.SOPInstanceUID): dataset for dataset in (dcmread(file) for file in files)}
+    by_uid = {}
+    for file in files:
+        dataset = dcmread(file)
+        if "SpecificCharacterSet" in dataset and not dataset.SpecificCharacterSet:
+            del dataset.SpecificCharacterSet  # empty: the default, which is the meaning of its absence
+        by_uid[str(dataset.SOPInstanceUID)] = dataset
     if len(by_uid) == 1 and slices[0][1] > 0:
         [dataset] = by_uid.values()
         array = np.zeros((int(dataset.NumberOfFrames), labels.shape[1], labels.shape[0]), labels.dtype)
