@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from patchcore.datasets.sensitivity import plan_sensitivity as plan_sensitivity
     from patchcore.evaluation.compare import compare as compare
     from patchcore.evaluation.evaluate import evaluate as evaluate
+    from patchcore.evaluation.tune import tune as tune
     from patchcore.inference.export import export_model as export_model
     from patchcore.inference.predict import predict as predict
     from patchcore.lesions.measure import label_components as label_components
@@ -83,6 +84,7 @@ _HOMES = {
     "resample_image": "patchcore.resampling.image",
     "score": "patchcore.metrics.score_files",
     "train": "patchcore.training.launch",
+    "tune": "patchcore.evaluation.tune",
     "window_grid": "patchcore.windows.blending",
 }
 
@@ -116,6 +118,7 @@ __all__ = [
     "resample_image",
     "score",
     "train",
+    "tune",
     "window_grid",
 ]
 

@@ -29,6 +29,7 @@ COMMANDS: Final = (
     "inspect",
     "train",
     "evaluate",
+    "tune",
     "score",
     "predict",
     "export",
@@ -43,7 +44,7 @@ COMMANDS: Final = (
 """Commands in the order of a project. Each is a module here, with a function of its name or a sub-app ``app``."""
 
 
-_CONTINUES = ("analyze", "prepare", "evaluate", "import", "phantom")
+_CONTINUES = ("analyze", "prepare", "evaluate", "tune", "predict", "import", "phantom")
 """Commands that process many cases: after Ctrl-C, the next call continues with the missing cases."""
 
 

@@ -40,6 +40,10 @@ def evaluate(
             "--mirror/--no-mirror", help="Average predictions over mirrored windows [default: as in the run]."
         ),
     ] = None,
+    post: Annotated[
+        bool,
+        typer.Option("--postprocess/--no-postprocess", help="Apply what patchcore tune chose for the run."),
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json instead of the table.")] = False,
 ) -> None:
     """Compare the predictions of a run with the label maps.
@@ -63,6 +67,7 @@ def evaluate(
         organ_label=organ_label,
         device=device,
         mirror=mirror,
+        post=post,
         on_case=report,
     )
     if as_json:

@@ -44,7 +44,7 @@ class Gain(_Model):
 
 
 class Postprocess(_Model):
-    """What is done to the predictions of one checkpoint, in this order: threshold, organ, least volume."""
+    """What is done to the predictions of one checkpoint, in this order: threshold; then whole lesions."""
 
     schema_version: int = POSTPROCESS_SCHEMA
     weights_sha256: str = Field(description="Hash of the weights for which this was chosen.")
@@ -56,6 +56,12 @@ class Postprocess(_Model):
         default=None, description="Lesions outside the largest connected organ of this label are removed; null: kept."
     )
     min_volume_mm3: float = Field(default=0, ge=0, description="Smaller predicted lesions are removed [mm³].")
+    min_peak: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Predicted lesions whose highest probability is lower are removed; null: none.",
+    )
     mirror: bool = Field(default=False, description="Whether the tuning averaged over mirrored windows.")
     gain: Gain | None = Field(default=None, description="The nested estimate of the gain.")
     kept: bool = Field(default=True, description="Whether the interval of the gain lies above 0.")
@@ -67,7 +73,8 @@ class Postprocess(_Model):
     @property
     def acts(self) -> bool:
         """Whether it changes predictions."""
-        return self.kept and (self.threshold is not None or self.organ_label is not None or self.min_volume_mm3 > 0)
+        chosen = (self.threshold, self.organ_label, self.min_peak, self.min_volume_mm3 or None)
+        return self.kept and any(one is not None for one in chosen)
 
     def __str__(self) -> str:
         if not self.acts:
@@ -75,6 +82,7 @@ class Postprocess(_Model):
         parts = [
             "" if self.threshold is None else f"lesion above probability {self.threshold:g}",
             "" if self.organ_label is None else f"lesions only inside label {self.organ_label}",
+            "" if self.min_peak is None else f"lesions that reach probability {self.min_peak:g}",
             "" if not self.min_volume_mm3 else f"lesions of at least {self.min_volume_mm3:g} mm³",
         ]
         return ", ".join(filter(None, parts))

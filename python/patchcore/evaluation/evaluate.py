@@ -16,7 +16,8 @@ import numpy as np
 from patchcore.config.plan import TargetPlan
 from patchcore.errors import ConfigError, DataError, MissingExtraError, PatchcoreError
 from patchcore.evaluation.cases import chosen_cases, held_out_cases, newest_finished
-from patchcore.evaluation.rows import CaseRow, Panel, RowLog, score_case, score_settings
+from patchcore.evaluation.row_log import RowLog
+from patchcore.evaluation.rows import CaseRow, Panel, row_of_json, row_to_json, score_case, score_settings
 from patchcore.files import DISK_ERRORS, write_atomic, write_json_atomic
 from patchcore.inference.models import crop_note
 from patchcore.inference.predict import Predictor
@@ -56,6 +57,7 @@ def evaluate(
     organ_label: int | None = None,
     device: str | None = None,
     mirror: bool | None = None,
+    post: bool = True,
     on_case: Callable[[str, float, int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate a run: DSC per case against the label map on the case's own grid, together with baselines.
@@ -77,6 +79,7 @@ def evaluate(
         organ_label: Also find the best fixed HU threshold within this organ (voxels of its label and of the lesions).
         device: ``auto``, ``cpu`` or ``cuda``; default: the device of the run.
         mirror: Whether to average over mirrored windows; default: as in the run's validation.
+        post: Whether the run's post-processing (``patchcore tune``) is applied, if it has one.
         on_case: Called with (case_id, DSC, number of the case, number of cases) after each case.
 
     Raises:
@@ -106,6 +109,7 @@ def evaluate(
             organ_label=organ_label,
             device=device,
             mirror=mirror,
+            post=post,
             on_case=on_case,
         )
 
@@ -121,6 +125,7 @@ def _evaluate(
     organ_label: int | None,
     device: str | None,
     mirror: bool | None,
+    post: bool,
     on_case: Callable[[str, float, int, int], None] | None,
 ) -> Evaluation:
     path = newest_finished(study) if run is None else resolve_run(study.path, str(run))
@@ -133,7 +138,7 @@ def _evaluate(
         # A run that has not started, or is older than split.json: use the split that the study gives now.
         split = read_split(path) or divide_cases(study, setup.config)
         chosen = chosen_cases(study, split, setup.config, seen, fold, case_ids)
-    predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror)
+    predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror, post=post)
     step = int(found.state.get("step", 0))
     folder = study.reports_dir / "-".join(
         filter(None, (path.name, chosen.name, "last" if checkpoint == "last" else ""))
@@ -148,7 +153,10 @@ def _evaluate(
             "mirror": predictor.mirror,
             "overlap": predictor.overlap,
             "ball_mm3": ball_mm3,
+            "post": None if predictor.post is None else predictor.post.model_dump(mode="json"),
         },
+        write=row_to_json,
+        read=row_of_json,
     )
     rows: list[tuple[CaseRecord, Role, CaseRow]] = []
     panels: list[tuple[Panel, str]] = []
@@ -190,7 +198,7 @@ def _evaluate(
         run_id=path.name,
         checkpoint_step=step,
         role=f"named cases, {worst}" if chosen.named else worst,
-        notes=(*seen.unknown, *filter(None, (crop_note(target),))),
+        notes=(*seen.unknown, *filter(None, (crop_note(target),)), *_post_notes(predictor, rows)),
         lesion_label=target.lesion_label,
         cases=cases,
         mean_dsc=summary.mean,
@@ -218,6 +226,24 @@ def _evaluate(
     _write(evaluation)
     log.remove()
     return evaluation
+
+
+def _post_notes(predictor: Predictor, rows: Sequence[tuple[CaseRecord, Role, CaseRow]]) -> tuple[str, ...]:
+    """Return what has to be said about post-processing, as sentences."""
+    post = predictor.post
+    if post is None:
+        return ()
+    notes = [f"post-processing: {post}"]
+    tuned = sum(record.case_id in post.cases for record, _, _ in rows)
+    if tuned and post.gain is not None:
+        gain = post.gain
+        what = "lesion F1" if post.objective == "lesion-f1" else "mean DSC of the lesions"
+        notes.append(
+            f"it was chosen on {tuned} of these cases, so their scores are too high; the nested estimate, each patient "
+            f"with the choice of the others, is {what} {gain.after:.3f} instead of {gain.before:.3f} without it (gain "
+            f"{gain.gain:.3f} [{gain.low:.3f}, {gain.high:.3f}], {gain.patients} patients)"
+        )
+    return tuple(notes)
 
 
 def _cases(

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +10,6 @@ import numpy as np
 from patchcore.affines import voxel_volume_mm3
 from patchcore.config.plan import TargetPlan
 from patchcore.errors import DataError
-from patchcore.files import json_lines
 from patchcore.inference.predict import Predictor
 from patchcore.metrics import (
     CaseScore,
@@ -27,13 +22,12 @@ from patchcore.metrics import (
 )
 from patchcore.metrics import score_case as score_maps
 from patchcore.resampling.grid import Grid
-from patchcore.runs.telemetry import LineFile
 from patchcore.store.prepare import class_indices
 from patchcore.study import CaseRecord
 from patchcore.types import AnyArray
 from patchcore.views.figures.contours import best_slice
 
-__all__ = ["CaseRow", "Panel", "RowLog", "score_case", "score_settings"]
+__all__ = ["CaseRow", "Panel", "row_of_json", "row_to_json", "score_case", "score_settings"]
 
 
 @dataclass(frozen=True)
@@ -148,55 +142,13 @@ def score_case(
     return row, Panel(*(np.ascontiguousarray(view[:, :, at : at + 1]) for view in views))
 
 
-class RowLog:
-    """The rows of an evaluation, one line each, written as they come. An interrupted evaluation continues with them.
-
-    Args:
-        path: The file.
-        key: What decides the scores: run, checkpoint, settings. Rows of another key are discarded.
-    """
-
-    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
-        self._path = path
-        self._key = json.loads(json.dumps(key))
-        self._rows: dict[str, tuple[Any, CaseRow]] = {}
-        lines: list[bytes] = []
-        with suppress(OSError, ValueError, IndexError):
-            found = json_lines(path)
-            lines = found[1:] if json.loads(found[0]) == self._key else []
-        for line in lines:
-            with suppress(ValueError, KeyError, TypeError):  # a line that was cut by a kill
-                value = json.loads(line)
-                self._rows[value["row"]["case_id"]] = (value["sources"], _row(value["row"]))
-        if not self._rows:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self._key) + "\n", encoding="utf-8")
-
-    def find(self, record: CaseRecord) -> CaseRow | None:
-        """Return the row of a case whose files have not changed since it was scored."""
-        sources, row = self._rows.get(record.case_id, (None, None))
-        return row if row is not None and sources == record.sources() else None
-
-    def add(self, record: CaseRecord, row: CaseRow) -> None:
-        """Write a row.
-
-        Raises:
-            OSError: The file cannot be written.
-        """
-        plain = asdict(row) | {"counts": {str(index): astuple(counts) for index, counts in row.counts.items()}}
-        file = LineFile(self._path)  # a line that was cut by a kill does not spoil this one
-        try:
-            file.write(json.dumps({"sources": record.sources(), "row": plain}).encode() + b"\n")
-        finally:
-            file.close()
-
-    def remove(self) -> None:
-        """Remove the file: the report is complete."""
-        with suppress(OSError):
-            self._path.unlink()
+def row_to_json(row: CaseRow) -> dict[str, Any]:
+    """Return JSON values of a row."""
+    return asdict(row) | {"counts": {str(index): astuple(counts) for index, counts in row.counts.items()}}
 
 
-def _row(value: dict[str, Any]) -> CaseRow:
+def row_of_json(value: dict[str, Any]) -> CaseRow:
+    """Return the row of JSON values."""
     counts = {int(index): VoxelCounts(*numbers) for index, numbers in value["counts"].items()}
     read = {"match": LesionMatch.from_json(value["match"]), "score": CaseScore.from_record(value["score"])}
     return CaseRow(**(value | {"counts": counts} | read))

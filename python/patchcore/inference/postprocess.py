@@ -1,4 +1,4 @@
-"""Removes predicted lesions that a tuning found to be false: too small, or outside the organ. Knows no torch."""
+"""Removes predicted lesions that a tuning found to be false: faint, small, or outside the organ. Knows no torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from patchcore.config.postprocess import Postprocess
 from patchcore.errors import ConfigError
 from patchcore.inference.segment import lesion_mask
 from patchcore.lesions.measure import LesionSpans, lesion_spans
-from patchcore.types import BoolArray, IntTriple
+from patchcore.types import BoolArray, Float64Array, IntTriple
 
-__all__ = ["Removed", "inside_organ", "postprocess"]
+__all__ = ["Removed", "inside_organ", "lesion_peaks", "postprocess"]
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,28 @@ class Removed:
 
     Attributes:
         outside: Number of lesions outside the organ.
-        small: Number of lesions below the least volume.
+        faint: Number of other lesions that do not reach the least probability.
+        small: Number of other lesions below the least volume.
     """
 
     outside: int = 0
+    faint: int = 0
     small: int = 0
 
     def __str__(self) -> str:
-        parts = [f"{self.small} below the least volume"] if self.small else []
-        parts += [f"{self.outside} outside the organ"] if self.outside else []
-        return " and ".join(parts) or "none"
+        parts = [f"{self.outside} outside the organ"] if self.outside else []
+        parts += [f"{self.faint} of low probability"] if self.faint else []
+        parts += [f"{self.small} below the least volume"] if self.small else []
+        return ", ".join(parts) or "none"
 
 
 def postprocess(
-    classes: npt.NDArray[np.uint8], target: TargetPlan, settings: Postprocess, *, voxel_mm3: float
+    classes: npt.NDArray[np.uint8],
+    target: TargetPlan,
+    settings: Postprocess,
+    *,
+    voxel_mm3: float,
+    probability: npt.NDArray[np.uint16] | None = None,
 ) -> Removed:
     """Remove lesions from a map of class indices, in place. The threshold has been applied before.
 
@@ -48,9 +56,10 @@ def postprocess(
         target: The plan.
         settings: What to remove.
         voxel_mm3: Volume of a voxel [mm³].
+        probability: The probability of a lesion times 65535; needed if lesions have to reach one.
 
     Raises:
-        ConfigError: The plan has no class of the organ's label.
+        ConfigError: The probability is missing, or the plan has no class of the organ's label.
     """
     mask = lesion_mask(classes, target)
     spans = lesion_spans(mask, connectivity=target.connectivity)
@@ -65,9 +74,34 @@ def postprocess(
                 f"the plan has no class {settings.organ_label}", expected=target.classes, remedy="run patchcore tune"
             )
         outside = ~inside_organ(classes == target.classes.index(settings.organ_label) + 1, mask, spans)
-    for number in np.flatnonzero(small | outside):
+    faint = np.zeros(spans.lesion_count, dtype=np.bool_)
+    if settings.min_peak is not None:
+        if probability is None:
+            raise ConfigError("the post-processing needs the probability of a lesion", remedy="keep it")
+        faint = lesion_peaks(spans, probability) < settings.min_peak
+    for number in np.flatnonzero(small | outside | faint):
         _replace(classes, spans, int(number))
-    return Removed(outside=int(outside.sum()), small=int((small & ~outside).sum()))
+    return Removed(
+        outside=int(outside.sum()),
+        faint=int((faint & ~outside).sum()),
+        small=int((small & ~outside & ~faint).sum()),
+    )
+
+
+def lesion_peaks(spans: LesionSpans, probability: npt.NDArray[np.uint16]) -> Float64Array:
+    """Return the highest probability within each lesion.
+
+    Example:
+        >>> mask = np.array([1, 1, 0, 1], bool).reshape(4, 1, 1)
+        >>> steps = np.array([13107, 65535, 9, 39321], np.uint16).reshape(4, 1, 1)
+        >>> lesion_peaks(lesion_spans(mask), steps).tolist()
+        [1.0, 0.6]
+    """
+    peaks = np.zeros(spans.lesion_count, dtype=np.int64)
+    for number in range(spans.lesion_count):
+        peaks[number] = max(int(probability[place].max()) for place in _places(spans, number))
+    found: Float64Array = peaks / 65535
+    return found
 
 
 def inside_organ(organ: BoolArray, lesions: BoolArray, spans: LesionSpans) -> BoolArray:

@@ -199,14 +199,20 @@ class Predictor:
             image,
             affine,
             threshold=threshold,
-            keep_probability=keep_probability,
+            keep_probability=keep_probability or (self.post is not None and self.post.min_peak is not None),
             skip_air=self.skip_air,
             look=look,
             progress=progress,
         )
         removed = Removed()
         if self.post is not None:
-            removed = postprocess(found.classes, self.target, self.post, voxel_mm3=voxel_volume_mm3(affine))
+            removed = postprocess(
+                found.classes,
+                self.target,
+                self.post,
+                voxel_mm3=voxel_volume_mm3(affine),
+                probability=found.lesion_probability,
+            )
         return found, removed
 
     def class_indices(
@@ -420,7 +426,7 @@ def _write(
         segmented = Segmented(found.classes, spans, others, target.label_name or "lesion")
         write_seg(where, segmented, scan.files, scan.slices, kind=wanted.seg, model=model, version=_version())
         files.append(where)
-    if found.lesion_probability is not None:
+    if wanted.probabilities and found.lesion_probability is not None:
         where = _beside(path, ".probability.nii.gz")
         write_probability(where, found.lesion_probability, scan, image.affine)
         files.append(where)

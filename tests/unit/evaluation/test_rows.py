@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from patchcore.evaluation.rows import CaseRow, RowLog
+from patchcore.evaluation.row_log import RowLog
+from patchcore.evaluation.rows import CaseRow, row_of_json, row_to_json
 from patchcore.metrics import LesionMatch, ScoreSettings, VoxelCounts, score_case
 from patchcore.study import CaseRecord
 
@@ -25,18 +26,22 @@ def _case(folder: Path, case_id: str) -> tuple[CaseRecord, CaseRow]:
     return record, CaseRow(case_id, {1: VoxelCounts(4, 0, 4)}, match, 8, 4, 1.0, 0.25, score)
 
 
+def row_log(path: Path, key: dict[str, str]) -> RowLog[CaseRow]:
+    return RowLog(path, key, write=row_to_json, read=row_of_json)
+
+
 def test_rows_around_a_line_that_a_kill_cut_are_kept(tmp_path: Path) -> None:
     cases = [_case(tmp_path, name) for name in "abc"]
     path = tmp_path / "unfinished.jsonl"
-    log = RowLog(path, {"checkpoint": "x"})
+    log = row_log(path, {"checkpoint": "x"})
     for record, row in cases[:2]:
         log.add(record, row)
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])  # killed while it wrote b
 
-    RowLog(path, {"checkpoint": "x"}).add(*cases[2])
+    row_log(path, {"checkpoint": "x"}).add(*cases[2])
 
-    found = RowLog(path, {"checkpoint": "x"})
+    found = row_log(path, {"checkpoint": "x"})
     # Compared as text: a NaN does not equal itself.
     assert [repr(found.find(record)) for record, _ in cases] == [repr(row) for row in (cases[0][1], None, cases[2][1])]
 
@@ -44,11 +49,11 @@ def test_rows_around_a_line_that_a_kill_cut_are_kept(tmp_path: Path) -> None:
 def test_rows_of_another_checkpoint_and_of_a_changed_file_are_discarded(tmp_path: Path) -> None:
     (a, row_a), (b, row_b) = (_case(tmp_path, name) for name in "ab")
     path = tmp_path / "unfinished.jsonl"
-    log = RowLog(path, {"checkpoint": "x"})
+    log = row_log(path, {"checkpoint": "x"})
     log.add(a, row_a)
     log.add(b, row_b)
     a.label.path.write_bytes(b"another label map")
 
-    assert RowLog(path, {"checkpoint": "x"}).find(a) is None
-    assert RowLog(path, {"checkpoint": "x"}).find(b) == row_b
-    assert RowLog(path, {"checkpoint": "y"}).find(b) is None
+    assert row_log(path, {"checkpoint": "x"}).find(a) is None
+    assert row_log(path, {"checkpoint": "x"}).find(b) == row_b
+    assert row_log(path, {"checkpoint": "y"}).find(b) is None

@@ -1,0 +1,520 @@
+"""Chooses the post-processing of a run on its validation cases: threshold, organ, least lesion volume.
+
+A choice is kept only if it helps patients that had no part in it: every patient is scored with what the others chose,
+and the 95 % interval of the gain, over patients, must lie above 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from patchcore.affines import voxel_volume_mm3
+from patchcore.config.plan import TargetPlan
+from patchcore.config.postprocess import POSTPROCESS_FILE, Gain, Objective, Postprocess
+from patchcore.errors import ConfigError, DataError, PatchcoreError
+from patchcore.evaluation.cases import chosen_cases
+from patchcore.evaluation.row_log import RowLog
+from patchcore.files import DISK_ERRORS, write_json_atomic
+from patchcore.inference.export import weights_digest
+from patchcore.inference.postprocess import inside_organ, lesion_peaks
+from patchcore.inference.predict import Predictor
+from patchcore.inference.segment import lesion_mask
+from patchcore.lesions.measure import LesionSpans, lesion_spans
+from patchcore.lesions.size_bins import SIZE_BIN_NAMES, size_bin
+from patchcore.models.device import settings_kept
+from patchcore.runs import resolve_run
+from patchcore.runs.seen import read_record
+from patchcore.runs.setup import read_setup, read_split
+from patchcore.store.prepare import class_indices
+from patchcore.study import CaseRecord, Study
+from patchcore.types import BoolArray, Float64Array, Int64Array, PathLike
+
+__all__ = ["Choice", "Components", "Rules", "Tuning", "TuningCase", "choose", "tune"]
+
+THRESHOLDS: Final = (None, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""Probabilities above which a voxel is lesion; None: if lesion is the most likely class."""
+PEAKS: Final = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+"""Highest probabilities that a lesion must reach at least."""
+VOLUMES_MM3: Final = (0.0, 5.0, 10.0, 20.0, 35.0, 65.0, 100.0, 150.0, 250.0, 500.0, 1000.0, 2000.0)
+"""Least volumes of a lesion [mm³]; 65 mm³ is a ball of 5 mm."""
+RESAMPLES: Final = 10_000
+_MOST_FOLDS: Final = 20
+_OBJECTIVES: Final = ("lesion-f1", "dsc")
+_STEPS: Final = 65535
+
+
+@dataclass(frozen=True, order=True)
+class Choice:
+    """One way to post-process. Of equally good ones the first in this order is taken: that which changes least."""
+
+    threshold: int = 0
+    """Index into :data:`THRESHOLDS`."""
+    organ: bool = False
+    min_volume_mm3: float = 0.0
+    peak: float = 0.0
+
+
+@dataclass(frozen=True)
+class Components:
+    """The predicted components of a case at one threshold.
+
+    Attributes:
+        voxels: Number of voxels of each component.
+        peaks: Its highest probability of a lesion.
+        inside: Whether it is connected with the largest piece of the organ.
+        hits: Rows (component, true lesion, common voxels); the lesion is −1 if it is below the plan's least volume.
+    """
+
+    voxels: tuple[int, ...]
+    peaks: tuple[float, ...]
+    inside: tuple[bool, ...]
+    hits: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class TuningCase:
+    """What has to be known of a case in order to score every choice.
+
+    Attributes:
+        case_id: The case.
+        patient: Its patient.
+        voxel_mm3: Volume of a voxel [mm³].
+        least_mm3: Smaller components count as no lesion, whatever is chosen: the plan's least volume.
+        true_mm3: Volume of each true lesion [mm³].
+        true_voxels: Number of voxels of all lesions.
+        at: The predicted components at each threshold.
+    """
+
+    case_id: str
+    patient: str
+    voxel_mm3: float
+    least_mm3: float
+    true_mm3: tuple[float, ...]
+    true_voxels: int
+    at: tuple[Components, ...]
+
+    def score(self, choice: Choice) -> CaseCounts:
+        """Return the counts of the case under a choice."""
+        found = self.at[choice.threshold]
+        voxels = np.asarray(found.voxels, dtype=np.int64)
+        left = voxels * self.voxel_mm3 >= choice.min_volume_mm3
+        left &= np.asarray(found.peaks) >= choice.peak
+        if choice.organ:
+            left &= np.asarray(found.inside, dtype=np.bool_)
+        hits = np.asarray(found.hits, dtype=np.int64).reshape(-1, 3)
+        size = int(voxels[left].sum()) + self.true_voxels
+        # Nothing there and nothing predicted is right: removing false lesions must be worth something.
+        dsc = 2 * int(hits[left[hits[:, 0]], 2].sum()) / size if size else 1.0
+        # Smaller components count as no lesion, whatever is chosen, but their voxels count in the DSC.
+        kept = left & (voxels * self.voxel_mm3 >= self.least_mm3)
+        hits = hits[kept[hits[:, 0]]]
+        lesions = frozenset(hits[hits[:, 1] >= 0, 1].tolist())
+        return CaseCounts(len(self.true_mm3), lesions, int(kept.sum()), len(set(hits[:, 0].tolist())), dsc)
+
+
+@dataclass(frozen=True)
+class CaseCounts:
+    """Counts of a case under one choice: lesions, which of them are found, components, true components, and DSC."""
+
+    lesions: int
+    found: frozenset[int]
+    predicted: int
+    true: int
+    dsc: float
+
+    def row(self) -> list[float]:
+        """Return the values that are summed over cases."""
+        return [self.lesions, len(self.found), self.predicted, self.true, self.dsc, 1.0]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Result of a tuning.
+
+    Attributes:
+        settings: What was written to ``postprocess.json``.
+        path: The file.
+        before: Counts of the tuning cases without post-processing: lesions, found, components, true components.
+        after: The same with the choice, on the cases that made it.
+        nested: The same with the choice of the other patients.
+        failed: Cases that could not be used, with the reason.
+    """
+
+    settings: Postprocess
+    path: Path
+    before: tuple[int, int, int, int]
+    after: tuple[int, int, int, int]
+    nested: tuple[int, int, int, int]
+    failed: tuple[tuple[str, str], ...] = ()
+
+
+def tune(
+    run: PathLike,
+    *,
+    objective: Objective = "lesion-f1",
+    may_lose: float = 0.01,
+    organ_label: int | None = None,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    mirror: bool | None = None,
+    on_case: Callable[[str, int, int], None] | None = None,
+) -> Tuning:
+    """Choose the post-processing of a run on its validation cases, and write ``RUN/postprocess.json``.
+
+    ``predict``, ``evaluate`` and ``export`` use it for this checkpoint and refuse it for another. The least volume is
+    never larger than the volume that 95 % of the study's lesions exceed. An interrupted call continues with the missing
+    cases.
+
+    Args:
+        run: The run folder.
+        objective: ``lesion-f1``: harmonic mean of recall and precision of all lesions together; whole lesions are
+            removed, and the others stay as they are. ``dsc``: mean DSC of the lesions over cases, where a case without
+            lesion and prediction counts as 1; thresholds of the probability are tried, too.
+        may_lose: Share of the lesions found without post-processing that a choice may lose at most; rounded down.
+        organ_label: The organ of the lesions, a label that the network learns; default: the only other class, if there
+            is exactly one.
+        checkpoint: ``best`` or ``last``; default: best if it exists, else last.
+        device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
+        mirror: Whether to average over mirrored windows; default: as in the run's validation.
+        on_case: Called with (case_id, number of the case, number of cases) after each case.
+
+    Raises:
+        RunError: The path is not a run folder.
+        CheckpointError: The run has no checkpoint, or it is damaged.
+        ConfigError: The objective does not exist, or the network does not learn the organ.
+        DataError: No validation case could be used.
+        OSError: Something cannot be read or written.
+
+    Example:
+        >>> import patchcore as pc  # doctest: +SKIP
+        >>> str(pc.tune("study/runs/…").settings)  # doctest: +SKIP
+        'lesions of at least 35 mm³'
+    """
+    if objective not in _OBJECTIVES:
+        raise ConfigError(f"{objective!r} is not an objective", expected=_OBJECTIVES, remedy="use one of them")
+    if not 0 <= may_lose <= 1:
+        raise ConfigError(f"may_lose is {may_lose}", expected="0 to 1", remedy="give a share, e.g. 0.01")
+    rules = Rules(objective, may_lose, has_organ=False)
+    path = resolve_run(None, str(run))
+    study = Study(path.parent.parent)
+    setup, seen = read_setup(path), read_record(path)
+    target = setup.plan.target
+    split = read_split(path)
+    if split is None:
+        raise DataError("the run does not say which cases validated it", path=path, remedy="train again")
+    records = chosen_cases(study, split, setup.config, seen, None, None).records
+    organ = _organ(target, organ_label)
+    with settings_kept():
+        predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror, post=False)
+        log = RowLog(
+            path / "tune.unfinished.jsonl",
+            {
+                "schema_version": 1,
+                "checkpoint": found.identity,
+                "target": target.model_dump(mode="json"),
+                "mirror": predictor.mirror,
+                "overlap": predictor.overlap,
+                "organ": organ,
+                "thresholds": THRESHOLDS,
+            },
+            write=asdict,
+            read=_from_json,
+        )
+        cases, failed = [], []
+        for number, record in enumerate(records, 1):
+            try:
+                case = log.find(record)
+                if case is None:
+                    case = _measure(predictor, record, organ)
+                    log.add(record, case)
+            except (PatchcoreError, OSError, MemoryError) as error:
+                if getattr(error, "errno", None) in DISK_ERRORS:
+                    raise
+                failed.append((record.case_id, str(error) or type(error).__name__))
+                continue
+            cases.append(case)
+            if on_case is not None:
+                on_case(record.case_id, number, len(records))
+    if not cases:
+        reason = f"; first error: {failed[0][1]}" if failed else ""
+        raise DataError(f"none of {len(records)} validation cases could be used{reason}", path=path, remedy="see above")
+    rules = replace(rules, has_organ=organ is not None, most_mm3=_most_mm3(study, target))
+    choice, gain = choose(cases, rules)
+    plain = [case.score(Choice()) for case in cases]
+    chosen = [case.score(choice) for case in cases]
+    lost = Counter(
+        SIZE_BIN_NAMES[size_bin(case.true_mm3[lesion])]
+        for case, before, after in zip(cases, plain, chosen, strict=True)
+        for lesion in before.found - after.found
+    )
+    settings = Postprocess(
+        weights_sha256=weights_digest(found.weights()),
+        objective=objective,
+        threshold=THRESHOLDS[choice.threshold],
+        organ_label=organ if choice.organ else None,
+        min_volume_mm3=choice.min_volume_mm3,
+        min_peak=choice.peak or None,
+        mirror=predictor.mirror,
+        gain=gain,
+        kept=gain.low > 0,
+        lost={name: lost[name] for name in SIZE_BIN_NAMES if lost[name]},
+        cases=tuple(case.case_id for case in cases),
+    )
+    file = path / POSTPROCESS_FILE
+    write_json_atomic(file, settings.model_dump(mode="json"))
+    log.remove()
+    return Tuning(
+        settings,
+        file,
+        before=_sums(plain),
+        after=_sums(chosen),
+        nested=_sums(_nested(cases, rules)),
+        failed=tuple(failed),
+    )
+
+
+def _organ(target: TargetPlan, organ_label: int | None) -> int | None:
+    others = [label for label in target.classes if label != target.lesion_label]
+    if organ_label is not None and organ_label not in others:
+        raise ConfigError(
+            f"the network does not learn an organ of label {organ_label}",
+            expected=others or None,
+            remedy="leave out --organ-label",
+        )
+    if organ_label is None and len(others) == 1 and not target.regions:
+        return others[0]
+    return organ_label
+
+
+def _most_mm3(study: Study, target: TargetPlan) -> float:
+    """Return the volume that 95 % of the study's lesions exceed: a least volume above it would remove lesions."""
+    volumes = [volume for case in study.fingerprint().cases for volume in case.volumes_mm3(target.lesion_label)]
+    return float(np.quantile(volumes, 0.05)) if volumes else 0.0
+
+
+def _measure(predictor: Predictor, record: CaseRecord, organ: int | None) -> TuningCase:
+    """Predict a case and find the components at every threshold."""
+    target = predictor.target
+    image, truth = record.read_image(), record.read_label()
+    if truth.array.shape != image.array.shape:
+        raise DataError(
+            f"label shape {truth.array.shape} does not match image {image.array.shape}",
+            case_id=record.case_id,
+            remedy="export both files again, or exclude the case",
+        )
+    found, _ = predictor.segment(image.array, image.affine, keep_probability=True)
+    assert found.lesion_probability is not None
+    lesions = lesion_mask(class_indices(truth.array, target.classes), target)
+    seen = None if target.ignore_label is None else truth.array != target.ignore_label
+    voxel_mm3 = voxel_volume_mm3(truth.affine)
+    true = lesion_spans(lesions, connectivity=target.connectivity)
+    true_mm3 = true.voxel_count * voxel_mm3
+    large = true_mm3 >= target.min_volume_mm3
+    number = np.cumsum(large) - 1
+    # 0: no lesion; n + 2: lesion n; 1: a lesion below the plan's least volume.
+    names = np.zeros(lesions.shape, dtype=np.int32)
+    for lesion, place in _places(true):
+        names[place] = number[lesion] + 2 if large[lesion] else 1
+    organ_mask = None if organ is None else found.classes == target.classes.index(organ) + 1
+    at = []
+    for threshold in THRESHOLDS:
+        if threshold is None:
+            mask = lesion_mask(found.classes, target)
+        else:
+            mask = found.lesion_probability > math.floor(threshold * _STEPS)
+        if seen is not None:
+            mask &= seen
+        at.append(_components(mask, found.lesion_probability, names, organ_mask, target.connectivity))
+    return TuningCase(
+        record.case_id,
+        record.patient,
+        voxel_mm3,
+        target.min_volume_mm3,
+        tuple(true_mm3[large].tolist()),
+        int(true.voxel_count.sum()),
+        tuple(at),
+    )
+
+
+def _places(spans: LesionSpans) -> Iterator[tuple[int, tuple[slice, slice, slice]]]:
+    """Yield (lesion, place of a span)."""
+    rows = zip(spans.lesion.tolist(), spans.origin.tolist(), spans.length.tolist(), strict=True)
+    for lesion, origin, length in rows:
+        sizes = [1, 1, 1]
+        sizes[spans.axis] = length
+        a, b, c = (slice(start, start + size) for start, size in zip(origin, sizes, strict=True))
+        yield lesion, (a, b, c)
+
+
+def _components(
+    mask: BoolArray,
+    probability: npt.NDArray[np.uint16],
+    names: npt.NDArray[np.int32],
+    organ: BoolArray | None,
+    connectivity: int,
+) -> Components:
+    spans = lesion_spans(mask, connectivity=connectivity)
+    inside = np.ones(spans.lesion_count, dtype=np.bool_)
+    if organ is not None and spans.lesion_count:
+        inside = inside_organ(organ & ~mask, mask, spans)
+    index = np.argwhere((names > 0) & mask)
+    rows: tuple[tuple[int, int, int], ...] = ()
+    if len(index):
+        met = names[tuple(index.T)]
+        pairs, counts = np.unique(np.stack([_component_of(spans, index, mask.shape), met]), axis=1, return_counts=True)
+        rows = tuple(
+            (int(component), max(int(name) - 2, -1), int(count))
+            for component, name, count in zip(pairs[0], pairs[1], counts, strict=True)
+        )
+    peaks = lesion_peaks(spans, probability)
+    return Components(tuple(spans.voxel_count.tolist()), tuple(peaks.tolist()), tuple(inside.tolist()), rows)
+
+
+def _component_of(spans: LesionSpans, index: Int64Array, shape: tuple[int, ...]) -> Int64Array:
+    """Return the component of voxels, each of which lies in a span."""
+    others = [axis for axis in range(3) if axis != spans.axis]
+
+    def key(voxel: npt.NDArray[Any]) -> Int64Array:
+        wide = voxel.astype(np.int64)
+        line = wide[:, others[0]] * shape[others[1]] + wide[:, others[1]]
+        return np.asarray(line * shape[spans.axis] + wide[:, spans.axis])
+
+    starts = key(spans.origin)
+    order = np.argsort(starts)
+    found = np.searchsorted(starts[order], key(index), side="right") - 1
+    return np.asarray(spans.lesion[order[found]], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a choice is made.
+
+    Attributes:
+        objective: What is maximised.
+        may_lose: Share of the found lesions that a choice may lose.
+        has_organ: Whether lesions outside the organ may be removed.
+        most_mm3: The largest least volume that may be chosen [mm³].
+    """
+
+    objective: Objective = "lesion-f1"
+    may_lose: float = 0.01
+    has_organ: bool = False
+    most_mm3: float = math.inf
+
+    def choices(self) -> list[Choice]:
+        """Return all choices, that which changes nothing first."""
+        organs = (False, True) if self.has_organ else (False,)
+        volumes = [volume for volume in VOLUMES_MM3 if volume == 0 or volume <= self.most_mm3]
+        found = [Choice(0, organ, volume, peak) for organ in organs for volume in volumes for peak in PEAKS]
+        if self.objective == "dsc":
+            others = range(1, len(THRESHOLDS))
+            found += [Choice(at, organ, volume) for at in others for organ in organs for volume in volumes]
+        return sorted(found)
+
+    def values(self, rows: Float64Array) -> Float64Array:
+        """Return the objective of sums over cases, (…, values)."""
+        lesions, found, predicted, true, dsc, count = np.moveaxis(rows, -1, 0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if self.objective == "dsc":
+                return np.asarray(dsc / count)
+            recall = np.where(lesions > 0, found / lesions, 1.0)
+            precision = np.where(predicted > 0, true / predicted, 1.0)
+            # Nothing found counts as 0, not as undefined.
+            total = recall + precision
+            return np.where(total > 0, 2 * recall * precision / total, 0.0)
+
+    def best(self, sums: Float64Array) -> int:
+        """Return the number of the best choice, given the sums of all; of equal ones the first."""
+        values = self.values(sums)
+        least = sums[0, _FOUND] - math.floor(self.may_lose * sums[0, _FOUND] + 1e-9)
+        values[sums[:, _FOUND] < least] = -1
+        return int(np.flatnonzero(values >= values.max() - 1e-12)[0])
+
+
+_FOUND: Final = 1
+"""Place of the number of found lesions among the values that are summed."""
+
+
+def choose(cases: Sequence[TuningCase], rules: Rules) -> tuple[Choice, Gain]:
+    """Return the best choice for some cases, and the gain that it promises for other patients.
+
+    Args:
+        cases: The cases.
+        rules: How a choice is made.
+
+    Returns:
+        The choice of all cases together, and the nested estimate: each patient is scored with the choice of the others,
+        in folds of patients if there are many. Its interval has the 2.5th and 97.5th percentile of the gain over
+        samples of patients (seeded); with fewer than two patients it reaches from −1 to 1.
+    """
+    table = _table(cases, rules)
+    best = rules.best(table.sum(0))
+    before = table[:, 0]
+    after = table[np.arange(len(cases)), _nested_choices(cases, table, rules)]
+    patients = list(dict.fromkeys(case.patient for case in cases))
+    index = np.asarray([patients.index(case.patient) for case in cases])
+    per_patient = np.zeros((len(patients), 2, before.shape[1]))
+    np.add.at(per_patient[:, 0], index, before)
+    np.add.at(per_patient[:, 1], index, after)
+    value = rules.values(per_patient.sum(0)).tolist()
+    low, high = -1.0, 1.0
+    if len(patients) > 1:
+        random = np.random.default_rng(0)
+        drawn = random.multinomial(len(patients), np.full(len(patients), 1 / len(patients)), size=RESAMPLES)
+        sums = np.einsum("rp,pkv->rkv", drawn.astype(np.float64), per_patient)
+        low, high = np.percentile(rules.values(sums[:, 1]) - rules.values(sums[:, 0]), [2.5, 97.5]).tolist()
+    gain = Gain(before=value[0], after=value[1], gain=value[1] - value[0], low=low, high=high, patients=len(patients))
+    return rules.choices()[best], gain
+
+
+def _table(cases: Sequence[TuningCase], rules: Rules) -> Float64Array:
+    """Return the counts of every case under every choice, (cases, choices, values)."""
+    choices = rules.choices()
+    return np.asarray([[case.score(choice).row() for choice in choices] for case in cases])
+
+
+def _folds(cases: Sequence[TuningCase]) -> Int64Array:
+    """Return the fold of each case: one per patient, or 20 folds of patients."""
+    patients = sorted({case.patient for case in cases})
+    order = np.random.default_rng(0).permutation(len(patients))
+    fold = {patient: int(order[number]) % _MOST_FOLDS for number, patient in enumerate(patients)}
+    return np.asarray([fold[case.patient] for case in cases])
+
+
+def _nested_choices(cases: Sequence[TuningCase], table: Float64Array, rules: Rules) -> Int64Array:
+    """Return for each case the choice of the patients in other folds; without others, to change nothing."""
+    folds = _folds(cases)
+    chosen = np.zeros(len(cases), dtype=np.int64)
+    for fold in np.unique(folds):
+        own = folds == fold
+        chosen[own] = 0 if own.all() else rules.best(table[~own].sum(0))
+    return chosen
+
+
+def _nested(cases: Sequence[TuningCase], rules: Rules) -> list[CaseCounts]:
+    choices = rules.choices()
+    chosen = _nested_choices(cases, _table(cases, rules), rules)
+    return [case.score(choices[number]) for case, number in zip(cases, chosen, strict=True)]
+
+
+def _sums(counts: Sequence[CaseCounts]) -> tuple[int, int, int, int]:
+    lesions, found, predicted, true = np.asarray([one.row()[:4] for one in counts]).sum(0).astype(int).tolist()
+    return lesions, found, predicted, true
+
+
+def _from_json(value: Mapping[str, Any]) -> TuningCase:
+    at = tuple(
+        Components(
+            tuple(one["voxels"]), tuple(one["peaks"]), tuple(one["inside"]), tuple((a, b, c) for a, b, c in one["hits"])
+        )
+        for one in value["at"]
+    )
+    return TuningCase(**(dict(value) | {"at": at, "true_mm3": tuple(value["true_mm3"])}))
