@@ -19,6 +19,7 @@ import patchcore as pc
 from patchcore.config.run import TrainConfig
 from patchcore.errors import DataError
 from patchcore.evaluation.rows import score_case
+from patchcore.inference.segment import Segmentation
 from patchcore.models.device import place
 from patchcore.study.study import Study
 from patchcore.training.loss import DiceCrossEntropyLoss, window_voxels
@@ -115,16 +116,21 @@ def test_validation_counts_no_ignored_voxel(study: tuple[Study, dict[str, np.nda
 
 def test_evaluation_counts_no_ignored_voxel(study: tuple[Study, dict[str, np.ndarray]]) -> None:
     made, maps = study
-    predictor: Any = SimpleNamespace(
-        target=made.plan().targets[0], class_indices=lambda image, _: np.ones(image.shape, np.uint8)
-    )
+
+    def everywhere(image: Any, _affine: Any, **_options: Any) -> Any:
+        ones = np.ones(image.shape, np.uint8)
+        return Segmentation(ones, ones * np.uint16(60_000), 1, 0), None
+
+    predictor: Any = SimpleNamespace(target=made.plan().targets[0], segment=everywhere)
     for record in made.accepted():
-        row, panel = score_case(predictor, record, ball_mm3=100.0, keep=False)
+        row, panel = score_case(predictor, record, ball_mm3=100.0)
         label = maps[record.case_id]
         lesion, counted = int((label == 1).sum()), int((label != 2).sum())
         assert row.predicted_voxels == counted
         assert row.counts[1].dsc == pytest.approx(2 * lesion / (lesion + counted))
-        assert panel is None
+        assert (row.candidates.lesions > 0) == (lesion > 0)
+        assert len(row.candidates.scores) == 1
+        assert panel.label.shape[2] == 1
 
 
 @settings(max_examples=40)

@@ -1,9 +1,11 @@
-"""``patchcore evaluate STUDY [RUN]``: report the DSC of a run and of baselines that need no training."""
+"""``patchcore evaluate STUDY [RUN …]``: report the DSC of runs and of baselines that need no training."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +23,13 @@ __all__ = ["evaluate"]
 
 def evaluate(
     study: Annotated[Path, typer.Argument(help="Folder of the study.")],
-    run: Annotated[str | None, typer.Argument(help="Run folder or run id [default: newest finished run].")] = None,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Run folders or run ids; several are shown side by side [default: newest finished].",
+        ),
+    ] = None,
     fold: Annotated[int | None, typer.Option(help="Fold to evaluate [default: validation fold of the run].")] = None,
     cases: Annotated[
         list[str] | None, typer.Option(help="Evaluate this case instead of a fold; may be repeated.")
@@ -46,9 +54,10 @@ def evaluate(
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json instead of the table.")] = False,
 ) -> None:
-    """Compare the predictions of a run with the label maps.
+    """Compare the predictions of runs with the label maps.
 
-    Each case is evaluated on its own grid. The report is written into the study.
+    Each case is evaluated on its own grid. The reports are written into the study. For differences between runs with
+    intervals and tests, see patchcore compare.
     """
     from rich.console import Console
 
@@ -57,25 +66,111 @@ def evaluate(
     def report(case_id: str, dsc: float, number: int, total: int) -> None:
         typer.echo(f"[{number}/{total}] {case_id}: DSC {_number(dsc)}", err=True)
 
-    evaluation = run_evaluation(
-        study,
-        run,
-        fold=fold,
-        case_ids=cases,
-        held_out=held_out,
-        checkpoint=checkpoint,
-        organ_label=organ_label,
-        device=device,
-        mirror=mirror,
-        post=post,
-        on_case=report,
-    )
+    evaluations = [
+        run_evaluation(
+            study,
+            run,
+            fold=fold,
+            case_ids=cases,
+            held_out=held_out,
+            checkpoint=checkpoint,
+            organ_label=organ_label,
+            device=device,
+            mirror=mirror,
+            post=post,
+            on_case=report,
+        )
+        for run in runs or (None,)
+    ]
+    console = Console(markup=False, highlight=False)
     if as_json:
-        typer.echo((evaluation.folder / "evaluation.json").read_text(encoding="utf-8"), nl=False)
+        texts = [(one.folder / "evaluation.json").read_text(encoding="utf-8") for one in evaluations]
+        typer.echo(texts[0] if len(texts) == 1 else "[" + ",\n".join(texts) + "]\n", nl=False)
+    elif len(evaluations) == 1:
+        _show(evaluations[0], console)
     else:
-        _show(evaluation, Console(markup=False, highlight=False))
-    if evaluation.failed:
+        _side_by_side(evaluations, console)
+    if any(one.failed for one in evaluations):
         raise typer.Exit(ExitCode.QUARANTINED)
+
+
+def _side_by_side(evaluations: Sequence[Evaluation], console: Console) -> None:
+    """Show one column per run, and write the same as CSV into the folder of the first report."""
+    import csv
+    import io
+
+    from rich.table import Table
+
+    from patchcore.files import write_atomic
+
+    rows = _rows_of(evaluations)
+    table = Table()
+    table.add_column("")
+    for one in evaluations:
+        table.add_column(one.run_id, overflow="fold", justify="right")
+    for name, values in rows:
+        table.add_row(name, *values)
+    console.print(table)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["", *(one.run_id for one in evaluations)])
+    writer.writerows([name, *values] for name, values in rows)
+    path = evaluations[0].folder / "side-by-side.csv"
+    write_atomic(path, text.getvalue())
+    for one in evaluations:
+        for sentence in one.notes:
+            console.print(f"note: {one.run_id}: {sentence}", soft_wrap=True)
+        for case_id, why in one.failed:
+            console.print(f"skipped: {one.run_id}: {case_id}: {why}", soft_wrap=True)
+        console.print(f"report: {one.folder}", soft_wrap=True)
+    console.print(f"written: {path}", soft_wrap=True)
+
+
+def _rows_of(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
+    """Return the rows that compare runs: name and one text per run."""
+    from patchcore.lesions.size_bins import SIZE_BIN_NAMES
+
+    def row(name: str, text: Callable[[Evaluation], str]) -> tuple[str, list[str]]:
+        return name, [text(one) for one in evaluations]
+
+    def share(part: int, whole: int) -> str:
+        return f"{_number(part / whole)} ({part}/{whole})" if whole else "–"
+
+    labels = sorted({label for one in evaluations for label in one.dsc_by_class})
+    rows = [
+        row("cases", lambda one: f"{len(one.cases)}, {one.role}"),
+        row("checkpoint step", lambda one: str(one.checkpoint_step)),
+        row("mean DSC", lambda one: f"{_number(one.mean_dsc)}{_interval(one)}"),
+        row("global DSC", lambda one: _number(one.global_dsc)),
+    ]
+    if len(labels) > 1:
+        for label in labels:
+            rows.append(row(f"DSC of label {label}", partial(_dsc_of, label=label)))
+    rows += [
+        row("HD95 [mm], mesh", lambda one: f"{one.scores.mean_surface('mesh', 'hd95_mm').mean:.2f}"),
+        row("NSD within 1 mm", lambda one: _number(one.scores.mean_nsd("mesh", 1.0).mean)),
+        row("lesions found", lambda one: share(one.lesions.found, one.lesions.lesions)),
+    ]
+    for number, name in enumerate(SIZE_BIN_NAMES):
+        if any(one.lesion_bins[number].lesions for one in evaluations):
+            rows.append(
+                (
+                    f"  {name}",
+                    [share(one.lesion_bins[number].found, one.lesion_bins[number].lesions) for one in evaluations],
+                )
+            )
+    rows += [
+        row("predicted lesions that are true", lambda one: share(one.lesions.true, one.lesions.predicted)),
+        row("mean sensitivity (FROC)", lambda one: _number(one.froc.mean)),
+        row("baseline: centre ball", lambda one: _number(one.ball.mean)),
+    ]
+    if any(one.threshold for one in evaluations):
+        rows.append(row("baseline: HU threshold", lambda one: _number(one.threshold.mean) if one.threshold else "–"))
+    return rows
+
+
+def _dsc_of(evaluation: Evaluation, *, label: int) -> str:
+    return _number(evaluation.dsc_by_class.get(label, math.nan))
 
 
 def _show(evaluation: Evaluation, console: Console) -> None:
@@ -129,6 +224,7 @@ def _show(evaluation: Evaluation, console: Console) -> None:
         f"lesions found (at least one voxel): {lesions.found}/{lesions.lesions}, recall {_number(lesions.recall)} "
         f"({', '.join(by_size)}); {lesions.predicted} predicted, {lesions.predicted - lesions.true} of them false, "
         f"precision {_number(lesions.precision)}",
+        _froc(evaluation),
         _surfaces(evaluation),
         f"baseline without training (centre ball of {evaluation.ball.volume_mm3 / 1000:.3g} mL): "
         f"mean DSC {_number(evaluation.ball.mean)} (n = {evaluation.ball.n})",
@@ -151,6 +247,14 @@ def _show(evaluation: Evaluation, console: Console) -> None:
 def _interval(evaluation: Evaluation) -> str:
     found = evaluation.scores.mean_dsc()
     return "" if math.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _froc(evaluation: Evaluation) -> str:
+    at = ", ".join(f"{_number(share)} at {rate}" for rate, share in evaluation.froc.at.items())
+    return (
+        f"share of lesions found at so many false candidates per case (FROC, without post-processing): {at}; mean "
+        f"{_number(evaluation.froc.mean)}"
+    )
 
 
 def _surfaces(evaluation: Evaluation) -> str:

@@ -31,6 +31,7 @@ from patchcore.metrics import (
     lesion_score,
     mean_dsc,
 )
+from patchcore.metrics.froc import Froc, froc
 from patchcore.metrics.results import EVALUATION_SCHEMA, CaseEvaluation, Evaluation, SizeBin
 from patchcore.metrics.score_files import Scores
 from patchcore.models.device import settings_kept
@@ -63,10 +64,11 @@ def evaluate(
     """Evaluate a run: DSC per case against the label map on the case's own grid, together with baselines.
 
     Each case is predicted as :func:`patchcore.predict` predicts it: the whole scan, even if training used crops around
-    an organ. The report is written to ``STUDY/reports/<run>/``: ``evaluation.json``, ``dsc.csv``, ``contours.png``, and
-    the tables of :meth:`patchcore.metrics.score_files.Scores.write`. The folder of other cases than the run's
-    validation fold ends in ``-held-out``, ``-fold<K>``, ``-cases-<hash>`` or ``-external``. The report says of every
-    case what the run and its ancestors have done with it. If the call is interrupted, the next call continues with the
+    an organ. The report is written to ``STUDY/reports/<run>/``: ``evaluation.json``, ``dsc.csv``, ``contours.png`` (the
+    worst cases), ``lesions.png`` (lesions found by size, and the FROC), and the tables of
+    :meth:`patchcore.metrics.score_files.Scores.write`. The folder of other cases than the run's validation fold ends in
+    ``-held-out``, ``-fold<K>``, ``-cases-<hash>`` or ``-external``. The report says of every case what the run and its
+    ancestors have done with it. If the call is interrupted, the next call continues with the
     missing cases.
 
     Args:
@@ -148,6 +150,7 @@ def _evaluate(
         folder / "unfinished.jsonl",
         {
             "schema_version": EVALUATION_SCHEMA,
+            "rows": 2,
             "checkpoint": found.identity,
             "target": target.model_dump(mode="json"),
             "mirror": predictor.mirror,
@@ -159,14 +162,13 @@ def _evaluate(
         read=row_of_json,
     )
     rows: list[tuple[CaseRecord, Role, CaseRow]] = []
-    panels: list[tuple[Panel, str]] = []
+    panels: list[tuple[float, Panel, str]] = []
     failed: list[tuple[str, str]] = []
     for number, (record, role) in enumerate(zip(chosen.records, chosen.roles, strict=True), 1):
         try:
             row, panel = log.find(record), None
             if row is None:
-                keep = len(panels) < _PANELS
-                row, panel = score_case(predictor, record, ball_mm3=ball_mm3, keep=keep)
+                row, panel = score_case(predictor, record, ball_mm3=ball_mm3)
                 log.add(record, row)
         except (PatchcoreError, OSError, MemoryError) as error:
             if getattr(error, "errno", None) in DISK_ERRORS:
@@ -177,7 +179,9 @@ def _evaluate(
         rows.append((record, role, row))
         dsc = mean_dsc(counts.dsc for counts in row.counts.values())
         if panel is not None:
-            panels.append((panel, f"{record.case_id}  DSC {dsc:.2f}"))
+            # The worst cases are drawn; a case without lesion and prediction is right.
+            panels.append((1.0 if math.isnan(dsc) else dsc, panel, f"{record.case_id}  DSC {dsc:.2f}"))
+            panels = sorted(panels, key=lambda item: item[0])[:_PANELS]
         if on_case is not None:
             on_case(record.case_id, dsc, number, len(chosen.records))
     if not rows:
@@ -194,6 +198,13 @@ def _evaluate(
     summary = counts.summary()
     lesions, lesion_bins = lesion_score(row.match for _, _, row in rows)
     worst = worst_role(role for _, role, _ in rows)
+    scores = Scores(
+        tuple(row.score for _, _, row in rows),
+        tuple(record.patient for record, _, _ in rows),
+        score_settings(target),
+        failed=tuple(failed),
+    )
+    curve = froc([row.candidates for _, _, row in rows])
     evaluation = Evaluation(
         run_id=path.name,
         checkpoint_step=step,
@@ -216,12 +227,9 @@ def _evaluate(
         folder=folder,
         failed=tuple(failed),
         figure=_draw(panels, target, folder / "contours.png"),
-        scores=Scores(
-            tuple(row.score for _, _, row in rows),
-            tuple(record.patient for record, _, _ in rows),
-            score_settings(target),
-            failed=tuple(failed),
-        ),
+        lesion_figure=_draw_lesions(scores, curve, folder / "lesions.png"),
+        froc=curve,
+        scores=scores,
     )
     _write(evaluation)
     log.remove()
@@ -313,15 +321,32 @@ def _threshold(records: Sequence[CaseRecord], target: TargetPlan, organ_label: i
     )
 
 
-def _draw(panels: Sequence[tuple[Panel, str]], target: TargetPlan, path: Path) -> Path | None:
+def _draw(panels: Sequence[tuple[float, Panel, str]], target: TargetPlan, path: Path) -> Path | None:
     from patchcore.views.figures import contours_figure
 
     path.unlink(missing_ok=True)  # of an earlier evaluation
     if not panels:  # every row was scored by an interrupted evaluation, which keeps no slices
         return None
-    arrays = [(panel.image, panel.label, panel.prediction, title) for panel, title in panels]
+    arrays = [(panel.image, panel.label, panel.prediction, title) for _, panel, title in panels]
     with suppress(MissingExtraError):
         return contours_figure(arrays, path, hu_range=target.hu_range)
+    return None
+
+
+def _draw_lesions(scores: Scores, curve: Froc, path: Path) -> Path | None:
+    from patchcore.views.figures import lesions_found_figure
+
+    path.unlink(missing_ok=True)
+    rows = [row for case in scores.cases for row in case.lesions]
+    with suppress(MissingExtraError, DataError):  # without lesions there is nothing to draw
+        return lesions_found_figure(
+            [row.equivalent_diameter_mm for row in rows],
+            [row.dsc for row in rows],
+            [row.found for row in rows],
+            curve.false_per_case,
+            curve.sensitivity,
+            path,
+        )
     return None
 
 
@@ -355,6 +380,8 @@ def _write(evaluation: Evaluation) -> None:
         "ball": asdict(evaluation.ball) | {"mean": evaluation.ball.mean},
         "folder": evaluation.folder.name,
         "figure": evaluation.figure.name if evaluation.figure else None,
+        "lesion_figure": evaluation.lesion_figure.name if evaluation.lesion_figure else None,
+        "froc": asdict(evaluation.froc),
     }
     if evaluation.threshold is not None:
         content["threshold"] = asdict(evaluation.threshold) | {"mean": evaluation.threshold.mean}

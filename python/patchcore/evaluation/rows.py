@@ -11,6 +11,7 @@ from patchcore.affines import voxel_volume_mm3
 from patchcore.config.plan import TargetPlan
 from patchcore.errors import DataError
 from patchcore.inference.predict import Predictor
+from patchcore.inference.segment import PROBABILITY_STEPS, lesion_mask
 from patchcore.metrics import (
     CaseScore,
     DscCounts,
@@ -21,6 +22,7 @@ from patchcore.metrics import (
     match_lesions,
 )
 from patchcore.metrics import score_case as score_maps
+from patchcore.metrics.froc import Candidates, find_candidates
 from patchcore.resampling.grid import Grid
 from patchcore.store.prepare import class_indices
 from patchcore.study import CaseRecord
@@ -52,6 +54,7 @@ class CaseRow:
         voxel_mm3: Volume of a voxel of the case's own grid [mm³].
         ball_dsc: DSC of the centre-ball baseline.
         score: Overlap, surfaces and lesions of every class, with one row for each lesion and component.
+        candidates: Candidates for lesions with their highest probabilities, for the FROC.
     """
 
     case_id: str
@@ -62,6 +65,7 @@ class CaseRow:
     voxel_mm3: float
     ball_dsc: float
     score: CaseScore
+    candidates: Candidates
 
 
 def score_settings(target: TargetPlan) -> ScoreSettings:
@@ -76,9 +80,7 @@ def score_settings(target: TargetPlan) -> ScoreSettings:
     )
 
 
-def score_case(
-    predictor: Predictor, record: CaseRecord, *, ball_mm3: float, keep: bool
-) -> tuple[CaseRow, Panel | None]:
+def score_case(predictor: Predictor, record: CaseRecord, *, ball_mm3: float) -> tuple[CaseRow, Panel]:
     """Predict a case as ``patchcore predict`` does, and compare the prediction with the label map.
 
     The whole scan is predicted, even if the store was cropped to an organ: outside of the organ, too, a prediction is
@@ -88,7 +90,9 @@ def score_case(
         predictor: The network.
         record: The case.
         ball_mm3: Volume of the centre-ball baseline.
-        keep: Whether to return the slice for the figure.
+
+    Returns:
+        The row, and the slice for the figure.
 
     Raises:
         DataError: A file of the case is damaged, or image and label map differ in shape.
@@ -97,7 +101,9 @@ def score_case(
     """
     target = predictor.target
     image = record.read_image()
-    indices = predictor.class_indices(image.array, image.affine)
+    found, _ = predictor.segment(image.array, image.affine, keep_probability=True)
+    indices, probability = found.classes, found.lesion_probability
+    assert probability is not None
     truth = record.read_label()
     if truth.array.shape != indices.shape:
         raise DataError(
@@ -108,13 +114,14 @@ def score_case(
     expected = class_indices(truth.array, target.classes)
     if target.ignore_label is not None:
         # Voxels that are ignored count neither as labelled nor as predicted.
-        indices = np.where(truth.array == target.ignore_label, np.uint8(0), indices)
+        ignored = truth.array == target.ignore_label
+        indices[ignored] = 0
+        probability[ignored] = 0
     affine = truth.affine
     del truth
     counts = DscCounts(range(1, len(target.classes) + 1), target.evaluated_indices)
     counts.add(record.case_id, indices, expected)
-    lesion_class = target.classes.index(target.lesion_label) + 1
-    predicted, labelled = indices == lesion_class, expected == lesion_class
+    predicted, labelled = lesion_mask(indices, target), lesion_mask(expected, target)
     voxel_mm3 = voxel_volume_mm3(affine)
     match = match_lesions(
         predicted,
@@ -132,9 +139,15 @@ def score_case(
         voxel_mm3=voxel_mm3,
         ball_dsc=dsc_ball_baseline([labelled], [record.spacing], volume_mm3=ball_mm3).dsc[0],
         score=score_maps(record.case_id, expected, indices, affine, score_settings(target)),
+        candidates=find_candidates(
+            probability,
+            labelled,
+            voxel_mm3=voxel_mm3,
+            connectivity=target.connectivity,
+            min_volume_mm3=target.min_volume_mm3,
+            scale=PROBABILITY_STEPS,
+        ),
     )
-    if not keep:
-        return row, None
     grid = Grid.of(record.shape, record.affine_array, target.spacing)
     label, prediction = grid.canonical(expected), grid.canonical(indices)
     at = best_slice(label, prediction)
@@ -150,5 +163,9 @@ def row_to_json(row: CaseRow) -> dict[str, Any]:
 def row_of_json(value: dict[str, Any]) -> CaseRow:
     """Return the row of JSON values."""
     counts = {int(index): VoxelCounts(*numbers) for index, numbers in value["counts"].items()}
-    read = {"match": LesionMatch.from_json(value["match"]), "score": CaseScore.from_record(value["score"])}
+    read = {
+        "match": LesionMatch.from_json(value["match"]),
+        "score": CaseScore.from_record(value["score"]),
+        "candidates": Candidates.from_json(value["candidates"]),
+    }
     return CaseRow(**(value | {"counts": counts} | read))

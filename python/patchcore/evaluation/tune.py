@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -26,9 +26,10 @@ from patchcore.files import DISK_ERRORS, write_json_atomic
 from patchcore.inference.export import weights_digest
 from patchcore.inference.postprocess import inside_organ, lesion_peaks
 from patchcore.inference.predict import Predictor
-from patchcore.inference.segment import lesion_mask
-from patchcore.lesions.measure import LesionSpans, lesion_spans
+from patchcore.inference.segment import PROBABILITY_STEPS, lesion_mask
+from patchcore.lesions.measure import lesion_spans
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES, size_bin
+from patchcore.metrics.froc import name_lesions, shared_voxels
 from patchcore.models.device import settings_kept
 from patchcore.runs import resolve_run
 from patchcore.runs.seen import read_record
@@ -48,7 +49,6 @@ VOLUMES_MM3: Final = (0.0, 5.0, 10.0, 20.0, 35.0, 65.0, 100.0, 150.0, 250.0, 500
 RESAMPLES: Final = 10_000
 _MOST_FOLDS: Final = 20
 _OBJECTIVES: Final = ("lesion-f1", "dsc")
-_STEPS: Final = 65535
 
 
 @dataclass(frozen=True, order=True)
@@ -316,20 +316,16 @@ def _measure(predictor: Predictor, record: CaseRecord, organ: int | None) -> Tun
     seen = None if target.ignore_label is None else truth.array != target.ignore_label
     voxel_mm3 = voxel_volume_mm3(truth.affine)
     true = lesion_spans(lesions, connectivity=target.connectivity)
-    true_mm3 = true.voxel_count * voxel_mm3
-    large = true_mm3 >= target.min_volume_mm3
-    number = np.cumsum(large) - 1
-    # 0: no lesion; n + 2: lesion n; 1: a lesion below the plan's least volume.
-    names = np.zeros(lesions.shape, dtype=np.int32)
-    for lesion, place in _places(true):
-        names[place] = number[lesion] + 2 if large[lesion] else 1
+    names, true_mm3, large = name_lesions(
+        true, lesions.shape, voxel_mm3=voxel_mm3, min_volume_mm3=target.min_volume_mm3
+    )
     organ_mask = None if organ is None else found.classes == target.classes.index(organ) + 1
     at = []
     for threshold in THRESHOLDS:
         if threshold is None:
             mask = lesion_mask(found.classes, target)
         else:
-            mask = found.lesion_probability > math.floor(threshold * _STEPS)
+            mask = found.lesion_probability > math.floor(threshold * PROBABILITY_STEPS)
         if seen is not None:
             mask &= seen
         at.append(_components(mask, found.lesion_probability, names, organ_mask, target.connectivity))
@@ -344,16 +340,6 @@ def _measure(predictor: Predictor, record: CaseRecord, organ: int | None) -> Tun
     )
 
 
-def _places(spans: LesionSpans) -> Iterator[tuple[int, tuple[slice, slice, slice]]]:
-    """Yield (lesion, place of a span)."""
-    rows = zip(spans.lesion.tolist(), spans.origin.tolist(), spans.length.tolist(), strict=True)
-    for lesion, origin, length in rows:
-        sizes = [1, 1, 1]
-        sizes[spans.axis] = length
-        a, b, c = (slice(start, start + size) for start, size in zip(origin, sizes, strict=True))
-        yield lesion, (a, b, c)
-
-
 def _components(
     mask: BoolArray,
     probability: npt.NDArray[np.uint16],
@@ -365,32 +351,9 @@ def _components(
     inside = np.ones(spans.lesion_count, dtype=np.bool_)
     if organ is not None and spans.lesion_count:
         inside = inside_organ(organ & ~mask, mask, spans)
-    index = np.argwhere((names > 0) & mask)
-    rows: tuple[tuple[int, int, int], ...] = ()
-    if len(index):
-        met = names[tuple(index.T)]
-        pairs, counts = np.unique(np.stack([_component_of(spans, index, mask.shape), met]), axis=1, return_counts=True)
-        rows = tuple(
-            (int(component), max(int(name) - 2, -1), int(count))
-            for component, name, count in zip(pairs[0], pairs[1], counts, strict=True)
-        )
+    rows = tuple((a, b, c) for a, b, c in shared_voxels(spans, mask, names).tolist())
     peaks = lesion_peaks(spans, probability)
     return Components(tuple(spans.voxel_count.tolist()), tuple(peaks.tolist()), tuple(inside.tolist()), rows)
-
-
-def _component_of(spans: LesionSpans, index: Int64Array, shape: tuple[int, ...]) -> Int64Array:
-    """Return the component of voxels, each of which lies in a span."""
-    others = [axis for axis in range(3) if axis != spans.axis]
-
-    def key(voxel: npt.NDArray[Any]) -> Int64Array:
-        wide = voxel.astype(np.int64)
-        line = wide[:, others[0]] * shape[others[1]] + wide[:, others[1]]
-        return np.asarray(line * shape[spans.axis] + wide[:, spans.axis])
-
-    starts = key(spans.origin)
-    order = np.argsort(starts)
-    found = np.searchsorted(starts[order], key(index), side="right") - 1
-    return np.asarray(spans.lesion[order[found]], dtype=np.int64)
 
 
 @dataclass(frozen=True)

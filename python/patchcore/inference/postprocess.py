@@ -11,9 +11,10 @@ from scipy import ndimage
 from patchcore.config.plan import TargetPlan
 from patchcore.config.postprocess import Postprocess
 from patchcore.errors import ConfigError
-from patchcore.inference.segment import lesion_mask
+from patchcore.inference.segment import PROBABILITY_STEPS, lesion_mask
 from patchcore.lesions.measure import LesionSpans, lesion_spans
-from patchcore.types import BoolArray, Float64Array, IntTriple
+from patchcore.lesions.spans import highest, paint, span_places
+from patchcore.types import BoolArray, Float64Array
 
 __all__ = ["Removed", "inside_organ", "lesion_peaks", "postprocess"]
 
@@ -89,19 +90,8 @@ def postprocess(
 
 
 def lesion_peaks(spans: LesionSpans, probability: npt.NDArray[np.uint16]) -> Float64Array:
-    """Return the highest probability within each lesion.
-
-    Example:
-        >>> mask = np.array([1, 1, 0, 1], bool).reshape(4, 1, 1)
-        >>> steps = np.array([13107, 65535, 9, 39321], np.uint16).reshape(4, 1, 1)
-        >>> lesion_peaks(lesion_spans(mask), steps).tolist()
-        [1.0, 0.6]
-    """
-    peaks = np.zeros(spans.lesion_count, dtype=np.int64)
-    for number in range(spans.lesion_count):
-        peaks[number] = max(int(probability[place].max()) for place in _places(spans, number))
-    found: Float64Array = peaks / 65535
-    return found
+    """Return the highest probability within each lesion, from steps of 1/65535."""
+    return np.asarray(highest(spans, probability) / PROBABILITY_STEPS, dtype=np.float64)
 
 
 def inside_organ(organ: BoolArray, lesions: BoolArray, spans: LesionSpans) -> BoolArray:
@@ -120,47 +110,21 @@ def inside_organ(organ: BoolArray, lesions: BoolArray, spans: LesionSpans) -> Bo
     both = lesion_spans(organ | lesions, connectivity=26)
     whole = np.zeros(organ.shape, dtype=np.bool_)
     if both.lesion_count and organ.any():
-        _paint(whole, both, int(both.voxel_count.argmax()))
+        paint(whole, both, int(both.voxel_count.argmax()))
     first = np.searchsorted(spans.lesion, np.arange(spans.lesion_count))
     inside: BoolArray = whole[tuple(spans.origin[first].T)]
     return inside
 
 
-def _rows(spans: LesionSpans, number: int) -> slice:
-    low, high = np.searchsorted(spans.lesion, [number, number + 1])
-    return slice(int(low), int(high))
-
-
-def _places(spans: LesionSpans, number: int) -> list[tuple[slice, slice, slice]]:
-    rows = _rows(spans, number)
-    places = []
-    for origin, length in zip(spans.origin[rows].tolist(), spans.length[rows].tolist(), strict=True):
-        sizes = [1, 1, 1]
-        sizes[spans.axis] = length
-        a, b, c = (slice(start, start + size) for start, size in zip(origin, sizes, strict=True))
-        places.append((a, b, c))
-    return places
-
-
-def _paint(mask: BoolArray, spans: LesionSpans, number: int) -> None:
-    for place in _places(spans, number):
-        mask[place] = True
-
-
 def _replace(classes: npt.NDArray[np.uint8], spans: LesionSpans, number: int) -> None:
     """Give a lesion the class that is most common among its neighbours."""
-    rows = _rows(spans, number)
-    low = spans.origin[rows].min(0)
-    last = spans.origin[rows].copy()
-    last[:, spans.axis] += spans.length[rows] - 1
-    high = last.max(0) + 1
-    shape: IntTriple = (classes.shape[0], classes.shape[1], classes.shape[2])
-    start = np.maximum(low - 1, 0)
-    stop = np.minimum(high + 1, shape)
-    part = classes[tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))]
+    places = [place for _, place in span_places(spans, number)]
+    start = [max(0, min(place[axis].start for place in places) - 1) for axis in range(3)]
+    stop = [max(place[axis].stop for place in places) + 1 for axis in range(3)]
+    part = classes[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
     mask = np.zeros(part.shape, dtype=np.bool_)
-    for place in _places(spans, number):
-        a, b, c = (slice(p.start - int(s), p.stop - int(s)) for p, s in zip(place, start, strict=True))
+    for place in places:
+        a, b, c = (slice(p.start - s, p.stop - s) for p, s in zip(place, start, strict=True))
         mask[a, b, c] = True
     around = part[ndimage.binary_dilation(mask) & ~mask]
     part[mask] = np.bincount(around).argmax() if len(around) else 0

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from patchcore.errors import DataError, MissingExtraError
 from patchcore.files import replace_atomically
 from patchcore.lesions.measure import LesionSpans
+from patchcore.lesions.spans import span_places
 
 __all__ = ["SegKind", "Segmented", "write_seg"]
 
@@ -158,11 +159,8 @@ def _label_map(segmented: Segmented) -> tuple[npt.NDArray[Any], list[tuple[str, 
     # The same numbers as in the tables of lesions.
     number_of = np.empty(spans.lesion_count, dtype=np.int64)
     number_of[np.argsort(-spans.voxel_count, kind="stable")] = np.arange(1, spans.lesion_count + 1)
-    sizes = [1, 1, 1]
-    rows = zip(spans.lesion.tolist(), spans.origin.tolist(), spans.length.tolist(), strict=True)
-    for lesion, origin, length in rows:
-        sizes[spans.axis] = length
-        labels[tuple(slice(start, start + size) for start, size in zip(origin, sizes, strict=True))] = number_of[lesion]
+    for lesion, place in span_places(spans):
+        labels[place] = number_of[lesion]
     names = [(f"{segmented.lesion_name} {number}", True) for number in range(1, spans.lesion_count + 1)]
     for index in present:
         names.append((segmented.others[index], False))

@@ -24,6 +24,7 @@ from patchcore.windows.format import WindowFormat
 
 __all__ = [
     "AIR_BELOW_HU",
+    "PROBABILITY_STEPS",
     "Segmentation",
     "WindowModel",
     "air_windows",
@@ -32,6 +33,9 @@ __all__ = [
     "lesion_members",
     "segment",
 ]
+
+PROBABILITY_STEPS = 65535
+"""Value that stands for probability 1 in :attr:`Segmentation.lesion_probability`."""
 
 AIR_BELOW_HU = -900
 """A window is skipped as air if no voxel of it, and of a margin around it, lies above this."""
@@ -66,7 +70,8 @@ class Segmentation:
 
     Attributes:
         classes: uint8 class indices; 0 is background.
-        lesion_probability: uint16, the probability of a lesion times 65535; None if it was not asked for.
+        lesion_probability: uint16, the probability of a lesion times :data:`PROBABILITY_STEPS`; None if it was not
+            asked for.
         windows: Number of windows that cover the scan, over all models.
         air_windows: Number of them that were skipped because they contain only air.
     """

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from patchcore.affines import spacing_of
 from patchcore.files import replace_atomically
 from patchcore.inference.scans import ScanInput
+from patchcore.inference.segment import PROBABILITY_STEPS
 from patchcore.types import Affine
 
 __all__ = ["write_like", "write_probability"]
@@ -32,7 +33,7 @@ def write_probability(path: Path, steps: npt.NDArray[np.uint16], scan: ScanInput
     Raises:
         OSError: The file cannot be written.
     """
-    _save(path, steps, scan, affine, slope=1 / 65535)
+    _save(path, steps, scan, affine, slope=1 / PROBABILITY_STEPS)
 
 
 def _header(scan: ScanInput, affine: Affine) -> tuple[Any, Any, bool]:

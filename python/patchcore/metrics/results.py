@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patchcore.metrics.baselines import BallBaseline, ThresholdBaseline
+from patchcore.metrics.froc import Froc
 from patchcore.metrics.lesions import LesionScore
 from patchcore.metrics.score_files import Scores
 
@@ -90,7 +91,9 @@ class Evaluation:
         mirrored: Whether predictions were averaged over mirrored windows.
         folder: Folder of the report.
         failed: Cases that could not be used, each with the reason.
-        figure: The contour figure; None if it could not be drawn.
+        figure: The contours of the worst cases; None if they could not be drawn.
+        lesion_figure: Lesions found by size, and the FROC; None if it could not be drawn.
+        froc: Share of the lesions found against false candidates per case.
         scores: Overlap, surfaces and lesions of every case, with intervals.
     """
 
@@ -115,4 +118,6 @@ class Evaluation:
     folder: Path
     failed: tuple[tuple[str, str], ...]
     figure: Path | None
+    lesion_figure: Path | None
+    froc: Froc
     scores: Scores

@@ -9,6 +9,7 @@ import numpy as np
 from patchcore.evaluation.row_log import RowLog
 from patchcore.evaluation.rows import CaseRow, row_of_json, row_to_json
 from patchcore.metrics import LesionMatch, ScoreSettings, VoxelCounts, score_case
+from patchcore.metrics.froc import Candidates
 from patchcore.study import CaseRecord
 
 
@@ -19,11 +20,12 @@ def _case(folder: Path, case_id: str) -> tuple[CaseRecord, CaseRow]:
     match = LesionMatch(true_mm3=(8.0,), covered_share=(0.5,), predicted_mm3=(), overlap_share=())
     truth = np.zeros((4, 4, 4), np.uint8)
     truth[1:3, 1:3, 1:3] = 1
+    candidates = Candidates(2, (0.9, 0.3, 0.2), ((0,), (), None))
     settings = ScoreSettings({"1": (1,)}, "1", conventions=("mesh", "voxel"))
     # With a distance that is infinite: c is not predicted at all.
     prediction = np.roll(truth, 1, axis=0) if case_id != "c" else np.zeros_like(truth)
     score = score_case(case_id, truth, prediction, np.eye(4), settings)
-    return record, CaseRow(case_id, {1: VoxelCounts(4, 0, 4)}, match, 8, 4, 1.0, 0.25, score)
+    return record, CaseRow(case_id, {1: VoxelCounts(4, 0, 4)}, match, 8, 4, 1.0, 0.25, score, candidates)
 
 
 def row_log(path: Path, key: dict[str, str]) -> RowLog[CaseRow]:
