@@ -1,11 +1,12 @@
-"""Run the complete workflow on phantom CTs: measure, plan, train, evaluate. ``make demo`` runs this script.
+"""Run the complete workflow on phantom CTs: measure, plan, train, evaluate, tune. ``make demo`` runs this script.
 
     python examples/demo.py [FOLDER] [--minutes 5] [--cases 15] [--no-dashboard]
 
 Every step is a normal patchcore command; it is printed before it runs. In a terminal, the dashboard shows the training.
 Press q to quit the dashboard; the training continues. The exit code is 0 if the mean DSC over the validation cases is
 at least 0.6, and at least 0.1 higher than the DSC of the best fixed HU threshold within the liver on the same cases.
-Otherwise the exit code is 1.
+Otherwise the exit code is 1. At the end, the post-processing that ``patchcore tune`` chose on the validation cases is
+tried on 20 phantoms of another seed: how many false lesions it removes, and how many true ones.
 """
 
 from __future__ import annotations
@@ -34,6 +35,27 @@ def patchcore(*arguments: str, capture: bool = False) -> str:
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout or ""
+
+
+def try_tuning(folder: Path, run: Path) -> str:
+    """Tune the run, predict further phantoms with and without the choice, and say what it changes."""
+    patchcore("tune", str(run))
+    further = folder / "phantoms-further-20"
+    if not (further / "dataset.json").exists():
+        patchcore("phantom", str(further), "--preset", "large", "--cases", "20", "--seed", "1")
+    texts = []
+    for name, options in (("without", ["--no-postprocess"]), ("with", [])):
+        out = folder / f"predictions-{name}-tuning"
+        patchcore("predict", str(run), str(further / "images"), "-o", str(out), "--overwrite", *options)
+        scores = json.loads(
+            patchcore("score", str(further / "labels"), str(out), "--lesion-label", "2", "--json", capture=True)
+        )
+        lesions = scores["summary"]["by_size"][-1]
+        texts.append(
+            f"{name} tuning {lesions['found']} of {lesions['lesions']} lesions found, {lesions['true']} of "
+            f"{lesions['predicted']} predicted ones true (precision {lesions['precision'] or 0:.2f})"
+        )
+    return "; ".join(texts)
 
 
 def main() -> int:
@@ -70,9 +92,11 @@ def main() -> int:
     report = study / "reports" / run
     evaluation = json.loads((report / "evaluation.json").read_text(encoding="utf-8"))
     dsc, threshold = evaluation["mean_dsc"], evaluation["threshold"]["mean"]
+    tried = try_tuning(options.folder, study / "runs" / run)
     met = dsc is not None and dsc >= LEAST_DSC and dsc >= threshold + LEAST_LEAD
     print(
-        f"\nmean DSC {dsc:.3f}; best fixed HU threshold within the liver {threshold:.3f}; tables and figures: {report}"
+        f"\nmean DSC {dsc:.3f}; best fixed HU threshold within the liver {threshold:.3f}; tables and figures: "
+        f"{report}\n20 further phantoms: {tried}"
     )
     if not met:
         print(

@@ -73,6 +73,15 @@ def places(array: Any, affine: Any) -> set[tuple[float, ...]]:
     return {tuple(row) for row in np.round(np.column_stack([points, values]), 2).tolist()}
 
 
+def standard_errors(path: Path) -> set[str]:
+    """Return what dciodvfy, the checker of the DICOM standard, reports as errors."""
+    program = Path(sys.executable).with_name("dciodvfy")
+    shown = subprocess.run([program, path], capture_output=True, text=True, check=False, errors="replace")
+    text = shown.stdout + shown.stderr
+    assert "CTImage" in text or "Segmentation" in text, text  # it has read the file
+    return {line for line in text.splitlines() if line.startswith("Error")}
+
+
 def check_seg(folder: Path, out: Path, classes: Any, affine: Any, *, kind: str) -> None:
     import highdicom
 
@@ -95,6 +104,7 @@ def check_seg(folder: Path, out: Path, classes: Any, affine: Any, *, kind: str) 
     assert (
         seg.ReferencedSeriesSequence[0].SeriesInstanceUID == highdicom.imread(next(folder.glob("f*"))).SeriesInstanceUID
     )
+    assert standard_errors(out) <= standard_errors(next(folder.glob("f*")))
     # patchcore reads what it wrote.
     (folder / "seg").write_bytes(out.read_bytes())
     [case] = find_dicom(folder).cases
