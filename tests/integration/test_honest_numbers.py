@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,12 +22,12 @@ from commands import patchcore
 from patchcore.config.run import TrainConfig
 from patchcore.datasets.analyze import analyze
 from patchcore.datasets.plan import plan_patch_size
-from patchcore.errors import DataError, PlanError
+from patchcore.errors import DataError, PlanError, SchemaVersionError
 from patchcore.evaluation import evaluate as evaluation
 from patchcore.evaluation.evaluate import evaluate
 from patchcore.evaluation.folds import FoldRun, fold_run, fold_scores
 from patchcore.inference import torch_models
-from patchcore.inference.predict import predict
+from patchcore.inference.predict import Predictor, predict
 from patchcore.metrics import dsc
 from patchcore.models.device import place
 from patchcore.runs import RunReader
@@ -34,6 +35,7 @@ from patchcore.runs.seen import read_record
 from patchcore.runs.setup import divide_cases
 from patchcore.store.prepare import prepare
 from patchcore.study import Study
+from patchcore.training.init_from import _of_run
 from patchcore.training.launch import create_run, run_config
 from patchcore.tui.watcher import Watcher
 
@@ -305,6 +307,11 @@ def test_folds_of_another_cohort_are_not_combined(tiny_study: Path) -> None:
     first = fold_run(study, 0, settings=TINY)
     assert fold_run(study, 0, settings=TINY).path == first.path
     assert fold_run(study, 0, settings=[*TINY, "train.prepare_mib=4096"]).path == first.path
+    assert fold_run(study, 0, settings=[*TINY, "train.steps=7"]).path != first.path
+    begin_attempt(first.path, 1, optim={"lr": 0.5})  # an attempt with a setting of its own
+    changed = fold_run(study, 0, settings=TINY)
+    assert changed.path != first.path
+    first = changed
     split = divide_cases(study, run_config(study, None, [*TINY, "train.fold=0"]))
     (first.path / "split.json").write_text(
         json.dumps({"schema_version": 1, "train": split.train, "validation": split.validation})
@@ -329,6 +336,10 @@ def test_the_mean_of_all_folds_is_over_classes_first(tiny_study: Path) -> None:
     scores = fold_scores(runs)
     assert scores.mean_dsc == pytest.approx(0.675)
     assert scores.n == 10
+    assert scores.deviation == pytest.approx(0.0)
+    # One fold has no deviation.
+    assert math.isnan(fold_scores(runs[:1]).deviation)
+    assert fold_scores(runs[:1]).n == 5
 
 
 def test_a_new_plan_keeps_how_scans_are_prepared(tiny_study: Path) -> None:
@@ -397,3 +408,36 @@ def test_looking_at_a_run_does_not_change_it(make_run: MakeRun, run_attempt: Run
     best = RunReader(watched).poll().best_validation
     assert best is not None
     assert best.step == states[0]["best"]["step"]
+
+
+def test_options_reach_the_prediction(tiny_study: Path, make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run("train.steps=1")
+    given: dict[str, Any] = {}
+
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def of_run(path: Path, **options: Any) -> Any:
+        given.update(options, path=path)
+        raise Stop
+
+    monkeypatch.setattr(Predictor, "of_run", of_run)
+    with pytest.raises(Stop):
+        evaluate(Study(tiny_study), run, checkpoint="last", device="cpu", mirror=True, post=False)
+    assert given == {"path": run, "checkpoint": "last", "device": "cpu", "mirror": True, "post": False}
+
+
+def test_a_run_of_a_newer_patchcore_is_no_source_of_weights(
+    tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run("train.steps=4", "train.steps_per_epoch=2")
+    assert run_attempt(run) == 0
+    shown = capfd.readouterr().out
+    assert "step 4: validation DSC" in shown
+    state = json.loads((run / "checkpoints" / "last" / "state.json").read_text(encoding="utf-8"))
+    assert (state["step"], state["epoch"]) == (4, 2)
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").chmod(0o644)
+    (run / "run.json").write_text(json.dumps(record | {"schema_version": 99}))
+    with pytest.raises(SchemaVersionError):
+        _of_run(run)

@@ -82,7 +82,7 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
             leave, asked, checkpoint, ending = ranks.agree(
                 LEAVING.index(control.leave),
                 control.validate,
-                control.checkpoint or clock.since_save_s() > 60 * config.train.checkpoint_minutes,
+                control.checkpoint or clock.is_save_due(config.train.checkpoint_minutes),
                 step >= total
                 or clock.is_out_of_time(config.train.max_minutes, progress.case_s * len(training.validation), scheduled)
                 or 0 < patience <= progress.stale,
@@ -156,8 +156,9 @@ class _Clock:
     def seconds(self) -> float:
         return time.monotonic() - self._began
 
-    def since_save_s(self) -> float:
-        return time.monotonic() - self._saved
+    def is_save_due(self, minutes: float) -> bool:
+        """Whether the last checkpoint is older than this."""
+        return time.monotonic() - self._saved > 60 * minutes
 
     def saved(self) -> None:
         self._saved = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -318,3 +319,40 @@ def test_holm_and_comparisons_without_enough_pairs() -> None:
     assert few.false_order == 0.5
     assert math.isnan(compare_pairs([0.1], [0.2]).false_order)
     assert compare_pairs([0.3, 0.4], [0.1, 0.2]).false_order < 1e-6
+
+
+def test_the_least_size_of_a_prediction_is_in_voxels_except_for_one_challenge() -> None:
+    truth, prediction = np.zeros((30, 12, 12), np.uint8), np.zeros((30, 12, 12), np.uint8)
+    truth[2:8, 2:8, 2:8] = prediction[2:8, 2:8, 2:8] = 1
+    prediction[20:24, 2:6, 2:6] = 1  # 64 voxels of 0.5 mm³: 32 mm³
+    both = MaskPair(truth, prediction, affine=np.diag([0.5, 1.0, 1.0, 1.0]))
+    merged = BratsRules(1, 50.0, merge_predictions=True)
+    assert brats_lesions(both, merged)["fp"] == 1  # 64 > 50 voxels
+    assert brats_lesions(both, replace(merged, false_count=False))["fp"] == 0  # 32 mm³ < 50 mm³
+
+
+def test_a_component_on_one_voxel_of_a_speck_is_not_false() -> None:
+    truth, prediction = np.zeros((12, 6, 6), np.uint8), np.zeros((12, 6, 6), np.uint8)
+    truth[1:4, 1:4, 1:4] = prediction[1:4, 1:4, 1:4] = 1
+    truth[8, 2, 2] = 1  # a speck, below the least volume
+    prediction[8:10, 2:4, 2:4] = 1
+    settings = ScoreSettings({"1": (1,)}, "1", modes=("overlap",), min_volume_mm3=4.0)
+    score = score_case("a", truth, prediction, np.eye(4), settings)
+    assert score.modes["overlap"]["precision"] == 1.0
+    assert [row.true for row in score.predicted] == [True, True]
+
+
+def test_the_distance_of_a_lesion_has_the_first_convention() -> None:
+    truth, prediction = ball((14, 14, 14), (6.2, 6.8, 7.1), 4.3), ball((14, 14, 14), (7.4, 6.1, 6.6), 3.6)
+    found = {}
+    for convention in ("mesh", "surfel", "voxel"):
+        settings = ScoreSettings({"1": (1,)}, "1", conventions=(convention,))
+        score = score_case("a", truth, prediction, np.diag([1.0, 1.3, 0.7, 1.0]), settings)
+        found[convention] = score.lesions[0].hd95_mm
+        assert found[convention] == pytest.approx(score.classes["1"].surface[convention].hd95_mm)
+    assert len({round(value, 6) for value in found.values()}) > 1
+
+
+def ball(shape: tuple[int, int, int], centre: tuple[float, ...], radius: float) -> np.ndarray:
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    return (((index - centre) ** 2).sum(-1) < radius**2).astype(np.uint8)

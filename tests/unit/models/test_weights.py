@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from patchcore.config.run import InitConfig
 from patchcore.errors import CheckpointError
 from patchcore.models import UNETR
-from patchcore.models.weights import area_matrix, foreign_weights, resample_embedding, transfer_weights
+from patchcore.models.weights import _linear_matrix, area_matrix, foreign_weights, resample_embedding, transfer_weights
 from patchcore.training.init_from import initialise
 
 TINY: dict[str, Any] = {"hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "feature_size": 4}
@@ -222,3 +222,26 @@ def test_foreign_files(tmp_path: Path) -> None:
 
 class TargetLike:
     """Stands in for a plan: weights from a file do not use it."""
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 4), (2, 5), (3, 3), (4, 2), (4, 9), (7, 3)])
+def test_linear_interpolation_is_numpys(old: int, new: int) -> None:
+    values = np.random.default_rng(old).standard_normal(old)
+    centres = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    np.testing.assert_allclose(_linear_matrix(old, new) @ values, np.interp(centres, np.arange(old), values))
+
+
+def test_positions_of_a_network_that_does_not_say_its_grid_lie_on_a_cube() -> None:
+    class Plain(torch.nn.Module):
+        """Position embeddings of 4³ tokens, under ViT's name."""
+
+        def __init__(self, tokens: int) -> None:
+            super().__init__()
+            self.vit = torch.nn.Module()
+            self.vit.patch_embedding = torch.nn.Module()
+            self.vit.patch_embedding.position_embeddings = torch.nn.Parameter(torch.zeros(1, tokens, 48))
+
+    network = Plain(4**3)
+    weights = {"vit.patch_embedding.position_embeddings": torch.randn(1, 8**3, 48)}
+    [report] = transfer_weights(network, weights)
+    assert (report.action, report.note) == ("resampled", "interpolated from (8, 8, 8) to (4, 4, 4) tokens")

@@ -317,3 +317,9 @@ def test_kidney_tumours_lie_beyond_the_candidates() -> None:
     median = next(o for o in target.rules if o.rule == "median")
     assert round(median.edge[0], 1) == 14.1
     assert any("above the largest candidate" in w for w in target.warnings)
+
+
+def test_an_edge_of_one_is_no_candidate_and_two_is() -> None:
+    assert check_candidates((2,)) == (2,)
+    with pytest.raises(PatchSizeError, match="candidate patch size 1 is not a product"):
+        check_candidates((1,))

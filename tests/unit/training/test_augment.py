@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from patchcore.config.run import AugmentConfig
-from patchcore.training.augment import Augmenter, draw_augmentation
+from patchcore.training.augment import Augmenter, _Draw, draw_augmentation
 
 NOTHING: dict[str, Any] = {
     "flips": False, "quarter_turns": False, "affine_share": 0.0, "noise_share": 0.0, "blur_share": 0.0,
@@ -141,3 +141,14 @@ def test_everything_at_once_in_half(dtype: torch.dtype) -> None:
     assert found.dtype == dtype
     assert torch.isfinite(found.float()).all()
     assert set(its_label.unique().tolist()) <= {0, 1}
+
+
+def test_noise_is_added_as_drawn() -> None:
+    draws = draws_of(2)
+    image, _ = done(draws, noise_share=1.0, noise=0.1)
+    for window in range(2):
+        row = draws[window]
+        generator = torch.Generator().manual_seed(int(row[_Draw.NOISE_SEED] * 2**53))
+        noise = torch.randn(image[window].shape, generator=generator)
+        expected = windows(2)[0][window] + 0.1 * float(row[_Draw.NOISE_SIZE]) * noise
+        torch.testing.assert_close(image[window], expected)

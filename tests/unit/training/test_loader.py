@@ -18,8 +18,10 @@ from patchcore.config import resolve_config
 from patchcore.config.run import AugmentConfig
 from patchcore.errors import ConfigError, CorruptFileError, DataError
 from patchcore.lesions.measure import lesion_spans
+from patchcore.models.device import Placement
 from patchcore.store import write_array
 from patchcore.store.prepare import PreparedCase
+from patchcore.training import loader as loader_module
 from patchcore.training.augment import draw_augmentation, shifted_range
 from patchcore.training.hard_points import read_hard_points
 from patchcore.training.loader import Batch, BatchLoader, BatchSource, LoaderSettings
@@ -27,6 +29,7 @@ from patchcore.training.optim import learning_rate, make_optimizer
 from patchcore.training.progress import Progress, case_set_id
 from patchcore.windows.extract import extract_windows
 from patchcore.windows.sampling import DrawKind
+from tiny_plan import tiny_target
 
 
 def make_case(folder: Path, number: int) -> PreparedCase:
@@ -315,3 +318,36 @@ def test_lesions_of_every_label_are_drawn_equally_often(cases: list[PreparedCase
             assert alone.lesion.tolist() == whole.lesion[position : position + 1].tolist()
         batch = source.batch(step)
         assert batch.lesions_drawn <= batch.lesions_seen
+
+
+def test_the_settings_of_sampling_and_the_rank_reach_the_sampler(
+    cases: list[PreparedCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, object]] = []
+
+    class Recorder(loader_module.WindowSampler):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            given.append(options)
+            super().__init__(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loader_module, "WindowSampler", Recorder)
+    config = resolve_config(
+        settings=["sampling.alpha=0.25", "sampling.lesion_share=0.5", "train.batch_size=4", "seed=5"]
+    )
+    target = tiny_target(classes=1)
+    source = loader_module.training_windows(cases, config, target, Placement(torch.device("cpu"), None, 1, 2), rank=1)
+    [options] = given
+    assert (options["alpha"], options["lesion_share"], options["seed"]) == (0.25, 0.5, 5)
+    assert source.positions.tolist() == [1, 3]
+    assert source.settings.rank == 1
+
+
+def test_labels_take_turns_from_the_first(cases: list[PreparedCase]) -> None:
+    source = source_of(cases, "sampling.lesion_share=1", "sampling.organ_share=0")
+    one = source._samplers[0]
+    count = sum(len(case.lesion_voxels) for case in cases)
+    source._samplers = [one, (one[0], np.full(len(cases), count))]
+    draws = source.draw(0, np.arange(3, dtype=np.uint32))
+    assert [bool(lesion >= count) for lesion in draws.lesion] == [False, True, False]
+    draws = source.draw(1, np.arange(3, dtype=np.uint32))
+    assert [bool(lesion >= count) for lesion in draws.lesion] == [True, False, True]

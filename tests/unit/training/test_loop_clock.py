@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from patchcore.training import loop
 from patchcore.training.loop import _Clock
 
 
@@ -26,3 +27,15 @@ def test_a_limit_of_time_keeps_room_for_validations() -> None:
     assert not clock.is_out_of_time(30, 90, False)
     assert clock.is_out_of_time(30, 900, True)
     assert not clock.is_out_of_time(30, 800, True)
+
+
+def test_a_checkpoint_is_due_after_its_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    clock = _Clock(0.0)
+    now[0] += 120
+    assert not clock.is_save_due(2)
+    now[0] += 0.5
+    assert clock.is_save_due(2)
+    clock.saved()
+    assert not clock.is_save_due(2)

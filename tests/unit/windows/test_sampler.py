@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chisquare, kstest
 
 from patchcore.errors import DataError, WindowError
-from patchcore.windows.sampling import Purpose, SamplerCase, WindowSampler, uniforms
+from patchcore.windows.sampling import HardPoints, Purpose, SamplerCase, WindowSampler, uniforms
 
 WINDOW = np.array((16, 16, 16))
 
@@ -182,3 +182,19 @@ def test_uniforms_are_uniform_and_independent_of_division():
     assert uniforms(0, 1, [4], Purpose.AUGMENT, 0).shape == (1, 0)
     with pytest.raises(DataError, match="count"):
         uniforms(0, 1, [4], Purpose.AUGMENT, -1)
+
+
+@pytest.mark.parametrize(
+    ("case_of", "voxel", "weight"),
+    [
+        ([[0]], [[1, 1, 1]], [1.0]),  # two axes
+        ([0], [[1, 1]], [1.0]),  # two coordinates
+        ([0], [[1, 1, 1]], [1.0, 2.0]),  # two weights
+        ([0.5], [[1, 1, 1]], [1.0]),  # no integer
+        ([0], [[1.5, 1, 1]], [1.0]),
+        ([-1], [[1, 1, 1]], [1.0]),
+    ],
+)
+def test_hard_points_that_do_not_fit_are_refused(case_of: list, voxel: list, weight: list) -> None:
+    with pytest.raises(DataError, match="hard points of shapes"):
+        WindowSampler(CASES, WINDOW, seed=0, hard_share=0.5, hard_points=HardPoints(case_of, voxel, weight))
