@@ -54,6 +54,9 @@ AREAS = {
     ],
     "planning rules": ["planning/rules.py", "planning/joint.py", "planning/candidates.py", "planning/plan.py"],
     "transfer of weights": ["models/weights.py", "training/init_from.py", "models/checkpoint.py"],
+    "tuning, FROC": [
+        "evaluation/tune.py", "metrics/froc.py", "inference/postprocess.py", "inference/segment.py", "lesions/spans.py",
+    ],
 }  # fmt: skip
 """The code that decides numbers, by area; the Rust code is in ``rust.py``."""
 
@@ -64,9 +67,10 @@ TESTS = [
     "tests/unit/training", "tests/unit/metrics", "tests/unit/evaluation", "tests/unit/planning", "tests/unit/models",
     "tests/unit/windows", "tests/unit/study", "tests/unit/runs/test_seen.py", "tests/peers",
     "tests/property/test_planning_property.py", "tests/property/test_windows_property.py",
-    "tests/property/test_score_property.py",
+    "tests/property/test_score_property.py", "tests/property/test_segment_property.py",
     *(f"tests/integration/test_{name}.py" for name in (
         "train", "train_options", "init_from", "predict", "regions", "honest_numbers", "torch_data", "ignore_label",
+        "tune_command", "predict_inputs",
     )),
 ]  # fmt: skip
 

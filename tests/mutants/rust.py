@@ -26,6 +26,8 @@ AREAS = {
 }  # fmt: skip
 """The code that decides numbers, by area."""
 
+_ROOT = Path(__file__).resolve().parents[2]
+
 PYTESTS = (
     "tests/unit/store", "tests/unit/resampling", "tests/unit/lesions", "tests/unit/windows", "tests/property",
 )  # fmt: skip
@@ -63,23 +65,38 @@ def _offset(source: bytes, place: dict[str, int]) -> int:
 
 
 def run_rust(checkout: Any, coverage: dict[str, Any], mutant: Mutant) -> dict[str, Any]:
-    """Run cargo's tests on a mutant, and pytest on a core that was built from it if they pass."""
+    """Run cargo's tests on a mutant, and pytest on a core that was built from it if they pass.
+
+    Raises:
+        SystemExit: The tests fail without a mutant.
+    """
+    del coverage  # cargo and pytest run all their tests of the core
     folder: Path = checkout.folder
-    root = Path(__file__).resolve().parents[2]
     workspace = folder / "workspace"
     if not workspace.exists():
         workspace.mkdir()
         for name in ("Cargo.toml", "Cargo.lock", "rust"):
-            source = root / name
-            subprocess.run(["cp", "-r", str(source), str(workspace / name)], check=True)
+            subprocess.run(["cp", "-r", str(_ROOT / name), str(workspace / name)], check=True)
+        words = _tested(checkout, workspace)
+        if words != "survived":
+            raise SystemExit(f"the tests fail on the core without a mutant ({words}): nothing can be learned")
     target = workspace / mutant.path
-    original = (root / mutant.path).read_bytes()
-    env = os.environ | {"CARGO_TARGET_DIR": str(folder.parent / "target")}
-    result: dict[str, Any] = {"id": mutant.identity, "mutant": str(mutant), "tests": 1}
+    original = (_ROOT / mutant.path).read_bytes()
     began = time.monotonic()
+    target.write_bytes(mutant.apply(original))
+    try:
+        words = _tested(checkout, workspace)
+    finally:
+        target.write_bytes(original)
+    seconds = round(time.monotonic() - began, 1)
+    return {"id": mutant.identity, "mutant": str(mutant), "tests": 1, "outcome": words, "seconds": seconds}
 
-    def outcome(words: str) -> dict[str, Any]:
-        return result | {"outcome": words, "seconds": round(time.monotonic() - began, 1)}
+
+def _tested(checkout: Any, workspace: Path) -> str:
+    """Return the outcome of the tests on the core in a workspace."""
+    folder: Path = checkout.folder
+    target = folder.parent / "target"
+    env = os.environ | {"CARGO_TARGET_DIR": str(target)}
 
     def cargo(*arguments: str, limit_s: float) -> int | None:
         try:
@@ -89,24 +106,18 @@ def run_rust(checkout: Any, coverage: dict[str, Any], mutant: Mutant) -> dict[st
         except subprocess.TimeoutExpired:
             return None
 
-    target.write_bytes(mutant.apply(original))
+    if cargo("test", "--package", "patchcore", "--quiet", "--no-run", limit_s=1800):
+        return "not compiled"
+    code = cargo("test", "--package", "patchcore", "--quiet", limit_s=180)
+    if code != 0:
+        return "time-out" if code is None else "killed"
+    if cargo("build", "--package", "patchcore-python", "--quiet", "--features", "pyo3/abi3-py311", limit_s=1800):
+        return "not compiled"
+    core = folder / "python/patchcore/_core.abi3.so"
+    kept = core.read_bytes()
     try:
-        if cargo("test", "--package", "patchcore", "--quiet", "--no-run", limit_s=900):
-            return outcome("not compiled")
-        code = cargo("test", "--package", "patchcore", "--quiet", limit_s=180)
-        if code != 0:
-            return outcome("time-out" if code is None else "killed")
-        library = "lib_core.so"
-        if cargo("build", "--package", "patchcore-python", "--quiet", "--features", "pyo3/abi3-py311", limit_s=1800):
-            return outcome("not compiled")
-        [built] = (folder.parent / "target" / "debug").glob(library)
-        core = folder / "python/patchcore/_core.abi3.so"
-        kept = core.read_bytes()
-        try:
-            core.write_bytes(built.read_bytes())
-            code = checkout.pytest("--timeout=0", *PYTESTS, limit_s=900)
-        finally:
-            core.write_bytes(kept)
-        return outcome({None: "time-out", 0: "survived"}.get(code, "killed"))
+        core.write_bytes((target / "debug" / "lib_core.so").read_bytes())
+        code = checkout.pytest("--timeout=0", *PYTESTS, limit_s=1800)
     finally:
-        target.write_bytes(original)
+        core.write_bytes(kept)
+    return {None: "time-out", 0: "survived"}.get(code, "killed")

@@ -170,8 +170,8 @@ def tune(
     """Choose the post-processing of a run on its validation cases, and write ``RUN/postprocess.json``.
 
     ``predict``, ``evaluate`` and ``export`` use it for this checkpoint and refuse it for another. The least volume is
-    never larger than the volume that 95 % of the study's lesions exceed. An interrupted call continues with the missing
-    cases.
+    never larger than a quarter of the volume that 95 % of the study's lesions exceed. An interrupted call continues
+    with the missing cases.
 
     Args:
         run: The run folder.
@@ -295,9 +295,12 @@ def _organ(target: TargetPlan, organ_label: int | None) -> int | None:
 
 
 def _most_mm3(study: Study, target: TargetPlan) -> float:
-    """Return the volume that 95 % of the study's lesions exceed: a least volume above it would remove lesions."""
+    """Return a quarter of the volume that 95 % of the study's lesions exceed.
+
+    A small lesion of which a quarter is predicted must stay: few tuning cases cannot show that it exists.
+    """
     volumes = [volume for case in study.fingerprint().cases for volume in case.volumes_mm3(target.lesion_label)]
-    return float(np.quantile(volumes, 0.05)) if volumes else 0.0
+    return float(np.quantile(volumes, 0.05)) / 4 if volumes else 0.0
 
 
 def _measure(predictor: Predictor, record: CaseRecord, organ: int | None) -> TuningCase:

@@ -304,33 +304,37 @@ def test_damage_in_what_others_wrote_is_reported(tmp_path: Path) -> None:
         assert str(tmp_path / "a") in str(caught.value)
 
 
-def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
+def test_more_arrays_and_shards_than_files_may_be_open(tmp_path: Path) -> None:
     """In a process of its own, because a limit that was lowered cannot be raised again."""
     code = """
-import resource, sys
+import resource, shutil, sys
 import numpy as np
 from pathlib import Path
 from patchcore.store import StoredArray, write_array
 root = Path(sys.argv[1])
-volumes = [np.full((30, 30, 30), n, np.int16) for n in range(60)]
+volumes = [np.full((30, 30, 30), n, np.int16) for n in range(160)]
 for n, volume in enumerate(volumes):
     write_array(root / str(n), volume, fill=-1)
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
-arrays = [StoredArray(root / str(n)) for n in range(60)]
+arrays = [StoredArray(root / str(n)) for n in range(160)]
 for _ in range(2):
     for n, array in enumerate(arrays):
         assert (array.read() == n).all()
-first = (root / "59/c/0/0/0")
+first = (root / "159/c/0/0/0")
 content = first.read_bytes()
 first.unlink()
 first.write_bytes(content)
-try:
-    arrays[59].read()
-except Exception as error:
-    print(error)
+shutil.move(root / "158", root / "moved")
+shutil.copytree(root / "moved", root / "158")
+for n in (159, 158):
+    try:
+        arrays[n].read()
+    except Exception as error:
+        print(error)
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "59/c/0/0/0: the shard file was replaced while it was in use" in done.stdout
+    assert "159/c/0/0/0: the shard file was replaced while it was in use" in done.stdout
+    assert "158/c/0/0/0: the array was replaced while it was in use" in done.stdout

@@ -41,8 +41,11 @@ pub struct KnownShard {
 #[derive(Debug)]
 pub struct StoredArray<T> {
     folder: PathBuf,
-    /// The folder that was opened, even if another one has its name by now.
-    opened: OwnedFd,
+    /// The folder that was opened, even if another one has its name by now. `None` if too many files are open: then it
+    /// is opened again for each shard, and must be the same folder.
+    opened: Option<OwnedFd>,
+    /// Device and inode of the folder.
+    place: (u64, u64),
     /// By number of the shard; `None` if all its voxels have the fill value.
     known: Vec<Option<KnownShard>>,
     pub(super) layout: Layout,
@@ -84,8 +87,7 @@ impl<T: Element> StoredArray<T> {
     /// [`Error::Io`] if the folder cannot be opened or a shard cannot be examined, [`Error::Argument`] for a `known` of
     /// another length.
     pub fn open(folder: PathBuf, layout: Layout, fill: T, known: Option<Vec<Option<KnownShard>>>) -> Result<Self> {
-        let opened = openat(CWD, &folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(std::io::Error::from)?;
+        let (opened, place) = open_folder(&folder)?;
         let [a, b, c] = layout.shards();
         let count = a * b * c;
         let known = match known {
@@ -105,9 +107,9 @@ impl<T: Element> StoredArray<T> {
                 .collect::<Result<_>>()?,
         };
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        OPEN_FILES.fetch_add(1, Ordering::Relaxed);
         let shards = (0..count).map(|_| OnceLock::new()).collect();
-        Ok(Self { folder, opened, known, layout, fill, id, shards })
+        let opened = may_stay_open().then_some(opened);
+        Ok(Self { folder, opened, place, known, layout, fill, id, shards })
     }
 
     /// Number of voxels along each axis.
@@ -162,7 +164,18 @@ impl<T: Element> StoredArray<T> {
     }
 
     fn open_file(&self, at: [usize; 3]) -> Result<File> {
-        match openat(&self.opened, self.layout.file(at), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        let again;
+        let folder = if let Some(opened) = &self.opened {
+            opened
+        } else {
+            let (opened, place) = open_folder(&self.folder)?;
+            if place != self.place {
+                return Err(Error::Corrupt("the array was replaced while it was in use".into()));
+            }
+            again = opened;
+            &again
+        };
+        match openat(folder, self.layout.file(at), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(file) => Ok(File::from(file)),
             Err(rustix::io::Errno::NOENT) => {
                 Err(Error::Corrupt("the shard file is missing: it was deleted after it was written".into()))
@@ -198,6 +211,25 @@ impl<T: Element> StoredArray<T> {
             other => other,
         }
     }
+}
+
+/// Open the folder of an array; return it with its device and inode.
+fn open_folder(folder: &std::path::Path) -> Result<(OwnedFd, (u64, u64))> {
+    let opened = openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(std::io::Error::from)?;
+    let found = rustix::fs::fstat(&opened).map_err(std::io::Error::from)?;
+    Ok((opened, (found.st_dev, found.st_ino)))
+}
+
+/// Whether one more file may stay open; it is then counted.
+fn may_stay_open() -> bool {
+    // Half of the files that a process may open are left to everything else.
+    let most = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| most as usize / 2);
+    let stays = OPEN_FILES.fetch_add(1, Ordering::Relaxed) < most;
+    if !stays {
+        OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
+    }
+    stays
 }
 
 /// The position of a shard in the grid of shards.
@@ -256,13 +288,7 @@ impl Shard {
             index.push((offset, length));
         }
         let verified = (0..index.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        // Half of the files that a process may open are left to everything else.
-        let most = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| most as usize / 2);
-        let stays = OPEN_FILES.fetch_add(1, Ordering::Relaxed) < most;
-        if !stays {
-            OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
-        }
-        Ok(Self { file: stays.then_some(file), identity: identity(&found), index, verified })
+        Ok(Self { file: may_stay_open().then_some(file), identity: identity(&found), index, verified })
     }
 
     /// Decode the bytes of chunk `number`, at least its first `needed` voxels. The checksum is compared at the first
@@ -299,6 +325,8 @@ impl Drop for Shard {
 
 impl<T> Drop for StoredArray<T> {
     fn drop(&mut self) {
-        OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
+        if self.opened.is_some() {
+            OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
