@@ -64,7 +64,7 @@ def main() -> None:
         began = time.perf_counter()
         with found_scans(path) as [scan]:
             wanted = _Wanted(labels=True, tables=False, probabilities=False, seg=None)
-            _predict_scan(predictor, scan, Path(folder) / "out.nii.gz", wanted, "", None)
+            _predict_scan(predictor, scan, Path(folder) / "out.nii.gz", wanted, None)
         seconds = time.perf_counter() - began
         stop.set()
         thread.join()

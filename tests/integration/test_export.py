@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import zipfile
@@ -102,6 +103,14 @@ def test_a_file_that_is_not_the_exported_one_is_refused(trained: Path, tmp_path:
         rewrite(bad, members | {"model.json": json.dumps(changed).encode()})
         with pytest.raises(error, match=words):
             read_model(bad)
+    for config in (b"[" * 200_000, b"3"):
+        hashes = facts | {"files": facts["files"] | {"config.json": {"sha256": hashlib.sha256(config).hexdigest()}}}
+        rewrite(bad, members | {"model.json": json.dumps(hashes).encode(), "config.json": config})
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            read_model(bad)
+    rewrite(bad, members | {"model.json": json.dumps(facts | {"step": "x"}).encode()})
+    with pytest.raises(CheckpointError, match="not a model that patchcore exported"):
+        read_model(bad)
     # A member that would be much larger than the file.
     rewrite(bad, members | {"model.json": b" " * (8 << 20)}, zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match="not stored as patchcore stores it"):

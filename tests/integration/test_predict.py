@@ -74,7 +74,7 @@ def test_own_spacing_gives_the_mask_back_exactly(affine: Any, plan: Plan, tmp_pa
     spacing = Grid.of((31, 27, 19), affine, (1, 1, 1)).canonical_spacing
     scan = ScanInput("scan", source, "scan", NiftiFile(source))
     wanted = _Wanted(labels=True, tables=False, probabilities=False, seg=None)
-    prediction = _predict_scan(predictor(plan, spacing), scan, tmp_path / "out.nii.gz", wanted, "model", None)
+    prediction = _predict_scan(predictor(plan, spacing), scan, tmp_path / "out.nii.gz", wanted, None)
     result: Any = nibabel.load(tmp_path / "out.nii.gz")
     assert np.array_equal(np.asanyarray(result.dataobj), mask * 3)
     assert np.array_equal(result.affine, nibabel.load(source).affine)
@@ -273,7 +273,7 @@ def test_a_run_of_several_ranks_is_predicted_with_one(make_run: MakeRun, run_att
     record["config"]["train"] |= {"ranks": 2, "batch_size": 2}
     (run / "run.json").chmod(0o644)
     (run / "run.json").write_text(json.dumps(record))
-    predictor, _ = Predictor.of_run(run)
+    predictor = Predictor.of_run(run)
     assert predictor.models[0].networks == 1
     assert predictor.class_indices(np.zeros((8, 8, 8), np.int16), np.eye(4)).shape == (8, 8, 8)
 

@@ -22,11 +22,13 @@ from dicom_files import ct_series, enhanced, save, stored_values
 from patchcore.config.postprocess import POSTPROCESS_FILE, Postprocess
 from patchcore.datasets.dicom.find import find_dicom
 from patchcore.errors import CheckpointError, ConfigError, CorruptFileError, DataError
+from patchcore.inference import predict as predict_module
 from patchcore.inference.export import export_model, weights_digest
 from patchcore.inference.postprocess import postprocess
 from patchcore.inference.predict import predict
 from patchcore.inference.scans import found_scans
 from patchcore.inference.seg import Segmented, write_seg
+from patchcore.inference.segment import WindowModel, segment
 from patchcore.lesions.measure import lesion_spans
 from patchcore.models.checkpoint import find_weights
 from patchcore.volumes.volume import read_image, read_label
@@ -378,3 +380,93 @@ def test_bad_input_gets_a_clear_error(trained: Path, tmp_path: Path) -> None:
     shown = patchcore("predict", trained, "-o", tmp_path / "out.nii.gz")
     assert shown.returncode != 0
     assert "give a model and a scan" in shown.stderr
+
+
+def test_a_folder_continues_after_failures_and_with_more_outputs(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        save(ct_series(shape=(18, 16, 9), patient=name, seed=seed), tmp_path / "in" / name)
+    out = tmp_path / "out"
+    real = predict_module.write_seg
+
+    def failing(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name.startswith("b"):
+            raise DataError("no SEG today", path=path)
+        real(path, *arguments, **options)
+
+    monkeypatch.setattr(predict_module, "write_seg", failing)
+    first = predict(trained, tmp_path / "in", out, seg="binary")
+    assert [one.error is None for one in first] == [True, False]
+    monkeypatch.setattr(predict_module, "write_seg", real)
+    # The label map of b exists, but it is ours and unfinished.
+    assert [one.resumed for one in predict(trained, tmp_path / "in", out, seg="binary")] == [True, False]
+    # Another kind of SEG and more outputs of the same scans and model are made, not refused.
+    assert [one.resumed for one in predict(trained, tmp_path / "in", out, seg="labelmap")] == [False, False]
+    assert [one.resumed for one in predict(trained, tmp_path / "in", out, tables=True)] == [False, False]
+    assert [one.resumed for one in predict(trained, tmp_path / "in", out)] == [True, True]
+    # Another series under the same name and with the same sizes is another scan.
+    for path in (tmp_path / "in" / "b").iterdir():
+        path.unlink()
+    save(ct_series(shape=(18, 16, 9), patient="b", name="other", seed=7), tmp_path / "in" / "b")
+    with pytest.raises(DataError, match="already exists"):
+        predict(trained, tmp_path / "in", out)
+
+
+def test_a_scan_without_finding_is_done_without_a_seg(trained: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(ct_series(shape=(18, 16, 9), patient=name), tmp_path / "in" / name)
+    weights = weights_digest(find_weights(trained, None).weights())
+    nothing = Postprocess(weights_sha256=weights, objective="lesion-f1", min_volume_mm3=1e9)
+    (trained / POSTPROCESS_FILE).write_text(nothing.model_dump_json())
+    first = predict(trained, tmp_path / "in", tmp_path / "out", seg="binary")
+    assert ["no DICOM SEG was written" in one.notes[-1] for one in first] == [True, True]
+    assert not list((tmp_path / "out").glob("*.dcm"))
+    again = predict(trained, tmp_path / "in", tmp_path / "out", seg="binary")
+    assert [one.resumed for one in again] == [True, True]
+    [alone] = predict(trained, tmp_path / "in" / "a", tmp_path / "alone.dcm", tables=True)
+    assert alone.path is None
+
+
+def test_files_beside_the_label_map_are_not_replaced_unasked(trained: Path, tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 9), np.int16), np.eye(4)), tmp_path / "scan.nii")
+    for name, options in (("o.lesions.csv", {"tables": True}), ("o.probability.nii.gz", {"probabilities": True})):
+        (tmp_path / name).write_text("by hand")
+        with pytest.raises(DataError, match="already exists") as caught:
+            predict(trained, tmp_path / "scan.nii", tmp_path / "o.nii.gz", **options)
+        assert name in str(caught.value)
+        assert (tmp_path / name).read_text() == "by hand"
+
+
+def test_one_usable_series_beside_a_broken_one_gets_the_named_file(trained: Path, tmp_path: Path) -> None:
+    save(ct_series(shape=(18, 16, 9), patient="a"), tmp_path / "in" / "a")
+    broken = ct_series(shape=(18, 16, 9), patient="b")
+    save(broken[:3] + broken[4:], tmp_path / "in" / "b")
+    first, second = predict(trained, tmp_path / "in", tmp_path / "solo.nii.gz")
+    assert first.path == tmp_path / "solo.nii.gz"
+    assert first.path.is_file()
+    assert second.error is not None
+    save(ct_series(shape=(18, 16, 9), patient="c"), tmp_path / "in" / "c")
+    with pytest.raises(DataError, match="names one file, but 2 scans were found"):
+        predict(trained, tmp_path / "in", tmp_path / "two.dcm")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_is_named(trained: Path, tmp_path: Path, method: int) -> None:
+    [path, *_] = save(ct_series(shape=(18, 16, 3)), tmp_path / "in")
+    bad = tmp_path / "bad.zip"
+    with zipfile.ZipFile(bad, "w", method) as archive:
+        archive.write(path, "x")
+    content = bytearray(bad.read_bytes())
+    content[100:140] = bytes(40)
+    bad.write_bytes(content)
+    with pytest.raises(CorruptFileError, match=r"bad\.zip: is not a zip file that can be read"):
+        predict(trained, bad, tmp_path / "x.nii.gz")
+
+
+def test_a_network_that_returns_no_numbers_is_no_healthy_patient(trained: Path, tmp_path: Path) -> None:
+    def broken(windows: Any) -> Any:
+        return np.full((len(windows), 2, *windows.shape[1:]), np.nan, np.float32)
+
+    with pytest.raises(DataError, match="not numbers"):
+        segment([WindowModel(tiny_target(classes=1), broken)], np.zeros((9, 9, 9), np.int16), np.eye(4))

@@ -97,6 +97,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_kept(
 ) -> None:
     from safetensors.torch import load_file
 
+    from patchcore.inference.export import weights_digest
     from patchcore.inference.predict import Predictor
 
     # Only one validation, at the end: it is the best.
@@ -109,9 +110,11 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_kept(
     name = "decoder2.conv_block.conv1.conv.weight"
     assert weights[name].equal(load_file(plain / "checkpoints" / "last" / "model.safetensors")[name])
     assert not weights[name].equal(average[name])
-    predictor, found = Predictor.of_run(averaged, checkpoint="last")
-    assert predictor.network.state_dict()[name].equal(average[name])
-    assert found.state["best"]["step"] == 6
+    [source] = Predictor.of_run(averaged, checkpoint="last").sources
+    assert (source.step, source.weights_sha256) == (6, weights_digest(average))
+    assert source.weights_sha256 != weights_digest(weights)
+    best = json.loads((averaged / "checkpoints" / "last" / "state.json").read_text(encoding="utf-8"))["best"]
+    assert best["step"] == 6
     assert load_file(averaged / "checkpoints" / "best" / "model.safetensors")[name].equal(average[name])
     assert not (averaged / "checkpoints" / "best" / "ema.safetensors").exists()
 

@@ -11,7 +11,7 @@ import pytest
 
 from commands import patchcore
 from patchcore.config.postprocess import POSTPROCESS_FILE, read_postprocess
-from patchcore.errors import ConfigError, DataError, StudyError
+from patchcore.errors import ConfigError, CorruptFileError, DataError, StudyError
 from patchcore.evaluation import tune as tuning
 from patchcore.evaluation.tune import tune
 from patchcore.study import Study
@@ -86,7 +86,7 @@ def test_an_interrupted_tuning_continues(trained: Path, monkeypatch: pytest.Monk
     assert (fresh.settings, fresh.before, fresh.nested) == (done.settings, done.before, done.nested)
 
 
-def test_what_cannot_be_tuned_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_tuned_is_refused(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="is not an objective"):
         tune(trained, objective="accuracy")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="may_lose is 2"):
@@ -95,8 +95,10 @@ def test_what_cannot_be_tuned_is_refused(trained: Path, tmp_path: Path) -> None:
         tune(trained, organ_label=7)
     with pytest.raises(StudyError, match="not a run folder"):
         tune(tmp_path)
-    study = Study(trained.parent.parent)
-    for path in (study.dataset_root / "labels").iterdir():
-        path.write_bytes(path.read_bytes()[:50])
+
+    def broken(*_: object) -> None:
+        raise CorruptFileError("the gzip data ends early")
+
+    monkeypatch.setattr(tuning, "_measure", broken)
     with pytest.raises(DataError, match="none of 2 validation cases could be used; first error"):
         tune(trained)

@@ -117,6 +117,13 @@ def _side_by_side(evaluations: Sequence[Evaluation], console: Console) -> None:
     writer.writerows([name, *values] for name, values in rows)
     path = evaluations[0].folder / "side-by-side.csv"
     write_atomic(path, text.getvalue())
+    if _same_cases(evaluations) == "no":
+        common = len(set.intersection(*({case.case_id for case in one.cases} for one in evaluations)))
+        console.print(
+            f"note: the runs were evaluated on different cases, of which {common} are common, so the columns cannot be "
+            "compared; compare the runs with patchcore compare, or name cases with --cases",
+            soft_wrap=True,
+        )
     for one in evaluations:
         for sentence in one.notes:
             console.print(f"note: {one.run_id}: {sentence}", soft_wrap=True)
@@ -139,6 +146,7 @@ def _rows_of(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     labels = sorted({label for one in evaluations for label in one.dsc_by_class})
     rows = [
         row("cases", lambda one: f"{len(one.cases)}, {one.role}"),
+        ("same cases in all columns", [_same_cases(evaluations)] * len(evaluations)),
         row("checkpoint step", lambda one: str(one.checkpoint_step)),
         row("mean DSC", lambda one: f"{_number(one.mean_dsc)}{_interval(one)}"),
         row("global DSC", lambda one: _number(one.global_dsc)),
@@ -167,6 +175,11 @@ def _rows_of(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     if any(one.threshold for one in evaluations):
         rows.append(row("baseline: HU threshold", lambda one: _number(one.threshold.mean) if one.threshold else "–"))
     return rows
+
+
+def _same_cases(evaluations: Sequence[Evaluation]) -> str:
+    sets = [{case.case_id for case in one.cases} for one in evaluations]
+    return "yes" if all(cases == sets[0] for cases in sets) else "no"
 
 
 def _dsc_of(evaluation: Evaluation, *, label: int) -> str:

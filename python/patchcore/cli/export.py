@@ -14,6 +14,10 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .zip, or .onnx to predict without torch.")],
     checkpoint: Annotated[str | None, typer.Option(help="Checkpoint to use: best or last [default: best].")] = None,
+    post: Annotated[
+        bool,
+        typer.Option("--postprocess/--no-postprocess", help="Export what patchcore tune chose for the run with it."),
+    ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Write the network of a run into one file: weights, plan, settings, a model card and hashes.
@@ -24,5 +28,5 @@ def export(
     from patchcore.inference.export import export_model
     from patchcore.runs import resolve_run
 
-    path = export_model(resolve_run(None, run), out, checkpoint=checkpoint, overwrite=overwrite)
+    path = export_model(resolve_run(None, run), out, checkpoint=checkpoint, post=post, overwrite=overwrite)
     typer.echo(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")

@@ -79,11 +79,13 @@ def tune(
 
 
 def _lines(tuning: Tuning) -> list[str]:
+    from patchcore.config.postprocess import DSC_IN_WORDS
+
     settings = tuning.settings
     gain = settings.gain
     assert gain is not None
     best = settings.model_copy(update={"kept": True})
-    name = "lesion F1" if settings.objective == "lesion-f1" else "mean DSC of the lesions"
+    name = "lesion F1" if settings.objective == "lesion-f1" else DSC_IN_WORDS
     lines = [
         f"best choice on {len(settings.cases)} cases: {best if best.acts else 'to change nothing'}",
         f"  without it: {_counts(tuning.before)}",
@@ -98,6 +100,8 @@ def _lines(tuning: Tuning) -> list[str]:
         verdict = "nothing is changed"
     elif settings.kept:
         verdict = "kept: predict, evaluate and export use it for this checkpoint"
+    elif gain.low > 0:
+        verdict = "not kept: there are too few patients"
     else:
         verdict = "not kept: the interval of the gain does not lie above 0"
     if gain.patients < 10:

@@ -133,6 +133,7 @@ class TargetPlan(_Model):
     classes: tuple[int, ...] = Field(
         min_length=1, description="Labels that the network learns, in channel order from 1."
     )
+    class_names: dict[int, str] = Field(default={}, description="Names of the classes, as far as they are known.")
     lesion_labels: tuple[int, ...] = Field(
         default=(), description="Labels with lesions that windows are drawn for in turn; empty: only lesion_label."
     )

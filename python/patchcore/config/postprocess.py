@@ -13,6 +13,7 @@ from patchcore.files import read_json
 from patchcore.types import PathLike
 
 __all__ = [
+    "DSC_IN_WORDS",
     "POSTPROCESS_FILE",
     "POSTPROCESS_SCHEMA",
     "Gain",
@@ -24,6 +25,9 @@ __all__ = [
 
 POSTPROCESS_SCHEMA = 1
 POSTPROCESS_FILE = "postprocess.json"
+
+DSC_IN_WORDS = "mean DSC of the lesions (a case without lesion and prediction counts as 1)"
+"""Name of the objective ``dsc``. An evaluation excludes such cases from its mean DSC."""
 
 Objective = Literal["lesion-f1", "dsc"]
 
@@ -53,7 +57,7 @@ class Postprocess(_Model):
         default=None, gt=0, lt=1, description="A voxel is lesion above this probability; null: if most likely."
     )
     organ_label: int | None = Field(
-        default=None, description="Lesions outside the largest connected organ of this label are removed; null: kept."
+        default=None, description="Lesions that are not connected with the organ of this label are removed; null: kept."
     )
     min_volume_mm3: float = Field(default=0, ge=0, description="Smaller predicted lesions are removed [mm³].")
     min_peak: float | None = Field(

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from patchcore.config.plan import TargetPlan
+from patchcore.config.postprocess import DSC_IN_WORDS
 from patchcore.errors import ConfigError, DataError, MissingExtraError, PatchcoreError
 from patchcore.evaluation.cases import chosen_cases, held_out_cases, newest_finished
-from patchcore.evaluation.row_log import RowLog
+from patchcore.evaluation.row_log import KeptPanels, RowLog
 from patchcore.evaluation.rows import CaseRow, Panel, row_of_json, row_to_json, score_case, score_settings
 from patchcore.files import DISK_ERRORS, write_atomic, write_json_atomic
 from patchcore.inference.models import crop_note
@@ -140,8 +141,9 @@ def _evaluate(
         # A run that has not started, or is older than split.json: use the split that the study gives now.
         split = read_split(path) or divide_cases(study, setup.config)
         chosen = chosen_cases(study, split, setup.config, seen, fold, case_ids)
-    predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror, post=post)
-    step = int(found.state.get("step", 0))
+    predictor = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror, post=post)
+    [source] = predictor.sources
+    step = source.step
     folder = study.reports_dir / "-".join(
         filter(None, (path.name, chosen.name, "last" if checkpoint == "last" else ""))
     )
@@ -151,7 +153,8 @@ def _evaluate(
         {
             "schema_version": EVALUATION_SCHEMA,
             "rows": 2,
-            "checkpoint": found.identity,
+            "weights": source.weights_sha256,
+            "step": step,
             "target": target.model_dump(mode="json"),
             "mirror": predictor.mirror,
             "overlap": predictor.overlap,
@@ -161,14 +164,17 @@ def _evaluate(
         write=row_to_json,
         read=row_of_json,
     )
+    kept = KeptPanels(folder / "unfinished-panels")
     rows: list[tuple[CaseRecord, Role, CaseRow]] = []
     panels: list[tuple[float, Panel, str]] = []
     failed: list[tuple[str, str]] = []
     for number, (record, role) in enumerate(zip(chosen.records, chosen.roles, strict=True), 1):
         try:
-            row, panel = log.find(record), None
-            if row is None:
+            row = log.find(record)
+            panel = None if row is None else kept.read(record.case_id)
+            if row is None or panel is None:
                 row, panel = score_case(predictor, record, ball_mm3=ball_mm3)
+                kept.write(record.case_id, panel)
                 log.add(record, row)
         except (PatchcoreError, OSError, MemoryError) as error:
             if getattr(error, "errno", None) in DISK_ERRORS:
@@ -178,10 +184,9 @@ def _evaluate(
             continue
         rows.append((record, role, row))
         dsc = mean_dsc(counts.dsc for counts in row.counts.values())
-        if panel is not None:
-            # The worst cases are drawn; a case without lesion and prediction is right.
-            panels.append((1.0 if math.isnan(dsc) else dsc, panel, f"{record.case_id}  DSC {dsc:.2f}"))
-            panels = sorted(panels, key=lambda item: item[0])[:_PANELS]
+        # The worst cases are drawn; a case without lesion and prediction is right.
+        panels.append((1.0 if math.isnan(dsc) else dsc, panel, f"{record.case_id}  DSC {dsc:.2f}"))
+        panels = sorted(panels, key=lambda item: item[0])[:_PANELS]
         if on_case is not None:
             on_case(record.case_id, dsc, number, len(chosen.records))
     if not rows:
@@ -233,6 +238,7 @@ def _evaluate(
     )
     _write(evaluation)
     log.remove()
+    kept.remove()
     return evaluation
 
 
@@ -245,7 +251,7 @@ def _post_notes(predictor: Predictor, rows: Sequence[tuple[CaseRecord, Role, Cas
     tuned = sum(record.case_id in post.cases for record, _, _ in rows)
     if tuned and post.gain is not None:
         gain = post.gain
-        what = "lesion F1" if post.objective == "lesion-f1" else "mean DSC of the lesions"
+        what = "lesion F1" if post.objective == "lesion-f1" else DSC_IN_WORDS
         notes.append(
             f"it was chosen on {tuned} of these cases, so their scores are too high; the nested estimate, each patient "
             f"with the choice of the others, is {what} {gain.after:.3f} instead of {gain.before:.3f} without it (gain "
@@ -325,8 +331,6 @@ def _draw(panels: Sequence[tuple[float, Panel, str]], target: TargetPlan, path: 
     from patchcore.views.figures import contours_figure
 
     path.unlink(missing_ok=True)  # of an earlier evaluation
-    if not panels:  # every row was scored by an interrupted evaluation, which keeps no slices
-        return None
     arrays = [(panel.image, panel.label, panel.prediction, title) for _, panel, title in panels]
     with suppress(MissingExtraError):
         return contours_figure(arrays, path, hu_range=target.hu_range)

@@ -23,10 +23,9 @@ from patchcore.errors import ConfigError, DataError, PatchcoreError
 from patchcore.evaluation.cases import chosen_cases
 from patchcore.evaluation.row_log import RowLog
 from patchcore.files import DISK_ERRORS, write_json_atomic
-from patchcore.inference.export import weights_digest
 from patchcore.inference.postprocess import inside_organ, lesion_peaks
 from patchcore.inference.predict import Predictor
-from patchcore.inference.segment import PROBABILITY_STEPS, lesion_mask
+from patchcore.inference.segment import PROBABILITY_STEPS, lesion_mask, lesion_members
 from patchcore.lesions.measure import lesion_spans
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES, size_bin
 from patchcore.metrics.froc import name_lesions, shared_voxels
@@ -34,7 +33,7 @@ from patchcore.models.device import settings_kept
 from patchcore.runs import resolve_run
 from patchcore.runs.seen import read_record
 from patchcore.runs.setup import read_setup, read_split
-from patchcore.store.prepare import class_indices
+from patchcore.store.prepare import check_labels, class_indices
 from patchcore.study import CaseRecord, Study
 from patchcore.types import BoolArray, Float64Array, Int64Array, PathLike
 
@@ -46,7 +45,9 @@ PEAKS: Final = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 """Highest probabilities that a lesion must reach at least."""
 VOLUMES_MM3: Final = (0.0, 5.0, 10.0, 20.0, 35.0, 65.0, 100.0, 150.0, 250.0, 500.0, 1000.0, 2000.0)
 """Least volumes of a lesion [mm³]; 65 mm³ is a ball of 5 mm."""
-RESAMPLES: Final = 10_000
+RESAMPLES: Final = 2000
+LEAST_PATIENTS: Final = 3
+"""With fewer patients nothing is kept."""
 _MOST_FOLDS: Final = 20
 _OBJECTIVES: Final = ("lesion-f1", "dsc")
 
@@ -190,6 +191,7 @@ def tune(
         RunError: The path is not a run folder.
         CheckpointError: The run has no checkpoint, or it is damaged.
         ConfigError: The objective does not exist, or the network does not learn the organ.
+        PlanError: The study's labels are read differently now.
         DataError: No validation case could be used.
         OSError: Something cannot be read or written.
 
@@ -210,15 +212,17 @@ def tune(
     split = read_split(path)
     if split is None:
         raise DataError("the run does not say which cases validated it", path=path, remedy="train again")
+    check_labels(study, target, [record for record in study.cases() if record.usable])
     records = chosen_cases(study, split, setup.config, seen, None, None).records
     organ = _organ(target, organ_label)
     with settings_kept():
-        predictor, found = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror, post=False)
+        predictor = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror, post=False)
+        [source] = predictor.sources
         log = RowLog(
             path / "tune.unfinished.jsonl",
             {
                 "schema_version": 1,
-                "checkpoint": found.identity,
+                "weights": source.weights_sha256,
                 "target": target.model_dump(mode="json"),
                 "mirror": predictor.mirror,
                 "overlap": predictor.overlap,
@@ -245,8 +249,18 @@ def tune(
                 on_case(record.case_id, number, len(records))
     if not cases:
         reason = f"; first error: {failed[0][1]}" if failed else ""
-        raise DataError(f"none of {len(records)} validation cases could be used{reason}", path=path, remedy="see above")
-    rules = replace(rules, has_organ=organ is not None, most_mm3=_most_mm3(study, target))
+        raise DataError(
+            f"none of {len(records)} validation cases could be used{reason}",
+            path=path,
+            remedy="read the error, and run patchcore check",
+        )
+    rules = replace(
+        rules,
+        has_organ=organ is not None,
+        most_mm3=_most_mm3(study, target),
+        # A region inside the lesions is painted at 0.5 whatever the threshold of the lesions is.
+        has_thresholds=objective == "dsc" and len(lesion_members(target)) == 1,
+    )
     choice, gain = choose(cases, rules)
     plain = [case.score(Choice()) for case in cases]
     chosen = [case.score(choice) for case in cases]
@@ -256,7 +270,7 @@ def tune(
         for lesion in before.found - after.found
     )
     settings = Postprocess(
-        weights_sha256=weights_digest(found.weights()),
+        weights_sha256=source.weights_sha256,
         objective=objective,
         threshold=THRESHOLDS[choice.threshold],
         organ_label=organ if choice.organ else None,
@@ -264,7 +278,7 @@ def tune(
         min_peak=choice.peak or None,
         mirror=predictor.mirror,
         gain=gain,
-        kept=gain.low > 0,
+        kept=gain.low > 0 and gain.patients >= LEAST_PATIENTS,
         lost={name: lost[name] for name in SIZE_BIN_NAMES if lost[name]},
         cases=tuple(case.case_id for case in cases),
     )
@@ -368,21 +382,23 @@ class Rules:
         may_lose: Share of the found lesions that a choice may lose.
         has_organ: Whether lesions outside the organ may be removed.
         most_mm3: The largest least volume that may be chosen [mm³].
+        has_thresholds: Whether thresholds of the probability are tried. They are not combined with the organ: a voxel
+            below the threshold becomes organ, which a prediction without it does not show.
     """
 
     objective: Objective = "lesion-f1"
     may_lose: float = 0.01
     has_organ: bool = False
     most_mm3: float = math.inf
+    has_thresholds: bool = False
 
     def choices(self) -> list[Choice]:
         """Return all choices, that which changes nothing first."""
         organs = (False, True) if self.has_organ else (False,)
         volumes = [volume for volume in VOLUMES_MM3 if volume == 0 or volume <= self.most_mm3]
         found = [Choice(0, organ, volume, peak) for organ in organs for volume in volumes for peak in PEAKS]
-        if self.objective == "dsc":
-            others = range(1, len(THRESHOLDS))
-            found += [Choice(at, organ, volume) for at in others for organ in organs for volume in volumes]
+        if self.has_thresholds:
+            found += [Choice(at, False, volume) for at in range(1, len(THRESHOLDS)) for volume in volumes]
         return sorted(found)
 
     def values(self, rows: Float64Array) -> Float64Array:
@@ -397,12 +413,14 @@ class Rules:
             total = recall + precision
             return np.where(total > 0, 2 * recall * precision / total, 0.0)
 
-    def best(self, sums: Float64Array) -> int:
-        """Return the number of the best choice, given the sums of all; of equal ones the first."""
+    def best(self, sums: Float64Array) -> Int64Array:
+        """Return the number of the best choice, given the sums of all, (…, choices, values); of equals the first."""
         values = self.values(sums)
-        least = sums[0, _FOUND] - math.floor(self.may_lose * sums[0, _FOUND] + 1e-9)
-        values[sums[:, _FOUND] < least] = -1
-        return int(np.flatnonzero(values >= values.max() - 1e-12)[0])
+        found = sums[..., _FOUND]
+        least = found[..., :1] - np.floor(self.may_lose * found[..., :1] + 1e-9)
+        values = np.where(found < least, -1.0, values)
+        best: Int64Array = np.argmax(values >= values.max(-1, keepdims=True) - 1e-12, axis=-1)
+        return best
 
 
 _FOUND: Final = 1
@@ -419,26 +437,53 @@ def choose(cases: Sequence[TuningCase], rules: Rules) -> tuple[Choice, Gain]:
     Returns:
         The choice of all cases together, and the nested estimate: each patient is scored with the choice of the others,
         in folds of patients if there are many. Its interval has the 2.5th and 97.5th percentile of the gain over
-        samples of patients (seeded); with fewer than two patients it reaches from −1 to 1.
+        samples of patients (seeded); the choices are made anew in each sample, because they are uncertain, too. With
+        fewer than two patients it reaches from −1 to 1.
     """
     table = _table(cases, rules)
-    best = rules.best(table.sum(0))
-    before = table[:, 0]
-    after = table[np.arange(len(cases)), _nested_choices(cases, table, rules)]
-    patients = list(dict.fromkeys(case.patient for case in cases))
-    index = np.asarray([patients.index(case.patient) for case in cases])
-    per_patient = np.zeros((len(patients), 2, before.shape[1]))
-    np.add.at(per_patient[:, 0], index, before)
-    np.add.at(per_patient[:, 1], index, after)
-    value = rules.values(per_patient.sum(0)).tolist()
+    patients = sorted({case.patient for case in cases})
+    of_patient = np.zeros((len(patients), *table.shape[1:]))
+    np.add.at(of_patient, [patients.index(case.patient) for case in cases], table)
+    folds = _folds(patients)
+    once = np.ones((1, len(patients)))
+    before, after = _nested_values(of_patient, folds, once, rules)
     low, high = -1.0, 1.0
     if len(patients) > 1:
         random = np.random.default_rng(0)
         drawn = random.multinomial(len(patients), np.full(len(patients), 1 / len(patients)), size=RESAMPLES)
-        sums = np.einsum("rp,pkv->rkv", drawn.astype(np.float64), per_patient)
-        low, high = np.percentile(rules.values(sums[:, 1]) - rules.values(sums[:, 0]), [2.5, 97.5]).tolist()
-    gain = Gain(before=value[0], after=value[1], gain=value[1] - value[0], low=low, high=high, patients=len(patients))
-    return rules.choices()[best], gain
+        without, with_choice = _nested_values(of_patient, folds, drawn.astype(np.float64), rules)
+        low, high = np.percentile(with_choice - without, [2.5, 97.5]).tolist()
+    gain = Gain(
+        before=float(before[0]),
+        after=float(after[0]),
+        gain=float(after[0] - before[0]),
+        low=low,
+        high=high,
+        patients=len(patients),
+    )
+    return rules.choices()[int(rules.best(table.sum(0)))], gain
+
+
+def _nested_values(
+    of_patient: Float64Array, folds: Int64Array, weights: Float64Array, rules: Rules
+) -> tuple[Float64Array, Float64Array]:
+    """Return the objective without and with the nested choice, for samples of patients.
+
+    Args:
+        of_patient: Sums of each patient under every choice, (patients, choices, values).
+        folds: Fold of each patient.
+        weights: How often each patient is in each sample, (samples, patients).
+        rules: How a choice is made.
+    """
+    total = np.einsum("rp,pcv->rcv", weights, of_patient)
+    after = np.zeros((len(weights), of_patient.shape[2]))
+    for fold in np.unique(folds):
+        own = folds == fold
+        part = np.einsum("rp,pcv->rcv", weights[:, own], of_patient[own])
+        # Where no other patient is in the sample, nothing is changed.
+        chosen = np.where(weights[:, ~own].sum(1) > 0, rules.best(total - part), 0)
+        after += part[np.arange(len(weights)), chosen]
+    return rules.values(total[:, 0]), rules.values(after)
 
 
 def _table(cases: Sequence[TuningCase], rules: Rules) -> Float64Array:
@@ -447,28 +492,23 @@ def _table(cases: Sequence[TuningCase], rules: Rules) -> Float64Array:
     return np.asarray([[case.score(choice).row() for choice in choices] for case in cases])
 
 
-def _folds(cases: Sequence[TuningCase]) -> Int64Array:
-    """Return the fold of each case: one per patient, or 20 folds of patients."""
-    patients = sorted({case.patient for case in cases})
-    order = np.random.default_rng(0).permutation(len(patients))
-    fold = {patient: int(order[number]) % _MOST_FOLDS for number, patient in enumerate(patients)}
-    return np.asarray([fold[case.patient] for case in cases])
-
-
-def _nested_choices(cases: Sequence[TuningCase], table: Float64Array, rules: Rules) -> Int64Array:
-    """Return for each case the choice of the patients in other folds; without others, to change nothing."""
-    folds = _folds(cases)
-    chosen = np.zeros(len(cases), dtype=np.int64)
-    for fold in np.unique(folds):
-        own = folds == fold
-        chosen[own] = 0 if own.all() else rules.best(table[~own].sum(0))
-    return chosen
+def _folds(patients: Sequence[str]) -> Int64Array:
+    """Return the fold of each patient: one each, or 20 folds."""
+    return np.asarray(np.random.default_rng(0).permutation(len(patients)) % _MOST_FOLDS, dtype=np.int64)
 
 
 def _nested(cases: Sequence[TuningCase], rules: Rules) -> list[CaseCounts]:
-    choices = rules.choices()
-    chosen = _nested_choices(cases, _table(cases, rules), rules)
-    return [case.score(choices[number]) for case, number in zip(cases, chosen, strict=True)]
+    """Return the counts of each case under the choice of the patients in other folds."""
+    choices, table = rules.choices(), _table(cases, rules)
+    patients = sorted({case.patient for case in cases})
+    fold_of = dict(zip(patients, _folds(patients).tolist(), strict=True))
+    folds = np.asarray([fold_of[case.patient] for case in cases])
+    counts = []
+    for case, fold in zip(cases, folds, strict=True):
+        others = folds != fold
+        number = int(rules.best(table[others].sum(0))) if others.any() else 0
+        counts.append(case.score(choices[number]))
+    return counts
 
 
 def _sums(counts: Sequence[CaseCounts]) -> tuple[int, int, int, int]:

@@ -64,7 +64,9 @@ class ExportedModel:
     post: Postprocess | None = None
 
 
-def export_model(run: PathLike, out: PathLike, *, checkpoint: str | None = None, overwrite: bool = False) -> Path:
+def export_model(
+    run: PathLike, out: PathLike, *, checkpoint: str | None = None, post: bool = True, overwrite: bool = False
+) -> Path:
     """Write the network of a run into one file that ``patchcore predict`` reads.
 
     Args:
@@ -72,6 +74,7 @@ def export_model(run: PathLike, out: PathLike, *, checkpoint: str | None = None,
         out: The file to write. ``.zip``: weights, plan, settings and a model card, which ``patchcore predict`` reads
             with torch. ``.onnx``: the network with its plan, which it reads without torch.
         checkpoint: ``best`` or ``last``; default: best if it exists, else last.
+        post: Whether the run's post-processing (``patchcore tune``) is exported with it, if it has one.
         overwrite: Whether an existing file is replaced.
 
     Returns:
@@ -102,17 +105,17 @@ def export_model(run: PathLike, out: PathLike, *, checkpoint: str | None = None,
     if is_onnx(out):
         from patchcore.inference.onnx_export import export_onnx
 
-        return export_onnx(run, out, checkpoint=checkpoint)
+        return export_onnx(run, out, checkpoint=checkpoint, with_post=post)
     found = find_weights(run, checkpoint)
-    post = post_of(run, found)
+    chosen = post_of(run, found) if post else None
     members = {
         _WEIGHTS: _weight_bytes(found),
         _PLAN: _json(json.loads(setup.plan.model_dump_json())),
         _CONFIG: _json(setup.config.model_dump(mode="json")),
-        _CARD: _card(run, found, setup.plan, setup.config, post).encode(),
+        _CARD: _card(run, found, setup.plan, setup.config, chosen).encode(),
     }
-    if post is not None:
-        members[_POST] = _json(post.model_dump(mode="json"))
+    if chosen is not None:
+        members[_POST] = _json(chosen.model_dump(mode="json"))
     facts = {
         "format": _FORMAT,
         "schema_version": MODEL_SCHEMA,
@@ -157,17 +160,22 @@ def read_model(path: PathLike) -> ExportedModel:
         config = resolve_config(base=json.loads(parts[_CONFIG]))
         weights = load(parts[_WEIGHTS])
         post = parse_postprocess(json.loads(parts[_POST]), path) if _POST in parts else None
-    except (ValidationError, ConfigError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+    except SchemaVersionError:
+        raise
+    except (
+        ValidationError, ConfigError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError
+    ) as error:  # fmt: skip
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"cannot be read ({reason})", path=path, remedy=_REMEDY) from None
     _check_own_code(config, path)
     return ExportedModel(path, facts, plan, config, weights, post)
 
 
 def post_of(run: Path, found: Checkpoint) -> Postprocess | None:
-    """Return the post-processing of a checkpoint; None if the run has none, or has it for other weights.
+    """Return the post-processing of a checkpoint; None if the run has none.
 
     Raises:
+        CheckpointError: It was chosen for other weights.
         DataError: The file is damaged.
         OSError: The file cannot be read.
     """
@@ -175,7 +183,22 @@ def post_of(run: Path, found: Checkpoint) -> Postprocess | None:
     if not path.exists():
         return None
     post = read_postprocess(path)
-    return post if post.weights_sha256 == weights_digest(found.weights()) else None
+    check_post(run, post, weights_digest(found.weights()))
+    return post
+
+
+def check_post(path: Path, post: Postprocess, digest: str) -> None:
+    """Refuse post-processing of other weights.
+
+    Raises:
+        CheckpointError: It was chosen for other weights.
+    """
+    if post.weights_sha256 != digest:
+        raise CheckpointError(
+            f"{POSTPROCESS_FILE} was chosen for other weights",
+            path=path,
+            remedy="run patchcore tune for this checkpoint, or go without it (--no-postprocess)",
+        )
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -201,7 +224,7 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
         if facts["format"] != _FORMAT:
             raise ValueError
         version = int(facts["schema_version"])
-        if not isinstance(facts["files"], dict):
+        if not isinstance(facts["files"], dict) or not isinstance(facts.get("step", 0), int):
             raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError("is not a model that patchcore exported", path=path, remedy=_REMEDY) from None

@@ -48,13 +48,11 @@ class OpenedModels:
         models: The models, those with equal windows together.
         sources: Where they come from, in the given order.
         mirror: Whether mirrored windows are averaged.
-        device: Where is computed, in words.
     """
 
     models: tuple[WindowModel, ...]
     sources: tuple[ModelSource, ...]
     mirror: bool
-    device: str
 
     @property
     def post(self) -> Postprocess | None:

@@ -38,7 +38,7 @@ class _Probabilities(nn.Module):
         return torch.softmax(self.network(windows).float(), dim=1)
 
 
-def export_onnx(run: Path, out: Path, *, checkpoint: str | None = None) -> Path:
+def export_onnx(run: Path, out: Path, *, checkpoint: str | None = None, with_post: bool = True) -> Path:
     """Write the network of a run as ONNX. The window is static, the number of windows may vary.
 
     Raises:
@@ -53,10 +53,13 @@ def export_onnx(run: Path, out: Path, *, checkpoint: str | None = None) -> Path:
     model = _model(_Probabilities(network).eval(), setup.plan.target)
     entry = model.metadata_props.add()
     entry.key = ONNX_KEY
-    weights, post = weights_digest(found.weights()), post_of(run, found)
+    weights, post = weights_digest(found.weights()), post_of(run, found) if with_post else None
     facts = _facts(run, json.loads(setup.plan.model_dump_json()), setup.config, weights, post)
     entry.value = json.dumps(facts | {"step": int(found.state.get("step", 0))}, allow_nan=False)
-    content = model.SerializeToString()
+    try:
+        content = model.SerializeToString()
+    except ValueError:
+        raise ConfigError("the network is larger than 2 GiB, the limit of ONNX", remedy="export it as .zip") from None
     _compare(_Probabilities(network).eval(), content, setup.plan.target, run)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replace_atomically(out) as temporary:
@@ -104,10 +107,15 @@ def _model(network: nn.Module, target: TargetPlan) -> Any:
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
+    except Exception as error:  # the exporter has exceptions of its own, and passes on those of what it calls
+        reason = str(error).strip().splitlines()
+        raise ConfigError(
+            f"torch could not export this network to ONNX ({reason[0] if reason else type(error).__name__})",
+            remedy="export it as .zip",
+        ) from None
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
-    if program is None:
-        raise ConfigError("torch could not export this network to ONNX", remedy="export it as .zip")
+    assert program is not None
     return program.model_proto
 
 

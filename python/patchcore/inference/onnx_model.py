@@ -50,6 +50,13 @@ def open_onnx(
     providers = _providers(device)
     for path in paths:
         session, facts, plan = _open(path, providers)
+        used = str(session.get_providers()[0])
+        if device == "cuda" and not used.startswith("CUDA"):
+            raise ConfigError(
+                "the device is cuda, but onnxruntime cannot use it",
+                path=path,
+                remedy="check that the CUDA and cuDNN versions fit onnxruntime-gpu, or use --device cpu",
+            )
         settings = facts["validation"]
         mirrored = bool(settings["mirror"]) if mirror is None else mirror
         found = facts.get("post")
@@ -70,7 +77,7 @@ def open_onnx(
                 float(settings["overlap"]) if overlap is None else overlap,
             )
         )
-    return OpenedModels(tuple(models), tuple(sources), mirror=mirrored, device=providers[0])
+    return OpenedModels(tuple(models), tuple(sources), mirror=mirrored)
 
 
 def _providers(device: str | None) -> list[str]:

@@ -19,10 +19,10 @@ from patchcore.config.postprocess import Postprocess
 from patchcore.errors import ConfigError, DataError, PatchcoreError
 from patchcore.files import DISK_ERRORS
 from patchcore.inference.lesion_files import write_lesions
-from patchcore.inference.models import OpenedModels, opened_models
+from patchcore.inference.models import ModelSource, OpenedModels, opened_models
 from patchcore.inference.postprocess import Removed, postprocess
 from patchcore.inference.record import PredictionRecord
-from patchcore.inference.scans import NIFTI_ENDING, ScanInput, found_scans
+from patchcore.inference.scans import ScanInput, found_scans
 from patchcore.inference.seg import SegKind, Segmented, write_seg
 from patchcore.inference.segment import Segmentation, WindowModel, lesion_mask, lesion_members, segment
 from patchcore.inference.write import write_like, write_probability
@@ -34,7 +34,6 @@ from patchcore.volumes.types import CtImage
 if TYPE_CHECKING:
     from torch import nn
 
-    from patchcore.models.checkpoint import Checkpoint
     from patchcore.models.device import Placement
 
 __all__ = ["Prediction", "Predictor", "original_labels", "predict"]
@@ -90,6 +89,12 @@ class _Wanted:
     probabilities: bool
     seg: SegKind | None
 
+    @property
+    def names(self) -> list[str]:
+        """What is asked for, as names for the record of a folder."""
+        asked = {"labels": self.labels, "tables": self.tables, "probabilities": self.probabilities}
+        return [*(name for name, is_asked in asked.items() if is_asked), *([f"seg {self.seg}"] if self.seg else [])]
+
 
 class Predictor:
     """Trained networks that predict whole scans.
@@ -99,6 +104,7 @@ class Predictor:
         post: What is done to the predictions; None: nothing.
         skip_air: Whether windows of nothing but air are background without a look at them.
         mirror: Whether the models average over mirrored windows; for reports.
+        sources: Where the models come from.
     """
 
     def __init__(
@@ -108,8 +114,10 @@ class Predictor:
         post: Postprocess | None = None,
         skip_air: bool = False,
         mirror: bool = False,
+        sources: Sequence[ModelSource] = (),
     ) -> None:
         self.models = tuple(models)
+        self.sources = tuple(sources)
         self.target: TargetPlan = models[0].target
         self.overlap = models[0].overlap
         self.mirror = mirror
@@ -141,7 +149,7 @@ class Predictor:
         overlap: float | None = None,
         mirror: bool | None = None,
         post: bool = True,
-    ) -> tuple[Predictor, Checkpoint]:
+    ) -> Predictor:
         """Load the network of a run.
 
         Args:
@@ -152,26 +160,22 @@ class Predictor:
             mirror: Whether to average over mirrored windows; default: as the run's validation.
             post: Whether the run's ``postprocess.json`` is applied, if there is one.
 
-        Returns:
-            The predictor and the checkpoint that it was loaded from.
-
         Raises:
             RunError: The path is not a run folder.
             CheckpointError: The checkpoint does not exist or is damaged; ``postprocess.json`` is for another one.
             ConfigError: CUDA was requested but is not available, or the device is not valid.
         """
         from patchcore.inference.torch_models import open_torch
-        from patchcore.models.checkpoint import find_weights
 
         opened = open_torch(
             [Path(run)], checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror, post=post
         )
-        return cls.of_opened(opened), find_weights(Path(run), checkpoint)
+        return cls.of_opened(opened)
 
     @classmethod
     def of_opened(cls, opened: OpenedModels, *, skip_air: bool = False) -> Predictor:
         """Predict with opened models."""
-        return cls(opened.models, post=opened.post, skip_air=skip_air, mirror=opened.mirror)
+        return cls(opened.models, post=opened.post, skip_air=skip_air, mirror=opened.mirror, sources=opened.sources)
 
     def segment(
         self,
@@ -316,14 +320,16 @@ def predict(
         if opened.post is not None:
             say(f"post-processing: {opened.post}")
         settings = {
+            "patchcore": _version(),
             "models": [one.facts() for one in opened.sources],
-            "overlap": predictor.overlap,
-            "mirror": predictor.mirror,
+            "overlap": [one.overlap for one in opened.models],
+            "mirror": opened.mirror,
             "skip_air": skip_air,
             "post": None if predictor.post is None else predictor.post.model_dump(mode="json"),
         }
-        record = PredictionRecord(outputs[0].parent, settings, enabled=len(scans) > 1)
+        record = PredictionRecord(outputs[0].parent, settings, wanted.names, enabled=len(scans) > 1)
         done = _check_outputs(scans, outputs, wanted, record, overwrite=overwrite)
+        record.begin([scan for scan, is_done in zip(scans, done, strict=True) if not is_done])
         return _predict_all(
             predictor, list(zip(scans, outputs, done, strict=True)), wanted, record, opened, on_file, progress
         )
@@ -344,7 +350,7 @@ def _predict_all(
             prediction = Prediction(scan.path, path, {}, {}, name=scan.name, resumed=True)
         else:
             try:
-                prediction = _predict_scan(predictor, scan, path, wanted, opened.sources[0].path.name, progress)
+                prediction = _predict_scan(predictor, scan, path, wanted, progress)
                 record.add(scan, prediction.files)
             except (PatchcoreError, OSError, MemoryError) as error:
                 if len(jobs) == 1 or getattr(error, "errno", None) in DISK_ERRORS:
@@ -362,7 +368,6 @@ def _predict_scan(
     scan: ScanInput,
     path: Path,
     wanted: _Wanted,
-    model: str,
     progress: Callable[[str, int, int], None] | None,
 ) -> Prediction:
     began = time.monotonic()
@@ -375,7 +380,7 @@ def _predict_scan(
     counts = {label: int(np.count_nonzero(found.classes == index)) for index, label in enumerate(target.classes, 1)}
     volumes = {label: count * voxel_mm3 for label, count in counts.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    files = _write(scan, image, found, path, wanted, target, model)
+    files = _write(scan, image, found, path, wanted, predictor)
     lesions = None
     if wanted.tables:
         lesions = measure_lesions(
@@ -389,7 +394,7 @@ def _predict_scan(
         files += [stem.with_name(stem.name + ending) for ending in (".csv", ".json")]
     return Prediction(
         scan.path,
-        files[0] if files else None,
+        next((file for file in files if file.name.endswith((".nii", ".nii.gz", ".dcm"))), None),
         counts,
         volumes,
         lesions=lesions,
@@ -409,11 +414,11 @@ def _write(
     found: Segmentation,
     path: Path,
     wanted: _Wanted,
-    target: TargetPlan,
-    model: str,
+    predictor: Predictor,
 ) -> list[Path]:
     """Write the images of a prediction and return their paths."""
-    files = []
+    files: list[Path] = []
+    target = predictor.target
     if wanted.labels:
         write_like(path, original_labels(found.classes, target.classes), scan, image.affine)
         files.append(path)
@@ -422,9 +427,15 @@ def _write(
         where = path if path.suffix.lower() == ".dcm" else _beside(path, ".seg.dcm")
         members = lesion_members(target)
         spans = lesion_spans(lesion_mask(found.classes, target), connectivity=target.connectivity)
-        others = {index: f"label {label}" for index, label in enumerate(target.classes, 1) if index not in members}
+        names = target.class_names
+        others = {
+            index: names.get(label) or f"label {label}"
+            for index, label in enumerate(target.classes, 1)
+            if index not in members
+        }
         segmented = Segmented(found.classes, spans, others, target.label_name or "lesion")
-        write_seg(where, segmented, scan.files, scan.slices, kind=wanted.seg, model=model, version=_version())
+        sources = [one.path.name for one in predictor.sources]
+        write_seg(where, segmented, scan.files, scan.slices, kind=wanted.seg, models=sources, version=_version())
         files.append(where)
     if wanted.probabilities and found.lesion_probability is not None:
         where = _beside(path, ".probability.nii.gz")
@@ -445,25 +456,29 @@ def _version() -> str:
 
 def _outputs(scans: Sequence[ScanInput], source: Path, out: Path) -> list[Path]:
     """Return the label map of each scan."""
-    if source.is_dir() and NIFTI_ENDING.search(scans[0].path.name) and scans[0].slices is None:
-        several = True
-    else:
-        several = len(scans) > 1
-    if several:
+    usable = [scan for scan in scans if scan.volume is not None]
+    is_file_name = re.search(r"\.(nii(\.gz)?|dcm)$", out.name) is not None
+    folder_of_nifti = source.is_dir() and scans[0].slices is None and scans[0].volume is not None
+    if len(usable) > 1 or (folder_of_nifti and not is_file_name):
+        if is_file_name and not out.is_dir():
+            raise DataError(
+                f"names one file, but {len(usable)} scans were found", path=out, remedy="give a folder with -o"
+            )
         if out.exists() and not out.is_dir():
             raise DataError(
                 "is a file, but several scans need an output folder", path=out, remedy="give a folder with -o"
             )
         return [out / f"{scan.stem}.nii.gz" for scan in scans]
     if out.is_dir():
-        return [out / f"{scans[0].stem}.nii.gz"]
-    if not re.search(r"\.(nii(\.gz)?|dcm)$", out.name):
+        return [out / f"{scan.stem}.nii.gz" for scan in scans]
+    if not is_file_name:
         raise ConfigError(
             f"{out.name!r} is neither a NIfTI file name nor an existing folder",
             path=out,
             remedy="use a name with .nii.gz or .nii, or .dcm for a DICOM SEG",
         )
-    return [out]
+    # Only the scan that can be used is written; what cannot be used is reported.
+    return [out if scan.volume is not None or not usable else out.with_name(f"{scan.stem}.nii.gz") for scan in scans]
 
 
 def _check_outputs(
@@ -486,20 +501,24 @@ def _check_outputs(
                 path=path,
                 remedy="rename one of them, or put them into different folders",
             )
-        written = [path, _beside(path, ".probability.nii.gz"), _beside(path, ".seg.dcm")]
-        if any(file.resolve() in inputs for file in written):
+        written = _files_of(path, wanted)
+        if any(file.resolve() in inputs for file in (path, *written)):
             raise DataError(
                 "the output would overwrite the input", path=scan.path, remedy="choose another output with -o"
             )
-        is_done = not overwrite and record.has(scan, _files_of(path, wanted))
-        if path.exists() and not overwrite and not is_done:
-            raise DataError("already exists", path=path, remedy="add --overwrite, or choose another output with -o")
+        is_done = not overwrite and record.is_done(scan)
+        if not overwrite and not is_done and not record.may_replace(scan):
+            for file in written:
+                if file.exists():
+                    raise DataError(
+                        "already exists", path=file, remedy="add --overwrite, or choose another output with -o"
+                    )
         done.append(is_done)
     return done
 
 
 def _files_of(path: Path, wanted: _Wanted) -> list[Path]:
-    files = [path] if wanted.labels else []
+    files = [path] if wanted.labels or path.suffix.lower() == ".dcm" else []
     files += [_beside(path, ".seg.dcm")] if wanted.seg is not None and path.suffix.lower() != ".dcm" else []
     files += [_beside(path, ".probability.nii.gz")] if wanted.probabilities else []
     files += [_beside(path, f".lesions.{ending}") for ending in ("csv", "json")] if wanted.tables else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,31 +22,57 @@ _SCHEMA: Final = 1
 class PredictionRecord:
     """``predictions.json`` of an output folder.
 
+    Each scan has an entry from the moment at which its outputs may be written: what was asked for and, when it is
+    done, the files that were written. Outputs without an entry belong to somebody else.
+
     Args:
         folder: The output folder.
-        settings: What decides the predictions: models and options. Entries of other settings do not count.
+        settings: What decides the predictions: models, options, version. Entries of other settings do not count.
+        asked: What is to be written for each scan, e.g. ``tables``.
         enabled: Whether there is a record; a single scan needs none.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], *, enabled: bool = True) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], asked: Sequence[str], *, enabled: bool = True
+    ) -> None:
         self._path = folder / RECORD_FILE if enabled else None
         self._settings = json.loads(json.dumps(settings))
+        self._asked = sorted(asked)
         self._scans: dict[str, Any] = {}
         if self._path is None:
             return
         # A record that cannot be read says nothing: the scans are not done.
-        with suppress(PatchcoreError, OSError, KeyError, TypeError, AttributeError):
+        with suppress(PatchcoreError, OSError, KeyError, TypeError, AttributeError, ValueError):
             found = read_json(self._path, schema=_SCHEMA)
             if found["settings"] == self._settings:
-                self._scans = dict(found["scans"])
+                self._scans = {name: entry for name, entry in found["scans"].items() if isinstance(entry, dict)}
 
-    def has(self, scan: ScanInput, files: Sequence[Path]) -> bool:
-        """Whether a scan, which has not changed since, has been predicted with these files, which all exist."""
-        known = self._scans.get(scan.stem)
-        if not isinstance(known, dict) or known.get("source") != _stamp(scan):
-            return False
-        names = known.get("files")
-        return isinstance(names, list) and all(file.name in names and file.exists() for file in files)
+    def is_done(self, scan: ScanInput) -> bool:
+        """Whether all that is asked for was written for this scan, which has not changed since, and is still there."""
+        entry = self._scans.get(scan.stem, {})
+        files = entry.get("files")
+        return (
+            self._path is not None
+            and isinstance(files, list)
+            and entry.get("source") == _stamp(scan)
+            and set(self._asked) <= set(entry.get("asked", ()))
+            and all((self._path.parent / str(name)).exists() for name in files)
+        )
+
+    def may_replace(self, scan: ScanInput) -> bool:
+        """Whether the outputs of this scan are ours: unfinished ones, or those of the same scan and settings."""
+        entry = self._scans.get(scan.stem)
+        return entry is not None and (entry.get("files") is None or entry.get("source") == _stamp(scan))
+
+    def begin(self, scans: Sequence[ScanInput]) -> None:
+        """Write down that the outputs of these scans may be written from now on.
+
+        Raises:
+            OSError: The record cannot be written.
+        """
+        for scan in scans:
+            self._scans[scan.stem] = {"source": _stamp(scan), "asked": self._asked, "files": None}
+        self._write()
 
     def add(self, scan: ScanInput, files: Sequence[Path]) -> None:
         """Write down that a scan is done.
@@ -53,17 +80,25 @@ class PredictionRecord:
         Raises:
             OSError: The record cannot be written.
         """
+        names = [file.name for file in files]
+        self._scans[scan.stem] = {"source": _stamp(scan), "asked": self._asked, "files": names}
+        self._write()
+
+    def _write(self) -> None:
         if self._path is None:
             return
-        self._scans[scan.stem] = {"source": _stamp(scan), "files": [file.name for file in files]}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         value = {"schema_version": _SCHEMA, "settings": self._settings, "scans": self._scans}
         write_json_atomic(self._path, value)
 
 
-def _stamp(scan: ScanInput) -> list[list[int]]:
-    """Return size and time of each file of a scan; files of a zip have those of their unpacking, so only sizes."""
-    stamps = []
-    for file in scan.files:
-        stat = file.stat()
-        stamps.append([stat.st_size] if scan.slices is not None else [stat.st_size, stat.st_mtime_ns])
-    return stamps
+def _stamp(scan: ScanInput) -> Any:
+    """Return what changes with a scan: sizes and times of its files; of DICOM, the slices instead of the times.
+
+    The files of a zip are unpacked anew each time, so their times say nothing.
+    """
+    stats = [file.stat() for file in scan.files] if scan.volume is not None else []
+    if scan.slices is None:
+        return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+    digest = hashlib.sha256(json.dumps([scan.slices, [stat.st_size for stat in stats]]).encode())
+    return digest.hexdigest()

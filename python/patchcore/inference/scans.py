@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -146,12 +148,22 @@ def _unpack(source: Path, folder: Path) -> None:
                         if left < 0:
                             raise CorruptFileError(f"{member.filename} is larger than the zip says", path=source)
                         out.write(block)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise _bad_zip(source, error) from None  # what a damaged bzip2 stream raises
+    except (
+        zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError
+    ) as error:  # fmt: skip
         if isinstance(error, DataError):
             raise
-        raise CorruptFileError(
-            f"is not a zip file that can be read ({error})", path=source, remedy="copy it again, or unpack it yourself"
-        ) from None
+        raise _bad_zip(source, error) from None
+
+
+def _bad_zip(source: Path, error: Exception) -> CorruptFileError:
+    return CorruptFileError(
+        f"is not a zip file that can be read ({error})", path=source, remedy="copy it again, or unpack it yourself"
+    )
 
 
 def _check_size(source: Path, members: Sequence[zipfile.ZipInfo], folder: Path) -> None:

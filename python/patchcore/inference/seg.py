@@ -6,7 +6,6 @@ those of the CT.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,7 +69,7 @@ def write_seg(
     slices: Sequence[tuple[str, int]],
     *,
     kind: SegKind = "binary",
-    model: str = "",
+    models: Sequence[str] = (),
     version: str = "",
 ) -> None:
     """Write a SEG, completely or not at all.
@@ -82,7 +81,7 @@ def write_seg(
         slices: SOP instance and frame of each slice, in the order of the array.
         kind: ``binary``, one bit per voxel and segment, which every viewer reads; or ``labelmap``, one number per
             voxel, compressed with JPEG-LS: far smaller, but new.
-        model: Name of the model, for the description.
+        models: Names of the models, for the description.
         version: Version of patchcore.
 
     Raises:
@@ -106,9 +105,9 @@ def write_seg(
         )
     sources, array = _frames(files, slices, labels)
     first = sources[0]
+    source = ", ".join(models)[:64]
     described = [
-        _description(number, name, is_lesion, str(first.SeriesInstanceUID), model, version)
-        for number, (name, is_lesion) in enumerate(names, 1)
+        _description(number, name, is_lesion, source, version) for number, (name, is_lesion) in enumerate(names, 1)
     ]
     syntax = JPEGLSLossless if kind == "labelmap" else ExplicitVRLittleEndian
     with warnings.catch_warnings(), _plain_errors(path):
@@ -124,7 +123,7 @@ def write_seg(
             sop_instance_uid=highdicom.UID(),
             instance_number=1,
             manufacturer="patchcore",
-            manufacturer_model_name=(model or "patchcore")[:64],
+            manufacturer_model_name=(source or "patchcore")[:64],
             software_versions=version or "0",
             device_serial_number="0",
             content_label="LESIONS",
@@ -199,7 +198,7 @@ def _series_number(first: Any) -> int:
     return 1000 + max(0, min(number, 30_000))
 
 
-def _description(number: int, name: str, is_lesion: bool, series: str, model: str, version: str) -> Any:
+def _description(number: int, name: str, is_lesion: bool, model: str, version: str) -> Any:
     import highdicom
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
     from pydicom.sr.codedict import codes
@@ -214,8 +213,6 @@ def _description(number: int, name: str, is_lesion: bool, series: str, model: st
         found = next((code for word, code in _ORGANS.items() if word in name.casefold()), None)
         category = Code("123037004", "SCT", "Anatomical Structure") if found else Code("85756007", "SCT", "Tissue")
         kind = Code(found[0], "SCT", found[1]) if found else Code("85756007", "SCT", "Tissue")
-    # The same prediction has the same tracking UID each time it is written.
-    digest = hashlib.sha256(f"{series} {model} {version} {name}".encode()).digest()
     return SegmentDescription(
         segment_number=number,
         segment_label=name[:64],
@@ -225,6 +222,6 @@ def _description(number: int, name: str, is_lesion: bool, series: str, model: st
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             name="patchcore", family=codes.DCM.ArtificialIntelligence, version=version or "0", source=model or None
         ),
-        tracking_uid=f"2.25.{int.from_bytes(digest[:16], 'big')}",
+        tracking_uid=highdicom.UID(),
         tracking_id=name[:64],
     )

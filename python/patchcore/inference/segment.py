@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from patchcore import _core
 from patchcore.config.plan import TargetPlan
-from patchcore.errors import ConfigError
+from patchcore.errors import ConfigError, DataError
 from patchcore.resampling.grid import Grid
 from patchcore.store.window_reader import WindowReader
 from patchcore.types import Affine, AnyArray, BoolArray, Float32Array, Int64Array, IntTriple, Triple
@@ -38,10 +38,10 @@ PROBABILITY_STEPS = 65535
 """Value that stands for probability 1 in :attr:`Segmentation.lesion_probability`."""
 
 AIR_BELOW_HU = -900
-"""A window is skipped as air if no voxel of it, and of a margin around it, lies above this."""
+"""A window is skipped as air if no voxel of the scan in it, and in a margin around it, lies above this."""
 _AIR_MARGIN = 2
-# A voxel of the scan is interpolated from neighbouring voxels of the training grid. With a margin of two of them, no
-# voxel above the limit depends on a window that was skipped.
+# A voxel of the scan is interpolated from the neighbouring voxels of the training grid. With a margin of two of them,
+# no voxel above the limit depends on a window that was skipped.
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,7 @@ def segment(
 
     Raises:
         ConfigError: The models have different classes.
+        DataError: A network returns NaN or infinity.
         MemoryError: The result does not fit into memory.
     """
     check_alike([model.target for model in models])
@@ -214,6 +215,11 @@ def segment(
         else:
             windows = part.reader.read_as(0, corners, part.model.target.window_size, part.form, with_labels=False).image
             found = part.model.probabilities(windows)
+            if not np.isfinite(found).all():
+                raise DataError(
+                    "the network returns values that are not numbers",
+                    remedy="predict in float32 (--device cpu); if they stay, the weights are damaged or diverged",
+                )
             stream.add(number, corners, np.ascontiguousarray(found, dtype=np.float32).reshape(-1))
         done += len(corners)
         if progress is not None:
@@ -242,13 +248,23 @@ def _parts(models: Sequence[WindowModel], grids: Sequence[Grid], image: AnyArray
             resampled[key] = grid.resample(image, kernel=key[1], antialias=key[2])
         scan = resampled[key]
         corners = window_grid(grid.shape, target.window_size, overlap=model.overlap)
-        air = air_windows(scan, corners, target.window_size) if skip_air else np.zeros(len(corners), dtype=np.bool_)
+        air = np.zeros(len(corners), dtype=np.bool_)
+        if skip_air:
+            air = air_windows(grid.canonical(image), corners, target.window_size, ratio=grid.ratio)
         parts.append(_Part(model, WindowReader([scan]), corners, air, WindowFormat(target.hu_range)))
     return parts
 
 
-def air_windows(image: AnyArray, corners: Int64Array, window_size: IntTriple) -> npt.NDArray[np.bool_]:
+def air_windows(
+    image: AnyArray, corners: Int64Array, window_size: IntTriple, *, ratio: Triple = (1.0, 1.0, 1.0)
+) -> npt.NDArray[np.bool_]:
     """Return which windows contain nothing but air, and have nothing else within two voxels.
+
+    Args:
+        image: HU of the scan, canonical axis order.
+        corners: Corners of the windows on the training grid, (n, 3).
+        window_size: Size of a window on the training grid.
+        ratio: Training spacing divided by the scan's spacing.
 
     Example:
         >>> image = np.full((20, 4, 4), -1000, np.int16)
@@ -258,11 +274,13 @@ def air_windows(image: AnyArray, corners: Int64Array, window_size: IntTriple) ->
     """
     found = np.zeros(len(corners), dtype=np.bool_)
     for number, corner in enumerate(corners):
-        low = np.maximum(corner - _AIR_MARGIN, 0)
-        high = corner + np.asarray(window_size) + _AIR_MARGIN
+        low = np.floor((corner - _AIR_MARGIN) * np.asarray(ratio)).clip(0).astype(int)
+        high = np.ceil((corner + np.asarray(window_size) + _AIR_MARGIN) * np.asarray(ratio)).astype(int)
         part = image[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
-        # Most windows that are not air show it in a few voxels.
-        found[number] = bool(part[::8, ::8, ::8].max() <= AIR_BELOW_HU) and bool(part.max() <= AIR_BELOW_HU)
+        # Most windows that are not air show it in a few voxels. Beyond the scan there is only padding.
+        found[number] = not part.size or (
+            bool(part[::8, ::8, ::8].max() <= AIR_BELOW_HU) and bool(part.max() <= AIR_BELOW_HU)
+        )
     return found
 
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from patchcore.config.plan import Plan, TargetPlan
 from patchcore.config.postprocess import POSTPROCESS_FILE, Postprocess, read_postprocess
 from patchcore.config.run import RunConfig
-from patchcore.errors import CheckpointError
-from patchcore.inference.export import read_model, weights_digest
+from patchcore.inference.export import check_post, read_model, weights_digest
 from patchcore.inference.models import ModelSource, OpenedModels, is_exported
 from patchcore.inference.segment import WindowModel
 from patchcore.inference.sliding_window import window_probabilities, windows_a_batch
@@ -79,7 +78,6 @@ def open_torch(
         tuple(models),
         tuple(one.source for one in loaded),
         mirror=loaded[0].mirror,
-        device=str(loaded[0].placement.device),
     )
 
 
@@ -117,12 +115,8 @@ def _load(
         changes["precision"] = "auto"
     placement = place(config.train.model_copy(update=changes))
     digest = weights_digest(weights)
-    if post is not None and post.weights_sha256 != digest:
-        raise CheckpointError(
-            f"{POSTPROCESS_FILE} was chosen for other weights than those of step {step}",
-            path=path,
-            remedy="run patchcore tune again, or predict without it (--no-postprocess)",
-        )
+    if with_post and post is not None:
+        check_post(path, post, digest)
     network = build_network(plan.target, config.model)
     fill_network(network, weights, where)
     validation = config.validation

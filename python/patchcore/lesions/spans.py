@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore.lesions.measure import LesionSpans
-from patchcore.types import BoolArray, Int64Array
+from patchcore.types import Int64Array
 
-__all__ = ["highest", "lesion_at", "paint", "span_places"]
+__all__ = ["highest", "lesion_at", "span_places"]
 
 Place = tuple[slice, slice, slice]
 
@@ -38,12 +38,6 @@ def span_places(spans: LesionSpans, lesion: int | None = None) -> Iterator[tuple
         yield number, (a, b, c)
 
 
-def paint(mask: BoolArray, spans: LesionSpans, lesion: int) -> None:
-    """Set the voxels of a lesion."""
-    for _, place in span_places(spans, lesion):
-        mask[place] = True
-
-
 def highest(spans: LesionSpans, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the highest value within each lesion, in the dtype of `values`.
 
@@ -53,9 +47,12 @@ def highest(spans: LesionSpans, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         >>> highest(lesion_spans(mask), np.array([3, 7, 99, 5]).reshape(4, 1, 1)).tolist()
         [7, 5]
     """
+    seen = np.zeros(spans.lesion_count, dtype=np.bool_)
     found = np.zeros(spans.lesion_count, dtype=values.dtype)
     for lesion, place in span_places(spans):
-        found[lesion] = max(found[lesion], values[place].max())
+        value = values[place].max()
+        found[lesion] = max(found[lesion], value) if seen[lesion] else value
+        seen[lesion] = True
     return found
 
 

@@ -1,8 +1,8 @@
 """Free-response ROC: which share of the lesions is found at how many false candidates per scan.
 
 A candidate is a connected component of the voxels whose lesion probability exceeds a low limit. Its score is its
-highest probability. It is true if one of its voxels is lesion. As the least score rises, false candidates disappear
-first if the network is good.
+highest probability. It finds a lesion if their IoU is at least 0.1: a touch is not enough, or one candidate as large as
+the scan would find everything. As the least score rises, false candidates disappear first if the network is good.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from patchcore.types import BoolArray, Float64Array, Int64Array
 __all__ = [
     "CANDIDATE_PROBABILITY",
     "FROC_RATES",
+    "LEAST_IOU",
     "Candidates",
     "Froc",
     "find_candidates",
@@ -33,6 +34,9 @@ __all__ = [
 
 CANDIDATE_PROBABILITY = 0.1
 """Voxels above this probability form candidates."""
+
+LEAST_IOU = 0.1
+"""IoU of a candidate and a lesion from which on the lesion is found, as in PI-CAI (Saha et al., 2024)."""
 
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False candidates per scan at which the sensitivity is reported, as in LUNA16 (Setio et al., 2017)."""
@@ -45,8 +49,8 @@ class Candidates:
     Attributes:
         lesions: Number of true lesions.
         scores: Score of each candidate.
-        hits: True lesions that each candidate touches; None for one that touches only lesions below the least volume,
-            which is neither true nor false.
+        hits: True lesions that each candidate finds; None for one that touches nothing but lesions below the least
+            volume, which is neither true nor false.
     """
 
     lesions: int
@@ -155,12 +159,21 @@ def find_candidates(
     names, _, large = name_lesions(true, truth.shape, voxel_mm3=voxel_mm3, min_volume_mm3=min_volume_mm3)
     mask = probability > least * scale
     spans = lesion_spans(mask, connectivity=connectivity)
-    touched: list[set[int]] = [set() for _ in range(spans.lesion_count)]
-    for component, lesion, _ in shared_voxels(spans, mask, names).tolist():
-        touched[component].add(lesion)
+    sizes = true.voxel_count[large]
+    hits: list[list[int]] = [[] for _ in range(spans.lesion_count)]
+    on_specks = np.zeros(spans.lesion_count, dtype=np.bool_)
+    on_lesions = np.zeros(spans.lesion_count, dtype=np.bool_)
+    for component, lesion, both in shared_voxels(spans, mask, names).tolist():
+        if lesion < 0:
+            on_specks[component] = True
+            continue
+        on_lesions[component] = True
+        if both >= LEAST_IOU * (int(spans.voxel_count[component]) + int(sizes[lesion]) - both):
+            hits[component].append(lesion)
     scores = (highest(spans, probability).astype(np.float64) / scale).tolist()
-    hits = tuple(None if one == {-1} else tuple(sorted(one - {-1})) for one in touched)
-    return Candidates(int(large.sum()), tuple(scores), hits)
+    neither = on_specks & ~on_lesions
+    found = tuple(None if skip else tuple(one) for one, skip in zip(hits, neither.tolist(), strict=True))
+    return Candidates(int(large.sum()), tuple(scores), found)
 
 
 def froc(cases: Sequence[Candidates]) -> Froc:

@@ -77,12 +77,13 @@ def plan_from_fingerprint(
     placeholder = hu_range is None and fingerprint.hu is None
     if placeholder:
         hu_range = WIDE_HU_RANGE
+    names = {item.label: item.name for item in fingerprint.labels}
     plans = [
         plan_from_samples(
             cases,
             lesions,
             lesion_label=label,
-            label_names={item.label: item.name for item in fingerprint.labels},
+            label_names=names,
             fingerprint_hash=fingerprint.fingerprint_hash,
             connectivity=fingerprint.connectivity,
             min_volume_mm3=fingerprint.min_volume_mm3,
@@ -130,6 +131,10 @@ def plan_from_fingerprint(
         targets = tuple(taken_from(item, like[1].target, like[0]) for item in targets)
     if classes is not None or regions is not None:
         targets = (_learning(targets[0], fingerprint, classes, regions or {}), *targets[1:])
+    targets = tuple(
+        item.model_copy(update={"class_names": {label: names[label] for label in item.classes if label in names}})
+        for item in targets
+    )
     try:
         plan = Plan(fingerprint_hash=fingerprint.fingerprint_hash, targets=targets, joint=proposal, like=taken)
         # A computed plan must pass the same validation as an edited one.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from patchcore.errors import ShapeMismatchError
-from patchcore.metrics.froc import FROC_RATES, Candidates, find_candidates, froc
+from patchcore.metrics.froc import FROC_RATES, LEAST_IOU, Candidates, find_candidates, froc
 
 Hits = st.one_of(st.none(), st.lists(st.integers(0, 2), max_size=2, unique=True).map(tuple))
 Cases = st.lists(st.lists(st.tuples(st.sampled_from([0.2, 0.4, 0.6, 0.8]), Hits), max_size=6), min_size=1, max_size=4)
@@ -63,8 +63,13 @@ def test_candidates_equal_those_of_scipy(seed: int, least: float, scale: float) 
     for number in range(1, total + 1):
         inside = components == number
         met = set(lesions[inside].tolist()) - {0}
-        hits = tuple(sorted(large.index(lesion) for lesion in met if lesion in large))
-        expected.append((round(float(values[inside].max() / scale), 9), None if met and not hits else hits))
+        hits = []
+        for lesion in sorted(met & set(large)):
+            of_lesion = lesions == lesion
+            if (inside & of_lesion).sum() / (inside | of_lesion).sum() >= LEAST_IOU:
+                hits.append(large.index(lesion))
+        neither = bool(met) and not met & set(large)
+        expected.append((round(float(values[inside].max() / scale), 9), None if neither else tuple(hits)))
     assert found.lesions == len(large)
     ours = [(round(score, 9), hits) for score, hits in zip(found.scores, found.hits, strict=True)]
     assert sorted(ours, key=repr) == sorted(expected, key=repr)
@@ -77,3 +82,11 @@ def test_no_lesions_and_other_shapes() -> None:
     assert curve.false_per_case == (0.0, 1.0)
     with pytest.raises(ShapeMismatchError, match="does not match"):
         find_candidates(np.zeros((2, 2, 2)), np.zeros((2, 2, 3), bool), voxel_mm3=1.0)
+
+
+def test_one_candidate_as_large_as_the_scan_finds_nothing() -> None:
+    truth = np.zeros((20, 20, 20), bool)
+    truth[2:5, 2:5, 2:5] = truth[12:15, 12:15, 12:15] = True
+    found = find_candidates(np.full(truth.shape, 0.11), truth, voxel_mm3=1.0)
+    assert (found.lesions, found.hits) == (2, ((),))
+    assert froc([found]).mean == 0
