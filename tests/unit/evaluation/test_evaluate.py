@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from patchcore.config.postprocess import Gain, Postprocess
 from patchcore.errors import DataError, RunError
 from patchcore.evaluation import cases as cases_module
-from patchcore.evaluation.cases import held_out_cases, newest_finished
-from patchcore.evaluation.evaluate import _bins
+from patchcore.evaluation.cases import chosen_cases, held_out_cases, newest_finished
+from patchcore.evaluation.evaluate import _bins, _post_notes, _threshold
 from patchcore.evaluation.rows import score_settings
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES
 from patchcore.metrics import ScoreSettings
@@ -84,3 +87,50 @@ def test_held_out_cases_that_were_used_are_named_ten_at_most() -> None:
     assert (chosen.records, chosen.roles, chosen.name, chosen.named) == (
         tuple(records), tuple(roles), "held-out", False,
     )  # fmt: skip
+
+
+def test_the_threshold_baseline_looks_inside_organ_and_lesions() -> None:
+    image = np.full((6, 6, 6), 10, np.int16)
+    label = np.zeros((6, 6, 6), np.uint8)
+    label[1:5, 1:5, 1:5] = 1
+    label[2:4, 2:4, 2:4] = 2
+    image[label == 2] = 80
+    image[0] = 80  # outside the organ, as bright as the lesion
+    record: Any = SimpleNamespace(
+        labels=(1, 2), read_image=lambda: SimpleNamespace(array=image), read_label=lambda: SimpleNamespace(array=label)
+    )
+    target = tiny_target(classes=2)
+    found = _threshold([record], target, 1)
+    assert found.mean == 1.0
+    assert (found.threshold, found.side) == (10, "above")
+    with pytest.raises(DataError, match="no case contains organ label 7"):
+        _threshold([record], target, 7)
+
+
+def test_the_report_says_which_scores_a_tuning_flatters() -> None:
+    gain = Gain(before=0.4, after=0.6, gain=0.2, low=0.1, high=0.3, patients=12)
+    post = Postprocess(weights_sha256="", objective="dsc", min_volume_mm3=20, gain=gain, cases=("a",))
+    rows: Any = [(SimpleNamespace(case_id=name), None, None) for name in ("a", "b")]
+    predictor: Any = SimpleNamespace(post=post)
+    first, second = _post_notes(predictor, rows)
+    assert first == "post-processing: lesions of at least 20 mm³"
+    assert "chosen on 1 of these cases" in second
+    assert "counts as 1) 0.600 instead of 0.400" in second
+    assert "[0.100, 0.300], 12 patients" in second
+    assert len(_post_notes(predictor, rows[1:])) == 1
+    predictor.post = post.model_copy(update={"gain": None})
+    assert len(_post_notes(predictor, rows)) == 1
+    predictor.post = None
+    assert _post_notes(predictor, rows) == ()
+
+
+def test_named_cases_have_a_folder_of_their_own() -> None:
+    records = [SimpleNamespace(case_id=name, usable=True, accepted=True) for name in ("a", "b", "c")]
+    study: Any = SimpleNamespace(cases=lambda: records, cases_path=Path("cases.jsonl"))
+    seen: Any = SimpleNamespace(role=lambda _record, _study: Role.NEW)
+    chosen = chosen_cases(study, Any, Any, seen, None, ["c", "a", "c"])  # type: ignore[arg-type]
+    assert [record.case_id for record in chosen.records] == ["a", "c"]
+    # The first eight digits of the hash of the sorted ids.
+    assert (chosen.name, chosen.named) == ("cases-" + hashlib.sha256(b"a\nc").hexdigest()[:8], True)
+    with pytest.raises(DataError, match="not among the accepted and the test cases: x, y"):
+        chosen_cases(study, Any, Any, seen, None, ["x", "a", "y"])  # type: ignore[arg-type]

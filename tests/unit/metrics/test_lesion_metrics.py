@@ -85,3 +85,16 @@ def test_bins_go_by_each_sides_own_size() -> None:
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(ShapeMismatchError, match=r"\(4, 4, 4\)"):
         match_lesions(np.zeros((4, 4, 4), bool), np.zeros((4, 4, 5), bool), voxel_mm3=1.0)
+
+
+def test_a_component_below_the_least_volume_finds_nothing_and_one_of_it_does() -> None:
+    truth = np.zeros((12, 6, 6), bool)
+    truth[1:4, 1:4, 1:4] = truth[7:10, 1:4, 1:4] = True
+    prediction = np.zeros_like(truth)
+    prediction[1:3, 1:3, 1:3] = True  # 8 voxels
+    prediction[7, 1, 1:4] = True  # 3 voxels
+    for least, found in ((8.0, (8 / 27, 0.0)), (3.0, (8 / 27, 3 / 27)), (8.5, (0.0, 0.0))):
+        match = match_lesions(prediction, truth, voxel_mm3=1.0, min_volume_mm3=least)
+        assert match.covered_share == pytest.approx(found)
+    with_known = match_lesions(prediction, truth, voxel_mm3=1.0, min_volume_mm3=8.0, true_spans=lesion_spans(truth))
+    assert with_known.covered_share == pytest.approx((8 / 27, 0.0))

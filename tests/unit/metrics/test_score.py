@@ -19,6 +19,7 @@ from patchcore.metrics import MaskPair, ScoreSettings, compare_pairs, holm, scor
 from patchcore.metrics.brats import BratsRules, brats_lesions, brats_mode
 from patchcore.metrics.matching import autopet, cc_metrics, lits_detection, lits_lesions, overlap_matching, panoptica
 from patchcore.metrics.score_files import match_names, score
+from patchcore.metrics.statistics import estimate_mean
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
@@ -356,3 +357,15 @@ def test_the_distance_of_a_lesion_has_the_first_convention() -> None:
 def ball(shape: tuple[int, int, int], centre: tuple[float, ...], radius: float) -> np.ndarray:
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     return (((index - centre) ** 2).sum(-1) < radius**2).astype(np.uint8)
+
+
+def test_an_interval_has_the_percentiles_of_the_bootstrap() -> None:
+    values, patients = [0.1, 0.9, 0.4, 0.7, 0.2, 0.6], list("aabbcc")
+    found = estimate_mean(values, patients, seed=3, resamples=500)
+    sums, counts = np.array([1.0, 1.1, 0.8]), np.array([2, 2, 2])
+    drawn = np.random.default_rng(3).integers(0, 3, size=(500, 3))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
+    assert str(found) == f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}] (n = 6)"
+    assert str(estimate_mean([])) == "not defined (n = 0)"
+    assert str(estimate_mean([0.25])) == "0.250 (n = 1)"

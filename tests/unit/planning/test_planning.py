@@ -323,3 +323,11 @@ def test_an_edge_of_one_is_no_candidate_and_two_is() -> None:
     assert check_candidates((2,)) == (2,)
     with pytest.raises(PatchSizeError, match="candidate patch size 1 is not a product"):
         check_candidates((1,))
+
+
+def test_the_reason_has_the_interval_at_the_training_spacing() -> None:
+    target = plan([400.0, 900.0, 2500.0, 700.0, 1500.0], spacing=(2.0, 2.0, 2.0)).target
+    interval = target.ideal_edges[0].interval
+    assert interval is not None
+    assert interval != target.ideal_edges[1].interval
+    assert all(f"{edge:.1f}" in target.reason for edge in interval)

@@ -253,3 +253,12 @@ def test_epochs_and_steps() -> None:
     # Validations and checkpoints come at most fifty times in a training of many steps.
     assert steps_per_epoch(config("train.steps=20001"), 10) == 401
     assert steps_per_epoch(config("train.steps=20000", "train.epochs=3"), 10) == 50
+
+
+def test_each_step_seeds_the_draws_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab("seed=7")
+    seeds: list[tuple[int, int]] = []
+    monkeypatch.setattr(lab.step._ranks, "reseed", lambda seed, step: seeds.append((seed, step)))
+    for step in (4, 5):
+        lab.step(batch(), step, 0.1)
+    assert seeds == [(7, 4), (7, 5)]
