@@ -41,7 +41,9 @@ def main() -> None:
     import nibabel
 
     from patchcore.config.run import TrainConfig
-    from patchcore.inference.predict import Predictor, _predict_scan, _Wanted
+    from patchcore.inference.outputs import Wanted
+    from patchcore.inference.predict import _predict_scan
+    from patchcore.inference.predictor import Predictor
     from patchcore.inference.scans import found_scans
     from patchcore.models.device import place
 
@@ -63,7 +65,7 @@ def main() -> None:
         thread.start()
         began = time.perf_counter()
         with found_scans(path) as [scan]:
-            wanted = _Wanted(labels=True, tables=False, probabilities=False, seg=None)
+            wanted = Wanted(labels=True, tables=False, probabilities=False, seg=None)
             _predict_scan(predictor, scan, Path(folder) / "out.nii.gz", wanted, None)
         seconds = time.perf_counter() - began
         stop.set()

@@ -27,7 +27,8 @@ from patchcore.evaluation import evaluate as evaluation
 from patchcore.evaluation.evaluate import evaluate
 from patchcore.evaluation.folds import FoldRun, fold_run, fold_scores
 from patchcore.inference import torch_models
-from patchcore.inference.predict import Predictor, predict
+from patchcore.inference.predict import predict
+from patchcore.inference.predictor import Predictor
 from patchcore.metrics import dsc
 from patchcore.models.device import place
 from patchcore.runs import RunReader

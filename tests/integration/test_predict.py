@@ -22,7 +22,9 @@ from patchcore.config.run import TrainConfig
 from patchcore.errors import CheckpointError, ConfigError, DataError, RunError
 from patchcore.evaluation.evaluate import evaluate
 from patchcore.inference.geometry import label_on_grid
-from patchcore.inference.predict import Predictor, _predict_scan, _Wanted, predict
+from patchcore.inference.outputs import Wanted
+from patchcore.inference.predict import _predict_scan, predict
+from patchcore.inference.predictor import Predictor
 from patchcore.inference.scans import ScanInput
 from patchcore.inference.sliding_window import predict_volume
 from patchcore.models.device import place
@@ -73,7 +75,7 @@ def test_own_spacing_gives_the_mask_back_exactly(affine: Any, plan: Plan, tmp_pa
     nibabel.save(nibabel.Nifti1Image((mask * 200).astype(np.int16), affine), source)
     spacing = Grid.of((31, 27, 19), affine, (1, 1, 1)).canonical_spacing
     scan = ScanInput("scan", source, "scan", NiftiFile(source))
-    wanted = _Wanted(labels=True, tables=False, probabilities=False, seg=None)
+    wanted = Wanted(labels=True, tables=False, probabilities=False, seg=None)
     prediction = _predict_scan(predictor(plan, spacing), scan, tmp_path / "out.nii.gz", wanted, None)
     result: Any = nibabel.load(tmp_path / "out.nii.gz")
     assert np.array_equal(np.asanyarray(result.dataobj), mask * 3)

@@ -22,13 +22,15 @@ from dicom_files import ct_series, enhanced, save, stored_values
 from patchcore.config.postprocess import POSTPROCESS_FILE, Postprocess
 from patchcore.datasets.dicom.find import find_dicom
 from patchcore.errors import CheckpointError, ConfigError, CorruptFileError, DataError
+from patchcore.inference import outputs as outputs_module
 from patchcore.inference import predict as predict_module
-from patchcore.inference.export import export_model, weights_digest
+from patchcore.inference.export import export_model
 from patchcore.inference.postprocess import postprocess
 from patchcore.inference.predict import predict
 from patchcore.inference.scans import found_scans
 from patchcore.inference.seg import Segmented, write_seg
 from patchcore.inference.segment import WindowModel, segment
+from patchcore.inference.tuned import weights_digest
 from patchcore.lesions.measure import lesion_spans
 from patchcore.models.checkpoint import find_weights
 from patchcore.volumes.volume import read_image, read_label
@@ -470,3 +472,26 @@ def test_a_network_that_returns_no_numbers_is_no_healthy_patient(trained: Path, 
 
     with pytest.raises(DataError, match="not numbers"):
         segment([WindowModel(tiny_target(classes=1), broken)], np.zeros((9, 9, 9), np.int16), np.eye(4))
+
+
+def test_a_scan_that_is_no_ct_in_hu_gets_a_note(trained: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, values in (("mr", random.uniform(0, 1, (9, 9, 9))), ("ct", random.integers(-900, 300, (9, 9, 9)))):
+        image = nibabel.Nifti1Image(values.astype(np.float32), np.eye(4))
+        nibabel.save(image, tmp_path / f"{name}.nii")
+        [found] = predict(trained, tmp_path / f"{name}.nii", tmp_path / f"{name}-out.nii")
+        assert any("is it a CT in HU?" in note for note in found.notes) == (name == "mr")
+
+
+def test_an_output_that_cannot_be_written_fails_before_the_work(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 9), np.int16), np.eye(4)), tmp_path / "scan.nii")
+
+    def full(**_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(outputs_module, "TemporaryFile", full)
+    monkeypatch.setattr(predict_module, "_predict_scan", lambda *_: pytest.fail("the work began"))
+    with pytest.raises(OSError, match="No space left"):
+        predict(trained, tmp_path / "scan.nii", tmp_path / "out" / "x.nii")

@@ -97,8 +97,8 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_kept(
 ) -> None:
     from safetensors.torch import load_file
 
-    from patchcore.inference.export import weights_digest
-    from patchcore.inference.predict import Predictor
+    from patchcore.inference.predictor import Predictor
+    from patchcore.inference.tuned import weights_digest
 
     # Only one validation, at the end: it is the best.
     plain, averaged = (make_run("validation.every_epochs=100", ema) for ema in ("optim.ema=0", "optim.ema=0.5"))

@@ -55,7 +55,8 @@ AREAS = {
     "planning rules": ["planning/rules.py", "planning/joint.py", "planning/candidates.py", "planning/plan.py"],
     "transfer of weights": ["models/weights.py", "training/init_from.py", "models/checkpoint.py"],
     "tuning, FROC": [
-        "evaluation/tune.py", "metrics/froc.py", "inference/postprocess.py", "inference/segment.py", "lesions/spans.py",
+        "evaluation/choose.py", "evaluation/tune.py",
+        "metrics/froc.py", "inference/postprocess.py", "inference/segment.py", "lesions/spans.py",
     ],
 }  # fmt: skip
 """The code that decides numbers, by area; the Rust code is in ``rust.py``."""

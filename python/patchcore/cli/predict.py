@@ -72,7 +72,7 @@ def predict(
     cannot be used are reported and skipped; the exit code is then 3.
     """
     from patchcore.cli.progress import progress_bars, stderr_console
-    from patchcore.inference.models import is_exported, is_onnx
+    from patchcore.inference.opened import is_exported, is_onnx
     from patchcore.inference.predict import predict as run_prediction
     from patchcore.runs import resolve_run
 

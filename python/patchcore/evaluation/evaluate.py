@@ -20,8 +20,8 @@ from patchcore.evaluation.cases import chosen_cases, held_out_cases, newest_fini
 from patchcore.evaluation.row_log import KeptPanels, RowLog
 from patchcore.evaluation.rows import CaseRow, Panel, row_of_json, row_to_json, score_case, score_settings
 from patchcore.files import DISK_ERRORS, write_atomic, write_json_atomic
-from patchcore.inference.models import crop_note
-from patchcore.inference.predict import Predictor
+from patchcore.inference.opened import crop_note
+from patchcore.inference.predictor import Predictor
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES, size_bin
 from patchcore.metrics import (
     BallBaseline,

@@ -10,7 +10,7 @@ import numpy as np
 from patchcore.affines import voxel_volume_mm3
 from patchcore.config.plan import TargetPlan
 from patchcore.errors import DataError
-from patchcore.inference.predict import Predictor
+from patchcore.inference.predictor import Predictor
 from patchcore.inference.segment import PROBABILITY_STEPS, lesion_mask
 from patchcore.metrics import (
     CaseScore,

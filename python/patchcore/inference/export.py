@@ -16,20 +16,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from patchcore.config import Plan, RunConfig, resolve_config
-from patchcore.config.postprocess import POSTPROCESS_FILE, Postprocess, parse_postprocess, read_postprocess
+from patchcore.config.postprocess import Postprocess, parse_postprocess
 from patchcore.errors import CheckpointError, ConfigError, DataError, SchemaVersionError
 from patchcore.files import finite, read_json, replace_atomically
-from patchcore.inference.models import is_exported, is_onnx
+from patchcore.inference.opened import is_exported, is_onnx
+from patchcore.inference.tuned import post_of
 from patchcore.models.checkpoint import Checkpoint, find_weights
 from patchcore.runs.setup import read_setup
 from patchcore.types import PathLike
 
-__all__ = ["ExportedModel", "export_model", "post_of", "read_model", "weights_digest"]
+__all__ = ["ExportedModel", "export_model", "read_model"]
 
 MODEL_SCHEMA: Final = 1
 _FORMAT: Final = "patchcore model"
@@ -169,53 +169,6 @@ def read_model(path: PathLike) -> ExportedModel:
         raise CheckpointError(f"cannot be read ({reason})", path=path, remedy=_REMEDY) from None
     _check_own_code(config, path)
     return ExportedModel(path, facts, plan, config, weights, post)
-
-
-def post_of(run: Path, found: Checkpoint) -> Postprocess | None:
-    """Return the post-processing of a checkpoint; None if the run has none.
-
-    Raises:
-        CheckpointError: It was chosen for other weights.
-        DataError: The file is damaged.
-        OSError: The file cannot be read.
-    """
-    path = run / POSTPROCESS_FILE
-    if not path.exists():
-        return None
-    post = read_postprocess(path)
-    check_post(run, post, weights_digest(found.weights()))
-    return post
-
-
-def check_post(path: Path, post: Postprocess, digest: str) -> None:
-    """Refuse post-processing of other weights.
-
-    Raises:
-        CheckpointError: It was chosen for other weights.
-    """
-    if post.weights_sha256 != digest:
-        raise CheckpointError(
-            f"{POSTPROCESS_FILE} was chosen for other weights",
-            path=path,
-            remedy="run patchcore tune for this checkpoint, or go without it (--no-postprocess)",
-        )
-
-
-def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """Return a hash of weights that does not depend on the file that holds them.
-
-    Example:
-        >>> import torch
-        >>> one = {"a": torch.zeros(2), "b": torch.ones(1)}
-        >>> weights_digest(one) == weights_digest(dict(reversed(one.items())))
-        True
-    """
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()
 
 
 def _manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from patchcore.config.postprocess import Postprocess
 from patchcore.config.run import RunConfig
 from patchcore.errors import CheckpointError, ConfigError, MissingExtraError
 from patchcore.files import replace_atomically
-from patchcore.inference.export import post_of, weights_digest
 from patchcore.inference.onnx_model import ONNX_FORMAT, ONNX_INPUT, ONNX_KEY, ONNX_OUTPUT, ONNX_SCHEMA
+from patchcore.inference.tuned import post_of, weights_digest
 from patchcore.models.checkpoint import find_weights
 from patchcore.models.registry import build_network
 from patchcore.runs.setup import read_setup

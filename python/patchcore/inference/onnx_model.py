@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from patchcore.config.plan import Plan
 from patchcore.config.postprocess import parse_postprocess
 from patchcore.errors import CheckpointError, ConfigError, DataError, MissingExtraError, SchemaVersionError
-from patchcore.inference.models import ModelSource, OpenedModels
+from patchcore.inference.opened import ModelSource, OpenedModels
 from patchcore.inference.segment import WindowModel
 from patchcore.threads import core_count
 from patchcore.types import Float32Array

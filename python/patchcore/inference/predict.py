@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from patchcore.affines import voxel_volume_mm3
 from patchcore.config.plan import TargetPlan
-from patchcore.config.postprocess import Postprocess
-from patchcore.errors import ConfigError, DataError, PatchcoreError
+from patchcore.errors import ConfigError, PatchcoreError
 from patchcore.files import DISK_ERRORS
 from patchcore.inference.lesion_files import write_lesions
-from patchcore.inference.models import ModelSource, OpenedModels, opened_models
-from patchcore.inference.postprocess import Removed, postprocess
+from patchcore.inference.models import opened_models
+from patchcore.inference.opened import OpenedModels
+from patchcore.inference.outputs import Wanted, beside, check_outputs, check_writable, output_paths
+from patchcore.inference.postprocess import Removed
+from patchcore.inference.predictor import Predictor, original_labels
 from patchcore.inference.record import PredictionRecord
 from patchcore.inference.scans import ScanInput, found_scans
 from patchcore.inference.seg import SegKind, Segmented, write_seg
-from patchcore.inference.segment import Segmentation, WindowModel, lesion_mask, lesion_members, segment
+from patchcore.inference.segment import Segmentation, lesion_mask, lesion_members
 from patchcore.inference.write import write_like, write_probability
 from patchcore.lesions.measure import lesion_spans, measure_lesions
 from patchcore.lesions.table import Lesions
-from patchcore.types import Affine, AnyArray, PathLike
+from patchcore.types import AnyArray, PathLike
 from patchcore.volumes.types import CtImage
 
-if TYPE_CHECKING:
-    from torch import nn
+__all__ = ["Prediction", "predict"]
 
-    from patchcore.models.device import Placement
 
-__all__ = ["Prediction", "Predictor", "original_labels", "predict"]
-
+_LEAST_SHARE_IN_RANGE = 0.01
+_LOW_HU = -100.0
+"""A CT has fat or air, and so a voxel below this."""
 
 NO_SEG = "nothing was found, so no DICOM SEG was written: it has at least one segment"
 
@@ -78,172 +76,6 @@ class Prediction:
     removed: Removed = field(default_factory=Removed)
     seconds: float = 0.0
     resumed: bool = False
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What is written for each scan."""
-
-    labels: bool
-    tables: bool
-    probabilities: bool
-    seg: SegKind | None
-
-    @property
-    def names(self) -> list[str]:
-        """What is asked for, as names for the record of a folder."""
-        asked = {"labels": self.labels, "tables": self.tables, "probabilities": self.probabilities}
-        return [*(name for name, is_asked in asked.items() if is_asked), *([f"seg {self.seg}"] if self.seg else [])]
-
-
-class Predictor:
-    """Trained networks that predict whole scans.
-
-    Args:
-        models: The models.
-        post: What is done to the predictions; None: nothing.
-        skip_air: Whether windows of nothing but air are background without a look at them.
-        mirror: Whether the models average over mirrored windows; for reports.
-        sources: Where the models come from.
-    """
-
-    def __init__(
-        self,
-        models: Sequence[WindowModel],
-        *,
-        post: Postprocess | None = None,
-        skip_air: bool = False,
-        mirror: bool = False,
-        sources: Sequence[ModelSource] = (),
-    ) -> None:
-        self.models = tuple(models)
-        self.sources = tuple(sources)
-        self.target: TargetPlan = models[0].target
-        self.overlap = models[0].overlap
-        self.mirror = mirror
-        self.post = post if post is not None and post.acts else None
-        self.skip_air = skip_air
-
-    @classmethod
-    def of_network(
-        cls,
-        network: nn.Module,
-        target: TargetPlan,
-        placement: Placement,
-        *,
-        overlap: float = 0.5,
-        mirror: bool = False,
-    ) -> Predictor:
-        """Predict with one network; see :func:`patchcore.inference.torch_models.network_model`."""
-        from patchcore.inference.torch_models import network_model
-
-        return cls([network_model(network, target, placement, overlap=overlap, mirror=mirror)], mirror=mirror)
-
-    @classmethod
-    def of_run(
-        cls,
-        run: PathLike,
-        *,
-        checkpoint: str | None = None,
-        device: str | None = None,
-        overlap: float | None = None,
-        mirror: bool | None = None,
-        post: bool = True,
-    ) -> Predictor:
-        """Load the network of a run.
-
-        Args:
-            run: The run folder.
-            checkpoint: ``best`` or ``last``; default: best if it exists, else last.
-            device: ``auto``, ``cpu`` or ``cuda``; default: the run's.
-            overlap: Overlap of neighbouring windows; default: that of the run's validation.
-            mirror: Whether to average over mirrored windows; default: as the run's validation.
-            post: Whether the run's ``postprocess.json`` is applied, if there is one.
-
-        Raises:
-            RunError: The path is not a run folder.
-            CheckpointError: The checkpoint does not exist or is damaged; ``postprocess.json`` is for another one.
-            ConfigError: CUDA was requested but is not available, or the device is not valid.
-        """
-        from patchcore.inference.torch_models import open_torch
-
-        opened = open_torch(
-            [Path(run)], checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror, post=post
-        )
-        return cls.of_opened(opened)
-
-    @classmethod
-    def of_opened(cls, opened: OpenedModels, *, skip_air: bool = False) -> Predictor:
-        """Predict with opened models."""
-        return cls(opened.models, post=opened.post, skip_air=skip_air, mirror=opened.mirror, sources=opened.sources)
-
-    def segment(
-        self,
-        image: AnyArray,
-        affine: Affine,
-        *,
-        keep_probability: bool = False,
-        look: Callable[[], None] | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> tuple[Segmentation, Removed]:
-        """Predict a scan on its own grid and apply the post-processing.
-
-        The scan is resampled to the training grid; probabilities are interpolated back, not labels.
-
-        Args:
-            image: HU, stored axis order.
-            affine: Voxel index → world mm.
-            keep_probability: Whether to return the probability of a lesion.
-            look: Called before each batch of windows; its exceptions are passed on.
-            progress: Called with the number of finished windows and their total.
-        """
-        threshold = None if self.post is None else self.post.threshold
-        found = segment(
-            self.models,
-            image,
-            affine,
-            threshold=threshold,
-            keep_probability=keep_probability or (self.post is not None and self.post.min_peak is not None),
-            skip_air=self.skip_air,
-            look=look,
-            progress=progress,
-        )
-        removed = Removed()
-        if self.post is not None:
-            removed = postprocess(
-                found.classes,
-                self.target,
-                self.post,
-                voxel_mm3=voxel_volume_mm3(affine),
-                probability=found.lesion_probability,
-            )
-        return found, removed
-
-    def class_indices(
-        self, image: AnyArray, affine: Affine, *, look: Callable[[], None] | None = None
-    ) -> npt.NDArray[np.uint8]:
-        """Predict a scan on its own grid: uint8 class indices in the image's shape."""
-        return self.segment(image, affine, look=look)[0].classes
-
-    def label_map(
-        self, image: AnyArray, affine: Affine, *, look: Callable[[], None] | None = None
-    ) -> npt.NDArray[np.uint8]:
-        """Predict a scan on its own grid: uint8 in the image's shape, with the data set's own label values."""
-        return original_labels(self.class_indices(image, affine, look=look), self.target.classes)
-
-
-def original_labels(indices: npt.NDArray[np.uint8], classes: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Convert class indices to the data set's label values.
-
-    Raises:
-        DataError: A label does not fit into uint8.
-    """
-    if max(classes) > 255 or min(classes) < 0:
-        raise DataError(
-            f"classes {tuple(classes)} do not fit into uint8", remedy="renumber the labels from 1 in the label maps"
-        )
-    values: npt.NDArray[np.uint8] = np.asarray((0, *classes), dtype=np.uint8)[indices]
-    return values
 
 
 def predict(
@@ -307,10 +139,10 @@ def predict(
         only_seg = Path(out).suffix.lower() == ".dcm"
         if only_seg and seg is None:
             seg = "binary"
-        wanted = _Wanted(labels=not only_seg, tables=tables, probabilities=probabilities, seg=seg)
+        wanted = Wanted(labels=not only_seg, tables=tables, probabilities=probabilities, seg=seg)
         if seg is not None and any(scan.volume is not None and scan.slices is None for scan in scans):
             raise ConfigError("a DICOM SEG can be written only for a DICOM scan", remedy="leave out --seg")
-        outputs = _outputs(scans, Path(source), Path(out))
+        outputs = output_paths(scans, Path(source), Path(out))
         opened = stack.enter_context(
             opened_models(paths, checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror, post=post)
         )
@@ -328,7 +160,8 @@ def predict(
             "post": None if predictor.post is None else predictor.post.model_dump(mode="json"),
         }
         record = PredictionRecord(outputs[0].parent, settings, wanted.names, enabled=len(scans) > 1)
-        done = _check_outputs(scans, outputs, wanted, record, overwrite=overwrite)
+        done = check_outputs(scans, outputs, wanted, record, overwrite=overwrite)
+        check_writable(outputs[0].parent)
         record.begin([scan for scan, is_done in zip(scans, done, strict=True) if not is_done])
         return _predict_all(
             predictor, list(zip(scans, outputs, done, strict=True)), wanted, record, opened, on_file, progress
@@ -338,7 +171,7 @@ def predict(
 def _predict_all(
     predictor: Predictor,
     jobs: Sequence[tuple[ScanInput, Path, bool]],
-    wanted: _Wanted,
+    wanted: Wanted,
     record: PredictionRecord,
     opened: OpenedModels,
     on_file: Callable[[Prediction, int, int], None] | None,
@@ -367,7 +200,7 @@ def _predict_scan(
     predictor: Predictor,
     scan: ScanInput,
     path: Path,
-    wanted: _Wanted,
+    wanted: Wanted,
     progress: Callable[[str, int, int], None] | None,
 ) -> Prediction:
     began = time.monotonic()
@@ -389,9 +222,10 @@ def _predict_scan(
             connectivity=target.connectivity,
             min_volume_mm3=target.min_volume_mm3,
         )
-        stem = _beside(path, ".lesions")
+        stem = beside(path, ".lesions")
         write_lesions(lesions, stem)
         files += [stem.with_name(stem.name + ending) for ending in (".csv", ".json")]
+    no_seg = [NO_SEG] if wanted.seg is not None and not found.classes.any() else []
     return Prediction(
         scan.path,
         next((file for file in files if file.name.endswith((".nii", ".nii.gz", ".dcm"))), None),
@@ -400,7 +234,7 @@ def _predict_scan(
         lesions=lesions,
         name=scan.name,
         files=tuple(files),
-        notes=(*scan.notes, *([NO_SEG] if wanted.seg is not None and not found.classes.any() else [])),
+        notes=(*scan.notes, *_hu_note(image.array, target), *no_seg),
         windows=found.windows,
         air_windows=found.air_windows,
         removed=removed,
@@ -413,7 +247,7 @@ def _write(
     image: CtImage,
     found: Segmentation,
     path: Path,
-    wanted: _Wanted,
+    wanted: Wanted,
     predictor: Predictor,
 ) -> list[Path]:
     """Write the images of a prediction and return their paths."""
@@ -424,7 +258,7 @@ def _write(
         files.append(path)
     # A SEG has at least one segment.
     if wanted.seg is not None and scan.slices is not None and found.classes.any():
-        where = path if path.suffix.lower() == ".dcm" else _beside(path, ".seg.dcm")
+        where = path if path.suffix.lower() == ".dcm" else beside(path, ".seg.dcm")
         members = lesion_members(target)
         spans = lesion_spans(lesion_mask(found.classes, target), connectivity=target.connectivity)
         names = target.class_names
@@ -438,14 +272,10 @@ def _write(
         write_seg(where, segmented, scan.files, scan.slices, kind=wanted.seg, models=sources, version=_version())
         files.append(where)
     if wanted.probabilities and found.lesion_probability is not None:
-        where = _beside(path, ".probability.nii.gz")
+        where = beside(path, ".probability.nii.gz")
         write_probability(where, found.lesion_probability, scan, image.affine)
         files.append(where)
     return files
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(re.sub(r"\.(nii(\.gz)?|dcm)$", "", path.name) + ending)
 
 
 def _version() -> str:
@@ -454,72 +284,14 @@ def _version() -> str:
     return __version__
 
 
-def _outputs(scans: Sequence[ScanInput], source: Path, out: Path) -> list[Path]:
-    """Return the label map of each scan."""
-    usable = [scan for scan in scans if scan.volume is not None]
-    is_file_name = re.search(r"\.(nii(\.gz)?|dcm)$", out.name) is not None
-    folder_of_nifti = source.is_dir() and scans[0].slices is None and scans[0].volume is not None
-    if len(usable) > 1 or (folder_of_nifti and not is_file_name):
-        if is_file_name and not out.is_dir():
-            raise DataError(
-                f"names one file, but {len(usable)} scans were found", path=out, remedy="give a folder with -o"
-            )
-        if out.exists() and not out.is_dir():
-            raise DataError(
-                "is a file, but several scans need an output folder", path=out, remedy="give a folder with -o"
-            )
-        return [out / f"{scan.stem}.nii.gz" for scan in scans]
-    if out.is_dir():
-        return [out / f"{scan.stem}.nii.gz" for scan in scans]
-    if not is_file_name:
-        raise ConfigError(
-            f"{out.name!r} is neither a NIfTI file name nor an existing folder",
-            path=out,
-            remedy="use a name with .nii.gz or .nii, or .dcm for a DICOM SEG",
-        )
-    # Only the scan that can be used is written; what cannot be used is reported.
-    return [out if scan.volume is not None or not usable else out.with_name(f"{scan.stem}.nii.gz") for scan in scans]
-
-
-def _check_outputs(
-    scans: Sequence[ScanInput],
-    outputs: Sequence[Path],
-    wanted: _Wanted,
-    record: PredictionRecord,
-    *,
-    overwrite: bool,
-) -> list[bool]:
-    """Refuse outputs that would overwrite a file; return which scans are done already."""
-    inputs = {file.resolve() for scan in scans for file in scan.files}
-    seen: dict[Path, ScanInput] = {}
-    done = []
-    for scan, path in zip(scans, outputs, strict=True):
-        other = seen.setdefault(path, scan)
-        if other is not scan:
-            raise DataError(
-                f"{other.name} and {scan.name} would have the same output",
-                path=path,
-                remedy="rename one of them, or put them into different folders",
-            )
-        written = _files_of(path, wanted)
-        if any(file.resolve() in inputs for file in (path, *written)):
-            raise DataError(
-                "the output would overwrite the input", path=scan.path, remedy="choose another output with -o"
-            )
-        is_done = not overwrite and record.is_done(scan)
-        if not overwrite and not is_done and not record.may_replace(scan):
-            for file in written:
-                if file.exists():
-                    raise DataError(
-                        "already exists", path=file, remedy="add --overwrite, or choose another output with -o"
-                    )
-        done.append(is_done)
-    return done
-
-
-def _files_of(path: Path, wanted: _Wanted) -> list[Path]:
-    files = [path] if wanted.labels or path.suffix.lower() == ".dcm" else []
-    files += [_beside(path, ".seg.dcm")] if wanted.seg is not None and path.suffix.lower() != ".dcm" else []
-    files += [_beside(path, ".probability.nii.gz")] if wanted.probabilities else []
-    files += [_beside(path, f".lesions.{ending}") for ending in ("csv", "json")] if wanted.tables else []
-    return files
+def _hu_note(image: AnyArray, target: TargetPlan) -> tuple[str, ...]:
+    """Return a note on a scan that does not look like a CT in HU."""
+    sample = image[::4, ::4, ::4]
+    low, high = target.hu_range
+    share = float(np.mean((sample > low) & (sample < high)))
+    if share >= _LEAST_SHARE_IN_RANGE and float(sample.min()) < _LOW_HU:
+        return ()
+    return (
+        f"its values reach from {float(sample.min()):g} to {float(sample.max()):g}, and {share:.1%} of them lie in the "
+        f"model's HU range, {low:g} to {high:g}: is it a CT in HU?",
+    )

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from patchcore.config.plan import Plan, TargetPlan
 from patchcore.config.postprocess import POSTPROCESS_FILE, Postprocess, read_postprocess
 from patchcore.config.run import RunConfig
-from patchcore.inference.export import check_post, read_model, weights_digest
-from patchcore.inference.models import ModelSource, OpenedModels, is_exported
+from patchcore.inference.export import read_model
+from patchcore.inference.opened import ModelSource, OpenedModels, is_exported
 from patchcore.inference.segment import WindowModel
 from patchcore.inference.sliding_window import window_probabilities, windows_a_batch
+from patchcore.inference.tuned import check_post, weights_digest
 from patchcore.models.checkpoint import fill_network, find_weights
 from patchcore.models.device import Placement, place
 from patchcore.models.registry import build_network

@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from patchcore.config.postprocess import Postprocess
-from patchcore.evaluation.tune import (
-    PEAKS,
-    THRESHOLDS,
-    VOLUMES_MM3,
-    Choice,
-    Components,
-    Rules,
-    TuningCase,
-    _measure,
-    choose,
-)
+from patchcore.evaluation.choose import PEAKS, THRESHOLDS, VOLUMES_MM3, Choice, Components, Rules, TuningCase, choose
+from patchcore.evaluation.tune import _measure
 from patchcore.inference.postprocess import postprocess
 from patchcore.inference.segment import Segmentation
 from patchcore.metrics import match_lesions
