@@ -97,7 +97,10 @@ def _stamp(scan: ScanInput) -> Any:
 
     The files of a zip are unpacked anew each time, so their times say nothing.
     """
-    stats = [file.stat() for file in scan.files] if scan.volume is not None else []
+    try:
+        stats = [file.stat() for file in scan.files] if scan.volume is not None else []
+    except OSError:
+        return None  # the scan fails when it is read
     if scan.slices is None:
         return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
     digest = hashlib.sha256(json.dumps([scan.slices, [stat.st_size for stat in stats]]).encode())
