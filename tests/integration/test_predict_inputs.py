@@ -86,7 +86,7 @@ def standard_errors(path: Path) -> set[str]:
     return {line for line in text.splitlines() if line.startswith("Error")}
 
 
-def check_seg(folder: Path, out: Path, classes: Any, affine: Any, *, kind: str) -> None:
+def check_seg(folder: Path, out: Path, classes: Any, affine: Any, *, standard: bool = True) -> None:
     import highdicom
 
     labels = np.zeros(classes.shape, np.int64)
@@ -108,7 +108,8 @@ def check_seg(folder: Path, out: Path, classes: Any, affine: Any, *, kind: str) 
     assert (
         seg.ReferencedSeriesSequence[0].SeriesInstanceUID == highdicom.imread(next(folder.glob("f*"))).SeriesInstanceUID
     )
-    assert standard_errors(out) <= standard_errors(next(folder.glob("f*")))
+    if standard:
+        assert standard_errors(out) <= standard_errors(next(folder.glob("f*")))
     # patchcore reads what it wrote.
     (folder / "seg").write_bytes(out.read_bytes())
     [case] = find_dicom(folder).cases
@@ -148,7 +149,7 @@ def test_a_seg_has_its_place_in_all_orientations(tmp_path: Path, kind: Any) -> N
             mine = np.ascontiguousarray(classes[:, :, along])
             np.testing.assert_array_equal(image.array, stored_values(series)[:, :, along].astype(int) - 1024)
             write_seg(tmp_path / "out.dcm", segmented(mine), scan.files, scan.slices, kind=kind)
-        check_seg(folder, tmp_path / "out.dcm", mine, image.affine, kind=kind)
+        check_seg(folder, tmp_path / "out.dcm", mine, image.affine, standard=number % 8 == 0)
 
 
 @pytest.mark.parametrize("kind", ["binary", "labelmap"])
@@ -165,7 +166,7 @@ def test_a_seg_of_an_oblique_and_of_a_multi_frame_series(tmp_path: Path, kind: A
             assert scan.slices is not None
             classes = spots(image.array.shape, seed=5)
             write_seg(tmp_path / "out.dcm", segmented(classes), scan.files, scan.slices, kind=kind)
-        check_seg(folder, tmp_path / "out.dcm", classes, image.affine, kind=kind)
+        check_seg(folder, tmp_path / "out.dcm", classes, image.affine)
 
 
 def test_series_zip_and_folders_are_predicted(trained: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from commands import patchcore
 from patchcore.config.postprocess import POSTPROCESS_FILE, read_postprocess
 from patchcore.errors import ConfigError, CorruptFileError, DataError, StudyError
 from patchcore.evaluation import tune as tuning
+from patchcore.evaluation.evaluate import evaluate
 from patchcore.evaluation.tune import tune
 from patchcore.study import Study
 
@@ -38,18 +39,16 @@ def test_tune_writes_what_predict_and_evaluate_use(trained: Path, tiny_study: Pa
     # A choice that acts, so that its use can be seen.
     acts = chosen.model_copy(update={"kept": True, "min_volume_mm3": 1e6})
     (trained / POSTPROCESS_FILE).write_text(acts.model_dump_json())
-    plain = patchcore("evaluate", tiny_study, trained, "--no-postprocess", "--json")
-    used = patchcore("evaluate", tiny_study, trained, "--json")
-    assert (plain.returncode, used.returncode) == (0, 0), used.stderr
-    before, after = json.loads(plain.stdout), json.loads(used.stdout)
-    assert before["lesions"]["found"] > 0
-    assert (after["lesions"]["found"], after["lesions"]["predicted"]) == (0, 0)
-    assert not any("post-processing" in note for note in before["notes"])
-    assert any("lesions of at least 1e+06 mm³" in note for note in after["notes"])
-    assert any("it was chosen on 2 of these cases" in note for note in after["notes"])
+    before = evaluate(tiny_study, trained, post=False)
+    after = evaluate(tiny_study, trained)
+    assert before.lesions.found > 0
+    assert (after.lesions.found, after.lesions.predicted) == (0, 0)
+    assert not any("post-processing" in note for note in before.notes)
+    assert any("lesions of at least 1e+06 mm³" in note for note in after.notes)
+    assert any("it was chosen on 2 of these cases" in note for note in after.notes)
     # The FROC is that of the network.
-    assert before["froc"] == after["froc"]
-    assert before["froc"]["lesions"] == before["lesions"]["lesions"]
+    assert before.froc == after.froc
+    assert before.froc.lesions == before.lesions.lesions
     report = Study(tiny_study).reports_dir / trained.name
     assert (report / "lesions.png").exists()
     assert (report / "contours.png").exists()
@@ -61,7 +60,7 @@ def test_tune_writes_what_predict_and_evaluate_use(trained: Path, tiny_study: Pa
         rows = list(csv.reader(handle))
     assert rows[0] == ["", trained.name, trained.name]
     assert len({row[0] for row in rows}) == len(rows) > 8
-    both = patchcore("evaluate", tiny_study, trained, trained.name, "--json")
+    both = patchcore("evaluate", tiny_study, trained, trained.name, "--json", "--no-postprocess")
     assert [one["run_id"] for one in json.loads(both.stdout)] == [trained.name] * 2
 
 

@@ -63,15 +63,15 @@ def test_one_patient_and_noise_are_no_evidence() -> None:
     choice, gain = choose(one, Rules())
     assert choice != Choice()
     assert (gain.before, gain.after, gain.low, gain.high, gain.patients) == (gain.before, gain.before, -1.0, 1.0, 1)
-    assert claimed_from_noise(patients=12) <= 5
-    assert claimed_from_noise(patients=4) <= 10
+    assert claimed_from_noise(patients=12) <= 2
+    assert claimed_from_noise(patients=4) <= 4
 
 
 def claimed_from_noise(*, patients: int) -> int:
-    """How often of 100 a gain is claimed where sizes and probabilities say nothing about what is true."""
+    """How often of 40 a gain is claimed where sizes and probabilities say nothing about what is true."""
     random = np.random.default_rng(0)
     claimed = 0
-    for _ in range(100):
+    for _ in range(40):
         cases = []
         for number in range(patients):
             rows = [
