@@ -30,7 +30,23 @@ THRESHOLDS: Final = (None, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Probabilities above which a voxel is lesion; None: if lesion is the most likely class."""
 PEAKS: Final = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 """Highest probabilities that a lesion must reach at least."""
-VOLUMES_MM3: Final = (0.0, 5.0, 10.0, 20.0, 35.0, 65.0, 100.0, 150.0, 250.0, 500.0, 1000.0, 2000.0)
+VOLUMES_MM3: Final = (
+    0.0,
+    5.0,
+    10.0,
+    20.0,
+    35.0,
+    65.0,
+    100.0,
+    150.0,
+    250.0,
+    350.0,
+    500.0,
+    700.0,
+    1000.0,
+    1400.0,
+    2000.0,
+)
 """Least volumes of a lesion [mm³]; 65 mm³ is a ball of 5 mm."""
 RESAMPLES: Final = 2000
 LEAST_PATIENTS: Final = 3
