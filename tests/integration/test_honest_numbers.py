@@ -309,6 +309,11 @@ def test_folds_of_another_cohort_are_not_combined(tiny_study: Path) -> None:
     assert fold_run(study, 0, settings=TINY).path == first.path
     assert fold_run(study, 0, settings=[*TINY, "train.prepare_mib=4096"]).path == first.path
     assert fold_run(study, 0, settings=[*TINY, "train.steps=7"]).path != first.path
+    toml = tiny_study / "settings.toml"
+    toml.write_text("[optim]\nlr = 0.0625\n")
+    of_toml = fold_run(study, 0, settings=TINY, toml=toml)
+    assert of_toml.path != first.path
+    assert json.loads((of_toml.path / "run.json").read_text(encoding="utf-8"))["config"]["optim"]["lr"] == 0.0625
     begin_attempt(first.path, 1, optim={"lr": 0.5})  # an attempt with a setting of its own
     changed = fold_run(study, 0, settings=TINY)
     assert changed.path != first.path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,6 +113,10 @@ def test_validation_counts_no_ignored_voxel(study: tuple[Study, dict[str, np.nda
         lesion, counted = int((label == 1).sum()), int((label != 2).sum())
         (counts,) = (result.counts.counts(case.case_id)[index] for index in (1,))
         assert counts.dsc == pytest.approx(2 * lesion / (lesion + counted))
+        # Everything is predicted, so every lesion is found completely.
+        assert set(result.lesions[case.case_id].covered_share) <= {1.0}
+        assert (result.lesions[case.case_id].found > 0) == (lesion > 0)
+        assert math.fsum(result.lesions[case.case_id].predicted_mm3) == pytest.approx(counted * case.voxel_mm3)
 
 
 def test_evaluation_counts_no_ignored_voxel(study: tuple[Study, dict[str, np.ndarray]]) -> None:

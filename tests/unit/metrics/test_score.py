@@ -369,3 +369,14 @@ def test_an_interval_has_the_percentiles_of_the_bootstrap() -> None:
     assert str(found) == f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}] (n = 6)"
     assert str(estimate_mean([])) == "not defined (n = 0)"
     assert str(estimate_mean([0.25])) == "0.250 (n = 1)"
+
+
+def test_a_perfect_prediction_has_a_surface_dice_of_one_and_an_affine_may_have_integers() -> None:
+    truth = np.zeros((14, 12, 12), np.uint8)
+    truth[3:10, 3:9, 3:9] = 1
+    same = MaskPair(truth, truth, affine=np.diag([1, 1, 2, 1]))
+    found = brats_mode("SSA-2024")(same)
+    assert found["nsd_0.5"] == pytest.approx(1.0, abs=1e-6)
+    assert found["nsd_1"] == pytest.approx(1.0, abs=1e-6)
+    assert same.voxel_mm3 == 2.0
+    assert same.affine.dtype == np.float64
