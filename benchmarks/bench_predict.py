@@ -35,13 +35,9 @@ def export() -> list[Row]:
     logits = np.stack(
         [40 * ndimage.gaussian_filter(random.standard_normal(grid.shape, dtype=np.float32), 3) for _ in range(3)]
     )
-    times: list[float] = []
-    found: list[Any] = []
-    for _ in range(3):
-        [seconds] = in_turns(lambda: found.append(label_on_grid(logits, grid)), repeats=1)
-        times.append(seconds)
+    answers: dict[str, Any] = {}
+    [ours] = in_turns(lambda: answers.update(ours=label_on_grid(logits, grid)), repeats=3)
     what = "logits of 3 classes, 256 × 256 × 400 → labels, 512 × 512 × 600"
-    ours = sorted(times)[1]
     python = os.environ.get("PATCHCORE_PEERS")
     if not python:
         return [Row("15.4", what, ours, "nnU-Net", 0.0, None, None, note="no peers: set PATCHCORE_PEERS")]
@@ -60,7 +56,7 @@ def export() -> list[Row]:
             return [Row("15.4", what, ours, "nnU-Net", 0.0, None, None, note="the peer failed")]
         labels = np.load(path / "labels.npy").transpose(2, 1, 0)
         peer_s = float(json.loads(done.stdout.splitlines()[-1])["seconds"])
-    share = float(np.mean(labels == found[-1]))
+    share = float(np.mean(labels == answers["ours"]))
     return [Row("15.4", what, ours, "nnU-Net export", peer_s, 20.0, share >= 0.9999, note=f"{share:.6%} equal")]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchcore.cli.options import CheckpointName, Device, Mirror, UsePostprocess
 from patchcore.types import ExitCode
 
 if TYPE_CHECKING:
@@ -37,21 +38,13 @@ def evaluate(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Evaluate the test cases of the data set instead of a fold.")
     ] = False,
-    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint to use: best or last [default: best].")] = None,
+    checkpoint: CheckpointName = None,
     organ_label: Annotated[
         int | None, typer.Option(help="Label of the organ: compare with the best fixed HU threshold inside it.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Device: auto, cpu or cuda [default: device of the run].")] = None,
-    mirror: Annotated[
-        bool | None,
-        typer.Option(
-            "--mirror/--no-mirror", help="Average predictions over mirrored windows [default: as in the run]."
-        ),
-    ] = None,
-    post: Annotated[
-        bool,
-        typer.Option("--postprocess/--no-postprocess", help="Apply what patchcore tune chose for the run."),
-    ] = True,
+    device: Device = None,
+    mirror: Mirror = None,
+    post: UsePostprocess = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json instead of the table.")] = False,
 ) -> None:
     """Compare the predictions of runs with the label maps.

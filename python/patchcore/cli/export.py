@@ -7,17 +7,16 @@ from typing import Annotated
 
 import typer
 
+from patchcore.cli.options import CheckpointName, UsePostprocess
+
 __all__ = ["export"]
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .zip, or .onnx to predict without torch.")],
-    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint to use: best or last [default: best].")] = None,
-    post: Annotated[
-        bool,
-        typer.Option("--postprocess/--no-postprocess", help="Export what patchcore tune chose for the run with it."),
-    ] = True,
+    checkpoint: CheckpointName = None,
+    post: UsePostprocess = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Write the network of a run into one file: weights, plan, settings, a model card and hashes.

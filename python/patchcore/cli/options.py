@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accept",
+    "CheckpointName",
+    "Device",
     "Exclude",
     "FractionalThreshold",
     "Images",
@@ -19,11 +21,13 @@ __all__ = [
     "Labels",
     "LayoutName",
     "LesionLabel",
+    "Mirror",
     "PatientRegex",
     "ReaderChoice",
     "Spacing",
     "SpacingFile",
     "Threads",
+    "UsePostprocess",
     "segment_options",
 ]
 
@@ -75,6 +79,18 @@ LesionLabel: TypeAlias = Annotated[
 ]
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(help="Number of cases processed in parallel [default: all cores].")
+]
+
+CheckpointName: TypeAlias = Annotated[
+    str | None, typer.Option("--checkpoint", help="Checkpoint to use: best or last [default: best].")
+]
+Device: TypeAlias = Annotated[str | None, typer.Option(help="Device: auto, cpu or cuda [default: device of the run].")]
+Mirror: TypeAlias = Annotated[
+    bool | None,
+    typer.Option("--mirror/--no-mirror", help="Average predictions over mirrored windows [default: as in the run]."),
+]
+UsePostprocess: TypeAlias = Annotated[
+    bool, typer.Option("--postprocess/--no-postprocess", help="Use what patchcore tune chose for the model.")
 ]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchcore.cli.options import CheckpointName, Device, Mirror, UsePostprocess
 from patchcore.types import ExitCode
 
 if TYPE_CHECKING:
@@ -36,21 +37,13 @@ def predict(
         Path,
         typer.Option("--out", "-o", help="Label map to write (.dcm: only a SEG); a folder if there are several scans."),
     ],
-    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint to use: best or last [default: best].")] = None,
-    device: Annotated[str | None, typer.Option(help="Device: auto, cpu or cuda [default: device of the run].")] = None,
-    mirror: Annotated[
-        bool | None,
-        typer.Option(
-            "--mirror/--no-mirror", help="Average predictions over mirrored windows [default: as in the run]."
-        ),
-    ] = None,
+    checkpoint: CheckpointName = None,
+    device: Device = None,
+    mirror: Mirror = None,
     skip_air: Annotated[
         bool, typer.Option("--skip-air", help="Skip windows that contain only air; their share is printed.")
     ] = False,
-    post: Annotated[
-        bool,
-        typer.Option("--postprocess/--no-postprocess", help="Apply what patchcore tune chose for the model."),
-    ] = True,
+    post: UsePostprocess = True,
     tables: Annotated[
         bool,
         typer.Option("--tables", help="Also write the lesions of each scan as CSV and JSON, beside the label map."),

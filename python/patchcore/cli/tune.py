@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchcore.cli.options import CheckpointName, Device, Mirror
 from patchcore.types import ExitCode
 
 if TYPE_CHECKING:
@@ -37,14 +38,9 @@ def tune(
             help="Label of the organ that holds the lesions [default: the only other class, if there is one]."
         ),
     ] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint to use: best or last [default: best].")] = None,
-    device: Annotated[str | None, typer.Option(help="Device: auto, cpu or cuda [default: device of the run].")] = None,
-    mirror: Annotated[
-        bool | None,
-        typer.Option(
-            "--mirror/--no-mirror", help="Average predictions over mirrored windows [default: as in the run]."
-        ),
-    ] = None,
+    checkpoint: CheckpointName = None,
+    device: Device = None,
+    mirror: Mirror = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print postprocess.json instead of sentences.")] = False,
 ) -> None:
     """Choose least probability, least volume and "inside the organ only" for the predicted lesions of a run.
@@ -79,13 +75,11 @@ def tune(
 
 
 def _lines(tuning: Tuning) -> list[str]:
-    from patchcore.config.postprocess import DSC_IN_WORDS
-
     settings = tuning.settings
     gain = settings.gain
     assert gain is not None
+    name = settings.objective_in_words
     best = settings.model_copy(update={"kept": True})
-    name = "lesion F1" if settings.objective == "lesion-f1" else DSC_IN_WORDS
     lines = [
         f"best choice on {len(settings.cases)} cases: {best if best.acts else 'to change nothing'}",
         f"  without it: {_counts(tuning.before)}",

@@ -13,7 +13,6 @@ from patchcore.files import read_json
 from patchcore.types import PathLike
 
 __all__ = [
-    "DSC_IN_WORDS",
     "POSTPROCESS_FILE",
     "POSTPROCESS_SCHEMA",
     "Gain",
@@ -25,9 +24,6 @@ __all__ = [
 
 POSTPROCESS_SCHEMA = 1
 POSTPROCESS_FILE = "postprocess.json"
-
-DSC_IN_WORDS = "mean DSC of the lesions (a case without lesion and prediction counts as 1)"
-"""Name of the objective ``dsc``. An evaluation excludes such cases from its mean DSC."""
 
 Objective = Literal["lesion-f1", "dsc"]
 
@@ -73,6 +69,13 @@ class Postprocess(_Model):
         default_factory=dict, description="Found lesions of the tuning cases that are lost, per size bin."
     )
     cases: tuple[str, ...] = Field(default=(), description="Case ids of the tuning cases.")
+
+    @property
+    def objective_in_words(self) -> str:
+        """Name of the objective for messages. For ``dsc``, an evaluation excludes the cases that count as 1 here."""
+        if self.objective == "lesion-f1":
+            return "lesion F1"
+        return "mean DSC of the lesions (a case without lesion and prediction counts as 1)"
 
     @property
     def acts(self) -> bool:

@@ -31,22 +31,8 @@ THRESHOLDS: Final = (None, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 PEAKS: Final = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 """Highest probabilities that a lesion must reach at least."""
 VOLUMES_MM3: Final = (
-    0.0,
-    5.0,
-    10.0,
-    20.0,
-    35.0,
-    65.0,
-    100.0,
-    150.0,
-    250.0,
-    350.0,
-    500.0,
-    700.0,
-    1000.0,
-    1400.0,
-    2000.0,
-)
+    0.0, 5.0, 10.0, 20.0, 35.0, 65.0, 100.0, 150.0, 250.0, 350.0, 500.0, 700.0, 1000.0, 1400.0, 2000.0,
+)  # fmt: skip
 """Least volumes of a lesion [mm³]; 65 mm³ is a ball of 5 mm."""
 RESAMPLES: Final = 2000
 LEAST_PATIENTS: Final = 3
@@ -72,7 +58,7 @@ class Components:
     Attributes:
         voxels: Number of voxels of each component.
         peaks: Its highest probability of a lesion.
-        inside: Whether it is connected with the largest piece of the organ.
+        inside: Whether it is connected with the organ.
         hits: Rows (component, true lesion, common voxels); the lesion is −1 if it is below the plan's least volume.
     """
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from patchcore.config.plan import TargetPlan
-from patchcore.config.postprocess import DSC_IN_WORDS
 from patchcore.errors import ConfigError, DataError, MissingExtraError, PatchcoreError
 from patchcore.evaluation.cases import chosen_cases, held_out_cases, newest_finished
 from patchcore.evaluation.row_log import KeptPanels, RowLog
@@ -250,8 +249,7 @@ def _post_notes(predictor: Predictor, rows: Sequence[tuple[CaseRecord, Role, Cas
     notes = [f"post-processing: {post}"]
     tuned = sum(record.case_id in post.cases for record, _, _ in rows)
     if tuned and post.gain is not None:
-        gain = post.gain
-        what = "lesion F1" if post.objective == "lesion-f1" else DSC_IN_WORDS
+        gain, what = post.gain, post.objective_in_words
         notes.append(
             f"it was chosen on {tuned} of these cases, so their scores are too high; the nested estimate, each patient "
             f"with the choice of the others, is {what} {gain.after:.3f} instead of {gain.before:.3f} without it (gain "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,7 +121,6 @@ def tune(
         raise ConfigError(f"{objective!r} is not an objective", expected=_OBJECTIVES, remedy="use one of them")
     if not 0 <= may_lose <= 1:
         raise ConfigError(f"may_lose is {may_lose}", expected="0 to 1", remedy="give a share, e.g. 0.01")
-    rules = Rules(objective, may_lose, has_organ=False)
     path = resolve_run(None, str(run))
     study = Study(path.parent.parent)
     setup, seen = read_setup(path), read_record(path)
@@ -171,8 +170,9 @@ def tune(
             path=path,
             remedy="read the error, and run patchcore check",
         )
-    rules = replace(
-        rules,
+    rules = Rules(
+        objective,
+        may_lose,
         has_organ=organ is not None,
         most_mm3=_most_mm3(study, target),
         # A region inside the lesions is painted at 0.5 whatever the threshold of the lesions is.

@@ -19,12 +19,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 from torch import Tensor
 
+from patchcore import _core
 from patchcore.config import Plan, RunConfig, resolve_config
 from patchcore.config.postprocess import Postprocess, parse_postprocess
-from patchcore.errors import CheckpointError, ConfigError, DataError, SchemaVersionError
+from patchcore.errors import CheckpointError, ConfigError, DataError, SchemaVersionError, first_line
 from patchcore.files import finite, read_json, replace_atomically
 from patchcore.inference.opened import is_exported, is_onnx
-from patchcore.inference.tuned import post_of
+from patchcore.inference.tuned import post_of, weights_digest
 from patchcore.models.checkpoint import Checkpoint, find_weights
 from patchcore.runs.setup import read_setup
 from patchcore.types import PathLike
@@ -107,9 +108,10 @@ def export_model(
 
         return export_onnx(run, out, checkpoint=checkpoint, with_post=post)
     found = find_weights(run, checkpoint)
-    chosen = post_of(run, found) if post else None
+    weights = found.weights()
+    chosen = post_of(run, weights_digest(weights)) if post else None
     members = {
-        _WEIGHTS: _weight_bytes(found),
+        _WEIGHTS: _weight_bytes(weights),
         _PLAN: _json(json.loads(setup.plan.model_dump_json())),
         _CONFIG: _json(setup.config.model_dump(mode="json")),
         _CARD: _card(run, found, setup.plan, setup.config, chosen).encode(),
@@ -119,7 +121,7 @@ def export_model(
     facts = {
         "format": _FORMAT,
         "schema_version": MODEL_SCHEMA,
-        "patchcore_version": _version(),
+        "patchcore_version": _core.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "run_id": run.name,
         "step": int(found.state.get("step", 0)),
@@ -165,7 +167,7 @@ def read_model(path: PathLike) -> ExportedModel:
     except (
         ValidationError, ConfigError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError
     ) as error:  # fmt: skip
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(f"cannot be read ({reason})", path=path, remedy=_REMEDY) from None
     _check_own_code(config, path)
     return ExportedModel(path, facts, plan, config, weights, post)
@@ -221,10 +223,10 @@ def _check_own_code(config: RunConfig, path: Path) -> None:
         )
 
 
-def _weight_bytes(found: Checkpoint) -> bytes:
+def _weight_bytes(weights: Mapping[str, Tensor]) -> bytes:
     from safetensors.torch import save
 
-    return bytes(save(dict(found.weights())))
+    return bytes(save(dict(weights)))
 
 
 def _json(value: Any) -> bytes:
@@ -237,7 +239,8 @@ def _card(run: Path, found: Checkpoint, plan: Plan, config: RunConfig, post: Pos
     lines = [
         f"# {run.name}",
         "",
-        f"A {config.model.network} for CT, exported by patchcore {_version()} after step {found.state.get('step', 0)}.",
+        f"A {config.model.network} for CT, exported by patchcore {_core.__version__} after step "
+        f"{found.state.get('step', 0)}.",
         "",
         f"- Classes: background, {', '.join(map(str, target.classes))}; the lesions have label {target.lesion_label}.",
         f"- Patch size {target.patch_size}, window {target.window_size} voxels, spacing {target.spacing} mm.",
@@ -268,9 +271,3 @@ def _card(run: Path, found: Checkpoint, plan: Plan, config: RunConfig, post: Pos
         "",
     ]
     return "\n".join(lines)
-
-
-def _version() -> str:
-    from patchcore import __version__
-
-    return __version__

@@ -55,13 +55,12 @@ def label_on_grid(
     Returns:
         uint8 class indices, stored axis order, shape ``grid.stored_shape``.
     """
-    first, second, third = (1.0 / edge for edge in grid.ratio)
     channels = len(probabilities)
     flat = _core.choose_classes(
         np.ascontiguousarray(probabilities, dtype=np.float32).reshape(-1),
         shape=(channels, *grid.shape),
         out_shape=grid.canonical_shape,
-        ratio=(first, second, third),
+        ratio=grid.inverse_ratio,
         rule=(None if regions is None else [(own, list(members)) for own, members in regions.items()], None, []),
         threads=None,
     )

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from patchcore import _core
 from patchcore.config.plan import TargetPlan
 from patchcore.config.postprocess import Postprocess
 from patchcore.config.run import RunConfig
-from patchcore.errors import CheckpointError, ConfigError, MissingExtraError
+from patchcore.errors import CheckpointError, ConfigError, MissingExtraError, first_line
 from patchcore.files import replace_atomically
 from patchcore.inference.onnx_model import ONNX_FORMAT, ONNX_INPUT, ONNX_KEY, ONNX_OUTPUT, ONNX_SCHEMA
 from patchcore.inference.tuned import post_of, weights_digest
@@ -50,17 +51,19 @@ def export_onnx(run: Path, out: Path, *, checkpoint: str | None = None, with_pos
     found = find_weights(run, checkpoint)
     network = build_network(setup.plan.target, setup.config.model)
     found.restore(network)
-    model = _model(_Probabilities(network).eval(), setup.plan.target)
+    probabilities = _Probabilities(network).eval()
+    model = _model(probabilities, setup.plan.target)
     entry = model.metadata_props.add()
     entry.key = ONNX_KEY
-    weights, post = weights_digest(found.weights()), post_of(run, found) if with_post else None
+    weights = weights_digest(found.weights())
+    post = post_of(run, weights) if with_post else None
     facts = _facts(run, json.loads(setup.plan.model_dump_json()), setup.config, weights, post)
     entry.value = json.dumps(facts | {"step": int(found.state.get("step", 0))}, allow_nan=False)
     try:
         content = model.SerializeToString()
     except ValueError:
         raise ConfigError("the network is larger than 2 GiB, the limit of ONNX", remedy="export it as .zip") from None
-    _compare(_Probabilities(network).eval(), content, setup.plan.target, run)
+    _compare(probabilities, content, setup.plan.target, run)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replace_atomically(out) as temporary:
         temporary.write_bytes(content)
@@ -68,12 +71,10 @@ def export_onnx(run: Path, out: Path, *, checkpoint: str | None = None, with_pos
 
 
 def _facts(run: Path, plan: Any, config: RunConfig, weights: str, post: Postprocess | None) -> dict[str, Any]:
-    from patchcore import __version__
-
     return {
         "format": ONNX_FORMAT,
         "schema_version": ONNX_SCHEMA,
-        "patchcore_version": __version__,
+        "patchcore_version": _core.__version__,
         "run_id": run.name,
         "weights_sha256": weights,
         "plan": plan,
@@ -108,10 +109,8 @@ def _model(network: nn.Module, target: TargetPlan) -> Any:
                 verbose=False,
             )
     except Exception as error:  # the exporter has exceptions of its own, and passes on those of what it calls
-        reason = str(error).strip().splitlines()
         raise ConfigError(
-            f"torch could not export this network to ONNX ({reason[0] if reason else type(error).__name__})",
-            remedy="export it as .zip",
+            f"torch could not export this network to ONNX ({first_line(error)})", remedy="export it as .zip"
         ) from None
     finally:
         logging.getLogger("torch.onnx").setLevel(level)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +16,9 @@ from pydantic import ValidationError
 
 from patchcore.config.plan import Plan
 from patchcore.config.postprocess import parse_postprocess
-from patchcore.errors import CheckpointError, ConfigError, DataError, MissingExtraError, SchemaVersionError
+from patchcore.errors import CheckpointError, ConfigError, DataError, MissingExtraError, SchemaVersionError, first_line
 from patchcore.inference.opened import ModelSource, OpenedModels
-from patchcore.inference.segment import WindowModel
+from patchcore.inference.segment import WindowModel, mirrored_axes
 from patchcore.threads import core_count
 from patchcore.types import Float32Array
 
@@ -112,7 +111,7 @@ def _open(path: Path, providers: list[str]) -> tuple[Any, dict[str, Any], Plan]:
         session = runtime.InferenceSession(content, options, providers=providers)
         known = session.get_modelmeta().custom_metadata_map.get(ONNX_KEY)
     except Exception as error:  # onnxruntime has exceptions of its own, without a common base class
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise CheckpointError(f"is not an ONNX model that can be read ({reason})", path=path, remedy=_REMEDY) from None
     if known is None:
         raise CheckpointError(
@@ -130,7 +129,7 @@ def _open(path: Path, providers: list[str]) -> tuple[Any, dict[str, Any], Plan]:
     except SchemaVersionError:
         raise
     except (ValueError, KeyError, TypeError, ValidationError, RecursionError, DataError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise CheckpointError(f"has metadata that cannot be read ({reason})", path=path, remedy=_REMEDY) from None
     _check_shapes(path, session, plan)
     return session, facts, plan
@@ -151,7 +150,7 @@ def _check_shapes(path: Path, session: Any, plan: Plan) -> None:
 
 
 def _probabilities(session: Any, *, mirror: bool) -> Callable[[Float32Array], Float32Array]:
-    flips = [axes for count in range(4 if mirror else 1) for axes in combinations((2, 3, 4), count)]
+    flips = mirrored_axes(mirror=mirror)
 
     def probabilities(windows: Float32Array) -> Float32Array:
         batch = windows[:, None]

@@ -55,8 +55,8 @@ def output_paths(scans: Sequence[ScanInput], source: Path, out: Path) -> list[Pa
             path=out,
             remedy="use a name with .nii.gz or .nii, or .dcm for a DICOM SEG",
         )
-    # Only the scan that can be used is written; what cannot be used is reported.
-    return [out if scan.volume is not None or not usable else out.with_name(f"{scan.stem}.nii.gz") for scan in scans]
+    # Only the usable scan is written; the others are reported.
+    return [out if scan.volume is not None else out.with_name(f"{scan.stem}.nii.gz") for scan in scans]
 
 
 def check_outputs(

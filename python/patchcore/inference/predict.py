@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from patchcore import _core
 from patchcore.affines import voxel_volume_mm3
 from patchcore.config.plan import TargetPlan
 from patchcore.errors import ConfigError, PatchcoreError
 from patchcore.files import DISK_ERRORS
 from patchcore.inference.lesion_files import write_lesions
 from patchcore.inference.models import opened_models
-from patchcore.inference.opened import OpenedModels
 from patchcore.inference.outputs import Wanted, beside, check_outputs, check_writable, output_paths
 from patchcore.inference.postprocess import Removed
 from patchcore.inference.predictor import Predictor, original_labels
@@ -152,7 +152,7 @@ def predict(
         if opened.post is not None:
             say(f"post-processing: {opened.post}")
         settings = {
-            "patchcore": _version(),
+            "patchcore": _core.__version__,
             "models": [one.facts() for one in opened.sources],
             "overlap": [one.overlap for one in opened.models],
             "mirror": opened.mirror,
@@ -163,9 +163,7 @@ def predict(
         done = check_outputs(scans, outputs, wanted, record, overwrite=overwrite)
         check_writable(outputs[0].parent)
         record.begin([scan for scan, is_done in zip(scans, done, strict=True) if not is_done])
-        return _predict_all(
-            predictor, list(zip(scans, outputs, done, strict=True)), wanted, record, opened, on_file, progress
-        )
+        return _predict_all(predictor, list(zip(scans, outputs, done, strict=True)), wanted, record, on_file, progress)
 
 
 def _predict_all(
@@ -173,7 +171,6 @@ def _predict_all(
     jobs: Sequence[tuple[ScanInput, Path, bool]],
     wanted: Wanted,
     record: PredictionRecord,
-    opened: OpenedModels,
     on_file: Callable[[Prediction, int, int], None] | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> list[Prediction]:
@@ -205,8 +202,10 @@ def _predict_scan(
 ) -> Prediction:
     began = time.monotonic()
     image = scan.read()
-    told = None if progress is None else (lambda done, total: progress(scan.name, done, total))
-    found, removed = predictor.segment(image.array, image.affine, keep_probability=wanted.probabilities, progress=told)
+    report = None if progress is None else (lambda done, total: progress(scan.name, done, total))
+    found, removed = predictor.segment(
+        image.array, image.affine, keep_probability=wanted.probabilities, progress=report
+    )
     target = predictor.target
     # Of a sheared grid, this is less than the product of the spacings.
     voxel_mm3 = voxel_volume_mm3(image.affine)
@@ -269,19 +268,13 @@ def _write(
         }
         segmented = Segmented(found.classes, spans, others, target.label_name or "lesion")
         sources = [one.path.name for one in predictor.sources]
-        write_seg(where, segmented, scan.files, scan.slices, kind=wanted.seg, models=sources, version=_version())
+        write_seg(where, segmented, scan.files, scan.slices, kind=wanted.seg, models=sources, version=_core.__version__)
         files.append(where)
     if wanted.probabilities and found.lesion_probability is not None:
         where = beside(path, ".probability.nii.gz")
         write_probability(where, found.lesion_probability, scan, image.affine)
         files.append(where)
     return files
-
-
-def _version() -> str:
-    from patchcore import __version__
-
-    return __version__
 
 
 def _hu_note(image: AnyArray, target: TargetPlan) -> tuple[str, ...]:

@@ -113,7 +113,6 @@ class Predictor:
         affine: Affine,
         *,
         keep_probability: bool = False,
-        look: Callable[[], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Segmentation, Removed]:
         """Predict a scan on its own grid and apply the post-processing.
@@ -124,7 +123,6 @@ class Predictor:
             image: HU, stored axis order.
             affine: Voxel index → world mm.
             keep_probability: Whether to return the probability of a lesion.
-            look: Called before each batch of windows; its exceptions are passed on.
             progress: Called with the number of finished windows and their total.
         """
         threshold = None if self.post is None else self.post.threshold
@@ -135,7 +133,6 @@ class Predictor:
             threshold=threshold,
             keep_probability=keep_probability or (self.post is not None and self.post.min_peak is not None),
             skip_air=self.skip_air,
-            look=look,
             progress=progress,
         )
         removed = Removed()
@@ -149,17 +146,13 @@ class Predictor:
             )
         return found, removed
 
-    def class_indices(
-        self, image: AnyArray, affine: Affine, *, look: Callable[[], None] | None = None
-    ) -> npt.NDArray[np.uint8]:
+    def class_indices(self, image: AnyArray, affine: Affine) -> npt.NDArray[np.uint8]:
         """Predict a scan on its own grid: uint8 class indices in the image's shape."""
-        return self.segment(image, affine, look=look)[0].classes
+        return self.segment(image, affine)[0].classes
 
-    def label_map(
-        self, image: AnyArray, affine: Affine, *, look: Callable[[], None] | None = None
-    ) -> npt.NDArray[np.uint8]:
+    def label_map(self, image: AnyArray, affine: Affine) -> npt.NDArray[np.uint8]:
         """Predict a scan on its own grid: uint8 in the image's shape, with the data set's own label values."""
-        return original_labels(self.class_indices(image, affine, look=look), self.target.classes)
+        return original_labels(self.class_indices(image, affine), self.target.classes)
 
 
 def original_labels(indices: npt.NDArray[np.uint8], classes: Sequence[int]) -> npt.NDArray[np.uint8]:

@@ -7,8 +7,9 @@ and decided there. Several models are averaged in one pass over the scan.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ __all__ = [
     "check_alike",
     "lesion_mask",
     "lesion_members",
+    "mirrored_axes",
     "segment",
 ]
 
@@ -97,6 +99,16 @@ def lesion_mask(classes: npt.NDArray[np.uint8], target: TargetPlan) -> BoolArray
     return mask
 
 
+def mirrored_axes(*, mirror: bool) -> list[tuple[int, ...]]:
+    """Return the axes of a batch (B, 1, X, Y, Z) along which each version of its windows is mirrored.
+
+    Example:
+        >>> mirrored_axes(mirror=False), len(mirrored_axes(mirror=True))
+        ([()], 8)
+    """
+    return [axes for count in range(4 if mirror else 1) for axes in combinations((2, 3, 4), count)]
+
+
 def check_alike(targets: Sequence[TargetPlan]) -> None:
     """Check that the predictions of models mean the same.
 
@@ -122,7 +134,7 @@ class _Part:
     corners: Int64Array
     air: npt.NDArray[np.bool_]
     form: WindowFormat
-    done: int = field(default=0)
+    done: int = 0
 
     def next_batch(self) -> slice:
         """Return the next windows: either all air, or at most one batch that is not."""
@@ -143,7 +155,6 @@ def segment(
     threshold: float | None = None,
     keep_probability: bool = False,
     skip_air: bool = False,
-    look: Callable[[], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
 ) -> Segmentation:
@@ -159,7 +170,6 @@ def segment(
         threshold: Probability above which a voxel is lesion; None: if lesion is the most likely class.
         keep_probability: Whether to return the probability of a lesion.
         skip_air: Whether windows of nothing but air (see :data:`AIR_BELOW_HU`) are background without a look at them.
-        look: Called before each batch of windows; its exceptions are passed on.
         progress: Called with the number of finished windows and their total.
         threads: Number of threads for blending and interpolation [default: all cores].
 
@@ -183,7 +193,7 @@ def segment(
             (
                 grid.shape,
                 model.target.window_size,
-                _inverse(grid.ratio),
+                grid.inverse_ratio,
                 gaussian_importance(model.target.window_size).reshape(-1),
                 model.networks / networks,
             )
@@ -205,8 +215,6 @@ def segment(
         if not left:
             break
         number = min(left, key=lambda index: reached[index])
-        if look is not None:
-            look()
         part = parts[number]
         batch = part.next_batch()
         corners = part.corners[batch]
@@ -227,12 +235,12 @@ def segment(
     classes, probability = stream.finish()
     grid = grids[0]
 
-    def stored(flat: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> npt.NDArray[np.generic]:
+    def stored(flat: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.ascontiguousarray(grid.stored(flat.reshape(grid.canonical_shape)))
 
     return Segmentation(
-        stored(classes).view(np.uint8),
-        stored(probability).view(np.uint16) if keep_probability else None,
+        stored(classes),
+        stored(probability) if keep_probability else None,
         windows=total,
         air_windows=sum(int(part.air.sum()) for part in parts),
     )
@@ -282,8 +290,3 @@ def air_windows(
             bool(part[::8, ::8, ::8].max() <= AIR_BELOW_HU) and bool(part.max() <= AIR_BELOW_HU)
         )
     return found
-
-
-def _inverse(ratio: Triple) -> Triple:
-    first, second, third = (1.0 / edge for edge in ratio)
-    return (first, second, third)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
 
 import torch
 from torch import nn
 
 from patchcore.config.plan import TargetPlan
+from patchcore.inference.segment import mirrored_axes
 from patchcore.models.device import Placement
 from patchcore.store.window_reader import WindowCase, WindowReader
 from patchcore.types import Float32Array
@@ -37,7 +37,7 @@ def window_probabilities(
     Returns:
         Maps scaled windows, float32 (B, *window_size), to probabilities, float32 (B, 1 + classes, *window_size).
     """
-    flips = [axes for count in range(4 if mirror else 1) for axes in combinations((2, 3, 4), count)]
+    flips = mirrored_axes(mirror=mirror)
 
     @torch.inference_mode()
     def probabilities(windows: Float32Array) -> Float32Array:

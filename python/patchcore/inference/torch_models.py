@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from patchcore.config.plan import Plan, TargetPlan
-from patchcore.config.postprocess import POSTPROCESS_FILE, Postprocess, read_postprocess
+from patchcore.config.postprocess import Postprocess
 from patchcore.config.run import RunConfig
 from patchcore.inference.export import read_model
 from patchcore.inference.opened import ModelSource, OpenedModels, is_exported
 from patchcore.inference.segment import WindowModel
 from patchcore.inference.sliding_window import window_probabilities, windows_a_batch
-from patchcore.inference.tuned import check_post, weights_digest
+from patchcore.inference.tuned import check_post, post_of, weights_digest
 from patchcore.models.checkpoint import fill_network, find_weights
 from patchcore.models.device import Placement, place
 from patchcore.models.registry import build_network
@@ -94,12 +94,11 @@ def _load(
     plan: Plan
     config: RunConfig
     weights: Mapping[str, Tensor]
-    post: Postprocess | None = None
     # Prediction uses one process, even if several ranks trained the network.
     changes: dict[str, Any] = {"ranks": 1, "accumulate": 1}
-    if is_exported(path):
-        model = read_model(path)
-        plan, config, weights, post = model.plan, model.config, model.weights, model.post
+    model = read_model(path) if is_exported(path) else None
+    if model is not None:
+        plan, config, weights = model.plan, model.config, model.weights
         where, step = path, int(model.facts.get("step", 0))
         changes |= {"device": "auto", "precision": "auto"}
     else:
@@ -107,8 +106,6 @@ def _load(
         plan, config = setup.plan, setup.config
         found = find_weights(path, checkpoint)
         weights, step, where = found.weights(), int(found.state.get("step", 0)), found.path
-        if with_post and (path / POSTPROCESS_FILE).exists():
-            post = read_postprocess(path / POSTPROCESS_FILE)
     if device is not None:
         changes["device"] = device
     if config.train.precision == "bf16":
@@ -116,13 +113,17 @@ def _load(
         changes["precision"] = "auto"
     placement = place(config.train.model_copy(update=changes))
     digest = weights_digest(weights)
-    if with_post and post is not None:
+    post: Postprocess | None = None
+    if with_post and model is None:
+        post = post_of(path, digest)
+    elif with_post and model is not None and model.post is not None:
+        post = model.post
         check_post(path, post, digest)
     network = build_network(plan.target, config.model)
     fill_network(network, weights, where)
     validation = config.validation
     return _Loaded(
-        ModelSource(path, plan.target, digest, step, post if with_post else None),
+        ModelSource(path, plan.target, digest, step, post),
         placement.network(network).eval(),
         placement,
         overlap=validation.overlap if overlap is None else overlap,

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from patchcore.config.postprocess import POSTPROCESS_FILE, Postprocess, read_postprocess
 from patchcore.errors import CheckpointError
-from patchcore.models.checkpoint import Checkpoint
 
 __all__ = ["check_post", "post_of", "weights_digest"]
 
 
-def post_of(run: Path, found: Checkpoint) -> Postprocess | None:
-    """Return the post-processing of a checkpoint; None if the run has none.
+def post_of(run: Path, digest: str) -> Postprocess | None:
+    """Return the post-processing of a run for its weights with this hash; None if the run has none.
 
     Raises:
         CheckpointError: It was chosen for other weights.
@@ -28,7 +27,7 @@ def post_of(run: Path, found: Checkpoint) -> Postprocess | None:
     if not path.exists():
         return None
     post = read_postprocess(path)
-    check_post(run, post, weights_digest(found.weights()))
+    check_post(run, post, digest)
     return post
 
 

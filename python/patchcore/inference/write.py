@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from patchcore.affines import spacing_of
 from patchcore.files import replace_atomically
 from patchcore.inference.scans import ScanInput
 from patchcore.inference.segment import PROBABILITY_STEPS
 from patchcore.types import Affine
+from patchcore.volumes.nifti_write import gzipped, placed_image
 
 __all__ = ["write_like", "write_probability"]
 
@@ -46,14 +46,7 @@ def _header(scan: ScanInput, affine: Affine) -> tuple[Any, Any, bool]:
         header["cal_min"] = header["cal_max"] = 0
         # The header of an .hdr/.img pair would record the file type of a pair.
         return header, original.affine, isinstance(original, nibabel.Nifti2Pair)
-    image = nibabel.Nifti1Image(np.zeros((1, 1, 1), np.uint8), affine)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code=1)
-    # A quaternion cannot represent the shear of a tilted gantry: the qform is then marked as not set.
-    columns = affine[:3, :3] / spacing_of(affine)
-    straight = np.allclose((columns.T @ columns)[np.triu_indices(3, 1)], 0, atol=1e-6)
-    image.set_qform(affine, code=1 if straight else 0, strip_shears=True)
-    return image.header, affine, False
+    return placed_image(np.zeros((1, 1, 1), np.uint8), affine).header, affine, False
 
 
 def _save(path: Path, array: npt.NDArray[Any], scan: ScanInput, affine: Affine, *, slope: float) -> None:
@@ -67,13 +60,9 @@ def _save(path: Path, array: npt.NDArray[Any], scan: ScanInput, affine: Affine, 
     image.header.set_slope_inter(slope, 0)
     data = array.astype(array.dtype.newbyteorder(image.header.endianness), copy=False)
     with replace_atomically(path) as temporary, temporary.open("wb") as raw:
-        # No name and no time in the gzip header, so that equal volumes are equal files.
-        packed: Any = raw
-        if path.name.endswith(".gz"):
-            packed = gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0)
-        image.header.write_to(packed)
-        # Slices one after the other, so that no second copy of the volume is made.
-        for index in range(data.shape[2]):
-            packed.write(np.asfortranarray(data[:, :, index]).tobytes(order="F"))
-        if packed is not raw:
-            packed.close()
+        is_packed = path.name.endswith(".gz")
+        with gzipped(raw) if is_packed else nullcontext(raw) as stream:
+            image.header.write_to(stream)
+            # Slices one after the other, so that no second copy of the volume is made.
+            for index in range(data.shape[2]):
+                stream.write(np.asfortranarray(data[:, :, index]).tobytes(order="F"))

@@ -19,6 +19,7 @@ import numpy as np
 from patchcore.errors import ShapeMismatchError
 from patchcore.lesions.measure import LesionSpans, lesion_spans
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES, size_bin
+from patchcore.lesions.spans import span_places
 from patchcore.types import AnyArray, BoolArray
 
 _VOXELS_AT_ONCE = 4 << 20
@@ -108,12 +109,8 @@ def match_lesions(
 def _painted(spans: LesionSpans, kept: BoolArray, shape: tuple[int, ...]) -> BoolArray:
     """Return the mask of the kept components."""
     mask = np.zeros(shape, dtype=np.bool_)
-    lines = np.moveaxis(mask, spans.axis, -1)
-    own = kept[spans.lesion]
-    others = [axis for axis in range(3) if axis != spans.axis]
-    for origin, length in zip(spans.origin[own].tolist(), spans.length[own].tolist(), strict=True):
-        start = origin[spans.axis]
-        lines[origin[others[0]], origin[others[1]], start : start + length] = True
+    for _, place in span_places(spans.kept(kept)):
+        mask[place] = True
     return mask
 
 

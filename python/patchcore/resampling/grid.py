@@ -99,6 +99,12 @@ class Grid:
         )
         return (first, second, third)
 
+    @property
+    def inverse_ratio(self) -> Triple:
+        """Stored spacing divided by training spacing per axis: the ratio of the way back."""
+        first, second, third = (1.0 / edge for edge in self.ratio)
+        return (first, second, third)
+
     def box(self, start: Sequence[int], stop: Sequence[int], margin_mm: float) -> tuple[IntTriple, IntTriple]:
         """Return the part of the training grid that covers a box of stored voxels and a margin around it.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from patchcore.affines import spacing_of
 from patchcore.datasets.dicom.find import find_dicom
 from patchcore.datasets.labels import MeasuredLabels, measure_labels
 from patchcore.datasets.layouts.indices import with_indices
@@ -29,6 +27,7 @@ from patchcore.threads import checked_threads, for_each
 from patchcore.types import Affine, PathLike
 from patchcore.volumes.dicom.names import lesion_like
 from patchcore.volumes.dicom.options import SegmentOptions
+from patchcore.volumes.nifti_write import gzipped, placed_image
 
 __all__ = ["ImportProgress", "Imported", "ImportedCase", "import_dicom"]
 
@@ -269,23 +268,9 @@ def _sizes(*files: Path) -> list[int]:
 
 
 def _write_nifti(path: Path, array: npt.NDArray[Any], affine: Affine) -> None:
-    import nibabel
-
-    image = nibabel.Nifti1Image(array, affine)
-    image.header.set_xyzt_units("mm")
-    straight = np.allclose(_cosines(affine), 0, atol=1e-6)
-    image.set_sform(affine, code=1)
-    # A quaternion cannot represent the shear of a tilted gantry: the qform is then marked as not set.
-    image.set_qform(affine, code=1 if straight else 0, strip_shears=True)
-    with replace_atomically(path) as temporary, temporary.open("wb") as raw:  # noqa: SIM117
-        # No name and no time in the gzip header, so that the same volume gives the same bytes.
-        with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0) as packed:
-            image.to_stream(packed)
-
-
-def _cosines(affine: Affine) -> npt.NDArray[np.float64]:
-    columns = affine[:3, :3] / spacing_of(affine)
-    return np.asarray((columns.T @ columns)[np.triu_indices(3, 1)])
+    image = placed_image(array, affine)
+    with replace_atomically(path) as temporary, temporary.open("wb") as raw, gzipped(raw) as packed:
+        image.to_stream(packed)
 
 
 def _forget(folder: Path, log: _Log, kept: set[str]) -> None:
