@@ -31,7 +31,6 @@ __all__ = [
     "StudyError",
     "UnsupportedDataError",
     "WindowError",
-    "first_line",
 ]
 
 
@@ -176,13 +175,3 @@ class CheckpointError(RunError):
 
 class MissingExtraError(PatchcoreError, ImportError):
     """An optional dependency is not installed. The message names the extra that installs it."""
-
-
-def first_line(error: BaseException) -> str:
-    r"""Return the first line of an error of another library; its type if it says nothing.
-
-    Example:
-        >>> first_line(ValueError("too long\nby far")), first_line(KeyError())
-        ('too long', 'KeyError')
-    """
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

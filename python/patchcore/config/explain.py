@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-__all__ = ["explain"]
+__all__ = ["explain", "first_line"]
 
 
 def explain(error: ValidationError, schema: type[BaseModel]) -> str:
@@ -62,3 +62,13 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of an error of another library; its type if it says nothing.
+
+    Example:
+        >>> first_line(ValueError("too long\nby far")), first_line(KeyError())
+        ('too long', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from patchcore import _core
 from patchcore.config import Plan, RunConfig, resolve_config
+from patchcore.config.explain import first_line
 from patchcore.config.postprocess import Postprocess, parse_postprocess
-from patchcore.errors import CheckpointError, ConfigError, DataError, SchemaVersionError, first_line
+from patchcore.errors import CheckpointError, ConfigError, DataError, SchemaVersionError
 from patchcore.files import finite, read_json, replace_atomically
 from patchcore.inference.opened import is_exported, is_onnx
 from patchcore.inference.tuned import post_of, weights_digest

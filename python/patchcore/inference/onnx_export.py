@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from patchcore import _core
+from patchcore.config.explain import first_line
 from patchcore.config.plan import TargetPlan
 from patchcore.config.postprocess import Postprocess
 from patchcore.config.run import RunConfig
-from patchcore.errors import CheckpointError, ConfigError, MissingExtraError, first_line
+from patchcore.errors import CheckpointError, ConfigError, MissingExtraError
 from patchcore.files import replace_atomically
 from patchcore.inference.onnx_model import ONNX_FORMAT, ONNX_INPUT, ONNX_KEY, ONNX_OUTPUT, ONNX_SCHEMA
 from patchcore.inference.tuned import post_of, weights_digest

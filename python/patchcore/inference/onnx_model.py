@@ -14,9 +14,10 @@ from typing import Any, Final
 import numpy as np
 from pydantic import ValidationError
 
+from patchcore.config.explain import first_line
 from patchcore.config.plan import Plan
 from patchcore.config.postprocess import parse_postprocess
-from patchcore.errors import CheckpointError, ConfigError, DataError, MissingExtraError, SchemaVersionError, first_line
+from patchcore.errors import CheckpointError, ConfigError, DataError, MissingExtraError, SchemaVersionError
 from patchcore.inference.opened import ModelSource, OpenedModels
 from patchcore.inference.segment import WindowModel, mirrored_axes
 from patchcore.threads import core_count
