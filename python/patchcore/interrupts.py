@@ -33,10 +33,17 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._passed_on = False
         for number in heeded_signals():
             signal.signal(number, self._handle)
         # At its end, Python restores the default: a late signal would replace the exit code of a run that has ended.
         atexit.register(self._ignore)
+
+    def pass_on(self) -> None:
+        """Send a recorded signal once more, to the handler that has replaced this one in the meantime."""
+        if self.received and not self._passed_on:
+            self._passed_on = True
+            signal.raise_signal(signal.Signals[self.received])
 
     def _ignore(self) -> None:
         for number in STOP_SIGNALS:

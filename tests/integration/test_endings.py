@@ -24,16 +24,20 @@ from patchcore.runs.paths import RunPaths
 from patchcore.runs.supervisor import Supervisor
 
 FOREGROUND = """
-import os, sys
+import signal, sys
 from pathlib import Path
-from rich.console import Console
-from patchcore.cli.viewer import Background, PlainLines
-from patchcore.runs import supervise_foreground
-run = Path(sys.argv[1])
-output = Background(PlainLines(run, Console()).tick)
-code = supervise_foreground(run, on_tick=output.tick)
-output.close(1.0) or os._exit(code)
-sys.exit(code)
+import typer
+from patchcore.cli.train import Follower
+from patchcore.interrupts import STOP_SIGNALS
+follower = Follower(foreground=True)
+for run in sys.argv[1:]:
+    code = follower.follow(Path(run))
+    for number in STOP_SIGNALS if len(sys.argv) > 2 else ():
+        signal.raise_signal(number)
+try:
+    follower.exit(code)
+except typer.Exit as end:
+    sys.exit(end.exit_code)
 """
 
 
@@ -108,6 +112,16 @@ def test_a_signal_to_any_of_them_stops_with_a_checkpoint(
         assert process.wait(60) == 75
     until(run, lambda report: lock_holder(RunPaths(run).supervisor_lock) is None)
     check_nothing_lost(run)
+
+
+def test_a_signal_after_the_end_of_a_run_keeps_its_exit_code_and_starts_no_further_run(lab: Lab) -> None:
+    first, second = lab.run(steps=3), lab.run(steps=3)
+    done = subprocess.run(
+        [sys.executable, "-c", FOREGROUND, str(first), str(second)], env=ENV, capture_output=True, check=False
+    )
+    assert done.returncode == 75, done.stderr.decode()
+    assert run_state(first).state is RunState.FINISHED
+    assert RunPaths(second).newest_attempt() is None
 
 
 def test_a_signal_to_a_trainer_that_still_loads_is_a_stop(lab: Lab) -> None:

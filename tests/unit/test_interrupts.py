@@ -71,3 +71,21 @@ def test_a_process_that_outlives_its_terminal_does_not_heed_its_end() -> None:
         assert signal.SIGTERM in heeded_signals()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+HEARD_BEFORE = """
+import signal
+from patchcore.interrupts import StopSignal
+stop = StopSignal()
+signal.raise_signal(signal.SIGTERM)
+heard = []
+signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+stop.pass_on()
+stop.pass_on()
+print(stop.received, [int(number) for number in heard])
+"""
+
+
+def test_a_signal_heard_too_early_is_passed_on_once() -> None:
+    done = subprocess.run([sys.executable, "-c", HEARD_BEFORE], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "SIGTERM [15]"

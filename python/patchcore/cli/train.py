@@ -10,9 +10,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from patchcore.errors import ConfigError
+from patchcore.interrupts import StopSignal
 from patchcore.memory import byte_count
+from patchcore.types import ExitCode
 
-__all__ = ["train"]
+__all__ = ["Follower", "train"]
 
 
 def _list_settings(value: bool) -> None:
@@ -126,7 +128,7 @@ def train(
         "seed": seed,
     }
     chosen = [*(settings or []), *settings_of(options)]
-    follower = _Follower(foreground=foreground)
+    follower = Follower(foreground=foreground)
     if fold == "all":
         follower.exit(_train_folds(study, chosen, config, name, follower))
     run = create_run(study, settings=chosen, toml=config, name=name)
@@ -137,12 +139,13 @@ def train(
     follower.exit(follower.follow(run))
 
 
-class _Follower:
+class Follower:
     """Starts attempts, shows them until they end, and prints lines. Nobody has to read the output."""
 
     def __init__(self, *, foreground: bool) -> None:
         self._foreground = foreground
         self._stuck = False
+        self._stop: StopSignal | None = None
 
     def follow(self, run: Path) -> int:
         """Start the next attempt of a run, show it until it ends, and return its exit code."""
@@ -156,10 +159,21 @@ class _Follower:
             start_attempt(run)
             self.say(f"run {run.name}")
             return watch(run, console=console)
+        # A cluster sends SIGTERM more than once. One that arrives after the end of the run must not replace its exit
+        # code; one that arrives between two folds must not be lost.
+        self._stop = self._stop or StopSignal()
+        if self._stop.received:
+            return ExitCode.STOPPED
         if self._stuck:
-            return supervise_foreground(run)
+            return supervise_foreground(run, on_tick=self._stop.pass_on)
         output = Background(PlainLines(run, console).tick)
-        code = supervise_foreground(run, on_tick=output.tick)
+
+        def tick() -> None:
+            assert self._stop is not None
+            self._stop.pass_on()
+            output.tick()
+
+        code = supervise_foreground(run, on_tick=tick)
         self._stuck = not output.close()
         return code
 
@@ -177,7 +191,7 @@ class _Follower:
         raise typer.Exit(code)
 
 
-def _train_folds(study: Path, settings: list[str], config: Path | None, name: str | None, follower: _Follower) -> int:
+def _train_folds(study: Path, settings: list[str], config: Path | None, name: str | None, follower: Follower) -> int:
     from patchcore.config import resolve_config
     from patchcore.evaluation.folds import check_ancestors, fold_run, fold_scores
     from patchcore.runs import RunState
