@@ -101,8 +101,8 @@ def propose_manifest(
 ) -> Proposal:
     """Write a list of cases, with a column that says how sure each pair of image and label map is.
 
-    Images and label maps are told apart by the words in their names and folders, else by the type of their voxels. They
-    are paired by what is left of their names without these words, else because they are alone in their folder. Only
+    The words in their names and folders distinguish images from label maps, else the type of their voxels. They are
+    paired by the rest of their names, else because they are alone in their folder. Only
     headers are read. The list is written completely or not at all.
 
     Args:

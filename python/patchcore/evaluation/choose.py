@@ -188,7 +188,7 @@ def choose(cases: Sequence[TuningCase], rules: Rules) -> tuple[Choice, Gain]:
     Returns:
         The choice of all cases together, and the nested estimate: each patient is scored with the choice of the others,
         in folds of patients if there are many. Its interval has the 2.5th and 97.5th percentile of the gain over
-        samples of patients (seeded); the choices are made anew in each sample, because they are uncertain, too. With
+        samples of patients (seeded); the choices are repeated in each sample, because they are uncertain, too. With
         fewer than two patients it reaches from −1 to 1.
     """
     table = _table(cases, rules)

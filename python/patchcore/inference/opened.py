@@ -62,8 +62,8 @@ class OpenedModels:
         if len(self.sources) > 1 and any(source.post for source in self.sources):
             notes.append("the post-processing of the models is not used: it was chosen for each of them alone")
         elif self.post is not None and self.post.kept and self.post.mirror != self.mirror:
-            told = "with" if self.post.mirror else "without"
-            notes.append(f"the post-processing was chosen {told} --mirror")
+            with_or_without = "with" if self.post.mirror else "without"
+            notes.append(f"the post-processing was chosen {with_or_without} --mirror")
         return list(dict.fromkeys(notes))
 
 

@@ -95,7 +95,7 @@ class PredictionRecord:
 def _stamp(scan: ScanInput) -> Any:
     """Return what changes with a scan: sizes and times of its files; of DICOM, the slices instead of the times.
 
-    The files of a zip are unpacked anew each time, so their times say nothing.
+    The files of a zip are unpacked at each call, so their times change without a change of the scan.
     """
     try:
         stats = [file.stat() for file in scan.files] if scan.volume is not None else []

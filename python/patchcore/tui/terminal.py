@@ -80,7 +80,7 @@ class TerminalDriver(LinuxDriver):
                         for event in parser.feed(text) if text else ():
                             self.process_message(event)
                     except Exception:
-                        # Bytes that are no sequence of any terminal: begin anew with the next ones.
+                        # Bytes that are no sequence of any terminal: begin again with the next ones.
                         parser = XTermParser(self._debug)
                 try:
                     for event in parser.tick():
