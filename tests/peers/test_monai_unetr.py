@@ -32,6 +32,15 @@ def test_state_dict_both_ways_and_output(config: dict[str, Any], window: tuple[i
         torch.testing.assert_close(fresh(x), theirs(x), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_seed_gives_the_same_initial_weights(config: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    theirs = monai_nets.UNETR(2, 3, (48, 32, 16), **config).state_dict()
+    torch.manual_seed(0)
+    ours = UNETR(2, 3, (48, 32, 16), 16, **config).state_dict()
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+
+
 def test_gradients_are_the_same() -> None:
     torch.manual_seed(0)
     theirs = monai_nets.UNETR(1, 2, 32, **CONFIGS[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from patchcore.errors import ConfigError
 from patchcore.threads import core_count
 
 __all__ = ["Placement", "keep_memory", "place", "settings_kept"]
+
+_COMPILER = "torch._inductor.config"
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,22 @@ def place(config: TrainConfig, rank: int = 0) -> Placement:
         torch.backends.cudnn.benchmark = False
         # Memory-efficient attention has no deterministic backward pass; flash attention and plain attention have one.
         torch.backends.cuda.enable_mem_efficient_sdp(False)
-    torch.use_deterministic_algorithms(config.deterministic)
+    _refuse_nondeterminism(config.deterministic, compiles=config.compile != "off")
     # Otherwise deterministic mode fills every new tensor with NaN, to reveal reads of uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Placement(device=device, autocast=torch.bfloat16 if bf16 else None, threads=threads, ranks=ranks)
+
+
+def _refuse_nondeterminism(refuse: bool, *, compiles: bool, warns: bool = False) -> None:
+    """Let torch refuse operations without a deterministic form, or allow them again.
+
+    ``torch.use_deterministic_algorithms`` imports the compiler to inform it. This takes seconds, which a run that does
+    not compile should not spend.
+    """
+    if compiles:
+        torch.use_deterministic_algorithms(refuse, warn_only=warns)
+    else:
+        torch.set_deterministic_debug_mode("default" if not refuse else "warn" if warns else "error")
 
 
 @contextmanager
@@ -123,7 +138,7 @@ def settings_kept() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         cudnn.benchmark = benchmark
-        torch.use_deterministic_algorithms(deterministic, warn_only=warns)
+        _refuse_nondeterminism(deterministic, compiles=_COMPILER in sys.modules, warns=warns)
         cuda.enable_mem_efficient_sdp(efficient)
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
         if cublas is None:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-__all__ = ["ChannelsLastInstanceNorm", "use_channels_last_norm"]
+__all__ = ["ChannelsLastInstanceNorm"]
 
 
 _TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -97,11 +97,3 @@ class ChannelsLastInstanceNorm(nn.Module):
         if x.is_cuda and self._on_gpu is not None and x.dtype in _TRITON_DTYPES and x[0, 0].numel() > 1:
             return self._on_gpu(x, self.eps)
         return F.instance_norm(x, eps=self.eps)
-
-
-def use_channels_last_norm(network: nn.Module) -> None:
-    """Replace every ``nn.InstanceNorm3d`` without weights or running statistics in a network."""
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.InstanceNorm3d) and not child.affine and not child.track_running_stats:
-                setattr(parent, name, ChannelsLastInstanceNorm(child.eps))

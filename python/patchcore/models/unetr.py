@@ -23,63 +23,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from monai.networks.blocks.dynunet_block import UnetOutBlock, UnetResBlock, get_conv_layer
-from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrUpBlock
-from monai.networks.nets.vit import ViT
 from torch import Tensor, nn
 
 from patchcore.config.cost import LAYERS, check_window, patch_triple, token_grid, upsampling_factors, window_triple
 from patchcore.errors import ConfigError, ShapeMismatchError
-from patchcore.models.attention import SelfAttention
-from patchcore.models.norm import use_channels_last_norm
-from patchcore.types import IntTriple
+from patchcore.models.blocks import Classifier, Decoder, Encoder, ProjectionUp
+from patchcore.models.vit import ViT
 
 __all__ = ["UNETR", "freeze_unused", "trainable_parameters"]
 
 _SKIPS = (3, 6, 9)
 """Transformer blocks, counted from 0. Their outputs feed encoder2, encoder3 and encoder4."""
-
-
-class _ProjectionUp(nn.Module):
-    """MONAI's ``UnetrPrUpBlock`` with a different kernel at each stage, and with the same parameter names."""
-
-    def __init__(self, in_channels: int, out_channels: int, factors: Sequence[IntTriple]) -> None:
-        super().__init__()
-        self.transp_conv_init = _transposed(in_channels, out_channels, factors[0])
-        self.blocks = nn.ModuleList(
-            nn.Sequential(_transposed(out_channels, out_channels, f), _residual(out_channels)) for f in factors[1:]
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.transp_conv_init(x)
-        for block in self.blocks:
-            x = block(x)
-        return x
-
-
-def _transposed(in_channels: int, out_channels: int, factors: IntTriple) -> nn.Module:
-    layer: nn.Module = get_conv_layer(
-        3, in_channels, out_channels, kernel_size=factors, stride=factors, conv_only=True, is_transposed=True
-    )
-    return layer
-
-
-def _residual(channels: int) -> nn.Module:
-    block: nn.Module = UnetResBlock(3, channels, channels, kernel_size=3, stride=1, norm_name="instance")
-    return block
-
-
-def _decoder(in_channels: int, out_channels: int, factors: IntTriple) -> nn.Module:
-    block: nn.Module = UnetrUpBlock(
-        3,
-        in_channels,
-        out_channels,
-        kernel_size=3,
-        upsample_kernel_size=factors,
-        norm_name="instance",
-        res_block=True,
-    )
-    return block
 
 
 class UNETR(nn.Module):
@@ -156,36 +110,30 @@ class UNETR(nn.Module):
         h, f = hidden_size, feature_size
 
         self.vit = ViT(
-            in_channels=in_channels,
-            img_size=self.window_size,
-            patch_size=self.patch_size,
+            in_channels,
+            self.window_size,
+            self.patch_size,
             hidden_size=h,
             mlp_dim=mlp_dim,
             num_layers=LAYERS,
             num_heads=num_heads,
-            proj_type="conv",
-            dropout_rate=dropout,
+            dropout=dropout,
             qkv_bias=qkv_bias,
         )
-        for block in self.vit.blocks:
-            block.attn = SelfAttention(block.attn.qkv, block.attn.out_proj, num_heads=num_heads, dropout=dropout)
         freeze_unused(self.vit)
-        self.encoder1 = UnetrBasicBlock(
-            3, in_channels, f, kernel_size=3, stride=1, norm_name="instance", res_block=True
-        )
-        self.encoder2 = _ProjectionUp(h, 2 * f, up[:3])
-        self.encoder3 = _ProjectionUp(h, 4 * f, up[:2])
-        self.encoder4 = _ProjectionUp(h, 8 * f, up[:1])
-        self.decoder5 = _decoder(h, 8 * f, up[0])
-        self.decoder4 = _decoder(8 * f, 4 * f, up[1])
-        self.decoder3 = _decoder(4 * f, 2 * f, up[2])
-        self.decoder2 = _decoder(2 * f, f, up[3])
-        self.out = UnetOutBlock(3, f, out_channels)
+        self.encoder1 = Encoder(in_channels, f)
+        self.encoder2 = ProjectionUp(h, 2 * f, up[:3])
+        self.encoder3 = ProjectionUp(h, 4 * f, up[:2])
+        self.encoder4 = ProjectionUp(h, 8 * f, up[:1])
+        self.decoder5 = Decoder(h, 8 * f, up[0])
+        self.decoder4 = Decoder(8 * f, 4 * f, up[1])
+        self.decoder3 = Decoder(4 * f, 2 * f, up[2])
+        self.decoder2 = Decoder(2 * f, f, up[3])
+        self.out = Classifier(f, out_channels)
         # Finest first. Without deep supervision, the state dict equals MONAI's.
         self.supervision = nn.ModuleList(
-            UnetOutBlock(3, width, out_channels) for width in ((2 * f, 4 * f) if deep_supervision else ())
+            Classifier(width, out_channels) for width in ((2 * f, 4 * f) if deep_supervision else ())
         )
-        use_channels_last_norm(self)
 
     def _grid(self, tokens: Tensor) -> Tensor:
         """Reshape (B, T, h) tokens to (B, h, t₁, t₂, t₃): a view, channels-last in memory."""
@@ -223,9 +171,9 @@ class UNETR(nn.Module):
         return logits
 
 
-def freeze_unused(vit: ViT) -> None:
+def freeze_unused(vit: nn.Module) -> None:
     """Freeze weights that a forward pass of MONAI's ViT never uses; distributed training would wait for gradients."""
-    for block in vit.blocks:
+    for block in vit.get_submodule("blocks").children():
         block.norm_cross_attn.requires_grad_(False)
 
 

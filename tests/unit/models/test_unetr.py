@@ -228,3 +228,20 @@ def test_impossible_networks_are_refused(change: dict[str, Any], error: type[Exc
     arguments = {"in_channels": 1, "out_channels": 2, "window_size": 24, "patch_size": 12, **TINY} | change
     with pytest.raises(error, match=words):
         UNETR(**arguments)
+
+
+QUICK_START = """
+import sys
+from patchcore.config.run import TrainConfig
+from patchcore.models import UNETR
+from patchcore.models.device import place
+place(TrainConfig(device="cpu"), 0)
+UNETR(1, 2, 16, 4, hidden_size=12, mlp_dim=12, num_heads=2, feature_size=2)
+print([name for name in ("monai", "torch._inductor", "matplotlib", "scipy") if name in sys.modules])
+"""
+
+
+def test_a_training_starts_without_monai_and_without_the_compiler() -> None:
+    """Their imports take longer than all other imports of a training together."""
+    done = subprocess.run([sys.executable, "-c", QUICK_START], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,140 @@
+"""The convolutional blocks of UNETR, with MONAI's parameter names.
+
+They equal MONAI's blocks with ``norm_name="instance"``, initial weights of a seed included. The instance norm is
+:class:`patchcore.models.norm.ChannelsLastInstanceNorm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from patchcore.models.norm import ChannelsLastInstanceNorm
+from patchcore.types import IntTriple
+
+__all__ = ["Classifier", "Decoder", "Encoder", "ProjectionUp"]
+
+_SLOPE = 0.01
+"""Slope of the leaky ReLU for negative values."""
+
+
+class _Conv(nn.Sequential):
+    """A convolution under the name ``conv``, at stride 1; the size stays."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
+
+
+class _Transposed(nn.Sequential):
+    """A transposed convolution under the name ``conv``, whose kernel is its stride: each voxel becomes a block."""
+
+    def __init__(self, in_channels: int, out_channels: int, factors: IntTriple) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose3d(in_channels, out_channels, factors, stride=factors, bias=False)
+
+
+class _Residual(nn.Module):
+    """Two convolutions of 3³ and a residual connection; a convolution of 1³ in it if the number of channels changes."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = _Conv(in_channels, out_channels, 3)
+        self.conv2 = _Conv(out_channels, out_channels, 3)
+        self.lrelu = nn.LeakyReLU(_SLOPE, inplace=True)
+        self.norm1 = ChannelsLastInstanceNorm()
+        self.norm2 = ChannelsLastInstanceNorm()
+        self.widens = in_channels != out_channels
+        if self.widens:
+            self.conv3 = _Conv(in_channels, out_channels, 1)
+            self.norm3 = ChannelsLastInstanceNorm()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.lrelu(self.norm1(self.conv1(x)))
+        out = self.norm2(self.conv2(out))
+        out += self.norm3(self.conv3(x)) if self.widens else x
+        activated: Tensor = self.lrelu(out)
+        return activated
+
+
+class Encoder(nn.Module):
+    """The first skip connection: the image at full resolution (MONAI's ``UnetrBasicBlock``).
+
+    Args:
+        in_channels: Number of channels of the image.
+        out_channels: Number of channels of the skip connection.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.layer = _Residual(in_channels, out_channels)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return (B, out_channels, X, Y, Z) of (B, in_channels, X, Y, Z)."""
+        out: Tensor = self.layer(image)
+        return out
+
+
+class ProjectionUp(nn.Module):
+    """Up-samples tokens to a skip connection: MONAI's ``UnetrPrUpBlock`` with a different kernel at each stage.
+
+    Args:
+        in_channels: Width of a token.
+        out_channels: Number of channels of the skip connection.
+        factors: Up-sampling factors of the stages, per axis.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, factors: Sequence[IntTriple]) -> None:
+        super().__init__()
+        self.transp_conv_init = _Transposed(in_channels, out_channels, factors[0])
+        self.blocks = nn.ModuleList(
+            nn.Sequential(_Transposed(out_channels, out_channels, f), _Residual(out_channels, out_channels))
+            for f in factors[1:]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, out_channels, ·, ·, ·), larger by all factors, of (B, in_channels, t₁, t₂, t₃)."""
+        x = self.transp_conv_init(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Decoder(nn.Module):
+    """Up-samples by one factor, joins the skip connection, and ends with a residual block (``UnetrUpBlock``).
+
+    Args:
+        in_channels: Number of channels of the coarser stage.
+        out_channels: Number of channels of this stage, and of the skip connection.
+        factors: Up-sampling factor per axis.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, factors: IntTriple) -> None:
+        super().__init__()
+        self.transp_conv = _Transposed(in_channels, out_channels, factors)
+        self.conv_block = _Residual(2 * out_channels, out_channels)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Return (B, out_channels, ·, ·, ·) of the coarser stage ``x`` and a skip connection of the output's size."""
+        out: Tensor = self.conv_block(torch.cat((self.transp_conv(x), skip), dim=1))
+        return out
+
+
+class Classifier(nn.Module):
+    """Logits of each voxel: a convolution of 1³ with bias (``UnetOutBlock``).
+
+    Args:
+        in_channels: Number of channels.
+        out_channels: Number of classes, including background.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = _Conv(in_channels, out_channels, 1, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, out_channels, X, Y, Z) of (B, in_channels, X, Y, Z)."""
+        out: Tensor = self.conv(x)
+        return out
