@@ -11,9 +11,11 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo .uv/bin/uv)
 DEMO ?= demo
 RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
-PYTEST := $(BIN)/python -m pytest
-# Test processes share two cores with each other: more threads each only get in the way.
-export OMP_NUM_THREADS ?= 2
+# Most tests wait for processes that they start, so even a machine with one core gains from a second one.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# Test processes share the cores with each other: more threads each only get in the way.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: help setup demo pictures test test-all check format mutants bench tmux clean
 
