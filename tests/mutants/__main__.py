@@ -46,7 +46,8 @@ AREAS = {
     "evaluation": ["evaluation/evaluate.py", "evaluation/rows.py", "evaluation/cases.py", "runs/seen.py"],
     "comparison": ["evaluation/compare.py", "evaluation/folds.py"],
     "lesion matching": [
-        "metrics/lesions.py", "metrics/matching.py", "metrics/brats.py", "metrics/pair.py", "training/validate.py",
+        "metrics/lesions.py", "metrics/matching.py", "metrics/brats.py", "metrics/brats_tissues.py", "metrics/pair.py",
+        "training/validate.py",
     ],
     "statistics": [
         "metrics/dice.py", "metrics/baselines.py", "metrics/statistics.py", "metrics/score.py", "study/folds.py",

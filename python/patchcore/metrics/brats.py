@@ -11,16 +11,19 @@ GitHub).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from patchcore.errors import ConfigError
+from patchcore.metrics.brats_tissues import LABELS, Tissue, joined_groups, partners
 from patchcore.metrics.pair import MaskPair
+from patchcore.types import AnyArray, Int64Array
 
-__all__ = ["BratsRules", "brats_lesions", "brats_mode"]
+__all__ = ["BratsRules", "Joined", "brats_joined", "brats_lesions", "brats_rules"]
 
 _TOLERANCES_MM = (0.5, 1.0)
 
@@ -69,8 +72,12 @@ _REGIONS = {
 }
 
 
-def brats_mode(name: str) -> Callable[[MaskPair], dict[str, Any]]:
-    """Return the score of a challenge: ``GLI-2023``, ``MET-2024`` …, or of a region of it: ``GLI-2024/ET``.
+Joined: TypeAlias = tuple[Int64Array, Int64Array]
+"""Of the truth and of the prediction: group of dilated components → number of its joined group."""
+
+
+def brats_rules(name: str) -> BratsRules:
+    """Return the rules of a challenge: ``GLI-2023``, ``MET-2024`` …, or of a region of it: ``GLI-2024/ET``.
 
     Raises:
         ConfigError: There is no such challenge.
@@ -82,19 +89,50 @@ def brats_mode(name: str) -> Callable[[MaskPair], dict[str, Any]]:
             found=challenge,
             expected=", ".join(f"brats:{known}" for known in _RULES),
         )
-    rules = replace(_RULES[challenge], **_REGIONS.get(challenge, {}).get(region, {}))  # type: ignore[arg-type]
-    return lambda pair: brats_lesions(pair, rules)
+    return replace(_RULES[challenge], **_REGIONS.get(challenge, {}).get(region, {}))  # type: ignore[arg-type]
 
 
-def brats_lesions(pair: MaskPair, rules: BratsRules) -> dict[str, Any]:
+def brats_joined(
+    name: str, truth: AnyArray, prediction: AnyArray, affine: npt.ArrayLike, labels: Sequence[int]
+) -> Joined | None:
+    """Join the lesions of a tissue that touch the same lesion of another tissue, on each side.
+
+    Args:
+        name: Challenge and region, as for :func:`brats_rules`.
+        truth: Label map with the labels of the challenge, integers (i, j, k).
+        prediction: Label map of the same shape.
+        affine: Voxel index → world mm, float64 (4, 4).
+        labels: Label values of the region that is scored.
+
+    Returns:
+        The joined groups; None if the challenge has no such rule for the region, or if `labels` are not those that the
+        challenge gives to this tissue.
+    """
+    challenge, _, region = name.partition("/")
+    others = partners(challenge, region)
+    if not others or tuple(labels) != (LABELS[region],):
+        return None
+
+    def tissue(region: str) -> Tissue:
+        rules = brats_rules(f"{challenge}/{region}")
+        return Tissue(region, rules.dilations, rules.min_mm3)
+
+    sides = ((truth, False), (prediction, True))
+    of_truth, of_prediction = (
+        joined_groups(side, affine, tissue(region), map(tissue, others), predicted=predicted)
+        for side, predicted in sides
+    )
+    return of_truth, of_prediction
+
+
+def brats_lesions(pair: MaskPair, rules: BratsRules, joined: Joined | None = None) -> dict[str, Any]:
     """Score the lesions of one region of one case.
-
-    The scripts of GLI, MET and SSA of 2024 also merge lesions of one tissue that touch the same lesion of another
-    tissue; here each region is scored on its own, as in all other scripts.
 
     Args:
         pair: Components of the region, connectivity 26.
         rules: Rules of the challenge.
+        joined: Lesions that touch the same lesion of another tissue, from :func:`brats_joined`; None: each region is
+            scored on its own.
 
     Returns:
         ``tp``, ``fp``, ``fn``: numbers of lesions; ``dice`` and ``hd95_mm``: lesion-wise means; with
@@ -108,6 +146,13 @@ def brats_lesions(pair: MaskPair, rules: BratsRules) -> dict[str, Any]:
     if rules.merge_predictions and len(own):
         sizes = np.bincount(own, weights=pair.prediction.voxel_count)
         kept = sizes[own] > _least_size(rules, pair)
+    if joined is not None:
+        groups, own = joined[0][groups], joined[1][own]
+        reached = reached.copy()
+        reached[:, 0] = joined[0][reached[:, 0]]
+        # Numbered without gaps.
+        numbers, groups = np.unique(groups, return_inverse=True)
+        reached[:, 0] = np.searchsorted(numbers, reached[:, 0])
     lesions = [np.flatnonzero(groups == group) for group in range(int(groups.max(initial=-1)) + 1)]
     matched: list[set[int]] = [set() for _ in lesions]
     for group, prediction, _ in reached.tolist():

@@ -18,7 +18,7 @@ from patchcore.arrays import thread_count
 from patchcore.errors import ConfigError
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES, size_bin
 from patchcore.lesions.table import Lesions
-from patchcore.metrics.brats import brats_mode
+from patchcore.metrics.brats import Joined, brats_joined, brats_lesions, brats_rules
 from patchcore.metrics.dice import VoxelCounts
 from patchcore.metrics.matching import (
     MODE_CONNECTIVITY,
@@ -87,7 +87,7 @@ class ScoreSettings:
         if name not in MODE_CONNECTIVITY or (name == "brats") != bool(colon):
             raise ConfigError(f"lesion mode {mode!r}", found=mode, expected=", ".join(MODES))
         if name == "brats":
-            brats_mode(rest)
+            brats_rules(rest)
         return self.connectivity or MODE_CONNECTIVITY[name]
 
 
@@ -314,6 +314,13 @@ class _Pairs:
             self._found[connectivity] = pair
         return self._found[connectivity]
 
+    def joined(self, challenge: str) -> Joined | None:
+        """Join the lesions of a BraTS tissue by the other tissues, where the challenge does so."""
+        labels = self._settings.classes[self._settings.lesion_class]
+        if self._settings.instances or self._settings.min_volume_mm3 or self._settings.connectivity not in (None, 26):
+            return None  # components are then not those of the challenge
+        return brats_joined(challenge, *self._arguments, self._affine, labels)
+
 
 def score_case(
     case_id: str, truth: AnyArray, prediction: AnyArray, affine: Affine, settings: ScoreSettings
@@ -353,7 +360,7 @@ def score_case(
             whole = MaskPair(truth, prediction, affine=affine, labels=labels, connectivity=6)
             [surface] = whole.surfaces(conventions=settings.conventions, tolerances_mm=settings.tolerances_mm)
         classes[name] = ClassScore(counts[name], voxel_mm3, surface)
-    modes = {mode: _mode(mode, pairs.of(settings.connectivity_of(mode)), settings) for mode in settings.modes}
+    modes = {mode: _mode(mode, pairs, settings) for mode in settings.modes}
     score = CaseScore(case_id, classes, settings.lesion_class, modes)
     if not settings.rows:
         return score
@@ -382,14 +389,15 @@ def count_labels(truth: AnyArray, prediction: AnyArray, classes: Mapping[str, Se
     return found
 
 
-def _mode(mode: str, pair: MaskPair, settings: ScoreSettings) -> dict[str, Any]:
+def _mode(mode: str, pairs: _Pairs, settings: ScoreSettings) -> dict[str, Any]:
     name, _, rest = mode.partition(":")
+    pair = pairs.of(settings.connectivity_of(mode))
     if name == "panoptica":
         return panoptica(pair, threshold=settings.panoptica_iou)
     if name == "panoptica-many":
         return panoptica(pair, threshold=settings.panoptica_many_iou, many_to_one=True)
     if name == "brats":
-        return brats_mode(rest)(pair)
+        return brats_lesions(pair, brats_rules(rest), pairs.joined(rest))
     return {"overlap": overlap_matching, "lits": lits_lesions, "cc": cc_metrics, "autopet": autopet}[name](pair)
 
 

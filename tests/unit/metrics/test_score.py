@@ -16,7 +16,7 @@ import pytest
 from commands import patchcore
 from patchcore.errors import ConfigError, DataError, ShapeMismatchError
 from patchcore.metrics import MaskPair, ScoreSettings, compare_pairs, holm, score_case, surface_scores
-from patchcore.metrics.brats import BratsRules, brats_lesions, brats_mode
+from patchcore.metrics.brats import BratsRules, brats_lesions, brats_rules
 from patchcore.metrics.matching import autopet, cc_metrics, lits_detection, lits_lesions, overlap_matching, panoptica
 from patchcore.metrics.score_files import match_names, score
 from patchcore.metrics.statistics import estimate_mean
@@ -95,13 +95,13 @@ def test_brats_by_hand() -> None:
     truth[4, 4, 4] = prediction[4, 4, 4] = 1
     tiny = brats_lesions(MaskPair(truth, prediction, affine=np.eye(4)), BratsRules(1, 2.0))
     assert tiny == {"tp": 0, "fp": 0, "fn": 0, "dice": 1.0, "hd95_mm": 0.0}
-    of_2024 = brats_mode("SSA-2024")(pair())
+    of_2024 = brats_lesions(pair(), brats_rules("SSA-2024"))
     assert set(of_2024) == {"tp", "fp", "fn", "dice", "hd95_mm", "nsd_0.5", "nsd_1"}
     # Predicted components of at most 50 voxels are dropped, so none is false any more.
     assert of_2024["fp"] == 0
-    assert brats_mode("GLI-2024/ET")(pair())["fn"] == 0
+    assert brats_lesions(pair(), brats_rules("GLI-2024/ET"))["fn"] == 0
     with pytest.raises(ConfigError, match="BraTS challenge 'GLI-2019'"):
-        brats_mode("GLI-2019")
+        brats_rules("GLI-2019")
 
 
 @pytest.mark.parametrize("convention", ["mesh", "surfel", "voxel"])
@@ -375,7 +375,7 @@ def test_a_perfect_prediction_has_a_surface_dice_of_one_and_an_affine_may_have_i
     truth = np.zeros((14, 12, 12), np.uint8)
     truth[3:10, 3:9, 3:9] = 1
     same = MaskPair(truth, truth, affine=np.diag([1, 1, 2, 1]))
-    found = brats_mode("SSA-2024")(same)
+    found = brats_lesions(same, brats_rules("SSA-2024"))
     assert found["nsd_0.5"] == pytest.approx(1.0, abs=1e-6)
     assert found["nsd_1"] == pytest.approx(1.0, abs=1e-6)
     assert same.voxel_mm3 == 2.0
