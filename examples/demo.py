@@ -1,6 +1,6 @@
 """Run the complete workflow on phantom CTs: measure, plan, train, evaluate, tune. ``make demo`` runs this script.
 
-    python examples/demo.py [FOLDER] [--minutes 6] [--cases 18] [--no-dashboard]
+    python examples/demo.py [FOLDER] [--minutes 5.5] [--cases 18] [--no-dashboard]
 
 Every step is a normal patchcore command; it is printed before it runs. In a terminal, the dashboard shows the training.
 Press q to quit the dashboard; the training continues. The exit code is 0 if the mean DSC over the validation cases is
@@ -62,7 +62,7 @@ def main() -> int:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default="demo", type=Path)
-    parser.add_argument("--minutes", type=float, default=6.0, help="Longest training time [min].")
+    parser.add_argument("--minutes", type=float, default=5.5, help="Longest training time [min].")
     parser.add_argument("--steps", type=int, default=650)
     parser.add_argument("--cases", type=int, default=18)
     parser.add_argument("--no-dashboard", action="store_true")
