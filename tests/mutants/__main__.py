@@ -170,6 +170,8 @@ def measured(out: Path, checkout: Checkout) -> dict[str, Any]:
         )  # fmt: skip
         if not file.exists():
             raise SystemExit(f"the tests could not be measured (pytest ended with code {code})")
+    if checkout.pytest("--timeout=0", "tests/unit/metrics", "tests/unit/training/test_step.py") != 0:
+        raise SystemExit("the tests fail without a mutant: nothing can be learned from mutants")
     found: dict[str, Any] = json.loads(file.read_text())
     return found
 
@@ -292,17 +294,18 @@ def main() -> int:
     if not arguments.report:
         preload()
         checkout = Checkout((arguments.out / "checkout").resolve())
-        coverage = measured(arguments.out, checkout)
-        if checkout.pytest("--timeout=0", "tests/unit/metrics", "tests/unit/training/test_step.py") != 0:
-            raise SystemExit("the tests fail without a mutant: nothing can be learned from mutants")
+        coverage: dict[str, Any] | None = None
         for number, (path, mutant) in enumerate(chosen, 1):
             known = results.get(mutant.identity)
             if arguments.area and areas[path] not in arguments.area:
                 continue
             if known is not None and not (arguments.again and known["outcome"] == "survived"):
                 continue
-            run = run_rust if path in rust else run_python
-            result = run(checkout, coverage, mutant)
+            if path in rust:
+                result = run_rust(checkout, mutant)
+            else:
+                coverage = coverage or measured(arguments.out, checkout)
+                result = run_python(checkout, coverage, mutant)
             results[mutant.identity] = result
             with file.open("a") as handle:
                 handle.write(json.dumps(result) + "\n")
