@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from patchcore.config.plan import RegionPlan, TargetPlan
+from patchcore.config.plan import Plan, RegionPlan, TargetPlan
 from patchcore.planning import CaseSample, LesionSample, plan_from_samples
 
 
@@ -35,3 +35,8 @@ def tiny_target(
         both = (RegionPlan(name="organ", labels=(1, 2)), RegionPlan(name="lesion", labels=(2,)))
         values["regions"] = both
     return _base().model_copy(update=values | changes)
+
+
+def tiny_plan(*, patch: Any = (8, 8, 8), window: Any = (16, 16, 16)) -> Plan:
+    """Return a plan with one target, of a legal patch size and window."""
+    return Plan(fingerprint_hash="0" * 64, targets=(tiny_target(window=window, patch_size=patch),))

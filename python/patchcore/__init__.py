@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from patchcore.evaluation.compare import compare as compare
     from patchcore.evaluation.evaluate import evaluate as evaluate
     from patchcore.evaluation.tune import tune as tune
+    from patchcore.experiments.sweep import sweep as sweep
     from patchcore.inference.export import export_model as export_model
     from patchcore.inference.predict import predict as predict
     from patchcore.lesions.measure import label_components as label_components
@@ -83,6 +84,7 @@ _HOMES = {
     "prepare": "patchcore.store.prepare",
     "resample_image": "patchcore.resampling.image",
     "score": "patchcore.metrics.score_files",
+    "sweep": "patchcore.experiments.sweep",
     "train": "patchcore.training.launch",
     "tune": "patchcore.evaluation.tune",
     "window_grid": "patchcore.windows.blending",
@@ -117,6 +119,7 @@ __all__ = [
     "prepare",
     "resample_image",
     "score",
+    "sweep",
     "train",
     "tune",
     "window_grid",

@@ -34,6 +34,8 @@ COMMANDS: Final = (
     "predict",
     "export",
     "compare",
+    "sweep",
+    "experiments",
     "dashboard",
     "runs",
     "models",

@@ -46,6 +46,7 @@ def new_run(
     argv: Sequence[str],
     parent: str | None = None,
     fingerprint_hash: str | None = None,
+    experiment: Mapping[str, Any] | None = None,
     trainer: str = DEFAULT_TRAINER,
 ) -> Path:
     """Create a run folder in a study. No process is started.
@@ -60,6 +61,7 @@ def new_run(
         argv: The command line that created the run.
         parent: Id of the run that this run continues from.
         fingerprint_hash: Hash of the fingerprint that the plan was made from.
+        experiment: Name of the experiment that the run belongs to, and id of its point; None: none.
         trainer: Trainer module, started as ``python -m trainer RUN ATTEMPT``.
 
     Returns:
@@ -90,6 +92,8 @@ def new_run(
         "user": author_name(),
         "patchcore": patchcore_version,
     }
+    if experiment is not None:
+        record["experiment"] = plain(experiment)
     runs = Path(study_path) / "runs"
     check_locks(runs)
     runs.mkdir(parents=True, exist_ok=True)

@@ -56,6 +56,8 @@ def create_run(
     toml: PathLike | None = None,
     name: str | None = None,
     argv: Sequence[str] | None = None,
+    plan: Plan | None = None,
+    experiment: Mapping[str, Any] | None = None,
 ) -> Path:
     """Check that a study is ready for training and create the run folder. No process is started.
 
@@ -65,6 +67,8 @@ def create_run(
         toml: A TOML file with the sections of :class:`patchcore.config.RunConfig`.
         name: A few words for the run's folder name; default: ``patch<size>``.
         argv: The command line to record; default: ``sys.argv``.
+        plan: The plan of the run; default: the study's ``plan.json``.
+        experiment: Name of the experiment that the run belongs to, and id of its point; None: none.
 
     Returns:
         The run folder.
@@ -78,7 +82,7 @@ def create_run(
         MissingExtraError: torch or monai is not installed.
     """
     study = study if isinstance(study, Study) else Study(study)
-    plan = study.plan()
+    plan = plan or study.plan()
     config = run_config(study, toml, settings)
     _check(study, plan, config)
     source = Path(config.init.source)
@@ -94,6 +98,7 @@ def create_run(
         slug=name or f"patch{edge}",
         argv=sys.argv if argv is None else argv,
         fingerprint_hash=plan.fingerprint_hash,
+        experiment=experiment,
     )
 
 

@@ -1,0 +1,1 @@
+"""Experiments: many trainings under one protocol, continued after any interruption. Needs no torch."""

@@ -1,0 +1,240 @@
+"""Works on an experiment: claims its points, has their runs started, and decides what their ends mean.
+
+A *failure* is an attempt that ended by its own error, or the second crash in a row that has gained no step. An attempt
+that was killed or interrupted from outside is continued and never counts.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from patchcore.errors import LockedError, PatchcoreError, RunError
+from patchcore.experiments.folder import ExperimentFolder, Place
+from patchcore.experiments.protocol import Point
+from patchcore.interrupts import STOP_SIGNALS
+from patchcore.locks import FileLock
+from patchcore.runs import RunReader, RunState, request, run_state
+from patchcore.runs.paths import RunPaths, read_object
+
+__all__ = ["Dispatcher", "Executor", "Failures", "failures_of"]
+
+_POLL_S: Final = 1.0
+_FAILURES_OF_A_HOST: Final = 3
+"""After so many failures in a row, this host takes no more points: the fault may be its own."""
+
+_OWN_ERRORS: Final = {RunState.FAILED.value, RunState.OUT_OF_MEMORY.value}
+
+
+class Executor(Protocol):
+    """Starts runs. Each executor decides where."""
+
+    slots: int
+
+    def start(self, run: Path, slot: int) -> None:
+        """Start the next attempt of a run in a slot, and return at once."""
+
+
+@dataclass(frozen=True)
+class Failures:
+    """How often a run has failed.
+
+    Attributes:
+        count: Number of failures.
+        reason: Reason of the last one.
+    """
+
+    count: int
+    reason: str | None
+
+
+@dataclass
+class Dispatcher:
+    """Works on an experiment until no point is left, or until it is asked to stop.
+
+    Attributes:
+        folder: The experiment.
+        executor: Starts the runs.
+        make_run: Creates the run folder of a point.
+        stopping: Whether this process was asked to stop.
+        say: Prints a line.
+        poll_s: Time between two looks at the runs [s].
+    """
+
+    folder: ExperimentFolder
+    executor: Executor
+    make_run: Callable[[Point], Path]
+    stopping: Callable[[], bool] = lambda: False
+    say: Callable[[str], None] = print
+    poll_s: float = _POLL_S
+    _live: dict[str, tuple[Path, int]] = field(default_factory=dict)  # point → run and slot
+    _asked: set[str] = field(default_factory=set)  # points whose run was asked to stop
+    _failed_in_a_row: int = 0
+    _stop: bool = False
+
+    def work(self) -> bool:
+        """Work until the end.
+
+        Returns:
+            Whether all points are done.
+
+        Raises:
+            LockedError: Another dispatcher of this host works on the experiment.
+            OSError: The folder cannot be written.
+        """
+        lock = FileLock(
+            self.folder.path / "dispatchers" / f"{socket.gethostname()}.lock",
+            what="the experiment",
+            remedy="it is worked on already; watch it with patchcore experiments show",
+        )
+        with lock:
+            self._adopt()
+            while True:
+                self._stop = self._stop or self.stopping() or self.folder.stop_file.exists()
+                self._look()
+                if self._stop:
+                    self._ask_to_stop()
+                elif self._failed_in_a_row < _FAILURES_OF_A_HOST:
+                    self._fill()
+                if not self._live:
+                    break
+                time.sleep(self.poll_s)
+            if self._failed_in_a_row >= _FAILURES_OF_A_HOST:
+                self.say(
+                    f"{_FAILURES_OF_A_HOST} failures in a row: this host takes no more points. Read the reasons with "
+                    "patchcore experiments show, remove the cause, and run the same command again."
+                )
+        return all(place is Place.DONE for place, _ in self.folder.places().values())
+
+    def _adopt(self) -> None:
+        """Continue the points of a dispatcher of this host that has ended: its lock is free, so it has."""
+        for point_id, (place, entry) in self.folder.places().items():
+            if place is Place.CLAIMED and entry.get("host") in (None, socket.gethostname()):
+                self._begin(self.folder.points[point_id], entry)
+
+    def _fill(self) -> None:
+        while len(self._live) < self.executor.slots:
+            point = self.folder.claim()
+            if point is None:
+                return
+            self._begin(point, self.folder.places()[point.point_id][1])
+
+    def _begin(self, point: Point, entry: dict[str, Any]) -> None:
+        run = self.folder.run_of(point.point_id, entry)
+        try:
+            if run is None:
+                run = self.make_run(point)
+            if entry.get("run") != run.name:
+                self.folder.note(point.point_id, Place.CLAIMED, run=run.name)
+            taken = {slot for _, slot in self._live.values()}
+            slot = next(number for number in range(self.executor.slots + len(taken)) if number not in taken)
+            self._live[point.point_id] = (run, slot)
+            report = run_state(run)
+            if not report.state.is_live and report.state is not RunState.FINISHED:
+                self._start(point.point_id, run, slot, resumed=report.attempt is not None)
+        except (PatchcoreError, OSError) as error:
+            self._live.pop(point.point_id, None)
+            self._end(point.point_id, f"could not be started: {error}")
+            self._failed_in_a_row += 1
+
+    def _start(self, point_id: str, run: Path, slot: int, *, resumed: bool) -> None:
+        try:
+            self.executor.start(run, slot)
+        except LockedError:  # somebody has resumed the run by hand
+            return
+        self.say(f"{point_id}: {'continues' if resumed else 'starts'} as {run.name}")
+
+    def _look(self) -> None:
+        for point_id, (run, slot) in list(self._live.items()):
+            report = run_state(run)
+            if report.state.is_live or report.state is RunState.QUEUED:
+                continue
+            if report.state is RunState.FINISHED:
+                del self._live[point_id]
+                self._failed_in_a_row = 0
+                self._finish(point_id, run)
+            elif self._stop:
+                del self._live[point_id]
+                self.folder.move(point_id, Place.CLAIMED, Place.OPEN)
+                self.say(f"{point_id}: stopped; it continues with the next call")
+            elif _stopped_by_user(run, report.attempt):
+                del self._live[point_id]
+                self._end(point_id, f"stopped: {report.reason}")
+            else:
+                self._judge(point_id, run, slot)
+
+    def _judge(self, point_id: str, run: Path, slot: int) -> None:
+        failures = failures_of(run)
+        newest = read_object(RunPaths(run).exit(RunPaths(run).newest_attempt() or 1)) or {}
+        failed_now = newest.get("state") in _OWN_ERRORS
+        self._failed_in_a_row += failed_now
+        if failures.count >= self.folder.protocol.failures_allowed:
+            del self._live[point_id]
+            self._end(point_id, f"failed {failures.count} times: {failures.reason}")
+        elif self._failed_in_a_row >= _FAILURES_OF_A_HOST:
+            del self._live[point_id]
+            self.folder.move(point_id, Place.CLAIMED, Place.OPEN)
+        else:
+            try:
+                self._start(point_id, run, slot, resumed=True)
+            except (PatchcoreError, OSError) as error:
+                del self._live[point_id]
+                self._end(point_id, f"could not be continued: {error}")
+
+    def _finish(self, point_id: str, run: Path) -> None:
+        if not self.folder.protocol.keep_checkpoints:
+            shutil.rmtree(run / "checkpoints" / "last", ignore_errors=True)
+        self.folder.move(point_id, Place.CLAIMED, Place.DONE)
+        best = RunReader(run).poll().best_validation
+        score = "" if best is None else f", validation DSC {best.dsc_mean:.4f} at step {best.step}"
+        self.say(f"{point_id}: finished{score}")
+
+    def _end(self, point_id: str, reason: str) -> None:
+        self.folder.move(point_id, Place.CLAIMED, Place.ENDED, reason=reason)
+        self.say(f"{point_id}: {reason}")
+
+    def _ask_to_stop(self) -> None:
+        for point_id, (run, _) in self._live.items():
+            if point_id not in self._asked:
+                self._asked.add(point_id)
+                try:
+                    request(run, "stop")
+                except (RunError, OSError):
+                    self._asked.discard(point_id)  # not running yet, or over: looked at again
+
+
+def failures_of(run: Path) -> Failures:
+    """Count how often a run has failed."""
+    paths = RunPaths(run)
+    count, without_gain, reason = 0, 0, None
+    for attempt in range(1, (paths.newest_attempt() or 0) + 1):
+        ended = read_object(paths.exit(attempt)) or {}
+        following = read_object(paths.start(attempt + 1)) or {}
+        begun = (read_object(paths.start(attempt)) or {}).get("resumed_from_step") or 0
+        if ended.get("state") in _OWN_ERRORS:
+            count, without_gain, reason = count + 1, 0, ended.get("reason")
+        elif (
+            ended.get("state") == RunState.CRASHED.value
+            and following
+            and (following.get("resumed_from_step") or 0) <= begun
+        ):
+            without_gain += 1
+            if without_gain == 2:
+                count, without_gain = count + 1, 0
+                reason = ended.get("reason") or "ended twice without gaining a step"
+        elif (following.get("resumed_from_step") or 0) > begun:
+            without_gain = 0
+    return Failures(count, None if reason is None else str(reason))
+
+
+def _stopped_by_user(run: Path, attempt: int | None) -> bool:
+    """Return whether a user requested the end of an attempt. A signal is not a user: clusters send it."""
+    ended = read_object(RunPaths(run).exit(attempt or 1)) or {}
+    if ended.get("state") not in (RunState.STOPPED.value, RunState.PAUSED.value):
+        return False
+    return ended.get("asked_by") not in (None, *(number.name for number in STOP_SIGNALS))

@@ -1,0 +1,204 @@
+"""The folder of an experiment: its protocol, and one entry per point, which is claimed by a rename.
+
+    STUDY/experiments/NAME/
+      experiment.json          the protocol; never changed
+      open/POINT.json          points that wait for a dispatcher
+      claimed/POINT.json       points that a dispatcher works on: its host, and the run
+      done/POINT.json          points whose run has finished
+      ended/POINT.json         points that are not started again by themselves: failed, or stopped by a user
+      dispatchers/HOST.lock    held by the dispatcher of a host    HOST.log    its output
+      stop                     while it exists, dispatchers stop their runs and end
+
+A rename succeeds for one process only, so two dispatchers never work on one point. What a point has reached is in its
+run folder; an entry only names the run. A run names its experiment and point: a dispatcher that was killed after it
+created a run, and before it wrote the entry, leaves no second run behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from patchcore.errors import ConfigError, RunError
+from patchcore.experiments.protocol import Point, Protocol, read_protocol
+from patchcore.files import write_json_atomic
+from patchcore.locks import check_locks
+from patchcore.runs.paths import RunPaths, read_object
+from patchcore.types import PathLike
+
+__all__ = ["ExperimentFolder", "Place", "list_experiments", "resolve_experiment"]
+
+
+class Place(StrEnum):
+    """Where the entry of a point is."""
+
+    OPEN = "open"
+    CLAIMED = "claimed"
+    DONE = "done"
+    ENDED = "ended"
+
+
+class ExperimentFolder:
+    """An experiment on disk.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        RunError: It is not the folder of an experiment, or is damaged.
+        SchemaVersionError: A newer patchcore wrote it.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        self.protocol = read_protocol(self.path / "experiment.json")
+        self.points = {point.point_id: point for point in self.protocol.points}
+
+    @classmethod
+    def create(cls, study: Path, protocol: Protocol) -> ExperimentFolder:
+        """Write an experiment, completely or not at all; return the existing one if its protocol is the same.
+
+        Raises:
+            ConfigError: An experiment of this name has another protocol.
+            OSError: The study cannot be written.
+        """
+        folder = study / "experiments" / protocol.name
+        if folder.exists():
+            found = cls(folder)
+            differs = [
+                key for key, value in protocol.what_decides().items() if found.protocol.what_decides()[key] != value
+            ]
+            if differs:
+                raise ConfigError(
+                    f"the experiment {protocol.name} exists with another protocol (different: {', '.join(differs)})",
+                    path=folder,
+                    remedy="give this one another --name, or repeat the options of the existing one to continue it",
+                )
+            return found
+        folder.parent.mkdir(exist_ok=True)
+        check_locks(folder.parent)
+        unfinished = folder.with_name(f".{protocol.name}.{os.getpid()}.tmp")
+        try:
+            for place in Place:
+                (unfinished / place).mkdir(parents=True)
+            (unfinished / "dispatchers").mkdir()
+            for point in protocol.points:
+                write_json_atomic(unfinished / Place.OPEN / f"{point.point_id}.json", {})
+            write_json_atomic(unfinished / "experiment.json", protocol.model_dump(mode="json"))
+            (unfinished / "experiment.json").chmod(0o444)
+            unfinished.rename(folder)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        return cls(folder)
+
+    @property
+    def study(self) -> Path:
+        """The study that the experiment belongs to."""
+        return self.path.absolute().parent.parent
+
+    @property
+    def stop_file(self) -> Path:
+        """While this file exists, dispatchers stop their runs and end."""
+        return self.path / "stop"
+
+    def places(self) -> dict[str, tuple[Place, dict[str, Any]]]:
+        """Return the place and the entry of every point, in the order of the protocol.
+
+        An entry that is being moved just now counts as claimed.
+        """
+        found: dict[str, tuple[Place, dict[str, Any]]] = {}
+        for point_id in self.points:
+            for place in Place:
+                entry = read_object(self._entry(place, point_id))
+                if entry is not None:
+                    found[point_id] = (place, entry)
+                    break
+            else:
+                found[point_id] = (Place.CLAIMED, {})
+        return found
+
+    def claim(self) -> Point | None:
+        """Take the first open point; None if there is none."""
+        for point_id, point in self.points.items():
+            if self.move(point_id, Place.OPEN, Place.CLAIMED):
+                return point
+        return None
+
+    def move(self, point_id: str, origin: Place, to: Place, **facts: Any) -> bool:
+        """Move the entry of a point, if it is where it is expected, and add facts to it.
+
+        Returns:
+            Whether this process has moved it.
+        """
+        source, target = self._entry(origin, point_id), self._entry(to, point_id)
+        try:
+            source.rename(target)
+        except FileNotFoundError:
+            return False
+        if facts or to is Place.CLAIMED:
+            self.note(point_id, to, host=socket.gethostname(), **facts)
+        return True
+
+    def note(self, point_id: str, place: Place, **facts: Any) -> None:
+        """Add facts to the entry of a point."""
+        path = self._entry(place, point_id)
+        write_json_atomic(path, (read_object(path) or {}) | facts)
+
+    def run_of(self, point_id: str, entry: dict[str, Any]) -> Path | None:
+        """Return the run folder of a point; None if it has none yet."""
+        name = entry.get("run")
+        if isinstance(name, str) and (self.study / "runs" / name / "run.json").exists():
+            return self.study / "runs" / name
+        mine = {"name": self.protocol.name, "point": point_id}
+        for run in _newest_first(self.study / "runs"):
+            if (read_object(RunPaths(run).run_json) or {}).get("experiment") == mine:
+                return run
+        return None
+
+    def _entry(self, place: Place, point_id: str) -> Path:
+        return self.path / place / f"{point_id}.json"
+
+
+def list_experiments(study: PathLike) -> list[ExperimentFolder]:
+    """Return the experiments of a study that can be read, by name."""
+    folder = Path(study) / "experiments"
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    found = []
+    for name in names:
+        if not name.startswith(".") and (folder / name / "experiment.json").exists():
+            found.append(ExperimentFolder(folder / name))
+    return found
+
+
+def _newest_first(runs: Path) -> Iterator[Path]:
+    try:
+        names = sorted((path.name for path in runs.iterdir() if not path.name.startswith(".")), reverse=True)
+    except FileNotFoundError:
+        return
+    yield from (runs / name for name in names)
+
+
+def resolve_experiment(study: PathLike | None, experiment: PathLike) -> ExperimentFolder:
+    """Return an experiment by its folder, or by its name within a study.
+
+    Raises:
+        RunError: There is none.
+    """
+    path = Path(experiment)
+    if study is None or (path / "experiment.json").exists():
+        return ExperimentFolder(path)
+    named = Path(study) / "experiments" / path
+    if not (named / "experiment.json").exists():
+        names = [found.protocol.name for found in list_experiments(study)]
+        raise RunError(
+            f"the study has no experiment {str(experiment)!r}",
+            path=Path(study),
+            remedy=f"choose one of {', '.join(names)}" if names else "start one with patchcore sweep",
+        )
+    return ExperimentFolder(named)

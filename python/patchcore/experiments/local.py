@@ -1,0 +1,177 @@
+"""The local executor: runs of an experiment side by side on this machine, in slots of GPUs or of CPU threads.
+
+    python -m patchcore.experiments.local EXPERIMENT --slots N
+
+is the dispatcher as a process of its own, which survives the terminal; ``patchcore sweep`` starts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from patchcore.errors import ConfigError, PatchcoreError, RunError
+from patchcore.experiments.dispatch import Dispatcher
+from patchcore.experiments.folder import ExperimentFolder
+from patchcore.experiments.protocol import Point
+from patchcore.interrupts import StopSignal
+from patchcore.locks import lock_holder
+from patchcore.runs import start_attempt
+from patchcore.threads import core_count
+from patchcore.types import ExitCode, PathLike
+
+__all__ = ["LocalExecutor", "dispatcher_log", "dispatcher_pid", "gpus", "start_dispatcher"]
+
+_READY_S: Final = 60.0
+
+
+class LocalExecutor:
+    """Starts each run under its own supervisor, which continues if the dispatcher ends.
+
+    Args:
+        slots: Number of runs side by side.
+        devices: GPUs, shared out among the slots; empty: the CPU.
+        env: Environment of the runs [default: that of this process].
+    """
+
+    def __init__(self, slots: int, devices: tuple[str, ...] = (), env: Mapping[str, str] | None = None) -> None:
+        if slots < 1:
+            raise ConfigError(f"--slots {slots}", expected="1 or more")
+        self.slots = slots
+        self._devices = devices
+        self._env = dict(os.environ if env is None else env)
+
+    def start(self, run: Path, slot: int) -> None:
+        """Start the next attempt of a run.
+
+        Raises:
+            LockedError: The run has been started by somebody else.
+            RunError: The supervisor did not start.
+        """
+        if self._devices:
+            share = {"CUDA_VISIBLE_DEVICES": self._devices[slot % len(self._devices)]}
+        else:
+            share = {"OMP_NUM_THREADS": str(max(1, core_count() // self.slots))}
+        start_attempt(run, env=self._env | share)
+
+
+def gpus() -> tuple[str, ...]:
+    """Return the GPUs that this process may use: CUDA_VISIBLE_DEVICES if it is set, else all."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return tuple(part.strip() for part in chosen.split(",") if part.strip() not in ("", "-1"))
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return tuple(str(number) for number in range(pynvml.nvmlDeviceGetCount()))
+    except Exception:  # without a driver the library raises errors of its own; without GPUs there is nothing to find
+        return ()
+
+
+def dispatcher_log(experiment: PathLike, host: str) -> Path:
+    """Return the file with the output of the dispatcher of a host."""
+    return Path(experiment) / "dispatchers" / f"{host}.log"
+
+
+def dispatcher_pid(experiment: PathLike, host: str) -> int | None:
+    """Return the id of the process that works on an experiment on this host; None if there is none."""
+    return lock_holder(Path(experiment) / "dispatchers" / f"{host}.lock")
+
+
+def start_dispatcher(experiment: Path, host: str, *, slots: int) -> int:
+    """Start the dispatcher as a process that continues after this one ends. Return its process id.
+
+    Raises:
+        RunError: It did not start.
+    """
+    log = dispatcher_log(experiment, host)
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "patchcore.experiments.local",
+        str(experiment.resolve()),
+        "--slots",
+        str(slots),
+    ]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    # It is a child of this process: wait for it, so that it does not become a zombie.
+    threading.Thread(target=process.wait, name="patchcore-reaper", daemon=True).start()
+    deadline = time.monotonic() + _READY_S
+    while dispatcher_pid(experiment, host) is None:
+        if process.poll() is not None or time.monotonic() > deadline:
+            if process.returncode == ExitCode.DONE:  # it has found nothing left to do
+                break
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise RunError(f"the dispatcher did not start: {lines[-1] if lines else 'no output'}", path=log)
+        time.sleep(0.05)
+    return process.pid
+
+
+def make_run(folder: ExperimentFolder, point: Point) -> Path:
+    """Create the run folder of a point.
+
+    Raises:
+        PatchcoreError: As for :func:`patchcore.training.launch.create_run`.
+    """
+    from patchcore.training.launch import create_run
+
+    protocol = folder.protocol
+    return create_run(
+        folder.study,
+        settings=[*protocol.settings, *point.settings],
+        name=f"{protocol.name}-{point.point_id}",
+        plan=protocol.plan_of(point),
+        experiment={"name": protocol.name, "point": point.point_id},
+    )
+
+
+def work(experiment: PathLike, *, slots: int) -> bool:
+    """Work on an experiment in this process, until no point is left or a signal asks for the end.
+
+    Returns:
+        Whether all points are done.
+
+    Raises:
+        LockedError: Another dispatcher of this host works on the experiment.
+        PatchcoreError: It is not an experiment.
+    """
+    folder = ExperimentFolder(experiment)
+    stop = StopSignal()
+    dispatcher = Dispatcher(
+        folder,
+        LocalExecutor(slots, gpus()),
+        lambda point: make_run(folder, point),
+        stopping=lambda: stop.received is not None,
+        say=lambda text: print(time.strftime("%Y-%m-%d %H:%M:%S"), text, flush=True),
+    )
+    return dispatcher.work()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the dispatcher as a process."""
+    parser = argparse.ArgumentParser(prog="python -m patchcore.experiments.local", description=__doc__)
+    parser.add_argument("experiment")
+    parser.add_argument("--slots", type=int, default=1)
+    arguments = parser.parse_args(argv)
+    try:
+        done = work(arguments.experiment, slots=arguments.slots)
+    except (PatchcoreError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return int(ExitCode.ERROR)
+    return int(ExitCode.DONE if done else ExitCode.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

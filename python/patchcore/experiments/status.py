@@ -1,0 +1,134 @@
+"""What an experiment has reached: the state, the run and the score of every point."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from patchcore.experiments.dispatch import failures_of
+from patchcore.experiments.folder import ExperimentFolder, Place
+from patchcore.experiments.local import dispatcher_pid
+from patchcore.experiments.protocol import Point
+from patchcore.runs import RunReader
+from patchcore.runs.listing import summarize
+
+__all__ = ["COLUMNS", "ExperimentStatus", "PointStatus", "experiment_status"]
+
+
+@dataclass(frozen=True)
+class PointStatus:
+    """One point and what it has reached.
+
+    Attributes:
+        point: The point.
+        state: ``waiting``; ``failed`` or ``stopped`` if it is not started again by itself; else the state of its run.
+        reason: Why it has failed or stopped; None otherwise.
+        run_id: Id of its run; None before it starts.
+        step: Last step of the run.
+        dsc: Mean DSC of the best validation on all validation cases, on the training grid; None if there is none.
+        best_step: Step of this validation.
+        n: Number of cases of this validation.
+        attempts: Number of attempts of the run.
+        failures: Number of failures.
+    """
+
+    point: Point
+    state: str
+    reason: str | None = None
+    run_id: str | None = None
+    step: int = 0
+    dsc: float | None = None
+    best_step: int | None = None
+    n: int | None = None
+    attempts: int = 0
+    failures: int = 0
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the values of :data:`COLUMNS`."""
+        own = asdict(self)
+        of_point = self.point.model_dump(mode="json")
+        patch = "x".join(map(str, self.point.patch_size))
+        found = {"patch_size": patch, **{key: of_point[key] for key in ("point_id", "seed", "fold", "steps")}}
+        return {column: found[column] if column in found else own[column] for column in COLUMNS}
+
+
+COLUMNS = (
+    "point_id", "patch_size", "seed", "fold", "steps", "state", "step", "dsc", "best_step", "n", "attempts",
+    "failures", "run_id", "reason",
+)  # fmt: skip
+"""Columns of the table of points."""
+
+
+@dataclass(frozen=True)
+class ExperimentStatus:
+    """An experiment and its points.
+
+    Attributes:
+        name: Name of the experiment.
+        path: Its folder.
+        points: Its points, in the order of the protocol.
+        worked_on: Whether a process of this host works on it.
+        stopping: Whether its end was requested.
+    """
+
+    name: str
+    path: Path
+    points: tuple[PointStatus, ...]
+    worked_on: bool
+    stopping: bool
+
+    @property
+    def finished(self) -> int:
+        """Number of finished points."""
+        return sum(point.state == "finished" for point in self.points)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the experiment as JSON values."""
+        return {
+            "name": self.name,
+            "path": str(self.path),
+            "worked_on": self.worked_on,
+            "stopping": self.stopping,
+            "points": [point.to_row() | {"values": point.point.values} for point in self.points],
+        }
+
+
+def experiment_status(folder: ExperimentFolder) -> ExperimentStatus:
+    """Read what an experiment has reached. The truth about a point is its run folder.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    points = []
+    for point_id, (place, entry) in folder.places().items():
+        point = folder.points[point_id]
+        run = folder.run_of(point_id, entry) if entry.get("run") or place is not Place.OPEN else None
+        if run is None:
+            state = {Place.OPEN: "waiting", Place.CLAIMED: "starting"}.get(place, "failed")
+            points.append(PointStatus(point, state, entry.get("reason") if place is Place.ENDED else None))
+            continue
+        summary = summarize(run)
+        best = RunReader(run).poll().best_validation
+        state = summary.state.state.value
+        if place is Place.OPEN:
+            state = "waiting"
+        elif place is Place.ENDED:
+            state = "stopped" if str(entry.get("reason", "")).startswith("stopped") else "failed"
+        points.append(
+            PointStatus(
+                point,
+                state,
+                entry.get("reason") if place is Place.ENDED else None,
+                summary.run_id,
+                summary.step,
+                None if best is None else best.dsc_mean,
+                None if best is None else best.step,
+                None if best is None else best.n_cases,
+                summary.attempts,
+                failures_of(run).count,
+            )
+        )
+    worked_on = dispatcher_pid(folder.path, socket.gethostname()) is not None
+    return ExperimentStatus(folder.protocol.name, folder.path, tuple(points), worked_on, folder.stop_file.exists())
