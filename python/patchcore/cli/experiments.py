@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,7 +38,7 @@ def list_command(study: StudyFolder, as_json: AsJson = False) -> None:
     from patchcore.experiments.folder import list_experiments
     from patchcore.experiments.status import experiment_status
 
-    found = [experiment_status(folder) for folder in list_experiments(study)]
+    found = [experiment_status(folder, quick=not as_json) for folder in list_experiments(study)]
     if as_json:
         typer.echo(json.dumps([status.to_json() for status in found], indent=2, ensure_ascii=False))
         return
@@ -75,10 +76,14 @@ def show(
 def stop(study: StudyFolder, name: Named) -> None:
     """Stop an experiment: its running trainings write a checkpoint and stop. The same sweep continues it."""
     from patchcore.experiments.folder import resolve_experiment
+    from patchcore.experiments.local import dispatcher_pid
 
     folder = resolve_experiment(study, name)
     folder.stop_file.touch()
-    typer.echo(f"{name}: running points stop at the next step, with a checkpoint")
+    if dispatcher_pid(folder.path, socket.gethostname()) is None:
+        typer.echo(f"{name}: nobody works on it on this host; other hosts stop their points")
+    else:
+        typer.echo(f"{name}: running points stop at the next step, with a checkpoint")
 
 
 @app.command()
@@ -115,7 +120,7 @@ def follow(folder: ExperimentFolder) -> int:
     shown: dict[str, str] = {}
     try:
         while True:
-            status = experiment_status(folder)
+            status = experiment_status(folder, quick=True)
             for point in status.points:
                 text = point.state + (f": {point.reason}" if point.reason else "")
                 if point.state != "waiting" and shown.get(point.point.point_id) != text:
@@ -124,6 +129,7 @@ def follow(folder: ExperimentFolder) -> int:
                     run = "" if point.run_id is None else f" ({point.run_id})"
                     typer.echo(plain(f"{point.point.point_id}: {text}{score}{run}"))
             if not status.worked_on:
+                status = experiment_status(folder)
                 break
             time.sleep(_POLL_S)
     except KeyboardInterrupt:

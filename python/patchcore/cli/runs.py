@@ -76,14 +76,11 @@ def show(study: StudyOrRun, run: RunArgument = None, as_json: AsJson = False) ->
 
     Also shows how each attempt of the run ended.
     """
-    from patchcore.runs import RunReader
+    from patchcore.runs import whole_view
     from patchcore.runs.seen import validation_role
 
     path = _resolve(study, run)
-    reader = RunReader(path)
-    view = reader.poll()
-    while view.behind:
-        view = reader.poll()
+    view = whole_view(path)
     if as_json:
         typer.echo(json.dumps(_details(view), indent=2, ensure_ascii=False))
         return

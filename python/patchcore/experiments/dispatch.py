@@ -19,7 +19,7 @@ from patchcore.experiments.folder import ExperimentFolder, Place
 from patchcore.experiments.protocol import Point
 from patchcore.interrupts import STOP_SIGNALS
 from patchcore.locks import FileLock
-from patchcore.runs import RunReader, RunState, request, run_state
+from patchcore.runs import RunState, request, run_state, whole_view
 from patchcore.runs.paths import RunPaths, read_object
 
 __all__ = ["Dispatcher", "Executor", "Failures", "failures_of"]
@@ -113,9 +113,8 @@ class Dispatcher:
 
     def _adopt(self) -> None:
         """Continue the points of a dispatcher of this host that has ended: its lock is free, so it has."""
-        for point_id, (place, entry) in self.folder.places().items():
-            if place is Place.CLAIMED and entry.get("host") in (None, socket.gethostname()):
-                self._begin(self.folder.points[point_id], entry)
+        for point_id, entry in self.folder.claims_of_this_host().items():
+            self._begin(self.folder.points[point_id], entry)
 
     def _fill(self) -> None:
         while len(self._live) < self.executor.slots:
@@ -190,7 +189,7 @@ class Dispatcher:
         if not self.folder.protocol.keep_checkpoints:
             shutil.rmtree(run / "checkpoints" / "last", ignore_errors=True)
         self.folder.move(point_id, Place.CLAIMED, Place.DONE)
-        best = RunReader(run).poll().best_validation
+        best = whole_view(run).best_validation
         score = "" if best is None else f", validation DSC {best.dsc_mean:.4f} at step {best.step}"
         self.say(f"{point_id}: finished{score}")
 

@@ -3,7 +3,7 @@
     STUDY/experiments/NAME/
       experiment.json          the protocol; never changed
       open/POINT.json          points that wait for a dispatcher
-      claimed/POINT.json       points that a dispatcher works on: its host, and the run
+      claimed/HOST/POINT.json  points that the dispatcher of a host works on
       done/POINT.json          points whose run has finished
       ended/POINT.json         points that are not started again by themselves: failed, or stopped by a user
       dispatchers/HOST.lock    held by the dispatcher of a host    HOST.log    its output
@@ -12,6 +12,8 @@
 A rename succeeds for one process only, so two dispatchers never work on one point. What a point has reached is in its
 run folder; an entry only names the run. A run names its experiment and point: a dispatcher that was killed after it
 created a run, and before it wrote the entry, leaves no second run behind.
+
+An entry is ``{"run": …, "reason": …}``: the name of its run, and why it has ended.
 """
 
 from __future__ import annotations
@@ -123,6 +125,12 @@ class ExperimentFolder:
                 found[point_id] = (Place.CLAIMED, {})
         return found
 
+    def claims_of_this_host(self) -> dict[str, dict[str, Any]]:
+        """Return the entries of the points that this host has claimed, in the order of the protocol."""
+        folder = self.path / Place.CLAIMED / socket.gethostname()
+        found = {point_id: read_object(folder / f"{point_id}.json") for point_id in self.points}
+        return {point_id: entry for point_id, entry in found.items() if entry is not None}
+
     def claim(self) -> Point | None:
         """Take the first open point; None if there is none."""
         for point_id, point in self.points.items():
@@ -133,16 +141,21 @@ class ExperimentFolder:
     def move(self, point_id: str, origin: Place, to: Place, **facts: Any) -> bool:
         """Move the entry of a point, if it is where it is expected, and add facts to it.
 
+        A claim is one of this host.
+
         Returns:
             Whether this process has moved it.
         """
-        source, target = self._entry(origin, point_id), self._entry(to, point_id)
+        target = self.path / to / f"{point_id}.json"
+        if to is Place.CLAIMED:
+            target = target.parent / socket.gethostname() / target.name
+            target.parent.mkdir(exist_ok=True)
         try:
-            source.rename(target)
+            self._entry(origin, point_id).rename(target)
         except FileNotFoundError:
             return False
-        if facts or to is Place.CLAIMED:
-            self.note(point_id, to, host=socket.gethostname(), **facts)
+        if facts:
+            self.note(point_id, to, **facts)
         return True
 
     def note(self, point_id: str, place: Place, **facts: Any) -> None:
@@ -162,7 +175,11 @@ class ExperimentFolder:
         return None
 
     def _entry(self, place: Place, point_id: str) -> Path:
-        return self.path / place / f"{point_id}.json"
+        name = f"{point_id}.json"
+        if place is not Place.CLAIMED:
+            return self.path / place / name
+        claims = [folder / name for folder in (self.path / place).iterdir()]
+        return next((claim for claim in claims if claim.exists()), self.path / place / socket.gethostname() / name)
 
 
 def list_experiments(study: PathLike) -> list[ExperimentFolder]:

@@ -11,7 +11,7 @@ from patchcore.experiments.dispatch import failures_of
 from patchcore.experiments.folder import ExperimentFolder, Place
 from patchcore.experiments.local import dispatcher_pid
 from patchcore.experiments.protocol import Point
-from patchcore.runs import RunReader
+from patchcore.runs import whole_view
 from patchcore.runs.listing import summarize
 
 __all__ = ["COLUMNS", "ExperimentStatus", "PointStatus", "experiment_status"]
@@ -95,8 +95,12 @@ class ExperimentStatus:
         }
 
 
-def experiment_status(folder: ExperimentFolder) -> ExperimentStatus:
+def experiment_status(folder: ExperimentFolder, *, quick: bool = False) -> ExperimentStatus:
     """Read what an experiment has reached. The truth about a point is its run folder.
+
+    Args:
+        folder: The experiment.
+        quick: Read no events: the score has no step and no number of cases.
 
     Raises:
         OSError: The folder cannot be read.
@@ -110,7 +114,7 @@ def experiment_status(folder: ExperimentFolder) -> ExperimentStatus:
             points.append(PointStatus(point, state, entry.get("reason") if place is Place.ENDED else None))
             continue
         summary = summarize(run)
-        best = RunReader(run).poll().best_validation
+        best = None if quick else whole_view(run).best_validation
         state = summary.state.state.value
         if place is Place.OPEN:
             state = "waiting"
@@ -123,7 +127,7 @@ def experiment_status(folder: ExperimentFolder) -> ExperimentStatus:
                 entry.get("reason") if place is Place.ENDED else None,
                 summary.run_id,
                 summary.step,
-                None if best is None else best.dsc_mean,
+                summary.best_dsc_mean if best is None else best.dsc_mean,
                 None if best is None else best.step,
                 None if best is None else best.n_cases,
                 summary.attempts,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from patchcore.runs.control import request, terminate_orphan, wait_for
     from patchcore.runs.launch import new_run, start_attempt, supervise_foreground
     from patchcore.runs.listing import list_runs, resolve_run
-    from patchcore.runs.reader import RunReader, read_cases
+    from patchcore.runs.reader import RunReader, read_cases, whole_view
     from patchcore.runs.records import (
         Acknowledgement,
         AlertRecord,
@@ -57,6 +57,7 @@ _HOME = {
     "supervise_foreground": "launch",
     "terminate_orphan": "control",
     "wait_for": "control",
+    "whole_view": "reader",
 }
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "supervise_foreground",
     "terminate_orphan",
     "wait_for",
+    "whole_view",
 ]
 
 

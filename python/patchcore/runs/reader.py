@@ -15,7 +15,7 @@ from patchcore.runs.tail import LineTail
 from patchcore.runs.values import as_count, as_number, as_text
 from patchcore.types import PathLike
 
-__all__ = ["MOST_BYTES", "RunReader", "read_cases"]
+__all__ = ["MOST_BYTES", "RunReader", "read_cases", "whole_view"]
 
 MOST_BYTES: Final = 4 << 20
 _SYSTEM_TAIL_BYTES: Final = 64 << 10
@@ -144,6 +144,19 @@ class RunReader:
             if isinstance(sample, dict):
                 return sample
         return None
+
+
+def whole_view(run: PathLike) -> RunView:
+    """Return what a run has recorded until now, all of it. A reader that polls gets it in parts.
+
+    Raises:
+        RunError: The folder is not a run folder.
+    """
+    reader = RunReader(run)
+    view = reader.poll()
+    while view.behind:
+        view = reader.poll()
+    return view
 
 
 def read_cases(run: PathLike, validation_id: str) -> list[dict[str, Any]]:
