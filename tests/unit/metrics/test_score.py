@@ -136,6 +136,10 @@ def test_empty_masks_have_a_declared_score() -> None:
     plain = case.to_json()
     assert plain["dsc"] == 0
     assert plain["reason"] == "the true mask has no voxel"
+    assert plain["lesions"] == {name: dict(values) for name, values in case.modes.items()}
+    assert set(plain["lesions"]) == {"overlap", "cc", "brats:GLI-2023"}
+    assert plain["cc_dice"] == plain["lesions"]["cc"]["dsc"] == 0
+    assert plain["classes"] == {"1": case.classes["1"].to_json()}
 
 
 def test_specks_and_instances() -> None:
