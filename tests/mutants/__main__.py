@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -177,16 +176,21 @@ def measured(out: Path, checkout: Checkout) -> dict[str, Any]:
 
 
 def sample(mutants: dict[str, list[Mutant]], count: int, seed: int, per_module: int) -> list[tuple[str, Mutant]]:
-    """Draw mutants: at least `per_module` of each Python file or Rust area, the rest in proportion to its mutants."""
-    draw = random.Random(seed)
-    files = {path: draw.sample(found, len(found)) for path, found in mutants.items()}
-    total = sum(map(len, files.values()))
+    """Draw mutants: at least `per_module` of each Python file or Rust area, the rest in proportion to its mutants.
+
+    The order is that of a hash of seed and identity. A change of the code then changes the sample only where the code
+    has changed, so results stay valid.
+    """
+
+    def place(mutant: Mutant) -> str:
+        return hashlib.sha256(f"{seed} {mutant.identity}".encode()).hexdigest()
+
+    total = sum(map(len, mutants.values()))
     chosen: list[tuple[str, Mutant]] = []
-    for path, found in files.items():
+    for path, found in mutants.items():
         wanted = max(per_module, round(count * len(found) / total))
-        chosen += [(path, mutant) for mutant in found[:wanted]]
-    draw.shuffle(chosen)
-    return chosen
+        chosen += [(path, mutant) for mutant in sorted(found, key=place)[:wanted]]
+    return sorted(chosen, key=lambda one: place(one[1]))
 
 
 def known_equivalent() -> dict[str, str]:
@@ -273,6 +277,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / ".mutants", help="folder for copies and coverage")
     parser.add_argument("--area", action="append", help="only these areas")
     parser.add_argument("--again", action="store_true", help="run survivors again")
+    parser.add_argument("--jobs", type=int, default=1, help="number of mutants that are run at the same time")
     parser.add_argument("--no-rust", action="store_true")
     parser.add_argument("--report", action="store_true", help="only print the results so far")
     arguments = parser.parse_args()
@@ -291,26 +296,41 @@ def main() -> int:
         for line in file.read_text().splitlines():
             result = json.loads(line)
             results[result["id"]] = result
-    if not arguments.report:
-        preload()
-        checkout = Checkout((arguments.out / "checkout").resolve())
-        coverage: dict[str, Any] | None = None
-        for number, (path, mutant) in enumerate(chosen, 1):
-            known = results.get(mutant.identity)
-            if arguments.area and areas[path] not in arguments.area:
-                continue
-            if known is not None and not (arguments.again and known["outcome"] == "survived"):
-                continue
-            if path in rust:
-                result = run_rust(checkout, mutant)
-            else:
-                coverage = coverage or measured(arguments.out, checkout)
-                result = run_python(checkout, coverage, mutant)
-            results[mutant.identity] = result
-            with file.open("a") as handle:
-                handle.write(json.dumps(result) + "\n")
-            print(f"{number}/{len(chosen)} {result['outcome']} ({result['seconds']} s): {mutant}", flush=True)
-    return report(results.values(), by_id)
+    if arguments.report:
+        return report(results.values(), by_id)
+    equivalent = known_equivalent()
+
+    def is_missing(path: str, mutant: Mutant) -> bool:
+        known = results.get(mutant.identity)
+        survived = known is not None and known["outcome"] == "survived" and mutant.identity not in equivalent
+        return (not arguments.area or areas[path] in arguments.area) and (
+            known is None or (arguments.again and survived)
+        )
+
+    missing = [(path, mutant) for path, mutant in chosen if is_missing(path, mutant)]
+    print(f"{len(missing)} of {len(chosen)} mutants to run", flush=True)
+    preload()
+    coverage: dict[str, Any] = {}
+    if any(path not in rust for path, _ in missing):
+        coverage = measured(arguments.out, Checkout((arguments.out / "checkout-0").resolve()))
+    workers = []
+    for job in range(arguments.jobs):
+        worker = os.fork()
+        if worker == 0:
+            checkout = Checkout((arguments.out / f"checkout-{job}").resolve())
+            for number, (path, mutant) in enumerate(missing[job :: arguments.jobs]):
+                result = run_rust(checkout, mutant) if path in rust else run_python(checkout, coverage, mutant)
+                with file.open("a") as handle:
+                    handle.write(json.dumps(result) + "\n")
+                place = job + number * arguments.jobs + 1
+                print(f"{place}/{len(missing)} {result['outcome']} ({result['seconds']} s): {mutant}", flush=True)
+            os._exit(0)
+        workers.append(worker)
+    ended = [os.waitpid(worker, 0)[1] for worker in workers]
+    for line in file.read_text().splitlines() if file.exists() else ():
+        result = json.loads(line)
+        results[result["id"]] = result
+    return report(results.values(), by_id) or int(any(ended))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def run_rust(checkout: Any, mutant: Mutant) -> dict[str, Any]:
 def _tested(checkout: Any, workspace: Path) -> str:
     """Return the outcome of the tests on the core in a workspace."""
     folder: Path = checkout.folder
-    target = folder.parent / "target"
+    target = folder.parent / f"target-{folder.name}"  # one per job
     # Each mutant is compiled twice, and its tests run for seconds: the time of the compiler counts.
     quick = {f"CARGO_PROFILE_{name}_{key}": value for name in ("TEST", "DEV") for key, value in _PROFILE.items()}
     env = os.environ | quick | {"CARGO_TARGET_DIR": str(target)}
