@@ -114,7 +114,7 @@ def _gib(count: int) -> str:
 def _text(study: Path, protocol: Protocol) -> str:
     """Return the points with their cost, and the disk that they need."""
     from patchcore.config import resolve_config
-    from patchcore.config.cost import network_cost
+    from patchcore.experiments.points import point_cost
     from patchcore.experiments.sweep import free_bytes, needed_bytes
 
     lines = [f"{protocol.name}: {len(protocol.points)} points, equal {protocol.budget}"]
@@ -123,15 +123,7 @@ def _text(study: Path, protocol: Protocol) -> str:
     width = max(len(point.point_id) for point in protocol.points)
     for point in protocol.points:
         model = resolve_config(settings=[*protocol.settings, *point.settings]).model
-        cost = network_cost(
-            protocol.plan.window_size,
-            point.patch_size,
-            out_channels=len(protocol.plan.target.classes) + 1,
-            hidden_size=model.hidden_size,
-            mlp_dim=model.mlp_dim,
-            num_heads=model.num_heads,
-            feature_size=model.feature_size,
-        )
+        cost = point_cost(model, protocol.plan, point.patch_size)
         parameters = max(parameters, cost.parameters)
         line = f"  {point.point_id:<{width}}  {point.steps} steps"
         if point.gflop_per_window is not None:

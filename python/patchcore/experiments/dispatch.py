@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from patchcore.errors import LockedError, PatchcoreError, RunError
-from patchcore.experiments.folder import ExperimentFolder, Place
+from patchcore.experiments.folder import ExperimentFolder, Place, dispatcher_lock
 from patchcore.experiments.protocol import Point
 from patchcore.interrupts import STOP_SIGNALS
 from patchcore.locks import FileLock
@@ -88,7 +88,7 @@ class Dispatcher:
             OSError: The folder cannot be written.
         """
         lock = FileLock(
-            self.folder.path / "dispatchers" / f"{socket.gethostname()}.lock",
+            dispatcher_lock(self.folder.path, socket.gethostname()),
             what="the experiment",
             remedy="it is worked on already; watch it with patchcore experiments show",
         )

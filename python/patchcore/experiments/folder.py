@@ -33,7 +33,7 @@ from patchcore.locks import check_locks
 from patchcore.runs.paths import RunPaths, read_object
 from patchcore.types import PathLike
 
-__all__ = ["ExperimentFolder", "Place", "list_experiments", "resolve_experiment"]
+__all__ = ["ExperimentFolder", "Place", "dispatcher_lock", "list_experiments", "resolve_experiment"]
 
 
 class Place(StrEnum):
@@ -180,6 +180,11 @@ class ExperimentFolder:
             return self.path / place / name
         claims = [folder / name for folder in (self.path / place).iterdir()]
         return next((claim for claim in claims if claim.exists()), self.path / place / socket.gethostname() / name)
+
+
+def dispatcher_lock(experiment: PathLike, host: str) -> Path:
+    """Return the file that the dispatcher of a host locks while it works on an experiment."""
+    return Path(experiment) / "dispatchers" / f"{host}.lock"
 
 
 def list_experiments(study: PathLike) -> list[ExperimentFolder]:

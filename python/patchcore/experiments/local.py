@@ -19,7 +19,7 @@ from typing import Final
 
 from patchcore.errors import ConfigError, PatchcoreError, RunError
 from patchcore.experiments.dispatch import Dispatcher
-from patchcore.experiments.folder import ExperimentFolder
+from patchcore.experiments.folder import ExperimentFolder, dispatcher_lock
 from patchcore.experiments.protocol import Point
 from patchcore.interrupts import StopSignal
 from patchcore.locks import lock_holder
@@ -83,7 +83,7 @@ def dispatcher_log(experiment: PathLike, host: str) -> Path:
 
 def dispatcher_pid(experiment: PathLike, host: str) -> int | None:
     """Return the id of the process that works on an experiment on this host; None if there is none."""
-    return lock_holder(Path(experiment) / "dispatchers" / f"{host}.lock")
+    return lock_holder(dispatcher_lock(experiment, host))
 
 
 def start_dispatcher(experiment: Path, host: str, *, slots: int) -> int:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from patchcore.config import Plan, resolve_config
-from patchcore.config.cost import check_window, network_cost, patch_triple
-from patchcore.config.run import RunConfig, config_keys
+from patchcore.config.cost import NetworkCost, check_window, network_cost, patch_triple
+from patchcore.config.run import ModelConfig, RunConfig, config_keys
 from patchcore.errors import ConfigError, PatchSizeError
 from patchcore.experiments.protocol import Budget, Point
 from patchcore.models.registry import check_network
 from patchcore.types import IntTriple, PathLike
 
-__all__ = ["PATCH_SIZE", "make_points", "parse_axes", "settings_of_toml"]
+__all__ = ["PATCH_SIZE", "make_points", "parse_axes", "point_cost", "settings_of_toml"]
 
 PATCH_SIZE: Final = "patch_size"
 """The axis that changes the plan; all other axes change settings of the run."""
@@ -183,19 +183,23 @@ def _patch_size(text: str, plan: Plan) -> IntTriple:
     return patch
 
 
-def _gflop(config: RunConfig, plan: Plan, patch: IntTriple) -> float | None:
-    if config.model.network not in ("unetr", "monai-unetr"):
-        return None
-    cost = network_cost(
+def point_cost(model: ModelConfig, plan: Plan, patch: IntTriple) -> NetworkCost:
+    """Return the cost of a UNETR of these sizes and this patch size, for the window and the classes of a plan."""
+    return network_cost(
         plan.window_size,
         patch,
         out_channels=len(plan.target.classes) + 1,
-        hidden_size=config.model.hidden_size,
-        mlp_dim=config.model.mlp_dim,
-        num_heads=config.model.num_heads,
-        feature_size=config.model.feature_size,
+        hidden_size=model.hidden_size,
+        mlp_dim=model.mlp_dim,
+        num_heads=model.num_heads,
+        feature_size=model.feature_size,
     )
-    return round(cost.flop / 1e9, 6)
+
+
+def _gflop(config: RunConfig, plan: Plan, patch: IntTriple) -> float | None:
+    if config.model.network not in ("unetr", "monai-unetr"):
+        return None
+    return round(point_cost(config.model, plan, patch).flop / 1e9, 6)
 
 
 def _name(values: Mapping[str, str], patch: IntTriple, seed: int | None, fold: int | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from patchcore.config import resolve_config
 from patchcore.errors import ConfigError, LockedError
 from patchcore.experiments.folder import ExperimentFolder, Place
-from patchcore.experiments.local import dispatcher_pid, gpus, start_dispatcher, work
+from patchcore.experiments.local import dispatcher_pid, gpus, start_dispatcher
 from patchcore.experiments.points import make_points, parse_axes, settings_of_toml
 from patchcore.experiments.protocol import Budget, Protocol
 from patchcore.experiments.status import ExperimentStatus, experiment_status
@@ -23,6 +23,8 @@ from patchcore.threads import core_count
 from patchcore.types import PathLike
 
 __all__ = ["continue_experiment", "plan_sweep", "sweep"]
+
+_POLL_S = 0.5
 
 _BYTES_PER_WEIGHT = 4 * (2 + 2 + 1)
 """In float32: two checkpoints' weights, the optimiser's two moments, and a copy while a checkpoint is written."""
@@ -136,7 +138,7 @@ def sweep(
         slots: As for :func:`plan_sweep`.
         failures_allowed: As for :func:`plan_sweep`.
         keep_checkpoints: As for :func:`plan_sweep`.
-        detach: Return at once; a process of its own works on the experiment.
+        detach: Return at once. A process of its own works on the experiment either way: Ctrl-C ends only the wait.
 
     Raises:
         ConfigError: As for :func:`plan_sweep`; or an experiment of this name has another protocol.
@@ -153,17 +155,18 @@ def sweep(
     )  # fmt: skip
     root = study.path if isinstance(study, Study) else Path(study)
     folder = ExperimentFolder.create(root, protocol)
-    continue_experiment(folder, slots=slots, detach=detach)
+    continue_experiment(folder, slots=slots)
+    while not detach and dispatcher_pid(folder.path, socket.gethostname()) is not None:
+        time.sleep(_POLL_S)
     return experiment_status(folder)
 
 
-def continue_experiment(folder: ExperimentFolder, *, slots: int | None = None, detach: bool = True) -> None:
-    """Open failed and stopped points again, and work on all open points.
+def continue_experiment(folder: ExperimentFolder, *, slots: int | None = None) -> None:
+    """Open failed and stopped points again, and let a process of its own work on all open points.
 
     Args:
         folder: The experiment.
         slots: Number of trainings side by side [default: one, or one per GPU].
-        detach: Let a process of its own work on it, and return; else work on it in this process.
 
     Raises:
         LockedError: Another process of this host works on the experiment.
@@ -181,11 +184,7 @@ def continue_experiment(folder: ExperimentFolder, *, slots: int | None = None, d
     for point_id, (place, _) in folder.places().items():
         if place is Place.ENDED:
             folder.move(point_id, Place.ENDED, Place.OPEN)
-    number = slots or max(1, len(gpus()))
-    if detach:
-        start_dispatcher(folder.path, host, slots=number)
-    else:
-        work(folder.path, slots=number)
+    start_dispatcher(folder.path, host, slots=slots or max(1, len(gpus())))
 
 
 def needed_bytes(protocol: Protocol, parameters: int) -> tuple[int, int]:
