@@ -73,7 +73,7 @@ class Dispatcher:
     say: Callable[[str], None] = print
     poll_s: float = _POLL_S
     _live: dict[str, tuple[Path, int]] = field(default_factory=dict)  # point → run and slot
-    _asked: set[str] = field(default_factory=set)  # points whose run was asked to stop
+    _asked: set[str] = field(default_factory=set)  # points that have received a request to stop
     _failed_in_a_row: int = 0
     _stop: bool = False
 

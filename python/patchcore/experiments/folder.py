@@ -4,7 +4,7 @@
       experiment.json          the protocol; never changed
       open/POINT.json          points that wait for a dispatcher
       claimed/HOST/POINT.json  points that the dispatcher of a host works on
-      done/POINT.json          points whose run has finished
+      done/POINT.json          points with a finished run
       ended/POINT.json         points that are not started again by themselves: failed, or stopped by a user
       dispatchers/HOST.lock    held by the dispatcher of a host    HOST.log    its output
       stop                     while it exists, dispatchers stop their runs and end

@@ -100,7 +100,7 @@ def experiment_status(folder: ExperimentFolder, *, quick: bool = False) -> Exper
 
     Args:
         folder: The experiment.
-        quick: Read no events: the score has no step and no number of cases.
+        quick: Do not read events: step and number of cases of the best validation are then missing.
 
     Raises:
         OSError: The folder cannot be read.

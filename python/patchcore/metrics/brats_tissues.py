@@ -52,7 +52,7 @@ class Tissue:
 
 
 def partners(challenge: str, region: str) -> tuple[str, ...]:
-    """Return the tissues whose lesions join those of a region, in the order of the script; empty if there are none."""
+    """Return the tissues that join lesions of a region, in the order of the script; empty if there are none."""
     return _PARTNERS.get(challenge, {}).get(region, ())
 
 
@@ -64,7 +64,7 @@ def joined_groups(
     Args:
         labels: Label map of this side, (i, j, k), with the labels of the challenge.
         affine: Voxel index → world mm, float64 (4, 4).
-        tissue: The tissue whose lesions are joined.
+        tissue: The tissue with the lesions to join.
         others: The tissues that join them, in the order of the script.
         predicted: Whether this is the side of the prediction.
 

@@ -29,7 +29,7 @@ class _Conv(nn.Sequential):
 
 
 class _Transposed(nn.Sequential):
-    """A transposed convolution under the name ``conv``, whose kernel is its stride: each voxel becomes a block."""
+    """A transposed convolution under the name ``conv``. Kernel and stride are equal: each voxel becomes a block."""
 
     def __init__(self, in_channels: int, out_channels: int, factors: IntTriple) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ _POSITION_LIMIT = 2.0
 
 
 class _PatchEmbedding(nn.Module):
-    """One token per patch: a convolution whose kernel and stride are the patch, plus a learned position."""
+    """One token per patch: a convolution with the patch as kernel and stride, plus a learned position."""
 
     def __init__(self, channels: int, patch_size: IntTriple, tokens: int, width: int, dropout: float) -> None:
         super().__init__()
