@@ -161,7 +161,7 @@ def _print(status: ExperimentStatus) -> None:
     console.print(Text(plain(_headline(status))))
     table = Table(box=None, pad_edge=False)
     for heading in ("point", "state", "step", "val. DSC", "n", "attempts", "run", "reason"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("point", "run"))  # users copy names
+        table.add_column(heading, overflow="fold", no_wrap=heading not in ("run", "reason"))
     for point in status.points:
         cells = (
             point.point.point_id,
