@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from patchcore.evaluation.compare import compare as compare
     from patchcore.evaluation.evaluate import evaluate as evaluate
     from patchcore.evaluation.tune import tune as tune
+    from patchcore.experiments.report import report as report
     from patchcore.experiments.sweep import sweep as sweep
+    from patchcore.experiments.transfer import transfer as transfer
     from patchcore.inference.export import export_model as export_model
     from patchcore.inference.predict import predict as predict
     from patchcore.lesions.measure import label_components as label_components
@@ -82,10 +84,12 @@ _HOMES = {
     "plan_sensitivity": "patchcore.datasets.sensitivity",
     "predict": "patchcore.inference.predict",
     "prepare": "patchcore.store.prepare",
+    "report": "patchcore.experiments.report",
     "resample_image": "patchcore.resampling.image",
     "score": "patchcore.metrics.score_files",
     "sweep": "patchcore.experiments.sweep",
     "train": "patchcore.training.launch",
+    "transfer": "patchcore.experiments.transfer",
     "tune": "patchcore.evaluation.tune",
     "window_grid": "patchcore.windows.blending",
 }
@@ -117,10 +121,12 @@ __all__ = [
     "plan_sensitivity",
     "predict",
     "prepare",
+    "report",
     "resample_image",
     "score",
     "sweep",
     "train",
+    "transfer",
     "tune",
     "window_grid",
 ]

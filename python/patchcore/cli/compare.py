@@ -52,17 +52,14 @@ def compare(
     for score in found.scores:
         patch = " × ".join(map(str, score.patch_size or ()))
         row = (score.run_id, patch, str(score.steps), score.role, str(score.n))
-        known = not math.isnan(score.interval.low)
-        interval = f" [{score.interval.low:.3f}, {score.interval.high:.3f}]" if known else ""
-        mean = f"{number(score.mean_dsc)}{interval}"
+        mean = f"{number(score.mean_dsc)}{score.interval.brackets()}"
         table.add_row(*map(escape, (*row, mean)), number(score.difference, "+.3f"))
     console.print(table)
     for score in found.scores:
         for label, against in score.against_first.items():
             difference, p = against.difference, score.adjusted_p[label]
-            known = not math.isnan(difference.low)
-            interval = f" [{difference.low:+.3f}, {difference.high:+.3f}]" if known else ""
-            words = f"label {label}, {score.run_id}: {number(difference.mean, '+.3f')}{interval} (n = {difference.n})"
+            words = f"label {label}, {score.run_id}: {number(difference.mean, '+.3f')}{difference.brackets('+.3f')}"
+            words += f" (n = {difference.n})"
             if not math.isnan(p):
                 words += f", Wilcoxon p = {p:.3g} (Holm, all tests together)"
             if not math.isnan(against.false_order):
@@ -70,9 +67,7 @@ def compare(
             console.print(words, markup=False, soft_wrap=True)
     console.print(f"baseline without training (centre ball): {number(found.ball_dsc)}")
     if len(found.scores) > 1:
-        console.print(
-            escape(f"difference: mean of the paired differences to {first}; [low, high]: bootstrap of patients")
-        )
+        console.print(escape(f"difference: mean of the paired differences to {first}; [low, high]: 95 % over patients"))
     if any(score.rewarded for score in found.scores):
         console.print(
             "a case without lesion counts as 1 for a run that predicts none there, and as 0 for a run that does: "

@@ -141,7 +141,7 @@ def _rows_of(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
         row("cases", lambda one: f"{len(one.cases)}, {one.role}"),
         ("same cases in all columns", [_same_cases(evaluations)] * len(evaluations)),
         row("checkpoint step", lambda one: str(one.checkpoint_step)),
-        row("mean DSC", lambda one: f"{_number(one.mean_dsc)}{_interval(one)}"),
+        row("mean DSC", lambda one: f"{_number(one.mean_dsc)}{one.scores.mean_dsc().brackets()}"),
         row("global DSC", lambda one: _number(one.global_dsc)),
     ]
     if len(labels) > 1:
@@ -219,8 +219,9 @@ def _show(evaluation: Evaluation, console: Console) -> None:
         f"label {label} {_number(value)}, n = {evaluation.n_by_class[label]}" for label, value in by_class.items()
     )
     per_class = f" ({per_class})" if len(by_class) > 1 else ""
+    interval = evaluation.scores.mean_dsc().brackets()
     lines = [
-        f"mean DSC {_number(evaluation.mean_dsc)}{_interval(evaluation)}{per_class} (n = {evaluation.n}{undefined}), "
+        f"mean DSC {_number(evaluation.mean_dsc)}{interval}{per_class} (n = {evaluation.n}{undefined}), "
         f"global DSC {_number(evaluation.global_dsc)}; each case on its own grid",
         *(
             f"  cases with largest lesion {size.name}: mean DSC {_number(size.mean_dsc)} (n = {size.n})"
@@ -248,11 +249,6 @@ def _show(evaluation: Evaluation, console: Console) -> None:
     lines.append(f"written: {evaluation.folder}")
     for line in lines:
         console.print(line, soft_wrap=True)
-
-
-def _interval(evaluation: Evaluation) -> str:
-    found = evaluation.scores.mean_dsc()
-    return "" if math.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
 
 
 def _froc(evaluation: Evaluation) -> str:

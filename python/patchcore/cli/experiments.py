@@ -90,6 +90,12 @@ def stop(study: StudyFolder, name: Named) -> None:
 def retry(
     study: StudyFolder,
     name: Named,
+    points: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--point", help="Train this point again from the first step, even if it is finished; may be repeated."
+        ),
+    ] = None,
     slots: Annotated[
         int | None, typer.Option(help="Number of trainings side by side [default: one, or one per GPU].")
     ] = None,
@@ -99,10 +105,10 @@ def retry(
 ) -> None:
     """Continue an experiment: points that have failed or were stopped are tried again, finished ones are kept."""
     from patchcore.experiments.folder import resolve_experiment
-    from patchcore.experiments.sweep import continue_experiment
+    from patchcore.experiments.start import continue_experiment
 
     folder = resolve_experiment(study, name)
-    continue_experiment(folder, slots=slots)
+    continue_experiment(folder, slots=slots, points=points or ())
     if not detach:
         raise typer.Exit(follow(folder))
 

@@ -167,6 +167,5 @@ def _number(value: float, digits: int = 3) -> str:
 def _estimate(found: MeanEstimate, digits: int = 3) -> str:
     if not found.n:
         return "– (n = 0)"
-    interval = "" if math.isnan(found.low) else f" [{found.low:.{digits}f}, {found.high:.{digits}f}]"
     excluded = f"; {found.excluded} excluded" if found.excluded else ""
-    return f"{found.mean:.{digits}f}{interval} (n = {found.n}{excluded})"
+    return f"{found.mean:.{digits}f}{found.brackets(f'.{digits}f')} (n = {found.n}{excluded})"

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from patchcore.cli.experiment_start import (
+    AsJson,
+    Detach,
+    DryRun,
+    Failures,
+    KeepCheckpoints,
+    Name,
+    Preset,
+    Settings,
+    Slots,
+    TomlFile,
+    cost_lines,
+    experiment_options,
+    go_on,
+    start,
+)
+from patchcore.cli.values import int_list
 from patchcore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from patchcore.experiments.protocol import Protocol
+    from patchcore.experiments.protocol import Budget
 
 __all__ = ["sweep"]
 
@@ -19,122 +35,96 @@ __all__ = ["sweep"]
 def sweep(
     study: Annotated[Path, typer.Argument(help="Folder of the study; it must have a plan.")],
     over: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="KEY=VALUE,VALUE,…: what is compared; may be repeated. patch_size=8,12,8x8x4, or any setting, such as "
             "optim.lr=1e-3,4e-4."
         ),
-    ],
-    seeds: Annotated[int, typer.Option(help="Number of seeds of each value.")] = 1,
-    folds: Annotated[str, typer.Option(help="Validation folds, separated by commas.")] = "0",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE of all points; may be repeated.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings of all points.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Size of the network: tiny, small, base.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of training steps of each point.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds of each value [default: 1].")] = None,
+    folds: Annotated[str | None, typer.Option(help="Validation folds, separated by commas [default: 0].")] = None,
+    settings: Settings = None,
+    config: TomlFile = None,
+    preset: Preset = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of training steps of each point.")] = None,
     budget: Annotated[
         str,
-        typer.Option(help="What is equal for all points: steps, or flops (then coarse patches make more steps)."),
+        typer.Option(help="What is equal for all points: steps, flops (coarse patches make more steps), or hours."),
     ] = "steps",
-    name: Annotated[
-        str | None, typer.Option(help="Name of the experiment [default: sweep- and the keys of --over].")
+    hours: Annotated[
+        float | None, typer.Option(help="With --budget hours: time of each training; a step is timed before the start.")
     ] = None,
-    slots: Annotated[
-        int | None, typer.Option(help="Number of trainings side by side [default: one, or one per GPU].")
+    name: Name = None,
+    extend: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Add values, seeds or folds to this experiment, which keeps its settings."),
     ] = None,
-    failures: Annotated[int, typer.Option(help="A point that has failed so often is not started again.")] = 2,
-    keep_checkpoints: Annotated[
-        bool, typer.Option("--keep-checkpoints", help="Keep the last checkpoint of finished points, too.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the points, their cost and the disk they need; write nothing.")
-    ] = False,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Return at once instead of following the experiment.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="With --dry-run or --detach: print the result as JSON.")
-    ] = False,
+    slots: Slots = None,
+    failures: Failures = 2,
+    keep_checkpoints: KeepCheckpoints = False,
+    dry_run: DryRun = False,
+    detach: Detach = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare patch sizes, or any other setting: one training per value, seed and fold.
 
     The same command continues an experiment: finished points are kept, the others are trained. A process of its own
-    works on it: closing the terminal, or Ctrl-C, ends only the view. patchcore experiments stop ends the experiment.
+    works on it: closing the terminal, or Ctrl-C, ends only the view. patchcore experiments stop ends the experiment;
+    patchcore report shows what came out.
     """
-    from patchcore.experiments.folder import ExperimentFolder
-    from patchcore.experiments.status import experiment_status
-    from patchcore.experiments.sweep import continue_experiment, plan_sweep
+    from patchcore.experiments.sweep import plan_sweep
     from patchcore.training.launch import settings_of
 
+    if extend is not None:
+        own = (settings, config, preset, steps, hours, name)
+        if any(own) or budget != "steps" or keep_checkpoints:
+            raise ConfigError(
+                "--extend keeps settings, budget and steps of the experiment",
+                remedy="give only --over, --seeds and --folds with it",
+            )
+        _extend(study, extend, over or [], seeds, folds, slots=slots, dry_run=dry_run, detach=detach, as_json=as_json)
+        return
+    if budget not in ("steps", "flops", "hours"):
+        raise ConfigError(f"--budget {budget}", expected="steps, flops or hours")
     protocol = plan_sweep(
         study,
-        over,
-        seeds=seeds,
-        folds=_numbers("--folds", folds),
-        settings=[*(settings or []), *settings_of({"model.preset": preset, "train.steps": steps})],
-        toml=config,
-        name=name,
-        budget=_budget(budget),
-        slots=slots,
-        failures_allowed=failures,
-        keep_checkpoints=keep_checkpoints,
+        over or [],
+        budget=cast("Budget", budget),
+        hours=hours,
+        **experiment_options(
+            seeds=1 if seeds is None else seeds,
+            folds="0" if folds is None else folds,
+            settings=[*(settings or []), *settings_of({"model.preset": preset, "train.steps": steps})],
+            toml=config,
+            name=name,
+            slots=slots,
+            failures=failures,
+            keep_checkpoints=keep_checkpoints,
+        ),
     )
+    start(study, protocol, slots=slots, dry_run=dry_run, detach=detach, as_json=as_json)
+
+
+def _extend(
+    study: Path,
+    name: str,
+    over: list[str],
+    seeds: int | None,
+    folds: str | None,
+    *,
+    slots: int | None,
+    dry_run: bool,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    from patchcore.experiments.folder import resolve_experiment
+    from patchcore.experiments.sweep import extend_sweep
+
+    folder = resolve_experiment(study, name)
+    extension = extend_sweep(folder, over, seeds=seeds or (), folds=() if folds is None else int_list(folds, "--folds"))
+    text = "\n".join([f"{name}: {len(extension.points)} points more", *cost_lines(folder.protocol, extension.points)])
     if dry_run:
-        typer.echo(protocol.model_dump_json(indent=2, exclude={"plan"}) if as_json else _text(study, protocol))
+        typer.echo(extension.model_dump_json(indent=2) if as_json else text)
         return
-    folder = ExperimentFolder.create(study, protocol)
-    continue_experiment(folder, slots=slots)
-    if detach:
-        typer.echo(json.dumps(experiment_status(folder).to_json(), indent=2) if as_json else protocol.name)
-        return
-    from patchcore.cli.experiments import follow
-
-    typer.echo(_text(study, protocol))
-    raise typer.Exit(follow(folder))
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"{option} {text}", expected="whole numbers separated by commas, such as 0,1") from None
-
-
-def _budget(text: str) -> Literal["steps", "flops"]:
-    if text not in ("steps", "flops"):
-        raise ConfigError(f"--budget {text}", expected="steps or flops")
-    return cast("Literal['steps', 'flops']", text)
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"
-
-
-def _text(study: Path, protocol: Protocol) -> str:
-    """Return the points with their cost, and the disk that they need."""
-    from patchcore.config import resolve_config
-    from patchcore.experiments.points import point_cost
-    from patchcore.experiments.sweep import free_bytes, needed_bytes
-
-    lines = [f"{protocol.name}: {len(protocol.points)} points, equal {protocol.budget}"]
-    parameters = 0
-    batch = resolve_config(settings=protocol.settings).train.batch_size
-    width = max(len(point.point_id) for point in protocol.points)
-    for point in protocol.points:
-        model = resolve_config(settings=[*protocol.settings, *point.settings]).model
-        cost = point_cost(model, protocol.plan, point.patch_size)
-        parameters = max(parameters, cost.parameters)
-        line = f"  {point.point_id:<{width}}  {point.steps} steps"
-        if point.gflop_per_window is not None:
-            # A backward pass costs twice a forward pass.
-            total = 3 * point.gflop_per_window * batch * point.steps / 1e3
-            flop = f"{total:.3g} TFLOP" if total < 1e3 else f"{total / 1e3:.3g} PFLOP"
-            line += f", {cost.tokens} tokens, about {flop}"
-        lines.append(line)
-    need, kept = needed_bytes(protocol, parameters)
-    free = free_bytes(study)
-    lines.append(f"disk: at most {_gib(need)} for the runs ({_gib(kept)} each when finished), {_gib(free)} are free")
-    if need > free:
-        lines.append("warning: the disk is too small for all points")
-    return "\n".join(lines)
+    folder.extend(extension)
+    go_on(folder, text, slots=slots, detach=detach, as_json=as_json)

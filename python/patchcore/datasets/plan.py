@@ -14,7 +14,7 @@ from patchcore.study import Study
 from patchcore.types import IntTriple, PathLike, Rule, Triple
 from patchcore.views.study_figures import draw_plan
 
-__all__ = ["plan_patch_size"]
+__all__ = ["compute_plan", "plan_patch_size"]
 
 
 def plan_patch_size(
@@ -73,15 +73,14 @@ def plan_patch_size(
         (24, 24, 24)
     """
     study = source if isinstance(source, Study) else Study(source)
-    fingerprint = study.fingerprint()
     model = None
     if like is not None:
         other = like if isinstance(like, Study) else Study(like)
         if other.path.resolve() == study.path.resolve():
             raise PlanError("--like names the study itself", path=study.path, remedy="give another study")
         model = (other.path.name, other.plan())
-    plan = plan_from_fingerprint(
-        fingerprint,
+    plan = compute_plan(
+        study,
         spacing=spacing,
         candidates=candidates,
         rule=rule,
@@ -94,6 +93,25 @@ def plan_patch_size(
         regions=regions,
         seed=seed,
     )
+    study.write_plan(plan)
+    if figure:
+        draw_plan(study, study.fingerprint(), plan)
+    return plan
+
+
+def compute_plan(study: Study, *, like: tuple[str, Plan] | None = None, **options: Any) -> Plan:
+    """Return the plan of a study without writing it.
+
+    Args:
+        study: A measured study.
+        like: Name and plan of another study, as for :func:`plan_patch_size`.
+        options: As for :func:`patchcore.planning.of_fingerprint.plan_from_fingerprint`.
+
+    Raises:
+        PlanError: As for :func:`plan_patch_size`.
+        StudyError: The study was not measured yet.
+    """
+    plan = plan_from_fingerprint(study.fingerprint(), like=like, **options)
     accepted = study.accepted()
     # All accepted cases were read by one rule.
     how: dict[str, Any] = {}
@@ -103,8 +121,4 @@ def plan_patch_size(
     if study.plan_path.exists():
         with suppress(PatchcoreError):
             how["store"] = study.plan().target.store
-    plan = plan.model_copy(update={"targets": tuple(item.model_copy(update=how) for item in plan.targets)})
-    study.write_plan(plan)
-    if figure:
-        draw_plan(study, fingerprint, plan)
-    return plan
+    return plan.model_copy(update={"targets": tuple(item.model_copy(update=how) for item in plan.targets)})

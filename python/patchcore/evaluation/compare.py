@@ -160,7 +160,7 @@ def compare(study: Study | PathLike, runs: Sequence[PathLike] = ()) -> Compariso
             n=int((~left_out[:, lesion]).sum()),
             rewarded=int(rewarded[number, :, lesion].sum()),
             interval=mean_over_classes(
-                {str(label): table[number, :, at] for at, label in enumerate(classes)}, patients
+                {str(label): table[number, :, at] for at, label in enumerate(classes)}, patients, within=(0, 1)
             ),
             difference=math.nan if number == 0 else _classes_first(table[number] - table[0]),
             against_first={} if number == 0 else paired[number - 1],

@@ -7,7 +7,7 @@ that was killed or interrupted from outside is continued and never counts.
 from __future__ import annotations
 
 import shutil
-import socket
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from patchcore.locks import FileLock
 from patchcore.runs import RunState, request, run_state, whole_view
 from patchcore.runs.paths import RunPaths, read_object
 
-__all__ = ["Dispatcher", "Executor", "Failures", "failures_of"]
+__all__ = ["Dispatcher", "Executor", "Failures", "failures_of", "finish_point", "was_stopped_by_user"]
 
 _POLL_S: Final = 1.0
 _FAILURES_OF_A_HOST: Final = 3
@@ -38,6 +38,9 @@ class Executor(Protocol):
 
     def start(self, run: Path, slot: int) -> None:
         """Start the next attempt of a run in a slot, and return at once."""
+
+    def evaluate(self, study: Path, run: Path, slot: int) -> subprocess.Popen[bytes] | None:
+        """Start the evaluation of a finished run in its slot; None if it is not evaluated."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Dispatcher:
     say: Callable[[str], None] = print
     poll_s: float = _POLL_S
     _live: dict[str, tuple[Path, int]] = field(default_factory=dict)  # point → run and slot
+    _evaluations: dict[str, subprocess.Popen[bytes] | None] = field(default_factory=dict)
     _asked: set[str] = field(default_factory=set)  # points that have received a request to stop
     _failed_in_a_row: int = 0
     _stop: bool = False
@@ -88,7 +92,7 @@ class Dispatcher:
             OSError: The folder cannot be written.
         """
         lock = FileLock(
-            dispatcher_lock(self.folder.path, socket.gethostname()),
+            dispatcher_lock(self.folder.path, self.folder.owner),
             what="the experiment",
             remedy="it is worked on already; watch it with patchcore experiments show",
         )
@@ -101,7 +105,7 @@ class Dispatcher:
                     self._ask_to_stop()
                 elif self._failed_in_a_row < _FAILURES_OF_A_HOST:
                     self._fill()
-                if not self._live:
+                if not self._live and not self._waits():
                     break
                 time.sleep(self.poll_s)
             if self._failed_in_a_row >= _FAILURES_OF_A_HOST:
@@ -111,9 +115,13 @@ class Dispatcher:
                 )
         return all(place is Place.DONE for place, _ in self.folder.places().values())
 
+    def _waits(self) -> bool:
+        """Return whether points will be ready that somebody else has to finish the source of."""
+        return not self._stop and self._failed_in_a_row < _FAILURES_OF_A_HOST and self.folder.waits_for_somebody()
+
     def _adopt(self) -> None:
         """Continue the points of a dispatcher of this host that has ended: its lock is free, so it has."""
-        for point_id, entry in self.folder.claims_of_this_host().items():
+        for point_id, entry in self.folder.own_claims().items():
             self._begin(self.folder.points[point_id], entry)
 
     def _fill(self) -> None:
@@ -154,14 +162,19 @@ class Dispatcher:
             if report.state.is_live or report.state is RunState.QUEUED:
                 continue
             if report.state is RunState.FINISHED:
-                del self._live[point_id]
-                self._failed_in_a_row = 0
-                self._finish(point_id, run)
+                if self._is_evaluated(point_id, run, slot):
+                    del self._live[point_id]
+                    self._failed_in_a_row = 0
+                    self._finish(point_id, run)
+                elif self._stop:
+                    self._end_evaluation(point_id)
+                    del self._live[point_id]
+                    self.folder.move(point_id, Place.CLAIMED, Place.OPEN)
             elif self._stop:
                 del self._live[point_id]
                 self.folder.move(point_id, Place.CLAIMED, Place.OPEN)
                 self.say(f"{point_id}: stopped; it continues with the next call")
-            elif _stopped_by_user(run, report.attempt):
+            elif was_stopped_by_user(run, report.attempt):
                 del self._live[point_id]
                 self._end(point_id, f"stopped: {report.reason}")
             else:
@@ -185,13 +198,27 @@ class Dispatcher:
                 del self._live[point_id]
                 self._end(point_id, f"could not be continued: {error}")
 
+    def _is_evaluated(self, point_id: str, run: Path, slot: int) -> bool:
+        """Start the evaluation of a finished run, or look at it. A failed evaluation can be repeated by the report."""
+        if point_id not in self._evaluations:
+            study = self.folder.study_of(self.folder.points[point_id])
+            self._evaluations[point_id] = self.executor.evaluate(study, run, slot)
+        process = self._evaluations[point_id]
+        return process is None or process.poll() is not None
+
+    def _end_evaluation(self, point_id: str) -> None:
+        process = self._evaluations.pop(point_id, None)
+        if process is not None:
+            process.terminate()
+            process.wait()
+
     def _finish(self, point_id: str, run: Path) -> None:
-        if not self.folder.protocol.keep_checkpoints:
-            shutil.rmtree(run / "checkpoints" / "last", ignore_errors=True)
-        self.folder.move(point_id, Place.CLAIMED, Place.DONE)
+        process = self._evaluations.pop(point_id, None)
+        finish_point(self.folder, point_id, run)
         best = whole_view(run).best_validation
         score = "" if best is None else f", validation DSC {best.dsc_mean:.4f} at step {best.step}"
-        self.say(f"{point_id}: finished{score}")
+        problem = "" if process is None or process.returncode == 0 else "; its evaluation failed, see the log"
+        self.say(f"{point_id}: finished{score}{problem}")
 
     def _end(self, point_id: str, reason: str) -> None:
         self.folder.move(point_id, Place.CLAIMED, Place.ENDED, reason=reason)
@@ -205,6 +232,13 @@ class Dispatcher:
                     request(run, "stop")
                 except (RunError, OSError):
                     self._asked.discard(point_id)  # not running yet, or over: looked at again
+
+
+def finish_point(folder: ExperimentFolder, point_id: str, run: Path) -> None:
+    """Move a claimed point to the finished ones, and remove the checkpoint that nobody needs any more."""
+    if not folder.protocol.keep_checkpoints:
+        shutil.rmtree(run / "checkpoints" / "last", ignore_errors=True)
+    folder.move(point_id, Place.CLAIMED, Place.DONE)
 
 
 def failures_of(run: Path) -> Failures:
@@ -231,7 +265,7 @@ def failures_of(run: Path) -> Failures:
     return Failures(count, None if reason is None else str(reason))
 
 
-def _stopped_by_user(run: Path, attempt: int | None) -> bool:
+def was_stopped_by_user(run: Path, attempt: int | None) -> bool:
     """Return whether a user requested the end of an attempt. A signal is not a user: clusters send it."""
     ended = read_object(RunPaths(run).exit(attempt or 1)) or {}
     if ended.get("state") not in (RunState.STOPPED.value, RunState.PAUSED.value):

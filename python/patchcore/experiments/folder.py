@@ -3,17 +3,19 @@
     STUDY/experiments/NAME/
       experiment.json          the protocol; never changed
       open/POINT.json          points that wait for a dispatcher
-      claimed/HOST/POINT.json  points that the dispatcher of a host works on
+      claimed/OWNER/POINT.json points that somebody works on: the dispatcher of a host, or a task of a cluster
       done/POINT.json          points with a finished run
       ended/POINT.json         points that are not started again by themselves: failed, or stopped by a user
       dispatchers/HOST.lock    held by the dispatcher of a host    HOST.log    its output
+      extensions/NUMBER.json   points that were added later
       stop                     while it exists, dispatchers stop their runs and end
 
 A rename succeeds for one process only, so two dispatchers never work on one point. What a point has reached is in its
 run folder; an entry only names the run. A run names its experiment and point: a dispatcher that was killed after it
 created a run, and before it wrote the entry, leaves no second run behind.
 
-An entry is ``{"run": …, "reason": …}``: the name of its run, and why it has ended.
+An entry is ``{"run": …, "reason": …, "set_aside": […]}``: the name of its run, why it has ended, and the earlier runs
+of a point that a user has started over.
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from patchcore.errors import ConfigError, RunError
-from patchcore.experiments.protocol import Point, Protocol, read_protocol
+from patchcore.experiments.protocol import Extension, Point, Protocol, read_extension, read_protocol
 from patchcore.files import write_json_atomic
-from patchcore.locks import check_locks
+from patchcore.locks import FileLock, check_locks
 from patchcore.runs.paths import RunPaths, read_object
+from patchcore.study import Study
 from patchcore.types import PathLike
 
 __all__ = ["ExperimentFolder", "Place", "dispatcher_lock", "list_experiments", "resolve_experiment"]
@@ -50,16 +53,24 @@ class ExperimentFolder:
 
     Args:
         path: The folder.
+        owner: Name under which this process claims points [default: the name of the host].
+
+    Attributes:
+        points: Point id → point, in the order of the protocol, then of its extensions.
+        extensions: What was added later, in order of time.
 
     Raises:
         RunError: It is not the folder of an experiment, or is damaged.
         SchemaVersionError: A newer patchcore wrote it.
     """
 
-    def __init__(self, path: PathLike) -> None:
+    def __init__(self, path: PathLike, owner: str | None = None) -> None:
         self.path = Path(path)
+        self.owner = owner or socket.gethostname()
         self.protocol = read_protocol(self.path / "experiment.json")
-        self.points = {point.point_id: point for point in self.protocol.points}
+        self.extensions = tuple(map(read_extension, sorted((self.path / "extensions").glob("*.json"))))
+        everything = (self.protocol.points, *(extension.points for extension in self.extensions))
+        self.points = {point.point_id: point for points in everything for point in points}
 
     @classmethod
     def create(cls, study: Path, protocol: Protocol) -> ExperimentFolder:
@@ -104,6 +115,32 @@ class ExperimentFolder:
         """The study that the experiment belongs to."""
         return self.path.absolute().parent.parent
 
+    def study_of(self, point: Point) -> Path:
+        """Return the study that a point is trained on."""
+        return self.study if not point.study else (self.study / self.protocol.studies[point.study].path).resolve()
+
+    def extend(self, extension: Extension) -> None:
+        """Add points. The files are written so that an interruption adds all of them or none.
+
+        Raises:
+            ConfigError: Somebody else has extended the experiment in the meantime.
+        LockedError: Somebody else does it at this moment.
+            OSError: The folder cannot be written.
+        """
+        folder = self.path / "extensions"
+        folder.mkdir(exist_ok=True)
+        with FileLock(folder / "lock", what="the extension of the experiment"):
+            if len(list(folder.glob("*.json"))) != len(self.extensions):
+                raise ConfigError(
+                    "the experiment was extended by somebody else just now", path=self.path, remedy="try again"
+                )
+            for point in extension.points:  # an entry without a point is not looked at
+                write_json_atomic(self._entry(Place.OPEN, point.point_id), {})
+            number = len(self.extensions) + 1
+            write_json_atomic(folder / f"{number:04}.json", extension.model_dump(mode="json"))
+        self.extensions = (*self.extensions, extension)
+        self.points |= {point.point_id: point for point in extension.points}
+
     @property
     def stop_file(self) -> Path:
         """While this file exists, dispatchers stop their runs and end."""
@@ -125,30 +162,80 @@ class ExperimentFolder:
                 found[point_id] = (Place.CLAIMED, {})
         return found
 
-    def claims_of_this_host(self) -> dict[str, dict[str, Any]]:
-        """Return the entries of the points that this host has claimed, in the order of the protocol."""
-        folder = self.path / Place.CLAIMED / socket.gethostname()
+    def own_claims(self) -> dict[str, dict[str, Any]]:
+        """Return the entries of the points that this owner has claimed, in the order of the protocol."""
+        folder = self.path / Place.CLAIMED / self.owner
         found = {point_id: read_object(folder / f"{point_id}.json") for point_id in self.points}
         return {point_id: entry for point_id, entry in found.items() if entry is not None}
 
+    def owners(self) -> dict[str, list[str]]:
+        """Return who has claimed points, and which."""
+        folders = sorted((self.path / Place.CLAIMED).iterdir())
+        found = {folder.name: [path.stem for path in sorted(folder.glob("*.json"))] for folder in folders}
+        return {owner: points for owner, points in found.items() if points}
+
     def claim(self) -> Point | None:
-        """Take the first open point; None if there is none."""
+        """Take the first open point that waits for no other point; None if there is none."""
         for point_id, point in self.points.items():
-            if self.move(point_id, Place.OPEN, Place.CLAIMED):
+            if self.is_ready(point) and self.move(point_id, Place.OPEN, Place.CLAIMED):
                 return point
         return None
+
+    def is_ready(self, point: Point) -> bool:
+        """Return whether the point that this one needs is finished."""
+        return point.after is None or self._entry(Place.DONE, point.after).exists()
+
+    def waits_for_somebody(self) -> bool:
+        """Return whether an open point needs a point that somebody works on."""
+        places = {point_id: place for point_id, (place, _) in self.places().items()}
+        return any(
+            point.after is not None and places[point_id] is Place.OPEN and places[point.after] is Place.CLAIMED
+            for point_id, point in self.points.items()
+        )
+
+    def give_up_claim(self, owner: str, point_id: str) -> bool:
+        """Open a point again that an owner has claimed who exists no longer. Return whether this process did it."""
+        try:
+            (self.path / Place.CLAIMED / owner / f"{point_id}.json").rename(self._entry(Place.OPEN, point_id))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def start_over(self, point_id: str) -> None:
+        """Open a point that is done or has ended, for a run of its own from the first step; its old run stays.
+
+        Raises:
+            RunError: The experiment has no such point, or somebody works on it.
+        """
+        if point_id not in self.points:
+            raise RunError(
+                f"the experiment has no point {point_id}",
+                path=self.path,
+                remedy=f"choose from {', '.join(self.points)}",
+            )
+        place, entry = self.places()[point_id]
+        if place is Place.CLAIMED:
+            raise RunError(
+                f"somebody works on the point {point_id}", path=self.path, remedy="stop the experiment first"
+            )
+        run = self.run_of(point_id, entry)
+        if run is not None:
+            entry = {"set_aside": [*entry.get("set_aside", []), run.name]}
+            write_json_atomic(self._entry(place, point_id), entry)
+        if place is not Place.OPEN:
+            self.move(point_id, place, Place.OPEN)
 
     def move(self, point_id: str, origin: Place, to: Place, **facts: Any) -> bool:
         """Move the entry of a point, if it is where it is expected, and add facts to it.
 
-        A claim is one of this host.
+        A claim is one of this owner.
 
         Returns:
             Whether this process has moved it.
         """
         target = self.path / to / f"{point_id}.json"
         if to is Place.CLAIMED:
-            target = target.parent / socket.gethostname() / target.name
+            target = target.parent / self.owner / target.name
             target.parent.mkdir(exist_ok=True)
         try:
             self._entry(origin, point_id).rename(target)
@@ -165,21 +252,32 @@ class ExperimentFolder:
 
     def run_of(self, point_id: str, entry: dict[str, Any]) -> Path | None:
         """Return the run folder of a point; None if it has none yet."""
-        name = entry.get("run")
-        if isinstance(name, str) and (self.study / "runs" / name / "run.json").exists():
-            return self.study / "runs" / name
-        mine = {"name": self.protocol.name, "point": point_id}
-        for run in _newest_first(self.study / "runs"):
-            if (read_object(RunPaths(run).run_json) or {}).get("experiment") == mine:
+        name, runs = entry.get("run"), self.study_of(self.points[point_id]) / "runs"
+        if isinstance(name, str) and (runs / name / "run.json").exists():
+            return runs / name
+        mine = self.record_of(point_id)
+        for run in _newest_first(runs):
+            if (
+                run.name not in entry.get("set_aside", ())
+                and (read_object(RunPaths(run).run_json) or {}).get("experiment") == mine
+            ):
                 return run
         return None
+
+    def record_of(self, point_id: str) -> dict[str, str]:
+        """Return what a run records of its experiment and point."""
+        record = {"name": self.protocol.name, "point": point_id}
+        if not self.points[point_id].study:
+            return record
+        # In another study, an experiment of a third one may have the same name.
+        return record | {"study": Study(self.study).study_id}
 
     def _entry(self, place: Place, point_id: str) -> Path:
         name = f"{point_id}.json"
         if place is not Place.CLAIMED:
             return self.path / place / name
         claims = [folder / name for folder in (self.path / place).iterdir()]
-        return next((claim for claim in claims if claim.exists()), self.path / place / socket.gethostname() / name)
+        return next((claim for claim in claims if claim.exists()), self.path / place / self.owner / name)
 
 
 def dispatcher_lock(experiment: PathLike, host: str) -> Path:

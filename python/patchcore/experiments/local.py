@@ -55,11 +55,21 @@ class LocalExecutor:
             LockedError: The run has been started by somebody else.
             RunError: The supervisor did not start.
         """
+        start_attempt(run, env=self._env | self._share(slot))
+
+    def evaluate(self, study: Path, run: Path, slot: int) -> subprocess.Popen[bytes] | None:
+        """Start the evaluation of a finished run with the part of the machine that the run had."""
+        return subprocess.Popen(
+            evaluation_command(study, run),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=self._env | self._share(slot),
+        )
+
+    def _share(self, slot: int) -> dict[str, str]:
         if self._devices:
-            share = {"CUDA_VISIBLE_DEVICES": self._devices[slot % len(self._devices)]}
-        else:
-            share = {"OMP_NUM_THREADS": str(max(1, core_count() // self.slots))}
-        start_attempt(run, env=self._env | share)
+            return {"CUDA_VISIBLE_DEVICES": self._devices[slot % len(self._devices)]}
+        return {"OMP_NUM_THREADS": str(max(1, core_count() // self.slots))}
 
 
 def gpus() -> tuple[str, ...]:
@@ -119,21 +129,30 @@ def start_dispatcher(experiment: Path, host: str, *, slots: int) -> int:
     return process.pid
 
 
+def evaluation_command(study: Path, run: Path) -> list[str]:
+    """Return the command that evaluates a run."""
+    return [sys.executable, "-P", "-m", "patchcore", "evaluate", str(study), run.name]
+
+
 def make_run(folder: ExperimentFolder, point: Point) -> Path:
     """Create the run folder of a point.
 
     Raises:
         PatchcoreError: As for :func:`patchcore.training.launch.create_run`.
     """
-    from patchcore.training.launch import create_run
+    from patchcore.training.launch import create_run, settings_of
 
     protocol = folder.protocol
+    settings = [*protocol.settings, *point.settings]
+    if point.after is not None:
+        entry = folder.places()[point.after][1]
+        settings += settings_of({"init.source": str(folder.run_of(point.after, entry))})
     return create_run(
-        folder.study,
-        settings=[*protocol.settings, *point.settings],
+        folder.study_of(point),
+        settings=settings,
         name=f"{protocol.name}-{point.point_id}",
         plan=protocol.plan_of(point),
-        experiment={"name": protocol.name, "point": point.point_id},
+        experiment=folder.record_of(point.point_id),
     )
 
 

@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,16 @@ from patchcore.experiments.protocol import Budget, Point
 from patchcore.models.registry import check_network
 from patchcore.types import IntTriple, PathLike
 
-__all__ = ["PATCH_SIZE", "make_points", "parse_axes", "point_cost", "settings_of_toml"]
+__all__ = [
+    "PATCH_SIZE",
+    "make_points",
+    "network_gflop",
+    "parse_axes",
+    "point_cost",
+    "point_name",
+    "read_patch_size",
+    "settings_of_toml",
+]
 
 PATCH_SIZE: Final = "patch_size"
 """The axis that changes the plan; all other axes change settings of the run."""
@@ -101,6 +110,7 @@ def make_points(
     folds: Sequence[int],
     settings: Sequence[str],
     budget: Budget,
+    check: Callable[[RunConfig, Plan], None] = lambda config, plan: None,
 ) -> tuple[Point, ...]:
     """Make and check all points of a sweep.
 
@@ -112,6 +122,7 @@ def make_points(
         settings: ``section.key=value`` of all points.
         budget: ``steps``: all points make the same number of steps. ``flops``: the steps of a point are such that its
             training takes as many FLOP as that of the plan's patch size, or of the first point.
+        check: Checks that the study can be trained with a configuration and a plan.
 
     Raises:
         PatchSizeError: A patch size has no UNETR, or does not divide the plan's window.
@@ -124,19 +135,22 @@ def make_points(
         own = tuple(f"{key}={value}" for key, value in chosen.items() if key != PATCH_SIZE)
         config = resolve_config(settings=[*settings, *own])
         check_network(config.model, plan.window_size, patch)
+        check(config, plan)
         for seed, fold in itertools.product(seeds, folds):
             if not 0 <= fold < config.train.folds:
                 raise ConfigError(f"fold {fold} does not exist", found=fold, expected=f"0 to {config.train.folds - 1}")
             points.append(
                 Point(
-                    point_id=_name(chosen, patch, seed if len(seeds) > 1 else None, fold if len(folds) > 1 else None),
+                    point_id=point_name(
+                        chosen, patch, seed if len(seeds) > 1 else None, fold if len(folds) > 1 else None
+                    ),
                     values=chosen,
                     patch_size=patch,
                     settings=(*own, f"seed={seed}", f"train.fold={fold}"),
                     seed=seed,
                     fold=fold,
                     steps=config.train.steps,
-                    gflop_per_window=_gflop(config, plan, patch),
+                    gflop_per_window=network_gflop(config, plan, patch),
                 )
             )
     names = [point.point_id for point in points]
@@ -161,20 +175,25 @@ def _of_equal_flops(points: Sequence[Point], plan: Plan) -> tuple[Point, ...]:
     return tuple(changed)
 
 
-def _patch_size(text: str, plan: Plan) -> IntTriple:
+def read_patch_size(text: str) -> IntTriple:
     """Read ``8`` or ``8x8x4``, in canonical axis order.
 
     Raises:
         ConfigError: The text is not a size.
-        PatchSizeError: The size is illegal, or does not divide the window.
+        PatchSizeError: The size is illegal.
     """
     try:
         edges = [int(edge) for edge in text.split("x")]
     except ValueError:
         edges = []
     if len(edges) not in (1, 3):
-        raise ConfigError(f"--over patch_size: {text!r} is not a patch size", expected="8, or 8x8x4 for three axes")
-    patch = patch_triple(edges[0] if len(edges) == 1 else edges)
+        raise ConfigError(f"{text!r} is not a patch size", expected="8, or 8x8x4 for three axes")
+    return patch_triple(edges[0] if len(edges) == 1 else edges)
+
+
+def _patch_size(text: str, plan: Plan) -> IntTriple:
+    """Read a patch size that divides the window of a plan."""
+    patch = read_patch_size(text)
     try:
         check_window(plan.window_size, patch)
     except PatchSizeError as error:
@@ -196,13 +215,15 @@ def point_cost(model: ModelConfig, plan: Plan, patch: IntTriple) -> NetworkCost:
     )
 
 
-def _gflop(config: RunConfig, plan: Plan, patch: IntTriple) -> float | None:
+def network_gflop(config: RunConfig, plan: Plan, patch: IntTriple) -> float | None:
+    """Return the GFLOP of a forward pass of one window; None if they are not known for this network."""
     if config.model.network not in ("unetr", "monai-unetr"):
         return None
     return round(point_cost(config.model, plan, patch).flop / 1e9, 6)
 
 
-def _name(values: Mapping[str, str], patch: IntTriple, seed: int | None, fold: int | None) -> str:
+def point_name(values: Mapping[str, str], patch: IntTriple, seed: int | None, fold: int | None) -> str:
+    """Return the name of a point; seed and fold are None if there is only one."""
     parts = []
     for key, value in values.items():
         if key == PATCH_SIZE:

@@ -14,12 +14,21 @@ from patchcore.errors import RunError, SchemaVersionError
 from patchcore.files import read_json
 from patchcore.types import IntTriple
 
-__all__ = ["EXPERIMENT_SCHEMA", "Budget", "Point", "Protocol", "read_protocol"]
+__all__ = [
+    "EXPERIMENT_SCHEMA",
+    "Budget",
+    "Extension",
+    "OtherStudy",
+    "Point",
+    "Protocol",
+    "read_extension",
+    "read_protocol",
+]
 
 EXPERIMENT_SCHEMA = 1
 
-Budget = Literal["steps", "flops"]
-"""What is equal for all points: the number of steps, or the FLOP of the training."""
+Budget = Literal["steps", "flops", "hours"]
+"""What is equal for all points: the number of steps, the FLOP of the training, or its time."""
 
 
 class _Model(BaseModel):
@@ -37,6 +46,26 @@ class Point(_Model):
     fold: int = Field(ge=0)
     steps: int = Field(ge=1, description="Number of training steps.")
     gflop_per_window: float | None = Field(description="GFLOP of a forward pass of one window; null: not known.")
+    step_s: float | None = Field(
+        default=None, description="With a budget in hours: time of a step, measured before the start [s]."
+    )
+    study: str = Field(default="", description="Key of the study that is trained on; empty: that of the experiment.")
+    after: str | None = Field(
+        default=None, description="Point that must be finished before, and gives the initial weights; null: none."
+    )
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What makes the point different from all others of its experiment. Its name may depend on the others."""
+        return (self.study, tuple(sorted(self.values.items())), self.patch_size, self.seed, self.fold)
+
+
+class OtherStudy(_Model):
+    """Another study that points of the experiment are trained on, and its plan there."""
+
+    path: str = Field(description="Its folder, relative to the study of the experiment.")
+    study_id: str
+    plan: Plan = Field(description="Its plan in this experiment; its own plan.json is neither used nor changed.")
 
 
 class Protocol(_Model):
@@ -44,7 +73,7 @@ class Protocol(_Model):
 
     schema_version: Literal[1] = 1
     name: str
-    kind: Literal["sweep"] = "sweep"
+    kind: Literal["sweep", "transfer"] = "sweep"
     created: str = Field(description="UTC time, ISO 8601.")
     user: str
     patchcore: str = Field(description="Version that wrote the file.")
@@ -52,12 +81,14 @@ class Protocol(_Model):
     seeds: tuple[int, ...] = Field(min_length=1)
     folds: tuple[int, ...] = Field(min_length=1)
     budget: Budget
+    hours: float | None = Field(default=None, gt=0, description="With a budget in hours: hours of each training.")
     settings: tuple[str, ...] = Field(description="section.key=value of all points.")
     failures_allowed: int = Field(ge=1, description="A point that has failed so often is not started again.")
     keep_checkpoints: bool = Field(description="Whether a finished point keeps more than its best weights.")
     plan: Plan = Field(
         description="The study's plan when the experiment was created; points differ in patch size only."
     )
+    studies: dict[str, OtherStudy] = Field(default_factory=dict, description="Key → other studies.")
     points: tuple[Point, ...] = Field(min_length=1)
 
     def what_decides(self) -> dict[str, Any]:
@@ -66,17 +97,32 @@ class Protocol(_Model):
         The threads follow from the slots of the machine that the experiment began on. It keeps them elsewhere.
         """
         found = self.model_dump(mode="json", exclude={"created", "user", "patchcore"})
+        for point in found["points"]:
+            point["step_s"] = None  # measured again, it is never the same
+            if self.budget == "hours":
+                point["steps"], point["settings"] = 0, [t for t in point["settings"] if "train.steps=" not in t]
         found["settings"] = [text for text in found["settings"] if not text.startswith("train.threads=")]
         return found
 
     def plan_of(self, point: Point) -> Plan:
         """Return the plan of a point: the plan of the experiment with the point's patch size."""
-        first, *others = self.plan.targets
+        plan = self.plan if not point.study else self.studies[point.study].plan
+        first, *others = plan.targets
         if point.patch_size == first.patch_size:
-            return self.plan
+            return plan
         reason = f"set by the experiment {self.name}; the plan of the study has {first.patch_size}"
         changed = first.model_copy(update={"patch_size": point.patch_size, "reason": reason})
-        return self.plan.model_copy(update={"targets": (changed, *others), "joint": None})
+        return plan.model_copy(update={"targets": (changed, *others), "joint": None})
+
+
+class Extension(_Model):
+    """Points that were added to an experiment later: ``extensions/NUMBER.json``."""
+
+    created: str = Field(description="UTC time, ISO 8601.")
+    user: str
+    patchcore: str
+    finished: int = Field(description="Number of points that had finished before: their results may have been seen.")
+    points: tuple[Point, ...] = Field(min_length=1)
 
 
 def read_protocol(path: Path) -> Protocol:
@@ -102,3 +148,15 @@ def read_protocol(path: Path) -> Protocol:
         return Protocol.model_validate_json(json.dumps(data))
     except ValidationError as error:
         raise RunError(f"the experiment cannot be read: {explain(error, Protocol)}", path=path) from None
+
+
+def read_extension(path: Path) -> Extension:
+    """Read and validate a file of ``extensions/``.
+
+    Raises:
+        RunError: It is damaged.
+    """
+    try:
+        return Extension.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise RunError(f"the extension cannot be read: {explain(error, Extension)}", path=path) from None

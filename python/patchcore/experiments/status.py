@@ -11,7 +11,7 @@ from patchcore.experiments.dispatch import failures_of
 from patchcore.experiments.folder import ExperimentFolder, Place
 from patchcore.experiments.local import dispatcher_pid
 from patchcore.experiments.protocol import Point
-from patchcore.runs import whole_view
+from patchcore.runs import RunState, whole_view
 from patchcore.runs.listing import summarize
 
 __all__ = ["COLUMNS", "ExperimentStatus", "PointStatus", "experiment_status"]
@@ -23,7 +23,7 @@ class PointStatus:
 
     Attributes:
         point: The point.
-        state: ``waiting``; ``failed`` or ``stopped`` if it is not started again by itself; else the state of its run.
+        state: ``waiting``; ``evaluating``; ``failed`` or ``stopped`` if it is not started again by itself; else the state of its run.
         reason: Why it has failed or stopped; None otherwise.
         run_id: Id of its run; None before it starts.
         step: Last step of the run.
@@ -118,6 +118,8 @@ def experiment_status(folder: ExperimentFolder, *, quick: bool = False) -> Exper
         state = summary.state.state.value
         if place is Place.OPEN:
             state = "waiting"
+        elif place is Place.CLAIMED and state == RunState.FINISHED.value:
+            state = "evaluating"
         elif place is Place.ENDED:
             state = "stopped" if str(entry.get("reason", "")).startswith("stopped") else "failed"
         points.append(

@@ -2,47 +2,32 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import socket
-import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from typing import Unpack
 
-from patchcore.config import resolve_config
-from patchcore.errors import ConfigError, LockedError
-from patchcore.experiments.folder import ExperimentFolder, Place
-from patchcore.experiments.local import dispatcher_pid, gpus, start_dispatcher
-from patchcore.experiments.points import make_points, parse_axes, settings_of_toml
-from patchcore.experiments.protocol import Budget, Protocol
-from patchcore.experiments.status import ExperimentStatus, experiment_status
-from patchcore.runs.control import author_name
+from patchcore.config import Plan
+from patchcore.config.run import RunConfig
+from patchcore.errors import ConfigError
+from patchcore.experiments.folder import ExperimentFolder
+from patchcore.experiments.options import Common, Options, authorship, resolve_options
+from patchcore.experiments.points import make_points, parse_axes
+from patchcore.experiments.protocol import Budget, Extension, Point, Protocol
+from patchcore.experiments.start import run_experiment
+from patchcore.experiments.status import ExperimentStatus
 from patchcore.study import Study
-from patchcore.threads import core_count
+from patchcore.training.launch import check_training
 from patchcore.types import PathLike
 
-__all__ = ["continue_experiment", "plan_sweep", "sweep"]
-
-_POLL_S = 0.5
-
-_BYTES_PER_WEIGHT = 4 * (2 + 2 + 1)
-"""In float32: two checkpoints' weights, the optimiser's two moments, and a copy while a checkpoint is written."""
+__all__ = ["extend_sweep", "plan_sweep", "sweep"]
 
 
 def plan_sweep(
     study: Study | PathLike,
     over: Mapping[str, Sequence[object]] | Sequence[str],
     *,
-    seeds: int | Sequence[int] = 1,
-    folds: Sequence[int] = (0,),
-    settings: Sequence[str] = (),
-    toml: PathLike | None = None,
-    name: str | None = None,
     budget: Budget = "steps",
-    slots: int | None = None,
-    failures_allowed: int = 2,
-    keep_checkpoints: bool = False,
+    hours: float | None = None,
+    **options: Unpack[Options],
 ) -> Protocol:
     """Make and check the protocol of a sweep. Nothing is written or started.
 
@@ -50,15 +35,10 @@ def plan_sweep(
         study: A study with a plan.
         over: Axes: ``{"patch_size": [8, 12, (8, 8, 4)], "optim.lr": [1e-3, 4e-4]}``, or texts as on the command line:
             ``["patch_size=8,12,8x8x4"]``. ``patch_size`` changes the plan of a point, every other key a setting.
-        seeds: Number of seeds (0, 1, …), or the seeds.
-        folds: Validation folds.
-        settings: ``section.key=value`` of all points.
-        toml: A TOML file of settings; `settings` override it.
-        name: Name of the experiment; default: ``sweep-`` and its axes.
-        budget: ``steps``: equal numbers of steps; ``flops``: equal FLOP.
-        slots: Number of trainings side by side; sets the CPU threads of each. Default: one, or one per GPU.
-        failures_allowed: A point that has failed so often is not started again.
-        keep_checkpoints: Whether a finished point keeps more than its best weights.
+        budget: What is equal for all points: ``steps``; ``flops``: as many as the plan's patch size takes; ``hours``:
+            the time of a step is measured now, and gives the number of steps.
+        hours: Time of each training with ``hours`` [h].
+        options: As for :class:`patchcore.experiments.options.Options`.
 
     Raises:
         StudyError: There is no study, or it has no plan.
@@ -66,41 +46,23 @@ def plan_sweep(
         PatchSizeError: A patch size has no UNETR, or does not divide the window.
     """
     study = study if isinstance(study, Study) else Study(study)
-    texts = over if not isinstance(over, Mapping) else [_axis(key, values) for key, values in over.items()]
-    axes = parse_axes(list(texts))
-    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    for what, numbers in (("--seeds", chosen), ("--folds", tuple(folds))):
-        if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
-            raise ConfigError(f"{what} {', '.join(map(str, numbers))}", expected="different numbers from 0 up")
-    named = name or "sweep-" + "-".join(axes)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", named):
-        raise ConfigError(
-            f"experiment name {named!r}", expected="up to 80 letters, digits, dots, dashes and underscores"
-        )
-    common = [*(settings_of_toml(toml) if toml is not None else ()), *settings]
-    config = resolve_config(settings=common)
-    if not config.train.threads and not gpus():
-        # The number of threads changes rounding: it must not depend on the machine that a point happens to run on.
-        common.append(f"train.threads={max(1, core_count() // (slots or 1))}")
+    axes = _axes(over)
+    if (budget == "hours") != (hours is not None):
+        raise ConfigError("a budget in hours needs a number of hours, and no other budget has one")
+    common = resolve_options(options, "sweep-" + "-".join(axes))
     plan = study.plan()
-    points = make_points(plan, axes, seeds=chosen, folds=tuple(folds), settings=common, budget=budget)
-    study.folds(config.train.folds, config.train.fold_seed)
-    try:
-        patchcore_version = version("patchcore")
-    except PackageNotFoundError:
-        patchcore_version = "unknown"
+    points = _points(study, plan, axes, common, budget, hours)
     return Protocol(
-        name=named,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        user=author_name(),
-        patchcore=patchcore_version,
+        **authorship(),
+        name=common.name,
         over=axes,
-        seeds=chosen,
-        folds=tuple(folds),
+        seeds=common.seeds,
+        folds=common.folds,
         budget=budget,
-        settings=tuple(common),
-        failures_allowed=failures_allowed,
-        keep_checkpoints=keep_checkpoints,
+        hours=hours,
+        settings=common.settings,
+        failures_allowed=common.failures_allowed,
+        keep_checkpoints=common.keep_checkpoints,
         plan=plan,
         points=points,
     )
@@ -110,16 +72,10 @@ def sweep(
     study: Study | PathLike,
     over: Mapping[str, Sequence[object]] | Sequence[str],
     *,
-    seeds: int | Sequence[int] = 1,
-    folds: Sequence[int] = (0,),
-    settings: Sequence[str] = (),
-    toml: PathLike | None = None,
-    name: str | None = None,
     budget: Budget = "steps",
-    slots: int | None = None,
-    failures_allowed: int = 2,
-    keep_checkpoints: bool = False,
+    hours: float | None = None,
     detach: bool = False,
+    **options: Unpack[Options],
 ) -> ExperimentStatus:
     """Train one network per value, seed and fold, and return what was reached.
 
@@ -129,16 +85,10 @@ def sweep(
     Args:
         study: As for :func:`plan_sweep`.
         over: As for :func:`plan_sweep`.
-        seeds: As for :func:`plan_sweep`.
-        folds: As for :func:`plan_sweep`.
-        settings: As for :func:`plan_sweep`.
-        toml: As for :func:`plan_sweep`.
-        name: As for :func:`plan_sweep`.
         budget: As for :func:`plan_sweep`.
-        slots: As for :func:`plan_sweep`.
-        failures_allowed: As for :func:`plan_sweep`.
-        keep_checkpoints: As for :func:`plan_sweep`.
+        hours: As for :func:`plan_sweep`.
         detach: Return at once. A process of its own works on the experiment either way: Ctrl-C ends only the wait.
+        options: As for :class:`patchcore.experiments.options.Options`.
 
     Raises:
         ConfigError: As for :func:`plan_sweep`; or an experiment of this name has another protocol.
@@ -149,59 +99,99 @@ def sweep(
         >>> import patchcore as pc  # doctest: +SKIP
         >>> pc.sweep("study/", {"patch_size": [8, 12, 16]}, seeds=2).points  # doctest: +SKIP
     """
-    protocol = plan_sweep(
-        study, over, seeds=seeds, folds=folds, settings=settings, toml=toml, name=name, budget=budget, slots=slots,
-        failures_allowed=failures_allowed, keep_checkpoints=keep_checkpoints,
-    )  # fmt: skip
-    root = study.path if isinstance(study, Study) else Path(study)
-    folder = ExperimentFolder.create(root, protocol)
-    continue_experiment(folder, slots=slots)
-    while not detach and dispatcher_pid(folder.path, socket.gethostname()) is not None:
-        time.sleep(_POLL_S)
-    return experiment_status(folder)
+    protocol = plan_sweep(study, over, budget=budget, hours=hours, **options)
+    root = study.path if isinstance(study, Study) else Study(study).path
+    return run_experiment(ExperimentFolder.create(root, protocol), slots=options.get("slots"), detach=detach)
 
 
-def continue_experiment(folder: ExperimentFolder, *, slots: int | None = None) -> None:
-    """Open failed and stopped points again, and let a process of its own work on all open points.
+def extend_sweep(
+    folder: ExperimentFolder,
+    over: Mapping[str, Sequence[object]] | Sequence[str] = (),
+    *,
+    seeds: int | Sequence[int] = (),
+    folds: Sequence[int] = (),
+) -> Extension:
+    """Make and check the points that further values, seeds or folds add to a sweep. Nothing is written.
+
+    Old and new values, seeds and folds are combined with each other.
 
     Args:
         folder: The experiment.
-        slots: Number of trainings side by side [default: one, or one per GPU].
+        over: Further values of the axes of the experiment, as for :func:`plan_sweep`.
+        seeds: Further seeds; a number: seeds 0 up to this number.
+        folds: Further folds.
 
     Raises:
-        LockedError: Another process of this host works on the experiment.
-        RunError: The process did not start.
+        ConfigError: Another axis, nothing new, or an impossible value.
     """
-    host = socket.gethostname()
-    holder = dispatcher_pid(folder.path, host)
-    if holder is not None:
-        raise LockedError(
-            f"process {holder} of this host works on the experiment already",
-            path=folder.path,
-            remedy="watch it with patchcore experiments show, or stop it with patchcore experiments stop",
+    protocol = folder.protocol
+    if protocol.kind != "sweep":
+        raise ConfigError("only a sweep can be extended", path=folder.path, remedy="start another experiment")
+    added = _axes(over) if over else {}
+    if strange := [key for key in added if key not in protocol.over]:
+        raise ConfigError(
+            f"--over {strange[0]}: it is no axis of the experiment {protocol.name}",
+            expected=f"values of {', '.join(protocol.over)}",
+            remedy="start another experiment for another axis",
         )
-    folder.stop_file.unlink(missing_ok=True)
-    for point_id, (place, _) in folder.places().items():
-        if place is Place.ENDED:
-            folder.move(point_id, Place.ENDED, Place.OPEN)
-    start_dispatcher(folder.path, host, slots=slots or max(1, len(gpus())))
+    known = folder.points.values()
+    axes = {}
+    for key, values in protocol.over.items():
+        before = dict.fromkeys([*values, *(point.values[key] for point in known)])
+        axes[key] = tuple(before | dict.fromkeys(added.get(key, ())))
+    wanted = range(seeds) if isinstance(seeds, int) else seeds
+    options: Options = {
+        "name": protocol.name,
+        "seeds": tuple(dict.fromkeys([*(point.seed for point in known), *wanted])),
+        "folds": tuple(dict.fromkeys([*(point.fold for point in known), *folds])),
+        "settings": protocol.settings,
+    }
+    common = resolve_options(options, protocol.name)
+    points = _points(Study(folder.study), protocol.plan, axes, common, protocol.budget, protocol.hours)
+    existing = {point.identity for point in known}
+    names = set(folder.points)
+    new = []
+    for point in points:
+        if point.identity not in existing:
+            # The first points may have no seed or fold in their names, because there was only one.
+            name = point.point_id if point.point_id not in names else f"{point.point_id}_seed{point.seed}"
+            new.append(point.model_copy(update={"point_id": name}))
+    if not new:
+        raise ConfigError("this adds no point to the experiment", path=folder.path, remedy="name new values or seeds")
+    finished = sum(place == "done" for place, _ in folder.places().values())
+    return Extension(**authorship(), finished=finished, points=tuple(new))
 
 
-def needed_bytes(protocol: Protocol, parameters: int) -> tuple[int, int]:
-    """Return how much disk the runs of an experiment take at most, and how much each keeps when it has finished.
+def _points(
+    study: Study,
+    plan: Plan,
+    axes: Mapping[str, Sequence[str]],
+    common: Common,
+    budget: Budget,
+    hours: float | None,
+) -> tuple[Point, ...]:
+    def check(config: RunConfig, chosen: Plan) -> None:
+        check_training(study, chosen, config)
 
-    Args:
-        protocol: The experiment.
-        parameters: Number of weights of the largest network.
-    """
-    while_training = parameters * _BYTES_PER_WEIGHT
-    kept = while_training if protocol.keep_checkpoints else parameters * 4
-    return len(protocol.points) * kept + while_training, kept
+    points = make_points(
+        plan,
+        axes,
+        seeds=common.seeds,
+        folds=common.folds,
+        settings=common.settings,
+        budget="steps" if budget == "hours" else budget,
+        check=check,
+    )
+    if hours is None:
+        return points
+    from patchcore.experiments.step_time import of_equal_time
+
+    return of_equal_time(study, plan, points, common.settings, hours=hours)
 
 
-def free_bytes(study: Path) -> int:
-    """Return the free space of the disk of a study."""
-    return shutil.disk_usage(study).free
+def _axes(over: Mapping[str, Sequence[object]] | Sequence[str]) -> dict[str, tuple[str, ...]]:
+    texts = over if not isinstance(over, Mapping) else [_axis(key, values) for key, values in over.items()]
+    return parse_axes(list(texts))
 
 
 def _axis(key: str, values: Sequence[object]) -> str:

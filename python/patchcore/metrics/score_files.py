@@ -86,8 +86,8 @@ class Scores:
             for label in (self.settings.classes if name is None else (name,))
         }
         if len(by_class) == 1:
-            return estimate_mean(next(iter(by_class.values())), self.patients)
-        return mean_over_classes(by_class, self.patients)
+            return estimate_mean(next(iter(by_class.values())), self.patients, within=(0, 1))
+        return mean_over_classes(by_class, self.patients, within=(0, 1))
 
     def global_dsc(self, name: str) -> float:
         """Return the DSC of the voxels of all cases together."""
@@ -97,13 +97,15 @@ class Scores:
         """Return the mean of a surface value, e.g. ``hd95_mm``, over the cases in which it is finite."""
         label = name or self.settings.lesion_class
         values = [getattr(case.classes[label].surface[convention], value) for case in self.cases]
-        return estimate_mean([v if math.isfinite(v) else math.nan for v in values], self.patients)
+        return estimate_mean([v if math.isfinite(v) else math.nan for v in values], self.patients, within=(0, math.inf))
 
     def mean_nsd(self, convention: str, tolerance_mm: float, name: str | None = None) -> MeanEstimate:
         """Return the mean normalised surface distance at a tolerance."""
         label = name or self.settings.lesion_class
         return estimate_mean(
-            [case.classes[label].surface[convention].nsd[tolerance_mm] for case in self.cases], self.patients
+            [case.classes[label].surface[convention].nsd[tolerance_mm] for case in self.cases],
+            self.patients,
+            within=(0, 1),
         )
 
     def by_size(self) -> tuple[SizeRow, ...]:

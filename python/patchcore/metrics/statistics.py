@@ -16,6 +16,7 @@ from patchcore.errors import ConfigError
 from patchcore.types import Float64Array
 
 __all__ = [
+    "RELIABLE_PATIENTS",
     "MeanEstimate",
     "MedianEstimate",
     "PairedComparison",
@@ -24,10 +25,14 @@ __all__ = [
     "estimate_median",
     "holm",
     "mean_over_classes",
+    "patient_interval",
 ]
 
 RESAMPLES = 10_000
 """Number of bootstrap samples."""
+RELIABLE_PATIENTS = 10
+"""With fewer patients no interval of a mean DSC is reliable: see the simulations in ``docs/intervals.md``."""
+_LEAST_FREEDOM = 2.5
 _CELLS = 4_000_000  # resamples × patients in one block: 32 MB
 
 
@@ -45,6 +50,9 @@ class MeanEstimate:
         t_low: Lower end of the 95 % interval by Student's t over cases; NaN for fewer than two cases.
         t_high: Upper end.
         deviation: Standard deviation over the cases; NaN for fewer than two cases.
+        patient_low: Lower end of the 95 % interval that is printed first: Student's t over patients, wider where few
+            patients differ much from the others; NaN for fewer than two patients. See :func:`patient_interval`.
+        patient_high: Upper end.
     """
 
     mean: float
@@ -56,12 +64,27 @@ class MeanEstimate:
     t_low: float
     t_high: float
     deviation: float
+    patient_low: float = math.nan
+    patient_high: float = math.nan
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval that is printed first; None if there is none."""
+        return None if math.isnan(self.patient_low) else (self.patient_low, self.patient_high)
+
+    def brackets(self, form: str = ".3f") -> str:
+        """Return the interval that is printed first, as `` [low, high]``; empty if there is none."""
+        return "" if self.interval is None else f" [{self.patient_low:{form}}, {self.patient_high:{form}}]"
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether there are enough patients for the interval: see :data:`RELIABLE_PATIENTS`."""
+        return self.patients >= RELIABLE_PATIENTS
 
     def __str__(self) -> str:
         if not self.n:
             return "not defined (n = 0)"
-        interval = "" if math.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.mean:.3f}{interval} (n = {self.n})"
+        return f"{self.mean:.3f}{self.brackets()} (n = {self.n})"
 
 
 @dataclass(frozen=True)
@@ -100,19 +123,25 @@ class PairedComparison:
 
 
 def estimate_mean(
-    values: npt.ArrayLike, patients: Sequence[Hashable] | None = None, *, seed: int = 0, resamples: int = RESAMPLES
+    values: npt.ArrayLike,
+    patients: Sequence[Hashable] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    within: tuple[float, float] = (-math.inf, math.inf),
 ) -> MeanEstimate:
     """Return a mean with its 95 % intervals.
 
     The bootstrap interval has the 2.5th and the 97.5th percentile of the means of samples in which patients are drawn
     with replacement, each with all its cases (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter
-    13). Beside it stands the interval of Student's t over cases.
+    13). Beside it stand the interval of Student's t over cases, and that of :func:`patient_interval`.
 
     Args:
         values: One value per case; NaN: not defined, excluded and counted.
         patients: Patient of each case [default: every case is a patient].
         seed: The same seed gives the same interval.
         resamples: Number of samples.
+        within: Smallest and largest possible value of a mean, (0, 1) for DSC: no patient interval goes beyond.
 
     Raises:
         ConfigError: `patients` has another length than `values`.
@@ -137,12 +166,71 @@ def estimate_mean(
     deviation = float(kept.std(ddof=1)) if len(kept) > 1 else math.nan
     mean = math.fsum(kept) / len(kept) if len(kept) else math.nan
     half = _student(0.975, len(kept) - 1) * deviation / math.sqrt(len(kept)) if len(kept) > 1 else math.nan
+    sums = np.bincount(of, weights=kept, minlength=len(numbers))[None].astype(np.float64)
+    counts = np.bincount(of, minlength=len(numbers))[None].astype(np.float64)
+    patient_low, patient_high = patient_interval(sums, counts, within=within)
     return MeanEstimate(
-        mean, len(kept), len(numbers), int((~known).sum()), low, high, mean - half, mean + half, deviation
+        mean=mean,
+        n=len(kept),
+        patients=len(numbers),
+        excluded=int((~known).sum()),
+        low=low,
+        high=high,
+        t_low=mean - half,
+        t_high=mean + half,
+        deviation=deviation,
+        patient_low=patient_low,
+        patient_high=patient_high,
     )
 
 
-def _student(share: float, freedom: int) -> float:
+def patient_interval(
+    sums: Float64Array,
+    counts: Float64Array,
+    *,
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> tuple[float, float]:
+    """Return the 95 % interval of a mean over classes of means over cases, with patients as the unit.
+
+    The interval is m ± t·s, with s from the patients' linearised contributions to the mean m (the usual variance of a
+    ratio: Cochran, Sampling Techniques, 1977, section 6.3), and t from Student's distribution with the degrees of
+    freedom of a variance of heavy-tailed values, 2n / (k + 2n / (n − 1)), k the excess kurtosis of the contributions
+    (O'Neill, The American Statistician 68, 2014), at most n − 1 and at least 2.5. For values without heavy tails this
+    is Student's t. DSC has zeros and outliers; the percentile bootstrap is then too narrow, see ``docs/intervals.md``.
+
+    Args:
+        sums: Sum of the values per class and patient, (classes, patients).
+        counts: Number of values, of the same shape.
+        within: Smallest and largest possible value.
+
+    Returns:
+        Lower and upper end; NaN for fewer than two patients.
+
+    Example:
+        >>> low, high = patient_interval(np.array([[0.5, 0.7, 0.9]]), np.ones((1, 3)))
+        >>> round(low, 3), round(high, 3)
+        (0.203, 1.197)
+    """
+    from scipy import stats
+
+    defined = counts.sum(axis=1) > 0
+    sums, counts = sums[defined], counts[defined]
+    patients = sums.shape[1]
+    if patients < 2 or not len(sums):
+        return math.nan, math.nan
+    means = sums.sum(axis=1) / counts.sum(axis=1)
+    parts = ((sums - means[:, None] * counts) / counts.mean(axis=1)[:, None]).mean(axis=0)
+    mean = float(means.mean())
+    error = math.sqrt(float((parts**2).sum()) / (patients * (patients - 1)))
+    freedom = float(patients - 1)
+    if patients >= 4 and error > 0:
+        tails = max(0.0, float(stats.kurtosis(parts, bias=False)))
+        freedom = max(min(freedom, _LEAST_FREEDOM), 2 * patients / (tails + 2 * patients / (patients - 1)))
+    half = _student(0.975, freedom) * error
+    return max(within[0], mean - half), min(within[1], mean + half)
+
+
+def _student(share: float, freedom: float) -> float:
     from scipy import stats
 
     return float(stats.t.ppf(share, freedom))
@@ -171,14 +259,16 @@ def mean_over_classes(
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    within: tuple[float, float] = (-math.inf, math.inf),
 ) -> MeanEstimate:
-    """Return the mean over classes of the mean over cases, with its bootstrap interval; t is not defined for it.
+    """Return the mean over classes of the mean over cases, with its intervals over patients; t over cases has no sense.
 
     Args:
         by_class: Class → one value per case, NaN where it is not defined; the cases are the same for every class.
         patients: Patient of each case [default: every case is a patient].
         seed: The same seed gives the same interval.
         resamples: Number of samples.
+        within: Smallest and largest possible value of a mean, as for :func:`estimate_mean`.
     """
     table = np.asarray([np.asarray(values, dtype=np.float64) for values in by_class.values()])
     if not table.size:
@@ -206,8 +296,19 @@ def mean_over_classes(
             means.append(_mean_of_means(sums[:, drawn].sum(axis=2).T, counts[:, drawn].sum(axis=2).T))
         # A sample may contain no case of any class.
         low, high = map(float, np.nanpercentile(np.concatenate(means), [2.5, 97.5]))
+    patient_low, patient_high = patient_interval(sums, counts, within=within)
     return MeanEstimate(
-        float(mean), int(used.sum()), len(numbers), int((~used).sum()), low, high, math.nan, math.nan, math.nan
+        mean=float(mean),
+        n=int(used.sum()),
+        patients=len(numbers),
+        excluded=int((~used).sum()),
+        low=low,
+        high=high,
+        t_low=math.nan,
+        t_high=math.nan,
+        deviation=math.nan,
+        patient_low=patient_low,
+        patient_high=patient_high,
     )
 
 

@@ -19,7 +19,7 @@ from patchcore.runs.listing import resolve_run
 from patchcore.study import Study
 from patchcore.types import PathLike
 
-__all__ = ["TrainedRun", "create_run", "run_config", "settings_of", "train"]
+__all__ = ["TrainedRun", "check_training", "create_run", "run_config", "settings_of", "train"]
 
 _POLL_S = 0.2
 
@@ -84,7 +84,10 @@ def create_run(
     study = study if isinstance(study, Study) else Study(study)
     plan = plan or study.plan()
     config = run_config(study, toml, settings)
-    _check(study, plan, config)
+    check_training(study, plan, config)
+    for module in ("torch", "monai", "einops", "safetensors", "psutil"):
+        if find_spec(module) is None:
+            raise MissingExtraError(f"training needs {module}", remedy="pip install 'patchcore[train]'")
     source = Path(config.init.source)
     parent = source.name if config.init.source and source.is_dir() else None
     edge = "x".join(map(str, plan.patch_size if len(set(plan.patch_size)) > 1 else plan.patch_size[:1]))
@@ -178,8 +181,12 @@ def _init_source(study: Study, source: str) -> Path:
         ) from None
 
 
-def _check(study: Study, plan: Plan, config: RunConfig) -> None:
-    """Find the problems that would make the trainer fail, before anything is started."""
+def check_training(study: Study, plan: Plan, config: RunConfig) -> None:
+    """Find the problems that would make the trainer fail, before anything is started.
+
+    Raises:
+        PatchcoreError: As for :func:`create_run`.
+    """
     target = plan.target
     kind = check_network(config.model, target.window_size, target.patch_size)
     if not kind.transformer and (config.init.freeze_epochs or config.init.part == "encoder"):
@@ -206,6 +213,3 @@ def _check(study: Study, plan: Plan, config: RunConfig) -> None:
                 found=sorted({label for record in records for label in record.labels}),
                 remedy="correct classes in plan.json, or choose another lesion label with patchcore plan",
             )
-    for module in ("torch", "monai", "einops", "safetensors", "psutil"):
-        if find_spec(module) is None:
-            raise MissingExtraError(f"training needs {module}", remedy="pip install 'patchcore[train]'")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from patchcore.config import resolve_config
+from patchcore.config import Plan, resolve_config
 from patchcore.errors import ConfigError
 from patchcore.files import replace_atomically
 from patchcore.models.device import place
@@ -82,6 +82,7 @@ def profile_step(
     toml: PathLike | None = None,
     steps: int = 5,
     trace: PathLike | None = None,
+    plan: Plan | None = None,
 ) -> StepProfile:
     """Run training steps of a study's plan and measure them. The training result is not kept.
 
@@ -91,6 +92,7 @@ def profile_step(
         toml: A TOML file of settings.
         steps: Number of measured steps.
         trace: File for a trace of one step (JSON, for Perfetto or chrome://tracing); None: no trace.
+        plan: The plan [default: the study's ``plan.json``].
 
     Raises:
         PatchcoreError: The study has no plan, or no case to train on.
@@ -103,7 +105,7 @@ def profile_step(
             f"train.ranks is {config.train.ranks}, but only one rank can be profiled", remedy="set train.ranks=1"
         )
     config = config.model_copy(update={"train": config.train.model_copy(update={"ranks": 1})})
-    target, placement = study.plan().target, place(config.train)
+    target, placement = (plan or study.plan()).target, place(config.train)
     cases = prepare_cases(study, target, study.accepted()).cases
     torch.manual_seed(config.seed)
     network = placement.network(build_network(target, config.model)).train()

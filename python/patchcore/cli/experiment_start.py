@@ -1,0 +1,150 @@
+"""What ``sweep`` and ``transfer`` share: their options, the list of points with its cost, and the start."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchcore.cli.values import int_list
+
+if TYPE_CHECKING:
+    from patchcore.experiments.folder import ExperimentFolder
+    from patchcore.experiments.options import Options
+    from patchcore.experiments.protocol import Point, Protocol
+
+__all__ = ["cost_lines", "experiment_options", "go_on", "start"]
+
+Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds of each value.")]
+Folds = Annotated[str, typer.Option(help="Validation folds, separated by commas.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE of all points; may be repeated.")]
+TomlFile = Annotated[Path | None, typer.Option(help="TOML file with settings of all points.")]
+Preset = Annotated[str | None, typer.Option(help="Size of the network: tiny, small, base.")]
+Name = Annotated[str | None, typer.Option(help="Name of the experiment [default: its kind, and the keys of --over].")]
+Slots = Annotated[
+    int | None, typer.Option(min=1, help="Number of trainings side by side [default: one, or one per GPU].")
+]
+Failures = Annotated[int, typer.Option(min=1, help="A point that has failed so often is not started again.")]
+KeepCheckpoints = Annotated[
+    bool, typer.Option("--keep-checkpoints", help="Keep the last checkpoint of finished points, too.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the points, their cost and the disk they need; write nothing.")
+]
+Detach = Annotated[bool, typer.Option("--detach", help="Return at once instead of following the experiment.")]
+AsJson = Annotated[bool, typer.Option("--json", help="With --dry-run or --detach: print the result as JSON.")]
+
+
+def experiment_options(
+    *,
+    seeds: int,
+    folds: str,
+    settings: list[str],
+    toml: Path | None,
+    name: str | None,
+    slots: int | None,
+    failures: int,
+    keep_checkpoints: bool,
+) -> Options:
+    """Return the options that all experiments have.
+
+    Raises:
+        ConfigError: The folds are not numbers.
+    """
+    return {
+        "seeds": seeds,
+        "folds": int_list(folds, "--folds"),
+        "settings": settings,
+        "toml": toml,
+        "name": name,
+        "slots": slots,
+        "failures_allowed": failures,
+        "keep_checkpoints": keep_checkpoints,
+    }
+
+
+def start(study: Path, protocol: Protocol, *, slots: int | None, dry_run: bool, detach: bool, as_json: bool) -> None:
+    """Show what an experiment costs, or start and follow it.
+
+    Raises:
+        typer.Exit: With the exit code of the experiment, after it was followed.
+    """
+    from patchcore.experiments.folder import ExperimentFolder
+
+    if dry_run:
+        text = protocol.model_dump_json(indent=2, exclude={"plan", "studies"}) if as_json else _text(study, protocol)
+        typer.echo(text)
+        return
+    folder = ExperimentFolder.create(study, protocol)
+    go_on(folder, _text(study, protocol), slots=slots, detach=detach, as_json=as_json)
+
+
+def go_on(folder: ExperimentFolder, text: str, *, slots: int | None, detach: bool, as_json: bool) -> None:
+    """Let a process work on an experiment, and follow it.
+
+    Raises:
+        typer.Exit: With the exit code of the experiment.
+    """
+    from patchcore.experiments.start import continue_experiment
+    from patchcore.experiments.status import experiment_status
+
+    continue_experiment(folder, slots=slots)
+    if detach:
+        status = experiment_status(folder).to_json()
+        typer.echo(json.dumps(status, indent=2) if as_json else folder.protocol.name)
+        return
+    from patchcore.cli.experiments import follow
+
+    typer.echo(text)
+    raise typer.Exit(follow(folder))
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"
+
+
+def cost_lines(protocol: Protocol, points: tuple[Point, ...]) -> list[str]:
+    """Return one line per point, with its cost."""
+    from patchcore.config import resolve_config
+    from patchcore.experiments.points import point_cost
+
+    batch = resolve_config(settings=protocol.settings).train.batch_size
+    width = max(len(point.point_id) for point in points)
+    lines = []
+    for point in points:
+        model = resolve_config(settings=[*protocol.settings, *point.settings]).model
+        line = f"  {point.point_id:<{width}}  {point.steps} steps"
+        if point.gflop_per_window is not None:
+            # A backward pass costs twice a forward pass.
+            total = 3 * point.gflop_per_window * batch * point.steps / 1e3
+            flop = f"{total:.3g} TFLOP" if total < 1e3 else f"{total / 1e3:.3g} PFLOP"
+            tokens = point_cost(model, protocol.plan_of(point), point.patch_size).tokens
+            line += f", {tokens} tokens, about {flop}"
+        if point.step_s is not None:
+            line += f", {1000 * point.step_s:.0f} ms per step"
+        if point.after is not None:
+            line += f", after {point.after}"
+        lines.append(line)
+    return lines
+
+
+def _text(study: Path, protocol: Protocol) -> str:
+    """Return the points with their cost, and the disk that they need."""
+    from patchcore.config import resolve_config
+    from patchcore.experiments.points import point_cost
+    from patchcore.experiments.start import free_bytes, needed_bytes
+
+    lines = [f"{protocol.name}: {len(protocol.points)} points, equal {protocol.budget}"]
+    lines += cost_lines(protocol, protocol.points)
+    parameters = 0
+    for point in protocol.points:
+        model = resolve_config(settings=[*protocol.settings, *point.settings]).model
+        parameters = max(parameters, point_cost(model, protocol.plan_of(point), point.patch_size).parameters)
+    need, kept = needed_bytes(protocol, parameters)
+    free = free_bytes(study)
+    lines.append(f"disk: at most {_gib(need)} for the runs ({_gib(kept)} each when finished), {_gib(free)} are free")
+    if need > free:
+        lines.append("warning: the disk is too small for all points")
+    return "\n".join(lines)

@@ -1,0 +1,113 @@
+"""What all kinds of experiments have in common: seeds, folds, settings, and how their points are worked on."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypedDict
+
+from patchcore.config import resolve_config
+from patchcore.config.run import RunConfig
+from patchcore.errors import ConfigError
+from patchcore.experiments.local import gpus
+from patchcore.experiments.points import settings_of_toml
+from patchcore.runs.control import author_name
+from patchcore.threads import core_count
+from patchcore.types import PathLike
+
+__all__ = ["Common", "Options", "authorship", "resolve_options"]
+
+
+class Options(TypedDict, total=False):
+    """Options of every experiment.
+
+    Attributes:
+        seeds: Number of seeds (0, 1, …), or the seeds [default: 1].
+        folds: Validation folds [default: (0,)].
+        settings: ``section.key=value`` of all points.
+        toml: A TOML file of settings; `settings` override it.
+        name: Name of the experiment [default: its kind and axes].
+        slots: Number of trainings side by side; sets the CPU threads of each [default: one, or one per GPU].
+        failures_allowed: A point that has failed so often is not started again [default: 2].
+        keep_checkpoints: Whether a finished point keeps more than its best weights [default: no].
+    """
+
+    seeds: int | Sequence[int]
+    folds: Sequence[int]
+    settings: Sequence[str]
+    toml: PathLike | None
+    name: str | None
+    slots: int | None
+    failures_allowed: int
+    keep_checkpoints: bool
+
+
+@dataclass(frozen=True)
+class Common:
+    """Resolved options; `config` is the configuration that `settings` give."""
+
+    name: str
+    seeds: tuple[int, ...]
+    folds: tuple[int, ...]
+    settings: tuple[str, ...]
+    config: RunConfig
+    failures_allowed: int
+    keep_checkpoints: bool
+
+
+def resolve_options(options: Options, default_name: str) -> Common:
+    """Check options and fill in their defaults.
+
+    Args:
+        options: The options.
+        default_name: Name of the experiment if the options have none.
+
+    Raises:
+        ConfigError: A setting, name, seed or fold is impossible.
+    """
+    seeds = options.get("seeds", 1)
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    folds = tuple(options.get("folds", (0,)))
+    for what, numbers in (("--seeds", chosen), ("--folds", folds)):
+        if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
+            raise ConfigError(f"{what} {', '.join(map(str, numbers))}", expected="different numbers from 0 up")
+    name = options.get("name") or default_name
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
+        raise ConfigError(
+            f"experiment name {name!r}", expected="up to 80 letters, digits, dots, dashes and underscores"
+        )
+    toml = options.get("toml")
+    settings = [*(settings_of_toml(toml) if toml is not None else ()), *options.get("settings", ())]
+    config = resolve_config(settings=settings)
+    if not config.train.threads and not gpus():
+        # The number of threads changes rounding: it must not depend on the machine that a point happens to run on.
+        settings.append(f"train.threads={max(1, core_count() // (options.get('slots') or 1))}")
+        config = resolve_config(settings=settings)
+    for fold in folds:
+        if fold >= config.train.folds:
+            raise ConfigError(f"fold {fold} does not exist", found=fold, expected=f"0 to {config.train.folds - 1}")
+    return Common(
+        name=name,
+        seeds=chosen,
+        folds=folds,
+        settings=tuple(settings),
+        config=config,
+        failures_allowed=options.get("failures_allowed", 2),
+        keep_checkpoints=options.get("keep_checkpoints", False),
+    )
+
+
+def authorship() -> dict[str, Any]:
+    """Return who creates a file of an experiment, when, and with which version."""
+    try:
+        patchcore_version = version("patchcore")
+    except PackageNotFoundError:
+        patchcore_version = "unknown"
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "user": author_name(),
+        "patchcore": patchcore_version,
+    }

@@ -1,0 +1,234 @@
+"""Reads what the points of an experiment have reached: from their run folders and from the reports of their runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchcore.config import resolve_config
+from patchcore.errors import PatchcoreError
+from patchcore.experiments.folder import ExperimentFolder, Place
+from patchcore.experiments.protocol import Point
+from patchcore.files import json_lines, read_json
+from patchcore.metrics.results import EVALUATION_SCHEMA
+from patchcore.runs import whole_view
+from patchcore.runs.events import STEP_TIME
+from patchcore.runs.paths import RunPaths, read_object
+
+__all__ = ["LAST_PART", "CaseResult", "LesionResult", "PointResult", "read_results"]
+
+LAST_PART = 0.2
+"""Share of the steps at the end of a training in which its DSC must have settled."""
+_RISE = 0.01
+"""A training that gains more than this in its last part has not converged."""
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """A case of the evaluation of a point, on its own grid.
+
+    Attributes:
+        case_id: Id of the case.
+        patient: Its patient.
+        role: What the run and its ancestors have done with the case.
+        dsc: Class label → DSC; NaN if neither map contains the class.
+        false_positives: Number of predicted components without a lesion voxel.
+    """
+
+    case_id: str
+    patient: str
+    role: str
+    dsc: Mapping[str, float]
+    false_positives: int
+
+
+@dataclass(frozen=True)
+class LesionResult:
+    """A true lesion of the evaluation of a point."""
+
+    case_id: str
+    lesion: int
+    volume_mm3: float
+    diameter_mm: float
+    size_bin: str
+    dsc: float
+    found: bool
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """What a finished point has reached.
+
+    Attributes:
+        point: The point.
+        added: Number of the extension that added it; 0: it is part of the first protocol.
+        run_id: Id of its run.
+        run: Its run folder.
+        best_step: Step of its best validation; None without a validation.
+        curve: (step, mean validation DSC on the training grid), in order of steps.
+        rise: Gain of the validation DSC in the last part of the training; NaN if it is not known.
+        step_s: Median time of a training step [s]; NaN if it is not known.
+        hours: Time of all training steps, without validation [h].
+        memory_mib: Largest memory of the training: of the GPU, else of its processes [MiB]; NaN if it is not known.
+        pflop: FLOP of the training [1e15]; NaN if they are not known.
+        host: Name of the machine.
+        device: Name of the processor.
+        attempts: Number of attempts.
+        versions: Versions of the software.
+        cases: Evaluated cases; empty if the run was not evaluated.
+        lesions: Their true lesions.
+        contours: Picture of the worst cases; None if there is none.
+        problem: Why there is no evaluation; empty if there is one.
+    """
+
+    point: Point
+    added: int
+    run_id: str
+    run: Path
+    best_step: int | None
+    curve: tuple[tuple[int, float], ...]
+    rise: float
+    step_s: float
+    hours: float
+    memory_mib: float
+    pflop: float
+    host: str
+    device: str
+    attempts: int
+    versions: Mapping[str, Any]
+    cases: tuple[CaseResult, ...]
+    lesions: tuple[LesionResult, ...]
+    contours: Path | None
+    problem: str
+
+    @property
+    def converged(self) -> bool | None:
+        """Whether the DSC rose by at most 0.01 in the last fifth; None if that is not known."""
+        return None if math.isnan(self.rise) else self.rise <= _RISE
+
+
+def read_results(folder: ExperimentFolder) -> list[PointResult]:
+    """Return the results of all finished points, in the order of the experiment.
+
+    Raises:
+        PatchcoreError: A run folder is damaged.
+        OSError: A file cannot be read.
+    """
+    number_of = {point.point_id: number for number, added in enumerate(folder.extensions, 1) for point in added.points}
+    found = []
+    for point_id, (place, entry) in folder.places().items():
+        run = folder.run_of(point_id, entry) if place is Place.DONE else None
+        if run is not None:
+            found.append(_result(folder, folder.points[point_id], run, number_of.get(point_id, 0)))
+    return found
+
+
+def _result(folder: ExperimentFolder, point: Point, run: Path, added: int) -> PointResult:
+    view = whole_view(run)
+    attempts = range(1, view.attempts + 1)
+    start = read_object(RunPaths(run).start(view.attempts)) or {}
+    curve = tuple((v.step, v.dsc_mean) for v in view.validations if v.subset == "all")
+    times = view.series.get(STEP_TIME)
+    seconds = times.values[np.isfinite(times.values)] if times is not None else np.empty(0)
+    step_s = float(np.median(seconds)) if len(seconds) else math.nan
+    config = resolve_config(settings=[*folder.protocol.settings, *point.settings])
+    gflop = point.gflop_per_window
+    best = view.best_validation
+    cases, lesions, problem = _evaluation(folder.study_of(point), run)
+    contours = folder.study_of(point) / "reports" / run.name / "contours.png"
+    return PointResult(
+        point=point,
+        added=added,
+        run_id=run.name,
+        run=run,
+        best_step=None if best is None else best.step,
+        curve=curve,
+        rise=rise_at_end(curve, point.steps),
+        step_s=step_s,
+        hours=float(np.mean(seconds)) * point.steps / 3600 if len(seconds) else math.nan,
+        memory_mib=max((v for n in attempts if (v := _memory_mib(RunPaths(run).system(n))) > 0), default=math.nan),
+        # A backward pass costs twice a forward pass.
+        pflop=math.nan if gflop is None else 3 * gflop * config.train.batch_size * point.steps / 1e6,
+        host=str(start.get("host", "")),
+        device=str((start.get("versions") or {}).get("processor", "")),
+        attempts=view.attempts,
+        versions=start.get("versions") or {},
+        cases=cases,
+        lesions=lesions,
+        contours=contours if contours.exists() else None,
+        problem=problem,
+    )
+
+
+def rise_at_end(curve: tuple[tuple[int, float], ...], steps: int) -> float:
+    """Return by how much the best DSC rose in the last fifth of the steps; NaN if there are too few validations.
+
+    Example:
+        >>> round(rise_at_end(((100, 0.3), (800, 0.5), (1000, 0.56)), 1000), 3)
+        0.06
+    """
+    early = [dsc for step, dsc in curve if step <= (1 - LAST_PART) * steps and math.isfinite(dsc)]
+    late = [dsc for step, dsc in curve if step > (1 - LAST_PART) * steps and math.isfinite(dsc)]
+    return max(late) - max(early) if early and late else math.nan
+
+
+def _memory_mib(path: Path) -> float:
+    """Return the largest memory in the samples of an attempt; NaN if there are none."""
+    used: list[float] = []
+    try:
+        lines = json_lines(path)
+    except OSError:
+        return math.nan
+    for line in lines:
+        try:
+            sample = json.loads(line)
+            of_gpus = [gpu["memory_used_bytes"] for gpu in sample.get("gpus") or ()]
+            used += [float(value) for value in of_gpus or [sample["trainer_rss_bytes"]]]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue  # a torn line, or a sample without this quantity
+    return max(used, default=math.nan) / 2**20
+
+
+def _evaluation(study: Path, run: Path) -> tuple[tuple[CaseResult, ...], tuple[LesionResult, ...], str]:
+    folder = study / "reports" / run.name
+    try:
+        report = read_json(folder / "evaluation.json", schema=EVALUATION_SCHEMA)
+        cases = tuple(
+            CaseResult(
+                case_id=str(case["case_id"]),
+                patient=str(case["patient"]),
+                role=str(case["role"]),
+                dsc={str(label): _number(value) for label, value in case["dsc_by_class"].items()},
+                false_positives=int(case["false_positives"]),
+            )
+            for case in report["cases"]
+        )
+        with (folder / "lesions.csv").open(newline="", encoding="utf-8") as file:
+            lesions = tuple(
+                LesionResult(
+                    case_id=row["case_id"],
+                    lesion=int(row["lesion"]),
+                    volume_mm3=float(row["volume_mm3"]),
+                    diameter_mm=float(row["equivalent_diameter_mm"]),
+                    size_bin=row["size_bin"],
+                    dsc=float(row["dsc"] or "nan"),
+                    found=row["found"].lower() in ("true", "1"),
+                )
+                for row in csv.DictReader(file)
+            )
+    except FileNotFoundError:
+        return (), (), "it was not evaluated"
+    except (PatchcoreError, OSError, KeyError, TypeError, ValueError) as error:
+        return (), (), f"its evaluation cannot be read ({error})"
+    return cases, lesions, ""
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,52 @@
+"""Turns a budget in hours into steps: measures the time of a step of each combination of values, before the start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from patchcore.config import Plan
+from patchcore.errors import ConfigError
+from patchcore.experiments.protocol import Point
+from patchcore.study import Study
+
+__all__ = ["of_equal_time"]
+
+_MEASURED = 10
+
+
+def of_equal_time(
+    study: Study, plan: Plan, points: Sequence[Point], settings: Sequence[str], *, hours: float
+) -> tuple[Point, ...]:
+    """Return the points with as many steps as fit into the time, validations not counted.
+
+    Args:
+        study: The study. Cases that are not prepared yet are prepared first.
+        plan: The plan of the experiment.
+        points: The points.
+        settings: ``section.key=value`` of all points.
+        hours: Time of each training [h].
+
+    Raises:
+        ConfigError: The number of hours is not positive, or ``train.steps`` is an axis.
+        MissingExtraError: torch is not installed.
+    """
+    if not hours > 0:
+        raise ConfigError(f"--hours {hours:g}", expected="a number above 0")
+    if any(text.startswith("train.steps=") for point in points for text in point.settings):
+        raise ConfigError("--budget hours sets the number of steps, so train.steps cannot be an axis")
+    from patchcore.training.profiling import profile_step
+
+    measured: dict[tuple[object, ...], float] = {}
+    timed = []
+    for point in points:
+        key = (tuple(sorted(point.values.items())), point.patch_size)
+        if key not in measured:
+            target = plan.targets[0].model_copy(update={"patch_size": point.patch_size})
+            own = plan.model_copy(update={"targets": (target, *plan.targets[1:]), "joint": None})
+            found = profile_step(study, settings=[*settings, *point.settings], steps=_MEASURED, plan=own)
+            measured[key] = found.step_s
+        step_s = measured[key]
+        steps = max(1, round(3600 * hours / step_s))
+        own_settings = (*point.settings, f"train.steps={steps}")
+        timed.append(point.model_copy(update={"steps": steps, "step_s": step_s, "settings": own_settings}))
+    return tuple(timed)
