@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,12 @@ import pytest
 from lab import ENV, LONG, losses, over, pids, until, wait_for
 
 from patchcore.cli import main
-from patchcore.errors import ConfigError, LockedError
+from patchcore.errors import ConfigError, LockedError, RunError
 from patchcore.experiments.dispatch import Dispatcher, failures_of
 from patchcore.experiments.folder import ExperimentFolder, Place, list_experiments
 from patchcore.experiments.local import LocalExecutor, dispatcher_pid
 from patchcore.experiments.points import make_points, parse_axes
-from patchcore.experiments.protocol import Point, Protocol
+from patchcore.experiments.protocol import Extension, Point, Protocol
 from patchcore.experiments.status import ExperimentStatus, experiment_status
 from patchcore.runs import RunState, new_run, request, run_state
 from patchcore.runs.paths import RunPaths
@@ -89,9 +92,18 @@ def runs_of(folder: ExperimentFolder) -> list[Path]:
 
 
 def dispatcher(folder: ExperimentFolder, slots: int = 2, **configs: Any) -> Dispatcher:
-    return Dispatcher(
-        folder, LocalExecutor(slots, env=ENV), fake_runs(folder, configs), say=lambda _: None, poll_s=0.02
-    )
+    executor = LocalExecutor(slots, env=ENV, evaluates=False)
+    return Dispatcher(folder, executor, fake_runs(folder, configs), say=lambda _: None, poll_s=0.02)
+
+
+def after(folder: ExperimentFolder) -> ExperimentFolder:
+    """Make the points of seed 1 wait for those of seed 0."""
+    record = json.loads((folder.path / "experiment.json").read_text(encoding="utf-8"))
+    for point in record["points"]:
+        point["after"] = point["point_id"].replace("seed1", "seed0") if point["seed"] == 1 else None
+    (folder.path / "experiment.json").chmod(0o644)
+    (folder.path / "experiment.json").write_text(json.dumps(record), encoding="utf-8")
+    return ExperimentFolder(folder.path)
 
 
 def states(folder: ExperimentFolder) -> dict[str, str]:
@@ -249,6 +261,161 @@ def test_another_protocol_under_the_same_name_is_refused(folder: ExperimentFolde
     assert [found.protocol.name for found in list_experiments(folder.study)] == ["a"]
 
 
+def test_a_point_waits_for_the_point_that_it_needs(folder: ExperimentFolder) -> None:
+    folder = after(folder)
+    said: list[str] = []
+    worker = dispatcher(folder, slots=4)
+    worker.say = said.append
+    assert worker.work()
+    check_complete(folder)
+    for patch in (4, 8):
+        assert said.index(first(said, f"patch{patch}_seed0: finished")) < said.index(
+            first(said, f"patch{patch}_seed1: starts")
+        )
+
+
+def first(lines: list[str], start: str) -> str:
+    return next(line for line in lines if line.startswith(start))
+
+
+def test_what_needs_a_failed_point_is_not_started_and_says_why(folder: ExperimentFolder) -> None:
+    folder = after(folder)
+    assert not dispatcher(folder, patch4_seed0={"fail_at": 3}).work()
+    found = {point.point.point_id: (point.state, point.reason) for point in experiment_status(folder).points}
+    assert found["patch4_seed1"] == ("waiting", "needs patch4_seed0, which has failed")
+    assert found["patch8_seed1"] == ("finished", None)
+
+
+def test_a_dispatcher_waits_for_the_source_that_another_host_trains(folder: ExperimentFolder) -> None:
+    folder = after(folder)
+    other = ExperimentFolder(folder.path, "elsewhere")
+    assert other.move("patch4_seed0", Place.OPEN, Place.CLAIMED)
+    seen: list[str] = []
+    worker = dispatcher(folder)
+
+    def look() -> bool:
+        if not seen and states(folder)["patch8_seed1"] == "finished":
+            seen.append("it waits")
+            assert states(folder)["patch4_seed1"] == "waiting"
+            assert other.give_up_claim("elsewhere", "patch4_seed0")
+        return False
+
+    worker.stopping = look
+    assert worker.work()
+    assert seen
+    check_complete(folder)
+    assert other.owners() == {}
+
+
+def test_a_finished_point_is_trained_again_only_by_name(folder: ExperimentFolder) -> None:
+    assert dispatcher(folder).work()
+    before = runs_of(folder)
+    folder.start_over("patch8_seed0")
+    assert states(folder)["patch8_seed0"] == "waiting"
+    assert dispatcher(folder).work()
+    [new] = set(runs_of(folder)) - set(before)
+    assert "patch8-seed0" in new.name
+    assert {point.point.point_id: point.run_id for point in experiment_status(folder).points}[
+        "patch8_seed0"
+    ] == new.name
+    with pytest.raises(RunError, match="no point patch9"):
+        folder.start_over("patch9")
+    assert folder.move("patch4_seed0", Place.DONE, Place.CLAIMED)
+    with pytest.raises(RunError, match="somebody works on"):
+        folder.start_over("patch4_seed0")
+
+
+def test_points_are_added_all_or_none(folder: ExperimentFolder) -> None:
+    assert dispatcher(folder).work()
+    late = ExperimentFolder(folder.path)
+    more = make_points(
+        tiny_plan(),
+        parse_axes(["patch_size=16"]),
+        seeds=(0, 1),
+        folds=(0,),
+        settings=["train.steps=30"],
+        budget="steps",
+    )
+    extension = Extension(created="2026-01-02T00:00:00Z", user="a@b", patchcore="0", finished=4, points=more)
+    folder.extend(extension)
+    assert [*folder.points][4:] == ["patch16_seed0", "patch16_seed1"]
+    with pytest.raises(ConfigError, match="extended by somebody else"):
+        late.extend(extension)
+    assert dispatcher(ExperimentFolder(folder.path)).work()
+    assert len(runs_of(folder)) == 6
+    assert ExperimentFolder(folder.path).extensions == (extension,)
+
+
+WORKER = """
+import sys
+sys.path.insert(0, sys.argv[3])
+from test_experiments import fake_runs
+from patchcore.experiments.folder import ExperimentFolder
+from patchcore.experiments.worker import Outcome, Worker
+from patchcore.interrupts import StopSignal
+folder = ExperimentFolder(sys.argv[1], sys.argv[2])
+slow = {"step_s": 0.03} | eval(sys.argv[4])
+make = fake_runs(folder, dict.fromkeys(folder.points, slow))
+outcome = Worker(folder, StopSignal(), lambda _, point: make(point), evaluates=False, say=lambda _: None).work()
+print(outcome)
+"""
+
+
+def worker(folder: ExperimentFolder, owner: str, config: str = "{}") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WORKER, str(folder.path), owner, str(Path(__file__).parent), config]
+    return subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, text=True)
+
+
+def test_workers_share_the_points_and_a_killed_one_is_continued_under_its_name(folder: ExperimentFolder) -> None:
+    folder, draw = after(folder), random.Random(1)
+    workers = {owner: worker(folder, owner) for owner in ("a", "b")}
+    for _ in range(6):
+        time.sleep(draw.uniform(0.3, 1.0))
+        owner = draw.choice(["a", "b"])
+        # As a cluster ends a job: the worker supervises in its own process, so both die.
+        trainers = [run_state(run).trainer_pid for run in runs_of(folder)]
+        workers[owner].kill()
+        workers[owner].communicate()
+        for pid in trainers[:1]:
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+        workers[owner] = worker(folder, owner)
+    for process in workers.values():
+        said, _ = process.communicate(timeout=120)
+        assert said.strip() == "done"
+    check_complete(folder)
+
+
+def test_a_worker_stops_with_a_checkpoint(folder: ExperimentFolder) -> None:
+    process = worker(folder, "a", '{"step_s": 0.2}')
+    wait_for(lambda: any(run_state(run).state is RunState.RUNNING for run in runs_of(folder)), "the first run")
+    process.terminate()
+    assert process.communicate(timeout=60)[0].strip() == "interrupted"
+    [run] = runs_of(folder)
+    assert run_state(run).state is RunState.STOPPED
+    assert folder.owners() == {"a": ["patch4_seed0"]}
+    # Asked through the folder, it gives its point back.
+    process = worker(folder, "a", '{"step_s": 0.2}')
+    wait_for(lambda: run_state(run).state is RunState.RUNNING, "the run")
+    folder.stop_file.touch()
+    assert process.communicate(timeout=60)[0].strip() == "interrupted"
+    assert folder.owners() == {}
+    folder.stop_file.unlink()
+    assert worker(folder, "b").communicate(timeout=120)[0].strip() == "done"
+    check_complete(folder)
+
+
+def test_a_host_on_which_everything_fails_takes_no_more_points(folder: ExperimentFolder) -> None:
+    process = worker(folder, "a", '{"fail_at": 2, "step_s": 0.01}')
+    assert process.communicate(timeout=60)[0].strip() == "bad host"
+    assert [*states(folder).values()] == ["failed", "waiting", "waiting", "waiting"]
+    assert worker(folder, "a").communicate(timeout=60)[0].strip() == "bad host"
+    (folder.path / "dispatchers" / f"{socket.gethostname()}.attempts").unlink()
+    folder.move("patch4_seed0", Place.ENDED, Place.OPEN)
+    assert worker(folder, "b").communicate(timeout=120)[0].strip() == "done"
+    assert [*states(folder).values()] == ["failed", "failed", "finished", "finished"]
+
+
 SETTINGS = (
     "--preset", "tiny", "--steps", "6", "--set", "train.steps_per_epoch=3", "--set", "train.batch_size=2",
     "--set", "train.folds=3", "--set", "optim.warmup_steps=1", "--set", "train.tensorboard=false",
@@ -288,7 +455,37 @@ def test_the_commands(tiny_study: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["experiments", "show", study, "other"]) == 1
     assert main(["experiments", "list", study, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["name"] == "sizes"
-    assert main(["evaluate", study, found["points"][0]["run_id"]]) == 0
+    # The points were evaluated, and the report has every number of them.
+    assert main(["report", study, "sizes"]) == 0
+    assert "The rule mean-volume chose patch 8" in capsys.readouterr().out
+    report = tiny_study / "experiments" / "sizes" / "report"
+    with (report / "cases.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for point in found["points"]:
+        evaluation = json.loads((tiny_study / "reports" / point["run_id"] / "evaluation.json").read_text("utf-8"))
+        expected = {case["case_id"]: case["dsc"] for case in evaluation["cases"]}
+        mine = {row["case_id"]: float(row["dsc"] or "nan") for row in rows if row["point"] == point["point_id"]}
+        assert mine == pytest.approx(
+            {key: nan if value is None else value for key, value in expected.items()}, nan_ok=True
+        )
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert len(page) < 1_000_000
+    assert "patch 4" in page
+    assert main(["report", str(report.parent), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["points"]) == 2
+    # Without its evaluation, a point is evaluated by the report.
+    shutil.rmtree(tiny_study / "reports" / found["points"][0]["run_id"])
+    assert main(["report", study, "sizes", "--no-evaluate", "-o", str(tiny_study / "other")]) == 0
+    assert "it was not evaluated" in (tiny_study / "other" / "report.md").read_text(encoding="utf-8")
+    assert main(["report", study, "sizes"]) == 0
+    assert (tiny_study / "reports" / found["points"][0]["run_id"] / "evaluation.json").exists()
+    # Further values are added to it.
+    capsys.readouterr()
+    assert main(["sweep", study, "--extend", "sizes", "--over", "patch_size=16", "--seeds", "1", "--dry-run"]) == 0
+    assert "sizes: 1 points more" in capsys.readouterr().out
+    assert main(["sweep", study, "--extend", "sizes", "--over", "optim.lr=1e-3"]) == 2
+    assert main(["sweep", study, "--extend", "sizes", "--over", "patch_size=8"]) == 2
+    assert main(["sweep", study, "--extend", "sizes", "--steps", "9"]) == 2
     # A second call finds nothing to do.
     assert main(["sweep", study, *axis, *SETTINGS, "--name", "sizes", "--slots", "1", "--detach"]) == 0
     experiment = tiny_study / "experiments" / "sizes"
@@ -306,6 +503,43 @@ def test_from_python(tiny_study: Path) -> None:
         pc.sweep(tiny_study, {"patch_size": [8]}, folds=[7], settings=settings)
     with pytest.raises(ConfigError, match="different numbers from 0 up"):
         pc.sweep(tiny_study, {"patch_size": [8, (8, 8, 4)]}, seeds=(1, 1), settings=settings)
+
+
+def test_a_transfer(tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "large" / "study"
+    source.parent.mkdir()
+    shutil.copytree(tiny_study, source)
+    described = json.loads((source / "study.json").read_text(encoding="utf-8"))
+    (source / "study.json").write_text(json.dumps(described | {"study_id": "another"}), encoding="utf-8")
+    plan_before = (source / "plan.json").read_bytes()
+    command = ["transfer", str(source), "--target", str(tiny_study), "--pretrain-steps", "4", "--steps", "3"]
+    command += ["--preset", "tiny", *(text for text in SETTINGS if text not in ("--preset", "tiny", "--steps", "6"))]
+    assert main([*command, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "transfer: 4 points" in shown
+    assert "after pre-training_large_patch8" in shown
+    assert main([*command[:2], "--target", str(source), *command[4:]]) == 2  # source and target are the same
+    assert "named twice" in capsys.readouterr().err
+    assert main([*command, "--slots", "2", "--name", "t"]) == 0
+    folder = ExperimentFolder(tiny_study / "experiments" / "t")
+    runs = {name: folder.run_of(name, entry) for name, (_, entry) in folder.places().items()}
+    before, tuned = runs["pre-training_large_patch8"], runs["fine-tuning_large_patch8"]
+    assert before is not None
+    assert tuned is not None
+    assert before.parent == source / "runs"
+    record = json.loads((tuned / "run.json").read_text(encoding="utf-8"))
+    assert record["kind"] == "fine-tune"
+    assert record["config"]["init"]["source"] == str(before)
+    steps = {name: json.loads((run / "run.json").read_text("utf-8"))["config"]["train"]["steps"]
+             for name, run in runs.items() if run}  # fmt: skip
+    assert [*steps.values()] == [4, 3, 3, 7]
+    assert (source / "plan.json").read_bytes() == plan_before
+    like = json.loads((before / "run.json").read_text(encoding="utf-8"))["plan"]
+    assert like["like"]["study"] == folder.protocol.over["target"][0]
+    assert main(["report", str(folder.path)]) == 0
+    text = (folder.path / "report" / "report.md").read_text(encoding="utf-8")
+    # The copy of the study has the same scans: the pre-training has seen cases of the target.
+    assert "Pre-training on large, patch 8" in text or "nothing can be compared" in text
 
 
 def test_a_damaged_or_newer_experiment_is_named(folder: ExperimentFolder) -> None:

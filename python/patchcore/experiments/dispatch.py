@@ -22,10 +22,18 @@ from patchcore.locks import FileLock
 from patchcore.runs import RunState, request, run_state, whole_view
 from patchcore.runs.paths import RunPaths, read_object
 
-__all__ = ["Dispatcher", "Executor", "Failures", "failures_of", "finish_point", "was_stopped_by_user"]
+__all__ = [
+    "FAILURES_OF_A_HOST",
+    "Dispatcher",
+    "Executor",
+    "Failures",
+    "failures_of",
+    "finish_point",
+    "was_stopped_by_user",
+]
 
 _POLL_S: Final = 1.0
-_FAILURES_OF_A_HOST: Final = 3
+FAILURES_OF_A_HOST: Final = 3
 """After so many failures in a row, this host takes no more points: the fault may be its own."""
 
 _OWN_ERRORS: Final = {RunState.FAILED.value, RunState.OUT_OF_MEMORY.value}
@@ -103,21 +111,21 @@ class Dispatcher:
                 self._look()
                 if self._stop:
                     self._ask_to_stop()
-                elif self._failed_in_a_row < _FAILURES_OF_A_HOST:
+                elif self._failed_in_a_row < FAILURES_OF_A_HOST:
                     self._fill()
                 if not self._live and not self._waits():
                     break
                 time.sleep(self.poll_s)
-            if self._failed_in_a_row >= _FAILURES_OF_A_HOST:
+            if self._failed_in_a_row >= FAILURES_OF_A_HOST:
                 self.say(
-                    f"{_FAILURES_OF_A_HOST} failures in a row: this host takes no more points. Read the reasons with "
+                    f"{FAILURES_OF_A_HOST} failures in a row: this host takes no more points. Read the reasons with "
                     "patchcore experiments show, remove the cause, and run the same command again."
                 )
         return all(place is Place.DONE for place, _ in self.folder.places().values())
 
     def _waits(self) -> bool:
         """Return whether points will be ready that somebody else has to finish the source of."""
-        return not self._stop and self._failed_in_a_row < _FAILURES_OF_A_HOST and self.folder.waits_for_somebody()
+        return not self._stop and self._failed_in_a_row < FAILURES_OF_A_HOST and self.folder.waits_for_somebody()
 
     def _adopt(self) -> None:
         """Continue the points of a dispatcher of this host that has ended: its lock is free, so it has."""
@@ -188,7 +196,7 @@ class Dispatcher:
         if failures.count >= self.folder.protocol.failures_allowed:
             del self._live[point_id]
             self._end(point_id, f"failed {failures.count} times: {failures.reason}")
-        elif self._failed_in_a_row >= _FAILURES_OF_A_HOST:
+        elif self._failed_in_a_row >= FAILURES_OF_A_HOST:
             del self._live[point_id]
             self.folder.move(point_id, Place.CLAIMED, Place.OPEN)
         else:

@@ -39,13 +39,22 @@ class LocalExecutor:
         slots: Number of runs side by side.
         devices: GPUs, shared out among the slots; empty: the CPU.
         env: Environment of the runs [default: that of this process].
+        evaluates: Whether finished runs are evaluated.
     """
 
-    def __init__(self, slots: int, devices: tuple[str, ...] = (), env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        slots: int,
+        devices: tuple[str, ...] = (),
+        env: Mapping[str, str] | None = None,
+        *,
+        evaluates: bool = True,
+    ) -> None:
         if slots < 1:
             raise ConfigError(f"--slots {slots}", expected="1 or more")
         self.slots = slots
         self._devices = devices
+        self._evaluates = evaluates
         self._env = dict(os.environ if env is None else env)
 
     def start(self, run: Path, slot: int) -> None:
@@ -59,6 +68,8 @@ class LocalExecutor:
 
     def evaluate(self, study: Path, run: Path, slot: int) -> subprocess.Popen[bytes] | None:
         """Start the evaluation of a finished run with the part of the machine that the run had."""
+        if not self._evaluates:
+            return None
         return subprocess.Popen(
             evaluation_command(study, run),
             stdin=subprocess.DEVNULL,

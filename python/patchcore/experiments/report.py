@@ -35,6 +35,7 @@ from patchcore.views.document import (
     dot_chart,
     line_chart,
     scatter_chart,
+    small_png,
     write_document,
 )
 
@@ -235,7 +236,7 @@ def _worst(scores: Scores, end: str = "") -> list[Block]:
         tables.worst_table(scores, best, f"worst{end}"),
     ]
     for result in scores.settings[best].points:
-        if result.contours is not None and (png := result.contours.read_bytes()) and len(png) <= _PICTURE_BYTES:
+        if result.contours is not None and (png := small_png(result.contours, _PICTURE_BYTES)) is not None:
             title = f"Worst cases of {result.point.point_id}: label (solid) and prediction"
             blocks.append(Picture(f"contours{end}", title, png))
             break

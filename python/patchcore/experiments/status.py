@@ -23,7 +23,8 @@ class PointStatus:
 
     Attributes:
         point: The point.
-        state: ``waiting``; ``evaluating``; ``failed`` or ``stopped`` if it is not started again by itself; else the state of its run.
+        state: ``waiting``; ``evaluating``; ``failed`` or ``stopped`` if it is not started again by itself; else the
+            state of its run.
         reason: Why it has failed or stopped; None otherwise.
         run_id: Id of its run; None before it starts.
         step: Last step of the run.
@@ -106,12 +107,13 @@ def experiment_status(folder: ExperimentFolder, *, quick: bool = False) -> Exper
         OSError: The folder cannot be read.
     """
     points = []
-    for point_id, (place, entry) in folder.places().items():
+    places = folder.places()
+    for point_id, (place, entry) in places.items():
         point = folder.points[point_id]
         run = folder.run_of(point_id, entry) if entry.get("run") or place is not Place.OPEN else None
         if run is None:
             state = {Place.OPEN: "waiting", Place.CLAIMED: "starting"}.get(place, "failed")
-            points.append(PointStatus(point, state, entry.get("reason") if place is Place.ENDED else None))
+            points.append(PointStatus(point, state, _reason(folder, point, places)))
             continue
         summary = summarize(run)
         best = None if quick else whole_view(run).best_validation
@@ -126,7 +128,7 @@ def experiment_status(folder: ExperimentFolder, *, quick: bool = False) -> Exper
             PointStatus(
                 point,
                 state,
-                entry.get("reason") if place is Place.ENDED else None,
+                _reason(folder, point, places),
                 summary.run_id,
                 summary.step,
                 summary.best_dsc_mean if best is None else best.dsc_mean,
@@ -138,3 +140,14 @@ def experiment_status(folder: ExperimentFolder, *, quick: bool = False) -> Exper
         )
     worked_on = dispatcher_pid(folder.path, socket.gethostname()) is not None
     return ExperimentStatus(folder.protocol.name, folder.path, tuple(points), worked_on, folder.stop_file.exists())
+
+
+def _reason(folder: ExperimentFolder, point: Point, places: dict[str, tuple[Place, dict[str, Any]]]) -> str | None:
+    """Return why a point has ended, or why it cannot start."""
+    place, entry = places[point.point_id]
+    if place is Place.ENDED:
+        return str(entry.get("reason", ""))
+    if place is Place.OPEN and point.after is not None and places[point.after][0] is Place.ENDED:
+        how = "was stopped" if str(places[point.after][1].get("reason", "")).startswith("stopped") else "has failed"
+        return f"needs {point.after}, which {how}"
+    return None

@@ -17,6 +17,7 @@ from patchcore.experiments.scores import Scores, Setting
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES
 from patchcore.metrics import MeanEstimate, compare_pairs, estimate_mean, holm
 from patchcore.metrics.regret import cross_fitted_regret, seed_fitted_regret
+from patchcore.planning.reasons import count_of
 from patchcore.types import IntTriple
 from patchcore.views.document import Column, Table
 
@@ -91,7 +92,7 @@ def dsc_table(scores: Scores, name: str = "dsc", marked: int | None = None) -> T
     cases, patients = len(scores.case_ids), scores.patient_count
     return Table(
         name,
-        f"Mean DSC on {cases} cases of {patients} patients, {len(scores.by_seed)} seeds",
+        f"Mean DSC on {cases} cases of {patients} patients, {count_of(len(scores.by_seed), 'seed')}",
         tuple(columns),
         tuple(rows),
         "DSC on each case's own grid, averaged over seeds, then over cases, then over classes. The interval in "

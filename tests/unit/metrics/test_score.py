@@ -370,7 +370,7 @@ def test_an_interval_has_the_percentiles_of_the_bootstrap() -> None:
     drawn = np.random.default_rng(3).integers(0, 3, size=(500, 3))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
-    assert str(found) == f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}] (n = 6)"
+    assert str(found) == f"{found.mean:.3f} [{found.patient_low:.3f}, {found.patient_high:.3f}] (n = 6)"
     assert str(estimate_mean([])) == "not defined (n = 0)"
     assert str(estimate_mean([0.25])) == "0.250 (n = 1)"
 

@@ -14,6 +14,7 @@ from patchcore.views.document.blocks import (
 from patchcore.views.document.charts import Bar, Curve, Dot, dot_chart, line_chart, scatter_chart
 from patchcore.views.document.files import write_document
 from patchcore.views.document.html import document_html
+from patchcore.views.document.pictures import small_png
 from patchcore.views.document.text import document_markdown, table_csv, table_latex
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "dot_chart",
     "line_chart",
     "scatter_chart",
+    "small_png",
     "table_csv",
     "table_latex",
     "write_document",

@@ -149,7 +149,7 @@ def scatter_chart(dots: Sequence[Dot], x_title: str, y_title: str) -> str:
         marks.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{fill}" stroke="{_COLOURS[0]}" stroke-width="1.5"/>'
         )
-        marks.append(_text(x + 9, y + 4, dot.label, "start"))
+        marks.append(_text(x + 8, y - 7, dot.label, "start"))
     return _svg(marks, height, f"{y_title} by {x_title}")
 
 

@@ -24,7 +24,8 @@ h1{font-size:1.6rem;line-height:1.25;margin:.2em 0}
 h2{font-size:1.2rem;margin:2.2em 0 .5em;padding-top:.4em;border-top:1px solid var(--line)}
 .lead,figcaption,caption,.note{color:var(--soft);font-size:.9rem}p{margin:.6em 0;max-width:48rem}
 p.strong{font-weight:600}nav{margin:1em 0;font-size:.9rem;display:flex;flex-wrap:wrap;gap:.3em 1.1em}
-a{color:inherit}figure{margin:1.2em 0}figure svg{width:100%;max-width:42rem;height:auto;display:block}
+a{color:inherit}figure{margin:1.2em 0;overflow-x:auto}
+figure svg{width:100%;min-width:30rem;max-width:42rem;height:auto;display:block}
 figure img{max-width:100%;height:auto}
 .scroll{overflow-x:auto;margin:1.2em 0}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
@@ -35,7 +36,8 @@ th:first-child,td:first-child{text-align:left;padding-left:.2em}td.words{text-al
 tr.marked td{background:var(--mark);font-weight:600}
 @media print{:root{color-scheme:light;--ink:#000;--page:#fff;--soft:#333;--line:#999;--mark:#eee;--heat:0,114,178}
 body{max-width:none;padding:0;font-size:10.5pt}nav{display:none}h2{break-after:avoid}figure,tr{break-inside:avoid}
-.scroll{overflow:visible}table{font-size:8.5pt}th,td{padding:.2em .4em;white-space:normal}caption{white-space:normal}}
+.scroll,figure{overflow:visible}
+table{font-size:8.5pt}th,td{padding:.2em .4em;white-space:normal}caption{white-space:normal}}
 """
 
 
