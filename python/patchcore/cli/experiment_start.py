@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from patchcore.cli.values import int_list
 
 if TYPE_CHECKING:
+    from patchcore.experiments.executors import ExecutorName, Where
     from patchcore.experiments.folder import ExperimentFolder
     from patchcore.experiments.options import Options
     from patchcore.experiments.protocol import Point, Protocol
 
-__all__ = ["cost_lines", "experiment_options", "go_on", "start"]
+__all__ = ["cost_lines", "experiment_options", "go_on", "start", "where"]
 
 Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds of each value.")]
 Folds = Annotated[str, typer.Option(help="Validation folds, separated by commas.")]
@@ -25,6 +26,20 @@ Preset = Annotated[str | None, typer.Option(help="Size of the network: tiny, sma
 Name = Annotated[str | None, typer.Option(help="Name of the experiment [default: its kind, and the keys of --over].")]
 Slots = Annotated[
     int | None, typer.Option(min=1, help="Number of trainings side by side [default: one, or one per GPU].")
+]
+Executor = Annotated[
+    str | None,
+    typer.Option(help="Where trainings run: local (this machine), slurm or ray [default: as before, local]."),
+]
+Sbatch = Annotated[
+    list[str] | None,
+    typer.Option("--sbatch", help="Option for sbatch, such as --sbatch=--partition=gpu; may be repeated."),
+]
+Lead = Annotated[
+    int, typer.Option(min=1, help="With Slurm: seconds before the time limit at which a training stops and requeues.")
+]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Address of a Ray cluster [default: that of this machine, or new].")
 ]
 Failures = Annotated[int, typer.Option(min=1, help="A point that has failed so often is not started again.")]
 KeepCheckpoints = Annotated[
@@ -65,7 +80,22 @@ def experiment_options(
     }
 
 
-def start(study: Path, protocol: Protocol, *, slots: int | None, dry_run: bool, detach: bool, as_json: bool) -> None:
+def where(
+    executor: str | None, slots: int | None, sbatch: list[str] | None, lead_s: int, ray_address: str | None
+) -> Where | None:
+    """Return where an experiment is worked on; None: where it was before.
+
+    Raises:
+        ConfigError: The options do not fit together.
+    """
+    from patchcore.experiments.executors import Where
+
+    if (executor, slots, sbatch, ray_address) == (None, None, None, None):
+        return None
+    return Where(cast("ExecutorName", executor or "local"), slots, tuple(sbatch or ()), lead_s, ray_address)
+
+
+def start(study: Path, protocol: Protocol, place: Where | None, *, dry_run: bool, detach: bool, as_json: bool) -> None:
     """Show what an experiment costs, or start and follow it.
 
     Raises:
@@ -78,10 +108,10 @@ def start(study: Path, protocol: Protocol, *, slots: int | None, dry_run: bool, 
         typer.echo(text)
         return
     folder = ExperimentFolder.create(study, protocol)
-    go_on(folder, _text(study, protocol), slots=slots, detach=detach, as_json=as_json)
+    go_on(folder, _text(study, protocol), place, detach=detach, as_json=as_json)
 
 
-def go_on(folder: ExperimentFolder, text: str, *, slots: int | None, detach: bool, as_json: bool) -> None:
+def go_on(folder: ExperimentFolder, text: str, place: Where | None, *, detach: bool, as_json: bool) -> None:
     """Let a process work on an experiment, and follow it.
 
     Raises:
@@ -90,7 +120,7 @@ def go_on(folder: ExperimentFolder, text: str, *, slots: int | None, detach: boo
     from patchcore.experiments.start import continue_experiment
     from patchcore.experiments.status import experiment_status
 
-    continue_experiment(folder, slots=slots)
+    continue_experiment(folder, place)
     if detach:
         status = experiment_status(folder).to_json()
         typer.echo(json.dumps(status, indent=2) if as_json else folder.protocol.name)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,12 +75,14 @@ def show(
 @app.command()
 def stop(study: StudyFolder, name: Named) -> None:
     """Stop an experiment: its running trainings write a checkpoint and stop. The same sweep continues it."""
+    from patchcore.experiments.executors import is_worked_on
+    from patchcore.experiments.executors import stop as ask_to_stop
     from patchcore.experiments.folder import resolve_experiment
-    from patchcore.experiments.local import dispatcher_pid
 
     folder = resolve_experiment(study, name)
-    folder.stop_file.touch()
-    if dispatcher_pid(folder.path, socket.gethostname()) is None:
+    worked_on = is_worked_on(folder)
+    ask_to_stop(folder)
+    if not worked_on:
         typer.echo(f"{name}: nobody works on it on this host; other hosts stop their points")
     else:
         typer.echo(f"{name}: running points stop at the next step, with a checkpoint")
@@ -104,11 +106,14 @@ def retry(
     ] = False,
 ) -> None:
     """Continue an experiment: points that have failed or were stopped are tried again, finished ones are kept."""
+    from patchcore.experiments.executors import chosen_before
     from patchcore.experiments.folder import resolve_experiment
     from patchcore.experiments.start import continue_experiment
 
     folder = resolve_experiment(study, name)
-    continue_experiment(folder, slots=slots, points=points or ())
+    continue_experiment(
+        folder, None if slots is None else replace(chosen_before(folder), slots=slots), points=points or ()
+    )
     if not detach:
         raise typer.Exit(follow(folder))
 

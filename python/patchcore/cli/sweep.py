@@ -11,10 +11,14 @@ from patchcore.cli.experiment_start import (
     AsJson,
     Detach,
     DryRun,
+    Executor,
     Failures,
     KeepCheckpoints,
+    Lead,
     Name,
     Preset,
+    RayAddress,
+    Sbatch,
     Settings,
     Slots,
     TomlFile,
@@ -22,11 +26,13 @@ from patchcore.cli.experiment_start import (
     experiment_options,
     go_on,
     start,
+    where,
 )
 from patchcore.cli.values import int_list
 from patchcore.errors import ConfigError
 
 if TYPE_CHECKING:
+    from patchcore.experiments.executors import Where
     from patchcore.experiments.protocol import Budget
 
 __all__ = ["sweep"]
@@ -60,6 +66,10 @@ def sweep(
         typer.Option(metavar="NAME", help="Add values, seeds or folds to this experiment, which keeps its settings."),
     ] = None,
     slots: Slots = None,
+    executor: Executor = None,
+    sbatch: Sbatch = None,
+    lead: Lead = 120,
+    ray_address: RayAddress = None,
     failures: Failures = 2,
     keep_checkpoints: KeepCheckpoints = False,
     dry_run: DryRun = False,
@@ -75,6 +85,7 @@ def sweep(
     from patchcore.experiments.sweep import plan_sweep
     from patchcore.training.launch import settings_of
 
+    place = where(executor, slots, sbatch, lead, ray_address)
     if extend is not None:
         own = (settings, config, preset, steps, hours, name)
         if any(own) or budget != "steps" or keep_checkpoints:
@@ -82,7 +93,7 @@ def sweep(
                 "--extend keeps settings, budget and steps of the experiment",
                 remedy="give only --over, --seeds and --folds with it",
             )
-        _extend(study, extend, over or [], seeds, folds, slots=slots, dry_run=dry_run, detach=detach, as_json=as_json)
+        _extend(study, extend, over or [], seeds, folds, place, dry_run=dry_run, detach=detach, as_json=as_json)
         return
     if budget not in ("steps", "flops", "hours"):
         raise ConfigError(f"--budget {budget}", expected="steps, flops or hours")
@@ -102,7 +113,7 @@ def sweep(
             keep_checkpoints=keep_checkpoints,
         ),
     )
-    start(study, protocol, slots=slots, dry_run=dry_run, detach=detach, as_json=as_json)
+    start(study, protocol, place, dry_run=dry_run, detach=detach, as_json=as_json)
 
 
 def _extend(
@@ -111,8 +122,8 @@ def _extend(
     over: list[str],
     seeds: int | None,
     folds: str | None,
+    place: Where | None,
     *,
-    slots: int | None,
     dry_run: bool,
     detach: bool,
     as_json: bool,
@@ -127,4 +138,4 @@ def _extend(
         typer.echo(extension.model_dump_json(indent=2) if as_json else text)
         return
     folder.extend(extension)
-    go_on(folder, text, slots=slots, detach=detach, as_json=as_json)
+    go_on(folder, text, place, detach=detach, as_json=as_json)

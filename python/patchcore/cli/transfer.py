@@ -11,17 +11,22 @@ from patchcore.cli.experiment_start import (
     AsJson,
     Detach,
     DryRun,
+    Executor,
     Failures,
     Folds,
     KeepCheckpoints,
+    Lead,
     Name,
     Preset,
+    RayAddress,
+    Sbatch,
     Seeds,
     Settings,
     Slots,
     TomlFile,
     experiment_options,
     start,
+    where,
 )
 
 __all__ = ["transfer"]
@@ -51,6 +56,10 @@ def transfer(
     preset: Preset = None,
     name: Name = None,
     slots: Slots = None,
+    executor: Executor = None,
+    sbatch: Sbatch = None,
+    lead: Lead = 120,
+    ray_address: RayAddress = None,
     failures: Failures = 2,
     keep_checkpoints: KeepCheckpoints = False,
     dry_run: DryRun = False,
@@ -66,6 +75,7 @@ def transfer(
     from patchcore.experiments.transfer import plan_transfer
     from patchcore.training.launch import settings_of
 
+    place = where(executor, slots, sbatch, lead, ray_address)
     protocol = plan_transfer(
         sources,
         target,
@@ -84,4 +94,4 @@ def transfer(
             keep_checkpoints=keep_checkpoints,
         ),
     )
-    start(target[0], protocol, slots=slots, dry_run=dry_run, detach=detach, as_json=as_json)
+    start(target[0], protocol, place, dry_run=dry_run, detach=detach, as_json=as_json)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -107,22 +107,20 @@ def dispatcher_pid(experiment: PathLike, host: str) -> int | None:
     return lock_holder(dispatcher_lock(experiment, host))
 
 
-def start_dispatcher(experiment: Path, host: str, *, slots: int) -> int:
-    """Start the dispatcher as a process that continues after this one ends. Return its process id.
+def start_dispatcher(experiment: Path, host: str, *, module: str, options: Sequence[str]) -> int:
+    """Start a dispatcher as a process that continues after this one ends. Return its process id.
+
+    Args:
+        experiment: Folder of the experiment.
+        host: Name of this host.
+        module: The module that is the dispatcher.
+        options: Its options.
 
     Raises:
         RunError: It did not start.
     """
     log = dispatcher_log(experiment, host)
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "patchcore.experiments.local",
-        str(experiment.resolve()),
-        "--slots",
-        str(slots),
-    ]
+    command = [sys.executable, "-P", "-m", module, str(experiment.resolve()), *options]
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

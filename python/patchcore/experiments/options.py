@@ -12,13 +12,14 @@ from typing import Any, TypedDict
 from patchcore.config import resolve_config
 from patchcore.config.run import RunConfig
 from patchcore.errors import ConfigError
+from patchcore.experiments.executors import ExecutorName, Where
 from patchcore.experiments.local import gpus
 from patchcore.experiments.points import settings_of_toml
 from patchcore.runs.control import author_name
 from patchcore.threads import core_count
 from patchcore.types import PathLike
 
-__all__ = ["Common", "Options", "authorship", "resolve_options"]
+__all__ = ["Common", "Options", "authorship", "resolve_options", "where_of"]
 
 
 class Options(TypedDict, total=False):
@@ -30,7 +31,12 @@ class Options(TypedDict, total=False):
         settings: ``section.key=value`` of all points.
         toml: A TOML file of settings; `settings` override it.
         name: Name of the experiment [default: its kind and axes].
-        slots: Number of trainings side by side; sets the CPU threads of each [default: one, or one per GPU].
+        slots: Number of trainings side by side; on this machine it sets the CPU threads of each [default: one, or one
+            per GPU].
+        executor: ``local``, ``slurm`` or ``ray`` [default: local].
+        sbatch: Options for sbatch, such as ``("--partition=gpu", "--gres=gpu:1")``.
+        lead_s: With Slurm: so long before the time limit a task is asked to stop [s; default: 120].
+        ray_address: Address of the Ray cluster.
         failures_allowed: A point that has failed so often is not started again [default: 2].
         keep_checkpoints: Whether a finished point keeps more than its best weights [default: no].
     """
@@ -41,6 +47,10 @@ class Options(TypedDict, total=False):
     toml: PathLike | None
     name: str | None
     slots: int | None
+    executor: ExecutorName
+    sbatch: Sequence[str]
+    lead_s: int
+    ray_address: str | None
     failures_allowed: int
     keep_checkpoints: bool
 
@@ -97,6 +107,21 @@ def resolve_options(options: Options, default_name: str) -> Common:
         config=config,
         failures_allowed=options.get("failures_allowed", 2),
         keep_checkpoints=options.get("keep_checkpoints", False),
+    )
+
+
+def where_of(options: Options) -> Where:
+    """Return where the points are worked on.
+
+    Raises:
+        ConfigError: The options do not fit together.
+    """
+    return Where(
+        executor=options.get("executor", "local"),
+        slots=options.get("slots"),
+        options=tuple(options.get("sbatch", ())),
+        lead_s=options.get("lead_s", 120),
+        address=options.get("ray_address"),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from patchcore.errors import LockedError
+from patchcore.experiments.executors import Where, chosen_before, is_worked_on, remember
 from patchcore.experiments.folder import ExperimentFolder, Place
 from patchcore.experiments.local import dispatcher_pid, gpus, start_dispatcher
 from patchcore.experiments.protocol import Protocol
@@ -22,35 +23,35 @@ _BYTES_PER_WEIGHT = 4 * (2 + 2 + 1)
 """In float32: two checkpoints' weights, the optimiser's two moments, and a copy while a checkpoint is written."""
 
 
-def run_experiment(folder: ExperimentFolder, *, slots: int | None = None, detach: bool = False) -> ExperimentStatus:
-    """Work on an experiment on this machine, and return what was reached.
+def run_experiment(folder: ExperimentFolder, where: Where | None = None, *, detach: bool = False) -> ExperimentStatus:
+    """Work on an experiment, and return what was reached.
 
     Args:
         folder: The experiment.
-        slots: Number of trainings side by side [default: one, or one per GPU].
+        where: Where it is worked on [default: where it was before].
         detach: Return at once.
 
     Raises:
         LockedError: Another process of this host works on the experiment.
-        RunError: The process did not start.
+        RunError: The process did not start, or the cluster does not answer.
     """
-    continue_experiment(folder, slots=slots)
-    while not detach and dispatcher_pid(folder.path, socket.gethostname()) is not None:
+    continue_experiment(folder, where)
+    while not detach and is_worked_on(folder):
         time.sleep(_POLL_S)
     return experiment_status(folder)
 
 
-def continue_experiment(folder: ExperimentFolder, *, slots: int | None = None, points: Sequence[str] = ()) -> None:
-    """Open failed and stopped points again, and let a process of its own work on all open points.
+def continue_experiment(folder: ExperimentFolder, where: Where | None = None, *, points: Sequence[str] = ()) -> None:
+    """Open failed and stopped points again, and have all open points worked on.
 
     Args:
         folder: The experiment.
-        slots: Number of trainings side by side [default: one, or one per GPU].
+        where: Where it is worked on [default: where it was before].
         points: Points that are trained again from the first step, finished ones too; their old runs stay.
 
     Raises:
         LockedError: Another process of this host works on the experiment.
-        RunError: The process did not start, or a point does not exist.
+        RunError: The process did not start, the cluster does not answer, or a point does not exist.
     """
     host = socket.gethostname()
     holder = dispatcher_pid(folder.path, host)
@@ -60,22 +61,25 @@ def continue_experiment(folder: ExperimentFolder, *, slots: int | None = None, p
             path=folder.path,
             remedy="watch it with patchcore experiments show, or stop it with patchcore experiments stop",
         )
-    reopen(folder, points)
-    start_dispatcher(folder.path, host, slots=slots or max(1, len(gpus())))
-
-
-def reopen(folder: ExperimentFolder, points: Sequence[str] = ()) -> None:
-    """Remove a request to stop, and open points again: those that have ended, and the named ones from the first step.
-
-    Raises:
-        RunError: A named point does not exist, or somebody works on it.
-    """
+    where = where or chosen_before(folder)
     for point_id in points:
         folder.start_over(point_id)
     folder.stop_file.unlink(missing_ok=True)
     for point_id, (place, _) in folder.places().items():
         if place is Place.ENDED:
             folder.move(point_id, Place.ENDED, Place.OPEN)
+    remember(folder, where)
+    if where.executor == "slurm":
+        from patchcore.experiments.slurm import submit
+
+        submit(folder, options=where.options, slots=where.slots, lead_s=where.lead_s)
+        return
+    module = "patchcore.experiments.ray" if where.executor == "ray" else "patchcore.experiments.local"
+    options = (
+        [] if where.slots is None and where.executor == "ray" else ["--slots", str(where.slots or max(1, len(gpus())))]
+    )
+    options += ["--address", where.address] if where.address else []
+    start_dispatcher(folder.path, host, module=module, options=options)
 
 
 def needed_bytes(protocol: Protocol, parameters: int) -> tuple[int, int]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from patchcore.experiments.dispatch import failures_of
+from patchcore.experiments.executors import is_worked_on
 from patchcore.experiments.folder import ExperimentFolder, Place
-from patchcore.experiments.local import dispatcher_pid
 from patchcore.experiments.protocol import Point
 from patchcore.runs import RunState, whole_view
 from patchcore.runs.listing import summarize
@@ -23,8 +22,8 @@ class PointStatus:
 
     Attributes:
         point: The point.
-        state: ``waiting``; ``evaluating``; ``failed`` or ``stopped`` if it is not started again by itself; else the
-            state of its run.
+        state: ``waiting``; ``evaluating``; ``interrupted`` until it is continued; ``failed`` or ``stopped`` if it is
+            not started again by itself; else the state of its run.
         reason: Why it has failed or stopped; None otherwise.
         run_id: Id of its run; None before it starts.
         step: Last step of the run.
@@ -70,7 +69,7 @@ class ExperimentStatus:
         name: Name of the experiment.
         path: Its folder.
         points: Its points, in the order of the protocol.
-        worked_on: Whether a process of this host works on it.
+        worked_on: Whether a process of this host works on it, or tasks are in the queue.
         stopping: Whether its end was requested.
     """
 
@@ -122,6 +121,8 @@ def experiment_status(folder: ExperimentFolder, *, quick: bool = False) -> Exper
             state = "waiting"
         elif place is Place.CLAIMED and state == RunState.FINISHED.value:
             state = "evaluating"
+        elif place is Place.CLAIMED and summary.state.state.is_over:
+            state = "interrupted"
         elif place is Place.ENDED:
             state = "stopped" if str(entry.get("reason", "")).startswith("stopped") else "failed"
         points.append(
@@ -138,8 +139,8 @@ def experiment_status(folder: ExperimentFolder, *, quick: bool = False) -> Exper
                 failures_of(run).count,
             )
         )
-    worked_on = dispatcher_pid(folder.path, socket.gethostname()) is not None
-    return ExperimentStatus(folder.protocol.name, folder.path, tuple(points), worked_on, folder.stop_file.exists())
+    worked_on, stopping = is_worked_on(folder), folder.stop_file.exists()
+    return ExperimentStatus(folder.protocol.name, folder.path, tuple(points), worked_on, stopping)
 
 
 def _reason(folder: ExperimentFolder, point: Point, places: dict[str, tuple[Place, dict[str, Any]]]) -> str | None:

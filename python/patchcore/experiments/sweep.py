@@ -9,7 +9,7 @@ from patchcore.config import Plan
 from patchcore.config.run import RunConfig
 from patchcore.errors import ConfigError
 from patchcore.experiments.folder import ExperimentFolder
-from patchcore.experiments.options import Common, Options, authorship, resolve_options
+from patchcore.experiments.options import Common, Options, authorship, resolve_options, where_of
 from patchcore.experiments.points import make_points, parse_axes
 from patchcore.experiments.protocol import Budget, Extension, Point, Protocol
 from patchcore.experiments.start import run_experiment
@@ -101,7 +101,7 @@ def sweep(
     """
     protocol = plan_sweep(study, over, budget=budget, hours=hours, **options)
     root = study.path if isinstance(study, Study) else Study(study).path
-    return run_experiment(ExperimentFolder.create(root, protocol), slots=options.get("slots"), detach=detach)
+    return run_experiment(ExperimentFolder.create(root, protocol), where_of(options), detach=detach)
 
 
 def extend_sweep(

@@ -24,7 +24,7 @@ from patchcore.config.cost import check_window
 from patchcore.datasets.plan import compute_plan
 from patchcore.errors import ConfigError, StudyError
 from patchcore.experiments.folder import ExperimentFolder
-from patchcore.experiments.options import Common, Options, authorship, resolve_options
+from patchcore.experiments.options import Common, Options, authorship, resolve_options, where_of
 from patchcore.experiments.points import PATCH_SIZE, network_gflop, point_name, read_patch_size
 from patchcore.experiments.protocol import OtherStudy, Point, Protocol
 from patchcore.experiments.start import run_experiment
@@ -172,7 +172,7 @@ def transfer(
     )
     first = targets[0]
     home = first.path if isinstance(first, Study) else Study(first).path
-    return run_experiment(ExperimentFolder.create(home, protocol), slots=options.get("slots"), detach=detach)
+    return run_experiment(ExperimentFolder.create(home, protocol), where_of(options), detach=detach)
 
 
 def _points(

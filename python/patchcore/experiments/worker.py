@@ -15,7 +15,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -23,15 +24,16 @@ from typing import Final
 
 from patchcore.errors import LockedError, PatchcoreError
 from patchcore.experiments.dispatch import FAILURES_OF_A_HOST, failures_of, finish_point, was_stopped_by_user
-from patchcore.experiments.folder import ExperimentFolder, Place
+from patchcore.experiments.folder import ExperimentFolder, Place, dispatcher_lock
 from patchcore.experiments.local import evaluation_command, make_run
 from patchcore.experiments.protocol import Point
 from patchcore.interrupts import StopSignal
+from patchcore.locks import FileLock
 from patchcore.runs import RunState, run_state, supervise_foreground
 from patchcore.runs.paths import RunPaths, read_object
 from patchcore.types import ExitCode
 
-__all__ = ["Outcome", "Worker"]
+__all__ = ["Outcome", "Worker", "bad_hosts"]
 
 _LOCKED_S: Final = 120.0
 """So long may the lock of a lost attempt stay on a network file system."""
@@ -192,13 +194,38 @@ class Worker:
         return Outcome.ENDED
 
 
+@contextmanager
+def _alone(folder: ExperimentFolder) -> Iterator[None]:
+    """Hold the lock of an owner; wait for the end of a worker that was lost."""
+    deadline = time.monotonic() + _LOCKED_S
+    while True:
+        lock = FileLock(dispatcher_lock(folder.path, folder.owner), what=f"the points of {folder.owner}")
+        try:
+            lock.acquire()
+        except LockedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+        else:
+            break
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def host_is_bad(folder: ExperimentFolder) -> bool:
     """Return whether the last attempts on this host have all failed: the fault may be its own."""
-    try:
-        last = _host_log(folder).read_text(encoding="utf-8").split()[-FAILURES_OF_A_HOST:]
-    except FileNotFoundError:
-        return False
-    return last == ["failed"] * FAILURES_OF_A_HOST
+    return socket.gethostname() in bad_hosts(folder)
+
+
+def bad_hosts(folder: ExperimentFolder) -> list[str]:
+    """Return the hosts on which the last attempts have all failed."""
+    found = []
+    for log in sorted((folder.path / "dispatchers").glob("*.attempts")):
+        if log.read_text(encoding="utf-8").split()[-FAILURES_OF_A_HOST:] == ["failed"] * FAILURES_OF_A_HOST:
+            found.append(log.stem)
+    return found
 
 
 def _note_on_host(folder: ExperimentFolder, *, failed: bool) -> None:
@@ -217,7 +244,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--owner", required=True)
     arguments = parser.parse_args(argv)
     try:
-        outcome = Worker(ExperimentFolder(arguments.experiment, arguments.owner), StopSignal()).work()
+        folder, stop = ExperimentFolder(arguments.experiment, arguments.owner), StopSignal()
+        with _alone(folder):
+            outcome = Worker(folder, stop).work()
     except (PatchcoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return int(ExitCode.ERROR)

@@ -1,0 +1,226 @@
+"""The Slurm executor: array jobs with one task per point.
+
+    python -m patchcore.experiments.slurm EXPERIMENT
+
+is what a task runs: it trains its own point, and evaluates it. Slurm requeues a task after a preemption or a lost node.
+It does not at the time limit: some time before, the task gets SIGUSR1, stops with a checkpoint, and requeues itself.
+What is in the queue comes from ``squeue``, everything else from the experiment and its run folders; without accounting,
+``sacct`` knows nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from patchcore.errors import PatchcoreError, RunError
+from patchcore.experiments.folder import ExperimentFolder, Place
+from patchcore.experiments.worker import Outcome, Worker, bad_hosts
+from patchcore.files import json_lines
+from patchcore.interrupts import StopSignal
+from patchcore.types import ExitCode
+
+__all__ = ["LEAD_S", "cancel_waiting", "queued_points", "submit"]
+
+LEAD_S: Final = 120
+"""So long before the time limit a task is asked to stop [s]."""
+
+_OVER = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+}
+
+
+def submit(
+    folder: ExperimentFolder, *, options: Sequence[str] = (), slots: int | None = None, lead_s: int = LEAD_S
+) -> list[int]:
+    """Submit all open points that are not in the queue, and take back what lost tasks have claimed.
+
+    Args:
+        folder: The experiment.
+        options: Options for sbatch, such as ``--partition=gpu``.
+        slots: Number of tasks that may run at the same time [default: as many as Slurm allows].
+        lead_s: So long before the time limit a task is asked to stop [s].
+
+    Returns:
+        The ids of the submitted array jobs.
+
+    Raises:
+        RunError: Slurm does not answer, or refuses the job. Points that were not submitted stay open.
+        OSError: The folder cannot be written.
+    """
+    cluster = _cluster()
+    queued = queued_points(folder)
+    for owner, points in folder.owners().items():
+        for point_id in points:
+            if owner.startswith(f"slurm-{cluster}-") and point_id not in queued:
+                folder.give_up_claim(owner, point_id)
+    names = [*folder.points]
+    waiting = [name for name, (place, _) in folder.places().items() if place is Place.OPEN and name not in queued]
+    # The points that need none come first, then those of each source after it.
+    groups: dict[str | None, list[str]] = {}
+    for name in sorted(waiting, key=lambda name: folder.points[name].after is not None):
+        needs = folder.points[name].after
+        groups.setdefault(needs if needs is not None and not folder.is_ready(folder.points[name]) else None, []).append(
+            name
+        )
+    jobs: list[int] = []
+    tasks = dict(queued)
+    for needs, members in groups.items():
+        if needs is not None and needs not in tasks:
+            continue  # its source has ended, or somebody else works on it
+        numbers = sorted(names.index(name) for name in members)
+        array = ",".join(map(str, numbers)) + (f"%{slots}" if slots else "")
+        command = [
+            "sbatch", "--parsable", f"--job-name=patchcore-{folder.protocol.name}", f"--array={array}", "--requeue",
+            "--open-mode=append", f"--signal=B:USR1@{lead_s}", f"--chdir={folder.study}",
+            f"--output={folder.path.resolve()}/dispatchers/slurm-%A_%a.log",
+            *([f"--dependency=afterany:{tasks[needs]}"] if needs is not None else []),
+            *options,
+        ]  # fmt: skip
+        answer = _call(command, script=_script(folder))
+        job = int(answer.strip().split(";")[0])
+        with _jobs_file(folder).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"cluster": cluster, "job": job}) + "\n")
+        jobs.append(job)
+        tasks |= {names[number]: f"{job}_{number}" for number in numbers}
+    return jobs
+
+
+def queued_points(folder: ExperimentFolder) -> dict[str, str]:
+    """Return the points that are in the queue, waiting or running, and their task ids.
+
+    Raises:
+        RunError: Slurm does not answer.
+    """
+    try:
+        lines = json_lines(_jobs_file(folder))
+    except FileNotFoundError:
+        return {}
+    cluster = _cluster()
+    mine = {record["job"] for record in map(json.loads, lines) if record["cluster"] == cluster}
+    names = [*folder.points]
+    found = {}
+    for job in json.loads(_call(["squeue", "--json"]))["jobs"]:
+        number = _number(job.get("array_job_id"))
+        if number not in mine or _states(job) & _OVER:
+            continue
+        task = _number(job.get("array_task_id"))
+        for at in [task] if task is not None else _numbers(str(job.get("array_task_string", ""))):
+            if at < len(names):
+                found[names[at]] = f"{number}_{at}"
+    return found
+
+
+def cancel_waiting(folder: ExperimentFolder) -> None:
+    """Remove the tasks that have not started from the queue. Running ones look for a request to stop.
+
+    Raises:
+        RunError: Slurm does not answer.
+    """
+    tasks = sorted(set(queued_points(folder).values()))
+    if tasks:
+        _call(["scancel", "--state=PENDING", *tasks])
+
+
+def _number(value: Any) -> int | None:
+    """Return a number of squeue's JSON: plain up to Slurm 22.05, ``{"set", "number"}`` later."""
+    if isinstance(value, dict):
+        value = value.get("number") if value.get("set") else None
+    return value if isinstance(value, int) else None
+
+
+def _numbers(text: str) -> list[int]:
+    """Return the numbers of waiting tasks: ``0,2-4%2``."""
+    found: list[int] = []
+    for part in text.partition("%")[0].strip("[]").split(","):
+        low, _, high = part.partition("-")
+        if low.isdigit():
+            found += range(int(low), int(high if high.isdigit() else low) + 1)
+    return found
+
+
+def _states(job: dict[str, Any]) -> set[str]:
+    state = job.get("job_state")
+    return set(state) if isinstance(state, list) else {str(state)}
+
+
+def _jobs_file(folder: ExperimentFolder) -> Any:
+    return folder.path / "dispatchers" / "slurm.jsonl"
+
+
+def _cluster() -> str:
+    if name := os.environ.get("SLURM_CLUSTER_NAME"):
+        return name
+    for line in _call(["scontrol", "show", "config"]).splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == "ClusterName":
+            return value.strip()
+    raise RunError("Slurm does not say the name of its cluster", remedy="set SLURM_CLUSTER_NAME")
+
+
+def _script(folder: ExperimentFolder) -> str:
+    command = shlex.join([sys.executable, "-P", "-m", "patchcore.experiments.slurm", str(folder.path.resolve())])
+    return f"#!/bin/bash\nexec {command}\n"
+
+
+def _call(command: Sequence[str], script: str | None = None) -> str:
+    try:
+        done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=120, check=False)
+    except FileNotFoundError:
+        raise RunError(f"{command[0]} was not found", remedy="run this on a machine that can submit to Slurm") from None
+    except subprocess.TimeoutExpired:
+        raise RunError(
+            f"{command[0]} did not answer within 2 minutes", remedy="try again when the cluster answers"
+        ) from None
+    if done.returncode:
+        raise RunError(f"{command[0]}: {done.stderr.strip() or done.returncode}", remedy="see the options for sbatch")
+    return done.stdout
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a task of an array: train and evaluate the point with its number."""
+    [experiment] = sys.argv[1:] if argv is None else argv
+    job, number = os.environ["SLURM_ARRAY_JOB_ID"], int(os.environ["SLURM_ARRAY_TASK_ID"])
+    task = f"{job}_{number}"
+    at_limit: list[int] = []
+
+    def before_limit(received: int, _frame: object) -> None:
+        at_limit.append(received)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stop = StopSignal()
+    signal.signal(signal.SIGUSR1, before_limit)
+    try:
+        folder = ExperimentFolder(experiment, f"slurm-{_cluster()}-{task}")
+        point_id = [*folder.points][number]
+        outcome = Worker(folder, stop).work_on(point_id)
+    except (PatchcoreError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return int(ExitCode.ERROR)
+    if outcome is Outcome.BAD_HOST:
+        _call(["scontrol", "update", f"JobId={task}", f"ExcNodeList={','.join(bad_hosts(folder))}"])
+    if outcome is Outcome.BAD_HOST or (outcome is Outcome.INTERRUPTED and at_limit and not folder.stop_file.exists()):
+        print(f"{point_id}: requeued as {task} on {socket.gethostname()}", flush=True)
+        _call(["scontrol", "requeue", task])
+    if outcome is Outcome.TAKEN:
+        print(f"{point_id}: somebody else works on it, or the point that it needs is not finished", flush=True)
+    return int({Outcome.DONE: ExitCode.DONE, Outcome.INTERRUPTED: ExitCode.STOPPED}.get(outcome, ExitCode.ERROR))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
