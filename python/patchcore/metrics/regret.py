@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore.errors import ConfigError
+from patchcore.metrics.statistics import t_of_tails
 from patchcore.types import Float64Array
 
 __all__ = ["Regret", "cross_fitted_regret", "seed_fitted_regret"]
@@ -30,7 +31,8 @@ class Regret:
     Attributes:
         mean: The regret; NaN if it is not defined. Above 0: the choice loses. It can be below 0: then the option that
             looked best on the other cases is worse than the choice.
-        low: Lower end of the 95 % interval: the whole procedure is repeated on samples of the patients.
+        low: Lower end of the 95 % interval. Its standard error is that of the whole procedure, repeated on samples of
+            the patients; with it stands the t of :func:`patchcore.metrics.statistics.t_of_tails`.
         high: Upper end.
         n: Number of cases with a score of every option.
         patients: Number of their patients.
@@ -56,8 +58,8 @@ def cross_fitted_regret(
 ) -> Regret:
     """Return the regret of a choice; the best option is found on half of the patients and scored on the other half.
 
-    Each division is used in both directions. The interval is a bootstrap over patients that repeats everything: a
-    patient that is drawn twice is in one half only.
+    Each division is used in both directions. The bootstrap over patients repeats everything: a patient that is drawn
+    twice is in one half only.
 
     Args:
         scores: Score per option and case, (options, cases); a case with a NaN is excluded.
@@ -90,9 +92,9 @@ def cross_fitted_regret(
     for start in range(0, resamples, per_block):
         weights = _drawn(generator, min(per_block, resamples - start), count)
         drawn.append(_regret(sums, counts, weights, chosen, divisions, generator)[0])
-    low, high = np.nanpercentile(np.concatenate(drawn), [2.5, 97.5]) if drawn else (math.nan, math.nan)
+    low, high = _interval(float(mean[0]), np.concatenate(drawn or [np.empty(0)]), sums, counts, chosen)
     shares = np.bincount(best.ravel(), minlength=options) / best.size
-    return Regret(float(mean[0]), float(low), float(high), table.shape[1], count, tuple(shares.tolist()))
+    return Regret(float(mean[0]), low, high, table.shape[1], count, tuple(shares.tolist()))
 
 
 def seed_fitted_regret(
@@ -137,9 +139,27 @@ def seed_fitted_regret(
     low = high = math.nan
     if resamples and count > 1:
         samples = regret(_drawn(np.random.default_rng(seed), resamples, count))[0]
-        low, high = map(float, np.percentile(samples, [2.5, 97.5]))
+        low, high = _interval(float(mean[0]), samples, sums.reshape(seeds, options, -1).mean(axis=0), counts, chosen)
     shares = np.bincount(best.ravel(), minlength=options) / best.size
     return Regret(float(mean[0]), low, high, flat.shape[1], count, tuple(shares.tolist()))
+
+
+def _interval(
+    mean: float, samples: Float64Array, sums: Float64Array, counts: Float64Array, chosen: _Choice
+) -> tuple[float, float]:
+    """Return the interval around a regret, from its values in samples of the patients.
+
+    The percentiles of the samples themselves are too narrow for few patients: a patient in which one option has found
+    the lesion and another has not decides much, and may not be among them.
+    """
+    if not len(samples):
+        return math.nan, math.nan
+    means = sums.sum(axis=1) / counts.sum()
+    own = int(means.argmax()) if callable(chosen) else chosen
+    rival = int(np.where(np.arange(len(means)) == own, -math.inf, means).argmax())
+    parts = sums[rival] - sums[own] - (means[rival] - means[own]) * counts
+    half = t_of_tails(parts) * float(samples.std())
+    return mean - half, mean + half
 
 
 def _checked(

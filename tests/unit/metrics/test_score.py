@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,27 @@ import pytest
 
 from commands import patchcore
 from patchcore.errors import ConfigError, DataError, ShapeMismatchError
-from patchcore.metrics import MaskPair, ScoreSettings, compare_pairs, holm, score_case, surface_scores
+from patchcore.metrics import (
+    CaseScore,
+    MaskPair,
+    ScoreSettings,
+    compare_pairs,
+    holm,
+    mean_over_classes,
+    score_case,
+    statistics,
+    surface_scores,
+)
 from patchcore.metrics.brats import BratsRules, brats_lesions, brats_rules
-from patchcore.metrics.matching import autopet, cc_metrics, lits_detection, lits_lesions, overlap_matching, panoptica
+from patchcore.metrics.matching import (
+    autopet,
+    cc_dsc,
+    cc_metrics,
+    lits_detection,
+    lits_lesions,
+    overlap_matching,
+    panoptica,
+)
 from patchcore.metrics.score_files import match_names, score
 from patchcore.metrics.statistics import estimate_mean
 
@@ -384,3 +402,105 @@ def test_a_perfect_prediction_has_a_surface_dice_of_one_and_an_affine_may_have_i
     assert found["nsd_1"] == pytest.approx(1.0, abs=1e-6)
     assert same.voxel_mm3 == 2.0
     assert same.affine.dtype == np.float64
+
+
+def blocks(*places: int, size: int = 3, length: int = 40) -> np.ndarray:
+    """Blocks along the first axis that begin at these places."""
+    mask = np.zeros((length, size, size), np.uint8)
+    for place in places:
+        mask[place : place + size] = 1
+    return mask
+
+
+def of(truth: np.ndarray, prediction: np.ndarray, **options: Any) -> MaskPair:
+    return MaskPair(truth, prediction, affine=np.eye(4), **options)
+
+
+def test_without_components_on_one_side_nothing_matches_and_without_any_nothing_is_defined() -> None:
+    nothing, one = blocks(), blocks(3)
+    for truth, prediction in ((one, nothing), (nothing, one)):
+        found = overlap_matching(of(truth, prediction))
+        assert found["sq"] == 0.0
+        other = panoptica(of(truth, prediction))
+        assert (other["rq"], other["sq"]) == (0.0, 0.0)
+    assert math.isnan(overlap_matching(of(nothing, nothing))["sq"])
+    assert math.isnan(panoptica(of(nothing, nothing))["rq"])
+
+
+def test_an_iou_of_exactly_one_can_be_asked_for() -> None:
+    same = of(blocks(3), blocks(3))
+    assert panoptica(same, threshold=1.0)["tp"] == 1
+    with pytest.raises(ConfigError, match="IoU threshold"):
+        panoptica(same, threshold=1.5)
+
+
+def test_lits_without_a_detected_lesion_has_the_penalties() -> None:
+    found = lits_lesions(of(blocks(3), blocks(20)))
+    assert (found["dice"], found["jaccard"], found["voe"], found["rvd"]) == (0.0, 0.0, 1.0, 9001.0)
+
+
+def test_a_lesion_that_no_voxel_is_nearest_to_does_not_divide_by_more_than_its_voxels() -> None:
+    truth = np.zeros((5, 5, 5), np.uint8)
+    truth[2, 2, 2] = 1
+    assert cc_dsc(of(truth, np.zeros_like(truth))).tolist() == [0.0]
+    assert cc_dsc(of(truth, truth)).tolist() == [1.0]
+
+
+def test_brats_counts_a_false_component_as_a_zero_and_an_empty_case_as_right() -> None:
+    rules = brats_rules("GLI-2023")
+    truth, prediction = blocks(3, 12, size=4), blocks(3, 30, size=4)
+    found = brats_lesions(of(truth, prediction), rules)
+    assert found["dice"] == pytest.approx((1 + 0 + 0) / 3)
+    assert brats_lesions(of(blocks(size=4), blocks(size=4)), rules)["dice"] == 1.0
+
+
+def test_what_is_ignored_is_background_on_both_sides() -> None:
+    truth, prediction = np.zeros((8, 4, 4), np.uint8), np.zeros((8, 4, 4), np.uint8)
+    truth[:2], truth[4:6], prediction[:2], prediction[4:] = 1, 9, 1, 1
+    settings = ScoreSettings({"1": (1,)}, "1", ignore_label=9)
+    score = score_case("a", truth, prediction, np.eye(4), settings)
+    assert (score.classes["1"].counts.label, score.classes["1"].counts.prediction) == (32, 64)
+    plain = score_case("a", truth, prediction, np.eye(4), ScoreSettings({"1": (1,)}, "1"))
+    assert plain.classes["1"].counts.prediction == 96
+
+
+def test_volumes_are_in_mm3() -> None:
+    truth = blocks(3)
+    score = score_case("a", truth, truth, np.diag([2.0, 3.0, 0.5, 1.0]), ScoreSettings({"1": (1,)}, "1"))
+    assert score.to_json()["classes"]["1"]["truth_mm3"] == pytest.approx(27 * 3.0)
+
+
+def test_a_region_counts_what_is_of_it_on_both_sides() -> None:
+    truth, prediction = np.array([[[1, 2, 2, 3]]]), np.array([[[2, 1, 3, 3]]])
+    score = score_case("a", truth, prediction, np.eye(4), ScoreSettings({"r": (1, 2), "3": (3,)}, "3"))
+    counts = score.classes["r"].counts
+    assert (counts.intersection, counts.prediction, counts.label) == (2, 2, 3)
+
+
+def test_panoptica_with_several_components_is_a_mode() -> None:
+    truth, prediction = blocks(3, size=6), blocks(3, size=6)
+    prediction[5] = 0
+    settings = ScoreSettings({"1": (1,)}, "1", modes=("panoptica", "panoptica-many"), connectivity=6)
+    modes = score_case("a", truth, prediction, np.eye(4), settings).modes
+    assert modes["panoptica-many"] == panoptica(of(truth, prediction, connectivity=6), threshold=0.1, many_to_one=True)
+
+
+def test_a_score_comes_back_from_json_with_its_notes() -> None:
+    truth = blocks(3)
+    score = score_case("a", truth, truth, np.eye(4), ScoreSettings({"1": (1,)}, "1"))
+    noted = asdict(replace(score, notes=("flipped",)))
+    assert CaseScore.from_record(noted).notes == ("flipped",)
+
+
+def test_the_number_of_samples_can_be_chosen() -> None:
+    few = compare_pairs([0.1, 0.5, 0.9], [0.2, 0.2, 0.2], resamples=7).difference
+    assert few.high == pytest.approx(estimate_mean([-0.1, 0.3, 0.7], resamples=7).high)
+    assert few.high != pytest.approx(estimate_mean([-0.1, 0.3, 0.7], resamples=8).high, abs=1e-4)
+
+
+def test_blocks_of_samples_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, classes = [0.1, 0.5, 0.9], {"1": [0.1, 0.5, 0.9], "2": [0.3, 0.3, 0.4]}
+    whole = estimate_mean(values, resamples=50), mean_over_classes(classes, resamples=50)
+    for cells in (1, 9, 100):  # one sample at a time, three, and all
+        monkeypatch.setattr(statistics, "_CELLS", cells)
+        assert (estimate_mean(values, resamples=50), mean_over_classes(classes, resamples=50)) == whole

@@ -175,3 +175,17 @@ def test_regions_are_painted_alike_on_either_grid() -> None:
     np.testing.assert_array_equal(painted, expected)
     grid = Grid.of((5, 6, 7), np.eye(4), (1.0, 1.0, 1.0))
     np.testing.assert_array_equal(label_on_grid(probabilities, grid, regions), painted)
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_the_epsilon_counts_on_both_sides(batch_dice: bool) -> None:
+    logits, target = draw(2)
+    found = float(DiceCrossEntropyLoss(epsilon=50.0, batch_dice=batch_dice)(logits[:1], target[:1]))
+    assert found == pytest.approx(by_formula(logits[:1].numpy(), target[:1].numpy(), epsilon=50.0), rel=1e-5)
+
+
+def test_ignored_voxels_are_in_neither_sum_whatever_is_predicted_there() -> None:
+    target = torch.tensor([[[[0, 1, 2, 2]]]])  # 2 is ignored
+    prediction = torch.tensor([[[[1, 1, 1, 0]]]])
+    logits = torch.nn.functional.one_hot(prediction, 2).movedim(-1, 1).float()
+    assert window_voxels(logits, target, ignored=2).tolist() == [1.0, 3.0]

@@ -215,3 +215,34 @@ def test_spread() -> None:
     assert spread(4, 0) == spread(4, 4) == spread(4, 9) == [0, 1, 2, 3]
     assert spread(5, 1) == [0]
     assert np.diff(spread(100, 7)).max() - np.diff(spread(100, 7)).min() <= 1
+
+
+def test_the_time_of_a_case_is_that_of_all_ranks_over_all_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 6))
+    monkeypatch.setattr(selection.time, "monotonic", lambda: float(next(clock)))
+    lab = Lab(tmp_path, monkeypatch, cases=1)
+    lab.validate(0.5)
+    assert lab.progress.case_s == 6.0
+    lab = Lab(tmp_path, monkeypatch, cases=3)
+    lab.validate(0.5)
+    assert lab.progress.case_s == 2.0
+
+
+def test_cases_that_just_fit_into_the_time_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 30.0] * 2)
+    monkeypatch.setattr(selection.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(selection, "predict_volume", lambda *_, **__: None)
+    network = SimpleNamespace(training=True, eval=lambda: None, train=lambda _: None)
+    case = SimpleNamespace(shape=(2, 2, 2), image=lambda: None)
+
+    def affordable(minutes: float) -> int:
+        training: Any = SimpleNamespace(
+            config=resolve_config(settings=[f"validation.max_minutes={minutes}"]), validation=[case] * 4,
+            evaluated=network, target=None, placement=None, ranks=SimpleNamespace(world=1),
+        )  # fmt: skip
+        return selection._affordable(training, SimpleNamespace(look=None))  # type: ignore[arg-type]
+
+    assert affordable(1.5) == 3  # 30 s a case: three cases take the 90 s exactly
+    assert affordable(1.4) == 2
