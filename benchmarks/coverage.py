@@ -73,9 +73,8 @@ def truth(make: Callable[[np.random.Generator, int], Cohort]) -> Float64Array:
     return means
 
 
-def main() -> None:
-    """Simulate and print the tables."""
-    cohorts = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+def means_table(cohorts: int) -> None:
+    """Simulate the intervals of means and of differences."""
     print(f"{cohorts} cohorts each; share of the 95 % intervals that contain the truth\n")
     print("| population | patients | over patients (printed first) | bootstrap | t over cases |")
     print("|---|---|---|---|---|")
@@ -95,6 +94,10 @@ def main() -> None:
                 inside += [low <= target <= high for low, high in ends]
             shares = " | ".join(f"{value:.3f}" for value in inside / cohorts)
             print(f"| {name} | {patients} | {shares} |", flush=True)
+
+
+def regret_table(cohorts: int) -> None:
+    """Simulate regrets and their intervals."""
     print(
         "\n| population | patients | true regret | mean of the estimates ± standard error | interval contains "
         "the true regret | contains the mean of the estimates |"
@@ -121,6 +124,16 @@ def main() -> None:
                 f"{covers[0]:.3f} | {covers[1]:.3f} |",
                 flush=True,
             )
+
+
+def main() -> None:
+    """Simulate and print the tables: ``means``, ``regret`` or both."""
+    cohorts = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    wanted = sys.argv[2:] or ["means", "regret"]
+    if "means" in wanted:
+        means_table(cohorts)
+    if "regret" in wanted:
+        regret_table(cohorts)
 
 
 if __name__ == "__main__":
