@@ -28,6 +28,7 @@ from patchcore.experiments.local import LocalExecutor, dispatcher_pid
 from patchcore.experiments.points import make_points, parse_axes
 from patchcore.experiments.protocol import Extension, Point, Protocol
 from patchcore.experiments.status import ExperimentStatus, experiment_status
+from patchcore.experiments.tables import NOT_REPEATABLE
 from patchcore.runs import RunState, new_run, request, run_state
 from patchcore.runs.paths import RunPaths
 from patchcore.study import Study
@@ -557,3 +558,48 @@ def test_status_of_an_empty_place_is_a_claim(folder: ExperimentFolder) -> None:
     assert {point.state for point in status.points} == {"waiting"}
     assert not status.worked_on
     assert RunPaths(folder.study).newest_attempt() is None
+
+
+def tables_of(report: Path) -> dict[str, list[list[str]]]:
+    """Return the rows of all CSVs of a report, without the columns that are never the same."""
+    found = {}
+    for path in sorted(report.glob("*.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+        kept = [number for number, name in enumerate(rows[0]) if name not in NOT_REPEATABLE]
+        found[path.name] = [[row[number] for number in kept] for row in rows]
+    return found
+
+
+def test_a_sweep_that_is_killed_again_and_again_gives_the_same_tables(tiny_study: Path, tmp_path: Path) -> None:
+    whole, killed = tiny_study, tmp_path / "other" / "study"
+    shutil.copytree(whole, killed)
+    more = ("--set", "train.deterministic=true", "--set", "train.threads=1", "--set", "train.checkpoint_minutes=0.001")
+    command = ["sweep", "--over", "patch_size=4,8", *SETTINGS, *more, "--name", "s", "--slots", "2", "--detach"]
+    assert main([command[0], str(whole), *command[1:]]) == 0
+    assert main([command[0], str(killed), *command[1:]]) == 0
+    folder = ExperimentFolder(killed / "experiments" / "s")
+    draw, kills = random.Random(2), 0
+    deadline = time.monotonic() + 300
+    while set(states(folder).values()) != {"finished"}:
+        assert time.monotonic() < deadline, states(folder)
+        time.sleep(draw.uniform(0.5, 2.5))
+        worker = dispatcher_pid(folder.path, socket.gethostname())
+        if worker is None:
+            main([command[0], str(killed), *command[1:]])
+            continue
+        reports = [run_state(run) for run in runs_of(folder)]
+        targets = [worker, *(pid for one in reports for pid in (one.supervisor_pid, one.trainer_pid) if pid)]
+        if kills < 6:
+            kills += 1
+            os.kill(draw.choice(targets), signal.SIGKILL)
+    for study in (whole, killed):
+        one = ExperimentFolder(study / "experiments" / "s")
+        wait_for(lambda one=one: set(states(one).values()) == {"finished"}, "the sweep")
+        assert main(["report", str(study), "s"]) == 0
+    unbroken, broken = (tables_of(study / "experiments" / "s" / "report") for study in (whole, killed))
+    assert unbroken.keys() == broken.keys()
+    for name in unbroken:
+        if name != "protocol.csv":  # its facts are dates, hosts and versions
+            assert unbroken[name] == broken[name], name
+    assert kills == 6

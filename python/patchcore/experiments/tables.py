@@ -38,7 +38,10 @@ __all__ = [
     "worst_table",
 ]
 
-NOT_REPEATABLE = ("run_id", "attempts", "host", "device", "step_s", "hours", "memory_mib")
+NOT_REPEATABLE = (
+    "run_id", "attempts", "host", "device", "step_s", "hours", "memory_mib", "pareto", "dsc_equal_time",
+    "steps_equal_time",
+)  # fmt: skip
 """Columns that differ when the same experiment is run once more; all others are equal byte for byte."""
 _WORST = 10
 
