@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from patchcore.errors import ConfigError
+from patchcore.errors import ConfigError, SchemaVersionError
 from patchcore.runs import RunReader
 from patchcore.study import Study
-from patchcore.training.init_from import _differences
+from patchcore.training.init_from import _differences, _of_run
 
 MakeRun = Callable[..., Path]
 RunAttempt = Callable[..., int]
@@ -96,3 +96,21 @@ def test_weights_that_do_not_fit(source: Path, make_run: MakeRun, run_attempt: R
     message = RunReader(run).poll().alerts[-1]
     assert "has shape" in message.message
     assert "model.preset" in str(message.remedy)
+
+
+def test_a_spacing_counts_as_different_from_a_thousandth_on(tiny_study: Path) -> None:
+    target = Study(tiny_study).plan().target
+    a, b, c = target.spacing
+    assert _differences(target.model_copy(update={"spacing": (a, b, c * 1.0009)}), target) == []
+    (difference,) = _differences(target.model_copy(update={"spacing": (a, b, c * 1.0015)}), target)
+    assert difference.startswith("spacing")
+
+
+def test_a_run_of_a_newer_version_gives_no_weights(
+    source: Path, make_run: MakeRun, run_attempt: RunAttempt, tmp_path: Path
+) -> None:
+    record = json.loads((source / "run.json").read_text(encoding="utf-8"))
+    (source / "run.json").chmod(0o644)
+    (source / "run.json").write_text(json.dumps(record | {"schema_version": 2}), encoding="utf-8")
+    with pytest.raises(SchemaVersionError):
+        _of_run(source)

@@ -13,6 +13,7 @@ from commands import patchcore
 from patchcore.config.postprocess import POSTPROCESS_FILE, read_postprocess
 from patchcore.errors import ConfigError, CorruptFileError, DataError, StudyError
 from patchcore.evaluation import tune as tuning
+from patchcore.evaluation.choose import THRESHOLDS
 from patchcore.evaluation.evaluate import evaluate
 from patchcore.evaluation.tune import tune
 from patchcore.study import Study
@@ -35,6 +36,9 @@ def test_tune_writes_what_predict_and_evaluate_use(trained: Path, tiny_study: Pa
     assert "2 patients the interval is unreliable" in shown.stdout
     chosen = read_postprocess(trained / POSTPROCESS_FILE)
     assert len(chosen.cases) == 2
+    assert chosen.gain is not None
+    assert f"gain {chosen.gain.gain:.3f}" in shown.stdout
+    assert chosen.threshold in THRESHOLDS
     assert not (trained / "tune.unfinished.jsonl").exists()
     # A choice that acts, so that its use can be seen.
     acts = chosen.model_copy(update={"kept": True, "min_volume_mm3": 1e6})

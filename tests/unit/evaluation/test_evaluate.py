@@ -103,6 +103,13 @@ def test_the_threshold_baseline_looks_inside_organ_and_lesions() -> None:
     found = _threshold([record], target, 1)
     assert found.mean == 1.0
     assert (found.threshold, found.side) == (10, "above")
+    # It is enough that one case has the organ.
+    without: Any = SimpleNamespace(
+        labels=(2,),
+        read_image=lambda: SimpleNamespace(array=image),
+        read_label=lambda: SimpleNamespace(array=np.where(label == 1, 0, label)),
+    )
+    assert _threshold([without, record], target, 1).threshold == 10
     with pytest.raises(DataError, match="no case contains organ label 7"):
         _threshold([record], target, 7)
 

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from patchcore.config.plan import RegionPlan
 from patchcore.config.postprocess import Postprocess
 from patchcore.evaluation.choose import PEAKS, THRESHOLDS, VOLUMES_MM3, Choice, Components, Rules, TuningCase, choose
 from patchcore.evaluation.tune import _measure
 from patchcore.inference.postprocess import postprocess
-from patchcore.inference.segment import Segmentation
+from patchcore.inference.segment import Segmentation, lesion_mask, lesion_members
 from patchcore.metrics import match_lesions
 from tiny_plan import tiny_target
 
@@ -186,3 +187,38 @@ def test_counts_equal_those_of_the_processed_prediction(
         if threshold is not None:
             mask = (steps > np.floor(threshold * 65535)) & seen
             assert sum(measured.at[number].voxels) == int(mask.sum())
+
+
+def test_nothing_found_counts_as_nothing() -> None:
+    rows = np.array([[3.0, 0, 2, 0, 0, 1], [3, 0, 0, 0, 0, 1], [2, 1, 2, 1, 0.5, 1]])
+    assert Rules().values(rows).tolist() == [0.0, 0.0, 0.5]
+    assert Rules("dsc").values(rows).tolist() == [0.0, 0.0, 0.5]
+
+
+def test_thresholds_are_not_combined_with_the_organ_or_the_peak() -> None:
+    choices = Rules("dsc", has_organ=True, has_thresholds=True).choices()
+    with_threshold = [choice for choice in choices if choice.threshold]
+    assert {choice.threshold for choice in with_threshold} == set(range(1, len(THRESHOLDS)))
+    assert {(choice.organ, choice.peak) for choice in with_threshold} == {(False, 0.0)}
+    assert {choice.organ for choice in choices} == {False, True}
+    assert choices[0] == Choice()
+
+
+def test_components_follow_the_plans_connectivity() -> None:
+    classes = np.zeros((12, 12, 12), np.uint8)
+    classes[1:4, 1:4, 1:4] = classes[4, 4, 4] = 2  # they touch at a corner
+    steps = np.full(classes.shape, 60000, np.uint16)
+    chosen = Postprocess(weights_sha256="", objective="dsc", min_volume_mm3=10)
+    for connectivity, left in ((6, 27), (26, 28)):
+        final = classes.copy()
+        postprocess(final, tiny_target(connectivity=connectivity), chosen, voxel_mm3=1.0, probability=steps)
+        assert int((final == 2).sum()) == left
+
+
+def test_all_members_of_a_region_are_lesion() -> None:
+    regions = (RegionPlan(name="organ", labels=(1, 2, 3)), RegionPlan(name="lesion", labels=(2, 3)))
+    target = tiny_target(classes=3, regions=False).model_copy(
+        update={"classes": (1, 2, 3), "lesion_label": 2, "regions": regions}
+    )
+    mask = lesion_mask(np.array([[[0, 1, 2, 3]]], np.uint8), target)
+    assert mask.tolist() == [[[index in lesion_members(target) for index in range(4)]]]

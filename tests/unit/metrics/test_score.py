@@ -504,3 +504,8 @@ def test_blocks_of_samples_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     for cells in (1, 9, 100):  # one sample at a time, three, and all
         monkeypatch.setattr(statistics, "_CELLS", cells)
         assert (estimate_mean(values, resamples=50), mean_over_classes(classes, resamples=50)) == whole
+
+
+def test_a_perfect_prediction_has_an_f1_of_one() -> None:
+    found = overlap_matching(of(blocks(3), blocks(3)))
+    assert (found["recall"], found["precision"], found["f1"], found["pq"]) == (1.0, 1.0, 1.0, 1.0)

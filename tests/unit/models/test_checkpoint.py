@@ -157,3 +157,13 @@ def test_a_full_disk_leaves_the_one_before(tmp_path: Path) -> None:
     load_checkpoint(folder).restore(network(width=4))
     save_checkpoint(folder, large, {"step": 2})
     assert load_checkpoint(folder).state["step"] == 2
+
+
+def test_a_checkpoint_makes_its_folders_and_leaves_no_file_open(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b" / "last"
+    save_checkpoint(folder, network(), {"step": 1})
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir())) if descriptors.exists() else 0
+    for step in (2, 3):
+        save_checkpoint(folder, network(), {"step": step})
+    assert (len(list(descriptors.iterdir())) if descriptors.exists() else 0) == before

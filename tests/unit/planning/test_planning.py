@@ -331,3 +331,16 @@ def test_the_reason_has_the_interval_at_the_training_spacing() -> None:
     assert interval is not None
     assert interval != target.ideal_edges[1].interval
     assert all(f"{edge:.1f}" in target.reason for edge in interval)
+
+
+def test_a_candidate_has_its_volume_in_mm3() -> None:
+    plan = plan_from_samples(
+        [CaseSample("a", "a", (2.0, 3.0, 0.5), (96, 96, 96))],
+        [LesionSample("a", 1, 5000.0, (8, 8, 8))],
+        lesion_label=1,
+        hu_range="liver",
+        resamples=20,
+    )
+    assert [item.volume_mm3 for item in plan.target.candidates] == [
+        item.patch_size[0] ** 3 * 3.0 for item in plan.target.candidates
+    ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from patchcore.errors import DataError, PatchcoreError
+from patchcore.errors import DataError, PatchcoreError, SchemaVersionError
 from patchcore.runs.seen import (
     Role,
     RunRecord,
@@ -140,3 +140,22 @@ def test_the_id_of_an_older_study_stays_when_the_study_is_moved(study: Study, tm
     older.keep_id()
     moved = study.path.rename(tmp_path / "moved")
     assert Study(moved).study_id == older.study_id
+
+
+def test_what_is_not_known_of_the_weights_is_written_down(study: Study, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    record = record_of(study, RunSplit(("a",), ("d",)), str(tmp_path / "runs" / "gone"))
+    write_record(run, record)
+    assert read_record(run).unknown == record.unknown != ()
+
+
+def test_a_record_of_a_newer_version_is_refused(study: Study, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    write_record(run, record_of(study, RunSplit(("a",), ("d",)), ""))
+    found = json.loads((run / "seen.json").read_text(encoding="utf-8"))
+    (run / "seen.json").chmod(0o644)
+    (run / "seen.json").write_text(json.dumps(found | {"schema_version": 99}), encoding="utf-8")
+    with pytest.raises(SchemaVersionError, match="99"):
+        read_record(run)

@@ -1,0 +1,19 @@
+"""Where the spans of lesions are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from patchcore.lesions.measure import lesion_spans
+from patchcore.lesions.spans import span_places
+
+
+def test_places_follow_the_fastest_axis() -> None:
+    mask = np.zeros((4, 5, 6), bool)
+    mask[1:3, 2, 3] = mask[2, 2, 4] = True
+    for array in (mask, np.asfortranarray(mask)):
+        found = np.zeros_like(mask)
+        for lesion, place in span_places(lesion_spans(array)):
+            assert lesion == 0
+            found[place] = True
+        assert np.array_equal(found, mask)
