@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from patchcore.evaluation.compare import compare as compare
     from patchcore.evaluation.evaluate import evaluate as evaluate
     from patchcore.evaluation.tune import tune as tune
+    from patchcore.experiments.manage import list_experiments as list_experiments
+    from patchcore.experiments.manage import retry_experiment as retry_experiment
+    from patchcore.experiments.manage import show_experiment as show_experiment
+    from patchcore.experiments.manage import stop_experiment as stop_experiment
     from patchcore.experiments.report import report as report
     from patchcore.experiments.sweep import sweep as sweep
     from patchcore.experiments.transfer import transfer as transfer
@@ -78,6 +82,7 @@ _HOMES = {
     "find_cases": "patchcore.datasets.layouts",
     "import_dicom": "patchcore.datasets.dicom.convert",
     "label_components": "patchcore.lesions.measure",
+    "list_experiments": "patchcore.experiments.manage",
     "make_phantoms": "patchcore.phantoms",
     "measure_lesions": "patchcore.lesions.measure",
     "plan_patch_size": "patchcore.datasets.plan",
@@ -87,6 +92,9 @@ _HOMES = {
     "report": "patchcore.experiments.report",
     "resample_image": "patchcore.resampling.image",
     "score": "patchcore.metrics.score_files",
+    "retry_experiment": "patchcore.experiments.manage",
+    "show_experiment": "patchcore.experiments.manage",
+    "stop_experiment": "patchcore.experiments.manage",
     "sweep": "patchcore.experiments.sweep",
     "train": "patchcore.training.launch",
     "transfer": "patchcore.experiments.transfer",
@@ -115,6 +123,7 @@ __all__ = [
     "find_cases",
     "import_dicom",
     "label_components",
+    "list_experiments",
     "make_phantoms",
     "measure_lesions",
     "plan_patch_size",
@@ -123,7 +132,10 @@ __all__ = [
     "prepare",
     "report",
     "resample_image",
+    "retry_experiment",
     "score",
+    "show_experiment",
+    "stop_experiment",
     "sweep",
     "train",
     "transfer",

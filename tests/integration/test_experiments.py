@@ -424,6 +424,8 @@ SETTINGS = (
 
 
 def test_the_commands(tiny_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import patchcore as pc
+
     study = str(tiny_study)
     axis = ("--over", "patch_size=4,8")
     assert main(["sweep", study, *axis, *SETTINGS, "--dry-run"]) == 0
@@ -492,6 +494,11 @@ def test_the_commands(tiny_study: Path, capsys: pytest.CaptureFixture[str]) -> N
     experiment = tiny_study / "experiments" / "sizes"
     wait_for(lambda: dispatcher_pid(experiment, socket.gethostname()) is None, "the dispatcher")
     assert len(list((tiny_study / "runs").glob("2*"))) == 2
+    assert [status.name for status in pc.list_experiments(study)] == ["sizes"]
+    assert pc.show_experiment(study, "sizes").finished == 2
+    assert pc.retry_experiment(study, "sizes").finished == 2
+    assert not pc.stop_experiment(study, "sizes").worked_on
+    (experiment / "stop").unlink()
     assert main(["experiments", "stop", study, "sizes"]) == 0
     assert (experiment / "stop").exists()
 

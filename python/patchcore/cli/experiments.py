@@ -73,7 +73,7 @@ def show(
 
 
 @app.command()
-def stop(study: StudyFolder, name: Named) -> None:
+def stop(study: StudyFolder, name: Named, as_json: AsJson = False) -> None:
     """Stop an experiment: its running trainings write a checkpoint and stop. The same sweep continues it."""
     from patchcore.experiments.executors import is_worked_on
     from patchcore.experiments.executors import stop as ask_to_stop
@@ -82,6 +82,11 @@ def stop(study: StudyFolder, name: Named) -> None:
     folder = resolve_experiment(study, name)
     worked_on = is_worked_on(folder)
     ask_to_stop(folder)
+    if as_json:
+        from patchcore.experiments.status import experiment_status
+
+        typer.echo(json.dumps(experiment_status(folder).to_json(), indent=2, ensure_ascii=False))
+        return
     if not worked_on:
         typer.echo(f"{name}: nobody works on it on this host; other hosts stop their points")
     else:
@@ -104,6 +109,7 @@ def retry(
     detach: Annotated[
         bool, typer.Option("--detach", help="Return at once instead of following the experiment.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --detach: print the result as JSON.")] = False,
 ) -> None:
     """Continue an experiment: points that have failed or were stopped are tried again, finished ones are kept."""
     from patchcore.experiments.executors import chosen_before
@@ -116,6 +122,10 @@ def retry(
     )
     if not detach:
         raise typer.Exit(follow(folder))
+    if as_json:
+        from patchcore.experiments.status import experiment_status
+
+        typer.echo(json.dumps(experiment_status(folder).to_json(), indent=2, ensure_ascii=False))
 
 
 def follow(folder: ExperimentFolder) -> int:

@@ -23,19 +23,22 @@ _BYTES_PER_WEIGHT = 4 * (2 + 2 + 1)
 """In float32: two checkpoints' weights, the optimiser's two moments, and a copy while a checkpoint is written."""
 
 
-def run_experiment(folder: ExperimentFolder, where: Where | None = None, *, detach: bool = False) -> ExperimentStatus:
+def run_experiment(
+    folder: ExperimentFolder, where: Where | None = None, *, points: Sequence[str] = (), detach: bool = False
+) -> ExperimentStatus:
     """Work on an experiment, and return what was reached.
 
     Args:
         folder: The experiment.
         where: Where it is worked on [default: where it was before].
+        points: Points that are trained again from the first step.
         detach: Return at once.
 
     Raises:
         LockedError: Another process of this host works on the experiment.
         RunError: The process did not start, or the cluster does not answer.
     """
-    continue_experiment(folder, where)
+    continue_experiment(folder, where, points=points)
     while not detach and is_worked_on(folder):
         time.sleep(_POLL_S)
     return experiment_status(folder)
