@@ -49,7 +49,8 @@ AREAS = {
         "training/validate.py",
     ],
     "statistics": [
-        "metrics/dice.py", "metrics/baselines.py", "metrics/statistics.py", "metrics/score.py", "study/folds.py",
+        "metrics/dice.py", "metrics/baselines.py", "metrics/statistics.py", "metrics/intervals.py", "metrics/regret.py",
+        "metrics/score.py", "study/folds.py",
         "planning/bootstrap.py",
     ],
     "planning rules": ["planning/rules.py", "planning/joint.py", "planning/candidates.py", "planning/plan.py"],

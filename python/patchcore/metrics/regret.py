@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore.errors import ConfigError
-from patchcore.metrics.statistics import t_of_tails
+from patchcore.metrics.intervals import t_of_tails
 from patchcore.types import Float64Array
 
 __all__ = ["Regret", "cross_fitted_regret", "seed_fitted_regret"]
@@ -32,7 +32,7 @@ class Regret:
         mean: The regret; NaN if it is not defined. Above 0: the choice loses. It can be below 0: then the option that
             looked best on the other cases is worse than the choice.
         low: Lower end of the 95 % interval. Its standard error is that of the whole procedure, repeated on samples of
-            the patients; with it stands the t of :func:`patchcore.metrics.statistics.t_of_tails`.
+            the patients; with it stands the t of :func:`patchcore.metrics.intervals.t_of_tails`.
         high: Upper end.
         n: Number of cases with a score of every option.
         patients: Number of their patients.

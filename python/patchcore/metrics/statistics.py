@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore.errors import ConfigError
+from patchcore.metrics.intervals import patient_interval, student
 from patchcore.types import Float64Array
 
 __all__ = [
@@ -25,15 +26,12 @@ __all__ = [
     "estimate_median",
     "holm",
     "mean_over_classes",
-    "patient_interval",
-    "t_of_tails",
 ]
 
 RESAMPLES = 10_000
 """Number of bootstrap samples."""
 RELIABLE_PATIENTS = 10
 """With fewer patients no interval of a mean DSC is reliable: see the simulations in ``docs/intervals.md``."""
-_LEAST_FREEDOM = 2.5
 _CELLS = 4_000_000  # resamples × patients in one block: 32 MB
 
 
@@ -52,7 +50,8 @@ class MeanEstimate:
         t_high: Upper end.
         deviation: Standard deviation over the cases; NaN for fewer than two cases.
         patient_low: Lower end of the 95 % interval that is printed first: Student's t over patients, wider where few
-            patients differ much from the others; NaN for fewer than two patients. See :func:`patient_interval`.
+            patients differ much from the others; NaN for fewer than two patients: see
+            :func:`patchcore.metrics.intervals.patient_interval`.
         patient_high: Upper end.
     """
 
@@ -166,7 +165,7 @@ def estimate_mean(
     low, high = _bootstrap(kept, of, len(numbers), seed, resamples)
     deviation = float(kept.std(ddof=1)) if len(kept) > 1 else math.nan
     mean = math.fsum(kept) / len(kept) if len(kept) else math.nan
-    half = _student(0.975, len(kept) - 1) * deviation / math.sqrt(len(kept)) if len(kept) > 1 else math.nan
+    half = student(0.975, len(kept) - 1) * deviation / math.sqrt(len(kept)) if len(kept) > 1 else math.nan
     sums = np.bincount(of, weights=kept, minlength=len(numbers))[None].astype(np.float64)
     counts = np.bincount(of, minlength=len(numbers))[None].astype(np.float64)
     patient_low, patient_high = patient_interval(sums, counts, within=within)
@@ -183,73 +182,6 @@ def estimate_mean(
         patient_low=patient_low,
         patient_high=patient_high,
     )
-
-
-def patient_interval(
-    sums: Float64Array,
-    counts: Float64Array,
-    *,
-    within: tuple[float, float] = (-math.inf, math.inf),
-) -> tuple[float, float]:
-    """Return the 95 % interval of a mean over classes of means over cases, with patients as the unit.
-
-    The interval is m ± t·s, with s from the patients' linearised contributions to the mean m (the usual variance of a
-    ratio: Cochran, Sampling Techniques, 1977, section 6.3), and t from :func:`t_of_tails`. For values without heavy
-    tails this is Student's t. DSC has zeros and outliers; the percentile bootstrap is then too narrow, see
-    ``docs/intervals.md``.
-
-    Args:
-        sums: Sum of the values per class and patient, (classes, patients).
-        counts: Number of values, of the same shape.
-        within: Smallest and largest possible value.
-
-    Returns:
-        Lower and upper end; NaN for fewer than two patients.
-
-    Example:
-        >>> low, high = patient_interval(np.array([[0.5, 0.7, 0.9]]), np.ones((1, 3)))
-        >>> round(low, 3), round(high, 3)
-        (0.203, 1.197)
-    """
-    defined = counts.sum(axis=1) > 0
-    sums, counts = sums[defined], counts[defined]
-    patients = sums.shape[1]
-    if patients < 2 or not len(sums):
-        return math.nan, math.nan
-    means = sums.sum(axis=1) / counts.sum(axis=1)
-    parts = ((sums - means[:, None] * counts) / counts.mean(axis=1)[:, None]).mean(axis=0)
-    mean = float(means.mean())
-    half = t_of_tails(parts) * math.sqrt(float((parts**2).sum()) / (patients * (patients - 1)))
-    return max(within[0], mean - half), min(within[1], mean + half)
-
-
-def t_of_tails(parts: Float64Array) -> float:
-    """Return the 97.5th percentile of Student's t for a standard error that was estimated from some values.
-
-    Its degrees of freedom are those of a variance of heavy-tailed values, 2n / (k + 2n / (n − 1)), k the excess
-    kurtosis (O'Neill, The American Statistician 68, 2014), at most n − 1 and at least 2.5.
-
-    Args:
-        parts: The values, at least two.
-
-    Example:
-        >>> round(t_of_tails(np.linspace(-1, 1, 11)), 3), round(t_of_tails(np.r_[np.linspace(-1, 1, 10), 9.0]), 3)
-        (2.228, 3.575)
-    """
-    from scipy import stats
-
-    count = len(parts)
-    freedom = float(count - 1)
-    if count >= 4 and np.ptp(parts) > 0:
-        tails = max(0.0, float(stats.kurtosis(parts, bias=False)))
-        freedom = max(min(freedom, _LEAST_FREEDOM), 2 * count / (tails + 2 * count / (count - 1)))
-    return _student(0.975, freedom)
-
-
-def _student(share: float, freedom: float) -> float:
-    from scipy import stats
-
-    return float(stats.t.ppf(share, freedom))
 
 
 def _bootstrap(

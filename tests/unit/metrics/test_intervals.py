@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from patchcore.metrics import compare_pairs, estimate_mean, mean_over_classes
-from patchcore.metrics.statistics import patient_interval
+from patchcore.metrics.intervals import patient_interval
 
 
 def test_one_case_each_without_heavy_tails_gives_students_t() -> None:
