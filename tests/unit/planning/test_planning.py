@@ -244,7 +244,7 @@ def test_bad_input_is_named() -> None:
         plan_from_samples([], [], lesion_label=1)
     with pytest.raises(PlanError, match="choose one of mean-volume"):
         plan([1000.0], rule="mode")
-    for spacing in ((0, 1, 1), (float("nan"), 1, 1), (1, 1, -2)):
+    for spacing in ((0, 1, 1), (float("nan"), 1, 1), (1, 1, -2), (1, 1000, 1)):
         with pytest.raises(PlanError, match="impossible"):
             plan([1000.0], spacing=spacing)
     with pytest.raises(PlanError, match="impossible"):

@@ -55,6 +55,7 @@ def test_each_label_gets_its_plan_and_all_a_joint_one(study: Study) -> None:
         assert item.ratio == pytest.approx(edge / alone.ideal_edge)
     trained = plan_patch_size(study, lesion_label=[4, 5], joint=True, hu_range="liver")
     assert (trained.target.classes, trained.patch_size) == ((4, 5), (edge,) * 3)
+    assert trained.target.lesion_label == 4  # its lesion scores are those of the first label
     assert [item.chosen for item in trained.target.candidates].count(True) == 1
     assert read_plan(study.plan_path) == trained
     with pytest.raises(PlanError, match="named twice"):

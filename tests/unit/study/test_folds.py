@@ -84,3 +84,9 @@ def test_large_patients_are_placed_first() -> None:
     for seed in range(30):
         sizes = sorted(map(len, make_folds(["a", "b", "c", "d", "e", "e", "e"], 2, seed)))
         assert sizes == [3, 4]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_patients_with_many_cases_go_first_so_that_folds_are_equal(seed: int) -> None:
+    patients = [*["large"] * 6, *(f"p{number}" for number in range(6))]
+    assert [len(fold) for fold in make_folds(patients, 2, seed)] == [6, 6]

@@ -152,3 +152,22 @@ def test_noise_is_added_as_drawn() -> None:
         noise = torch.randn(image[window].shape, generator=generator)
         expected = windows(2)[0][window] + 0.1 * float(row[_Draw.NOISE_SIZE]) * noise
         torch.testing.assert_close(image[window], expected)
+
+
+@pytest.mark.parametrize(("drawn", "turns"), [(0.1, 0), (0.3, 1), (0.6, 2), (0.9, 3)])
+def test_a_quarter_of_the_draws_each_turns_by_0_to_3_quarters(drawn: float, turns: int) -> None:
+    draws = draws_of(1)
+    draws[0, _Draw.TURNS] = drawn
+    image, label = done(draws, quarter_turns=True)
+    before = windows(1)
+    assert torch.equal(image[0, 0], torch.rot90(before[0][0, 0], turns, (0, 1)))
+    assert torch.equal(label[0], torch.rot90(before[1][0], turns, (0, 1)))
+
+
+def test_a_lower_resolution_lies_between_its_limit_and_one() -> None:
+    draws = draws_of(1)
+    draws[0, _Draw.RESOLUTION] = 0.5
+    image, _ = done(draws, low_resolution_share=1.0, low_resolution=0.5)
+    coarse = torch.nn.functional.interpolate(windows(1)[0], (9, 9, 12), mode="nearest-exact")
+    expected = torch.nn.functional.interpolate(coarse, SIZE, mode="trilinear", align_corners=False)
+    torch.testing.assert_close(image, expected)
