@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,3 +87,22 @@ def test_a_lesion_joins_the_first_one_that_it_touches() -> None:
     labels[1:37, 4, 1:4] = RC
     joined = joined_groups(labels, np.eye(4), et, [core, cavity], predicted=False)
     assert joined[0] == joined[1] == joined[2]
+
+
+@pytest.mark.parametrize(("voxels", "joins"), [(20, False), (21, True)])
+def test_a_predicted_tissue_exists_from_one_voxel_more_on(voxels: int, joins: bool) -> None:
+    truth, thin = half(scene()), scene()
+    thin[6:18, 3:6, 3:6] = 0
+    thin[6:18, 4, 4] = NETC
+    thin[8 : 8 + voxels - 12, 4, 5] = NETC
+    assert found(truth, thin, "GLI-2024/ET")["fp"] == (0 if joins else 1)
+
+
+@pytest.mark.parametrize("changed", [{"min_volume_mm3": 1.0}, {"connectivity": 6}])
+def test_lesions_that_are_not_those_of_the_challenge_are_not_joined(changed: Any) -> None:
+    plain = ScoreSettings({"3": (ET,)}, "3", modes=("brats:GLI-2024/ET",))
+    values = [
+        score_case("a", scene(), half(scene()), np.eye(4), settings).modes["brats:GLI-2024/ET"]["fn"]
+        for settings in (plain, replace(plain, **changed))
+    ]
+    assert values == [0, 1]

@@ -245,3 +245,10 @@ def test_positions_of_a_network_that_does_not_say_its_grid_lie_on_a_cube() -> No
     weights = {"vit.patch_embedding.position_embeddings": torch.randn(1, 8**3, 48)}
     [report] = transfer_weights(network, weights)
     assert (report.action, report.note) == ("resampled", "interpolated from (8, 8, 8) to (4, 4, 4) tokens")
+
+
+def test_a_prefix_is_removed_only_if_all_names_have_it() -> None:
+    weight = torch.zeros(2, 2)
+    mixed = {"net.vit.norm.weight": weight, "vit.norm.bias": weight}
+    assert foreign_weights(mixed).keys() == mixed.keys()
+    assert foreign_weights({f"net.{name}": weight for name in ("vit.a", "vit.b")}).keys() == {"vit.a", "vit.b"}
