@@ -39,7 +39,7 @@ def report(
         name,
         out=out,
         evaluate_missing=evaluate,
-        on_evaluation=lambda point: typer.echo(f"evaluating {point}", err=True),
+        say=lambda line: typer.echo(line, err=True),
     )
     folder = ExperimentFolder(experiment) if name is None else resolve_experiment(experiment, name)
     document = make_document(folder, read_results(folder))

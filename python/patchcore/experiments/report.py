@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from patchcore.errors import RunError
+from patchcore.errors import PatchcoreError, RunError
 from patchcore.evaluation.evaluate import evaluate
 from patchcore.experiments import tables
 from patchcore.experiments.folder import ExperimentFolder, resolve_experiment
@@ -18,6 +18,7 @@ from patchcore.experiments.results import PointResult, read_results
 from patchcore.experiments.scores import Scores, Setting, gather, settings_of_points
 from patchcore.experiments.status import experiment_status
 from patchcore.experiments.verdict import transfer_verdicts, verdicts
+from patchcore.files import DISK_ERRORS
 from patchcore.types import IntTriple, PathLike
 from patchcore.views.document import (
     Bar,
@@ -51,7 +52,7 @@ def report(
     *,
     out: PathLike | None = None,
     evaluate_missing: bool = True,
-    on_evaluation: Callable[[str], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the report of an experiment: one HTML page, the same as Markdown, and all tables as CSV and LaTeX.
 
@@ -62,7 +63,8 @@ def report(
         name: Name of the experiment.
         out: Folder of the report [default: ``report`` in the folder of the experiment].
         evaluate_missing: Whether finished runs that were not evaluated are evaluated first.
-        on_evaluation: Called with the id of a point before it is evaluated.
+        say: Called with a line for the user before a point is evaluated, and if that fails: the report is
+            then written without it.
 
     Returns:
         The HTML page, ``report.html``.
@@ -87,11 +89,20 @@ def report(
     if evaluate_missing and any(result.problem for result in results):
         for result in results:
             if result.problem:
-                if on_evaluation is not None:
-                    on_evaluation(result.point.point_id)
-                evaluate(folder.study_of(result.point), result.run)
+                _evaluate(folder, result, say)
         results = read_results(folder)
     return write_document(make_document(folder, results), Path(out) if out is not None else folder.path / "report")
+
+
+def _evaluate(folder: ExperimentFolder, result: PointResult, say: Callable[[str], None] | None) -> None:
+    tell = say or (lambda _: None)
+    tell(f"evaluating {result.point.point_id}")
+    try:
+        evaluate(folder.study_of(result.point), result.run)
+    except (PatchcoreError, OSError) as error:
+        if getattr(error, "errno", None) in DISK_ERRORS:
+            raise
+        tell(f"{result.point.point_id} could not be evaluated: {error}")
 
 
 def make_document(folder: ExperimentFolder, results: Sequence[PointResult]) -> Document:

@@ -16,6 +16,7 @@ import numpy as np
 from patchcore.experiments.points import PATCH_SIZE
 from patchcore.experiments.results import LesionResult, PointResult
 from patchcore.metrics import MeanEstimate, estimate_mean, mean_over_classes
+from patchcore.planning.reasons import count_of
 from patchcore.runs.seen import Role
 from patchcore.types import Float64Array, IntTriple
 
@@ -133,7 +134,9 @@ def gather(settings: Sequence[Setting]) -> Scores | None:
     cells = sorted(set.intersection(*(set(evaluated[number]) for number in kept)))
     dropped = len(set.union(*(set(evaluated[number]) for number in kept))) - len(cells)
     if dropped:
-        notes.append(f"{dropped} combinations of seed and fold are not finished in all settings, and are not compared")
+        notes.append(
+            f"not compared: {count_of(dropped, 'combination')} of seed and fold that not all settings have finished"
+        )
     if not cells:
         return None
     chosen = [settings[number] for number in kept]
@@ -179,9 +182,9 @@ def _common_cases(results: Sequence[Sequence[PointResult]], notes: list[str]) ->
     trained = {case.case_id for row in results for result in row for case in result.cases if Role(case.role).is_trained}
     common = set.intersection(*by_setting)
     if only_some := set.union(*by_setting) - common:
-        notes.append(f"{len(only_some)} cases were evaluated in some settings only, and are not compared")
+        notes.append(f"not compared: {count_of(len(only_some), 'case')} that some settings were not evaluated on")
     if seen := common & trained:
-        notes.append(f"{len(seen)} cases were used for training by a run or its ancestor, and are not compared")
+        notes.append(f"not compared: {count_of(len(seen), 'case')} that a run or its ancestor has trained on")
     return {case_id: number for number, case_id in enumerate(sorted(common - trained))}
 
 

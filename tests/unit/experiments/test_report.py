@@ -58,8 +58,8 @@ def test_only_what_all_settings_have_is_compared() -> None:
     assert [setting.label for setting in found.settings] == ["patch 4", "patch 8"]
     assert found.excluded == (
         "patch 12 has no finished and evaluated training yet",
-        "2 combinations of seed and fold are not finished in all settings, and are not compared",
-        "1 cases were evaluated in some settings only, and are not compared",
+        "not compared: 2 combinations of seed and fold that not all settings have finished",
+        "not compared: 1 case that some settings were not evaluated on",
     )
     assert gather(settings_of_points([result(point(4, 0), {"a": 1}), result(point(8, 1), {"a": 1})])) is None
     assert gather(settings_of_points([result(point(4), {})])) is None
@@ -71,7 +71,7 @@ def test_a_case_that_somebody_has_trained_on_is_not_compared() -> None:
     both = result(point(8, fold=1), {"b": 0.7})
     found = scores_of(result(point(4), {"a": 0.5}), result(point(4, fold=1), {"b": 0.5}), seen, both)
     assert found.case_ids == ("b",)
-    assert "1 cases were used for training by a run or its ancestor" in found.excluded[0]
+    assert "not compared: 1 case that a run or its ancestor has trained on" in found.excluded[0]
 
 
 def test_who_predicts_nothing_where_nothing_is_counts_as_right() -> None:
