@@ -100,10 +100,14 @@ def settings_of(steps: int) -> list[str]:
 
 def keep(report: Path, results: Path) -> None:
     """Copy the tables and drawings of a report; the page itself stays, because all of it is in the tables."""
-    results.mkdir(parents=True, exist_ok=True)
+    unfinished = results.with_name(f".{results.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
     for path in sorted(report.iterdir()):
         if path.suffix in (".csv", ".md", ".svg"):
-            shutil.copyfile(path, results / path.name)
+            shutil.copyfile(path, unfinished / path.name)
+    shutil.rmtree(results, ignore_errors=True)
+    unfinished.rename(results)
 
 
 def summary(results: Path) -> str:

@@ -183,7 +183,7 @@ def test_what_slurm_refuses_is_said_and_nothing_is_lost(folder: ExperimentFolder
 def test_without_slurm_the_message_says_so(folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("SLURM_CLUSTER_NAME", raising=False)
-    with pytest.raises(RunError, match="scontrol was not found; run this on a machine that can submit"):
+    with pytest.raises(RunError, match="squeue was not found; run this on a machine that can submit"):
         slurm.submit(folder)
     with pytest.raises(ConfigError, match="local or slurm or ray"):
         Where("kubernetes")  # type: ignore[arg-type]
@@ -214,11 +214,8 @@ def test_without_slurm_the_message_says_so(folder: ExperimentFolder, monkeypatch
 def test_the_queue_is_read_as_old_and_new_versions_write_it(
     folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch, job: dict[str, Any], found: set[int]
 ) -> None:
-    monkeypatch.setenv("SLURM_CLUSTER_NAME", "test")
-    monkeypatch.setattr(slurm, "_call", lambda command: json.dumps({"jobs": [job]}))
-    (folder.path / "dispatchers" / "slurm.jsonl").write_text(
-        '{"cluster": "test", "job": 7}\n{"cluster": "b", "job": 8}\n'
-    )
+    mark = f"patchcore {folder.study.parent.name} a" if job["array_job_id"] != 8 else "patchcore another a"
+    monkeypatch.setattr(slurm, "_call", lambda command: json.dumps({"jobs": [job | {"comment": mark}]}))
     names = [*folder.points]
     assert slurm.queued_points(folder) == {names[at]: f"7_{at}" for at in found}
 

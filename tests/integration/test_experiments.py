@@ -322,7 +322,7 @@ def test_a_finished_point_is_trained_again_only_by_name(folder: ExperimentFolder
     with pytest.raises(RunError, match="no point patch9"):
         folder.start_over("patch9")
     assert folder.move("patch4_seed0", Place.DONE, Place.CLAIMED)
-    with pytest.raises(RunError, match="somebody works on"):
+    with pytest.raises(RunError, match="works on the point patch4_seed0"):
         folder.start_over("patch4_seed0")
 
 
@@ -610,3 +610,37 @@ def test_a_sweep_that_is_killed_again_and_again_gives_the_same_tables(tiny_study
         if name != "protocol.csv":  # its facts are dates, hosts and versions
             assert unbroken[name] == broken[name], name
     assert kills == 6
+
+
+def test_a_training_that_outlives_its_worker_is_waited_for(folder: ExperimentFolder) -> None:
+    """The trainer of a worker that was killed goes on; the next worker neither fails nor repeats the point."""
+    process = worker(folder, "a", '{"step_s": 0.15}')
+    wait_for(lambda: any(run_state(run).state is RunState.RUNNING for run in runs_of(folder)), "the first run")
+    process.kill()
+    process.communicate()
+    assert worker(folder, "a").communicate(timeout=120)[0].strip() == "done"
+    check_complete(folder)
+
+
+def test_a_call_forgives_what_has_failed_before(folder: ExperimentFolder) -> None:
+    assert not dispatcher(folder, patch4_seed0={"fail_at": 5}).work()
+    entry = folder.places()["patch4_seed0"][1]
+    run = folder.run_of("patch4_seed0", entry)
+    assert run is not None
+    assert folder.reopen("patch4_seed0", Place.ENDED, forgiven=RunPaths(run).newest_attempt())
+    assert "reason" not in folder.places()["patch4_seed0"][1] or not folder.places()["patch4_seed0"][1]["reason"]
+    assert not dispatcher(folder, patch4_seed0={"fail_at": 5}).work()
+    found = {point.point.point_id: point for point in experiment_status(folder).points}["patch4_seed0"]
+    assert (found.attempts, found.reason) == (4, "failed 2 times: RuntimeError: failed at step 5")
+
+
+def test_points_of_a_lost_host_are_taken_over_by_name(folder: ExperimentFolder) -> None:
+    lost = ExperimentFolder(folder.path, "lost")
+    assert lost.move("patch4_seed0", Place.OPEN, Place.CLAIMED)
+    with pytest.raises(RunError, match=r"lost works on the point patch4_seed0.*--take-over lost"):
+        folder.start_over("patch4_seed0")
+    with pytest.raises(RunError, match="'gone' has claimed no point; points are claimed by: lost"):
+        folder.take_over("gone")
+    assert folder.take_over("lost") == ["patch4_seed0"]
+    assert dispatcher(folder).work()
+    check_complete(folder)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from patchcore.cli.values import int_list
 
 if TYPE_CHECKING:
-    from patchcore.experiments.executors import ExecutorName, Where
     from patchcore.experiments.folder import ExperimentFolder
     from patchcore.experiments.options import Options
     from patchcore.experiments.protocol import Point, Protocol
@@ -36,7 +36,10 @@ Sbatch = Annotated[
     typer.Option("--sbatch", help="Option for sbatch, such as --sbatch=--partition=gpu; may be repeated."),
 ]
 Lead = Annotated[
-    int, typer.Option(min=1, help="With Slurm: seconds before the time limit at which a training stops and requeues.")
+    int | None,
+    typer.Option(
+        min=1, help="With Slurm: seconds before the time limit at which a training stops and requeues [default: 120]."
+    ),
 ]
 RayAddress = Annotated[
     str | None, typer.Option(help="Address of a Ray cluster [default: that of this machine, or new].")
@@ -81,21 +84,27 @@ def experiment_options(
 
 
 def where(
-    executor: str | None, slots: int | None, sbatch: list[str] | None, lead_s: int, ray_address: str | None
-) -> Where | None:
-    """Return where an experiment is worked on; None: where it was before.
+    executor: str | None, slots: int | None, sbatch: list[str] | None, lead_s: int | None, ray_address: str | None
+) -> dict[str, Any]:
+    """Return the options that were given for the place where an experiment is worked on.
 
     Raises:
-        ConfigError: The options do not fit together.
+        ConfigError: There is no such executor.
     """
     from patchcore.experiments.executors import Where
 
-    if (executor, slots, sbatch, ray_address) == (None, None, None, None):
-        return None
-    return Where(cast("ExecutorName", executor or "local"), slots, tuple(sbatch or ()), lead_s, ray_address)
+    given: dict[str, Any] = {"executor": executor, "slots": slots, "lead_s": lead_s, "address": ray_address}
+    if sbatch:
+        given["options"] = tuple(sbatch)
+    found = {key: value for key, value in given.items() if value is not None}
+    if executor is not None:
+        Where(**found)  # checked before anything is written
+    return found
 
 
-def start(study: Path, protocol: Protocol, place: Where | None, *, dry_run: bool, detach: bool, as_json: bool) -> None:
+def start(
+    study: Path, protocol: Protocol, place: dict[str, Any], *, dry_run: bool, detach: bool, as_json: bool
+) -> None:
     """Show what an experiment costs, or start and follow it.
 
     Raises:
@@ -111,16 +120,19 @@ def start(study: Path, protocol: Protocol, place: Where | None, *, dry_run: bool
     go_on(folder, _text(study, protocol), place, detach=detach, as_json=as_json)
 
 
-def go_on(folder: ExperimentFolder, text: str, place: Where | None, *, detach: bool, as_json: bool) -> None:
+def go_on(folder: ExperimentFolder, text: str, place: dict[str, Any], *, detach: bool, as_json: bool) -> None:
     """Let a process work on an experiment, and follow it.
 
     Raises:
         typer.Exit: With the exit code of the experiment.
     """
+    from patchcore.experiments.executors import Where, chosen_before
     from patchcore.experiments.start import continue_experiment
     from patchcore.experiments.status import experiment_status
 
-    continue_experiment(folder, place)
+    # What was not given stays as it was, if the executor does.
+    before = Where() if "executor" in place else chosen_before(folder)
+    continue_experiment(folder, replace(before, **place))
     if detach:
         status = experiment_status(folder).to_json()
         typer.echo(json.dumps(status, indent=2) if as_json else folder.protocol.name)
@@ -140,17 +152,16 @@ def cost_lines(protocol: Protocol, points: tuple[Point, ...]) -> list[str]:
     from patchcore.config import resolve_config
     from patchcore.experiments.points import point_cost
 
-    batch = resolve_config(settings=protocol.settings).train.batch_size
     width = max(len(point.point_id) for point in points)
     lines = []
     for point in points:
-        model = resolve_config(settings=[*protocol.settings, *point.settings]).model
+        config = resolve_config(settings=[*protocol.settings, *point.settings])
         line = f"  {point.point_id:<{width}}  {point.steps} steps"
         if point.gflop_per_window is not None:
             # A backward pass costs twice a forward pass.
-            total = 3 * point.gflop_per_window * batch * point.steps / 1e3
+            total = 3 * point.gflop_per_window * config.train.batch_size * point.steps / 1e3
             flop = f"{total:.3g} TFLOP" if total < 1e3 else f"{total / 1e3:.3g} PFLOP"
-            tokens = point_cost(model, protocol.plan_of(point), point.patch_size).tokens
+            tokens = point_cost(config.model, protocol.plan_of(point), point.patch_size).tokens
             line += f", {tokens} tokens, about {flop}"
         if point.step_s is not None:
             line += f", {1000 * point.step_s:.0f} ms per step"

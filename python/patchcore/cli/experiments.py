@@ -37,8 +37,9 @@ def list_command(study: StudyFolder, as_json: AsJson = False) -> None:
     """List the experiments of a study."""
     from patchcore.experiments.folder import list_experiments
     from patchcore.experiments.status import experiment_status
+    from patchcore.study import Study
 
-    found = [experiment_status(folder, quick=not as_json) for folder in list_experiments(study)]
+    found = [experiment_status(folder, quick=not as_json) for folder in list_experiments(Study(study).path)]
     if as_json:
         typer.echo(json.dumps([status.to_json() for status in found], indent=2, ensure_ascii=False))
         return
@@ -103,9 +104,11 @@ def retry(
             "--point", help="Train this point again from the first step, even if it is finished; may be repeated."
         ),
     ] = None,
-    slots: Annotated[
-        int | None, typer.Option(help="Number of trainings side by side [default: one, or one per GPU].")
+    take_over: Annotated[
+        list[str] | None,
+        typer.Option(help="Take the points of this host or task, which does not exist any more; may be repeated."),
     ] = None,
+    slots: Annotated[int | None, typer.Option(help="Number of trainings side by side [default: as before].")] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return at once instead of following the experiment.")
     ] = False,
@@ -117,6 +120,8 @@ def retry(
     from patchcore.experiments.start import continue_experiment
 
     folder = resolve_experiment(study, name)
+    for owner in take_over or ():
+        folder.take_over(owner)
     continue_experiment(
         folder, None if slots is None else replace(chosen_before(folder), slots=slots), points=points or ()
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -29,10 +30,9 @@ from patchcore.cli.experiment_start import (
     where,
 )
 from patchcore.cli.values import int_list
-from patchcore.errors import ConfigError
+from patchcore.errors import ConfigError, LockedError
 
 if TYPE_CHECKING:
-    from patchcore.experiments.executors import Where
     from patchcore.experiments.protocol import Budget
 
 __all__ = ["sweep"]
@@ -68,7 +68,7 @@ def sweep(
     slots: Slots = None,
     executor: Executor = None,
     sbatch: Sbatch = None,
-    lead: Lead = 120,
+    lead: Lead = None,
     ray_address: RayAddress = None,
     failures: Failures = 2,
     keep_checkpoints: KeepCheckpoints = False,
@@ -122,13 +122,14 @@ def _extend(
     over: list[str],
     seeds: int | None,
     folds: str | None,
-    place: Where | None,
+    place: dict[str, Any],
     *,
     dry_run: bool,
     detach: bool,
     as_json: bool,
 ) -> None:
     from patchcore.experiments.folder import resolve_experiment
+    from patchcore.experiments.local import dispatcher_pid
     from patchcore.experiments.sweep import extend_sweep
 
     folder = resolve_experiment(study, name)
@@ -137,5 +138,12 @@ def _extend(
     if dry_run:
         typer.echo(extension.model_dump_json(indent=2) if as_json else text)
         return
+    holder = dispatcher_pid(folder.path, socket.gethostname())
+    if holder is not None:
+        raise LockedError(
+            f"process {holder} works on the experiment, and would not see the new points",
+            path=folder.path,
+            remedy="stop it with patchcore experiments stop, then repeat this command: it continues",
+        )
     folder.extend(extension)
     go_on(folder, text, place, detach=detach, as_json=as_json)

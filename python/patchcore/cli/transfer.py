@@ -58,7 +58,7 @@ def transfer(
     slots: Slots = None,
     executor: Executor = None,
     sbatch: Sbatch = None,
-    lead: Lead = 120,
+    lead: Lead = None,
     ray_address: RayAddress = None,
     failures: Failures = 2,
     keep_checkpoints: KeepCheckpoints = False,

@@ -45,6 +45,7 @@ from patchcore.types import AnyArray, BoolArray, PathLike
 __all__ = ["evaluate"]
 
 _PANELS = 6
+_WAIT_S = 24 * 3600.0
 
 
 def evaluate(
@@ -100,10 +101,13 @@ def evaluate(
         raise ConfigError(
             "held_out cannot be combined with fold or case_ids", remedy="give only one of held_out, fold and case_ids"
         )
-    with settings_kept():
+    study = study if isinstance(study, Study) else Study(study)
+    path = newest_finished(study) if run is None else resolve_run(study.path, str(run))
+    # Two evaluations of one run would write the same files; the second one waits.
+    with settings_kept(), study.lock(f"evaluate-{path.name}", wait_s=_WAIT_S):
         return _evaluate(
-            study if isinstance(study, Study) else Study(study),
-            run,
+            study,
+            path,
             fold=fold,
             case_ids=case_ids,
             held_out=held_out,
@@ -118,7 +122,7 @@ def evaluate(
 
 def _evaluate(
     study: Study,
-    run: str | PathLike | None,
+    path: Path,
     *,
     fold: int | None,
     case_ids: Sequence[str] | None,
@@ -130,7 +134,6 @@ def _evaluate(
     post: bool,
     on_case: Callable[[str, float, int, int], None] | None,
 ) -> Evaluation:
-    path = newest_finished(study) if run is None else resolve_run(study.path, str(run))
     setup, seen = read_setup(path), read_record(path)
     target = setup.plan.target
     check_labels(study, target, [record for record in study.cases() if record.usable])

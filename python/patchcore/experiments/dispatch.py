@@ -21,6 +21,7 @@ from patchcore.interrupts import STOP_SIGNALS
 from patchcore.locks import FileLock
 from patchcore.runs import RunState, request, run_state, whole_view
 from patchcore.runs.paths import RunPaths, read_object
+from patchcore.runs.state import StateWatcher
 
 __all__ = [
     "FAILURES_OF_A_HOST",
@@ -85,6 +86,7 @@ class Dispatcher:
     poll_s: float = _POLL_S
     _live: dict[str, tuple[Path, int]] = field(default_factory=dict)  # point → run and slot
     _evaluations: dict[str, subprocess.Popen[bytes] | None] = field(default_factory=dict)
+    _watchers: dict[str, StateWatcher] = field(default_factory=dict)  # name of the run → its watcher
     _asked: set[str] = field(default_factory=set)  # points that have received a request to stop
     _failed_in_a_row: int = 0
     _stop: bool = False
@@ -166,7 +168,8 @@ class Dispatcher:
 
     def _look(self) -> None:
         for point_id, (run, slot) in list(self._live.items()):
-            report = run_state(run)
+            # One watcher for the whole time: on another host, only a heartbeat that stands still shows an end.
+            report = self._watchers.setdefault(run.name, StateWatcher(run)).look()
             if report.state.is_live or report.state is RunState.QUEUED:
                 continue
             if report.state is RunState.FINISHED:
@@ -189,7 +192,8 @@ class Dispatcher:
                 self._judge(point_id, run, slot)
 
     def _judge(self, point_id: str, run: Path, slot: int) -> None:
-        failures = failures_of(run)
+        entry = self.folder.own_claims().get(point_id, {})
+        failures = failures_of(run, since=int(entry.get("forgiven") or 0))
         newest = read_object(RunPaths(run).exit(RunPaths(run).newest_attempt() or 1)) or {}
         failed_now = newest.get("state") in _OWN_ERRORS
         self._failed_in_a_row += failed_now
@@ -249,11 +253,11 @@ def finish_point(folder: ExperimentFolder, point_id: str, run: Path) -> None:
     folder.move(point_id, Place.CLAIMED, Place.DONE)
 
 
-def failures_of(run: Path) -> Failures:
-    """Count how often a run has failed."""
+def failures_of(run: Path, *, since: int = 0) -> Failures:
+    """Count how often a run has failed, after the attempt `since`."""
     paths = RunPaths(run)
     count, without_gain, reason = 0, 0, None
-    for attempt in range(1, (paths.newest_attempt() or 0) + 1):
+    for attempt in range(since + 1, (paths.newest_attempt() or 0) + 1):
         ended = read_object(paths.exit(attempt)) or {}
         following = read_object(paths.start(attempt + 1)) or {}
         begun = (read_object(paths.start(attempt)) or {}).get("resumed_from_step") or 0

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-from patchcore.errors import ConfigError, PatchcoreError
-from patchcore.experiments.folder import ExperimentFolder
+from patchcore.errors import ConfigError, PatchcoreError, RunError
+from patchcore.experiments.folder import ExperimentFolder, dispatcher_lock
 from patchcore.experiments.local import dispatcher_pid
 from patchcore.files import write_json_atomic
+from patchcore.locks import lock_holder
 from patchcore.runs.paths import read_object
 
-__all__ = ["ExecutorName", "Where", "chosen_before", "is_worked_on", "remember", "stop"]
+__all__ = ["ExecutorName", "Where", "chosen_before", "is_worked_on", "release_lost", "remember", "stop"]
 
 ExecutorName = Literal["local", "slurm", "ray"]
 
@@ -61,6 +63,20 @@ def chosen_before(folder: ExperimentFolder) -> Where:
 def remember(folder: ExperimentFolder, where: Where) -> None:
     """Write down where the experiment is worked on."""
     write_json_atomic(folder.path / "dispatchers" / "executor.json", json.loads(json.dumps(asdict(where))))
+
+
+def release_lost(folder: ExperimentFolder) -> None:
+    """Open the points whose owners are gone for certain: Ray's workers without a lock, and tasks out of the queue."""
+    owners = folder.owners()
+    for owner, points in owners.items():
+        if owner.startswith("ray-") and lock_holder(dispatcher_lock(folder.path, owner)) is None:
+            for point_id in points:
+                folder.give_up_claim(owner, point_id)
+    if any(owner.startswith("slurm-") for owner in owners):
+        from patchcore.experiments.slurm import release_lost_tasks
+
+        with suppress(RunError):  # this machine may not see the cluster
+            release_lost_tasks(folder)
 
 
 def is_worked_on(folder: ExperimentFolder) -> bool:

@@ -71,6 +71,7 @@ class ExperimentFolder:
         self.extensions = tuple(map(read_extension, sorted((self.path / "extensions").glob("*.json"))))
         everything = (self.protocol.points, *(extension.points for extension in self.extensions))
         self.points = {point.point_id: point for points in everything for point in points}
+        self._found: dict[str, Path] = {}
 
     @classmethod
     def create(cls, study: Path, protocol: Protocol) -> ExperimentFolder:
@@ -116,8 +117,26 @@ class ExperimentFolder:
         return self.path.absolute().parent.parent
 
     def study_of(self, point: Point) -> Path:
-        """Return the study that a point is trained on."""
-        return self.study if not point.study else (self.study / self.protocol.studies[point.study].path).resolve()
+        """Return the study that a point is trained on.
+
+        Raises:
+            RunError: Another study lies in its place, because one of them was moved.
+            StudyError: Nothing lies in its place.
+        """
+        if not point.study:
+            return self.study
+        other = self.protocol.studies[point.study]
+        path = (self.study.resolve() / other.path).resolve()
+        if point.study not in self._found:
+            found = Study(path)
+            if found.study_id != other.study_id:
+                raise RunError(
+                    f"the study {point.study} of the experiment was moved: another study is in its place",
+                    path=path,
+                    remedy="move it back, or start the experiment again under another name",
+                )
+            self._found[point.study] = path
+        return self._found[point.study]
 
     def extend(self, extension: Extension) -> None:
         """Add points. The files are written so that an interruption adds all of them or none.
@@ -214,16 +233,37 @@ class ExperimentFolder:
                 remedy=f"choose from {', '.join(self.points)}",
             )
         place, entry = self.places()[point_id]
-        if place is Place.CLAIMED:
-            raise RunError(
-                f"somebody works on the point {point_id}", path=self.path, remedy="stop the experiment first"
-            )
         run = self.run_of(point_id, entry)
-        if run is not None:
-            entry = {"set_aside": [*entry.get("set_aside", []), run.name]}
-            write_json_atomic(self._entry(place, point_id), entry)
-        if place is not Place.OPEN:
-            self.move(point_id, place, Place.OPEN)
+        aside = [*entry.get("set_aside", []), *([] if run is None else [run.name])]
+        if place is Place.CLAIMED or not self.reopen(point_id, place, run=None, forgiven=None, set_aside=aside):
+            owner = next((name for name, points in self.owners().items() if point_id in points), "somebody")
+            raise RunError(
+                f"{owner} works on the point {point_id}",
+                path=self.path,
+                remedy=f"stop the experiment first; if {owner} does not exist any more, use --take-over {owner}",
+            )
+
+    def reopen(self, point_id: str, place: Place, **facts: Any) -> bool:
+        """Open a point with other facts in its entry. Return False if somebody else has taken it in the meantime.
+
+        The entry is changed while it is claimed: nobody else can take it then.
+        """
+        if not self.move(point_id, place, Place.CLAIMED):
+            return False
+        self.note(point_id, Place.CLAIMED, reason=None, **facts)
+        return self.move(point_id, Place.CLAIMED, Place.OPEN)
+
+    def take_over(self, owner: str) -> list[str]:
+        """Open all points of an owner that does not exist any more, and return them.
+
+        Raises:
+            RunError: Nobody of this name has claimed a point.
+        """
+        points = self.owners().get(owner, [])
+        if not points:
+            names = ", ".join(self.owners()) or "nobody"
+            raise RunError(f"{owner!r} has claimed no point", path=self.path, remedy=f"points are claimed by: {names}")
+        return [point_id for point_id in points if self.give_up_claim(owner, point_id)]
 
     def move(self, point_id: str, origin: Place, to: Place, **facts: Any) -> bool:
         """Move the entry of a point, if it is where it is expected, and add facts to it.

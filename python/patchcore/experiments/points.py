@@ -28,6 +28,7 @@ __all__ = [
     "point_name",
     "read_patch_size",
     "settings_of_toml",
+    "training_flop",
 ]
 
 PATCH_SIZE: Final = "patch_size"
@@ -111,6 +112,7 @@ def make_points(
     settings: Sequence[str],
     budget: Budget,
     check: Callable[[RunConfig, Plan], None] = lambda config, plan: None,
+    flop: float | None = None,
 ) -> tuple[Point, ...]:
     """Make and check all points of a sweep.
 
@@ -123,6 +125,7 @@ def make_points(
         budget: ``steps``: all points make the same number of steps. ``flops``: the steps of a point are such that its
             training takes as many FLOP as that of the plan's patch size, or of the first point.
         check: Checks that the study can be trained with a configuration and a plan.
+        flop: With ``flops``: relative FLOP of each training, from :func:`training_flop` [default: see `budget`].
 
     Raises:
         PatchSizeError: A patch size has no UNETR, or does not divide the plan's window.
@@ -156,21 +159,37 @@ def make_points(
     names = [point.point_id for point in points]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two points have the same values: {', '.join(sorted(twice))}")
-    return tuple(points) if budget == "steps" else _of_equal_flops(points, plan)
+    return tuple(points) if budget == "steps" else _of_equal_flops(points, plan, settings, flop)
 
 
-def _of_equal_flops(points: Sequence[Point], plan: Plan) -> tuple[Point, ...]:
+def training_flop(point: Point, settings: Sequence[str]) -> float | None:
+    """Return the relative FLOP of a training: GFLOP of a forward pass × windows; None if they are not known.
+
+    Args:
+        point: The point.
+        settings: ``section.key=value`` of all points.
+    """
+    if point.gflop_per_window is None:
+        return None
+    windows = resolve_config(settings=[*settings, *point.settings]).train.batch_size * point.steps
+    return point.gflop_per_window * windows
+
+
+def _of_equal_flops(
+    points: Sequence[Point], plan: Plan, settings: Sequence[str], flop: float | None
+) -> tuple[Point, ...]:
     reference = next((point for point in points if point.patch_size == plan.patch_size), points[0])
     changed = []
     for point in points:
-        if point.gflop_per_window is None or reference.gflop_per_window is None:
+        own, wanted = training_flop(point, settings), flop or training_flop(reference, settings)
+        if own is None or wanted is None:
             raise ConfigError(
                 f"--budget flops: the FLOP of {point.values.get('model.network', 'this network')} are not known",
                 remedy="use --budget steps",
             )
         if any(text.startswith("train.steps=") for text in point.settings):
             raise ConfigError("--budget flops sets the number of steps, so train.steps cannot be an axis")
-        steps = max(1, round(reference.steps * reference.gflop_per_window / point.gflop_per_window))
+        steps = max(1, round(point.steps * wanted / own))
         changed.append(point.model_copy(update={"steps": steps, "settings": (*point.settings, f"train.steps={steps}")}))
     return tuple(changed)
 

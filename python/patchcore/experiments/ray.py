@@ -175,11 +175,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--address")
     arguments = parser.parse_args(argv)
     try:
-        done = work(arguments.experiment, slots=arguments.slots, address=arguments.address, stopping=StopSignal())
+        work(arguments.experiment, slots=arguments.slots, address=arguments.address, stopping=StopSignal())
     except (PatchcoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return int(ExitCode.ERROR)
-    return int(ExitCode.DONE if done else ExitCode.ERROR)
+    return int(ExitCode.DONE)
 
 
 if __name__ == "__main__":

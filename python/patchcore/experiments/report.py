@@ -42,6 +42,7 @@ from patchcore.views.document import (
 
 __all__ = ["make_document", "report"]
 
+_NOTHING = "No case has a DSC in all settings, so nothing can be compared yet."
 _PICTURE_BYTES = 300_000
 """A larger picture stays out of the page, which must not grow beyond 1 MB."""
 
@@ -98,7 +99,7 @@ def _evaluate(folder: ExperimentFolder, result: PointResult, say: Callable[[str]
     tell = say or (lambda _: None)
     tell(f"evaluating {result.point.point_id}")
     try:
-        evaluate(folder.study_of(result.point), result.run)
+        evaluate(folder.study_of(result.point), result.run, post=False)
     except (PatchcoreError, OSError) as error:
         if getattr(error, "errno", None) in DISK_ERRORS:
             raise
@@ -108,7 +109,7 @@ def _evaluate(folder: ExperimentFolder, result: PointResult, say: Callable[[str]
 def make_document(folder: ExperimentFolder, results: Sequence[PointResult]) -> Document:
     """Return the report of the finished points of an experiment."""
     protocol = folder.protocol
-    settings = settings_of_points(results)
+    settings = settings_of_points(results, name_target=len(protocol.over.get("target", ())) > 1)
     blocks: list[Block] = []
     if protocol.kind == "transfer":
         blocks += _transfer(protocol, settings)
@@ -127,8 +128,9 @@ def make_document(folder: ExperimentFolder, results: Sequence[PointResult]) -> D
 def _sweep(protocol: Protocol, settings: Sequence[Setting]) -> list[Block]:
     scores = gather(settings)
     if scores is None:
-        return [Heading("Result"), Paragraph("No case was evaluated in all settings, so nothing can be compared yet.")]
-    chosen = _chosen(scores, protocol.plan.patch_size)
+        return [Heading("Result"), Paragraph(_NOTHING)]
+    only_sizes = list(protocol.over) == [PATCH_SIZE]
+    chosen = _chosen(scores, protocol.plan.patch_size) if only_sizes else None
     blocks: list[Block] = [Heading("Result")]
     blocks += [Paragraph(text, strong=number == 0) for number, text in enumerate(verdicts(scores, protocol, chosen))]
     blocks += [Bullets(scores.excluded)] if scores.excluded else []
@@ -139,7 +141,7 @@ def _sweep(protocol: Protocol, settings: Sequence[Setting]) -> list[Block]:
         table = tables.differences_table(scores, pairs)
         blocks += [Heading("Differences"), _differences_drawing(table, "differences_drawing"), table]
         blocks += [Heading("Regret"), tables.regret_table(scores, chosen)]
-        if PATCH_SIZE in protocol.over:
+        if only_sizes:
             blocks.append(tables.rules_table(scores, protocol.plan))
     blocks += _cost(scores)
     return [*blocks, *_worst(scores)]
@@ -153,7 +155,7 @@ def _transfer(protocol: Protocol, settings: Sequence[Setting]) -> list[Block]:
         scores = gather(of)
         blocks.append(Heading(f"Result on {target}"))
         if scores is None:
-            blocks.append(Paragraph("No case was evaluated in all settings, so nothing can be compared yet."))
+            blocks.append(Paragraph(_NOTHING))
             continue
         end = f"_{number + 1}" if len(protocol.over["target"]) > 1 else ""
         gains = tables.gains_table(scores, target, f"transfer{end}")
@@ -314,7 +316,7 @@ def _protocol(folder: ExperimentFolder, results: Sequence[PointResult]) -> list[
     blocks.append(
         Paragraph(
             "The same experiment, run once more with the same threads in deterministic mode, gives the same tables, "
-            f"except for these columns: {', '.join(tables.NOT_REPEATABLE)}."
+            f"except for this one and for these columns: {', '.join(tables.NOT_REPEATABLE)}."
         )
     )
     return blocks

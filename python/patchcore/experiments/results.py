@@ -76,7 +76,8 @@ class PointResult:
         rise: Gain of the validation DSC in the last part of the training; NaN if it is not known.
         step_s: Median time of a training step [s]; NaN if it is not known.
         hours: Time of all training steps, without validation [h].
-        memory_mib: Largest memory of the training: of the GPU, else of its processes [MiB]; NaN if it is not known.
+        memory_mib: Largest memory: of any GPU of the machine with all its processes, for a training on a GPU; else of
+            the training's processes [MiB]; NaN if it is not known.
         pflop: FLOP of the training [1e15]; NaN if they are not known.
         host: Name of the machine.
         device: Name of the processor.
@@ -142,6 +143,7 @@ def _result(folder: ExperimentFolder, point: Point, run: Path, added: int) -> Po
     gflop = point.gflop_per_window
     best = view.best_validation
     cases, lesions, problem = _evaluation(folder.study_of(point), run)
+    on_gpu = str((start.get("versions") or {}).get("device", "")).startswith("cuda")
     contours = folder.study_of(point) / "reports" / run.name / "contours.png"
     return PointResult(
         point=point,
@@ -153,7 +155,9 @@ def _result(folder: ExperimentFolder, point: Point, run: Path, added: int) -> Po
         rise=rise_at_end(curve, point.steps),
         step_s=step_s,
         hours=float(np.mean(seconds)) * point.steps / 3600 if len(seconds) else math.nan,
-        memory_mib=max((v for n in attempts if (v := _memory_mib(RunPaths(run).system(n))) > 0), default=math.nan),
+        memory_mib=max(
+            (v for n in attempts if (v := _memory_mib(RunPaths(run).system(n), on_gpu)) > 0), default=math.nan
+        ),
         # A backward pass costs twice a forward pass.
         pflop=math.nan if gflop is None else 3 * gflop * config.train.batch_size * point.steps / 1e6,
         host=str(start.get("host", "")),
@@ -179,7 +183,7 @@ def rise_at_end(curve: tuple[tuple[int, float], ...], steps: int) -> float:
     return max(late) - max(early) if early and late else math.nan
 
 
-def _memory_mib(path: Path) -> float:
+def _memory_mib(path: Path, on_gpu: bool) -> float:
     """Return the largest memory in the samples of an attempt; NaN if there are none."""
     used: list[float] = []
     try:
@@ -189,7 +193,7 @@ def _memory_mib(path: Path) -> float:
     for line in lines:
         try:
             sample = json.loads(line)
-            of_gpus = [gpu["memory_used_bytes"] for gpu in sample.get("gpus") or ()]
+            of_gpus = [gpu["memory_used_bytes"] for gpu in sample.get("gpus") or ()] if on_gpu else []
             used += [float(value) for value in of_gpus or [sample["trainer_rss_bytes"]]]
         except (ValueError, TypeError, KeyError, AttributeError):
             continue  # a torn line, or a sample without this quantity
@@ -200,6 +204,9 @@ def _evaluation(study: Path, run: Path) -> tuple[tuple[CaseResult, ...], tuple[L
     folder = study / "reports" / run.name
     try:
         report = read_json(folder / "evaluation.json", schema=EVALUATION_SCHEMA)
+        if any(str(note).startswith("post-processing") for note in report.get("notes", ())):
+            # A choice that was made on these cases must not be compared with trainings without one.
+            return (), (), "it was evaluated with post-processing"
         cases = tuple(
             CaseResult(
                 case_id=str(case["case_id"]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from patchcore.experiments.results import LesionResult, PointResult
 from patchcore.metrics import MeanEstimate, estimate_mean, mean_over_classes
 from patchcore.planning.reasons import count_of
 from patchcore.runs.seen import Role
-from patchcore.types import Float64Array, IntTriple
+from patchcore.types import BoolArray, Float64Array, IntTriple
 
 __all__ = ["Lesion", "Scores", "Setting", "gather", "settings_of_points"]
 
@@ -101,18 +101,26 @@ class Scores:
 
     def seed_deviation(self, setting: int) -> float:
         """Return the standard deviation over the seeds of the mean DSC; NaN for one seed."""
-        means = [float(np.nanmean(_mean(np.moveaxis(table[setting], 1, 0)))) for table in self.by_seed.values()]
-        return float(np.std(means, ddof=1)) if len(means) > 1 else math.nan
+        tables = np.stack([table[setting] for table in self.by_seed.values()])
+        common = tables[:, np.isfinite(tables).all(axis=(0, 2))]  # every seed on the same cases
+        if len(tables) < 2 or not common.size:
+            return math.nan
+        return float(np.std(common.mean(axis=(1, 2)), ddof=1))
 
 
-def settings_of_points(results: Iterable[PointResult]) -> list[Setting]:
-    """Group points that differ in seed and fold only, in the order in which they come."""
+def settings_of_points(results: Iterable[PointResult], *, name_target: bool = False) -> list[Setting]:
+    """Group points that differ in seed and fold only, in the order in which they come.
+
+    Args:
+        results: The points.
+        name_target: Whether labels name the target of a transfer, because there are several.
+    """
     groups: dict[tuple[object, ...], list[PointResult]] = {}
     for result in results:
         key = (result.point.study, tuple(sorted(result.point.values.items())), result.point.patch_size)
         groups.setdefault(key, []).append(result)
     return [
-        Setting(_label(points[0]), points[0].point.values, points[0].point.patch_size, tuple(points))
+        Setting(_label(points[0], name_target), points[0].point.values, points[0].point.patch_size, tuple(points))
         for points in groups.values()
     ]
 
@@ -139,14 +147,15 @@ def gather(settings: Sequence[Setting]) -> Scores | None:
         )
     if not cells:
         return None
-    chosen = [settings[number] for number in kept]
+    chosen = [replace(settings[number], points=tuple(evaluated[number][cell] for cell in cells)) for number in kept]
     results = [[evaluated[number][cell] for cell in cells] for number in kept]
     places = _common_cases(results, notes)
     if not places:
         return None
     first = {case.case_id: case for row in results for result in row for case in result.cases}
     classes = tuple(dict.fromkeys(label for case in first.values() for label in case.dsc))
-    by_seed = {}
+    by_seed: dict[int, Float64Array] = {}
+    was_done: dict[int, BoolArray] = {}
     for seed in dict.fromkeys(seed for seed, _ in cells):
         table = np.full((len(chosen), len(places), len(classes)), math.nan)
         done = np.zeros((len(chosen), len(places)), dtype=bool)
@@ -157,9 +166,21 @@ def gather(settings: Sequence[Setting]) -> Scores | None:
                         place = places[case.case_id]
                         table[number, place] = [case.dsc.get(label, math.nan) for label in classes]
                         done[number, place] = True
-        # Not labelled: who predicts nothing has no DSC there, but counts as right if another one predicts something.
-        somebody = ~np.isnan(table).all(axis=0)
-        by_seed[seed] = np.where(np.isnan(table) & somebody & done[:, :, None], 1.0, table)
+        by_seed[seed], was_done[seed] = table, done
+    # Not labelled: who predicts nothing has no DSC there, but counts as right if anybody predicts something.
+    somebody = np.any([np.isfinite(table).any(axis=0) for table in by_seed.values()], axis=0)
+    rewarded = 0
+    for seed, table in by_seed.items():
+        right = np.isnan(table) & somebody & was_done[seed][:, :, None]
+        rewarded += int(right.sum())
+        by_seed[seed] = np.where(right, 1.0, table)
+    if not somebody.any():
+        return None
+    if rewarded:
+        notes.append(
+            f"{count_of(rewarded, 'score')} of cases without lesion count as 1, because this training predicts none "
+            "there and another one does; in cases.csv they are empty"
+        )
     return Scores(
         settings=tuple(chosen),
         cells=tuple(cells),
@@ -219,7 +240,7 @@ def _mean(table: Float64Array) -> Float64Array:
     return mean
 
 
-def _label(result: PointResult) -> str:
+def _label(result: PointResult, name_target: bool) -> str:
     """Return the name of a setting for people."""
     point = result.point
     edge = str(point.patch_size[0]) if len(set(point.patch_size)) == 1 else " × ".join(map(str, point.patch_size))
@@ -227,7 +248,8 @@ def _label(result: PointResult) -> str:
     if "training" in values:
         kind = {"scratch-both": "scratch, both budgets"}.get(values["training"], values["training"])
         source = f" from {values['source']}" if values.get("source") else ""
-        return f"{kind}{source}, patch {edge}"
+        target = f" to {values['target']}" if name_target else ""
+        return f"{kind}{source}{target}, patch {edge}"
     parts = [
         f"patch {edge}" if key == PATCH_SIZE else f"{key.rpartition('.')[2].replace('_', ' ')} {value}"
         for key, value in values.items()

@@ -12,22 +12,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final
 
 from patchcore.errors import PatchcoreError, RunError
 from patchcore.experiments.folder import ExperimentFolder, Place
 from patchcore.experiments.worker import Outcome, Worker, bad_hosts
-from patchcore.files import json_lines
 from patchcore.interrupts import StopSignal
+from patchcore.study import Study
 from patchcore.types import ExitCode
 
-__all__ = ["LEAD_S", "cancel_waiting", "queued_points", "submit"]
+__all__ = ["LEAD_S", "cancel_waiting", "queued_points", "release_lost_tasks", "submit"]
 
 LEAD_S: Final = 120
 """So long before the time limit a task is asked to stop [s]."""
@@ -63,12 +65,7 @@ def submit(
         RunError: Slurm does not answer, or refuses the job. Points that were not submitted stay open.
         OSError: The folder cannot be written.
     """
-    cluster = _cluster()
-    queued = queued_points(folder)
-    for owner, points in folder.owners().items():
-        for point_id in points:
-            if owner.startswith(f"slurm-{cluster}-") and point_id not in queued:
-                folder.give_up_claim(owner, point_id)
+    queued = release_lost_tasks(folder)
     names = [*folder.points]
     waiting = [name for name, (place, _) in folder.places().items() if place is Place.OPEN and name not in queued]
     # The points that need none come first, then those of each source after it.
@@ -86,19 +83,36 @@ def submit(
         numbers = sorted(names.index(name) for name in members)
         array = ",".join(map(str, numbers)) + (f"%{slots}" if slots else "")
         command = [
-            "sbatch", "--parsable", f"--job-name=patchcore-{folder.protocol.name}", f"--array={array}", "--requeue",
+            "sbatch", "--parsable", f"--job-name={_job_name(folder)}", f"--comment={_mark(folder)}",
+            f"--array={array}", "--requeue",
             "--open-mode=append", f"--signal=B:USR1@{lead_s}", f"--chdir={folder.study}",
             f"--output={folder.path.resolve()}/dispatchers/slurm-%A_%a.log",
             *([f"--dependency=afterany:{tasks[needs]}"] if needs is not None else []),
             *options,
         ]  # fmt: skip
         answer = _call(command, script=_script(folder))
-        job = int(answer.strip().split(";")[0])
-        with _jobs_file(folder).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"cluster": cluster, "job": job}) + "\n")
+        # A site may print a greeting before it.
+        number = re.search(r"(\d+)(;\S+)?\s*\Z", answer)
+        if number is None:
+            raise RunError(f"sbatch did not say the number of the job: {answer.strip()}")
+        job = int(number[1])
         jobs.append(job)
         tasks |= {names[number]: f"{job}_{number}" for number in numbers}
     return jobs
+
+
+def release_lost_tasks(folder: ExperimentFolder) -> dict[str, str]:
+    """Open the points of tasks of this cluster that are in the queue no longer; return those that are.
+
+    Raises:
+        RunError: Slurm does not answer.
+    """
+    queued = queued_points(folder)
+    for owner, points in folder.owners().items():
+        for point_id in points:
+            if owner.startswith(f"slurm-{_cluster()}-") and point_id not in queued:
+                folder.give_up_claim(owner, point_id)
+    return queued
 
 
 def queued_points(folder: ExperimentFolder) -> dict[str, str]:
@@ -107,17 +121,12 @@ def queued_points(folder: ExperimentFolder) -> dict[str, str]:
     Raises:
         RunError: Slurm does not answer.
     """
-    try:
-        lines = json_lines(_jobs_file(folder))
-    except FileNotFoundError:
-        return {}
-    cluster = _cluster()
-    mine = {record["job"] for record in map(json.loads, lines) if record["cluster"] == cluster}
     names = [*folder.points]
     found = {}
-    for job in json.loads(_call(["squeue", "--json"]))["jobs"]:
+    mark = _mark(folder)
+    for job in json.loads(_call(["squeue", "--json", f"--name={_job_name(folder)}"]))["jobs"]:
         number = _number(job.get("array_job_id"))
-        if number not in mine or _states(job) & _OVER:
+        if number is None or job.get("comment") != mark or _states(job) & _OVER:
             continue
         task = _number(job.get("array_task_id"))
         for at in [task] if task is not None else _numbers(str(job.get("array_task_string", ""))):
@@ -159,10 +168,16 @@ def _states(job: dict[str, Any]) -> set[str]:
     return set(state) if isinstance(state, list) else {str(state)}
 
 
-def _jobs_file(folder: ExperimentFolder) -> Any:
-    return folder.path / "dispatchers" / "slurm.jsonl"
+def _job_name(folder: ExperimentFolder) -> str:
+    return f"patchcore-{folder.protocol.name}"
 
 
+def _mark(folder: ExperimentFolder) -> str:
+    """Return the comment of the experiment's jobs: it makes them known in the queue, whoever has submitted them."""
+    return f"patchcore {Study(folder.study).study_id} {folder.protocol.name}"
+
+
+@cache
 def _cluster() -> str:
     if name := os.environ.get("SLURM_CLUSTER_NAME"):
         return name

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from patchcore.errors import LockedError
-from patchcore.experiments.executors import Where, chosen_before, is_worked_on, remember
+from patchcore.experiments.executors import Where, chosen_before, is_worked_on, release_lost, remember
 from patchcore.experiments.folder import ExperimentFolder, Place
 from patchcore.experiments.local import dispatcher_pid, gpus, start_dispatcher
 from patchcore.experiments.protocol import Protocol
 from patchcore.experiments.status import ExperimentStatus, experiment_status
+from patchcore.runs.paths import RunPaths
 
 __all__ = ["continue_experiment", "free_bytes", "needed_bytes", "run_experiment"]
 
 _POLL_S = 0.5
+_POLL_SLURM_S = 15.0  # each look asks the controller of the whole cluster
 
 _BYTES_PER_WEIGHT = 4 * (2 + 2 + 1)
 """In float32: two checkpoints' weights, the optimiser's two moments, and a copy while a checkpoint is written."""
@@ -40,7 +42,7 @@ def run_experiment(
     """
     continue_experiment(folder, where, points=points)
     while not detach and is_worked_on(folder):
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_SLURM_S if chosen_before(folder).executor == "slurm" else _POLL_S)
     return experiment_status(folder)
 
 
@@ -68,9 +70,14 @@ def continue_experiment(folder: ExperimentFolder, where: Where | None = None, *,
     for point_id in points:
         folder.start_over(point_id)
     folder.stop_file.unlink(missing_ok=True)
-    for point_id, (place, _) in folder.places().items():
+    for log in (folder.path / "dispatchers").glob("*.attempts"):
+        log.unlink(missing_ok=True)  # hosts on which everything failed get another chance
+    release_lost(folder)
+    for point_id, (place, entry) in folder.places().items():
         if place is Place.ENDED:
-            folder.move(point_id, Place.ENDED, Place.OPEN)
+            run = folder.run_of(point_id, entry)
+            # What has failed until now is forgiven.
+            folder.reopen(point_id, place, forgiven=None if run is None else RunPaths(run).newest_attempt())
     remember(folder, where)
     if where.executor == "slurm":
         from patchcore.experiments.slurm import submit

@@ -10,7 +10,7 @@ from patchcore.config.run import RunConfig
 from patchcore.errors import ConfigError
 from patchcore.experiments.folder import ExperimentFolder
 from patchcore.experiments.options import Common, Options, authorship, resolve_options, where_of
-from patchcore.experiments.points import make_points, parse_axes
+from patchcore.experiments.points import make_points, parse_axes, training_flop
 from patchcore.experiments.protocol import Budget, Extension, Point, Protocol
 from patchcore.experiments.start import run_experiment
 from patchcore.experiments.status import ExperimentStatus
@@ -147,7 +147,9 @@ def extend_sweep(
         "settings": protocol.settings,
     }
     common = resolve_options(options, protocol.name)
-    points = _points(Study(folder.study), protocol.plan, axes, common, protocol.budget, protocol.hours)
+    first = next(iter(known))
+    flop = training_flop(first, protocol.settings) if protocol.budget == "flops" else None
+    points = _points(Study(folder.study), protocol.plan, axes, common, protocol.budget, protocol.hours, flop)
     existing = {point.identity for point in known}
     names = set(folder.points)
     new = []
@@ -169,6 +171,7 @@ def _points(
     common: Common,
     budget: Budget,
     hours: float | None,
+    flop: float | None = None,
 ) -> tuple[Point, ...]:
     def check(config: RunConfig, chosen: Plan) -> None:
         check_training(study, chosen, config)
@@ -181,6 +184,7 @@ def _points(
         settings=common.settings,
         budget="steps" if budget == "hours" else budget,
         check=check,
+        flop=flop,
     )
     if hours is None:
         return points

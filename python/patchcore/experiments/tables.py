@@ -18,7 +18,7 @@ from patchcore.lesions.size_bins import SIZE_BIN_NAMES
 from patchcore.metrics import MeanEstimate, compare_pairs, estimate_mean, holm
 from patchcore.metrics.regret import cross_fitted_regret, seed_fitted_regret
 from patchcore.planning.reasons import count_of
-from patchcore.types import IntTriple
+from patchcore.types import Float64Array, IntTriple
 from patchcore.views.document import Column, Table
 
 __all__ = [
@@ -44,6 +44,7 @@ NOT_REPEATABLE = (
 )  # fmt: skip
 """Columns that differ when the same experiment is run once more; all others are equal byte for byte."""
 _WORST = 10
+_CLASSES_OF_A_CASE = " The classes of a case are averaged first here, so that each case has one score."
 
 
 def edge_text(patch: IntTriple) -> str:
@@ -146,15 +147,18 @@ def differences_table(
     rows = []
     for first, second in pairs:
         for at, label in enumerate(scores.classes):
-            found = compare_pairs(scores.dsc[first, :, at], scores.dsc[second, :, at], scores.patients)
+            pair = scores.dsc[first, :, at], scores.dsc[second, :, at]
+            found = compare_pairs(*pair, scores.patients)
+            # Cases of one patient are similar: a test needs one value per patient.
+            tested = compare_pairs(*_per_patient(pair, scores.patients))
             row: dict[str, Any] = {
                 "comparison": f"{scores.settings[first].label} − {scores.settings[second].label}",
                 "class": label,
                 "n": found.difference.n,
                 "patients": found.difference.patients,
                 **_ends("difference", found.difference),
-                "wilcoxon_p": found.wilcoxon_p,
-                "false_order": found.false_order,
+                "wilcoxon_p": tested.wilcoxon_p,
+                "false_order": tested.false_order,
             }
             rows.append(row)
     for row, p in zip(rows, holm([row["wilcoxon_p"] for row in rows]), strict=True):
@@ -173,9 +177,19 @@ def differences_table(
         title,
         tuple(columns),
         tuple(rows),
-        "Differences of the same cases, averaged over seeds. P(order is false): probability that the true means are in "
-        "the opposite order, given these cases (arXiv 2505.04720).",
+        "Differences of the same cases, averaged over seeds. The tests use one value per patient. P(order is false): "
+        "probability that the true means are in the opposite order, given these patients (arXiv 2505.04720).",
     )
+
+
+def _per_patient(pair: tuple[Float64Array, Float64Array], patients: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Return the means of each patient, over the cases that have both scores."""
+    cases: dict[str, list[int]] = {}
+    for number, patient in enumerate(patients):
+        if np.isfinite(pair[0][number] + pair[1][number]):
+            cases.setdefault(patient, []).append(number)
+    first, second = ([float(scores[numbers].mean()) for numbers in cases.values()] for scores in pair)
+    return first, second
 
 
 def regret_table(scores: Scores, chosen: int | None, name: str = "regret") -> Table:
@@ -212,7 +226,9 @@ def regret_table(scores: Scores, chosen: int | None, name: str = "regret") -> Ta
         tuple(rows),
         "DSC of the best setting minus DSC of the chosen one. The best is found on half of the patients and scored on "
         "the other half, over 20 divisions in both directions; the interval repeats all of it on samples of patients. "
-        "Between seeds: the best is found with one seed and scored with the others, on the same patients.",
+        "Between seeds: the best is found with one seed and scored with the others, on the same patients."
+        + _CLASSES_OF_A_CASE
+        * (len(scores.classes) > 1),
         frozenset(() if chosen is None else (chosen,)),
     )
 
@@ -282,7 +298,8 @@ def cost_table(scores: Scores, name: str = "cost") -> Table:
         Column("pareto", "Pareto front"),
     )
     note = (
-        "Time of training steps without validation; memory: the largest of the GPU, else of the processes. Pareto "
+        "Time of training steps without validation; memory: of the fullest GPU with all its processes, on a CPU of the "
+        "training's processes. Pareto "
         "front: no other setting has at least its DSC in less time and memory."
     )
     return Table(name, "DSC, time and memory", columns, tuple(rows), note)
@@ -305,14 +322,16 @@ def equal_cost_table(settings: Sequence[Setting], name: str = "equal_cost") -> T
     for setting in settings:
         row: dict[str, Any] = {"setting": setting.label}
         for measure, cost in measures.items():
-            least = min((cost(result) for other in settings for result in other.points), default=math.nan)
+            costs = [cost(result) for other in settings for result in other.points]
+            least = min((value for value in costs if math.isfinite(value)), default=math.nan)
             reached = []
             for result in setting.points:
                 total = cost(result)
                 if math.isnan(total) or math.isnan(least) or not total:
                     continue
                 last = result.point.steps * least / total
-                reached.append(max((dsc for step, dsc in result.curve if step <= last + 0.5), default=math.nan))
+                seen = [dsc for step, dsc in result.curve if step <= last + 0.5 and math.isfinite(dsc)]
+                reached.append(max(seen, default=math.nan))
             row[f"dsc_equal_{measure}"] = _mean(reached)
             row[f"steps_equal_{measure}"] = _mean(
                 [result.point.steps * least / cost(result) for result in setting.points if cost(result)]
@@ -370,6 +389,7 @@ def gains_table(scores: Scores, target: str, name: str = "transfer") -> Table:
         ),
     )
     note = "Gain: paired difference of the same cases. Only the second one compares equal numbers of steps."
+    note += _CLASSES_OF_A_CASE * (len(scores.classes) > 1)
     return Table(name, "From scratch against pre-trained", columns, tuple(rows), note)
 
 

@@ -95,7 +95,9 @@ def plan_transfer(
     points: list[Point] = []
 
     def place(study: Study, key: str, plan: Plan) -> _Place:
-        studies[key] = OtherStudy(path=os.path.relpath(study.path, home.path), study_id=study.study_id, plan=plan)
+        studies[key] = OtherStudy(
+            path=os.path.relpath(study.path.resolve(), home.path.resolve()), study_id=study.study_id, plan=plan
+        )
         return _Place(key, names[study.study_id], plan, study)
 
     for target in to_studies:

@@ -34,8 +34,10 @@ def verdicts(scores: Scores, protocol: Protocol, chosen: int | None) -> list[str
         texts.append(f"Only {labels[0]} has finished: mean DSC {scores.mean(0)}. There is nothing to compare yet.")
     elif chosen is None:
         text = f"Highest mean DSC: {labels[best]}, {scores.mean(best)}."
-        if PATCH_SIZE in protocol.over:
+        if list(protocol.over) == [PATCH_SIZE]:
             text += " The patch size of the plan was not trained, so the choice of the rule cannot be scored."
+        elif PATCH_SIZE in protocol.over:
+            text += " Other settings change, too, so the choice of the rule alone is not scored."
         texts.append(text)
     else:
         regret = cross_fitted_regret(scores.case_dsc, scores.patients, chosen)
@@ -75,6 +77,9 @@ def transfer_verdicts(scores: Scores, gains: Table) -> list[str]:
         ):
             mean, low, high = (row.get(f"gain_{key}{end}", math.nan) for end in ("", "_low", "_high"))
             if math.isnan(mean):
+                continue
+            if math.isnan(low):
+                parts.append(f"{mean:+.3f} against {what}, from too few patients to say more")
                 continue
             word = "better than" if low > 0 else "worse than" if high < 0 else "within noise of"
             parts.append(f"{word} {what} ({mean:+.3f} [{low:+.3f}, {high:+.3f}])")

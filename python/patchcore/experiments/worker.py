@@ -22,7 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from patchcore.errors import LockedError, PatchcoreError
+from patchcore.errors import LockedError, PatchcoreError, RunError
 from patchcore.experiments.dispatch import FAILURES_OF_A_HOST, failures_of, finish_point, was_stopped_by_user
 from patchcore.experiments.folder import ExperimentFolder, Place, dispatcher_lock
 from patchcore.experiments.local import evaluation_command, make_run
@@ -121,6 +121,8 @@ class Worker:
                 self.say(f"{point_id}: trains as {run.name}")
                 self._train(run)
                 report = run_state(run)
+                if report.state.is_live:
+                    return self._interrupted(point_id)
                 ended = read_object(RunPaths(run).exit(report.attempt or 1)) or {}
                 failed = ended.get("state") in (RunState.FAILED.value, RunState.OUT_OF_MEMORY.value)
                 _note_on_host(folder, failed=failed)
@@ -130,7 +132,7 @@ class Worker:
                     return self._end(point_id, f"stopped: {report.reason}")
                 if report.state in (RunState.STOPPED, RunState.PAUSED):
                     return self._interrupted(point_id)
-                failures = failures_of(run)
+                failures = failures_of(run, since=int(entry.get("forgiven") or 0))
                 if failures.count >= folder.protocol.failures_allowed:
                     return self._end(point_id, f"failed {failures.count} times: {failures.reason}")
                 if host_is_bad(folder):
@@ -138,6 +140,9 @@ class Worker:
                     return Outcome.BAD_HOST
             if self.evaluates and not self._evaluate(point, run.name):
                 return self._interrupted(point_id)
+        except LockedError as error:
+            self.say(f"{point_id}: {error}")
+            return self._interrupted(point_id)
         except (PatchcoreError, OSError) as error:
             _note_on_host(folder, failed=True)
             return self._end(point_id, f"could not be trained: {error}")
@@ -146,15 +151,26 @@ class Worker:
         return Outcome.DONE
 
     def _train(self, run: Path) -> None:
+        """Train until the end of an attempt, or until somebody else has finished the run.
+
+        Raises:
+            LockedError: The run is locked, but nobody trains it.
+        """
         deadline = time.monotonic() + _LOCKED_S
-        while True:
+        while run_state(run).state is not RunState.FINISHED and not self._stopping():
             try:
                 supervise_foreground(run, on_tick=self._look_for_stop)
             except LockedError:
-                # The lock of an attempt on a lost host is freed by its file system after a while.
-                if time.monotonic() > deadline:
+                if run_state(run).state.is_live:
+                    # A training whose worker was killed goes on, and so does one that a user has resumed: wait for it.
+                    deadline = time.monotonic() + _LOCKED_S
+                elif time.monotonic() > deadline:
                     raise
+                # Else: the lock of an attempt on a lost host is freed by its file system after a while.
                 time.sleep(1)
+            except RunError:
+                if run_state(run).state is not RunState.FINISHED:
+                    raise
             else:
                 return
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from patchcore.errors import ConfigError, PatchSizeError
-from patchcore.experiments.points import make_points, parse_axes, settings_of_toml
+from patchcore.experiments.points import make_points, parse_axes, settings_of_toml, training_flop
 from tiny_plan import tiny_plan
 
 SMALL = ("model.preset=tiny", "train.steps=100", "train.folds=3")
@@ -99,3 +99,15 @@ def test_a_toml_file_becomes_settings(tmp_path: Path) -> None:
     path.write_text("[optim", encoding="utf-8")
     with pytest.raises(ConfigError, match="not TOML"):
         settings_of_toml(path)
+
+
+def test_equal_flop_counts_the_windows_of_a_step() -> None:
+    axes = parse_axes(["train.batch_size=2,4"])
+    points = make_points(tiny_plan(), axes, seeds=(0,), folds=(0,), settings=SMALL, budget="flops")
+    assert [point.steps for point in points] == [100, 50]
+    assert len({training_flop(point, SMALL) for point in points}) == 1
+    later = make_points(
+        tiny_plan(), parse_axes(["train.batch_size=8"]), seeds=(0,), folds=(0,), settings=SMALL, budget="flops",
+        flop=training_flop(points[0], SMALL),
+    )  # fmt: skip
+    assert [point.steps for point in later] == [25]

@@ -273,3 +273,51 @@ def test_the_worst_cases_come_first() -> None:
     table = tables.worst_table(found, 1)
     assert [row["case_id"] for row in table.rows][:4] == ["p00", "p01", "p02", "p04"]
     assert len(table.rows) == 10
+
+
+def test_with_a_second_axis_the_choice_of_the_rule_is_not_scored() -> None:
+    results = []
+    for patch, rate in ((4, "1e-3"), (8, "1e-3"), (8, "1e-4")):
+        values = {"patch_size": str(patch), "optim.lr": rate}
+        results.append(result(point(patch, values=values), {"a": patch / 20, "b": patch / 20}))
+    axes = {"patch_size": ("4", "8"), "optim.lr": ("1e-3", "1e-4")}
+    texts = verdicts(scores_of(*results), protocol([point()], over=axes), None)
+    assert "the choice of the rule alone is not scored" in texts[0]
+    assert "was not trained" not in texts[0]
+
+
+def test_cases_without_lesion_count_alike_in_all_seeds_and_are_named() -> None:
+    found = scores_of(
+        result(point(4, 0), {"a": 0.0, "b": 0.5}), result(point(4, 1), {"a": NAN, "b": 0.5}),
+        result(point(8, 0), {"a": NAN, "b": 0.5}), result(point(8, 1), {"a": NAN, "b": 0.5}),
+    )  # fmt: skip
+    assert found.dsc[:, 0, 0].tolist() == [0.5, 1.0]
+    assert found.excluded[0].startswith("3 scores of cases without lesion count as 1")
+    nothing = [result(point(patch), {"a": NAN}) for patch in (4, 8)]
+    assert gather(settings_of_points(nothing)) is None
+
+
+def test_one_patient_says_nothing_about_a_transfer() -> None:
+    points = []
+    for kind, source in (("fine-tuning", "large"), ("scratch", "")):
+        values = {"training": kind, "source": source, "target": "small", "patch_size": "8"}
+        points.append(result(point(8, values=values, point_id=kind), {"a-1": 0.5, "a-2": 0.6}))
+    found = scores_of(*points)
+    text = transfer_verdicts(found, tables.gains_table(found, "small"))[0]
+    assert "too few patients to say more" in text
+    assert "nan" not in text
+
+
+def test_tests_use_one_value_per_patient() -> None:
+    first = {f"p{number}-{scan}": 0.5 + 0.01 * number for number in range(8) for scan in range(3)}
+    found = scores_of(result(point(4), first), result(point(8), dict.fromkeys(first, 0.5)))
+    [row] = tables.differences_table(found, [(0, 1)]).rows
+    expected = compare_pairs([0.5 + 0.01 * number for number in range(8)], [0.5] * 8)
+    assert row["n"] == 24
+    assert (row["wilcoxon_p"], row["false_order"]) == pytest.approx((expected.wilcoxon_p, expected.false_order))
+
+
+def test_several_targets_are_named_in_labels() -> None:
+    values = {"training": "scratch", "source": "", "target": "small", "patch_size": "8"}
+    points = [result(point(8, values=values), {"a": 0.5})]
+    assert settings_of_points(points, name_target=True)[0].label == "scratch to small, patch 8"
