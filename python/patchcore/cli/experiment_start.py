@@ -150,18 +150,17 @@ def _gib(count: int) -> str:
 def cost_lines(protocol: Protocol, points: tuple[Point, ...]) -> list[str]:
     """Return one line per point, with its cost."""
     from patchcore.config import resolve_config
-    from patchcore.experiments.points import point_cost
+    from patchcore.experiments.points import point_cost, training_flop
 
     width = max(len(point.point_id) for point in points)
     lines = []
     for point in points:
-        config = resolve_config(settings=[*protocol.settings, *point.settings])
+        model = resolve_config(settings=[*protocol.settings, *point.settings]).model
         line = f"  {point.point_id:<{width}}  {point.steps} steps"
-        if point.gflop_per_window is not None:
-            # A backward pass costs twice a forward pass.
-            total = 3 * point.gflop_per_window * config.train.batch_size * point.steps / 1e3
-            flop = f"{total:.3g} TFLOP" if total < 1e3 else f"{total / 1e3:.3g} PFLOP"
-            tokens = point_cost(config.model, protocol.plan_of(point), point.patch_size).tokens
+        total = training_flop(point, protocol.settings)
+        if total is not None:
+            flop = f"{total / 1e12:.3g} TFLOP" if total < 1e15 else f"{total / 1e15:.3g} PFLOP"
+            tokens = point_cost(model, protocol.plan_of(point), point.patch_size).tokens
             line += f", {tokens} tokens, about {flop}"
         if point.step_s is not None:
             line += f", {1000 * point.step_s:.0f} ms per step"

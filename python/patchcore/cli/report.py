@@ -27,22 +27,14 @@ def report(
     """
     import json
 
-    from patchcore.experiments.folder import ExperimentFolder, resolve_experiment
-    from patchcore.experiments.report import make_document
-    from patchcore.experiments.report import report as write_report
-    from patchcore.experiments.results import read_results
+    from patchcore.experiments.report import read_report, report_folder
     from patchcore.files import finite
-    from patchcore.views.document import Paragraph
+    from patchcore.views.document import Paragraph, write_document
 
-    page = write_report(
-        experiment,
-        name,
-        out=out,
-        evaluate_missing=evaluate,
-        say=lambda line: typer.echo(line, err=True),
+    folder, document = read_report(
+        experiment, name, evaluate_missing=evaluate, say=lambda line: typer.echo(line, err=True)
     )
-    folder = ExperimentFolder(experiment) if name is None else resolve_experiment(experiment, name)
-    document = make_document(folder, read_results(folder))
+    page = write_document(document, report_folder(folder, out))
     if as_json:
         content = {table.name: [dict(row) for row in table.rows] for table in document.tables}
         typer.echo(json.dumps(finite(content), indent=2, ensure_ascii=False))

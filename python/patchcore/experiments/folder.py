@@ -143,7 +143,7 @@ class ExperimentFolder:
 
         Raises:
             ConfigError: Somebody else has extended the experiment in the meantime.
-        LockedError: Somebody else does it at this moment.
+            LockedError: Somebody else does it at this moment.
             OSError: The folder cannot be written.
         """
         folder = self.path / "extensions"

@@ -125,7 +125,7 @@ def make_points(
         budget: ``steps``: all points make the same number of steps. ``flops``: the steps of a point are such that its
             training takes as many FLOP as that of the plan's patch size, or of the first point.
         check: Checks that the study can be trained with a configuration and a plan.
-        flop: With ``flops``: relative FLOP of each training, from :func:`training_flop` [default: see `budget`].
+        flop: With ``flops``: FLOP of each training, from :func:`training_flop` [default: see `budget`].
 
     Raises:
         PatchSizeError: A patch size has no UNETR, or does not divide the plan's window.
@@ -163,7 +163,7 @@ def make_points(
 
 
 def training_flop(point: Point, settings: Sequence[str]) -> float | None:
-    """Return the relative FLOP of a training: GFLOP of a forward pass × windows; None if they are not known.
+    """Return the FLOP of a training, forward and backward; None if they are not known.
 
     Args:
         point: The point.
@@ -172,7 +172,7 @@ def training_flop(point: Point, settings: Sequence[str]) -> float | None:
     if point.gflop_per_window is None:
         return None
     windows = resolve_config(settings=[*settings, *point.settings]).train.batch_size * point.steps
-    return point.gflop_per_window * windows
+    return 3e9 * point.gflop_per_window * windows  # a backward pass costs twice a forward pass
 
 
 def _of_equal_flops(

@@ -40,7 +40,7 @@ from patchcore.views.document import (
     write_document,
 )
 
-__all__ = ["make_document", "report"]
+__all__ = ["make_document", "read_report", "report", "report_folder"]
 
 _NOTHING = "No case has a DSC in all settings, so nothing can be compared yet."
 _PICTURE_BYTES = 300_000
@@ -79,6 +79,23 @@ def report(
         >>> import patchcore as pc  # doctest: +SKIP
         >>> pc.report("study/", "sweep-patch_size")  # doctest: +SKIP
     """
+    folder, document = read_report(experiment, name, evaluate_missing=evaluate_missing, say=say)
+    return write_document(document, report_folder(folder, out))
+
+
+def report_folder(folder: ExperimentFolder, out: PathLike | None) -> Path:
+    """Return the folder of a report."""
+    return Path(out) if out is not None else folder.path / "report"
+
+
+def read_report(
+    experiment: PathLike,
+    name: str | None = None,
+    *,
+    evaluate_missing: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> tuple[ExperimentFolder, Document]:
+    """Return an experiment and its report, without writing it; arguments and errors as for :func:`report`."""
     folder = ExperimentFolder(experiment) if name is None else resolve_experiment(experiment, name)
     results = read_results(folder)
     if not results:
@@ -92,7 +109,7 @@ def report(
             if result.problem:
                 _evaluate(folder, result, say)
         results = read_results(folder)
-    return write_document(make_document(folder, results), Path(out) if out is not None else folder.path / "report")
+    return folder, make_document(folder, results)
 
 
 def _evaluate(folder: ExperimentFolder, result: PointResult, say: Callable[[str], None] | None) -> None:
@@ -296,7 +313,7 @@ def _protocol(folder: ExperimentFolder, results: Sequence[PointResult]) -> list[
         "devices": ", ".join(sorted({result.device for result in results if result.device})),
         "versions": ", ".join([f"patchcore {protocol.patchcore}", *sorted(versions)]),
     }
-    for extension, number in zip(folder.extensions, range(1, 1 + len(folder.extensions)), strict=True):
+    for number, extension in enumerate(folder.extensions, 1):
         seen = (
             f"after {extension.finished} trainings had finished, so after results could be seen"
             if extension.finished

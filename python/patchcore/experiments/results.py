@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from patchcore.config import resolve_config
 from patchcore.errors import PatchcoreError
 from patchcore.experiments.folder import ExperimentFolder, Place
+from patchcore.experiments.points import training_flop
 from patchcore.experiments.protocol import Point
 from patchcore.files import json_lines, read_json
 from patchcore.metrics.results import EVALUATION_SCHEMA
@@ -139,8 +139,7 @@ def _result(folder: ExperimentFolder, point: Point, run: Path, added: int) -> Po
     times = view.series.get(STEP_TIME)
     seconds = times.values[np.isfinite(times.values)] if times is not None else np.empty(0)
     step_s = float(np.median(seconds)) if len(seconds) else math.nan
-    config = resolve_config(settings=[*folder.protocol.settings, *point.settings])
-    gflop = point.gflop_per_window
+    flop = training_flop(point, folder.protocol.settings)
     best = view.best_validation
     cases, lesions, problem = _evaluation(folder.study_of(point), run)
     on_gpu = str((start.get("versions") or {}).get("device", "")).startswith("cuda")
@@ -158,8 +157,7 @@ def _result(folder: ExperimentFolder, point: Point, run: Path, added: int) -> Po
         memory_mib=max(
             (v for n in attempts if (v := _memory_mib(RunPaths(run).system(n), on_gpu)) > 0), default=math.nan
         ),
-        # A backward pass costs twice a forward pass.
-        pflop=math.nan if gflop is None else 3 * gflop * config.train.batch_size * point.steps / 1e6,
+        pflop=math.nan if flop is None else flop / 1e15,
         host=str(start.get("host", "")),
         device=str((start.get("versions") or {}).get("processor", "")),
         attempts=view.attempts,
