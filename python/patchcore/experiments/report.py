@@ -260,7 +260,7 @@ def _cost(scores: Scores, end: str = "") -> list[Block]:
 
 
 def _worst(scores: Scores, end: str = "") -> list[Block]:
-    best = int(np.nanargmax([scores.mean(number).mean for number in range(len(scores.settings))]))
+    best = scores.best
     blocks: list[Block] = [
         Heading(f"Worst cases{end.replace('_', ' ')}"),
         tables.worst_table(scores, best, f"worst{end}"),

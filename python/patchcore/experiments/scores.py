@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from patchcore.experiments.points import PATCH_SIZE
 from patchcore.experiments.results import LesionResult, PointResult
 from patchcore.metrics import MeanEstimate, estimate_mean, mean_over_classes
+from patchcore.metrics.regret import Regret, cross_fitted_regret
 from patchcore.planning.reasons import count_of
 from patchcore.runs.seen import Role
 from patchcore.types import BoolArray, Float64Array, IntTriple
@@ -77,18 +79,41 @@ class Scores:
         """Number of patients."""
         return len(set(self.patients))
 
-    @property
+    @cached_property
     def dsc(self) -> Float64Array:
         """Mean DSC over the seeds, (settings, cases, classes)."""
         return _mean(np.stack(list(self.by_seed.values())))
 
-    @property
+    @cached_property
     def case_dsc(self) -> Float64Array:
         """Mean over the classes of the mean over the seeds, (settings, cases)."""
         return _mean(np.moveaxis(self.dsc, 2, 0))
 
+    @cached_property
+    def seed_case_dsc(self) -> Float64Array:
+        """Mean over the classes, (seeds, settings, cases)."""
+        return _mean(np.moveaxis(np.stack(list(self.by_seed.values())), 3, 0))
+
+    @cached_property
+    def regrets(self) -> tuple[Regret, ...]:
+        """Cross-fitted regret of each setting, as if it had been chosen."""
+        return tuple(cross_fitted_regret(self.case_dsc, self.patients, number) for number in range(len(self.settings)))
+
+    @cached_property
+    def best(self) -> int:
+        """Number of the setting with the highest mean DSC."""
+        return int(np.nanargmax([found.mean for found in self.means]))
+
+    @cached_property
+    def means(self) -> tuple[MeanEstimate, ...]:
+        """Mean DSC of each setting (classes first) with its intervals over patients."""
+        return tuple(self._mean_of(number) for number in range(len(self.settings)))
+
     def mean(self, setting: int) -> MeanEstimate:
-        """Return the mean DSC of a setting (classes first) with its intervals over patients."""
+        """Return the mean DSC of a setting: see :attr:`means`."""
+        return self.means[setting]
+
+    def _mean_of(self, setting: int) -> MeanEstimate:
         table = self.dsc[setting]
         if len(self.classes) == 1:
             return estimate_mean(table[:, 0], self.patients, within=(0, 1))

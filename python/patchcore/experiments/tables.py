@@ -16,7 +16,7 @@ from patchcore.experiments.results import PointResult
 from patchcore.experiments.scores import Scores, Setting
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES
 from patchcore.metrics import MeanEstimate, compare_pairs, estimate_mean, holm
-from patchcore.metrics.regret import cross_fitted_regret, seed_fitted_regret
+from patchcore.metrics.regret import seed_fitted_regret
 from patchcore.planning.reasons import count_of
 from patchcore.types import Float64Array, IntTriple
 from patchcore.views.document import Column, Table
@@ -196,7 +196,7 @@ def regret_table(scores: Scores, chosen: int | None, name: str = "regret") -> Ta
     """Return the cross-fitted regret of each setting, as if it had been chosen."""
     rows = []
     for number, setting in enumerate(scores.settings):
-        found = cross_fitted_regret(scores.case_dsc, scores.patients, number)
+        found = scores.regrets[number]
         row: dict[str, Any] = {
             "setting": setting.label,
             "patch_size": edge_text(setting.patch_size),
@@ -208,8 +208,7 @@ def regret_table(scores: Scores, chosen: int | None, name: str = "regret") -> Ta
             "best_share": found.best_shares[number],
         }
         if len(scores.by_seed) > 1:
-            by_seed = np.stack([np.nanmean(table, axis=2) for table in _quiet(scores)])
-            between = seed_fitted_regret(by_seed, scores.patients, number)
+            between = seed_fitted_regret(scores.seed_case_dsc, scores.patients, number)
             row |= {"seed_regret": between.mean, "seed_regret_low": between.low, "seed_regret_high": between.high}
         rows.append(row)
     columns = [
@@ -233,14 +232,6 @@ def regret_table(scores: Scores, chosen: int | None, name: str = "regret") -> Ta
     )
 
 
-def _quiet(scores: Scores) -> list[Any]:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return [np.where(np.isfinite(table), table, np.nan) for table in scores.by_seed.values()]
-
-
 def rules_table(scores: Scores, plan: Plan, name: str = "rules") -> Table:
     """Return what each rule of the plan would have chosen, and the regret of that size."""
     target = plan.target
@@ -253,7 +244,7 @@ def rules_table(scores: Scores, plan: Plan, name: str = "rules") -> Table:
             "patch_size": edge_text(rule.patch_size),
         }
         if rule.patch_size in sizes:
-            found = cross_fitted_regret(scores.case_dsc, scores.patients, sizes.index(rule.patch_size))
+            found = scores.regrets[sizes.index(rule.patch_size)]
             row |= {"regret": found.mean, "regret_low": found.low, "regret_high": found.high}
         else:
             row |= {"regret": math.nan, "regret_low": math.nan, "regret_high": math.nan}

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from patchcore.experiments.points import PATCH_SIZE
 from patchcore.experiments.protocol import Protocol
 from patchcore.experiments.results import PointResult
 from patchcore.experiments.scores import Scores
-from patchcore.metrics.regret import Regret, cross_fitted_regret
+from patchcore.metrics.regret import Regret
 from patchcore.metrics.statistics import RELIABLE_PATIENTS
 from patchcore.views.document import Table
 
@@ -26,8 +24,7 @@ def verdicts(scores: Scores, protocol: Protocol, chosen: int | None) -> list[str
         protocol: The protocol.
         chosen: Number of the setting that the plan has chosen; None if it is not among them.
     """
-    means = [scores.mean(number).mean for number in range(len(scores.settings))]
-    best = int(np.nanargmax(means))
+    best = scores.best
     labels = [setting.label for setting in scores.settings]
     texts = []
     if len(labels) < 2:
@@ -40,8 +37,7 @@ def verdicts(scores: Scores, protocol: Protocol, chosen: int | None) -> list[str
             text += " Other settings change, too, so the choice of the rule alone is not scored."
         texts.append(text)
     else:
-        regret = cross_fitted_regret(scores.case_dsc, scores.patients, chosen)
-        texts.append(_of_choice(scores, protocol, chosen, best, regret))
+        texts.append(_of_choice(scores, protocol, chosen, best, scores.regrets[chosen]))
     texts += _warnings(scores)
     return texts
 
