@@ -67,6 +67,11 @@ class Common:
     failures_allowed: int
     keep_checkpoints: bool
 
+    def of_protocol(self) -> dict[str, Any]:
+        """Return what every protocol has of the options, and who creates it."""
+        own = ("name", "seeds", "folds", "settings", "failures_allowed", "keep_checkpoints")
+        return authorship() | {key: getattr(self, key) for key in own}
+
 
 def resolve_options(options: Options, default_name: str) -> Common:
     """Check options and fill in their defaults.

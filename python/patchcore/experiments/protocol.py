@@ -23,6 +23,7 @@ __all__ = [
     "Protocol",
     "read_extension",
     "read_protocol",
+    "with_patch_size",
 ]
 
 EXPERIMENT_SCHEMA = 1
@@ -107,12 +108,17 @@ class Protocol(_Model):
     def plan_of(self, point: Point) -> Plan:
         """Return the plan of a point: the plan of the experiment with the point's patch size."""
         plan = self.plan if not point.study else self.studies[point.study].plan
-        first, *others = plan.targets
-        if point.patch_size == first.patch_size:
-            return plan
-        reason = f"set by the experiment {self.name}; the plan of the study has {first.patch_size}"
-        changed = first.model_copy(update={"patch_size": point.patch_size, "reason": reason})
-        return plan.model_copy(update={"targets": (changed, *others), "joint": None})
+        return with_patch_size(plan, point.patch_size, self.name)
+
+
+def with_patch_size(plan: Plan, patch_size: IntTriple, experiment: str) -> Plan:
+    """Return a plan with another patch size; the reason names the experiment that has set it."""
+    first, *others = plan.targets
+    if patch_size == first.patch_size:
+        return plan
+    reason = f"set by the experiment {experiment}; the plan of the study has {first.patch_size}"
+    changed = first.model_copy(update={"patch_size": patch_size, "reason": reason})
+    return plan.model_copy(update={"targets": (changed, *others), "joint": None})
 
 
 class Extension(_Model):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from patchcore.config import Plan
 from patchcore.errors import ConfigError
-from patchcore.experiments.protocol import Point
+from patchcore.experiments.protocol import Point, with_patch_size
 from patchcore.study import Study
 
 __all__ = ["of_equal_time"]
@@ -41,8 +41,7 @@ def of_equal_time(
     for point in points:
         key = (tuple(sorted(point.values.items())), point.patch_size)
         if key not in measured:
-            target = plan.targets[0].model_copy(update={"patch_size": point.patch_size})
-            own = plan.model_copy(update={"targets": (target, *plan.targets[1:]), "joint": None})
+            own = with_patch_size(plan, point.patch_size, "that is planned")
             found = profile_step(study, settings=[*settings, *point.settings], steps=_MEASURED, plan=own)
             measured[key] = found.step_s
         step_s = measured[key]

@@ -53,16 +53,10 @@ def plan_sweep(
     plan = study.plan()
     points = _points(study, plan, axes, common, budget, hours)
     return Protocol(
-        **authorship(),
-        name=common.name,
+        **common.of_protocol(),
         over=axes,
-        seeds=common.seeds,
-        folds=common.folds,
         budget=budget,
         hours=hours,
-        settings=common.settings,
-        failures_allowed=common.failures_allowed,
-        keep_checkpoints=common.keep_checkpoints,
         plan=plan,
         points=points,
     )

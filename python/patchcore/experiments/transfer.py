@@ -24,9 +24,9 @@ from patchcore.config.cost import check_window
 from patchcore.datasets.plan import compute_plan
 from patchcore.errors import ConfigError, StudyError
 from patchcore.experiments.folder import ExperimentFolder
-from patchcore.experiments.options import Common, Options, authorship, resolve_options, where_of
+from patchcore.experiments.options import Common, Options, resolve_options, where_of
 from patchcore.experiments.points import PATCH_SIZE, network_gflop, point_name, read_patch_size
-from patchcore.experiments.protocol import OtherStudy, Point, Protocol
+from patchcore.experiments.protocol import OtherStudy, Point, Protocol, with_patch_size
 from patchcore.experiments.start import run_experiment
 from patchcore.experiments.status import ExperimentStatus
 from patchcore.models.registry import check_network
@@ -111,20 +111,14 @@ def plan_transfer(
         for patch in edges:
             points += _points(at_target, at_sources, patch, common, steps, finetune_settings, matrix=bool(others))
     return Protocol(
-        **authorship(),
+        **common.of_protocol(),
         kind="transfer",
-        name=common.name,
         over={
             "source": tuple(names[study.study_id] for study in from_studies),
             "target": tuple(names[study.study_id] for study in to_studies),
             PATCH_SIZE: tuple("x".join(map(str, patch)) for patch in edges),
         },
-        seeds=common.seeds,
-        folds=common.folds,
         budget="steps",
-        settings=common.settings,
-        failures_allowed=common.failures_allowed,
-        keep_checkpoints=common.keep_checkpoints,
         plan=plans[home.study_id],
         studies=studies,
         points=tuple(points),
@@ -202,9 +196,7 @@ def _points(
     ) -> str:
         seed, fold = cell
         config = resolve_config(settings=[*common.settings, *own, f"train.steps={count}"])
-        plan = at.plan.model_copy(
-            update={"targets": (at.plan.targets[0].model_copy(update={"patch_size": patch}), *at.plan.targets[1:])}
-        )
+        plan = with_patch_size(at.plan, patch, common.name)
         check_training(at.study, plan, config)
         values = {TRAINING: kind, "source": source, "target": target.name, PATCH_SIZE: "x".join(map(str, patch))}
         between = f"_to_{target.name}" if matrix else ""
