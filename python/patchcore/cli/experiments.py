@@ -141,6 +141,7 @@ def follow(folder: ExperimentFolder) -> int:
     Returns:
         0 if all points are finished, 75 if it was stopped, 130 if the view was closed, else 1.
     """
+    from patchcore.experiments.start import poll_s
     from patchcore.experiments.status import experiment_status
 
     shown: dict[str, str] = {}
@@ -157,7 +158,7 @@ def follow(folder: ExperimentFolder) -> int:
             if not status.worked_on:
                 status = experiment_status(folder)
                 break
-            time.sleep(_POLL_S)
+            time.sleep(max(_POLL_S, poll_s(folder)))
     except KeyboardInterrupt:
         typer.echo(
             f"the experiment continues; stop it with patchcore experiments stop {folder.study} {folder.protocol.name}"

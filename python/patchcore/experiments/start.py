@@ -16,7 +16,7 @@ from patchcore.experiments.protocol import Protocol
 from patchcore.experiments.status import ExperimentStatus, experiment_status
 from patchcore.runs.paths import RunPaths
 
-__all__ = ["continue_experiment", "free_bytes", "needed_bytes", "run_experiment"]
+__all__ = ["continue_experiment", "free_bytes", "needed_bytes", "poll_s", "run_experiment"]
 
 _POLL_S = 0.5
 _POLL_SLURM_S = 15.0  # each look asks the controller of the whole cluster
@@ -42,8 +42,13 @@ def run_experiment(
     """
     continue_experiment(folder, where, points=points)
     while not detach and is_worked_on(folder):
-        time.sleep(_POLL_SLURM_S if chosen_before(folder).executor == "slurm" else _POLL_S)
+        time.sleep(poll_s(folder))
     return experiment_status(folder)
+
+
+def poll_s(folder: ExperimentFolder) -> float:
+    """Return the time between two looks at an experiment [s]."""
+    return _POLL_SLURM_S if chosen_before(folder).executor == "slurm" else _POLL_S
 
 
 def continue_experiment(folder: ExperimentFolder, where: Where | None = None, *, points: Sequence[str] = ()) -> None:

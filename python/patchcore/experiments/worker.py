@@ -162,7 +162,7 @@ class Worker:
                 supervise_foreground(run, on_tick=self._look_for_stop)
             except LockedError:
                 if run_state(run).state.is_live:
-                    # A training whose worker was killed goes on, and so does one that a user has resumed: wait for it.
+                    # A training goes on when its worker is killed, or when a user has resumed it: wait for its end.
                     deadline = time.monotonic() + _LOCKED_S
                 elif time.monotonic() > deadline:
                     raise
