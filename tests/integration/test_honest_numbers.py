@@ -25,7 +25,7 @@ from patchcore.datasets.plan import plan_patch_size
 from patchcore.errors import DataError, PlanError, SchemaVersionError
 from patchcore.evaluation import evaluate as evaluation
 from patchcore.evaluation.evaluate import evaluate
-from patchcore.evaluation.folds import FoldRun, fold_run, fold_scores
+from patchcore.evaluation.folds import FoldRun, check_ancestors, fold_run, fold_scores
 from patchcore.inference import torch_models
 from patchcore.inference.predict import predict
 from patchcore.inference.predictor import Predictor
@@ -223,6 +223,9 @@ def test_leakage_through_the_initial_weights_is_seen(
     assert not any("initial weights were trained" in alert.message for alert in RunReader(same).poll().alerts)
     assert evaluate(study, same).role == "used for selection"
     # All folds from one source cannot be honest.
+    check_ancestors(study, settings=TINY)
+    with pytest.raises(DataError, match="these weights were trained on"):
+        check_ancestors(study, settings=[*TINY, f"init.source={source}"])
     done = patchcore("train", study.path, "--fold", "all", "--init-from", source, *[f"--set={one}" for one in TINY])
     assert done.returncode == 2
     assert "these weights were trained on" in done.stderr

@@ -14,6 +14,7 @@ from tiny_training import PLAIN_SGD, TINY
 
 from patchcore.errors import ConfigError, DataError, EmptyClassError, StudyError
 from patchcore.runs import RunReader, RunState, RunView, read_cases, wait_for
+from patchcore.runs.events import LESIONS_DRAWN, LESIONS_SEEN
 from patchcore.runs.paths import RunPaths
 from patchcore.study import Study
 from patchcore.training import profiling
@@ -21,6 +22,7 @@ from patchcore.training import step as step_module
 from patchcore.training.control import Control
 from patchcore.training.launch import create_run
 from patchcore.training.profiling import profile_step
+from patchcore.training.step import TrainingStep
 
 MakeRun = Callable[..., Path]
 RunAttempt = Callable[..., int]
@@ -119,6 +121,28 @@ def test_validation_cut_short_is_redone(
     assert view_of(run).validations == ()
     assert run_attempt(run, 2) == 0
     assert [record.step for record in view_of(run).validations] == [3, 6]
+
+
+def test_a_validation_that_is_recorded_is_not_redone_after_a_kill(
+    make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("train.steps=5", "train.steps_per_epoch=2")
+    real = TrainingStep.__call__
+
+    def killed(self: TrainingStep, batch: object, step: int, *rest: Any, **named: Any) -> Any:
+        if step == 2:
+            raise KeyboardInterrupt
+        return real(self, batch, step, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TrainingStep, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_attempt(run)
+    monkeypatch.setattr(TrainingStep, "__call__", real)
+    assert run_attempt(run, 2) == 0
+    view = view_of(run)
+    assert [record.step for record in view.validations] == [2, 4, 5]
+    assert [int(step) for step in view.series[LESIONS_DRAWN].steps] == [2, 4, 5]
+    assert [int(step) for step in view.series[LESIONS_SEEN].steps] == [2, 4, 5]
 
 
 def test_requests_are_answered(make_run: MakeRun, run_attempt: RunAttempt) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from commands import patchcore
-from patchcore.config.postprocess import POSTPROCESS_FILE, read_postprocess
+from patchcore.config.postprocess import POSTPROCESS_FILE, Gain, read_postprocess
 from patchcore.errors import ConfigError, CorruptFileError, DataError, StudyError
 from patchcore.evaluation import tune as tuning
-from patchcore.evaluation.choose import THRESHOLDS
+from patchcore.evaluation.choose import THRESHOLDS, Choice, Rules
 from patchcore.evaluation.evaluate import evaluate
 from patchcore.evaluation.tune import tune
 from patchcore.study import Study
@@ -105,3 +105,33 @@ def test_what_cannot_be_tuned_is_refused(trained: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(tuning, "_measure", broken)
     with pytest.raises(DataError, match="none of 2 validation cases could be used; first error"):
         tune(trained)
+
+
+def test_what_is_written_is_what_was_chosen(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Rules] = []
+    gain = Gain(before=0.5, after=0.7, gain=0.2, low=0.1, high=0.3, patients=9)
+
+    def chosen(_cases: object, rules: Rules) -> tuple[Choice, Gain]:
+        given.append(rules)
+        return Choice(threshold=2, peak=0.9), gain
+
+    monkeypatch.setattr(tuning, "choose", chosen)
+    real = tuning._measure
+
+    def measure(predictor: object, record: object, organ: object) -> object:
+        if not failed:
+            failed.append(record.case_id)  # type: ignore[attr-defined]
+            raise CorruptFileError("the gzip data ends early")
+        return real(predictor, record, organ)  # type: ignore[arg-type]
+
+    failed: list[str] = []
+    monkeypatch.setattr(tuning, "_measure", measure)
+    done = tune(trained, objective="dsc")
+    assert given[0].has_thresholds
+    assert [case_id for case_id, _ in done.failed] == failed
+    written = read_postprocess(trained / POSTPROCESS_FILE)
+    assert written == done.settings
+    assert (written.threshold, written.min_peak, written.gain) == (THRESHOLDS[2], 0.9, gain)
+    assert written.kept
+    tune(trained)
+    assert not given[1].has_thresholds

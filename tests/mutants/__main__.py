@@ -67,7 +67,7 @@ STRICT = ("loss", "EMA, schedule, weight decay", "selection", "evaluation")
 
 TESTS = [
     "tests/unit/training", "tests/unit/metrics", "tests/unit/evaluation", "tests/unit/planning", "tests/unit/models",
-    "tests/unit/windows", "tests/unit/study", "tests/unit/runs/test_seen.py", "tests/peers",
+    "tests/unit/windows", "tests/unit/inference", "tests/unit/study", "tests/unit/runs/test_seen.py", "tests/peers",
     "tests/property/test_planning_property.py", "tests/property/test_windows_property.py",
     "tests/property/test_score_property.py", "tests/property/test_segment_property.py",
     *(f"tests/integration/test_{name}.py" for name in (

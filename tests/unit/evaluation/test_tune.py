@@ -14,7 +14,7 @@ from scipy import ndimage
 from patchcore.config.plan import RegionPlan
 from patchcore.config.postprocess import Postprocess
 from patchcore.evaluation.choose import PEAKS, THRESHOLDS, VOLUMES_MM3, Choice, Components, Rules, TuningCase, choose
-from patchcore.evaluation.tune import _measure
+from patchcore.evaluation.tune import _measure, _organ
 from patchcore.inference.postprocess import postprocess
 from patchcore.inference.segment import Segmentation, lesion_mask, lesion_members
 from patchcore.metrics import match_lesions
@@ -222,3 +222,10 @@ def test_all_members_of_a_region_are_lesion() -> None:
     )
     mask = lesion_mask(np.array([[[0, 1, 2, 3]]], np.uint8), target)
     assert mask.tolist() == [[[index in lesion_members(target) for index in range(4)]]]
+
+
+def test_the_only_other_label_is_the_organ() -> None:
+    assert _organ(tiny_target(classes=2), None) == 1
+    assert _organ(tiny_target(classes=3), None) is None
+    assert _organ(tiny_target(classes=3), 2) == 2
+    assert _organ(tiny_target(classes=2, regions=True), None) is None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patchcore.metrics.brats_tissues import Tissue, joined_groups
+from patchcore.metrics.brats_tissues import Tissue, _renumbered, joined_groups
 from patchcore.metrics.score import ScoreSettings, score_case
 from patchcore.types import AnyArray
 
@@ -106,3 +106,9 @@ def test_lesions_that_are_not_those_of_the_challenge_are_not_joined(changed: Any
         for settings in (plain, replace(plain, **changed))
     ]
     assert values == [0, 1]
+
+
+def test_joined_lesions_get_a_number_that_no_other_lesion_has() -> None:
+    groups = _renumbered(np.arange(4), [(1, 1), (2, 1)]).tolist()
+    assert groups[1] == groups[2]
+    assert len({groups[0], groups[1], groups[3]}) == 3

@@ -19,7 +19,14 @@ from safetensors.torch import save_file
 from patchcore.config.run import InitConfig
 from patchcore.errors import CheckpointError
 from patchcore.models import UNETR
-from patchcore.models.weights import _linear_matrix, area_matrix, foreign_weights, resample_embedding, transfer_weights
+from patchcore.models.weights import (
+    _fitted,
+    _linear_matrix,
+    area_matrix,
+    foreign_weights,
+    resample_embedding,
+    transfer_weights,
+)
 from patchcore.training.init_from import initialise
 
 TINY: dict[str, Any] = {"hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "feature_size": 4}
@@ -252,3 +259,24 @@ def test_a_prefix_is_removed_only_if_all_names_have_it() -> None:
     mixed = {"net.vit.norm.weight": weight, "vit.norm.bias": weight}
     assert foreign_weights(mixed).keys() == mixed.keys()
     assert foreign_weights({f"net.{name}": weight for name in ("vit.a", "vit.b")}).keys() == {"vit.a", "vit.b"}
+
+
+def test_positions_of_as_many_tokens_on_another_grid_are_interpolated() -> None:
+    source, target = unetr(8, (16, 24, 32)), unetr(8, (32, 24, 16), seed=1)
+    transfer_weights(target, source.state_dict(), token_grid=(2, 3, 4))
+    name = "vit.patch_embedding.position_embeddings"
+    before, after = source.state_dict()[name], target.state_dict()[name]
+    assert before.shape == after.shape
+    assert not torch.equal(before, after)
+    again = unetr(8, (16, 24, 32), seed=1)
+    transfer_weights(again, target.state_dict(), token_grid=(4, 3, 2))
+    assert again.state_dict()[name].shape == before.shape
+    # Without a grid, weights of the same shape are of the same network.
+    transfer_weights(target, source.state_dict())
+    assert torch.equal(target.state_dict()[name], before)
+
+
+def test_a_kernel_that_samples_nothing_up_is_not_resampled() -> None:
+    given, wanted = torch.ones(4, 1, 3, 3, 3), torch.ones(4, 1, 1, 3, 3)
+    with pytest.raises(CheckpointError, match="input_block"):
+        _fitted("input_block.0.conv.weight", given, wanted, unetr(8), "transposed", None)

@@ -351,3 +351,16 @@ def test_labels_take_turns_from_the_first(cases: list[PreparedCase]) -> None:
     assert [bool(lesion >= count) for lesion in draws.lesion] == [False, True, False]
     draws = source.draw(1, np.arange(3, dtype=np.uint32))
     assert [bool(lesion >= count) for lesion in draws.lesion] == [True, False, True]
+
+
+def test_other_lesions_follow_the_plans_connectivity(cases: list[PreparedCase], tmp_path: Path) -> None:
+    label = np.zeros(cases[0].shape, np.uint8)
+    label[2:4, 2:4, 2:4] = label[4:6, 4:6, 4:6] = 1  # they touch at a corner
+    path = tmp_path / "touching"
+    path.mkdir()
+    write_array(path / "label", label)
+    touching = replace(cases[0], path=path)
+    for connectivity, count in ((6, 2), (26, 1)):
+        target = tiny_target(connectivity=connectivity, lesion_labels=(1, 2))
+        [[spans]] = loader_module.other_lesions([touching], target)
+        assert len(spans.voxel_count) == count
