@@ -51,6 +51,10 @@ def slurm_root() -> Path | None:
         subprocess.run(["apt-get", *options, "download", *PACKAGES], check=True, capture_output=True, cwd=work)
         for package in work.glob("*.deb"):
             subprocess.run(["dpkg", "-x", str(package), str(work / "root")], check=True, capture_output=True)
+        # Debian installs some programs under another name, and links them when the package is set up.
+        for program in (work / "root/usr").glob("*bin/*-wlm"):
+            program.with_name(program.name.removesuffix("-wlm")).symlink_to(program.name)
+        shutil.rmtree(root, ignore_errors=True)  # of a version of this file that did not link them
         (work / "root").rename(root)
     except (subprocess.CalledProcessError, OSError) as error:
         if not (root / "usr/sbin/slurmctld").exists():  # another process may have been quicker

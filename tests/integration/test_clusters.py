@@ -17,13 +17,15 @@ from typing import Any
 import pytest
 from lab import ENV, wait_for
 from test_experiments import after, check_complete, fake_runs, protocol, runs_of, states
+from tiny_training import TINY
 
 from patchcore.errors import ConfigError, RunError
 from patchcore.experiments import slurm
 from patchcore.experiments.executors import Where, chosen_before, is_worked_on, stop
 from patchcore.experiments.folder import ExperimentFolder, Place
 from patchcore.experiments.start import continue_experiment
-from patchcore.runs import RunState, run_state
+from patchcore.runs import RunState, list_runs, run_state
+from patchcore.runs.paths import RunPaths
 from slurm_cluster import SlurmCluster, slurm_root
 
 HERE = Path(__file__).parent
@@ -276,3 +278,14 @@ def test_ray_trains_all_points_whatever_is_killed(folder: ExperimentFolder, ray_
     # Each slot had a GPU of its own.
     owners = {path.stem for path in (folder.path / "dispatchers").glob("ray-*.lock")}
     assert owners == {"ray-0", "ray-1"}
+
+
+def test_each_task_of_srun_is_a_rank_of_one_training(tiny_study: Path, on_cluster: SlurmCluster) -> None:
+    command = [sys.executable, "-m", "patchcore", "train", str(tiny_study), "--set=train.batch_size=2"]
+    command += [f"--set={one}" for one in TINY]
+    on_cluster.call("srun", "--partition=low", "--time=10", "--ntasks=2", "--kill-on-bad-exit=1", *command)
+    [summary] = list_runs(tiny_study)
+    assert summary.state.state is RunState.FINISHED
+    start = json.loads(RunPaths(summary.path).start(1).read_text(encoding="utf-8"))
+    assert len(start["hosts"]) == 2
+    assert start["versions"]["ranks"] == "2"

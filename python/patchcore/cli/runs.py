@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchcore.errors import RunError
+from patchcore.errors import ConfigError, RunError
 from patchcore.views.terminal import plain
 
 if TYPE_CHECKING:
@@ -115,18 +115,35 @@ def resume(
     study: StudyOrRun,
     run: RunArgument = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once instead of following the run.")] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Supervise the run in this process, for Slurm and containers.")
+    ] = False,
 ) -> None:
     """Resume a run from its last checkpoint and follow it.
 
     This starts a new attempt of the run. Ctrl-C stops the run with a checkpoint.
-    """
-    from patchcore.cli.viewer import watch
-    from patchcore.runs import RunState, run_state, start_attempt
 
+    Started by torchrun or srun, each of their processes is one rank of the run, on one or several hosts.
+    """
+    from patchcore.cli.train import Follower
+    from patchcore.cli.viewer import watch
+    from patchcore.launched import launched
+    from patchcore.runs import RunState, run_state, start_attempt
+    from patchcore.training.launch import join_training
+
+    by = launched()
+    if detach and (foreground or by):
+        raise ConfigError("a run in the foreground cannot be detached", remedy="leave out --detach")
+    if by is not None and by.rank:
+        join_training(by)
+        return
     path = _resolve(study, run)
     state = run_state(path)
     if state.state is RunState.FINISHED:
         raise RunError("the run is finished", path=path, remedy="there is nothing to resume")
+    if foreground or by:
+        follower = Follower(foreground=True)
+        follower.exit(follower.follow(path))
     attempt = start_attempt(path)
     typer.echo(f"attempt {attempt} of {path.name}")
     if not detach:

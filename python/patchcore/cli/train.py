@@ -96,9 +96,12 @@ def train(
     and stop. The exit code is that of the run: 0 finished, 75 stopped or paused, 1 failed.
 
     With --fold all, running the same command again continues with the folds that are not finished.
+
+    Started by torchrun or srun, each of their processes is one rank of one training, on one or several hosts.
     """
+    from patchcore.launched import launched
     from patchcore.runs import start_attempt
-    from patchcore.training.launch import create_run, settings_of
+    from patchcore.training.launch import create_run, join_training, settings_of
 
     if fold is not None and fold != "all" and not fold.isdecimal():
         raise ConfigError(f"--fold {fold!r} is not a valid fold", found=fold, remedy="give a number from 0, or all")
@@ -128,7 +131,22 @@ def train(
         "seed": seed,
     }
     chosen = [*(settings or []), *settings_of(options)]
-    follower = Follower(foreground=foreground)
+    by = launched()
+    if by is not None:
+        if detach or fold == "all":
+            raise ConfigError(
+                f"{by.by} has started {by.world} processes for one training: --detach and --fold all have no meaning",
+                remedy="give the number of one fold",
+            )
+        if by.launch:
+            raise ConfigError(
+                f"{by.by} has started patchcore train again, which would begin another run",
+                remedy="continue the run with patchcore runs resume STUDY",
+            )
+        if by.rank:
+            join_training(by)
+            return
+    follower = Follower(foreground=foreground or by is not None)
     if fold == "all":
         follower.exit(_train_folds(study, chosen, config, name, follower))
     run = create_run(study, settings=chosen, toml=config, name=name)

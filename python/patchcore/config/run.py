@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from patchcore.config.explain import explain
 from patchcore.errors import ConfigError
+from patchcore.launched import Launched
 from patchcore.types import PathLike
 
 __all__ = [
@@ -360,28 +361,47 @@ def resolve_config(
         )
     if config.train.fold >= config.train.folds:
         raise ConfigError(f"train.fold {config.train.fold} must be below train.folds {config.train.folds}")
-    if config.train.compile == "graphs" and (config.train.accumulate > 1 or config.train.ranks != 1):
-        raise ConfigError(
-            "train.compile=graphs cannot be combined with train.accumulate or train.ranks: gradients of a captured "
-            "graph cannot be accumulated",
-            remedy="set train.compile=default",
-        )
-    check_shares(config.train, max(1, config.train.ranks))
+    check_shares(config.train, config.train.ranks)
     return config
 
 
 def check_shares(train: TrainConfig, ranks: int) -> None:
-    """Check that the windows of a step can be divided evenly among the ranks and the parts of each rank.
+    """Check that a step can be shared by several processes, and its windows evenly.
+
+    Args:
+        train: Batch size, parts of a step and compilation are used.
+        ranks: Number of processes; 0: one per GPU, so it is not known yet.
 
     Raises:
-        ConfigError: The batch size is not a multiple of ranks × parts.
+        ConfigError: The batch size is not a multiple of ranks × parts, or a captured graph would be shared.
     """
+    if train.compile == "graphs" and (train.accumulate > 1 or ranks != 1):
+        raise ConfigError(
+            "train.compile=graphs cannot be combined with train.accumulate or several ranks: gradients of a captured "
+            "graph cannot be accumulated",
+            remedy="set train.compile=default",
+        )
+    ranks = max(1, ranks)
     parts = ranks * train.accumulate
     if train.batch_size % parts:
         raise ConfigError(
             f"train.batch_size {train.batch_size} cannot be divided among {ranks} ranks × {train.accumulate} parts",
             remedy=f"set train.batch_size to a multiple of {parts}",
         )
+
+
+def check_launched(train: TrainConfig, by: Launched) -> None:
+    """Check that a training can be shared by the processes of a launcher.
+
+    Raises:
+        ConfigError: ``train.ranks`` is another number than that of the processes; or as for :func:`check_shares`.
+    """
+    if train.ranks not in (0, 1, by.world):
+        raise ConfigError(
+            f"train.ranks is {train.ranks}, but {by.by} has started {by.world} processes",
+            remedy="leave train.ranks out: each process of the launcher is one rank",
+        )
+    check_shares(train, by.world)
 
 
 def _overlay(data: dict[str, Any], section: str, values: dict[str, Any]) -> None:

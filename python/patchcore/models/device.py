@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from patchcore.config.run import TrainConfig, check_shares
+from patchcore.config.run import TrainConfig, check_launched, check_shares
 from patchcore.errors import ConfigError
+from patchcore.launched import Launched
 from patchcore.threads import core_count
 
 __all__ = ["Placement", "keep_memory", "place", "settings_kept"]
@@ -63,17 +64,23 @@ class Placement:
         return network.to(self.device).to(memory_format=torch.channels_last_3d)
 
 
-def place(config: TrainConfig, rank: int = 0) -> Placement:
+def place(config: TrainConfig, rank: int = 0, *, by: Launched | None = None) -> Placement:
     """Choose device, precision and threads, and configure torch for them.
 
     Args:
         config: ``device``, ``precision``, ``threads``, ``ranks`` and ``deterministic`` are used.
         rank: Number of the process. It uses the GPU of that number and its share of the CPU cores.
+        by: The place of the process among those of a launcher. They are the ranks: its GPU is that of its number on
+            this host, and its share of the cores is that of a process of this host.
 
     Raises:
         ConfigError: CUDA is requested but not available, there are fewer GPUs than ranks, the batch cannot be divided
-            among the ranks, or bf16 is requested on a CPU.
+            among the ranks, bf16 is requested on a CPU, or `by` contradicts ``ranks``.
     """
+    local_ranks, threads = (by.local_world, by.threads) if by else (None, None)
+    if by is not None:
+        check_launched(config, by)
+        rank = by.local_rank
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
         raise ConfigError(
@@ -81,11 +88,16 @@ def place(config: TrainConfig, rank: int = 0) -> Placement:
             remedy="set train.device=auto or cpu, or check the driver (nvidia-smi) and that torch has CUDA support",
         )
     gpus = torch.cuda.device_count() if available and config.device != "cpu" else 0
-    ranks = config.ranks or max(1, gpus)
-    if ranks > 1 and 0 < gpus < ranks:
+    ranks = by.world if by else config.ranks or max(1, gpus)
+    local_ranks = local_ranks or ranks
+    if by and gpus == 1:
+        rank = 0  # srun gives each task a GPU that is the only one it sees
+    elif local_ranks > 1 and 0 < gpus < local_ranks:
         raise ConfigError(
-            f"train.ranks is {ranks}, but torch sees {gpus} CUDA device{'' if gpus == 1 else 's'}",
-            remedy="set train.ranks=0 to use all GPUs, or train.device=cpu",
+            f"{local_ranks} ranks on this host, but torch sees {gpus} CUDA device{'' if gpus == 1 else 's'}",
+            remedy="start one process per GPU, or set train.device=cpu"
+            if by
+            else "set train.ranks=0 to use all GPUs, or train.device=cpu",
         )
     check_shares(config, ranks)
     device = torch.device("cpu") if not gpus else torch.device("cuda", rank) if ranks > 1 else torch.device("cuda")
@@ -95,7 +107,7 @@ def place(config: TrainConfig, rank: int = 0) -> Placement:
             remedy="set train.precision=fp32 or auto",
         )
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
-    threads = config.threads or max(1, core_count() // ranks)
+    threads = config.threads or threads or max(1, core_count() // local_ranks)
     torch.set_num_threads(threads)
     if config.deterministic:
         # cuBLAS reads this variable on first use; without it torch refuses deterministic mode.

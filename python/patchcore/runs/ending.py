@@ -107,7 +107,8 @@ def _outcome(
             RunState.OUT_OF_MEMORY,
             reported_reason or "the kernel killed one of its processes because memory ran out",
         )
-    return RunState.FAILED, reported_reason
+    # The trainer is well, but another of its ranks was ended from outside.
+    return (RunState.KILLED if reported_state is RunState.KILLED else RunState.FAILED), reported_reason
 
 
 def _signal_name(number: int) -> str:

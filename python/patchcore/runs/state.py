@@ -32,7 +32,14 @@ _EPOCH_SHARE: Final = 1.5
 _TAIL_BYTES: Final = 65536
 
 FINAL_WORDS: Final = frozenset(
-    {RunState.FINISHED, RunState.STOPPED, RunState.PAUSED, RunState.FAILED, RunState.OUT_OF_MEMORY}
+    {
+        RunState.FINISHED,
+        RunState.STOPPED,
+        RunState.PAUSED,
+        RunState.FAILED,
+        RunState.OUT_OF_MEMORY,
+        RunState.KILLED,  # one of several ranks was
+    }
 )
 _REPORTED_LIVE: Final = frozenset({RunState.STARTING, RunState.RUNNING, RunState.PAUSING, RunState.STOPPING})
 

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -358,6 +358,11 @@ class RunWriter:
         file = LineFile(self.paths.cases / f"{name}.jsonl", fresh=name not in self._case_files)
         self._case_files.add(name)
         return file
+
+    def hosts(self, hosts: Sequence[Mapping[str, Any]]) -> None:
+        """Record where the ranks of a launcher run, in ``start.json``: host, boot id and process id of each rank."""
+        path = self.paths.start(self.attempt)
+        write_json_atomic(path, (read_object(path) or {}) | {"hosts": [dict(one) for one in hosts]})
 
     def _complete_start(self, resumed_from_step: int, versions: Mapping[str, str] | None, threads: int | None) -> None:
         path = self.paths.start(self.attempt)

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from patchcore.config import Plan, RunConfig, resolve_config
+from patchcore.config.run import check_launched
 from patchcore.errors import ConfigError, DataError, EmptyClassError, MissingExtraError, RunError, StudyError
+from patchcore.launched import Launched, launched
 from patchcore.models.registry import check_network
 from patchcore.runs import RunState, new_run, run_state, start_attempt, supervise_foreground
 from patchcore.runs.listing import resolve_run
+from patchcore.runs.paths import RunPaths
 from patchcore.study import Study
 from patchcore.types import PathLike
 
-__all__ = ["TrainedRun", "check_training", "create_run", "run_config", "settings_of", "train"]
+__all__ = ["TrainedRun", "check_training", "create_run", "join_training", "run_config", "settings_of", "train"]
 
 _POLL_S = 0.2
 
@@ -84,6 +87,8 @@ def create_run(
     study = study if isinstance(study, Study) else Study(study)
     plan = plan or study.plan()
     config = run_config(study, toml, settings)
+    if by := launched():
+        check_launched(config.train, by)
     check_training(study, plan, config)
     for module in ("torch", "monai", "einops", "safetensors", "psutil"):
         if find_spec(module) is None:
@@ -116,7 +121,9 @@ def train(
 ) -> TrainedRun:
     """Train a UNETR of the plan's patch size on a study.
 
-    The run belongs to its own supervisor process: it continues if this process ends, detached or not.
+    The run belongs to its own supervisor process: it continues if this process ends, detached or not. If a launcher
+    (torchrun, srun, Ray Train) has started several processes that all call this function, each is one rank of one
+    training: rank 0 creates the run and supervises it, the others take part.
 
     Args:
         study: A study with a plan.
@@ -136,8 +143,14 @@ def train(
         >>> import patchcore as pc  # doctest: +SKIP
         >>> run = pc.train("study/", settings=["model.preset=small", "train.steps=500"])  # doctest: +SKIP
     """
+    by = launched()
+    if by and detach:
+        raise ConfigError(f"{by.by} waits for its processes, so a training cannot be detached from it")
+    if by and by.rank:
+        run = join_training(by)
+        return TrainedRun(path=run, attempt=RunPaths(run).newest_attempt() or 1, state=run_state(run).state)
     run = create_run(study, settings=settings, toml=toml, name=name)
-    if foreground:
+    if foreground or by:
         supervise_foreground(run)
         attempt = 1
     else:
@@ -148,6 +161,18 @@ def train(
     if not detach and report.state not in (RunState.FINISHED, RunState.STOPPED, RunState.PAUSED):
         raise RunError(f"the run is {report.label}", path=run, remedy="read attempts/*/stdout.log in the run folder")
     return TrainedRun(path=run, attempt=attempt, state=report.state)
+
+
+def join_training(by: Launched) -> Path:
+    """Take part in the training of rank 0 until it ends, as a rank above 0; return its run folder.
+
+    Raises:
+        RunError: Rank 0 cannot be reached, or its run folder does not exist here.
+    """
+    from patchcore.training.trainer import join_training as join
+
+    print(f"rank {by.rank} of {by.world}: joins rank 0 at {by.address} port {by.port}", file=sys.stderr, flush=True)
+    return join(by)
 
 
 def run_config(study: Study, toml: PathLike | None, settings: Sequence[str]) -> RunConfig:

@@ -1,8 +1,10 @@
 """Runs one training in several processes (ranks) that share each step: one per GPU, or on CPUs with gloo.
 
-Rank 0 is the trainer that the supervisor started. Only rank 0 writes to the run folder and receives requests. It starts
-the other ranks as child processes in its own process group, so that they end with it, and sends its decisions to them.
-The ranks connect through a store on the loopback interface. Nothing is pickled: decisions are numbers, results JSON.
+Rank 0 is the trainer that the supervisor started. Only rank 0 writes to the run folder and receives requests, and sends
+its decisions to the others. On one host it starts the other ranks as child processes in its own process group, so that
+they end with it, and the ranks connect through a store on the loopback interface. If a launcher such as torchrun has
+started all ranks, perhaps on several hosts, they meet as :mod:`patchcore.training.meeting` says. Nothing is pickled:
+decisions are numbers, results JSON.
 """
 
 from __future__ import annotations
@@ -10,14 +12,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,14 +28,15 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from patchcore.errors import PatchcoreError, RunError
 from patchcore.interrupts import STOP_SIGNALS
+from patchcore.launched import launched
+from patchcore.training.lifeline import Lost
+from patchcore.training.meeting import STORE_TIMEOUT, Guest, Host, listen, network_interface
 
 __all__ = ["OUT_OF_MEMORY", "RankError", "Ranks", "leave_words", "rank_of_environment"]
 
 _RANK: Final = "PATCHCORE_RANK"
 _PORT: Final = "PATCHCORE_RANKS_PORT"
 _LOOPBACK: Final = "127.0.0.1"
-# Long, because rank 0 may write a large checkpoint to a slow disk. The watch thread finds dead ranks, not this timeout.
-_TIMEOUT: Final = timedelta(hours=12)
 OUT_OF_MEMORY: Final = "out of memory"
 """Marks a rank that ran out of memory."""
 _POLL_S: Final = 0.1
@@ -44,8 +45,13 @@ _PIECE: Final = 2 << 20
 
 
 def rank_of_environment() -> int:
-    """Return the rank of this process; 0 if a supervisor started it."""
-    return int(os.environ.get(_RANK, "0"))
+    """Return the rank of this process; 0 if a supervisor started it alone.
+
+    Raises:
+        ConfigError: A launcher's variables contradict each other.
+    """
+    place = launched()
+    return place.rank if place else int(os.environ.get(_RANK, "0"))
 
 
 def _error_path(run: Path, attempt: int, rank: int) -> Path:
@@ -63,13 +69,15 @@ class RankError(RunError):
 
     Attributes:
         out_of_memory: Whether the rank ran out of memory.
+        from_outside: Whether the rank was ended from outside, or is lost with its host.
     """
 
-    def __init__(self, message: str, *, out_of_memory: bool) -> None:
+    def __init__(self, message: str, *, out_of_memory: bool, from_outside: bool = False) -> None:
         super().__init__(
             message, remedy="read attempts/*/stdout.log of the run, then resume it: its last checkpoint is complete"
         )
         self.out_of_memory = out_of_memory
+        self.from_outside = from_outside
 
 
 class Ranks:
@@ -82,6 +90,7 @@ class Ranks:
         attempt: Number of the attempt.
         report: Called on a separate thread if another rank has died, before this process ends. It must record the error
             in the run folder.
+        meeting: Where the ranks of a launcher meet; None: rank 0 starts the others.
 
     Attributes:
         rank: Number of this rank.
@@ -96,9 +105,11 @@ class Ranks:
         attempt: int,
         *,
         report: Callable[[RankError], None] | None = None,
+        meeting: Host | Guest | None = None,
     ) -> None:
         self.world = world
-        self.rank = rank_of_environment()
+        self.rank = meeting.rank if meeting else rank_of_environment()
+        self._meeting = meeting
         self._device, self._run, self._attempt, self._report = device, run, attempt, report
         self._children: list[subprocess.Popen[bytes]] = []
         self._control: Any = None
@@ -122,28 +133,21 @@ class Ranks:
         return self
 
     def _join(self) -> None:
-        if self.first:
-            # The socket is bound here because the store would listen on every interface.
-            listening = socket.socket()
-            listening.bind((_LOOPBACK, 0))
-            port = listening.getsockname()[1]
-            self._store = TCPStore(
-                _LOOPBACK,
-                port,
-                self.world,
-                is_master=True,
-                wait_for_workers=False,
-                timeout=_TIMEOUT,
-                master_listen_fd=listening.detach(),
-            )
-            self._start_others(port)
-            # Started before the ranks join, because a rank that dies earlier would be waited for forever.
-            threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+        place = launched() if self._meeting else None
+        if self._meeting and place:
+            self._store = self._meeting.store
+            interface = network_interface(place)
+        elif self.first:
+            self._store = listen(_LOOPBACK, 0)
+            self._start_others(self._store.port)
         else:
             port = int(os.environ[_PORT])
-            self._store = TCPStore(_LOOPBACK, port, self.world, is_master=False, timeout=_TIMEOUT)
-        # Only the loopback interface, whatever address the host name resolves to.
-        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = "lo"
+            self._store = TCPStore(_LOOPBACK, port, is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT)
+        if self.first:
+            # Started before the ranks join, because a rank that dies earlier would be waited for forever.
+            threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+        # Without a launcher only the loopback interface, whatever address the host name resolves to.
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface if place else "lo"
         gpu = self._device.type == "cuda"
         if gpu:
             torch.cuda.set_device(self._device)
@@ -152,9 +156,9 @@ class Ranks:
             store=PrefixStore("ranks", self._store),
             rank=self.rank,
             world_size=self.world,
-            timeout=_TIMEOUT,
+            timeout=STORE_TIMEOUT,
         )
-        self._control = dist.new_group(backend="gloo", timeout=_TIMEOUT) if gpu else dist.group.WORLD
+        self._control = dist.new_group(backend="gloo", timeout=STORE_TIMEOUT) if gpu else dist.group.WORLD
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self.world > 1:
@@ -168,10 +172,10 @@ class Ranks:
             elif self.first and isinstance(error, RuntimeError) and not isinstance(error, PatchcoreError):
                 # A dead rank appears here as a broken connection.
                 deadline = time.monotonic() + _GRACE_S
-                while not self._dead() and time.monotonic() < deadline:
+                while not self._lost() and time.monotonic() < deadline:
                     time.sleep(_POLL_S)
-                if dead := self._dead():
-                    raise self._why(*dead[0]) from error
+                if lost := self._lost():
+                    raise self._why(lost[0]) from error
         finally:
             deadline = time.monotonic() + (10 if error is None else 0.5)
             for child in self._children:
@@ -202,29 +206,39 @@ class Ranks:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _dead(self) -> list[tuple[int, int]]:
-        codes = [(rank, child.poll()) for rank, child in enumerate(self._children, 1)]
-        return [(rank, code) for rank, code in codes if code]
+    def _lost(self) -> list[Lost]:
+        if isinstance(self._meeting, Host):
+            return self._meeting.lifelines.lost()
+        lost = []
+        for rank, child in enumerate(self._children, 1):
+            if code := child.poll():
+                how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+                # A crash of its own, e.g. SIGSEGV, is an error; what was ended by these signals was ended by others.
+                outside = -code in (signal.SIGKILL, *STOP_SIGNALS)
+                lost.append(Lost(rank, how, self._said(rank) or (None if outside else "")))
+        return sorted(lost, key=lambda one: one.error is not None)
+
+    def _said(self, rank: int) -> str | None:
+        with suppress(OSError, ValueError, KeyError):
+            said = json.loads(_error_path(self._run, self._attempt, rank).read_text(encoding="utf-8"))
+            return str(said["error"])
+        return None
 
     def _watch(self) -> None:
         """End this process, after a report, if a rank has died: GPU kernels would wait for the dead rank forever."""
         while not self._ended.wait(_POLL_S):
-            dead = self._dead()
+            lost = self._lost()
             # If an error such as a NaN loss ended all ranks, rank 0 reports it itself within the grace time.
-            if dead and not self._ended.wait(_GRACE_S):
+            if lost and not self._ended.wait(_GRACE_S):
                 try:
                     if self._report is not None:
-                        self._report(self._why(*dead[0]))
+                        self._report(self._why(self._lost()[0]))
                 finally:
                     os._exit(1)
 
-    def _why(self, rank: int, code: int) -> RankError:
-        reason = None
-        with suppress(OSError, ValueError):
-            reason = json.loads(_error_path(self._run, self._attempt, rank).read_text(encoding="utf-8")).get("error")
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        message = f"rank {rank} of {self.world} {how}" + (f": {reason}" if reason else "")
-        return RankError(message, out_of_memory=reason == OUT_OF_MEMORY)
+    def _why(self, lost: Lost) -> RankError:
+        message = f"rank {lost.rank} of {self.world} {lost.how}" + (f": {lost.error}" if lost.error else "")
+        return RankError(message, out_of_memory=lost.error == OUT_OF_MEMORY, from_outside=lost.error is None)
 
     def agree(self, *values: int) -> tuple[int, ...]:
         """Return the values of rank 0 on every rank."""

@@ -10,9 +10,10 @@ import hashlib
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
@@ -23,6 +24,7 @@ from patchcore.config import RunConfig
 from patchcore.errors import DataError, PatchcoreError, RunError, StudyError
 from patchcore.files import read_json, write_json_atomic
 from patchcore.interrupts import STOP_SIGNALS, StopSignal
+from patchcore.launched import Launched, launched
 from patchcore.models.checkpoint import Checkpoint, find_checkpoint
 from patchcore.models.device import Placement, keep_memory, place
 from patchcore.models.registry import build_network
@@ -35,6 +37,7 @@ from patchcore.training.control import Control, Interrupted
 from patchcore.training.init_from import initialise
 from patchcore.training.loader import training_windows
 from patchcore.training.loop import Outcome, run_loop
+from patchcore.training.meeting import Guest, Host
 from patchcore.training.memory import memory_remedy
 from patchcore.training.network import compiled
 from patchcore.training.optim import WeightAverage, make_optimizer
@@ -46,13 +49,14 @@ from patchcore.training.tensorboard import TensorBoard
 from patchcore.types import ExitCode
 from patchcore.views.terminal import write_utf8
 
-__all__ = ["main", "train_attempt"]
+__all__ = ["join_training", "main", "train_attempt"]
 
 Cases: TypeAlias = tuple[list[PreparedCase], list[PreparedCase]]
 """Training cases and validation cases."""
 
 # Step sentinel, larger than any real step: a failed start must not invalidate events of earlier attempts.
 _NO_STEP = 2**62
+_GRACE_S = 3.0
 
 
 def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None) -> int:
@@ -65,7 +69,8 @@ def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None
     if rank_of_environment():
         return _train_along(run, attempt, setup)
     try:
-        placement = place(setup.config.train)
+        by_launcher = launched()
+        placement = place(setup.config.train, by=by_launcher)
         checkpoint = find_checkpoint(run / "checkpoints" / "last")
     except PatchcoreError as error:
         with RunWriter(run, attempt, resumed_from_step=_NO_STEP) as writer:
@@ -80,17 +85,20 @@ def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None
     ) as writer:
         try:
             control = Control(writer, stop_signal)
-            cases = _cases_or_leave(run, setup, writer, control)
-            if cases is None:
-                outcome: Outcome = control.leave or "stop"
-            else:
 
-                def record_failure(error: RankError) -> None:
-                    _fail(error, setup, writer)
-                    writer.flush()
+            def record_failure(error: RankError) -> None:
+                _fail(error, setup, writer)
+                writer.flush()
 
-                with Ranks(placement.ranks, placement.device, run, attempt, report=record_failure) as ranks:
-                    outcome = _train(run, setup, placement, checkpoint, cases, writer, control, ranks)
+            with Host(by_launcher, run, attempt) if by_launcher else nullcontext() as meeting:
+                cases = _cases_or_leave(run, setup, writer, control, meeting)
+                if cases is None:
+                    outcome: Outcome = control.leave or "stop"
+                else:
+                    with Ranks(
+                        placement.ranks, placement.device, run, attempt, report=record_failure, meeting=meeting
+                    ) as ranks:
+                        outcome = _train(run, setup, placement, checkpoint, cases, writer, control, ranks)
         except Exception as error:
             return _fail(error, setup, writer)
         states = {"finished": RunState.FINISHED, "stop": RunState.STOPPED, "pause": RunState.PAUSED}
@@ -98,7 +106,28 @@ def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None
         return ExitCode.DONE if outcome == "finished" else ExitCode.STOPPED
 
 
-def _train_along(run: Path, attempt: int, setup: RunSetup) -> int:
+def join_training(by_launcher: Launched) -> Path:
+    """Take part, as a rank above 0 that a launcher has started, in the training of rank 0; return its run folder.
+
+    Raises:
+        RunError: Rank 0 cannot be reached, or its run folder does not exist here.
+    """
+
+    def end(why: str | None) -> None:
+        # The main thread may wait for rank 0 in a kernel of the GPU forever.
+        print(f"rank {by_launcher.rank}: {why or 'rank 0 has stopped the training'}", file=sys.stderr, flush=True)
+        os._exit(ExitCode.ERROR if why else ExitCode.DONE)
+
+    guest = Guest(by_launcher, end)
+    start = read_json(guest.run / "attempts" / str(guest.attempt) / "start.json")
+    _train_along(guest.run, guest.attempt, read_setup(guest.run, start.get("overrides")), by_launcher, guest)
+    guest.lifeline.close()
+    return guest.run
+
+
+def _train_along(
+    run: Path, attempt: int, setup: RunSetup, by_launcher: Launched | None = None, guest: Guest | None = None
+) -> int:
     """Share the steps of rank 0. Only rank 0 records events and receives requests."""
     rank = rank_of_environment()
     # Rank 0 handles signals; this rank ends together with rank 0.
@@ -107,22 +136,43 @@ def _train_along(run: Path, attempt: int, setup: RunSetup) -> int:
     writer = Silence()
     control = Control(writer)
     try:
-        placement = place(setup.config.train, rank)
-        with Ranks(placement.ranks, placement.device, run, attempt) as ranks:
+        placement = place(setup.config.train, rank, by=by_launcher)
+        with Ranks(placement.ranks, placement.device, run, attempt, meeting=guest) as ranks:
             checkpoint = find_checkpoint(run / "checkpoints" / "last")
             cases = _prepare(run, run_study(run), setup, writer, control)
             _train(run, setup, placement, checkpoint, cases, writer, control, ranks)
     except Exception as error:
-        leave_words(run, attempt, rank, OUT_OF_MEMORY if _is_out_of_memory(error) else str(error))
+        words = OUT_OF_MEMORY if _is_out_of_memory(error) else str(error)
+        if guest is None:
+            leave_words(run, attempt, rank, words)
+        else:
+            guest.lifeline.say(words)
+            if isinstance(error, RuntimeError) and not isinstance(error, PatchcoreError):
+                # A broken connection is noticed here first. If rank 0 is gone, `end` says so.
+                time.sleep(_GRACE_S)
         raise
     return ExitCode.DONE
 
 
-def _cases_or_leave(run: Path, setup: RunSetup, writer: RunWriter, control: Control) -> Cases | None:
-    """Return the training and validation cases; None if a stop or pause was requested meanwhile."""
+def _cases_or_leave(
+    run: Path, setup: RunSetup, writer: RunWriter, control: Control, meeting: Host | None
+) -> Cases | None:
+    """Prepare the cases and wait for the ranks of a launcher.
+
+    Returns:
+        The training and validation cases; None if a stop or pause was requested meanwhile.
+    """
     writer.progress(phase="prepare", total_steps=setup.config.train.steps, step=0)
+
+    def show_missing(missing: list[int]) -> None:
+        control.look_or_leave()
+        writer.progress(phase=f"wait for {len(missing)} of {meeting.world if meeting else 1} ranks")
+
     try:
-        return _prepare(run, run_study(run), setup, writer, control)
+        cases = _prepare(run, run_study(run), setup, writer, control)
+        if meeting is not None:
+            writer.hosts(meeting.wait(show_missing))
+        return cases
     except Interrupted:
         assert control.leave is not None
         control.done(Verb.STOP, Verb.PAUSE, detail="no step was trained yet")
@@ -304,7 +354,8 @@ def _fail(error: Exception, setup: RunSetup, writer: RunWriter) -> int:
         remedy_text = getattr(error, "remedy", None)
         message = str(error) if not remedy_text else str(error).removesuffix(f"; {remedy_text}")
         writer.alert("error", message, remedy_text)
-        writer.state(RunState.FAILED, str(error))
+        from_outside = isinstance(error, RankError) and error.from_outside
+        writer.state(RunState.KILLED if from_outside else RunState.FAILED, str(error))
         print(f"failed: {error}", file=sys.stderr, flush=True)
         return ExitCode.ERROR
     raise error
