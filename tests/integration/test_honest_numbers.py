@@ -222,6 +222,8 @@ def test_leakage_through_the_initial_weights_is_seen(
     assert run_attempt(same) == 0
     assert not any("initial weights were trained" in alert.message for alert in RunReader(same).poll().alerts)
     assert evaluate(study, same).role == "used for selection"
+    with pytest.raises(DataError, match="fold 5 does not exist"):
+        evaluate(study, same, fold=5)
     # All folds from one source cannot be honest.
     check_ancestors(study, settings=TINY)
     with pytest.raises(DataError, match="these weights were trained on"):

@@ -22,6 +22,7 @@ from patchcore.training import step as step_module
 from patchcore.training.control import Control
 from patchcore.training.launch import create_run
 from patchcore.training.profiling import profile_step
+from patchcore.training.ranks import Ranks
 from patchcore.training.step import TrainingStep
 
 MakeRun = Callable[..., Path]
@@ -141,8 +142,27 @@ def test_a_validation_that_is_recorded_is_not_redone_after_a_kill(
     assert run_attempt(run, 2) == 0
     view = view_of(run)
     assert [record.step for record in view.validations] == [2, 4, 5]
+    assert [record.epoch for record in view.validations] == [0, 1, 2]
     assert [int(step) for step in view.series[LESIONS_DRAWN].steps] == [2, 4, 5]
     assert [int(step) for step in view.series[LESIONS_SEEN].steps] == [2, 4, 5]
+
+
+def test_the_last_validation_is_not_redone_after_a_kill(
+    make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("train.steps=2", "train.steps_per_epoch=2")
+
+    def killed(_: Ranks) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ranks, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_attempt(run)
+    assert run_attempt(run, 2) == 0
+    events = (run / "attempts" / "2" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    assert not [event for event in map(json.loads, events) if event["kind"] == "validation"]
+    assert view_of(run).states[-1].state == RunState.FINISHED
 
 
 def test_requests_are_answered(make_run: MakeRun, run_attempt: RunAttempt) -> None:

@@ -24,6 +24,7 @@ from patchcore.datasets.preload import load_readers
 from patchcore.errors import DataError, StudyError
 from patchcore.files import read_json, write_atomic, write_json_atomic
 from patchcore.locks import check_locks
+from patchcore.shares import Share
 from patchcore.study.analysis import Analysis, AnalyzeProgress, Grouping
 from patchcore.study.cases import CaseRecord
 from patchcore.study.fingerprint import Fingerprint
@@ -36,6 +37,8 @@ from patchcore.volumes.dicom.options import SegmentOptions
 from patchcore.volumes.volume import DicomVolume
 
 __all__ = ["analyze", "analyze_dataset"]
+
+_SHARES = "measures-share-*.jsonl"
 
 
 def analyze(
@@ -58,6 +61,7 @@ def analyze(
     ignore_label: int | None = None,
     instances: bool | None = None,
     threads: int | None = None,
+    share: str | None = None,
     progress: Callable[[AnalyzeProgress], None] | None = None,
 ) -> Study:
     """Measure a data set and write the results into a study; faulty cases are quarantined and never stop the others.
@@ -89,6 +93,8 @@ def analyze(
         instances: Each stored label of a NIfTI file is one lesion, for label maps that number their lesions; they
             become lesions of label 1, and ``segments.csv`` keeps the stored labels.
         threads: Number of cases processed at the same time; all cores by default.
+        share: ``2/8``: only measure every eighth case, from the second on, and leave the results for an analysis with
+            the same options and without `share`. Shares may be measured at the same time, on several hosts.
         progress: Called in the calling thread when a case finishes a phase.
 
     Returns:
@@ -119,6 +125,7 @@ def analyze(
         ignore_label=ignore_label,
         instances=instances,
         threads=threads,
+        share=share,
         progress=progress,
     ).study
 
@@ -143,9 +150,11 @@ def analyze_dataset(
     ignore_label: int | None = None,
     instances: bool | None = None,
     threads: int | None = None,
+    share: str | None = None,
     progress: Callable[[AnalyzeProgress], None] | None = None,
 ) -> Analysis:
     """Do the same as :func:`analyze`, and return all results, including the refused cases."""
+    own = None if share is None else Share.parse(share)
     source, folder = Path(dataset).resolve(), Path(study).absolute()
     root = source.parent if source.is_file() else source
     _keep_apart(root, folder, listed=source.is_file())
@@ -196,15 +205,20 @@ def analyze_dataset(
     if not (folder / "study.json").exists():
         check_locks(folder)
     made = Study.create(folder, root)
-    with made.lock("analyze"):
+    patients = dict(zip(case_ids, grouping.patients, strict=True))
+    # Each share has its own log, so that processes on several hosts never write to the same file.
+    with made.lock("analyze" if own is None else f"analyze-{own.name}"):
         unchanged.forget(made.path)
-        placed = with_indices(found, made.path / "dicom", lesions=lesions)
+        part = found if own is None else replace(found, cases=tuple(own.of(found.cases)))
+        placed = with_indices(part, made.path / "dicom", lesions=lesions)
         records = [
-            new_record(case, patient, settings, excluded=case.case_id in excluded)
-            for case, patient in zip(placed.cases, grouping.patients, strict=True)
+            new_record(case, patients[case.case_id], settings, excluded=case.case_id in excluded)
+            for case in placed.cases
         ]
         load_readers(volume for record in records for volume in record.volumes)
-        log = MeasureLog(made.path / "measures.jsonl")
+        name = "measures.jsonl" if own is None else _SHARES.replace("*", own.name)
+        shares = sorted(made.path.glob(_SHARES))
+        log = MeasureLog(made.path / name, also=shares)
         pool = MeasuringPool(threads, log, settings, progress)
         try:
             measures = pool.measure_labels(records)
@@ -218,6 +232,18 @@ def analyze_dataset(
         finally:
             log.close()
         records = [measures[item.case_id].record if item.case_id in measures else item for item in records]
+        if own is not None:
+            return Analysis(
+                study=made,
+                command=settings.command,
+                layout=placed,
+                grouping=grouping,
+                records=tuple(records),
+                fingerprint=None,
+                figures=(),
+                reused_count=pool.reused_count,
+                findings=tuple(found.findings),
+            )
         among = cohort_findings(records, patients_known=grouping.known)
         records = [
             with_findings(record, among[record.case_id], settings) if record.case_id in among else record
@@ -225,6 +251,8 @@ def analyze_dataset(
         ]
         final = {record.case_id: record for record in records}
         log.compact(item for item in measures.values() if item.record.usable)
+        for path in shares:
+            path.unlink(missing_ok=True)
         good = [
             item.with_record(final[item.record.case_id])
             for item in measures.values()

@@ -133,20 +133,25 @@ class MeasureLog:
     """``measures.jsonl``: one line per measured case, appended when it is done; a kill loses only unfinished cases.
 
     A later line for a case replaces an earlier line. An incomplete last line is ignored.
+
+    Args:
+        path: The file.
+        also: Further files to read, of shares that other processes have measured.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, also: Sequence[Path] = ()) -> None:
         self.path = path
         self._entries: dict[str, CaseMeasures] = {}
         self._descriptor: int | None = None
-        try:
-            lines = json_lines(path)
-        except FileNotFoundError:
-            return
-        for line in lines:
-            with suppress(ValueError, KeyError, TypeError):
-                entry = CaseMeasures.from_json(line)
-                self._entries[entry.record.case_id] = entry
+        for file in (path, *also):
+            try:
+                lines = json_lines(file)
+            except FileNotFoundError:
+                continue
+            for line in lines:
+                with suppress(ValueError, KeyError, TypeError):
+                    entry = CaseMeasures.from_json(line)
+                    self._entries[entry.record.case_id] = entry
 
     def find(
         self,

@@ -36,6 +36,7 @@ from patchcore.datasets.preload import load_readers
 from patchcore.errors import ConfigError, DataError, EmptyClassError, PatchcoreError, PlanError
 from patchcore.files import write_json_atomic
 from patchcore.memory import MemoryBudget, anonymous_bytes, available_bytes
+from patchcore.shares import Share
 from patchcore.store.facts import read_failed
 from patchcore.store.groups import STORE_SCHEMA, store_folder, write_groups
 from patchcore.store.prepare_case import StoreWriteError, prepare_case
@@ -98,6 +99,7 @@ def prepare(
     antialias: bool | None = None,
     max_memory_bytes: int | None = None,
     workers: int | None = None,
+    share: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Preparation:
     """Resample every accepted case of a study to the training grid of its plan, into ``STUDY/store.zarr``.
@@ -116,6 +118,8 @@ def prepare(
         max_memory_bytes: Maximum memory of this process [default: half of the available memory].
         workers: Number of cases prepared in parallel [default: the number of cores, at most 8]. Cases wait
             while memory is short.
+        share: ``2/8``: prepare only every eighth case, from the second on. Shares may be prepared at the same time, on
+            several hosts.
         on_progress: Called with (cases done, all cases) after each case, in the calling thread.
 
     Returns:
@@ -136,12 +140,16 @@ def prepare(
     """
     study = source if isinstance(source, Study) else Study(source)
     wanted = {"crop_to": crop_to, "crop_margin_mm": crop_margin_mm, "kernel": kernel, "antialias": antialias}
-    with study.lock("prepare"):
+    own = None if share is None else Share.parse(share)
+    with study.lock("prepare" if own is None else f"prepare-{own.name}"):
         target = _with_store_plan(study, {key: value for key, value in wanted.items() if value is not None})
+        records = study.accepted() if own is None else own.of(study.accepted())
+        if not records and own is not None:
+            return Preparation((), ())
         return prepare_cases(
             study,
             target,
-            study.accepted(),
+            records,
             max_memory_bytes=max_memory_bytes,
             workers=workers,
             on_progress=on_progress,

@@ -15,7 +15,7 @@ from patchcore.config.plan import RegionPlan
 from patchcore.config.postprocess import Postprocess
 from patchcore.evaluation.choose import PEAKS, THRESHOLDS, VOLUMES_MM3, Choice, Components, Rules, TuningCase, choose
 from patchcore.evaluation.tune import _measure, _organ
-from patchcore.inference.postprocess import postprocess
+from patchcore.inference.postprocess import Removed, postprocess
 from patchcore.inference.segment import Segmentation, lesion_mask, lesion_members
 from patchcore.metrics import match_lesions
 from tiny_plan import tiny_target
@@ -229,3 +229,26 @@ def test_the_only_other_label_is_the_organ() -> None:
     assert _organ(tiny_target(classes=3), None) is None
     assert _organ(tiny_target(classes=3), 2) == 2
     assert _organ(tiny_target(classes=2, regions=True), None) is None
+
+
+def test_nothing_predicted_is_nothing_removed() -> None:
+    chosen = Postprocess(weights_sha256="", objective="dsc", min_volume_mm3=10)
+    empty = np.zeros((4, 4, 4), np.uint8)
+    assert postprocess(empty, tiny_target(), chosen, voxel_mm3=1.0) == Removed()
+
+
+def test_the_samples_of_patients_are_always_the_same() -> None:
+    cases = cohort(5)
+    cases[0] = case("c0", [(25, 0.58, 0), (400, 0.98, 1), *[(100, 0.9, None)] * 20])
+    cases[1] = case("c1", [(500, 0.6, 0), (30, 0.9, None)])
+    drawn: list[int] = []
+    real = np.random.default_rng
+
+    def default_rng(seed: int) -> Any:
+        drawn.append(seed)
+        return real(seed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np.random, "default_rng", default_rng)
+        choose(cases, Rules())
+    assert drawn == [0, 0]

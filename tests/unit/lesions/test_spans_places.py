@@ -17,3 +17,13 @@ def test_places_follow_the_fastest_axis() -> None:
             assert lesion == 0
             found[place] = True
         assert np.array_equal(found, mask)
+
+
+def test_places_of_one_lesion() -> None:
+    mask = np.zeros((9, 3, 3), bool)
+    mask[1, 1, 1] = mask[4:6, 1, 1] = mask[8, 1, 1] = True
+    spans = lesion_spans(mask)
+    for lesion, voxels in enumerate((1, 2, 1)):
+        places = list(span_places(spans, lesion))
+        assert {number for number, _ in places} == {lesion}
+        assert sum(int(mask[place].sum()) for _, place in places) == voxels

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from patchcore.metrics import compare_pairs, estimate_mean, mean_over_classes
+from patchcore.metrics import compare_pairs, estimate_mean, intervals, mean_over_classes
 from patchcore.metrics.intervals import patient_interval
 
 
@@ -88,3 +88,12 @@ def test_the_interval_covers_what_it_promises_where_the_bootstrap_does_not() -> 
         covered += [found.patient_low <= 0 <= found.patient_high, found.low <= 0 <= found.high]
     assert covered[0] / 400 >= 0.93
     assert covered[1] / 400 < 0.93
+
+
+def test_four_values_show_their_tails() -> None:
+    parts = np.array([0.0, 0.01, -0.01, 5.0])
+    tails = float(stats.kurtosis(parts, bias=False))
+    freedom = max(min(3.0, intervals._LEAST_FREEDOM), 8 / (tails + 8 / 3))
+    assert intervals.t_of_tails(parts) == pytest.approx(float(stats.t.ppf(0.975, freedom)))
+    assert freedom < 3
+    assert intervals.t_of_tails(parts[1:]) == pytest.approx(float(stats.t.ppf(0.975, 2)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from monai.metrics import DiceMetric, compute_dice
 
 from patchcore.errors import ConfigError, ShapeMismatchError
-from patchcore.metrics import DscCounts, best_threshold_dsc, centre_ball, dsc, dsc_ball_baseline, mean_dsc
+from patchcore.metrics import DscCounts, VoxelCounts, best_threshold_dsc, centre_ball, dsc, dsc_ball_baseline, mean_dsc
 from real_data import DATA
 
 
@@ -179,3 +179,8 @@ def test_the_ball_on_real_crops(cohort: str, folder: str | None, expected: float
     volumes = [m.sum() * math.prod(s) for m, s in zip(masks, spacings, strict=True)]
     result = dsc_ball_baseline(masks, spacings, volume_mm3=float(np.median(volumes)))
     assert result.mean == pytest.approx(expected, abs=0.01)
+
+
+def test_recall_is_the_share_of_the_labelled_voxels() -> None:
+    assert VoxelCounts(3, 10, 4).recall == 3 / 4
+    assert math.isnan(VoxelCounts(0, 10, 0).recall)

@@ -10,6 +10,7 @@ import pytest
 
 from patchcore.errors import ConfigError
 from patchcore.metrics import regret as module
+from patchcore.metrics.intervals import t_of_tails
 from patchcore.metrics.regret import cross_fitted_regret, seed_fitted_regret
 
 
@@ -111,3 +112,26 @@ def test_what_cannot_be_computed_is_refused() -> None:
         seed_fitted_regret([[[0.1]]], "a", 0)
     with pytest.raises(ConfigError, match="option 1 does not exist"):
         seed_fitted_regret([[[0.1]], [[0.1]]], "a", 1)
+
+
+def test_two_patients_are_enough_and_are_in_every_sample() -> None:
+    found = cross_fitted_regret([[0.5, 0.7], [0.6, 0.9]], "ab", 0, resamples=50)
+    assert math.isfinite(found.mean)
+    drawn = module._drawn(np.random.default_rng(0), 500, 2)
+    assert (drawn > 0).sum(axis=1).min() == 2
+    assert set(drawn.sum(axis=1)) == {2.0}
+
+
+def test_the_interval_is_of_the_difference_to_the_rival_of_each_patient() -> None:
+    sums = np.array([[0.9, 0.2, 0.4, 0.5, 0.3], [0.6, 0.7, 0.8, 0.1, 0.9], [0.1, 0.1, 0.1, 0.1, 0.1]])
+    counts = np.ones(5)
+    samples = np.array([0.1, 0.2, 0.4])
+    low, high = module._interval(0.25, samples, sums, counts, 0)
+    parts = sums[1] - sums[0]
+    half = t_of_tails(parts - parts.mean()) * samples.std()
+    assert (low, high) == (pytest.approx(0.25 - half), pytest.approx(0.25 + half))
+    # Its tails are those of the differences around their mean: any other shift of them has others.
+    counts = np.array([1.0, 1.0, 1.0, 1.0, 6.0])
+    low, high = module._interval(0.25, samples, sums, counts, 0)
+    parts = sums[1] - sums[0] - (sums[1].sum() - sums[0].sum()) / 10 * counts
+    assert high - low == pytest.approx(2 * t_of_tails(parts) * samples.std())

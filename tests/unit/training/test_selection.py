@@ -231,7 +231,7 @@ def test_the_time_of_a_case_is_that_of_all_ranks_over_all_cases(
 
 
 def test_cases_that_just_fit_into_the_time_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 30.0] * 2)
+    clock = iter([0.0, 30.0] * 3)
     monkeypatch.setattr(selection.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(selection, "predict_volume", lambda *_, **__: None)
     network = SimpleNamespace(training=True, eval=lambda: None, train=lambda _: None)
@@ -246,3 +246,4 @@ def test_cases_that_just_fit_into_the_time_are_kept(monkeypatch: pytest.MonkeyPa
 
     assert affordable(1.5) == 3  # 30 s a case: three cases take the 90 s exactly
     assert affordable(1.4) == 2
+    assert affordable(0.999) == 1  # a minute has 60 s
