@@ -32,9 +32,7 @@ class Share:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise ConfigError(
-                f"share {self.number}/{self.count}", expected="e.g. 2/8: number 2 of 8", remedy="correct it"
-            )
+            raise _wrong(f"{self.number}/{self.count}")
 
     @classmethod
     def parse(cls, text: str) -> Share:
@@ -59,4 +57,4 @@ class Share:
 
 
 def _wrong(text: str) -> ConfigError:
-    return ConfigError(f"share {text!r} is none", expected="number/count", remedy="give e.g. 2/8, the second of eight")
+    return ConfigError(f"{text!r} is not a share of the cases", remedy="give e.g. 2/8, the second of eight shares")

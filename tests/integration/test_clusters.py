@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from lab import ENV, wait_for
 from test_experiments import after, check_complete, fake_runs, protocol, runs_of, states
 from tiny_training import TINY
 
+from commands import patchcore
+from patchcore.datasets.analyze import analyze_dataset
 from patchcore.errors import ConfigError, RunError
 from patchcore.experiments import slurm
 from patchcore.experiments.executors import Where, chosen_before, is_worked_on, stop
@@ -26,6 +29,7 @@ from patchcore.experiments.folder import ExperimentFolder, Place
 from patchcore.experiments.start import continue_experiment
 from patchcore.runs import RunState, list_runs, run_state
 from patchcore.runs.paths import RunPaths
+from patchcore.study import Study
 from slurm_cluster import SlurmCluster, slurm_root
 
 HERE = Path(__file__).parent
@@ -217,7 +221,7 @@ def test_the_queue_is_read_as_old_and_new_versions_write_it(
     folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch, job: dict[str, Any], found: set[int]
 ) -> None:
     mark = f"patchcore {folder.study.parent.name} a" if job["array_job_id"] != 8 else "patchcore another a"
-    monkeypatch.setattr(slurm, "_call", lambda command: json.dumps({"jobs": [job | {"comment": mark}]}))
+    monkeypatch.setattr(slurm, "call", lambda command: json.dumps({"jobs": [job | {"comment": mark}]}))
     names = [*folder.points]
     assert slurm.queued_points(folder) == {names[at]: f"7_{at}" for at in found}
 
@@ -289,3 +293,59 @@ def test_each_task_of_srun_is_a_rank_of_one_training(tiny_study: Path, on_cluste
     start = json.loads(RunPaths(summary.path).start(1).read_text(encoding="utf-8"))
     assert len(start["hosts"]) == 2
     assert start["versions"]["ranks"] == "2"
+
+
+CLUSTERS = {"slurm": ["--executor", "slurm", "--sbatch=--partition=low"], "ray": ["--executor=ray"]}
+
+
+@pytest.mark.parametrize("executor", CLUSTERS)
+def test_shares_of_a_cohort_give_what_one_machine_gives(
+    executor: str, tiny_study: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    env = dict(os.environ)
+    if executor == "slurm":
+        env |= request.getfixturevalue("on_cluster").env
+    else:
+        env |= request.getfixturevalue("ray_cluster")
+    data, alone, shared = Study(tiny_study).dataset_root, tmp_path / "alone", tmp_path / "shared"
+    plan = ["--candidates", "8", "--window", "16"]
+    for study, extra in ((alone, []), (shared, [*CLUSTERS[executor], "--shares", "4"])):
+        for command in (["analyze", data, study, *extra], ["plan", study, *plan], ["prepare", study, *extra]):
+            done = patchcore(*command, env=env)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "did not end well" not in done.stderr
+    for name in ("fingerprint.json", "lesions.csv", "cases.jsonl", "measures.jsonl"):
+        text = (shared / name).read_text(encoding="utf-8").replace(str(shared), str(alone))
+        assert without_times(text) == without_times((alone / name).read_text(encoding="utf-8"))
+    files = sorted(path.relative_to(alone) for path in (alone / "store.zarr").rglob("*") if path.is_file())
+    assert len(files) > 20
+    for file in files:
+        if file.name != "zarr.json":
+            assert (shared / file).read_bytes() == (alone / file).read_bytes()
+    logs = sorted((shared / ".shares").rglob("*.log"))
+    assert len(logs) == 8
+    assert not list(shared.glob("measures-share-*"))
+    # The tasks did the work: one of them alone measured each case.
+    assert "of 2 cases measured" in "".join(log.read_text(encoding="utf-8") for log in logs)
+
+
+def without_times(text: str) -> str:
+    return re.sub(r'"(created|command|study_id)": ?"[^"]*"', "", text)
+
+
+def test_a_share_alone(tiny_study: Path, tmp_path: Path) -> None:
+    data, study = Study(tiny_study).dataset_root, tmp_path / "other"
+    for number in (1, 2, 3):
+        done = patchcore("analyze", data, study, "--share", f"{number}/3")
+        assert done.returncode == 0, done.stderr
+        assert f"share {number}/3: 2 of 2 cases measured" in done.stdout
+    assert not (study / "fingerprint.json").exists()
+    assert analyze_dataset(data, study).reused_count == 6
+    for wrong, words in (("4/3", "'4/3' is not a share of the cases"), ("x", "'x' is not a share of the cases")):
+        done = patchcore("analyze", data, study, "--share", wrong)
+        assert done.returncode == 2
+        assert words in done.stderr
+    done = patchcore("prepare", study, "--shares", "2")
+    assert "need --executor" in done.stderr
+    done = patchcore("prepare", study, "--executor", "local")
+    assert "on one machine all cores are used anyway" in done.stderr

@@ -24,6 +24,7 @@ from patchcore.cli.options import (
     Threads,
 )
 from patchcore.cli.progress import progress_bars, stderr_console
+from patchcore.cli.shares import OnExecutor, RayAddress, Sbatch, ShareOption, Shares, on_cluster
 from patchcore.types import ExitCode
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ def analyze(
         ),
     ] = None,
     threads: Threads = None,
+    share: ShareOption = None,
+    executor: OnExecutor = None,
+    shares: Shares = None,
+    sbatch: Sbatch = None,
+    ray_address: RayAddress = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Measure every lesion of a data set and create a study.
@@ -83,6 +89,9 @@ def analyze(
 
     The study remembers your options, and later calls use them until you give other values. Unchanged files are
     not measured again.
+
+    With --executor slurm or ray the tasks of a cluster share the cases; this command waits for them, and does the rest.
+    Data set and study must be on a file system that all hosts share.
     """
     from rich.console import Console
 
@@ -91,6 +100,7 @@ def analyze(
     from patchcore.views.summary import print_summary, summary_json
 
     console = stderr_console()
+    on_cluster(study, executor=executor, shares=shares, sbatch=sbatch, ray_address=ray_address, share=share)
     with progress_bars(console) as show:
 
         def report(event: AnalyzeProgress) -> None:
@@ -116,8 +126,13 @@ def analyze(
             ignore_label=ignore_label,
             instances=instances,
             threads=threads,
+            share=share,
             progress=report,
         )
+    if share is not None:
+        measured = sum(record.usable for record in analysis.records)
+        typer.echo(f"share {share}: {measured} of {len(analysis.records)} cases measured; then run without --share")
+        return
     if as_json:
         typer.echo(json.dumps(summary_json(analysis), indent=2, ensure_ascii=False))
     else:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from patchcore.cli.progress import counted
+from patchcore.cli.shares import OnExecutor, RayAddress, Sbatch, ShareOption, Shares, on_cluster
 from patchcore.errors import ConfigError, StudyError
 from patchcore.memory import byte_count
 from patchcore.types import ExitCode
@@ -37,6 +38,11 @@ def prepare(
             help="Number of cases processed in parallel, as memory allows [default: all cores, at most 8].", min=1
         ),
     ] = None,
+    share: ShareOption = None,
+    executor: OnExecutor = None,
+    shares: Shares = None,
+    sbatch: Sbatch = None,
+    ray_address: RayAddress = None,
 ) -> None:
     """Resample every accepted case and write it to STUDY/store.zarr.
 
@@ -45,6 +51,9 @@ def prepare(
 
     After Ctrl-C the store contains only complete cases; the same command continues. The exit code is 3 if a case could
     not be prepared.
+
+    With --executor slurm or ray the tasks of a cluster share the cases; this command waits for them, and does what they
+    leave. The study must be on a file system that all hosts share.
     """
     from patchcore.store.inspection import stored_bytes
     from patchcore.store.prepare import prepare as prepare_study
@@ -59,6 +68,7 @@ def prepare(
     with suppress(StudyError):
         if warning := Study(study).outdated_plan():
             typer.echo(f"Warning: {warning}", err=True)
+    on_cluster(study, executor=executor, shares=shares, sbatch=sbatch, ray_address=ray_address, share=share)
     with counted("Preparing") as show:
         done = prepare_study(
             study,
@@ -68,8 +78,12 @@ def prepare(
             antialias=antialias,
             max_memory_bytes=None if max_memory is None else byte_count(max_memory, "--max-memory"),
             workers=workers,
+            share=share,
             on_progress=show,
         )
+    if not done.cases and not done.failed:
+        typer.echo(f"share {share}: no case")
+        return
     size = sum(stored_bytes(case.path) for case in done.cases)
     raw = sum(case.image_bytes for case in done.cases)
     where = done.cases[0].path.parent

@@ -24,7 +24,7 @@ from patchcore.study import Study
 from patchcore.threads import core_count
 from patchcore.types import ExitCode
 
-__all__ = ["work"]
+__all__ = ["connect", "work"]
 
 _POLL_S: Final = 1.0
 _NAMESPACE: Final = "patchcore"
@@ -77,7 +77,7 @@ def work(experiment: str, *, slots: int | None, address: str | None, stopping: S
         remedy="it is worked on already; watch it with patchcore experiments show",
     )
     with lock:
-        _connect(ray, address)
+        connect(ray, address)
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = int(resources.get("GPU", 0))
         count = slots or max(1, gpus)
@@ -105,7 +105,12 @@ def work(experiment: str, *, slots: int | None, address: str | None, stopping: S
     return all(place is Place.DONE for place, _ in folder.places().values())
 
 
-def _connect(ray: Any, address: str | None) -> None:
+def connect(ray: Any, address: str | None) -> None:
+    """Connect to the cluster at an address; to the one of this machine, or a new one, if none is given.
+
+    Raises:
+        RunError: No cluster answers there, or it has another version or token.
+    """
     try:
         ray.init(address=address or os.environ.get("RAY_ADDRESS") or "auto", namespace=_NAMESPACE, log_to_driver=False)
     except ConnectionError:

@@ -29,7 +29,16 @@ from patchcore.interrupts import StopSignal
 from patchcore.study import Study
 from patchcore.types import ExitCode
 
-__all__ = ["LEAD_S", "cancel_waiting", "queued_points", "release_lost_tasks", "submit"]
+__all__ = [
+    "LEAD_S",
+    "array_job",
+    "call",
+    "cancel_waiting",
+    "queued_points",
+    "release_lost_tasks",
+    "submit",
+    "tasks_left",
+]
 
 LEAD_S: Final = 120
 """So long before the time limit a task is asked to stop [s]."""
@@ -82,23 +91,53 @@ def submit(
             continue  # its source has ended, or somebody else works on it
         numbers = sorted(names.index(name) for name in members)
         array = ",".join(map(str, numbers)) + (f"%{slots}" if slots else "")
-        command = [
-            "sbatch", "--parsable", f"--job-name={_job_name(folder)}", f"--comment={_mark(folder)}",
-            f"--array={array}", "--requeue",
-            "--open-mode=append", f"--signal=B:USR1@{lead_s}", f"--chdir={folder.study}",
-            f"--output={folder.path.resolve()}/dispatchers/slurm-%A_%a.log",
-            *([f"--dependency=afterany:{tasks[needs]}"] if needs is not None else []),
-            *options,
-        ]  # fmt: skip
-        answer = _call(command, script=_script(folder))
-        # A site may print a greeting before it.
-        number = re.search(r"(\d+)(;\S+)?\s*\Z", answer)
-        if number is None:
-            raise RunError(f"sbatch did not say the number of the job: {answer.strip()}")
-        job = int(number[1])
+        job = array_job(
+            [
+                f"--job-name={_job_name(folder)}", f"--comment={_mark(folder)}", f"--array={array}", "--requeue",
+                "--open-mode=append", f"--signal=B:USR1@{lead_s}", f"--chdir={folder.study}",
+                f"--output={folder.path.resolve()}/dispatchers/slurm-%A_%a.log",
+                *([f"--dependency=afterany:{tasks[needs]}"] if needs is not None else []),
+                *options,
+            ],
+            _script(folder),
+        )  # fmt: skip
         jobs.append(job)
         tasks |= {names[number]: f"{job}_{number}" for number in numbers}
     return jobs
+
+
+def array_job(options: Sequence[str], script: str) -> int:
+    """Submit a script as a job and return its number.
+
+    Raises:
+        RunError: Slurm does not answer, or refuses the job.
+    """
+    answer = call(["sbatch", "--parsable", *options], script=script)
+    # A site may print a greeting before it.
+    number = re.search(r"(\d+)(;\S+)?\s*\Z", answer)
+    if number is None:
+        raise RunError(f"sbatch did not say the number of the job: {answer.strip()}")
+    return int(number[1])
+
+
+def tasks_left(job: int) -> int:
+    """Return how many tasks of an array job are in the queue, waiting or running.
+
+    Raises:
+        RunError: Slurm does not answer.
+    """
+    left = 0
+    try:
+        jobs = json.loads(call(["squeue", "--json", f"--jobs={job}"]))["jobs"]
+    except RunError as error:
+        if "Invalid job id" in str(error):  # over for some minutes, so that Slurm has forgotten it
+            return 0
+        raise
+    for one in jobs:
+        if not _states(one) & _OVER:
+            waiting = _number(one.get("array_task_id")) is None
+            left += max(1, len(_numbers(str(one.get("array_task_string", ""))))) if waiting else 1
+    return left
 
 
 def release_lost_tasks(folder: ExperimentFolder) -> dict[str, str]:
@@ -124,7 +163,7 @@ def queued_points(folder: ExperimentFolder) -> dict[str, str]:
     names = [*folder.points]
     found = {}
     mark = _mark(folder)
-    for job in json.loads(_call(["squeue", "--json", f"--name={_job_name(folder)}"]))["jobs"]:
+    for job in json.loads(call(["squeue", "--json", f"--name={_job_name(folder)}"]))["jobs"]:
         number = _number(job.get("array_job_id"))
         if number is None or job.get("comment") != mark or _states(job) & _OVER:
             continue
@@ -143,7 +182,7 @@ def cancel_waiting(folder: ExperimentFolder) -> None:
     """
     tasks = sorted(set(queued_points(folder).values()))
     if tasks:
-        _call(["scancel", "--state=PENDING", *tasks])
+        call(["scancel", "--state=PENDING", *tasks])
 
 
 def _number(value: Any) -> int | None:
@@ -181,7 +220,7 @@ def _mark(folder: ExperimentFolder) -> str:
 def _cluster() -> str:
     if name := os.environ.get("SLURM_CLUSTER_NAME"):
         return name
-    for line in _call(["scontrol", "show", "config"]).splitlines():
+    for line in call(["scontrol", "show", "config"]).splitlines():
         key, _, value = line.partition("=")
         if key.strip() == "ClusterName":
             return value.strip()
@@ -193,7 +232,12 @@ def _script(folder: ExperimentFolder) -> str:
     return f"#!/bin/bash\nexec {command}\n"
 
 
-def _call(command: Sequence[str], script: str | None = None) -> str:
+def call(command: Sequence[str], script: str | None = None) -> str:
+    """Run a command of Slurm and return its output.
+
+    Raises:
+        RunError: It is not installed, does not answer, or fails.
+    """
     try:
         done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=120, check=False)
     except FileNotFoundError:
@@ -228,10 +272,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return int(ExitCode.ERROR)
     if outcome is Outcome.BAD_HOST:
-        _call(["scontrol", "update", f"JobId={task}", f"ExcNodeList={','.join(bad_hosts(folder))}"])
+        call(["scontrol", "update", f"JobId={task}", f"ExcNodeList={','.join(bad_hosts(folder))}"])
     if outcome is Outcome.BAD_HOST or (outcome is Outcome.INTERRUPTED and at_limit and not folder.stop_file.exists()):
         print(f"{point_id}: requeued as {task} on {socket.gethostname()}", flush=True)
-        _call(["scontrol", "requeue", task])
+        call(["scontrol", "requeue", task])
     if outcome is Outcome.TAKEN:
         print(f"{point_id}: somebody else works on it, or the point that it needs is not finished", flush=True)
     return int({Outcome.DONE: ExitCode.DONE, Outcome.INTERRUPTED: ExitCode.STOPPED}.get(outcome, ExitCode.ERROR))
