@@ -222,8 +222,8 @@ def test_leakage_through_the_initial_weights_is_seen(
     assert run_attempt(same) == 0
     assert not any("initial weights were trained" in alert.message for alert in RunReader(same).poll().alerts)
     assert evaluate(study, same).role == "used for selection"
-    with pytest.raises(DataError, match="fold 5 does not exist"):
-        evaluate(study, same, fold=5)
+    with pytest.raises(DataError, match="fold 3 does not exist"):
+        evaluate(study, same, fold=3)  # folds are counted from 0
     # All folds from one source cannot be honest.
     check_ancestors(study, settings=TINY)
     with pytest.raises(DataError, match="these weights were trained on"):
@@ -311,6 +311,7 @@ def test_a_study_of_test_cases_only_says_how_to_evaluate_them(
 def test_folds_of_another_cohort_are_not_combined(tiny_study: Path) -> None:
     study = Study(tiny_study)
     first = fold_run(study, 0, settings=TINY)
+    assert "-fold0-" in first.path.name
     assert fold_run(study, 0, settings=TINY).path == first.path
     assert fold_run(study, 0, settings=[*TINY, "train.prepare_mib=4096"]).path == first.path
     assert fold_run(study, 0, settings=[*TINY, "train.steps=7"]).path != first.path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchcore.cli.options import CheckpointName, Device, Mirror, UsePostprocess
+from patchcore.cli.options import CheckpointName, Device, Mirror, PatchSizes, UsePostprocess
 from patchcore.types import ExitCode
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def evaluate(
     ] = None,
     device: Device = None,
     mirror: Mirror = None,
+    patch_size: PatchSizes = None,
     post: UsePostprocess = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json instead of the table.")] = False,
 ) -> None:
@@ -70,6 +71,7 @@ def evaluate(
             organ_label=organ_label,
             device=device,
             mirror=mirror,
+            patch_size=patch_size,
             post=post,
             on_case=report,
         )

@@ -16,6 +16,10 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .zip, or .onnx to predict without torch.")],
     checkpoint: CheckpointName = None,
+    patch_size: Annotated[
+        str | None,
+        typer.Option(help="Export the fixed network of this patch size of a flexible network, as 8 or 8x8x4."),
+    ] = None,
     post: UsePostprocess = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
@@ -27,5 +31,7 @@ def export(
     from patchcore.inference.export import export_model
     from patchcore.runs import resolve_run
 
-    path = export_model(resolve_run(None, run), out, checkpoint=checkpoint, post=post, overwrite=overwrite)
+    path = export_model(
+        resolve_run(None, run), out, checkpoint=checkpoint, post=post, patch_size=patch_size, overwrite=overwrite
+    )
     typer.echo(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")

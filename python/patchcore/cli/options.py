@@ -22,6 +22,7 @@ __all__ = [
     "LayoutName",
     "LesionLabel",
     "Mirror",
+    "PatchSizes",
     "PatientRegex",
     "ReaderChoice",
     "Spacing",
@@ -88,6 +89,14 @@ Device: TypeAlias = Annotated[str | None, typer.Option(help="Device: auto, cpu o
 Mirror: TypeAlias = Annotated[
     bool | None,
     typer.Option("--mirror/--no-mirror", help="Average predictions over mirrored windows [default: as in the run]."),
+]
+PatchSizes: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--patch-size",
+        help="Of a flexible network: patch size to predict at, as 8 or 8x8x4; several that are averaged, as 8,12; one "
+        "per label, as 1:16,2:8 [default: the plan's].",
+    ),
 ]
 UsePostprocess: TypeAlias = Annotated[
     bool, typer.Option("--postprocess/--no-postprocess", help="Use what patchcore tune chose for the model.")

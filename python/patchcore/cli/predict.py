@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchcore.cli.options import CheckpointName, Device, Mirror, UsePostprocess
+from patchcore.cli.options import CheckpointName, Device, Mirror, PatchSizes, UsePostprocess
 from patchcore.types import ExitCode
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def predict(
     checkpoint: CheckpointName = None,
     device: Device = None,
     mirror: Mirror = None,
+    patch_size: PatchSizes = None,
     skip_air: Annotated[
         bool, typer.Option("--skip-air", help="Skip windows that contain only air; their share is printed.")
     ] = False,
@@ -115,6 +116,7 @@ def predict(
             checkpoint=checkpoint,
             device=device,
             mirror=mirror,
+            patch_size=patch_size,
             skip_air=skip_air,
             post=post,
             overwrite=overwrite,

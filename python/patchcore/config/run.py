@@ -6,14 +6,15 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from patchcore.config.explain import explain
+from patchcore.config.patches import upsampling_factors
 from patchcore.errors import ConfigError
 from patchcore.launched import Launched
-from patchcore.types import PathLike
+from patchcore.types import IntTriple, PathLike
 
 __all__ = [
     "MODEL_PRESETS",
@@ -36,6 +37,10 @@ MODEL_PRESETS: dict[str, dict[str, int]] = {
     "small": {"hidden_size": 192, "mlp_dim": 768, "num_heads": 6, "feature_size": 16},
     "base": {"hidden_size": 768, "mlp_dim": 3072, "num_heads": 12, "feature_size": 16},
 }
+
+
+PatchEdges: TypeAlias = int | IntTriple
+"""A patch size: one edge for all axes, or one per axis."""
 
 
 class _Section(BaseModel):
@@ -61,6 +66,24 @@ class ModelConfig(_Section):
         default=False, description="Recompute activations in the backward pass: less memory, more time."
     )
     deep_supervision: bool = Field(default=False, description="Also compute the loss of the coarser decoder stages.")
+    patch_sizes: tuple[PatchEdges, ...] = Field(
+        default=(),
+        description="Patch sizes of a flexible unetr, e.g. [8,12,16,24], with the plan's; empty: only the plan's.",
+    )
+    patch_size_shares: tuple[float, ...] = Field(
+        default=(), description="Share of the steps at each of patch_sizes; empty: equal shares."
+    )
+    base_patch_size: PatchEdges | None = Field(
+        default=None, description="Flexible: patch size of the stored positions and embedding; null: the plan's."
+    )
+    embedding: Literal["own", "transposed", "pseudo-inverse"] = Field(
+        default="own",
+        description="Flexible: an embedding for each size (own), or one that is resampled: transposed, pseudo-inverse.",
+    )
+    kernels: Literal["own", "shared"] = Field(
+        default="own",
+        description="Flexible: up-sampling kernels per factor (own), or resampled from one (shared).",
+    )
 
 
 class LossConfig(_Section):
@@ -359,10 +382,33 @@ def resolve_config(
         raise ConfigError(
             f"model.num_heads {config.model.num_heads} does not divide model.hidden_size {config.model.hidden_size}"
         )
+    _check_flexible(config)
     if config.train.fold >= config.train.folds:
         raise ConfigError(f"train.fold {config.train.fold} must be below train.folds {config.train.folds}")
     check_shares(config.train, config.train.ranks)
     return config
+
+
+def _check_flexible(config: RunConfig) -> None:
+    """Check the settings of a flexible network that do not depend on the plan."""
+    model = config.model
+    shares = model.patch_size_shares
+    if shares and (len(shares) != len(model.patch_sizes) or min(shares) < 0 or sum(shares) <= 0):
+        raise ConfigError(
+            f"model.patch_size_shares {list(shares)} does not fit model.patch_sizes {list(model.patch_sizes)}",
+            remedy="give one share per patch size, at least one of them above 0",
+        )
+    if model.patch_sizes and model.network != "unetr":
+        raise ConfigError(
+            f"model.patch_sizes is for unetr, not for {model.network}", remedy="leave out one of the two settings"
+        )
+    if model.patch_sizes and config.train.compile == "graphs":
+        raise ConfigError(
+            "train.compile=graphs cannot be combined with model.patch_sizes: a graph has one patch size",
+            remedy="set train.compile=default",
+        )
+    for size in (*model.patch_sizes, *([] if model.base_patch_size is None else [model.base_patch_size])):
+        upsampling_factors(size)
 
 
 def check_shares(train: TrainConfig, ranks: int) -> None:

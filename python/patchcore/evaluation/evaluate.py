@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from patchcore.config.patch_choice import PatchChoice
 from patchcore.config.plan import TargetPlan
 from patchcore.errors import ConfigError, DataError, MissingExtraError, PatchcoreError
 from patchcore.evaluation.cases import chosen_cases, held_out_cases, newest_finished
@@ -60,6 +61,7 @@ def evaluate(
     device: str | None = None,
     mirror: bool | None = None,
     post: bool = True,
+    patch_size: str | None = None,
     on_case: Callable[[str, float, int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate a run: DSC per case against the label map on the case's own grid, together with baselines.
@@ -83,6 +85,8 @@ def evaluate(
         device: ``auto``, ``cpu`` or ``cuda``; default: the device of the run.
         mirror: Whether to average over mirrored windows; default: as in the run's validation.
         post: Whether the run's post-processing (``patchcore tune``) is applied, if it has one.
+        patch_size: Patch size of a flexible network to evaluate at; see :func:`patchcore.predict`. The name of the
+            report's folder then ends in ``-patch<size>``.
         on_case: Called with (case_id, DSC, number of the case, number of cases) after each case.
 
     Raises:
@@ -116,6 +120,7 @@ def evaluate(
             device=device,
             mirror=mirror,
             post=post,
+            patch_size=None if patch_size is None else PatchChoice.parse(patch_size),
             on_case=on_case,
         )
 
@@ -132,6 +137,7 @@ def _evaluate(
     device: str | None,
     mirror: bool | None,
     post: bool,
+    patch_size: PatchChoice | None,
     on_case: Callable[[str, float, int, int], None] | None,
 ) -> Evaluation:
     setup, seen = read_setup(path), read_record(path)
@@ -143,11 +149,16 @@ def _evaluate(
         # A run that has not started, or is older than split.json: use the split that the study gives now.
         split = read_split(path) or divide_cases(study, setup.config)
         chosen = chosen_cases(study, split, setup.config, seen, fold, case_ids)
-    predictor = Predictor.of_run(path, checkpoint=checkpoint, device=device, mirror=mirror, post=post)
+    predictor = Predictor.of_run(
+        path, checkpoint=checkpoint, device=device, mirror=mirror, post=post, patch_size=patch_size
+    )
     [source] = predictor.sources
     step = source.step
     folder = study.reports_dir / "-".join(
-        filter(None, (path.name, chosen.name, "last" if checkpoint == "last" else ""))
+        filter(
+            None,
+            (path.name, chosen.name, "last" if checkpoint == "last" else "", patch_size.name if patch_size else ""),
+        )
     )
     ball_mm3 = _median_lesion_mm3(study, target)
     log = RowLog(
@@ -162,7 +173,8 @@ def _evaluate(
             "overlap": predictor.overlap,
             "ball_mm3": ball_mm3,
             "post": None if predictor.post is None else predictor.post.model_dump(mode="json"),
-        },
+        }
+        | ({} if patch_size is None else {"patch_size": str(patch_size)}),
         write=row_to_json,
         read=row_of_json,
     )

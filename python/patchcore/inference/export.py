@@ -25,6 +25,7 @@ from patchcore.config.explain import first_line
 from patchcore.config.postprocess import Postprocess, parse_postprocess
 from patchcore.errors import CheckpointError, ConfigError, DataError, SchemaVersionError
 from patchcore.files import finite, read_json, replace_atomically
+from patchcore.inference.fixed import FixedModel, fixed_model
 from patchcore.inference.opened import is_exported, is_onnx
 from patchcore.inference.tuned import post_of, weights_digest
 from patchcore.models.checkpoint import Checkpoint, find_weights
@@ -67,7 +68,13 @@ class ExportedModel:
 
 
 def export_model(
-    run: PathLike, out: PathLike, *, checkpoint: str | None = None, post: bool = True, overwrite: bool = False
+    run: PathLike,
+    out: PathLike,
+    *,
+    checkpoint: str | None = None,
+    post: bool = True,
+    patch_size: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write the network of a run into one file that ``patchcore predict`` reads.
 
@@ -77,6 +84,8 @@ def export_model(
             with torch. ``.onnx``: the network with its plan, which it reads without torch.
         checkpoint: ``best`` or ``last``; default: best if it exists, else last.
         post: Whether the run's post-processing (``patchcore tune``) is exported with it, if it has one.
+        patch_size: Export the fixed network of this patch size of a flexible network, ``8`` or ``8x8x4``. Default: a
+            ``.zip`` holds the flexible network, an ``.onnx`` the fixed one of the plan's patch size.
         overwrite: Whether an existing file is replaced.
 
     Returns:
@@ -107,15 +116,18 @@ def export_model(
     if is_onnx(out):
         from patchcore.inference.onnx_export import export_onnx
 
-        return export_onnx(run, out, checkpoint=checkpoint, with_post=post)
+        return export_onnx(run, out, checkpoint=checkpoint, with_post=post, patch_size=patch_size)
     found = find_weights(run, checkpoint)
     weights = found.weights()
-    chosen = post_of(run, weights_digest(weights)) if post else None
+    chosen = post_of(run, weights_digest(weights)) if post and patch_size is None else None
+    model = FixedModel(setup.plan, setup.config, weights)
+    if patch_size is not None:
+        model = fixed_model(setup.plan, setup.config, weights, found.path, patch_size)
     members = {
-        _WEIGHTS: _weight_bytes(weights),
-        _PLAN: _json(json.loads(setup.plan.model_dump_json())),
-        _CONFIG: _json(setup.config.model_dump(mode="json")),
-        _CARD: _card(run, found, setup.plan, setup.config, chosen).encode(),
+        _WEIGHTS: _weight_bytes(model.weights),
+        _PLAN: _json(json.loads(model.plan.model_dump_json())),
+        _CONFIG: _json(model.config.model_dump(mode="json")),
+        _CARD: _card(run, found, model.plan, model.config, chosen).encode(),
     }
     if chosen is not None:
         members[_POST] = _json(chosen.model_dump(mode="json"))

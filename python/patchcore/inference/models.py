@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from patchcore.config.patch_choice import PatchChoice
 from patchcore.errors import ConfigError
 from patchcore.inference.opened import OpenedModels, is_exported, is_onnx
 from patchcore.inference.segment import check_alike
@@ -23,6 +24,7 @@ def opened_models(
     overlap: float | None = None,
     mirror: bool | None = None,
     post: bool = True,
+    patch_size: PatchChoice | None = None,
 ) -> Iterator[OpenedModels]:
     """Open models; torch's process-wide settings are restored at the end.
 
@@ -33,6 +35,7 @@ def opened_models(
         overlap: Overlap of neighbouring windows; default: that of the training's validation.
         mirror: Whether to average over mirrored windows; default: that of the training's validation.
         post: Whether the post-processing that belongs to a model is read.
+        patch_size: Patch sizes of flexible networks to predict at; default: the plan's.
 
     Raises:
         RunError: A path is not a run folder.
@@ -56,12 +59,22 @@ def opened_models(
         if onnx:
             from patchcore.inference.onnx_model import open_onnx
 
+            if patch_size is not None:
+                raise ConfigError("an ONNX model has one patch size", remedy="leave out --patch-size")
             opened = open_onnx(chosen, device=device, overlap=overlap, mirror=mirror, post=post)
         else:
             from patchcore.inference.torch_models import open_torch
             from patchcore.models.device import settings_kept
 
             stack.enter_context(settings_kept())
-            opened = open_torch(chosen, checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror, post=post)
+            opened = open_torch(
+                chosen,
+                checkpoint=checkpoint,
+                device=device,
+                overlap=overlap,
+                mirror=mirror,
+                post=post,
+                patch_size=patch_size,
+            )
         check_alike([source.target for source in opened.sources])
         yield opened

@@ -19,9 +19,10 @@ from patchcore.config.postprocess import Postprocess
 from patchcore.config.run import RunConfig
 from patchcore.errors import CheckpointError, ConfigError, MissingExtraError
 from patchcore.files import replace_atomically
+from patchcore.inference.fixed import fixed_model
 from patchcore.inference.onnx_model import ONNX_FORMAT, ONNX_INPUT, ONNX_KEY, ONNX_OUTPUT, ONNX_SCHEMA
 from patchcore.inference.tuned import post_of, weights_digest
-from patchcore.models.checkpoint import find_weights
+from patchcore.models.checkpoint import fill_network, find_weights
 from patchcore.models.registry import build_network
 from patchcore.runs.setup import read_setup
 
@@ -40,7 +41,9 @@ class _Probabilities(nn.Module):
         return torch.softmax(self.network(windows).float(), dim=1)
 
 
-def export_onnx(run: Path, out: Path, *, checkpoint: str | None = None, with_post: bool = True) -> Path:
+def export_onnx(
+    run: Path, out: Path, *, checkpoint: str | None = None, with_post: bool = True, patch_size: str | None = None
+) -> Path:
     """Write the network of a run as ONNX. The window is static, the number of windows may vary.
 
     Raises:
@@ -50,21 +53,22 @@ def export_onnx(run: Path, out: Path, *, checkpoint: str | None = None, with_pos
     """
     setup = read_setup(run)
     found = find_weights(run, checkpoint)
-    network = build_network(setup.plan.target, setup.config.model)
-    found.restore(network)
+    fixed = fixed_model(setup.plan, setup.config, found.weights(), found.path, patch_size)
+    network = build_network(fixed.plan.target, fixed.config.model)
+    fill_network(network, fixed.weights, found.path)
     probabilities = _Probabilities(network).eval()
-    model = _model(probabilities, setup.plan.target)
+    model = _model(probabilities, fixed.plan.target)
     entry = model.metadata_props.add()
     entry.key = ONNX_KEY
     weights = weights_digest(found.weights())
-    post = post_of(run, weights) if with_post else None
-    facts = _facts(run, json.loads(setup.plan.model_dump_json()), setup.config, weights, post)
+    post = post_of(run, weights) if with_post and patch_size is None else None
+    facts = _facts(run, json.loads(fixed.plan.model_dump_json()), fixed.config, weights, post)
     entry.value = json.dumps(facts | {"step": int(found.state.get("step", 0))}, allow_nan=False)
     try:
         content = model.SerializeToString()
     except ValueError:
         raise ConfigError("the network is larger than 2 GiB, the limit of ONNX", remedy="export it as .zip") from None
-    _compare(probabilities, content, setup.plan.target, run)
+    _compare(probabilities, content, fixed.plan.target, run)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replace_atomically(out) as temporary:
         temporary.write_bytes(content)

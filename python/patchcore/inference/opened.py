@@ -24,6 +24,7 @@ class ModelSource:
         weights_sha256: Hash of its weights.
         step: Step of the training at which the weights were written.
         post: What was chosen for its predictions by ``patchcore tune``; None if nothing was.
+        patch_size: Patch sizes of a flexible network that were chosen, as text; None: that of the plan.
     """
 
     path: Path
@@ -31,10 +32,12 @@ class ModelSource:
     weights_sha256: str
     step: int
     post: Postprocess | None = None
+    patch_size: str | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return what identifies the model, as JSON values."""
-        return {"name": self.path.name, "step": self.step, "weights_sha256": self.weights_sha256}
+        chosen = {} if self.patch_size is None else {"patch_size": self.patch_size}
+        return {"name": self.path.name, "step": self.step, "weights_sha256": self.weights_sha256} | chosen
 
 
 @dataclass(frozen=True)

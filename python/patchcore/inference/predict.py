@@ -12,6 +12,7 @@ import numpy as np
 
 from patchcore import _core
 from patchcore.affines import voxel_volume_mm3
+from patchcore.config.patch_choice import PatchChoice
 from patchcore.config.plan import TargetPlan
 from patchcore.errors import ConfigError, PatchcoreError
 from patchcore.files import DISK_ERRORS
@@ -89,6 +90,7 @@ def predict(
     mirror: bool | None = None,
     skip_air: bool = False,
     post: bool = True,
+    patch_size: str | None = None,
     overwrite: bool = False,
     tables: bool = False,
     probabilities: bool = False,
@@ -111,6 +113,8 @@ def predict(
         mirror: Whether to average over mirrored windows; default: as the run's validation.
         skip_air: Whether windows of nothing but air are skipped.
         post: Whether the model's post-processing (``patchcore tune``) is applied, if it has one.
+        patch_size: Patch size of a flexible network to predict at, ``8`` or ``8x8x4``; several that are averaged,
+            ``8,12``; or one per label, ``1:16,2:8``. Default: the plan's.
         overwrite: Whether existing outputs are replaced. Without it, a folder continues where it stopped.
         tables: Whether the lesions of each scan are also written, as ``NAME.lesions.csv`` and ``NAME.lesions.json``
             beside the label map: volume, diameters, position in world mm.
@@ -144,7 +148,15 @@ def predict(
             raise ConfigError("a DICOM SEG can be written only for a DICOM scan", remedy="leave out --seg")
         outputs = output_paths(scans, Path(source), Path(out))
         opened = stack.enter_context(
-            opened_models(paths, checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror, post=post)
+            opened_models(
+                paths,
+                checkpoint=checkpoint,
+                device=device,
+                overlap=overlap,
+                mirror=mirror,
+                post=post,
+                patch_size=None if patch_size is None else PatchChoice.parse(patch_size),
+            )
         )
         for note in opened.notes():
             say(note)

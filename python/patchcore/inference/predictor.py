@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchcore.affines import voxel_volume_mm3
+from patchcore.config.patch_choice import PatchChoice
 from patchcore.config.plan import TargetPlan
 from patchcore.config.postprocess import Postprocess
 from patchcore.errors import DataError
@@ -79,6 +80,7 @@ class Predictor:
         overlap: float | None = None,
         mirror: bool | None = None,
         post: bool = True,
+        patch_size: PatchChoice | None = None,
     ) -> Predictor:
         """Load the network of a run.
 
@@ -89,6 +91,7 @@ class Predictor:
             overlap: Overlap of neighbouring windows; default: that of the run's validation.
             mirror: Whether to average over mirrored windows; default: as the run's validation.
             post: Whether the run's ``postprocess.json`` is applied, if there is one.
+            patch_size: Patch sizes of a flexible network to predict at; default: the plan's.
 
         Raises:
             RunError: The path is not a run folder.
@@ -98,7 +101,13 @@ class Predictor:
         from patchcore.inference.torch_models import open_torch
 
         opened = open_torch(
-            [Path(run)], checkpoint=checkpoint, device=device, overlap=overlap, mirror=mirror, post=post
+            [Path(run)],
+            checkpoint=checkpoint,
+            device=device,
+            overlap=overlap,
+            mirror=mirror,
+            post=post,
+            patch_size=patch_size,
         )
         return cls.of_opened(opened)
 

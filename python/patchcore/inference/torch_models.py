@@ -6,13 +6,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
+from patchcore.config.patch_choice import PatchChoice, size_text
 from patchcore.config.plan import Plan, TargetPlan
 from patchcore.config.postprocess import Postprocess
 from patchcore.config.run import RunConfig
+from patchcore.errors import ConfigError
 from patchcore.inference.export import read_model
 from patchcore.inference.opened import ModelSource, OpenedModels, is_exported
 from patchcore.inference.segment import WindowModel
@@ -20,7 +22,9 @@ from patchcore.inference.sliding_window import window_probabilities, windows_a_b
 from patchcore.inference.tuned import check_post, post_of, weights_digest
 from patchcore.models.checkpoint import fill_network, find_weights
 from patchcore.models.device import Placement, place
+from patchcore.models.flexible import AtSize, ByClass
 from patchcore.models.registry import build_network
+from patchcore.models.unetr import UNETR, flexible_sizes
 from patchcore.runs.setup import read_setup
 
 __all__ = ["network_model", "open_torch"]
@@ -29,7 +33,7 @@ __all__ = ["network_model", "open_torch"]
 @dataclass(frozen=True)
 class _Loaded:
     source: ModelSource
-    network: nn.Module
+    networks: tuple[nn.Module, ...]
     placement: Placement
     overlap: float
     mirror: bool
@@ -59,9 +63,13 @@ def open_torch(
     overlap: float | None = None,
     mirror: bool | None = None,
     post: bool = True,
+    patch_size: PatchChoice | None = None,
 ) -> OpenedModels:
     """Open runs and exported models; see :func:`patchcore.inference.models.opened_models`."""
-    loaded = [_load(path, checkpoint, device=device, overlap=overlap, mirror=mirror, with_post=post) for path in paths]
+    loaded = [
+        _load(path, checkpoint, device=device, overlap=overlap, mirror=mirror, with_post=post, choice=patch_size)
+        for path in paths
+    ]
     groups: dict[Any, list[_Loaded]] = defaultdict(list)
     for one in loaded:
         target = one.source.target
@@ -71,9 +79,12 @@ def open_torch(
     models = []
     for group in groups.values():
         first = group[0]
-        run = window_probabilities([one.network for one in group], first.placement, mirror=first.mirror)
+        networks = [network for one in group for network in one.networks]
+        run = window_probabilities(networks, first.placement, mirror=first.mirror)
         models.append(
-            WindowModel(first.source.target, run, windows_a_batch(first.placement), first.overlap, networks=len(group))
+            WindowModel(
+                first.source.target, run, windows_a_batch(first.placement), first.overlap, networks=len(networks)
+            )
         )
     return OpenedModels(
         tuple(models),
@@ -90,6 +101,7 @@ def _load(
     overlap: float | None,
     mirror: bool | None,
     with_post: bool,
+    choice: PatchChoice | None,
 ) -> _Loaded:
     plan: Plan
     config: RunConfig
@@ -114,6 +126,8 @@ def _load(
     placement = place(config.train.model_copy(update=changes))
     digest = weights_digest(weights)
     post: Postprocess | None = None
+    # It was chosen on predictions at the plan's patch size.
+    with_post = with_post and choice is None
     if with_post and model is None:
         post = post_of(path, digest)
     elif with_post and model is not None and model.post is not None:
@@ -122,10 +136,41 @@ def _load(
     network = build_network(plan.target, config.model)
     fill_network(network, weights, where)
     validation = config.validation
+    network = placement.network(network).eval()
     return _Loaded(
-        ModelSource(path, plan.target, digest, step, post),
-        placement.network(network).eval(),
+        ModelSource(path, plan.target, digest, step, post, None if choice is None else str(choice)),
+        _at_sizes(network, plan.target, choice, path),
         placement,
         overlap=validation.overlap if overlap is None else overlap,
         mirror=validation.mirror if mirror is None else mirror,
     )
+
+
+def _at_sizes(network: nn.Module, target: TargetPlan, choice: PatchChoice | None, path: Path) -> tuple[nn.Module, ...]:
+    """Return the network at the chosen patch sizes; at the plan's if none is chosen.
+
+    Raises:
+        ConfigError: The network has one patch size, and another one is chosen; or a class has no size.
+        PatchSizeError: The network does not have a size.
+    """
+    sizes = flexible_sizes(network)
+    if not sizes:
+        if choice is not None and (choice.by_label is not None or choice.sizes != (target.patch_size,)):
+            raise ConfigError(
+                f"{path.name} has one patch size, {size_text(target.patch_size)}; --patch-size {choice} is for "
+                "networks of several, trained with model.patch_sizes",
+                remedy="leave out --patch-size",
+            )
+        return (network,)
+    if choice is None:
+        return (AtSize(network, target.patch_size),)
+    flexible = cast("UNETR", network)
+    if choice.by_label is None:
+        return tuple(AtSize(network, flexible.use(size).patch_size) for size in choice.sizes)
+    if set(choice.by_label) != set(target.classes):
+        raise ConfigError(
+            f"--patch-size {choice} does not name each class once",
+            expected=target.classes,
+            remedy="give a size for every label of the plan, as " + ",".join(f"{label}:8" for label in target.classes),
+        )
+    return (ByClass(network, [flexible.use(choice.by_label[label]).patch_size for label in target.classes]),)

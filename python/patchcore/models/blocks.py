@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from patchcore.models.flexible import FlexibleTransposed, Kernels
 from patchcore.models.norm import ChannelsLastInstanceNorm
 from patchcore.types import IntTriple
 
@@ -34,6 +35,13 @@ class _Transposed(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, factors: IntTriple) -> None:
         super().__init__()
         self.conv = nn.ConvTranspose3d(in_channels, out_channels, factors, stride=factors, bias=False)
+
+
+def _up(in_channels: int, out_channels: int, factors: Sequence[IntTriple], kernels: Kernels) -> nn.Module:
+    """Return an up-sampling by one factor, or by any of several."""
+    if len(set(factors)) == 1:
+        return _Transposed(in_channels, out_channels, factors[0])
+    return FlexibleTransposed(in_channels, out_channels, factors, kernels=kernels)
 
 
 class _Residual(nn.Module):
@@ -83,14 +91,21 @@ class ProjectionUp(nn.Module):
     Args:
         in_channels: Width of a token.
         out_channels: Number of channels of the skip connection.
-        factors: Up-sampling factors of the stages, per axis.
+        factors: For each stage its up-sampling factors per axis: one, or that of each patch size of a flexible network.
+        kernels: Whether a kernel serves one factor (``own``) or all factors of its stage (``shared``).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, factors: Sequence[IntTriple]) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        factors: Sequence[Sequence[IntTriple]],
+        kernels: Kernels = "own",
+    ) -> None:
         super().__init__()
-        self.transp_conv_init = _Transposed(in_channels, out_channels, factors[0])
+        self.transp_conv_init = _up(in_channels, out_channels, factors[0], kernels)
         self.blocks = nn.ModuleList(
-            nn.Sequential(_Transposed(out_channels, out_channels, f), _Residual(out_channels, out_channels))
+            nn.Sequential(_up(out_channels, out_channels, f, kernels), _Residual(out_channels, out_channels))
             for f in factors[1:]
         )
 
@@ -108,12 +123,15 @@ class Decoder(nn.Module):
     Args:
         in_channels: Number of channels of the coarser stage.
         out_channels: Number of channels of this stage, and of the skip connection.
-        factors: Up-sampling factor per axis.
+        factors: Up-sampling factor per axis: one, or that of each patch size of a flexible network.
+        kernels: As for :class:`ProjectionUp`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, factors: IntTriple) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, factors: Sequence[IntTriple], kernels: Kernels = "own"
+    ) -> None:
         super().__init__()
-        self.transp_conv = _Transposed(in_channels, out_channels, factors)
+        self.transp_conv = _up(in_channels, out_channels, factors, kernels)
         self.conv_block = _Residual(2 * out_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from patchcore.config.cost import check_window
+from patchcore.config.cost import check_window, patch_triple
 from patchcore.config.plan import TargetPlan
 from patchcore.config.run import ModelConfig
 from patchcore.errors import ConfigError, PatchSizeError
@@ -88,6 +88,10 @@ def _unetr(asked: NetworkRequest) -> Any:
         feature_size=config.feature_size,
         dropout=config.dropout,
         deep_supervision=config.deep_supervision,
+        patch_sizes=config.patch_sizes or None,
+        base_patch_size=config.base_patch_size,
+        embedding=config.embedding,
+        kernels=config.kernels,
     )
 
 
@@ -295,6 +299,16 @@ def check_network(config: ModelConfig, window_size: IntTriple, patch_size: IntTr
         )
     if kind.check is not None:
         kind.check(window_size, patch_size)
+    sizes = tuple(map(patch_triple, config.patch_sizes))
+    for size in sizes if config.base_patch_size is None else (*sizes, patch_triple(config.base_patch_size)):
+        check_window(window_size, size)
+    if sizes and patch_size not in sizes:
+        raise PatchSizeError(
+            f"the plan's patch size {patch_size} is not among model.patch_sizes",
+            found=patch_size,
+            expected=sizes,
+            remedy="add it, or plan with --candidates and one of them",
+        )
     if kind.patch is not None and patch_size != (kind.patch,) * 3:
         raise PatchSizeError(
             f"{kind.name} has patch size {kind.patch}, the plan has {patch_size}",

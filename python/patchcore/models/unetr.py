@@ -21,19 +21,30 @@ paper and MONAI build it only for p = 16. For p = 16 this network equals MONAI's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from patchcore.config.cost import LAYERS, check_window, patch_triple, token_grid, upsampling_factors, window_triple
-from patchcore.errors import ConfigError, ShapeMismatchError
+from patchcore.errors import ConfigError, PatchSizeError, ShapeMismatchError
 from patchcore.models.blocks import Classifier, Decoder, Encoder, ProjectionUp
+from patchcore.models.flexible import FlexibleEmbedding, FlexiblePatchEmbedding, FlexibleTransposed, Kernels
 from patchcore.models.vit import ViT
+from patchcore.types import IntTriple
 
-__all__ = ["UNETR", "freeze_unused", "trainable_parameters"]
+__all__ = ["UNETR", "flexible_sizes", "freeze_unused", "trainable_parameters"]
 
 _SKIPS = (3, 6, 9)
 """Transformer blocks, counted from 0. Their outputs feed encoder2, encoder3 and encoder4."""
+_EMBEDDING = "vit.patch_embedding"
+_UP_SAMPLINGS = (
+    *((f"encoder{number}.transp_conv_init", 0) for number in (2, 3, 4)),
+    *(("encoder2.blocks.0.0", 1), ("encoder2.blocks.1.0", 2), ("encoder3.blocks.0.0", 1)),
+    *((f"decoder{number}.transp_conv", 5 - number) for number in (5, 4, 3, 2)),
+)
+"""Names of the up-samplings, each with its stage."""
 
 
 class UNETR(nn.Module):
@@ -54,6 +65,13 @@ class UNETR(nn.Module):
         dropout: Dropout rate in the transformer during training.
         qkv_bias: Whether queries, keys and values have a bias.
         deep_supervision: During training, also return logits of the two decoder stages before the last.
+        patch_sizes: Patch sizes of a *flexible* network, which can be set to any of them with :meth:`use`; it begins
+            with ``patch_size``, which is one of them. None: only ``patch_size``.
+        base_patch_size: In a flexible network: patch size of the stored positions, and of a shared embedding
+            [default: ``patch_size``].
+        embedding: In a flexible network: ``own``, ``transposed`` or ``pseudo-inverse``; see
+            :mod:`patchcore.models.flexible`.
+        kernels: In a flexible network: ``own`` or ``shared`` up-sampling kernels.
 
     Raises:
         PatchSizeError: The patch size is not a product of four factors from 1 to 4, or does not divide the window. The
@@ -66,6 +84,12 @@ class UNETR(nn.Module):
         >>> model = UNETR(1, 2, 48, 12, hidden_size=48, mlp_dim=96, num_heads=4, feature_size=4)
         >>> model(torch.zeros(1, 1, 48, 48, 48)).shape
         torch.Size([1, 2, 48, 48, 48])
+        >>> sizes = {"hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "feature_size": 4}
+        >>> flexible = UNETR(1, 2, 48, 12, patch_sizes=[8, 12, 24], **sizes)
+        >>> flexible.use(8).token_grid, flexible.use(24).token_grid
+        ((6, 6, 6), (2, 2, 2))
+        >>> flexible.fixed(24).patch_size
+        (24, 24, 24)
     """
 
     def __init__(
@@ -82,9 +106,25 @@ class UNETR(nn.Module):
         dropout: float = 0.0,
         qkv_bias: bool = False,
         deep_supervision: bool = False,
+        patch_sizes: Sequence[int | Sequence[int]] | None = None,
+        base_patch_size: int | Sequence[int] | None = None,
+        embedding: FlexibleEmbedding = "own",
+        kernels: Kernels = "own",
     ) -> None:
         super().__init__()
         check_window(window_size, patch_size)
+        sizes = tuple(dict.fromkeys(map(patch_triple, patch_sizes or (patch_size,))))
+        for size in sizes:
+            check_window(window_size, size)
+        base = patch_triple(patch_size if base_patch_size is None else base_patch_size)
+        check_window(window_size, base)
+        if patch_triple(patch_size) not in sizes:
+            raise PatchSizeError(
+                f"patch size {patch_triple(patch_size)} is not among the patch sizes {sizes}",
+                found=patch_size,
+                expected=sizes,
+                remedy="add it to them",
+            )
         widths = {
             "in_channels": in_channels,
             "out_channels": out_channels,
@@ -105,8 +145,19 @@ class UNETR(nn.Module):
         self.out_channels = out_channels
         self.window_size = window_triple(window_size)
         self.patch_size = patch_triple(patch_size)
+        self.patch_sizes = sizes
         self.token_grid = token_grid(window_size, patch_size)
-        up = upsampling_factors(patch_size)
+        self._widths: dict[str, Any] = {
+            "hidden_size": hidden_size,
+            "mlp_dim": mlp_dim,
+            "num_heads": num_heads,
+            "feature_size": feature_size,
+            "dropout": dropout,
+            "qkv_bias": qkv_bias,
+            "deep_supervision": deep_supervision,
+        }
+        # For each stage the factor of every size.
+        up = list(zip(*(upsampling_factors(size) for size in sizes), strict=True))
         h, f = hidden_size, feature_size
 
         self.vit = ViT(
@@ -119,21 +170,116 @@ class UNETR(nn.Module):
             num_heads=num_heads,
             dropout=dropout,
             qkv_bias=qkv_bias,
+            sizes=sizes,
+            base=base,
+            embedding=embedding,
         )
         freeze_unused(self.vit)
         self.encoder1 = Encoder(in_channels, f)
-        self.encoder2 = ProjectionUp(h, 2 * f, up[:3])
-        self.encoder3 = ProjectionUp(h, 4 * f, up[:2])
-        self.encoder4 = ProjectionUp(h, 8 * f, up[:1])
-        self.decoder5 = Decoder(h, 8 * f, up[0])
-        self.decoder4 = Decoder(8 * f, 4 * f, up[1])
-        self.decoder3 = Decoder(4 * f, 2 * f, up[2])
-        self.decoder2 = Decoder(2 * f, f, up[3])
+        self.encoder2 = ProjectionUp(h, 2 * f, up[:3], kernels)
+        self.encoder3 = ProjectionUp(h, 4 * f, up[:2], kernels)
+        self.encoder4 = ProjectionUp(h, 8 * f, up[:1], kernels)
+        self.decoder5 = Decoder(h, 8 * f, up[0], kernels)
+        self.decoder4 = Decoder(8 * f, 4 * f, up[1], kernels)
+        self.decoder3 = Decoder(4 * f, 2 * f, up[2], kernels)
+        self.decoder2 = Decoder(2 * f, f, up[3], kernels)
         self.out = Classifier(f, out_channels)
         # Finest first. Without deep supervision, the state dict equals MONAI's.
         self.supervision = nn.ModuleList(
             Classifier(width, out_channels) for width in ((2 * f, 4 * f) if deep_supervision else ())
         )
+
+        if self.is_flexible:
+            self.use(self.patch_size)
+
+    @property
+    def is_flexible(self) -> bool:
+        """Whether the network has several patch sizes."""
+        return len(self.patch_sizes) > 1
+
+    def use(self, patch_size: int | Sequence[int]) -> UNETR:
+        """Set the patch size of the next calls, and return this network.
+
+        Raises:
+            PatchSizeError: The network does not have this patch size.
+        """
+        size = patch_triple(patch_size)
+        if size not in self.patch_sizes:
+            raise PatchSizeError(
+                f"this network has no patch size {size}",
+                found=size,
+                expected=self.patch_sizes,
+                remedy=f"use one of {', '.join(map(str, self.patch_sizes))}",
+            )
+        self.patch_size, self.token_grid = size, token_grid(self.window_size, size)
+        if self.is_flexible:
+            self._embedding.size = size
+            for _, module, stage in self._stages():
+                module.factor = upsampling_factors(size)[stage]
+        return self
+
+    def fixed(self, patch_size: int | Sequence[int]) -> UNETR:
+        """Return a network of one of the patch sizes that gives the same output, with copies of the weights.
+
+        Raises:
+            PatchSizeError: The network does not have this patch size.
+        """
+        before = self.patch_size
+        size = self.use(patch_size).patch_size
+        self.use(before)
+        network = UNETR(self.in_channels, self.out_channels, self.window_size, size, **self._widths)
+        network.load_state_dict(self.fixed_state(size))
+        return network.to(next(self.parameters()).device).train(self.training)
+
+    def fixed_state(self, size: IntTriple) -> dict[str, Tensor]:
+        """Return the state dict of the fixed network of one of the patch sizes; its tensors are shared or computed."""
+        if not self.is_flexible:
+            return self.state_dict()
+        stages = self._stages()
+        own = (f"{_EMBEDDING}.", *(f"{name}." for name, _, _ in stages))
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith(own)}
+        with torch.no_grad():
+            weight, bias = self._embedding.kernel(size)
+            state[f"{_EMBEDDING}.patch_embeddings.weight"] = weight.detach()
+            state[f"{_EMBEDDING}.patch_embeddings.bias"] = bias.detach()
+            state[f"{_EMBEDDING}.position_embeddings"] = self._embedding.positions(size).detach()
+            for name, module, stage in stages:
+                state[f"{name}.conv.weight"] = module.kernel(upsampling_factors(size)[stage]).detach()
+        return state
+
+    def load_fixed(self, size: IntTriple, state: Mapping[str, Tensor], *, all_parts: bool) -> None:
+        """Take over weights of a fixed network of one of the patch sizes.
+
+        Args:
+            size: The patch size.
+            state: The state dict of the fixed network.
+            all_parts: Whether also the parts that all sizes share are taken over; else only those of this size alone.
+        """
+        with torch.no_grad():
+            if all_parts:
+                own = self.state_dict()
+                for name, value in state.items():
+                    if name in own and name != f"{_EMBEDDING}.position_embeddings":
+                        own[name].copy_(value)
+                self._embedding.take_positions(state[f"{_EMBEDDING}.position_embeddings"], size)
+            if self._embedding.maps is None or size == self._embedding.base:
+                for parameter, part in zip(self._embedding.kernel(size), ("weight", "bias"), strict=True):
+                    parameter.copy_(state[f"{_EMBEDDING}.patch_embeddings.{part}"])
+            for name, module, stage in self._stages():
+                factor = upsampling_factors(size)[stage]
+                if module.maps is None or module.largest == factor:
+                    module.stored(factor).copy_(state[f"{name}.conv.weight"])
+
+    def _stages(self) -> list[tuple[str, Any, int]]:
+        """Return the up-samplings that differ between patch sizes: name, module and stage."""
+        named = [(name, self.get_submodule(name), stage) for name, stage in _UP_SAMPLINGS]
+        return [one for one in named if isinstance(one[1], FlexibleTransposed)]
+
+    @property
+    def _embedding(self) -> FlexiblePatchEmbedding:
+        embedding = self.vit.patch_embedding
+        assert isinstance(embedding, FlexiblePatchEmbedding)
+        return embedding
 
     def _grid(self, tokens: Tensor) -> Tensor:
         """Reshape (B, T, h) tokens to (B, h, t₁, t₂, t₃): a view, channels-last in memory."""
@@ -184,3 +330,8 @@ def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
         network: Any module.
     """
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def flexible_sizes(network: nn.Module) -> tuple[IntTriple, ...]:
+    """Return the patch sizes of a flexible network; an empty tuple for any other network."""
+    return network.patch_sizes if isinstance(network, UNETR) and network.is_flexible else ()

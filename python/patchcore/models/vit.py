@@ -10,17 +10,26 @@ Source: Dosovitskiy et al., "An Image is Worth 16x16 Words" (arXiv 2010.11929).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from patchcore.models.attention import SelfAttention
+from patchcore.models.flexible import FlexibleEmbedding, FlexiblePatchEmbedding
 from patchcore.types import IntTriple
 
 __all__ = ["ViT"]
 
 _POSITION_STD = 0.02
 _POSITION_LIMIT = 2.0
+
+
+def _draw_positions(positions: Tensor) -> None:
+    """Draw positions that are normally distributed, by the inverse of the distribution function, as in MONAI."""
+    with torch.no_grad():
+        normal = positions.uniform_(-1, 1).erfinv_()
+        normal.mul_(_POSITION_STD * math.sqrt(2)).clamp_(-_POSITION_LIMIT, _POSITION_LIMIT)
 
 
 class _PatchEmbedding(nn.Module):
@@ -31,9 +40,7 @@ class _PatchEmbedding(nn.Module):
         self.patch_embeddings = nn.Conv3d(channels, width, patch_size, stride=patch_size)
         self.position_embeddings = nn.Parameter(torch.zeros(1, tokens, width))
         self.dropout = nn.Dropout(dropout)
-        with torch.no_grad():  # normally distributed, by the inverse of the distribution function, as in MONAI
-            normal = self.position_embeddings.uniform_(-1, 1).erfinv_()
-            normal.mul_(_POSITION_STD * math.sqrt(2)).clamp_(-_POSITION_LIMIT, _POSITION_LIMIT)
+        _draw_positions(self.position_embeddings)
 
     def forward(self, image: Tensor) -> Tensor:
         tokens = self.patch_embeddings(image).flatten(2).transpose(-1, -2)
@@ -87,6 +94,9 @@ class ViT(nn.Module):
         num_heads: Number of attention heads; divides ``hidden_size``.
         dropout: Dropout rate in training.
         qkv_bias: Whether queries, keys and values have a bias.
+        sizes: Patch sizes of a flexible network; none or one: only ``patch_size``.
+        base: With several sizes: that of the stored positions, and of a shared embedding [default: ``patch_size``].
+        embedding: With several sizes: see :mod:`patchcore.models.flexible`.
 
     Example:
         >>> import torch
@@ -108,10 +118,26 @@ class ViT(nn.Module):
         num_heads: int,
         dropout: float = 0.0,
         qkv_bias: bool = False,
+        sizes: Sequence[IntTriple] = (),
+        base: IntTriple | None = None,
+        embedding: FlexibleEmbedding = "own",
     ) -> None:
         super().__init__()
         tokens = math.prod(w // p for w, p in zip(window_size, patch_size, strict=True))
-        self.patch_embedding = _PatchEmbedding(in_channels, patch_size, tokens, hidden_size, dropout)
+        self.patch_embedding: nn.Module
+        if len(sizes) > 1:
+            self.patch_embedding = FlexiblePatchEmbedding(
+                in_channels,
+                window_size,
+                sizes,
+                base or patch_size,
+                width=hidden_size,
+                dropout=dropout,
+                embedding=embedding,
+            )
+            _draw_positions(self.patch_embedding.position_embeddings)
+        else:
+            self.patch_embedding = _PatchEmbedding(in_channels, patch_size, tokens, hidden_size, dropout)
         self.blocks = nn.ModuleList(
             _Block(hidden_size, mlp_dim, num_heads, dropout, qkv_bias=qkv_bias) for _ in range(num_layers)
         )

@@ -29,8 +29,10 @@ __all__ = [
     "TensorReport",
     "area_matrix",
     "distinct_names",
+    "embedding_matrix",
     "foreign_weights",
     "resample_embedding",
+    "resample_positions",
     "transfer_weights",
 ]
 
@@ -101,7 +103,8 @@ def _along_axes(tensor: Tensor, matrices: Sequence[Float64Array]) -> Tensor:
     return out
 
 
-def _embedding_matrix(old: int, new: int, method: Embedding) -> Float64Array:
+def embedding_matrix(old: int, new: int, method: Embedding) -> Float64Array:
+    """Return the matrix (new, old) that brings one axis of a patch embedding to another patch size."""
     if method == "pseudo-inverse":
         return _inverse(_linear_matrix(old, new).T)
     return area_matrix(old, new).T if new >= old else _inverse(area_matrix(new, old)).T
@@ -125,11 +128,11 @@ def resample_embedding(weight: Tensor, patch_size: IntTriple, method: Embedding 
         ((4, 1, 16, 16, 16), True)
     """
     old = tuple(int(n) for n in weight.shape[2:])
-    new = _along_axes(weight, [_embedding_matrix(a, b, method) for a, b in zip(old, patch_size, strict=True)])
+    new = _along_axes(weight, [embedding_matrix(a, b, method) for a, b in zip(old, patch_size, strict=True)])
     if method == "pseudo-inverse":
         back = _along_axes(new, [_linear_matrix(a, b).T for a, b in zip(old, patch_size, strict=True)])
     else:
-        back = _along_axes(new, [_embedding_matrix(b, a, method) for a, b in zip(old, patch_size, strict=True)])
+        back = _along_axes(new, [embedding_matrix(b, a, method) for a, b in zip(old, patch_size, strict=True)])
     error = float((back - weight.double()).norm() / weight.double().norm().clamp(min=1e-30))
     return new.to(weight.dtype), error
 
@@ -143,7 +146,10 @@ def _resample_kernel(weight: Tensor, factors: Sequence[int]) -> Tensor:
     return _along_axes(weight, matrices).to(weight.dtype)
 
 
-def _resample_positions(weight: Tensor, old: IntTriple, new: IntTriple) -> Tensor:
+def resample_positions(weight: Tensor, old: IntTriple, new: IntTriple) -> Tensor:
+    """Interpolate position embeddings (1, tokens, h) from one grid of tokens to another."""
+    if old == new:
+        return weight
     grid = weight.float().reshape(1, *old, -1).permute(0, 4, 1, 2, 3)
     grid = functional.interpolate(grid, new, mode="trilinear", align_corners=False)
     return grid.permute(0, 2, 3, 4, 1).reshape(1, -1, weight.shape[2]).to(weight.dtype)
@@ -285,7 +291,7 @@ def _fitted(
             return None, f"{have[1]} tokens on an unknown grid"
         if old == new:
             return given, ""
-        return _resample_positions(given, old, new), f"interpolated from {old} to {new} tokens"
+        return resample_positions(given, old, new), f"interpolated from {old} to {new} tokens"
     if name == _PATCH and have[:2] == shape[:2]:
         tensor, error = resample_embedding(given, (shape[2], shape[3], shape[4]), embedding)
         return tensor, f"{embedding} from patch size {have[2:]}; relative error after resampling back {error:.1e}"

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeGuard
+
+from patchcore.config.patch_choice import size_text
 
 __all__ = [
     "DATA_WAIT",
@@ -24,6 +26,7 @@ __all__ = [
     "LESIONS_DRAWN",
     "LESIONS_SEEN",
     "MAX_LINE_BYTES",
+    "PATCH_SIZE",
     "STEP_TIME",
     "TRAIN_LOSS",
     "TRAIN_WINDOW_DSC",
@@ -40,6 +43,7 @@ __all__ = [
     "plain",
     "val_dsc_bin",
     "val_dsc_class",
+    "val_dsc_patch",
     "val_precision_bin",
     "val_recall_bin",
 ]
@@ -57,6 +61,8 @@ ON_REQUEST: Final = ", on request"
 VAL_DSC_GLOBAL: Final = "val/dsc_global"
 VAL_LESION_RECALL: Final = "val/lesion_recall"
 VAL_LESION_PRECISION: Final = "val/lesion_precision"
+PATCH_SIZE: Final = "train/patch_size"
+"""Longest edge of the patch of a step of a flexible network."""
 DATA_WAIT: Final = "time/data_wait"
 STEP_TIME: Final = "time/step"
 LEARNING_RATE: Final = "lr"
@@ -66,6 +72,16 @@ WINDOWS_PER_SECOND: Final = "time/windows_per_s"
 
 _HEAD = ("v", "seq", "t", "mono", "kind", "step", "epoch")
 _LARGEST_INTEGER = 2**53
+
+
+def val_dsc_patch(size: Sequence[int]) -> str:
+    """Return the name of the mean validation DSC of a flexible network at a patch size: ``val/dsc/patch/8x8x4``.
+
+    Example:
+        >>> val_dsc_patch((12, 12, 12))
+        'val/dsc/patch/12'
+    """
+    return f"val/dsc/patch/{size_text(size)}"
 
 
 def val_dsc_class(label: int) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from pydantic import ValidationError
@@ -17,15 +18,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from patchcore.config.cost import token_grid
-from patchcore.config.plan import Plan, TargetPlan
+from patchcore.config.plan import TargetPlan
 from patchcore.config.run import InitConfig
 from patchcore.errors import CheckpointError
-from patchcore.files import read_json
-from patchcore.models.checkpoint import find_checkpoint
+from patchcore.models.checkpoint import fill_network, find_checkpoint
+from patchcore.models.flexible import size_name
+from patchcore.models.registry import build_network
+from patchcore.models.unetr import UNETR, flexible_sizes
 from patchcore.models.weights import TensorReport, foreign_weights, transfer_weights
+from patchcore.runs.setup import read_setup
 from patchcore.types import IntTriple, PathLike
 
 __all__ = ["InitReport", "initialise"]
+
+Weights: TypeAlias = Callable[[IntTriple], tuple[Mapping[str, Tensor], IntTriple | None]]
+"""Returns the weights of a source for a patch size, and its grid of tokens if that is known."""
 
 _WHOLE_FILE = "give a complete weights file"
 
@@ -88,12 +95,16 @@ def initialise(network: nn.Module, config: InitConfig, target: TargetPlan) -> In
     source = Path(config.source)
     plan: TargetPlan | None = None
     if source.is_dir():
-        found, plan = _of_run(source)
+        weights, plan = _of_run(source)
     else:
         found = _of_file(source)
-    grid: IntTriple | None = None if plan is None else token_grid(plan.window_size, plan.patch_size)
+        weights = lambda _: (found, None)  # noqa: E731
     try:
-        tensors = transfer_weights(network, found, part=config.part, embedding=config.embedding, token_grid=grid)
+        if flexible_sizes(network):
+            tensors = _initialise_flexible(cast("UNETR", network), weights, config)
+        else:
+            given, grid = weights(target.patch_size)
+            tensors = transfer_weights(network, given, part=config.part, embedding=config.embedding, token_grid=grid)
     except CheckpointError as error:
         error.path = error.path or str(source)
         raise
@@ -101,15 +112,49 @@ def initialise(network: nn.Module, config: InitConfig, target: TargetPlan) -> In
     return InitReport(str(source), tuple(tensors), differences)
 
 
-def _of_run(run: Path) -> tuple[dict[str, Tensor], TargetPlan]:
+def _initialise_flexible(network: UNETR, weights: Weights, config: InitConfig) -> list[TensorReport]:
+    """Fill a flexible network: what is shared from the plan's patch size, what a size has for its own from that size.
+
+    The report is that of the fixed network of the plan's patch size, followed by what was resampled for other sizes.
+    """
+    own = network.patch_size
+    reports: dict[IntTriple, list[TensorReport]] = {}
+    for size in sorted(network.patch_sizes, key=lambda size: size != own):
+        fixed = network.fixed(size)
+        given, grid = weights(size)
+        reports[size] = transfer_weights(fixed, given, part=config.part, embedding=config.embedding, token_grid=grid)
+        network.load_fixed(size, fixed.state_dict(), all_parts=size == own)
+    return reports[own] + [
+        replace(tensor, note=f"patch size {size_name(size)}: {tensor.note}")
+        for size, tensors in reports.items()
+        if size != own
+        for tensor in tensors
+        if tensor.action == "resampled" and not tensor.name.endswith("position_embeddings")
+    ]
+
+
+def _of_run(run: Path) -> tuple[Weights, TargetPlan]:
     checkpoint = find_checkpoint(run / "checkpoints" / "best") or find_checkpoint(run / "checkpoints" / "last")
     if checkpoint is None:
         raise CheckpointError("the run has no checkpoint", path=run, remedy="train it for longer, or name another run")
     try:
-        plan = Plan.model_validate(read_json(run / "run.json", schema=1)["plan"])
+        setup = read_setup(run)
+        plan = setup.plan
     except (ValidationError, KeyError, TypeError) as error:
         raise CheckpointError(f"the run's plan cannot be read ({error})", path=run / "run.json") from None
-    return checkpoint.weights(), plan.target
+    target, found = plan.target, checkpoint.weights()
+    if not setup.config.model.patch_sizes:
+        grid = token_grid(target.window_size, target.patch_size)
+        return lambda _: (found, grid), target
+    network = cast("UNETR", build_network(target, setup.config.model))
+    fill_network(network, found, checkpoint.path)
+
+    def nearest(size: IntTriple) -> tuple[Mapping[str, Tensor], IntTriple]:
+        # Of the source's sizes the one of the nearest volume.
+        chosen = min(network.patch_sizes, key=lambda one: abs(math.log(math.prod(one) / math.prod(size))))
+        return network.fixed_state(chosen), token_grid(target.window_size, chosen)
+
+    return nearest, target
 
 
 def _of_file(path: PathLike) -> dict[str, Tensor]:

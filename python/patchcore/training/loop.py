@@ -17,6 +17,7 @@ from patchcore.runs.events import (
     LEARNING_RATE,
     LESIONS_DRAWN,
     LESIONS_SEEN,
+    PATCH_SIZE,
     STEP_TIME,
     TRAIN_LOSS,
     TRAIN_WINDOW_DSC,
@@ -136,6 +137,8 @@ def run_loop(training: Training, progress: Progress, writer: Writer, control: Co
                 DATA_WAIT: waited,
                 WINDOWS_PER_SECOND: config.train.batch_size / seconds,
             }
+            if make_step.is_flexible:
+                values[PATCH_SIZE] = max(make_step.patch_size)
             if step % epoch_steps == 0 or step == total:
                 values |= {LESIONS_DRAWN: len(drawn), LESIONS_SEEN: len(seen)}
             epoch = (step - 1) // epoch_steps

@@ -271,7 +271,13 @@ class Ranks:
         from torch.nn.parallel import DistributedDataParallel
 
         devices = [self._device] if self._device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True)
+        # A step of a flexible network uses the kernels of one patch size only.
+        return DistributedDataParallel(
+            network,
+            device_ids=devices,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=bool(getattr(network, "is_flexible", False)),
+        )
 
     def collect(self, records: Mapping[str, Any], look: Callable[[], None]) -> list[dict[str, Any]] | None:
         """Return the records of all ranks, in the order of the ranks, on rank 0. Other ranks return None at once.

@@ -12,9 +12,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from torch import nn
+
+from patchcore.config.patch_choice import size_text
 from patchcore.inference.sliding_window import predict_volume
+from patchcore.models.flexible import AtSize
+from patchcore.models.unetr import flexible_sizes
 from patchcore.runs import Verb
-from patchcore.runs.events import ON_REQUEST
+from patchcore.runs.events import ON_REQUEST, val_dsc_patch
 from patchcore.store.prepare import PreparedCase
 from patchcore.training.control import Control, Interrupted
 from patchcore.training.preview import Previews
@@ -83,22 +89,27 @@ def validate(
     previews = Previews(training.run / "preview", validation_id, fixed, math.ceil(count // 2 / ranks.world))
     records: list[dict[str, Any]] = []
     interrupted = False
-    result = ValidationResult.empty(training.target)
+    network = training.evaluated
+    # A flexible network is validated at each of its sizes, and first at the plan's: that is what a case's record shows.
+    sizes = sorted(flexible_sizes(network), key=lambda size: size != training.target.patch_size)
+    views: list[nn.Module] = [AtSize(network, size) for size in sizes] or [network]
+    results = [ValidationResult.empty(training.target) for _ in views]
     began = time.monotonic()
     try:
-        result = validate_cases(
-            training.evaluated,
-            cases,
-            training.target,
-            training.placement,
-            indices=indices[ranks.rank :: ranks.world],
-            overlap=config.overlap,
-            mirror=config.mirror,
-            look=look,
-            on_case=record_case if ranks.first else records.append,
-            previews=previews if config.previews else None,
-        )
-        gathered = ranks.collect({"cases": result.to_json(), "records": records}, look)
+        for number, view in enumerate(views):
+            results[number] = validate_cases(
+                view,
+                cases,
+                training.target,
+                training.placement,
+                indices=indices[ranks.rank :: ranks.world],
+                overlap=config.overlap,
+                mirror=config.mirror,
+                look=look,
+                on_case=None if number else record_case if ranks.first else records.append,
+                previews=previews if config.previews and not number else None,
+            )
+        gathered = ranks.collect({"cases": [one.to_json() for one in results], "records": records}, look)
     except Interrupted:
         interrupted, gathered = True, None
     # All ranks stop together: a rank that has finished its share learns here that another rank was interrupted.
@@ -107,12 +118,15 @@ def validate(
         raise Interrupted
     progress.case_s = (time.monotonic() - began) / max(1, len(indices))
     for other in (gathered or [])[1:]:
-        result.merge(other["cases"])
+        for one, found in zip(results, other["cases"], strict=True):
+            one.merge(found)
         for record in other["records"]:
             record_case(record)
 
     name = ("all" if whole else f"fixed {len(indices)} of {len(cases)}") + ("" if counts else ON_REQUEST)
-    values = result.metrics() if ranks.first else {}
+    values = results[0].metrics() if ranks.first else {}
+    means = [one.mean() for one in results] if ranks.first else []
+    values |= {val_dsc_patch(size): mean for size, mean in zip(sizes, means, strict=False)}
     writer.validation(step, epoch, validation_id, values, n_cases=len(indices), subset=name, counts=counts)
     training.board.scalars(step, values)
     if counts:
@@ -122,19 +136,22 @@ def validate(
             progress.whole_step = step
             progress.stale += fresh
             kept = [cases[index] for index in indices]
-            if ranks.first and _keep_best(training, progress, writer, result, kept):
+            # No size is favoured: the best weights of a flexible network are those with the best mean over its sizes.
+            if ranks.first and _keep_best(training, progress, writer, float(np.mean(means)), kept):
                 progress.stale = 0
     if ranks.first:
-        control.done(Verb.VALIDATE, detail=f"mean DSC {result.mean():.4f} after step {step}")
+        each = [f"patch {size_text(size)} {mean:.4f}" for size, mean in zip(sizes, means, strict=False)]
+        text = ", ".join(each) or f"{means[0]:.4f}"
+        control.done(Verb.VALIDATE, detail=f"mean DSC {text} after step {step}")
         previews.tidy(keep=f"{progress.best.step:07d}" if progress.best else None)
-        print(f"step {step}: validation DSC {result.mean():.4f} on {len(indices)} cases (training grid)", flush=True)
+        print(f"step {step}: validation DSC {text} on {len(indices)} cases (training grid)", flush=True)
 
 
 def _keep_best(
-    training: Training, progress: Progress, writer: Writer, result: ValidationResult, cases: Sequence[PreparedCase]
+    training: Training, progress: Progress, writer: Writer, mean: float, cases: Sequence[PreparedCase]
 ) -> bool:
     """Save the checkpoint if this validation is the best; return whether it is."""
-    mean, case_set = result.mean(), case_set_id([case.case_id for case in cases])
+    case_set = case_set_id([case.case_id for case in cases])
     if not progress.improves(mean, case_set):
         return False
     progress.best = Best(-1.0 if math.isnan(mean) else mean, progress.step, case_set)
@@ -151,15 +168,16 @@ def _affordable(training: Training, control: Control) -> int:
     network.eval()
     began = time.monotonic()
     try:
-        predict_volume(
-            network,
-            first.image(),
-            training.target,
-            training.placement,
-            overlap=training.config.validation.overlap,
-            mirror=training.config.validation.mirror,
-            look=control.look,
-        )
+        for size in flexible_sizes(network) or (None,):
+            predict_volume(
+                network if size is None else AtSize(network, size),
+                first.image(),
+                training.target,
+                training.placement,
+                overlap=training.config.validation.overlap,
+                mirror=training.config.validation.mirror,
+                look=control.look,
+            )
     finally:
         network.train(was_training)
     s_per_voxel = (time.monotonic() - began) / math.prod(first.shape)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from patchcore.config.plan import TargetPlan
 from patchcore.config.run import RunConfig
 from patchcore.errors import RunError
 from patchcore.models.device import Placement
+from patchcore.models.flexible import draw_size
+from patchcore.models.unetr import UNETR, flexible_sizes
 from patchcore.training.augment import Augmenter
 from patchcore.training.loader import Batch
 from patchcore.training.loss import make_loss, outputs_of, supervised_loss, window_dsc, window_voxels
@@ -63,6 +65,9 @@ class TrainingStep:
         ranks: The processes that share each step.
         average: Moving average of the weights, updated after each step.
         phase: Called around each part of a step, to measure it.
+
+    Attributes:
+        patch_size: Patch size of the last step.
     """
 
     def __init__(
@@ -84,7 +89,14 @@ class TrainingStep:
         self._compute_loss = make_loss(config.loss, target, across=ranks.add)
         self._ignored = target.ignored_index
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._sizes = flexible_sizes(network)
+        self.patch_size = target.patch_size
         self._augment = Augmenter(config.augment, target.spacing, target.window_size)
+
+    @property
+    def is_flexible(self) -> bool:
+        """Whether the patch size differs from step to step."""
+        return bool(self._sizes)
 
     def __call__(self, batch: Batch, step: int, rate: float, *, freeze: bool = False) -> StepResult:
         """Run step `step` (from 0), in ``train.accumulate`` parts.
@@ -106,6 +118,10 @@ class TrainingStep:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._ranks.reseed(self._config.seed, step)
+        if self._sizes:
+            model = self._config.model
+            self.patch_size = draw_size(self._sizes, model.patch_size_shares, self._config.seed, step)
+            cast("UNETR", self._network).use(self.patch_size)
         self._optimizer.zero_grad(set_to_none=True)
         losses, voxels = [], []
         for number, (images, labels) in enumerate(zip(image.chunk(parts), label.chunk(parts), strict=True), 1):

@@ -228,7 +228,9 @@ def test_foreign_files(tmp_path: Path) -> None:
 
 
 class TargetLike:
-    """Stands in for a plan: weights from a file do not use it."""
+    """Stands in for a plan: of weights from a file only the patch size is used."""
+
+    patch_size = (8, 8, 8)
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, 4), (2, 5), (3, 3), (4, 2), (4, 9), (7, 3)])

@@ -17,6 +17,7 @@ from patchcore.errors import DataError, EmptyClassError, PatchSizeError, PlanErr
 from patchcore.files import write_json_atomic
 from patchcore.planning import CaseSample, LesionSample, plan_from_samples
 from patchcore.planning.candidates import check_candidates, wider_candidate
+from patchcore.planning.rules import ideal_edge
 from patchcore.planning.window import hu_range_of
 from patchcore.views.plan_text import plan_summary
 from real_data import SHARED
@@ -344,3 +345,9 @@ def test_a_candidate_has_its_volume_in_mm3() -> None:
     assert [item.volume_mm3 for item in plan.target.candidates] == [
         item.patch_size[0] ** 3 * 3.0 for item in plan.target.candidates
     ]
+
+
+def test_the_ideal_edge_is_counted_in_voxels() -> None:
+    assert ideal_edge(8000.0, (1.0, 1.0, 1.0)) == pytest.approx(20.0)
+    assert ideal_edge(8000.0, (2.0, 2.0, 2.0)) == pytest.approx(10.0)
+    assert ideal_edge(8000.0, (0.5, 1.0, 2.0)) == pytest.approx(20.0)

@@ -364,3 +364,10 @@ def test_other_lesions_follow_the_plans_connectivity(cases: list[PreparedCase], 
         target = tiny_target(connectivity=connectivity, lesion_labels=(1, 2))
         [[spans]] = loader_module.other_lesions([touching], target)
         assert len(spans.voxel_count) == count
+
+
+def test_progress_is_kept_in_full() -> None:
+    progress = Progress()
+    progress.step, progress.epoch_steps, progress.stale = 7, 3, 2
+    again = Progress.from_state(json.loads(json.dumps(progress.to_state())))
+    assert (again.step, again.epoch_steps, again.stale) == (7, 3, 2)

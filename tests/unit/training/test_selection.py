@@ -59,7 +59,7 @@ class Ranks:
     world, rank, first = 2, 0, True
 
     def __init__(self, other: ValidationResult, records: list[dict[str, Any]]) -> None:
-        self._other = {"cases": other.to_json(), "records": records}
+        self._other = {"cases": [other.to_json()], "records": records}
 
     def agree(self, *values: Any) -> tuple[Any, ...]:
         return values

@@ -1,0 +1,77 @@
+"""Which patch sizes of a flexible network a prediction uses: one, several that are averaged, or one per class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from patchcore.config.patches import patch_triple
+from patchcore.errors import ConfigError
+from patchcore.types import IntTriple
+
+__all__ = ["PatchChoice", "size_text"]
+
+
+def size_text(size: Sequence[int]) -> str:
+    """Return a patch size as people write it.
+
+    Example:
+        >>> size_text((8, 8, 8)), size_text((8, 8, 4))
+        ('8', '8x8x4')
+    """
+    return "x".join(map(str, size if len(set(size)) > 1 else size[:1]))
+
+
+@dataclass(frozen=True)
+class PatchChoice:
+    """Patch sizes to predict at.
+
+    Attributes:
+        sizes: The sizes whose probabilities are averaged; empty with `by_label`.
+        by_label: Label → the size at which this class is read.
+
+    Example:
+        >>> PatchChoice.parse("8,12").sizes
+        ((8, 8, 8), (12, 12, 12))
+        >>> PatchChoice.parse("1:16,2:8x8x4").by_label
+        {1: (16, 16, 16), 2: (8, 8, 4)}
+    """
+
+    sizes: tuple[IntTriple, ...] = ()
+    by_label: dict[int, IntTriple] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> PatchChoice:
+        """Return the choice that a text names: ``8``, ``8x8x4``, ``8,12`` (averaged) or ``1:16,2:8`` (label:size).
+
+        Raises:
+            ConfigError: The text names none.
+        """
+        parts = [re.fullmatch(r"(?:(\d+):)?(\d+)(?:x(\d+)x(\d+))?", part) for part in text.replace(" ", "").split(",")]
+        labels = [part[1] for part in parts if part is not None]
+        if None in parts or not (all(labels) or not any(labels)):
+            raise ConfigError(
+                f"patch size {text!r} cannot be read",
+                remedy="give 8 or 8x8x4; several that are averaged, as 8,12; or one per label, as 1:16,2:8",
+            )
+        sizes = [
+            patch_triple((int(part[2]), int(part[3]), int(part[4])) if part[3] else int(part[2]))
+            for part in parts
+            if part
+        ]
+        if not any(labels):
+            return cls(tuple(dict.fromkeys(sizes)))
+        if len(set(labels)) < len(labels):
+            raise ConfigError(f"patch size {text!r} names a label twice", remedy="give one size per label")
+        return cls((), {int(label): size for label, size in zip(labels, sizes, strict=True)})
+
+    def __str__(self) -> str:
+        if self.by_label is None:
+            return ",".join(map(size_text, self.sizes))
+        return ",".join(f"{label}:{size_text(size)}" for label, size in self.by_label.items())
+
+    @property
+    def name(self) -> str:
+        """A name for files, e.g. ``patch8+12``."""
+        return "patch" + str(self).replace(",", "+").replace(":", "-")

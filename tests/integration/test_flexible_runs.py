@@ -1,0 +1,144 @@
+"""Runs of a flexible network resume exactly, and are validated, evaluated and exported at each patch size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from trainer_process import finish
+
+from commands import patchcore
+from patchcore.config import Plan
+from patchcore.errors import ConfigError, PatchSizeError
+from patchcore.evaluation.evaluate import evaluate
+from patchcore.files import read_json
+from patchcore.inference.export import read_model
+from patchcore.models.flexible import draw_size
+from patchcore.runs import RunReader
+from patchcore.runs.events import PATCH_SIZE, VAL_DSC_MEAN, val_dsc_patch
+from patchcore.study import Study
+from patchcore.training.control import Control
+from patchcore.training.launch import create_run
+
+MakeRun = Callable[..., Path]
+RunAttempt = Callable[..., int]
+Losses = Callable[[Path], dict[int, float]]
+
+FLEXIBLE = ("model.patch_sizes=[4,8,[8,8,4]]", "optim.ema=0.5")
+
+
+@pytest.fixture
+def trained(make_run: MakeRun, run_attempt: RunAttempt) -> Path:
+    run = make_run(*FLEXIBLE, "train.steps=30", "train.steps_per_epoch=30", "optim.lr=3e-3")
+    assert run_attempt(run) == 0
+    return run
+
+
+def test_a_flexible_run_resumes_bit_for_bit(
+    make_run: MakeRun, run_attempt: RunAttempt, losses: Losses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken, broken = make_run(*FLEXIBLE), make_run(*FLEXIBLE)
+    assert run_attempt(unbroken) == 0
+    looks = [0]
+    real = Control.look
+
+    def look(control: Control) -> None:
+        looks[0] += 1
+        real(control)
+        if looks[0] == 4:
+            control.leave = "pause"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Control, "look", look)
+        assert run_attempt(broken) == 75
+    assert run_attempt(broken, 2) == 0
+    assert losses(broken) == losses(unbroken)
+    weights = [(run / "checkpoints" / "last" / "model.safetensors").read_bytes() for run in (unbroken, broken)]
+    assert weights[0] == weights[1]
+    view = RunReader(unbroken).poll()
+    sizes = [(4, 4, 4), (8, 8, 8), (8, 8, 4)]
+    drawn = [max(draw_size(sizes, (), 0, step)) for step in range(6)]
+    assert list(view.series[PATCH_SIZE].values) == drawn
+    values = view.validations[-1].values
+    assert values[val_dsc_patch((8, 8, 8))] == values[VAL_DSC_MEAN]
+    assert {name for name in values if "/patch/" in name} == {val_dsc_patch(size) for size in sizes}
+
+
+def test_evaluate_predict_and_export_at_a_patch_size(trained: Path, tiny_study: Path, tmp_path: Path) -> None:
+    plain = evaluate(tiny_study, trained)
+    each = {size: evaluate(tiny_study, trained, patch_size=size) for size in ("4", "8", "8x8x4", "4,8")}
+    assert each["8"].mean_dsc == plain.mean_dsc
+    assert len({one.mean_dsc for one in each.values()}) == 4
+    assert each["8x8x4"].folder.name == f"{trained.name}-patch8x8x4"
+    shown = patchcore("evaluate", tiny_study, trained, "--patch-size", "4", "--json")
+    assert json.loads(shown.stdout)["mean_dsc"] == each["4"].mean_dsc
+    with pytest.raises(PatchSizeError, match="has no patch size"):
+        evaluate(tiny_study, trained, patch_size="16")
+    with pytest.raises(ConfigError, match="does not name each class once"):
+        evaluate(tiny_study, trained, patch_size="7:8")
+    # The fixed network of a size predicts the same.
+    scan = next(record for record in Study(tiny_study).accepted()).image
+    assert scan is not None
+    model = tmp_path / "four.zip"
+    assert patchcore("export", trained, "-o", model, "--patch-size", "4").returncode == 0
+    fixed = read_model(model)
+    assert fixed.plan.target.patch_size == (4, 4, 4)
+    assert fixed.config.model.patch_sizes == ()
+    maps = []
+    for number, (source, extra) in enumerate(((trained, ["--patch-size", "4"]), (model, []))):
+        out = tmp_path / f"{number}.nii.gz"
+        done = patchcore("predict", source, scan.path, "-o", out, *extra)
+        assert done.returncode == 0, done.stderr
+        maps.append(np.asarray(nibabel.load(out).dataobj))  # type: ignore[attr-defined]
+    assert maps[0].any()
+    assert np.mean(maps[0] != maps[1]) < 1e-3
+    done = patchcore("predict", model, scan.path, "-o", tmp_path / "no.nii.gz", "--patch-size", "8")
+    assert "has one patch size, 4" in done.stderr
+    whole = tmp_path / "all.zip"
+    assert patchcore("export", trained, "-o", whole).returncode == 0
+    assert len(read_model(whole).config.model.patch_sizes) == 3
+
+
+def test_from_and_to_fixed_networks(
+    trained: Path, tiny_study: Path, make_run: MakeRun, run_attempt: RunAttempt
+) -> None:
+    fixed = make_run("train.steps=1", f"init.source={trained}")
+    assert run_attempt(fixed) == 0
+    report = read_json(fixed / "init_report.json")
+    assert "re-made" not in report["summary"]
+    again = make_run(*FLEXIBLE, "train.steps=1", f"init.source={fixed}")
+    assert run_attempt(again) == 0
+    report = read_json(again / "init_report.json")
+    assert any("patch size 4x4x4" in tensor["note"] for tensor in report["tensors"])
+    same = make_run(*FLEXIBLE, "train.steps=1", f"init.source={trained}", "optim.lr=1e-12")
+    assert run_attempt(same) == 0
+    before, after = (evaluate(tiny_study, run, patch_size="4").mean_dsc for run in (trained, same))
+    assert after == pytest.approx(before, abs=0.02)
+
+
+def test_two_ranks_draw_the_same_sizes(make_run: MakeRun, losses: Losses) -> None:
+    run = make_run(*FLEXIBLE, "train.ranks=2", "train.batch_size=2", "model.dropout=0")
+    finish(run, 1)
+    assert sorted(losses(run)) == [1, 2, 3, 4, 5, 6]
+    assert {name for name in RunReader(run).poll().validations[-1].values if "/patch/" in name} != set()
+
+
+def test_a_plan_of_another_size_is_refused(tiny_study: Path) -> None:
+    plan = Study(tiny_study).plan()
+    assert isinstance(plan, Plan)
+    with pytest.raises(PatchSizeError, match="is not among"):
+        create_run(tiny_study, settings=["model.patch_sizes=[4,16]"])
+
+
+def test_onnx_has_the_plans_size(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    for size, extra in ((8, []), (4, ["--patch-size", "4"])):
+        out = tmp_path / f"{size}.onnx"
+        done: Any = patchcore("export", trained, "-o", out, *extra)
+        assert done.returncode == 0, done.stderr
+        assert out.exists()

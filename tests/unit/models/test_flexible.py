@@ -1,0 +1,152 @@
+"""A flexible UNETR is, at each of its patch sizes, the fixed UNETR of that size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from monai.networks.nets import UNETR as MonaiUNETR  # noqa: N811
+
+from patchcore.config.patch_choice import PatchChoice
+from patchcore.config.run import InitConfig, resolve_config
+from patchcore.errors import ConfigError, PatchSizeError
+from patchcore.models import UNETR
+from patchcore.models.flexible import AtSize, ByClass, draw_size
+from patchcore.models.registry import build_network
+from patchcore.training.init_from import _initialise_flexible
+from tiny_plan import tiny_target
+
+TINY: dict[str, Any] = {"hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "feature_size": 4}
+SIZES = (8, 12, (16, 16, 8), 24)
+
+
+def flexible(seed: int = 0, patch: Any = 12, **options: Any) -> UNETR:
+    torch.manual_seed(seed)
+    network = UNETR(1, 3, 48, patch, patch_sizes=SIZES, **(TINY | options))
+    # Positions that matter.
+    network.get_parameter("vit.patch_embedding.position_embeddings").data.mul_(20)
+    return network.eval()
+
+
+@pytest.mark.parametrize("embedding", ["own", "transposed", "pseudo-inverse"])
+@pytest.mark.parametrize("kernels", ["own", "shared"])
+def test_each_size_is_a_fixed_network(embedding: str, kernels: str) -> None:
+    network = flexible(embedding=embedding, kernels=kernels, deep_supervision=True)
+    image = torch.randn(1, 1, 48, 48, 48)
+    outputs = []
+    with torch.no_grad():
+        for size in network.patch_sizes:
+            outputs.append(network.use(size)(image))
+            fixed = network.fixed(size)
+            assert not fixed.is_flexible
+            assert (fixed(image) - outputs[-1]).abs().max() < 1e-5
+            assert set(fixed.state_dict()) == set(UNETR(1, 3, 48, size, **TINY, deep_supervision=True).state_dict())
+    assert not any(torch.allclose(a, b) for n, a in enumerate(outputs) for b in outputs[:n])
+    assert network.patch_size == (24, 24, 24)
+    network.fixed(8)
+    assert network.patch_size == (24, 24, 24)
+
+
+def test_a_fixed_network_of_16_is_monais() -> None:
+    torch.manual_seed(0)
+    network = UNETR(1, 2, 48, 16, patch_sizes=[8, 16], **TINY).eval()
+    theirs = MonaiUNETR(
+        in_channels=1, out_channels=2, img_size=(48, 48, 48), feature_size=4, hidden_size=48, mlp_dim=96, num_heads=4,
+        proj_type="conv", norm_name="instance",
+    ).eval()  # fmt: skip
+    theirs.load_state_dict(network.fixed(16).state_dict())
+    image = torch.randn(1, 1, 48, 48, 48)
+    with torch.no_grad():
+        assert (theirs(image) - network(image)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("embedding", ["own", "transposed", "pseudo-inverse"])
+def test_a_step_at_one_size_changes_what_all_share(embedding: str) -> None:
+    network = flexible(embedding=embedding, kernels="shared").train()
+    network.use(8)(torch.randn(1, 1, 48, 48, 48)).square().mean().backward()
+    without = {name for name, value in network.named_parameters() if value.requires_grad and value.grad is None}
+    own = {f"vit.patch_embedding.patch_embeddings.{name}" for name in ("12x12x12", "16x16x8", "24x24x24")}
+    expected = {f"{name}.{part}" for name in own for part in ("weight", "bias")} if embedding == "own" else set()
+    assert without == expected
+
+
+def test_views_of_a_network() -> None:
+    network = flexible()
+    image = torch.randn(2, 1, 48, 48, 48)
+    with torch.no_grad():
+        at = {size: AtSize(network, size)(image).softmax(1) for size in ((8, 8, 8), (24, 24, 24))}
+        same = ByClass(network, [(8, 8, 8)] * 2)(image).softmax(1)
+        assert torch.allclose(same, at[8, 8, 8], atol=1e-6)
+        both = ByClass(network, [(24, 24, 24), (8, 8, 8)])(image).softmax(1)
+    background = (at[8, 8, 8][:, 0] + at[24, 24, 24][:, 0]) / 2
+    expected = torch.stack([background, at[24, 24, 24][:, 1], at[8, 8, 8][:, 2]], 1)
+    assert torch.allclose(both, expected / expected.sum(1, keepdim=True), atol=1e-6)
+
+
+def test_sizes_are_drawn_with_their_shares_from_seed_and_step() -> None:
+    sizes = [(8, 8, 8), (12, 12, 12), (24, 24, 24)]
+    drawn = [draw_size(sizes, (0.5, 0.0, 0.5), 3, step) for step in range(400)]
+    assert drawn == [draw_size(sizes, (0.5, 0.0, 0.5), 3, step) for step in range(400)]
+    assert set(drawn) == {sizes[0], sizes[2]}
+    assert 150 < drawn.count(sizes[0]) < 250
+    assert drawn != [draw_size(sizes, (0.5, 0.0, 0.5), 4, step) for step in range(400)]
+    assert {draw_size(sizes, (), 3, step) for step in range(50)} == set(sizes)
+
+
+def test_weights_of_another_network() -> None:
+    torch.manual_seed(5)
+    source = UNETR(1, 3, 48, 12, **TINY).eval()
+    network = flexible()
+    state = source.state_dict()
+    report = _initialise_flexible(network, lambda _: (state, (4, 4, 4)), InitConfig())
+    image = torch.randn(1, 1, 48, 48, 48)
+    with torch.no_grad():
+        assert (network.use(12)(image) - source(image)).abs().max() < 1e-5
+        # Its other sizes begin as a fixed network of that size would.
+        other = UNETR(1, 3, 48, 24, **TINY).eval()
+        from patchcore.models.weights import transfer_weights
+
+        transfer_weights(other, state, token_grid=(4, 4, 4))
+        assert (network.use(24)(image) - other(image)).abs().max() < 1e-4
+    assert any("patch size 24x24x24" in tensor.note for tensor in report)
+    # From a flexible network to itself nothing changes.
+    again = flexible(seed=9)
+    _initialise_flexible(again, lambda size: (network.fixed_state(size), None), InitConfig())
+    with torch.no_grad():
+        for size in network.patch_sizes:
+            assert (again.use(size)(image) - network.use(size)(image)).abs().max() < 1e-5
+
+
+def test_refusals() -> None:
+    with pytest.raises(PatchSizeError, match="is not among"):
+        UNETR(1, 2, 48, 16, patch_sizes=[8, 12], **TINY)
+    with pytest.raises(PatchSizeError, match="does not divide"):
+        UNETR(1, 2, 48, 16, patch_sizes=[9, 16], **TINY)
+    with pytest.raises(PatchSizeError, match="does not divide"):
+        UNETR(1, 2, 48, 16, patch_sizes=[8, 16], base_patch_size=32, **TINY)
+    with pytest.raises(PatchSizeError, match=r"has no patch size \(9, 9, 9\)"):
+        flexible().use(9)
+    for settings, words in (
+        (["model.patch_sizes=[8,16]", "model.patch_size_shares=[1]"], "give one share per patch size"),
+        (["model.patch_sizes=[8,16]", "model.network=segresnet"], "is for unetr"),
+        (["model.patch_sizes=[8,16]", "train.compile=graphs"], "a graph has one patch size"),
+        (["model.patch_sizes=[8,10]"], "10 is not a product of four"),
+    ):
+        with pytest.raises((ConfigError, PatchSizeError), match=words):
+            resolve_config(settings=settings)
+    target = tiny_target(window=(16, 16, 16), patch_size=(8, 8, 8))
+    with pytest.raises(PatchSizeError, match=r"is not among model\.patch_sizes"):
+        build_network(target, resolve_config(settings=["model.patch_sizes=[4,16]"]).model)
+
+
+@pytest.mark.parametrize("text", ["", "x", "8,1:8", "8x8", "1:8,1:9"])
+def test_patch_sizes_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(ConfigError):
+        PatchChoice.parse(text)
+
+
+def test_patch_sizes_as_text() -> None:
+    for text in ("8", "8x8x4,16", "1:16,2:8x8x4"):
+        assert str(PatchChoice.parse(text)) == text
+    assert PatchChoice.parse("1:16,2:8").name == "patch1-16+2-8"
