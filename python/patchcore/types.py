@@ -44,3 +44,10 @@ class Rule(StrEnum):
     MEDIAN = "median"
     GEOMETRIC_MEAN = "geometric-mean"
     EXTENT = "extent"
+    MEAN_VOLUME_MM = "mean-volume-mm"
+    LEARNED = "learned"
+
+    @property
+    def is_per_axis(self) -> bool:
+        """Whether the rule gives an edge for each axis; the others give a cube of voxels."""
+        return self in (Rule.EXTENT, Rule.MEAN_VOLUME_MM, Rule.LEARNED)

@@ -10,16 +10,20 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from tiny_training import TINY, begin_attempt
 from trainer_process import finish
 
 from commands import patchcore
-from patchcore.config import Plan
+from patchcore.config import Plan, resolve_config
+from patchcore.datasets.learned import learned_patch_size
+from patchcore.datasets.plan import plan_patch_size
 from patchcore.errors import ConfigError, PatchSizeError
 from patchcore.evaluation.evaluate import evaluate
+from patchcore.experiments.protocol import with_patch_size
 from patchcore.files import read_json
 from patchcore.inference.export import read_model
 from patchcore.models.flexible import draw_size
-from patchcore.runs import RunReader
+from patchcore.runs import RunReader, RunState, RunWriter, new_run
 from patchcore.runs.events import PATCH_SIZE, VAL_DSC_MEAN, val_dsc_patch
 from patchcore.study import Study
 from patchcore.training.control import Control
@@ -142,3 +146,36 @@ def test_onnx_has_the_plans_size(trained: Path, tmp_path: Path) -> None:
         done: Any = patchcore("export", trained, "-o", out, *extra)
         assert done.returncode == 0, done.stderr
         assert out.exists()
+
+
+def test_the_best_size_of_a_flexible_run_is_a_rule(trained: Path, tiny_study: Path) -> None:
+    values = RunReader(trained).poll().validations[-1].values
+    sizes = {size: values[val_dsc_patch(size)] for size in ((4, 4, 4), (8, 8, 8), (8, 8, 4))}
+    best = max(sizes, key=lambda size: sizes[size])
+    made = plan_patch_size(tiny_study, rule="learned", candidates=[4, 8], window_size=16)
+    assert made.patch_size == best
+    assert f"in the flexible run {trained.name}" in made.target.reason
+    plain = plan_patch_size(tiny_study, candidates=[4, 8], window_size=16)
+    assert next(one for one in plain.target.rules if one.rule == "learned").patch_size == best
+
+
+def test_the_best_size_of_a_sweep_is_a_rule(tiny_study: Path) -> None:
+    study = Study(tiny_study)
+    for place, (size, seed, dsc) in enumerate(((4, 0, 0.5), (8, 0, 0.7), (4, 1, 0.8), (8, 1, 0.75), (8, 2, 0.1))):
+        plan = with_patch_size(study.plan(), (size,) * 3, "sizes")
+        config = resolve_config(settings=[*TINY, f"seed={seed}"])
+        run = new_run(
+            study.path, kind="train", config=config.model_dump(mode="json"), plan=plan.model_dump(mode="json"),
+            seed=seed, slug=f"p{place}", argv=[], experiment={"name": "sizes", "point": f"p{place}"},
+        )  # fmt: skip
+        begin_attempt(run, 1)
+        with RunWriter(run, 1) as writer:
+            writer.validation(3, 0, "0000003", {VAL_DSC_MEAN: dsc}, n_cases=2, subset="all")
+            writer.state(RunState.FINISHED)
+        (run / "attempts" / "1" / "exit.json").write_text(json.dumps({"schema_version": 1, "state": "finished"}))
+    learned = learned_patch_size(study)
+    assert learned is not None
+    # Seed 2 has finished at one size only.
+    assert learned.dsc == {(4, 4, 4): pytest.approx(0.65), (8, 8, 8): pytest.approx(0.725)}
+    assert (learned.patch_size, learned.source) == ((8, 8, 8), "the experiment sizes, 2 trainings of each size")
+    assert learned_patch_size(study, spacing=(9.0, 9.0, 9.0)) is None

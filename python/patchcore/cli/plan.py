@@ -25,7 +25,11 @@ def plan(
     ] = None,
     candidates: Annotated[str, typer.Option(help="Patch sizes to choose from, edge lengths [voxels].")] = "8,12,16,24",
     rule: Annotated[
-        str, typer.Option(help="Rule for the patch size: mean-volume, median, geometric-mean or extent.")
+        str,
+        typer.Option(
+            help="Rule for the patch size: mean-volume, median, geometric-mean, extent, mean-volume-mm (cube in mm) or "
+            "learned (best in a sweep or a flexible training)."
+        ),
     ] = "mean-volume",
     window: Annotated[
         str | None,

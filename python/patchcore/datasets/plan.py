@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from patchcore.config.plan import Plan
+from patchcore.datasets.learned import learned_patch_size
 from patchcore.errors import PatchcoreError, PlanError
 from patchcore.planning.candidates import DEFAULT_CANDIDATES
 from patchcore.planning.of_fingerprint import plan_from_fingerprint
@@ -111,7 +112,8 @@ def compute_plan(study: Study, *, like: tuple[str, Plan] | None = None, **option
         PlanError: As for :func:`plan_patch_size`.
         StudyError: The study was not measured yet.
     """
-    plan = plan_from_fingerprint(study.fingerprint(), like=like, **options)
+    learned = learned_patch_size(study, spacing=options.get("spacing"))
+    plan = plan_from_fingerprint(study.fingerprint(), like=like, learned=learned, **options)
     accepted = study.accepted()
     # All accepted cases were read by one rule.
     how: dict[str, Any] = {}

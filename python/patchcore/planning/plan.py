@@ -8,14 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from patchcore.config.cost import network_cost
+from patchcore.config.cost import check_window, network_cost
 from patchcore.config.plan import CandidatePlan, IdealEdge, Plan, RuleOutcome, TargetPlan
 from patchcore.errors import EmptyClassError, PlanError
 from patchcore.planning.bootstrap import edge_interval
 from patchcore.planning.candidates import DEFAULT_CANDIDATES, check_candidates
 from patchcore.planning.reasons import plan_reason, plan_warnings
 from patchcore.planning.rules import average_volume, choose_patch_size, ideal_edges
-from patchcore.planning.samples import CaseSample, Cohort, LesionSample, cohort_of
+from patchcore.planning.samples import CaseSample, Cohort, Learned, LesionSample, cohort_of
 from patchcore.planning.window import choose_window, divisible_candidates, hu_range_of, padding_share
 from patchcore.types import IntTriple, Rule, Triple
 
@@ -41,6 +41,7 @@ def plan_from_samples(
     hu_range: tuple[float, float] | str | None = None,
     resamples: int = 2000,
     seed: int = 0,
+    learned: Learned | None = None,
 ) -> Plan:
     """Choose the ViT patch size for lesions given as plain records. Reads and writes no file.
 
@@ -65,9 +66,11 @@ def plan_from_samples(
         hu_range: Intensity clip in HU, or the name of a preset.
         resamples: Number of bootstrap cohorts.
         seed: Seed of the bootstrap.
+        learned: What trainings have shown; needed for rule ``learned``, and listed beside the other rules.
 
     Raises:
-        PlanError: There is no case, the spacing, window or HU range is impossible, or the rule is unknown.
+        PlanError: There is no case, the spacing, window or HU range is impossible, the rule is unknown, or it is
+            ``learned`` and nothing was learned yet.
         PatchSizeError: The network cannot have one of the candidates.
         EmptyClassError: The label has no lesion.
 
@@ -97,9 +100,16 @@ def plan_from_samples(
     spacing = _spacing(spacing, cohort)
     window = choose_window(cohort, spacing, edges_offered) if window_size is None else _window(window_size)
     per_axis = divisible_candidates(window, edges_offered)
-    # A cubic patch must divide all three axes. Only the extent rule may use a different candidate per axis.
+    if rule is Rule.LEARNED:
+        if learned is None:
+            raise PlanError(
+                "rule learned needs a finished sweep over patch sizes, or a finished training of a flexible network",
+                remedy="run patchcore sweep STUDY --over patch_size=8,12,16,24 first, or choose another --rule",
+            )
+        check_window(window, learned.patch_size)
+    # A cubic patch must divide all three axes. Some rules may use a different candidate per axis.
     cubes = tuple(p for p in edges_offered if all(p in axis for axis in per_axis))
-    if not cubes and rule is not Rule.EXTENT:
+    if not cubes and not rule.is_per_axis:
         raise PlanError(
             f"none of the candidates {', '.join(map(str, edges_offered))} divides every axis of window {window}",
             found=window,
@@ -107,16 +117,21 @@ def plan_from_samples(
         )
 
     outcomes = tuple(
-        _outcome(each, cohort, spacing, per_axis if each is Rule.EXTENT else (cubes, cubes, cubes))
+        _outcome(each, cohort, spacing, per_axis if each.is_per_axis else (cubes, cubes, cubes))
         for each in Rule
-        if cubes or each is Rule.EXTENT
+        if each is not Rule.LEARNED and (cubes or each.is_per_axis)
     )
+    if learned is not None:
+        a, b, c = map(float, learned.patch_size)
+        outcomes += (RuleOutcome(rule=Rule.LEARNED, volume_mm3=None, edge=(a, b, c), patch_size=learned.patch_size),)
+    # p* is a number of the lesions, whatever patch size the trainings prefer.
+    formula = Rule.MEAN_VOLUME if rule is Rule.LEARNED else rule
     outcome = next(item for item in outcomes if item.rule is rule)
     ideals = tuple(
         IdealEdge(
             spacing=at,
-            edge=ideal_edges(rule, cohort, at),
-            interval=edge_interval(rule, cohort, at, resamples=resamples, seed=seed),
+            edge=ideal_edges(formula, cohort, at),
+            interval=edge_interval(formula, cohort, at, resamples=resamples, seed=seed),
         )
         for at in (spacing, (1.0, 1.0, 1.0), None)
     )
@@ -127,7 +142,7 @@ def plan_from_samples(
         rule,
         cohort,
         spacing=spacing,
-        edges=outcome.edge,
+        edges=ideals[0].edge,
         interval=ideals[0].interval,
         patch_size=outcome.patch_size,
         candidates=offered,
@@ -170,10 +185,11 @@ def plan_from_samples(
             lesion_label=lesion_label,
             label_name=name,
             spacing=spacing,
-            edges=outcome.edge,
+            edges=ideals[0].edge,
             interval=ideals[0].interval,
             patch_size=outcome.patch_size,
             candidates=offered,
+            learned=learned,
         ),
         warnings=warnings,
     )

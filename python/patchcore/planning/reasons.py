@@ -10,7 +10,7 @@ import numpy as np
 from patchcore.config.plan import RuleOutcome
 from patchcore.planning.candidates import wider_candidate
 from patchcore.planning.rules import average_volume, geometric_edge, ideal_edge, nearest_candidate
-from patchcore.planning.samples import Cohort
+from patchcore.planning.samples import Cohort, Learned
 from patchcore.types import Float64Array, IntTriple, Rule, Triple
 
 __all__ = ["count_of", "format_edges", "format_size", "format_volume", "plan_reason", "plan_warnings"]
@@ -20,6 +20,7 @@ _SKEW = 3.0
 _GIANT_SHARE = 1 / 3
 _SPECK_MM3 = 5.0
 _SPECK_SHARE = 0.05
+_FAR_FROM_A_CUBE = 2.0
 
 _AVERAGES = {
     Rule.MEAN_VOLUME: "mean volume",
@@ -73,6 +74,7 @@ def plan_reason(
     interval: tuple[float, float] | None,
     patch_size: IntTriple,
     candidates: Sequence[int],
+    learned: Learned | None = None,
 ) -> str:
     """Explain in plain language, with the numbers, how the patch size was chosen."""
     who = (
@@ -89,7 +91,19 @@ def plan_reason(
             f"{sure}. Per axis, the nearest candidate (on a log scale) among {listed} is chosen: patch size "
             f"{format_size(patch_size)}."
         )
+    if rule is Rule.LEARNED and learned is not None:
+        found = ", ".join(f"{format_size(size)}: {dsc:.3f}" for size, dsc in sorted(learned.dsc.items()))
+        return (
+            f"{who}. Patch size {format_size(patch_size)} had the best mean validation DSC in {learned.source} "
+            f"({found}). Whether the difference is more than chance, patchcore report or patchcore compare says."
+        )
     volume = average_volume(rule, cohort.volume_mm3)
+    if rule is Rule.MEAN_VOLUME_MM:
+        return (
+            f"{who}: mean volume {format_volume(volume)}, a cube with an edge of {math.cbrt(volume):.3g} mm. At {grid} "
+            f"this is {format_edges(edges)} voxels{sure}. Per axis, the nearest candidate (on a log scale) among "
+            f"{listed} is chosen: patch size {format_size(patch_size)}."
+        )
     voxel_mm3 = float(np.prod(spacing))
     return (
         f"{who}: {_AVERAGES[rule]} {format_volume(volume)}. At {grid} a voxel is "
@@ -113,10 +127,12 @@ def plan_warnings(
     padding: float,
 ) -> tuple[str, ...]:
     """Return reasons to doubt the plan, the most important first; empty if there are none."""
-    found = [_beyond(edges, candidates), *_poor_summary(rule, cohort, spacing, candidates)]
+    found = [_beyond(edges, candidates), *_poor_summary(rule, cohort, spacing, candidates), _flat(patch_size, spacing)]
     if len(cohort) < _FEW_LESIONS:
         found.append(f"only {count_of(len(cohort), 'lesion')}: p* is uncertain")
-    if interval is None:
+    if rule is Rule.LEARNED:
+        pass  # p* has not decided
+    elif interval is None:
         found.append("all lesions are from one patient: the uncertainty of p* cannot be estimated")
     else:
         low, high = (nearest_candidate(edge, candidates) for edge in interval)
@@ -132,6 +148,17 @@ def plan_warnings(
     if padding >= 0.5:
         found.append(_padded(cohort, spacing, patch_size, window_size, padding))
     return tuple(text for text in found if text)
+
+
+def _flat(patch_size: IntTriple, spacing: Triple) -> str:
+    """Warn if a patch is far from a cube in mm, a shape that hardly any lesion has."""
+    mm = [edge * step for edge, step in zip(patch_size, spacing, strict=True)]
+    if max(mm) < _FAR_FROM_A_CUBE * min(mm):
+        return ""
+    return (
+        f"a patch of {format_size(patch_size)} voxels is {format_size([round(edge) for edge in mm])} mm, far from a "
+        f"cube: --rule {Rule.MEAN_VOLUME_MM} chooses each edge by its spacing"
+    )
 
 
 def _padded(cohort: Cohort, spacing: Triple, patch_size: IntTriple, window_size: IntTriple, padding: float) -> str:

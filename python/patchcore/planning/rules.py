@@ -4,7 +4,9 @@ The rule ``mean-volume`` follows Mojtahedi, Hamghalam, Do and Simpson, "Towards 
 Transformers for Tumor Segmentation" (arXiv 2308.16598, MMMI 2022): the patch size is picked from the
 average lesion volume. The paper's abstract and summaries state this principle but no formula. The formula used
 here, p* = ∛(v̄ / voxel volume), is the edge, in voxels, of the cube with the mean lesion volume. The other rules
-use another average of the volumes, or the extents of the lesions, instead of the mean volume.
+use another average of the volumes, or the extents of the lesions, instead of the mean volume. ``mean-volume-mm`` takes
+a cube in mm instead of one in voxels: the cube root of the mean volume, divided by the spacing of each axis.
+``learned`` has no formula: it takes the patch size with the best validation DSC of a sweep or of a flexible network.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ def average_volume(rule: Rule, volumes: Float64Array) -> float:
     """Return the average volume by `rule`, in the unit of `volumes`.
 
     Args:
-        rule: Any rule except ``extent``, which does not use volumes.
+        rule: Any rule except ``extent`` and ``learned``, which do not use volumes.
         volumes: float64 (N,), N ≥ 1, positive.
 
     Raises:
-        ValueError: The rule is ``extent``.
+        ValueError: The rule is ``extent`` or ``learned``.
 
     Example:
         >>> round(average_volume(Rule.GEOMETRIC_MEAN, np.array([1.0, 100.0])), 9)
@@ -44,12 +46,14 @@ def average_volume(rule: Rule, volumes: Float64Array) -> float:
     match rule:
         case Rule.MEAN_VOLUME:
             return float(np.mean(volumes))
+        case Rule.MEAN_VOLUME_MM:
+            return float(np.mean(volumes))
         case Rule.MEDIAN:
             return float(np.median(volumes))
         case Rule.GEOMETRIC_MEAN:
             return float(np.exp(np.mean(np.log(volumes))))
-        case Rule.EXTENT:
-            raise ValueError("rule extent averages extents, not volumes")
+        case Rule.EXTENT | Rule.LEARNED:
+            raise ValueError(f"rule {rule} averages no volumes")
 
 
 def ideal_edge(volume_mm3: float, spacing: Triple) -> float:
@@ -63,10 +67,10 @@ def ideal_edge(volume_mm3: float, spacing: Triple) -> float:
 
 
 def ideal_edges(rule: Rule, cohort: Cohort, spacing: Triple | None) -> Triple:
-    """Return p* per canonical axis, in voxels. The axes differ only for rule ``extent``.
+    """Return p* per canonical axis, in voxels. The axes differ only for rules ``extent`` and ``mean-volume-mm``.
 
     Args:
-        rule: The rule.
+        rule: Any rule except ``learned``.
         cohort: The cohort; it has at least one lesion.
         spacing: mm per voxel, canonical axes; None: each lesion is measured in voxels of its own case.
     """
@@ -74,6 +78,10 @@ def ideal_edges(rule: Rule, cohort: Cohort, spacing: Triple | None) -> Triple:
         a, b, c = cohort.extents(spacing).mean(axis=0).tolist()
         return (a, b, c)
     edge = math.cbrt(average_volume(rule, cohort.voxels(spacing)))
+    if rule is Rule.MEAN_VOLUME_MM:
+        mm = cohort.median_spacing() if spacing is None else spacing
+        cube = math.cbrt(math.prod(mm))
+        return (edge * cube / mm[0], edge * cube / mm[1], edge * cube / mm[2])
     return (edge, edge, edge)
 
 

@@ -6,7 +6,7 @@ invented lesions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,3 +134,18 @@ def samples_of(fingerprint: Fingerprint) -> tuple[list[CaseSample], list[LesionS
         for lesion in case.lesions
     ]
     return cases, lesions
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What trainings of a study have shown about patch sizes.
+
+    Attributes:
+        patch_size: The patch size with the best mean DSC.
+        source: The trainings, in words.
+        dsc: Patch size → mean validation DSC.
+    """
+
+    patch_size: IntTriple
+    source: str
+    dsc: Mapping[IntTriple, float]

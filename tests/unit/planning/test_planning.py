@@ -18,7 +18,9 @@ from patchcore.files import write_json_atomic
 from patchcore.planning import CaseSample, LesionSample, plan_from_samples
 from patchcore.planning.candidates import check_candidates, wider_candidate
 from patchcore.planning.rules import ideal_edge
+from patchcore.planning.samples import Learned
 from patchcore.planning.window import hu_range_of
+from patchcore.types import Rule
 from patchcore.views.plan_text import plan_summary
 from real_data import SHARED
 
@@ -351,3 +353,39 @@ def test_the_ideal_edge_is_counted_in_voxels() -> None:
     assert ideal_edge(8000.0, (1.0, 1.0, 1.0)) == pytest.approx(20.0)
     assert ideal_edge(8000.0, (2.0, 2.0, 2.0)) == pytest.approx(10.0)
     assert ideal_edge(8000.0, (0.5, 1.0, 2.0)) == pytest.approx(20.0)
+
+
+def test_a_cube_in_mm_has_an_edge_for_each_spacing() -> None:
+    spacing = (0.75, 0.75, 3.0)
+    cases = [CaseSample(str(i), str(i), spacing, (128, 128, 48)) for i in range(3)]
+    lesions = [LesionSample(str(i), 1, 18.0**3, (20.0, 20.0, 20.0)) for i in range(3)]
+    cubic = plan_from_samples(cases, lesions, lesion_label=1, hu_range="liver")
+    assert cubic.patch_size == (16, 16, 16)
+    assert any("is 12 × 12 × 48 mm, far from a cube" in text for text in cubic.target.warnings)
+    flat = plan_from_samples(
+        cases, lesions, lesion_label=1, hu_range="liver", rule="mean-volume-mm", candidates=(6, 8, 12, 16, 24)
+    )
+    assert flat.target.ideal_edges[0].edge == pytest.approx((24.0, 24.0, 6.0))
+    assert flat.target.ideal_edges[1].edge == pytest.approx((18.0, 18.0, 18.0))
+    assert flat.target.ideal_edges[2].edge == pytest.approx((24.0, 24.0, 6.0))
+    assert flat.patch_size == (24, 24, 6)
+    assert "a cube with an edge of 18 mm" in flat.target.reason
+    assert not any("far from a cube" in text for text in flat.target.warnings)
+    both = {outcome.rule: outcome.patch_size for outcome in flat.target.rules}
+    assert both[Rule.MEAN_VOLUME] == (16, 16, 16)
+    assert Rule.LEARNED not in both
+
+
+def test_what_trainings_have_shown_is_a_rule() -> None:
+    cases = [CaseSample(str(i), str(i), (1.0, 1.0, 1.0), (96, 96, 96)) for i in range(3)]
+    lesions = [LesionSample(str(i), 1, 1728.0, (14.0, 15.0, 16.0)) for i in range(3)]
+    learned = Learned((8, 8, 8), "the experiment sizes", {(8, 8, 8): 0.7, (16, 16, 16): 0.65})
+    made = plan_from_samples(cases, lesions, lesion_label=1, hu_range="liver", rule="learned", learned=learned)
+    assert made.patch_size == (8, 8, 8)
+    assert "best mean validation DSC in the experiment sizes (8: 0.700, 16: 0.650)" in made.target.reason
+    assert made.target.ideal_edge == pytest.approx(12.0)
+    beside = plan_from_samples(cases, lesions, lesion_label=1, hu_range="liver", learned=learned)
+    assert beside.patch_size == (12, 12, 12)
+    assert {outcome.rule: outcome.patch_size for outcome in beside.target.rules}[Rule.LEARNED] == (8, 8, 8)
+    with pytest.raises(PlanError, match="needs a finished sweep"):
+        plan_from_samples(cases, lesions, lesion_label=1, hu_range="liver", rule="learned")

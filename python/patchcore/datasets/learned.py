@@ -1,0 +1,86 @@
+"""What the finished trainings of a study say about patch sizes, for the rule ``learned``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from patchcore.config.patches import patch_triple
+from patchcore.errors import PatchcoreError
+from patchcore.planning.samples import Learned
+from patchcore.runs import RunReader, RunState, list_runs
+from patchcore.runs.events import VAL_DSC_MEAN, val_dsc_patch
+from patchcore.runs.paths import read_object
+from patchcore.study import Study
+from patchcore.types import IntTriple
+
+__all__ = ["learned_patch_size"]
+
+
+def learned_patch_size(study: Study, *, spacing: Any = None) -> Learned | None:
+    """Return the patch size with the best mean validation DSC; None if no training has compared any.
+
+    The newest of these counts: a finished flexible run, or an experiment in which only the patch size differs. Of an
+    experiment the seeds and folds count that have finished at every patch size, each with its best validation on all
+    cases. Trainings at another spacing do not count.
+
+    Args:
+        study: The study.
+        spacing: Training spacing that the plan will have, mm; None: any.
+    """
+    found: list[tuple[str, Learned]] = []
+    groups: dict[tuple[str, str], list[tuple[IntTriple, tuple[int, int], str, float]]] = defaultdict(list)
+    for summary in list_runs(study.path):
+        if summary.state.state is not RunState.FINISHED:
+            continue
+        with suppress(PatchcoreError, OSError, KeyError, TypeError, ValueError):
+            record = read_object(summary.path / "run.json") or {}
+            target = record["plan"]["targets"][0]
+            if spacing is not None and not _equal(target["spacing"], spacing):
+                continue
+            best = RunReader(summary.path).poll().best_validation
+            if best is None or best.subset != "all":
+                continue
+            model = record["config"]["model"]
+            if sizes := [patch_triple(size) for size in model.get("patch_sizes", ())]:
+                dsc = {size: float(best.values[val_dsc_patch(size)]) for size in sizes}
+                found.append((summary.run_id, _best(dsc, f"the flexible run {summary.run_id}")))
+            elif name := (record.get("experiment") or {}).get("name"):
+                place = (int(record["seed"]), int(record["config"]["train"]["fold"]))
+                size = patch_triple(target["patch_size"])
+                value = float(best.values[VAL_DSC_MEAN])
+                groups[name, _others(record["config"])].append((size, place, summary.run_id, value))
+    for (name, _), trainings in groups.items():
+        by_size: dict[IntTriple, dict[tuple[int, int], float]] = defaultdict(dict)
+        for size, place, _, value in trainings:
+            by_size[size][place] = value
+        common = set.intersection(*(set(places) for places in by_size.values()))
+        if len(by_size) > 1 and common:
+            dsc = {size: math.fsum(places[one] for one in common) / len(common) for size, places in by_size.items()}
+            newest = max(run_id for *_, run_id, _ in trainings)
+            words = f"the experiment {name}, {len(common)} training{'s' * (len(common) > 1)} of each size"
+            found.append((newest, _best(dsc, words)))
+    return max(found, key=lambda one: one[0])[1] if found else None
+
+
+def _best(dsc: Mapping[IntTriple, float], source: str) -> Learned:
+    """Return the best size; a value that is not defined is the worst."""
+    known = {size: -1.0 if math.isnan(value) else value for size, value in dsc.items()}
+    return Learned(max(known, key=lambda size: known[size]), source, dict(dsc))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return all(math.isclose(x, y, rel_tol=1e-3) for x, y in zip(a, b, strict=True))
+
+
+def _others(config: dict[str, Any]) -> str:
+    """Return the settings of a training that do not say its seed, its fold, or where it runs."""
+    kept = {name: dict(section) if isinstance(section, dict) else section for name, section in config.items()}
+    kept.pop("seed", None)
+    for name in ("fold", "threads", "device", "prepare_mib", "ranks"):
+        kept["train"].pop(name, None)
+    return json.dumps(kept, sort_keys=True)
