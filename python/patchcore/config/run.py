@@ -66,6 +66,10 @@ class ModelConfig(_Section):
         default=False, description="Recompute activations in the backward pass: less memory, more time."
     )
     deep_supervision: bool = Field(default=False, description="Also compute the loss of the coarser decoder stages.")
+    tokenizer: Literal["linear", "residual"] = Field(
+        default="linear",
+        description="How unetr computes a token: linear, one convolution of the patch, or residual, in stages.",
+    )
     patch_sizes: tuple[PatchEdges, ...] = Field(
         default=(),
         description="Patch sizes of a flexible unetr, e.g. [8,12,16,24], with the plan's; empty: only the plan's.",
@@ -398,9 +402,15 @@ def _check_flexible(config: RunConfig) -> None:
             f"model.patch_size_shares {list(shares)} does not fit model.patch_sizes {list(model.patch_sizes)}",
             remedy="give one share per patch size, at least one of them above 0",
         )
-    if model.patch_sizes and model.network != "unetr":
+    for name, used in (("patch_sizes", bool(model.patch_sizes)), ("tokenizer", model.tokenizer != "linear")):
+        if used and model.network != "unetr":
+            raise ConfigError(
+                f"model.{name} is for unetr, not for {model.network}", remedy="leave out one of the two settings"
+            )
+    if model.tokenizer == "residual" and model.embedding != "own":
         raise ConfigError(
-            f"model.patch_sizes is for unetr, not for {model.network}", remedy="leave out one of the two settings"
+            f"a residual tokenizer cannot be resampled to another patch size: model.embedding is {model.embedding}",
+            remedy="set model.embedding=own",
         )
     if model.patch_sizes and config.train.compile == "graphs":
         raise ConfigError(

@@ -15,7 +15,7 @@ from patchcore.models.flexible import FlexibleTransposed, Kernels
 from patchcore.models.norm import ChannelsLastInstanceNorm
 from patchcore.types import IntTriple
 
-__all__ = ["Classifier", "Decoder", "Encoder", "ProjectionUp"]
+__all__ = ["Classifier", "Decoder", "Encoder", "ProjectionUp", "Residual"]
 
 _SLOPE = 0.01
 """Slope of the leaky ReLU for negative values."""
@@ -44,7 +44,7 @@ def _up(in_channels: int, out_channels: int, factors: Sequence[IntTriple], kerne
     return FlexibleTransposed(in_channels, out_channels, factors, kernels=kernels)
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """Two convolutions of 3³ and a residual connection; a convolution of 1³ in it if the number of channels changes."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -60,6 +60,7 @@ class _Residual(nn.Module):
             self.norm3 = ChannelsLastInstanceNorm()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return (B, out_channels, ·, ·, ·) of (B, in_channels, ·, ·, ·) of the same size."""
         out = self.lrelu(self.norm1(self.conv1(x)))
         out = self.norm2(self.conv2(out))
         out += self.norm3(self.conv3(x)) if self.widens else x
@@ -77,7 +78,7 @@ class Encoder(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.layer = _Residual(in_channels, out_channels)
+        self.layer = Residual(in_channels, out_channels)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return (B, out_channels, X, Y, Z) of (B, in_channels, X, Y, Z)."""
@@ -105,7 +106,7 @@ class ProjectionUp(nn.Module):
         super().__init__()
         self.transp_conv_init = _up(in_channels, out_channels, factors[0], kernels)
         self.blocks = nn.ModuleList(
-            nn.Sequential(_up(out_channels, out_channels, f, kernels), _Residual(out_channels, out_channels))
+            nn.Sequential(_up(out_channels, out_channels, f, kernels), Residual(out_channels, out_channels))
             for f in factors[1:]
         )
 
@@ -132,7 +133,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.transp_conv = _up(in_channels, out_channels, factors, kernels)
-        self.conv_block = _Residual(2 * out_channels, out_channels)
+        self.conv_block = Residual(2 * out_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Return (B, out_channels, ·, ·, ·) of the coarser stage ``x`` and a skip connection of the output's size."""

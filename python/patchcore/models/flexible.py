@@ -76,6 +76,7 @@ class FlexiblePatchEmbedding(nn.Module):
         width: Width of a token.
         dropout: Dropout rate.
         embedding: ``own``, ``transposed`` or ``pseudo-inverse``.
+        own: With ``own``: the tokenizer of each size.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class FlexiblePatchEmbedding(nn.Module):
         width: int,
         dropout: float,
         embedding: FlexibleEmbedding,
+        own: Mapping[IntTriple, nn.Module],
     ) -> None:
         super().__init__()
         self.size = base
@@ -95,9 +97,7 @@ class FlexiblePatchEmbedding(nn.Module):
         self.base = base
         self.maps: _Maps | None = None
         if embedding == "own":
-            self.patch_embeddings: nn.Module = nn.ModuleDict(
-                {size_name(size): nn.Conv3d(channels, width, size, stride=size) for size in sizes}
-            )
+            self.patch_embeddings: nn.Module = nn.ModuleDict({size_name(size): own[size] for size in sizes})
         else:
             self.patch_embeddings = nn.Conv3d(channels, width, base, stride=base)
             self.maps = _Maps(
@@ -110,13 +110,12 @@ class FlexiblePatchEmbedding(nn.Module):
         self.position_embeddings = nn.Parameter(torch.zeros(1, int(np.prod(self._grids[base])), width))
         self.dropout = nn.Dropout(dropout)
 
-    def kernel(self, size: IntTriple) -> tuple[Tensor, Tensor]:
-        """Return weight and bias of the convolution of a size."""
+    def state_of(self, size: IntTriple) -> dict[str, Tensor]:
+        """Return the state dict of the tokenizer of a size. With ``own`` its tensors are the network's own."""
         if self.maps is None:
-            own = self.patch_embeddings.get_submodule(size_name(size))
-            return own.get_parameter("weight"), own.get_parameter("bias")
+            return self.patch_embeddings.get_submodule(size_name(size)).state_dict()
         weight, bias = self.patch_embeddings.get_parameter("weight"), self.patch_embeddings.get_parameter("bias")
-        return (weight if size == self.base else self.maps(weight, size)), bias
+        return {"weight": weight if size == self.base else self.maps(weight, size), "bias": bias}
 
     def positions(self, size: IntTriple) -> Tensor:
         """Return the positions (1, tokens, width) of a size."""
@@ -128,9 +127,12 @@ class FlexiblePatchEmbedding(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return tokens (B, tokens, width) of windows (B, channels, X, Y, Z), at the size in use."""
-        weight, bias = self.kernel(self.size)
-        tokens = functional.conv3d(image, weight, bias, stride=self.size).flatten(2).transpose(-1, -2)
-        out: Tensor = self.dropout(tokens + self.positions(self.size))
+        if self.maps is None:
+            found = self.patch_embeddings.get_submodule(size_name(self.size))(image)
+        else:
+            kernel = self.state_of(self.size)
+            found = functional.conv3d(image, kernel["weight"], kernel["bias"], stride=self.size)
+        out: Tensor = self.dropout(found.flatten(2).transpose(-1, -2) + self.positions(self.size))
         return out
 
 

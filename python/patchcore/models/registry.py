@@ -92,6 +92,7 @@ def _unetr(asked: NetworkRequest) -> Any:
         base_patch_size=config.base_patch_size,
         embedding=config.embedding,
         kernels=config.kernels,
+        tokenizer=config.tokenizer,
     )
 
 

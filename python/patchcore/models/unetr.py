@@ -22,7 +22,7 @@ paper and MONAI build it only for p = 16. For p = 16 this network equals MONAI's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,8 @@ class UNETR(nn.Module):
         embedding: In a flexible network: ``own``, ``transposed`` or ``pseudo-inverse``; see
             :mod:`patchcore.models.flexible`.
         kernels: In a flexible network: ``own`` or ``shared`` up-sampling kernels.
+        tokenizer: ``linear``: a patch becomes a token by one convolution; ``residual``: by stages of convolutions, see
+            :mod:`patchcore.models.tokenizer`.
 
     Raises:
         PatchSizeError: The patch size is not a product of four factors from 1 to 4, or does not divide the window. The
@@ -110,9 +112,15 @@ class UNETR(nn.Module):
         base_patch_size: int | Sequence[int] | None = None,
         embedding: FlexibleEmbedding = "own",
         kernels: Kernels = "own",
+        tokenizer: Literal["linear", "residual"] = "linear",
     ) -> None:
         super().__init__()
         check_window(window_size, patch_size)
+        if tokenizer == "residual" and embedding != "own":
+            raise ConfigError(
+                f"a residual tokenizer cannot be resampled to another patch size: embedding is {embedding}",
+                remedy="use embedding own",
+            )
         sizes = tuple(dict.fromkeys(map(patch_triple, patch_sizes or (patch_size,))))
         for size in sizes:
             check_window(window_size, size)
@@ -155,6 +163,7 @@ class UNETR(nn.Module):
             "dropout": dropout,
             "qkv_bias": qkv_bias,
             "deep_supervision": deep_supervision,
+            "tokenizer": tokenizer,
         }
         # For each stage the factor of every size.
         up = list(zip(*(upsampling_factors(size) for size in sizes), strict=True))
@@ -173,6 +182,7 @@ class UNETR(nn.Module):
             sizes=sizes,
             base=base,
             embedding=embedding,
+            residual_features=feature_size if tokenizer == "residual" else None,
         )
         freeze_unused(self.vit)
         self.encoder1 = Encoder(in_channels, f)
@@ -239,9 +249,8 @@ class UNETR(nn.Module):
         own = (f"{_EMBEDDING}.", *(f"{name}." for name, _, _ in stages))
         state = {name: value for name, value in self.state_dict().items() if not name.startswith(own)}
         with torch.no_grad():
-            weight, bias = self._embedding.kernel(size)
-            state[f"{_EMBEDDING}.patch_embeddings.weight"] = weight.detach()
-            state[f"{_EMBEDDING}.patch_embeddings.bias"] = bias.detach()
+            for name, value in self._embedding.state_of(size).items():
+                state[f"{_EMBEDDING}.patch_embeddings.{name}"] = value.detach()
             state[f"{_EMBEDDING}.position_embeddings"] = self._embedding.positions(size).detach()
             for name, module, stage in stages:
                 state[f"{name}.conv.weight"] = module.kernel(upsampling_factors(size)[stage]).detach()
@@ -263,8 +272,8 @@ class UNETR(nn.Module):
                         own[name].copy_(value)
                 self._embedding.take_positions(state[f"{_EMBEDDING}.position_embeddings"], size)
             if self._embedding.maps is None or size == self._embedding.base:
-                for parameter, part in zip(self._embedding.kernel(size), ("weight", "bias"), strict=True):
-                    parameter.copy_(state[f"{_EMBEDDING}.patch_embeddings.{part}"])
+                for name, value in self._embedding.state_of(size).items():
+                    value.copy_(state[f"{_EMBEDDING}.patch_embeddings.{name}"])
             for name, module, stage in self._stages():
                 factor = upsampling_factors(size)[stage]
                 if module.maps is None or module.largest == factor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from patchcore.models.attention import SelfAttention
 from patchcore.models.flexible import FlexibleEmbedding, FlexiblePatchEmbedding
+from patchcore.models.tokenizer import ResidualTokenizer
 from patchcore.types import IntTriple
 
 __all__ = ["ViT"]
@@ -32,12 +33,27 @@ def _draw_positions(positions: Tensor) -> None:
         normal.mul_(_POSITION_STD * math.sqrt(2)).clamp_(-_POSITION_LIMIT, _POSITION_LIMIT)
 
 
+def tokenizer(channels: int, width: int, patch_size: IntTriple, residual_features: int | None) -> nn.Module:
+    """Return what computes a token from a patch: a convolution of the patch, or a residual tokenizer."""
+    if residual_features is None:
+        return nn.Conv3d(channels, width, patch_size, stride=patch_size)
+    return ResidualTokenizer(channels, width, patch_size, residual_features)
+
+
 class _PatchEmbedding(nn.Module):
     """One token per patch: a convolution with the patch as kernel and stride, plus a learned position."""
 
-    def __init__(self, channels: int, patch_size: IntTriple, tokens: int, width: int, dropout: float) -> None:
+    def __init__(
+        self,
+        channels: int,
+        patch_size: IntTriple,
+        tokens: int,
+        width: int,
+        dropout: float,
+        residual_features: int | None = None,
+    ) -> None:
         super().__init__()
-        self.patch_embeddings = nn.Conv3d(channels, width, patch_size, stride=patch_size)
+        self.patch_embeddings = tokenizer(channels, width, patch_size, residual_features)
         self.position_embeddings = nn.Parameter(torch.zeros(1, tokens, width))
         self.dropout = nn.Dropout(dropout)
         _draw_positions(self.position_embeddings)
@@ -97,6 +113,7 @@ class ViT(nn.Module):
         sizes: Patch sizes of a flexible network; none or one: only ``patch_size``.
         base: With several sizes: that of the stored positions, and of a shared embedding [default: ``patch_size``].
         embedding: With several sizes: see :mod:`patchcore.models.flexible`.
+        residual_features: Feature size of residual tokenizers; None: the tokenizer is one convolution of the patch.
 
     Example:
         >>> import torch
@@ -121,6 +138,7 @@ class ViT(nn.Module):
         sizes: Sequence[IntTriple] = (),
         base: IntTriple | None = None,
         embedding: FlexibleEmbedding = "own",
+        residual_features: int | None = None,
     ) -> None:
         super().__init__()
         tokens = math.prod(w // p for w, p in zip(window_size, patch_size, strict=True))
@@ -134,10 +152,15 @@ class ViT(nn.Module):
                 width=hidden_size,
                 dropout=dropout,
                 embedding=embedding,
+                own={size: tokenizer(in_channels, hidden_size, size, residual_features) for size in sizes}
+                if embedding == "own"
+                else {},
             )
             _draw_positions(self.patch_embedding.position_embeddings)
         else:
-            self.patch_embedding = _PatchEmbedding(in_channels, patch_size, tokens, hidden_size, dropout)
+            self.patch_embedding = _PatchEmbedding(
+                in_channels, patch_size, tokens, hidden_size, dropout, residual_features
+            )
         self.blocks = nn.ModuleList(
             _Block(hidden_size, mlp_dim, num_heads, dropout, qkv_bias=qkv_bias) for _ in range(num_layers)
         )

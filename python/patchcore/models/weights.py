@@ -41,6 +41,7 @@ Action: TypeAlias = Literal["kept", "resampled", "re-made", "unused"]
 
 _POSITION = "vit.patch_embedding.position_embeddings"
 _PATCH = "vit.patch_embedding.patch_embeddings.weight"
+_TOKENIZER = "vit.patch_embedding.patch_embeddings.stages."
 ENCODERS = ("vit.", "swinViT.")
 """Prefixes of the parameter names of a transformer."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
@@ -295,6 +296,8 @@ def _fitted(
     if name == _PATCH and have[:2] == shape[:2]:
         tensor, error = resample_embedding(given, (shape[2], shape[3], shape[4]), embedding)
         return tensor, f"{embedding} from patch size {have[2:]}; relative error after resampling back {error:.1e}"
+    if name.startswith(_TOKENIZER):
+        return None, "a stage of the tokenizer of another patch size"
     up_sampling = "transp_conv" in name or (".blocks." in name and name.endswith(".0.conv.weight"))
     if up_sampling and len(have) == len(shape) == 5 and have[:2] == shape[:2]:
         return _resample_kernel(given, shape[2:]), f"stride {have[2:]} to {shape[2:]}"

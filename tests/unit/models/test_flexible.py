@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from monai.networks.nets import UNETR as MonaiUNETR  # noqa: N811
@@ -14,6 +15,8 @@ from patchcore.errors import ConfigError, PatchSizeError
 from patchcore.models import UNETR
 from patchcore.models.flexible import AtSize, ByClass, draw_size
 from patchcore.models.registry import build_network
+from patchcore.models.tokenizer import stage_strides
+from patchcore.models.weights import transfer_weights
 from patchcore.training.init_from import _initialise_flexible
 from tiny_plan import tiny_target
 
@@ -46,6 +49,40 @@ def test_each_size_is_a_fixed_network(embedding: str, kernels: str) -> None:
     assert network.patch_size == (24, 24, 24)
     network.fixed(8)
     assert network.patch_size == (24, 24, 24)
+
+
+@pytest.mark.parametrize("patch", [4, 8, 9, 12, 16, 24, (16, 16, 8), (24, 24, 6)])
+def test_a_residual_tokenizer_has_a_token_per_patch(patch: Any) -> None:
+    torch.manual_seed(0)
+    network = UNETR(1, 2, 144 if patch == 9 else 48, patch, tokenizer="residual", **TINY).vit.patch_embedding
+    edges = (patch,) * 3 if isinstance(patch, int) else patch
+    assert np.prod([np.prod(strides) for strides in zip(*stage_strides(edges), strict=True)]) == np.prod(edges)
+    window = 2 * np.array(edges)
+    image = torch.randn(1, 1, *window.tolist())
+    embed = network.get_submodule("patch_embeddings")
+    found = embed(image)
+    assert tuple(found.shape) == (1, 48, 2, 2, 2)
+    # A token sees its patch, whatever its size.
+    image.requires_grad_()
+    embed(image)[0, :, 0, 0, 0].abs().sum().backward()
+    assert image.grad is not None
+    assert (image.grad[0, 0, : edges[0], : edges[1], : edges[2]] != 0).float().mean() > 0.5
+
+
+def test_a_flexible_network_with_residual_tokenizers() -> None:
+    network = flexible(tokenizer="residual")
+    image = torch.randn(1, 1, 48, 48, 48)
+    with torch.no_grad():
+        for size in network.patch_sizes:
+            assert (network.fixed(size)(image) - network.use(size)(image)).abs().max() < 1e-5
+    # From patch size 8 to 16 the stages are kept that both have.
+    torch.manual_seed(1)
+    source, target = (UNETR(1, 2, 48, patch, tokenizer="residual", **TINY) for patch in (8, 16))
+    report = {tensor.name: tensor.action for tensor in transfer_weights(target, source.state_dict())}
+    assert report["vit.patch_embedding.patch_embeddings.stages.0.0.weight"] == "kept"
+    assert report["vit.patch_embedding.patch_embeddings.stages.3.0.weight"] == "re-made"
+    with pytest.raises(ConfigError, match="cannot be resampled"):
+        UNETR(1, 2, 48, 16, tokenizer="residual", embedding="transposed", **TINY)
 
 
 def test_a_fixed_network_of_16_is_monais() -> None:
@@ -105,8 +142,6 @@ def test_weights_of_another_network() -> None:
         assert (network.use(12)(image) - source(image)).abs().max() < 1e-5
         # Its other sizes begin as a fixed network of that size would.
         other = UNETR(1, 3, 48, 24, **TINY).eval()
-        from patchcore.models.weights import transfer_weights
-
         transfer_weights(other, state, token_grid=(4, 4, 4))
         assert (network.use(24)(image) - other(image)).abs().max() < 1e-4
     assert any("patch size 24x24x24" in tensor.note for tensor in report)
@@ -132,6 +167,8 @@ def test_refusals() -> None:
         (["model.patch_sizes=[8,16]", "model.network=segresnet"], "is for unetr"),
         (["model.patch_sizes=[8,16]", "train.compile=graphs"], "a graph has one patch size"),
         (["model.patch_sizes=[8,10]"], "10 is not a product of four"),
+        (["model.tokenizer=residual", "model.network=dynunet"], "model.tokenizer is for unetr"),
+        (["model.tokenizer=residual", "model.embedding=transposed"], "set model.embedding=own"),
     ):
         with pytest.raises((ConfigError, PatchSizeError), match=words):
             resolve_config(settings=settings)
