@@ -364,6 +364,7 @@ def test_compiled_steps_learn_the_same(make_run: MakeRun, run_attempt: RunAttemp
     assert not [alert for alert in view_of(run).alerts if "compile" in alert.message]
     for step, loss in losses(plain).items():
         assert losses(run)[step] == pytest.approx(loss, abs=2e-3)
+    assert json.loads((run / "attempts" / "1" / "start.json").read_text(encoding="utf-8"))["compile"] == "default"
 
 
 def test_bf16_on_a_cpu_is_refused(make_run: MakeRun, run_attempt: RunAttempt) -> None:

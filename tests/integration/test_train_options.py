@@ -263,13 +263,13 @@ def test_tensorboard_that_cannot_write_is_reported_and_done_without(
 def test_out_of_memory_is_reported_where_no_remedy_can_be_found(
     make_run: MakeRun, run_attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from patchcore.training import step, trainer
+    from patchcore.training import failure, step
 
     def no_room(*_: Any) -> Any:
         raise MemoryError
 
     monkeypatch.setattr(step, "supervised_loss", no_room)
-    monkeypatch.setattr(trainer, "memory_remedy", no_room)
+    monkeypatch.setattr(failure, "memory_remedy", no_room)
     run = make_run()
     assert run_attempt(run) == 1
     assert view_of(run).states[-1].state == "out of memory"

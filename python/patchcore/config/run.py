@@ -244,8 +244,9 @@ class TrainConfig(_Section):
     patience: int = Field(
         default=0, ge=0, description="End after this many validations of all cases without a better DSC; 0: never."
     )
-    compile: Literal["off", "default", "graphs"] = Field(
-        default="off", description="torch.compile of training steps: off, default, or graphs (CUDA graphs, on a GPU)."
+    compile: Literal["auto", "off", "default", "graphs"] = Field(
+        default="auto",
+        description="torch.compile: off, default, graphs (CUDA graphs), or auto: the fastest that works on a GPU.",
     )
     steps_per_epoch: int = Field(
         default=0,

@@ -115,7 +115,8 @@ def place(config: TrainConfig, rank: int = 0, *, by: Launched | None = None) -> 
         torch.backends.cudnn.benchmark = False
         # Memory-efficient attention has no deterministic backward pass; flash attention and plain attention have one.
         torch.backends.cuda.enable_mem_efficient_sdp(False)
-    _refuse_nondeterminism(config.deterministic, compiles=config.compile != "off")
+    compiles = config.compile in ("default", "graphs") or (config.compile == "auto" and device.type == "cuda")
+    _refuse_nondeterminism(config.deterministic, compiles=compiles)
     # Otherwise deterministic mode fills every new tensor with NaN, to reveal reads of uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Placement(device=device, autocast=torch.bfloat16 if bf16 else None, threads=threads, ranks=ranks)

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -359,10 +359,10 @@ class RunWriter:
         self._case_files.add(name)
         return file
 
-    def hosts(self, hosts: Sequence[Mapping[str, Any]]) -> None:
-        """Record where the ranks of a launcher run, in ``start.json``: host, boot id and process id of each rank."""
+    def add_to_start(self, facts: Mapping[str, Any]) -> None:
+        """Add facts of the attempt to its ``start.json``: the hosts of its ranks, how its steps are compiled."""
         path = self.paths.start(self.attempt)
-        write_json_atomic(path, (read_object(path) or {}) | {"hosts": [dict(one) for one in hosts]})
+        write_json_atomic(path, (read_object(path) or {}) | dict(facts))
 
     def _complete_start(self, resumed_from_step: int, versions: Mapping[str, str] | None, threads: int | None) -> None:
         path = self.paths.start(self.attempt)

@@ -110,7 +110,7 @@ def profile_step(
     torch.manual_seed(config.seed)
     network = placement.network(build_network(target, config.model)).train()
     warnings: list[str] = []
-    stepped = compiled(network, config.train, target, placement, warnings.append)
+    stepped = compiled(network, config.train, target, placement, warnings.append).network
     optimizer = make_optimizer(network, config.optim)
     source = training_windows(cases, config, target, placement)
     on_gpu = placement.device.type == "cuda"

@@ -19,7 +19,7 @@ class Silence:
     def _ignore(self, *_: Any, **__: Any) -> None:
         pass
 
-    metric = validation = case = checkpoint = state = alert = progress = acknowledge = _ignore
+    metric = validation = case = checkpoint = state = alert = progress = acknowledge = add_to_start = _ignore
 
 
 Writer: TypeAlias = RunWriter | Silence

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias, cast
 
 import torch
 
@@ -29,17 +29,18 @@ from patchcore.models.checkpoint import Checkpoint, find_checkpoint
 from patchcore.models.device import Placement, keep_memory, place
 from patchcore.models.registry import build_network
 from patchcore.runs import RunState, RunWriter, Verb
+from patchcore.runs.paths import read_object
 from patchcore.runs.seen import read_record, record_of, trained_by_ancestors, write_record
 from patchcore.runs.setup import RunSetup, RunSplit, divide_cases, read_setup, read_split, run_study
 from patchcore.store.prepare import PreparedCase, check_classes, prepare_cases
 from patchcore.study import Study
 from patchcore.training.control import Control, Interrupted
+from patchcore.training.failure import is_out_of_memory, record_failure_of
 from patchcore.training.init_from import initialise
 from patchcore.training.loader import training_windows
 from patchcore.training.loop import Outcome, run_loop
 from patchcore.training.meeting import Guest, Host
-from patchcore.training.memory import memory_remedy
-from patchcore.training.network import compiled
+from patchcore.training.network import Mode, compiled
 from patchcore.training.optim import WeightAverage, make_optimizer
 from patchcore.training.progress import Progress, short_epoch, steps_per_epoch
 from patchcore.training.ranks import OUT_OF_MEMORY, RankError, Ranks, leave_words, rank_of_environment
@@ -74,7 +75,7 @@ def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None
         checkpoint = find_checkpoint(run / "checkpoints" / "last")
     except PatchcoreError as error:
         with RunWriter(run, attempt, resumed_from_step=_NO_STEP) as writer:
-            return _fail(error, setup, writer)
+            return record_failure_of(error, setup, writer)
     done = int(checkpoint.state["step"]) if checkpoint else 0
     with RunWriter(
         run,
@@ -87,7 +88,7 @@ def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None
             control = Control(writer, stop_signal)
 
             def record_failure(error: RankError) -> None:
-                _fail(error, setup, writer)
+                record_failure_of(error, setup, writer)
                 writer.flush()
 
             with Host(by_launcher, run, attempt) if by_launcher else nullcontext() as meeting:
@@ -98,9 +99,9 @@ def train_attempt(run: Path, attempt: int, stop_signal: StopSignal | None = None
                     with Ranks(
                         placement.ranks, placement.device, run, attempt, report=record_failure, meeting=meeting
                     ) as ranks:
-                        outcome = _train(run, setup, placement, checkpoint, cases, writer, control, ranks)
+                        outcome = _train(run, setup, placement, checkpoint, cases, writer, control, ranks, attempt)
         except Exception as error:
-            return _fail(error, setup, writer)
+            return record_failure_of(error, setup, writer)
         states = {"finished": RunState.FINISHED, "stop": RunState.STOPPED, "pause": RunState.PAUSED}
         writer.state(states[outcome])
         return ExitCode.DONE if outcome == "finished" else ExitCode.STOPPED
@@ -120,7 +121,16 @@ def join_training(by_launcher: Launched) -> Path:
 
     guest = Guest(by_launcher, end)
     start = read_json(guest.run / "attempts" / str(guest.attempt) / "start.json")
-    _train_along(guest.run, guest.attempt, read_setup(guest.run, start.get("overrides")), by_launcher, guest)
+    try:
+        _train_along(guest.run, guest.attempt, read_setup(guest.run, start.get("overrides")), by_launcher, guest)
+    except Exception as error:
+        if not torch.distributed.is_initialized():
+            raise
+        if isinstance(error, PatchcoreError | OSError):
+            print(f"rank {by_launcher.rank}: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        _leave_at_once(ExitCode.ERROR)
     guest.lifeline.close()
     return guest.run
 
@@ -140,9 +150,9 @@ def _train_along(
         with Ranks(placement.ranks, placement.device, run, attempt, meeting=guest) as ranks:
             checkpoint = find_checkpoint(run / "checkpoints" / "last")
             cases = _prepare(run, run_study(run), setup, writer, control)
-            _train(run, setup, placement, checkpoint, cases, writer, control, ranks)
+            _train(run, setup, placement, checkpoint, cases, writer, control, ranks, attempt)
     except Exception as error:
-        words = OUT_OF_MEMORY if _is_out_of_memory(error) else str(error)
+        words = OUT_OF_MEMORY if is_out_of_memory(error) else str(error)
         if guest is None:
             leave_words(run, attempt, rank, words)
         else:
@@ -171,7 +181,7 @@ def _cases_or_leave(
     try:
         cases = _prepare(run, run_study(run), setup, writer, control)
         if meeting is not None:
-            writer.hosts(meeting.wait(show_missing))
+            writer.add_to_start({"hosts": meeting.wait(show_missing)})
         return cases
     except Interrupted:
         assert control.leave is not None
@@ -188,6 +198,7 @@ def _train(
     writer: Writer,
     control: Control,
     ranks: Ranks,
+    attempt: int,
 ) -> Outcome:
     config, target = setup.config, setup.plan.target
     train_cases, validation_cases = cases
@@ -223,9 +234,12 @@ def _train(
         writer.alert("warning", text)
 
     # Compilation is tested without the other ranks: a failure in a shared step would leave them waiting.
-    fast = compiled(network, config.train, target, placement, warn)
-    (all_fast,) = ranks.mean(torch.tensor([float(fast is not network)])).tolist()
-    stepped = ranks.parallel(fast if all_fast == 1 else network)
+    fast = compiled(network, config.train, target, placement, warn, before=_compiled_before(run, attempt, placement))
+    (all_fast,) = ranks.mean(torch.tensor([float(fast.mode != "off")])).tolist()
+    stepped = ranks.parallel(fast.network if all_fast == 1 else network)
+    mode = fast.mode if all_fast == 1 else "off"
+    writer.add_to_start({"compile": mode, "device": placement.device.type})
+    print(f"steps run {'uncompiled' if mode == 'off' else f'compiled ({mode})'}", flush=True)
     board = TensorBoard(run / "tensorboard", progress.step + 1, warn, wanted=config.train.tensorboard and ranks.first)
     training = Training(
         run=run,
@@ -250,6 +264,16 @@ def _train(
         board.close()
     control.done(Verb.STOP, Verb.PAUSE, detail=f"checkpoint of step {progress.step}")
     return outcome
+
+
+def _compiled_before(run: Path, attempt: int, placement: Placement) -> Mode | None:
+    """Return how the steps of the newest earlier attempt on such a device were compiled; None if there is none."""
+    for number in range(attempt - 1, 0, -1):
+        start = read_object(run / "attempts" / str(number) / "start.json") or {}
+        mode = start.get("compile")
+        if mode in ("off", "default", "graphs") and start.get("device") == placement.device.type:
+            return cast("Mode", mode)
+    return None
 
 
 def _compare_cases(cases: Cases, ranks: Ranks) -> None:
@@ -339,37 +363,6 @@ def _compare_machines(checkpoint: Checkpoint, placement: Placement, writer: Writ
         )
 
 
-def _fail(error: Exception, setup: RunSetup, writer: RunWriter) -> int:
-    """Record why the training failed. Unexpected errors are raised; their traceback goes to ``stdout.log``."""
-    if _is_out_of_memory(error):
-        try:
-            remedy = memory_remedy(setup.config, setup.plan.target)
-        except Exception:
-            # The estimate may run out of memory too, and a user's own network may not run on tensors without storage.
-            remedy = "set a smaller train.batch_size or window, a larger train.accumulate, or model.checkpointing=true"
-        writer.alert("error", "out of memory", remedy)
-        writer.state(RunState.OUT_OF_MEMORY, remedy)
-        return ExitCode.ERROR
-    if isinstance(error, PatchcoreError | OSError):
-        remedy_text = getattr(error, "remedy", None)
-        message = str(error) if not remedy_text else str(error).removesuffix(f"; {remedy_text}")
-        writer.alert("error", message, remedy_text)
-        from_outside = isinstance(error, RankError) and error.from_outside
-        writer.state(RunState.KILLED if from_outside else RunState.FAILED, str(error))
-        print(f"failed: {error}", file=sys.stderr, flush=True)
-        return ExitCode.ERROR
-    raise error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    if isinstance(error, RankError):
-        return error.out_of_memory
-    # torch's CPU allocator raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one attempt of a run."""
     write_utf8()
@@ -386,11 +379,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         code = ExitCode.ERROR
     if code not in (ExitCode.DONE, ExitCode.STOPPED) and torch.distributed.is_initialized():
-        # At interpreter exit, unfinished shared kernels would wait for the other ranks.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _leave_at_once(code)
     return code
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End the process: at interpreter exit, unfinished shared kernels would wait for the other ranks."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
