@@ -356,3 +356,13 @@ class WindowSampler:
         npt.NDArray[np.int64],
     ]: ...
     def lesions_in(self, cases: Sequence[int], corners: npt.NDArray[np.int64]) -> list[tuple[int, int]]: ...
+
+def texture_features(
+    image: Float64Array,
+    mask: BoolArray,
+    spacing: tuple[float, float, float],
+    *,
+    intensity_range: tuple[float, float] | None,
+    bin_width: float | None,
+    bin_count: int | None,
+) -> list[tuple[str, float]]: ...

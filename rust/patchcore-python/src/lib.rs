@@ -8,6 +8,7 @@ mod predict;
 mod prepare;
 mod resample;
 mod store;
+mod texture;
 mod windows;
 
 use pyo3::prelude::*;
@@ -22,5 +23,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     prepare::register(module)?;
     resample::register(module)?;
     store::register(module)?;
+    texture::register(module)?;
     windows::register(module)
 }

@@ -25,6 +25,7 @@ mod scan;
 mod slab;
 pub mod store;
 pub mod surface;
+pub mod texture;
 mod table;
 pub mod view;
 pub mod windows;
