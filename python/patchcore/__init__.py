@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from patchcore.datasets.layouts import find_cases as find_cases
     from patchcore.datasets.plan import plan_patch_size as plan_patch_size
     from patchcore.datasets.sensitivity import plan_sensitivity as plan_sensitivity
+    from patchcore.datasets.texture import texture as texture
     from patchcore.evaluation.compare import compare as compare
     from patchcore.evaluation.evaluate import evaluate as evaluate
     from patchcore.evaluation.tune import tune as tune
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from patchcore.lesions.measure import label_components as label_components
     from patchcore.lesions.measure import measure_lesions as measure_lesions
     from patchcore.lesions.table import Lesions as Lesions
+    from patchcore.lesions.texture import texture_features as texture_features
     from patchcore.metrics.score_files import score as score
     from patchcore.phantoms import make_phantoms as make_phantoms
     from patchcore.resampling.image import resample_image as resample_image
@@ -96,6 +98,8 @@ _HOMES = {
     "show_experiment": "patchcore.experiments.manage",
     "stop_experiment": "patchcore.experiments.manage",
     "sweep": "patchcore.experiments.sweep",
+    "texture": "patchcore.datasets.texture",
+    "texture_features": "patchcore.lesions.texture",
     "train": "patchcore.training.launch",
     "transfer": "patchcore.experiments.transfer",
     "tune": "patchcore.evaluation.tune",
@@ -137,6 +141,8 @@ __all__ = [
     "show_experiment",
     "stop_experiment",
     "sweep",
+    "texture",
+    "texture_features",
     "train",
     "transfer",
     "tune",

@@ -36,6 +36,7 @@ __all__ = [
     "read_store_windows",
     "resample_array",
     "resample_class_indices",
+    "texture_features",
     "uniforms",
     "window_grid",
     "write_store_region",
@@ -358,8 +359,8 @@ class WindowSampler:
     def lesions_in(self, cases: Sequence[int], corners: npt.NDArray[np.int64]) -> list[tuple[int, int]]: ...
 
 def texture_features(
-    image: Float64Array,
-    mask: BoolArray,
+    image: npt.NDArray[np.float64],
+    mask: npt.NDArray[np.bool_],
     spacing: tuple[float, float, float],
     *,
     intensity_range: tuple[float, float] | None,

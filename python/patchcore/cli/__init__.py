@@ -30,6 +30,7 @@ COMMANDS: Final = (
     "train",
     "evaluate",
     "tune",
+    "texture",
     "score",
     "predict",
     "export",
@@ -48,7 +49,7 @@ COMMANDS: Final = (
 """Commands in the order of a project. Each is a module here, with a function of its name or a sub-app ``app``."""
 
 
-_CONTINUES = ("analyze", "prepare", "evaluate", "tune", "predict", "import", "phantom")
+_CONTINUES = ("analyze", "prepare", "evaluate", "tune", "texture", "predict", "import", "phantom")
 """Commands that process many cases: after Ctrl-C, the next call continues with the missing cases."""
 
 

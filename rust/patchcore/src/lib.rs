@@ -25,8 +25,8 @@ mod scan;
 mod slab;
 pub mod store;
 pub mod surface;
-pub mod texture;
 mod table;
+pub mod texture;
 pub mod view;
 pub mod windows;
 

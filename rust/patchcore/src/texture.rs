@@ -62,7 +62,11 @@ impl Levels {
 
     fn voxels(&self) -> impl Iterator<Item = ([isize; 3], u32)> {
         let shape = self.shape;
-        self.level.iter().enumerate().filter(|(_, level)| **level > 0).map(move |(at, &level)| (place(shape, at), level))
+        self.level
+            .iter()
+            .enumerate()
+            .filter(|(_, level)| **level > 0)
+            .map(move |(at, &level)| (place(shape, at), level))
     }
 }
 
@@ -137,9 +141,13 @@ pub fn features(region: &Region<'_>, range: Option<(f64, f64)>, bins: Bins) -> R
         return Err(Error::Argument(format!("spacing {:?}; expected three positive numbers, mm", region.spacing)));
     }
     let mut used = room(count, "the voxels of a region")?;
-    used.extend(region.mask.iter().zip(region.image).map(|(&inside, &value)| {
-        inside && range.is_none_or(|(low, high)| low <= value && value <= high)
-    }));
+    used.extend(
+        region
+            .mask
+            .iter()
+            .zip(region.image)
+            .map(|(&inside, &value)| inside && range.is_none_or(|(low, high)| low <= value && value <= high)),
+    );
     let values: Vec<f64> = region.image.iter().zip(&used).filter(|(_, used)| **used).map(|(&value, _)| value).collect();
     if values.is_empty() {
         let what = if region.mask.contains(&true) { "no voxel with an intensity in the range" } else { "no voxel" };
@@ -184,7 +192,8 @@ fn levels_of(
         return Err(Error::Argument("the width and the number of bins must be positive".into()));
     }
     let (first, last) = (level(low), level(high));
-    if first < 1.0 || last > f64::from(MOST_LEVELS) || (bins == Bins::Levels && values.iter().any(|v| v.fract() != 0.0)) {
+    if first < 1.0 || last > f64::from(MOST_LEVELS) || (bins == Bins::Levels && values.iter().any(|v| v.fract() != 0.0))
+    {
         return Err(Error::Argument(format!(
             "intensities from {low} to {high} give grey levels from {first} to {last}; expected whole numbers from 1 to \
              {MOST_LEVELS}"

@@ -3,9 +3,31 @@
 use super::{Features, Levels, Step, directions, mean_of, moved, named};
 
 const NAMES: [&str; 25] = [
-    "joint_max", "joint_avg", "joint_var", "joint_entr", "diff_avg", "diff_var", "diff_entr", "sum_avg", "sum_var",
-    "sum_entr", "energy", "contrast", "dissimilarity", "inv_diff", "inv_diff_norm", "inv_diff_mom", "inv_diff_mom_norm",
-    "inv_var", "corr", "auto_corr", "clust_tend", "clust_shade", "clust_prom", "info_corr1", "info_corr2",
+    "joint_max",
+    "joint_avg",
+    "joint_var",
+    "joint_entr",
+    "diff_avg",
+    "diff_var",
+    "diff_entr",
+    "sum_avg",
+    "sum_var",
+    "sum_entr",
+    "energy",
+    "contrast",
+    "dissimilarity",
+    "inv_diff",
+    "inv_diff_norm",
+    "inv_diff_mom",
+    "inv_diff_mom_norm",
+    "inv_var",
+    "corr",
+    "auto_corr",
+    "clust_tend",
+    "clust_shade",
+    "clust_prom",
+    "info_corr1",
+    "info_corr2",
 ];
 
 /// Counts of pairs, symmetric: (level − 1) × levels + (other level − 1).
@@ -22,7 +44,7 @@ pub(super) fn features(levels: &Levels) -> Features {
     let mut add = |how: &str, values: &[f64]| named(&mut found, "cm", &NAMES, how, values);
     add("2D_avg", &rows(&mut flat.iter().flatten().cloned()));
     add("2D_comb", &rows(&mut slices.map(|slice| sum(flat.iter().map(|direction| &direction[slice])))));
-    add("2_5D_avg", &rows(&mut flat.iter().map(|direction| sum(direction))));
+    add("2_5D_avg", &rows(&mut flat.iter().map(sum)));
     add("2_5D_comb", &rows(&mut std::iter::once(sum(flat.iter().flatten()))));
     let space: Vec<Table> = directions(false).into_iter().map(|step| sum(&by_slice(levels, step))).collect();
     add("3D_avg", &rows(&mut space.iter().cloned()));

@@ -35,9 +35,9 @@ pub(super) fn hull(points: &[Vertex]) -> (Vec<Triangle>, Vec<Vertex>) {
             Face { corners: if outside(&corners, fine[other]) { flipped } else { corners }, alive: true }
         })
         .collect();
-    for at in 4..fine.len() {
+    for (at, &point) in fine.iter().enumerate().skip(4) {
         let seen: Vec<usize> =
-            (0..faces.len()).filter(|&face| faces[face].alive && outside(&faces[face].corners, fine[at])).collect();
+            (0..faces.len()).filter(|&face| faces[face].alive && outside(&faces[face].corners, point)).collect();
         if seen.is_empty() {
             continue;
         }

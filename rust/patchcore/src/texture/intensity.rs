@@ -34,7 +34,7 @@ pub(super) fn histogram(levels: &[f64], most: u32) -> Features {
     let largest = counts.iter().copied().fold(0.0, f64::max);
     // Of several most frequent levels the one nearest to the mean.
     let mode = (0..counts.len())
-        .filter(|&at| counts[at] == largest)
+        .filter(|&at| counts[at] >= largest)
         .map(|at| at as f64 + 1.0)
         .min_by(|a, b| (a - one.mean).abs().total_cmp(&(b - one.mean).abs()))
         .unwrap_or(f64::NAN);
@@ -102,12 +102,9 @@ pub(super) fn volumes(values: &[f64], range: Option<(f64, f64)>, bins: Bins, lev
         let below = sorted.values.partition_point(|value| *value < low + at as f64);
         1.0 - below as f64 / total
     };
-    let volume = |share: f64| {
-        (0..=steps).find(|&at| steps == 0 || at as f64 / steps as f64 >= share).map_or(f64::NAN, above)
-    };
-    let intensity = |share: f64| {
-        (0..=steps).find(|&at| above(at) <= share).map_or(high + 1.0, |at| low + at as f64)
-    };
+    let volume =
+        |share: f64| (0..=steps).find(|&at| steps == 0 || at as f64 / steps as f64 >= share).map_or(f64::NAN, above);
+    let intensity = |share: f64| (0..=steps).find(|&at| above(at) <= share).map_or(high + 1.0, |at| low + at as f64);
     let (v10, v90, i10, i90) = (volume(0.1), volume(0.9), intensity(0.1), intensity(0.9));
     [("v10", v10), ("v90", v90), ("i10", i10), ("i90", i90), ("diff_v10_v90", v10 - v90), ("diff_i10_i90", i10 - i90)]
         .into_iter()

@@ -87,10 +87,10 @@ fn cube(bits: u8) -> Vec<Triangle> {
         let mut ring = vec![start];
         let mut here = start;
         while let Some(next) = joined.get_mut(&here).and_then(Vec::pop) {
-            if let Some(back) = joined.get_mut(&next) {
-                if let Some(at) = back.iter().position(|other| *other == here) {
-                    back.swap_remove(at);
-                }
+            if let Some(back) = joined.get_mut(&next)
+                && let Some(at) = back.iter().position(|other| *other == here)
+            {
+                back.swap_remove(at);
             }
             if next == start {
                 break;

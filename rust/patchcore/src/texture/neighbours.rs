@@ -23,6 +23,9 @@ pub(super) fn features(levels: &Levels) -> Features {
     found
 }
 
+/// A grey level, its share, and the sum of its differences.
+type Level = (f64, f64, f64);
+
 fn tables(levels: &Levels, flat: bool) -> Vec<Table> {
     let steps = neighbours(flat);
     let mut tables = vec![Table::default(); levels.shape[2]];
@@ -60,14 +63,13 @@ fn of_table(Table(table): &Table) -> Option<Vec<f64>> {
     if voxels == 0.0 {
         return None;
     }
-    // Grey level, its share, and the sum of its differences.
-    let present: Vec<(f64, f64, f64)> = table
+    let present: Vec<Level> = table
         .iter()
         .enumerate()
         .filter(|(_, entry)| entry.0 > 0.0)
         .map(|(level, entry)| (level as f64 + 1.0, entry.0 / voxels, entry.1))
         .collect();
-    let pairs = |of: &dyn Fn(&(f64, f64, f64), &(f64, f64, f64)) -> f64| -> f64 {
+    let pairs = |of: &dyn Fn(&Level, &Level) -> f64| -> f64 {
         present.iter().flat_map(|a| present.iter().map(move |b| (a, b))).map(|(a, b)| of(a, b)).sum()
     };
     let weighted: f64 = present.iter().map(|(_, p, s)| p * s).sum();

@@ -42,7 +42,7 @@ pub(super) fn features(region: &Region<'_>, used: &[bool]) -> Features {
     for at in voxels() {
         let around = mean(at);
         global = global.max(around);
-        if region.image[at] == brightest {
+        if region.image[at] >= brightest {
             local = local.max(around);
         }
     }

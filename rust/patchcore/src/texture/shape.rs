@@ -122,7 +122,8 @@ fn outermost(vertices: impl Iterator<Item = Vertex>) -> Vec<Vertex> {
         let row = rows.entry([x, y]).or_insert((z, z));
         *row = (row.0.min(z), row.1.max(z));
     }
-    let mut found: Vec<Vertex> = rows.into_iter().flat_map(|([x, y], (low, high))| [[x, y, low], [x, y, high]]).collect();
+    let mut found: Vec<Vertex> =
+        rows.into_iter().flat_map(|([x, y], (low, high))| [[x, y, low], [x, y, high]]).collect();
     found.dedup();
     found
 }

@@ -5,20 +5,77 @@ use std::collections::BTreeMap;
 use super::{Features, Levels, Region, Step, directions, index, mean_of, moved, named, neighbours, place};
 
 const RUNS: [&str; 16] = [
-    "sre", "lre", "lgre", "hgre", "srlge", "srhge", "lrlge", "lrhge", "glnu", "glnu_norm", "rlnu", "rlnu_norm", "r_perc",
-    "gl_var", "rl_var", "rl_entr",
+    "sre",
+    "lre",
+    "lgre",
+    "hgre",
+    "srlge",
+    "srhge",
+    "lrlge",
+    "lrhge",
+    "glnu",
+    "glnu_norm",
+    "rlnu",
+    "rlnu_norm",
+    "r_perc",
+    "gl_var",
+    "rl_var",
+    "rl_entr",
 ];
 const ZONES: [&str; 16] = [
-    "sze", "lze", "lgze", "hgze", "szlge", "szhge", "lzlge", "lzhge", "glnu", "glnu_norm", "zsnu", "zsnu_norm", "z_perc",
-    "gl_var", "zs_var", "zs_entr",
+    "sze",
+    "lze",
+    "lgze",
+    "hgze",
+    "szlge",
+    "szhge",
+    "lzlge",
+    "lzhge",
+    "glnu",
+    "glnu_norm",
+    "zsnu",
+    "zsnu_norm",
+    "z_perc",
+    "gl_var",
+    "zs_var",
+    "zs_entr",
 ];
 const DISTANCES: [&str; 16] = [
-    "sde", "lde", "lgze", "hgze", "sdlge", "sdhge", "ldlge", "ldhge", "glnu", "glnu_norm", "zdnu", "zdnu_norm", "z_perc",
-    "gl_var", "zd_var", "zd_entr",
+    "sde",
+    "lde",
+    "lgze",
+    "hgze",
+    "sdlge",
+    "sdhge",
+    "ldlge",
+    "ldhge",
+    "glnu",
+    "glnu_norm",
+    "zdnu",
+    "zdnu_norm",
+    "z_perc",
+    "gl_var",
+    "zd_var",
+    "zd_entr",
 ];
 const DEPENDENCES: [&str; 17] = [
-    "lde", "hde", "lgce", "hgce", "ldlge", "ldhge", "hdlge", "hdhge", "glnu", "glnu_norm", "dcnu", "dcnu_norm",
-    "dc_perc", "gl_var", "dc_var", "dc_entr", "dc_energy",
+    "lde",
+    "hde",
+    "lgce",
+    "hgce",
+    "ldlge",
+    "ldhge",
+    "hdlge",
+    "hdhge",
+    "glnu",
+    "glnu_norm",
+    "dcnu",
+    "dcnu_norm",
+    "dc_perc",
+    "gl_var",
+    "dc_var",
+    "dc_entr",
+    "dc_energy",
 ];
 
 /// How often a grey level occurs with a size, and the number of voxels that were looked at.
@@ -160,7 +217,8 @@ fn runs(levels: &Levels, step: Step) -> Vec<Matrix> {
 /// The zones of equal grey level, by the slice of their first voxel: their sizes, and their distances to the edge.
 fn zones(levels: &Levels, distance: &[u32], flat: bool) -> (Vec<Matrix>, Vec<Matrix>) {
     let steps = neighbours(flat);
-    let (mut sizes, mut distances) = (vec![Matrix::default(); levels.shape[2]], vec![Matrix::default(); levels.shape[2]]);
+    let (mut sizes, mut distances) =
+        (vec![Matrix::default(); levels.shape[2]], vec![Matrix::default(); levels.shape[2]]);
     let mut seen = vec![false; levels.level.len()];
     let mut waiting = Vec::new();
     for (at, &level) in levels.level.iter().enumerate() {
@@ -181,11 +239,12 @@ fn zones(levels: &Levels, distance: &[u32], flat: bool) -> (Vec<Matrix>, Vec<Mat
             nearest = nearest.min(distance[next]);
             let here = place(levels.shape, next);
             for step in &steps {
-                if let Some(other) = index(levels.shape, moved(here, *step, 1)) {
-                    if !seen[other] && levels.level[other] == level {
-                        seen[other] = true;
-                        waiting.push(other);
-                    }
+                if let Some(other) = index(levels.shape, moved(here, *step, 1))
+                    && !seen[other]
+                    && levels.level[other] == level
+                {
+                    seen[other] = true;
+                    waiting.push(other);
                 }
             }
         }
@@ -205,7 +264,8 @@ fn edge_distances(region: &Region<'_>, flat: bool) -> Vec<u32> {
     let mut layer: Vec<usize> = (0..region.mask.len())
         .filter(|&at| {
             let here = place(region.shape, at);
-            let outside = |step: &Step| index(region.shape, moved(here, *step, 1)).is_none_or(|other| !region.mask[other]);
+            let outside =
+                |step: &Step| index(region.shape, moved(here, *step, 1)).is_none_or(|other| !region.mask[other]);
             region.mask[at] && steps.iter().any(outside)
         })
         .collect();
@@ -219,11 +279,12 @@ fn edge_distances(region: &Region<'_>, flat: bool) -> Vec<u32> {
         for &at in &layer {
             let here = place(region.shape, at);
             for step in &steps {
-                if let Some(other) = index(region.shape, moved(here, *step, 1)) {
-                    if region.mask[other] && distance[other] == 0 {
-                        distance[other] = number;
-                        next.push(other);
-                    }
+                if let Some(other) = index(region.shape, moved(here, *step, 1))
+                    && region.mask[other]
+                    && distance[other] == 0
+                {
+                    distance[other] = number;
+                    next.push(other);
                 }
             }
         }

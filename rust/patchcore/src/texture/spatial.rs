@@ -18,11 +18,8 @@ pub(super) fn correlation(region: &Region<'_>, used: &[usize]) -> Result<(f64, f
         return Ok((f64::NAN, f64::NAN));
     }
     // Sums over pairs of weight, weight × product of deviations, weight × squared deviation of the first.
-    let (weights, products, own) = if used.len() <= MOST_PAIRWISE {
-        pairwise(region, used, mean)
-    } else {
-        convolved(region, used, mean)?
-    };
+    let (weights, products, own) =
+        if used.len() <= MOST_PAIRWISE { pairwise(region, used, mean) } else { convolved(region, used, mean)? };
     let moran = count / weights * products / squares;
     let geary = (count - 1.0) / (2.0 * weights) * (2.0 * own - 2.0 * products) / squares;
     Ok((moran, geary))
@@ -106,7 +103,7 @@ fn convolved(region: &Region<'_>, used: &[usize], mean: f64) -> Result<(f64, f64
 
 /// The next number with only small factors, for which the transform is quick.
 fn smooth(least: usize) -> usize {
-    (least..)
+    (least..=2 * least)
         .find(|&number| {
             let mut rest = number;
             for factor in [2, 3, 5] {

@@ -1,0 +1,243 @@
+"""Texture of every lesion of a study: ``texture.csv``, one row per lesion, beside the volumes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from patchcore import _core
+from patchcore.datasets.preload import load_readers
+from patchcore.errors import DataError, PatchcoreError, StudyError
+from patchcore.files import json_lines, write_atomic
+from patchcore.lesions.measure import LesionSpans, lesion_spans
+from patchcore.lesions.spans import span_places
+from patchcore.lesions.texture import check_bins, texture_features
+from patchcore.study import Study
+from patchcore.study.cases import CaseRecord
+from patchcore.threads import checked_threads, for_each
+from patchcore.types import Affine, AnyArray, BoolArray, Float64Array, PathLike, Triple
+
+__all__ = ["TextureTable", "texture"]
+
+_MARGIN_MM = 7.0
+"""A ball of 1 mL around a voxel of the lesion reaches so far beyond it."""
+_SAME_MM = 1e-3
+_COLUMNS = ("case_id", "patient", "label", "lesion", "volume_mm3", "equivalent_diameter_mm")
+
+
+@dataclass(frozen=True)
+class TextureTable:
+    """The written table.
+
+    Attributes:
+        path: ``STUDY/texture.csv``.
+        lesions: Number of its rows.
+        failed: Cases that could not be used, with the reason.
+        notes: Lesions for which some features are not defined, in words.
+    """
+
+    path: Path
+    lesions: int
+    failed: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+def texture(
+    source: Study | PathLike,
+    *,
+    bin_width: float | None = 25.0,
+    bin_count: int | None = None,
+    intensity_range: tuple[float, float] | None = None,
+    threads: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> TextureTable:
+    """Compute IBSI's features of every lesion of a study, in HU on the grid of its scan, and write ``texture.csv``.
+
+    Rows are those of ``lesions.csv`` for cases with an image. An interrupted call continues with the missing cases.
+
+    Args:
+        source: A measured study, or its path.
+        bin_width: Width of a grey level [HU].
+        bin_count: Number of grey levels between the smallest and largest HU of a lesion, instead of `bin_width`.
+        intensity_range: Only voxels between these HU are used, except for the shape.
+        threads: Number of cases at the same time [default: all cores].
+        on_progress: Called with (cases done, all cases) after each case, in the calling thread.
+
+    Raises:
+        StudyError: The study was not measured yet.
+        ConfigError: An option is not possible.
+        DataError: No lesion could be used; the message contains the first error.
+        LockedError: Another process computes the textures of this study.
+
+    Example:
+        >>> import patchcore as pc  # doctest: +SKIP
+        >>> pc.texture("study/").lesions  # doctest: +SKIP
+        379
+    """
+    study = source if isinstance(source, Study) else Study(source)
+    if bin_count is not None:
+        bin_width = None
+    check_bins(bin_width, bin_count, intensity_range)
+    rows = _lesions(study)
+    settings = {"bin_width": bin_width, "bin_count": bin_count, "intensity_range": intensity_range}
+    records = [record for record in study.accepted() if record.case_id in rows and record.image is not None]
+    load_readers(volume for record in records for volume in record.volumes)
+    with study.lock("texture"):
+        log = _Log(study.path / "texture.unfinished.jsonl", study, settings)
+        failed: dict[str, str] = {}
+        missing = [record for record in records if record.case_id not in log.found]
+
+        def measure(record: CaseRecord) -> list[dict[str, Any]] | str:
+            try:
+                return _of_case(record, rows[record.case_id], study.fingerprint().connectivity, settings)
+            except (PatchcoreError, OSError, MemoryError) as error:
+                return str(error) or type(error).__name__
+
+        def done(index: int, found: list[dict[str, Any]] | str) -> None:
+            case_id = missing[index].case_id
+            if isinstance(found, str):
+                failed[case_id] = found
+            else:
+                log.add(case_id, found)
+            if on_progress is not None:
+                finished = sum(record.case_id in log.found for record in records)
+                on_progress(len(failed) + finished, len(records))
+
+        for_each(measure, missing, threads=checked_threads(threads), name="texture", done=done)
+        table = [row for record in records for row in log.found.get(record.case_id, ())]
+        if not table:
+            reason = f"; first error: {next(iter(failed.values()))}" if failed else ": none has an image and a lesion"
+            raise DataError(f"no lesion of {len(records)} cases could be used{reason}", path=study.path)
+        path = study.path / "texture.csv"
+        write_atomic(path, _csv(table))
+        log.remove()
+    notes = [f"{row['case_id']} lesion {row['lesion']}: {row['note']}" for row in table if row["note"]]
+    return TextureTable(path, len(table), tuple(sorted(failed.items())), tuple(notes))
+
+
+def _lesions(study: Study) -> dict[str, list[dict[str, str]]]:
+    """Return the rows of ``lesions.csv`` by case."""
+    path = study.path / "lesions.csv"
+    if not path.exists():
+        raise StudyError("the study was not measured yet", path=study.path, remedy="run patchcore analyze")
+    rows: dict[str, list[dict[str, str]]] = defaultdict(list)
+    with path.open(newline="", encoding="utf-8") as handle:
+        for row in csv.DictReader(handle):
+            rows[row["case_id"].removeprefix("'")].append(row)
+    return dict(rows)
+
+
+def _of_case(
+    record: CaseRecord, rows: list[dict[str, str]], connectivity: int, settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    label, image = record.read_label(), record.read_image()
+    spans = lesion_spans(label.array, connectivity=connectivity)
+    centroids = _centroids(spans)
+    found = []
+    for row in rows:
+        lesion = _component(row, spans, centroids)
+        values, mask, spacing = _around(spans, lesion, image.array, image.affine)
+        features = texture_features(values, mask, spacing=spacing, **settings)
+        one = {name: row[name] for name in _COLUMNS} | {"note": _note(values[mask], features)}
+        found.append(one | {"features": {name: None if math.isnan(x) else x for name, x in features.items()}})
+    return found
+
+
+def _note(values: AnyArray, features: Mapping[str, float]) -> str:
+    if values.size == 1:
+        return "one voxel: texture is not defined"
+    if values.min() == values.max():
+        return "one intensity: texture is not defined"
+    return "one grey level: correlations are not defined" if features["ih_range"] == 0 else ""
+
+
+def _centroids(spans: LesionSpans) -> Float64Array:
+    middle = spans.origin.astype(np.float64)
+    middle[:, spans.axis] += (spans.length - 1) / 2
+    sums = np.stack(
+        [np.bincount(spans.lesion, middle[:, axis] * spans.length, spans.lesion_count) for axis in range(3)], axis=1
+    )
+    return np.asarray(sums / spans.voxel_count[:, None], dtype=np.float64)
+
+
+def _component(row: Mapping[str, str], spans: LesionSpans, centroids: Float64Array) -> int:
+    """Return the number of the component that a row of ``lesions.csv`` describes."""
+    centre = np.array([float(row[f"centroid_{axis}"]) for axis in "ijk"])
+    away = np.abs(centroids - centre).max(axis=1)
+    away[spans.voxel_count != int(row["voxel_count"])] = np.inf
+    nearest = int(away.argmin()) if len(away) else 0
+    if not len(away) or away[nearest] > _SAME_MM:
+        raise DataError(
+            f"lesion {row['lesion']} of lesions.csv is not in the label map any more",
+            case_id=row["case_id"],
+            remedy="run patchcore analyze again",
+        )
+    return nearest
+
+
+def _around(spans: LesionSpans, lesion: int, image: AnyArray, affine: Affine) -> tuple[AnyArray, BoolArray, Triple]:
+    """Return the box around a lesion in canonical axis order: intensities, mask and spacing."""
+    places = [place for _, place in span_places(spans, lesion)]
+    steps = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    margin = [math.ceil(_MARGIN_MM / step) for step in steps]
+    low = [max(0, min(place[axis].start for place in places) - margin[axis]) for axis in range(3)]
+    high = [min(image.shape[axis], max(place[axis].stop for place in places) + margin[axis]) for axis in range(3)]
+    mask = np.zeros([b - a for a, b in zip(low, high, strict=True)], dtype=np.bool_)
+    for place in places:
+        mask[tuple(slice(one.start - a, one.stop - a) for one, a in zip(place, low, strict=True))] = True
+    values = image[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
+    turn = nibabel.orientations.io_orientation(affine)
+    order = np.argsort(turn[:, 0])
+    values = nibabel.orientations.apply_orientation(values, turn)
+    mask = nibabel.orientations.apply_orientation(mask, turn)
+    a, b, c = (float(steps[axis]) for axis in order)
+    return values, mask, (a, b, c)
+
+
+def _csv(table: list[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = list(table[0]["features"])
+    writer.writerow([*_COLUMNS, *names, "note"])
+    for row in table:
+        values = ["" if row["features"][name] is None else repr(row["features"][name]) for name in names]
+        writer.writerow([*(row[name] for name in _COLUMNS), *values, row["note"]])
+    return out.getvalue()
+
+
+class _Log:
+    """The rows of finished cases, one line each; of another version, study or other settings they do not count."""
+
+    def __init__(self, path: Path, study: Study, settings: Mapping[str, Any]) -> None:
+        facts = [_core.__version__, study.fingerprint().fingerprint_hash, settings]
+        self._key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        self._path = path
+        self.found: dict[str, list[dict[str, Any]]] = {}
+        if path.exists():
+            for text in json_lines(path):
+                with suppress(ValueError, KeyError, TypeError):  # a kill leaves an incomplete line
+                    line = json.loads(text)
+                    if line["key"] == self._key:
+                        self.found[str(line["case_id"])] = line["rows"]
+
+    def add(self, case_id: str, rows: list[dict[str, Any]]) -> None:
+        """Keep the rows of a case."""
+        self.found[case_id] = rows
+        with self._path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"key": self._key, "case_id": case_id, "rows": rows}) + "\n")
+
+    def remove(self) -> None:
+        """Remove the file: the table is written."""
+        self._path.unlink(missing_ok=True)
