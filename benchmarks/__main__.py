@@ -32,6 +32,7 @@ SUITES = (
     "training",
     "score",
     "predict",
+    "texture",
 )
 
 
