@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,17 @@ def rust_mutants(root: Path) -> dict[str, list[Mutant]]:
             return {}
         source = (root / path).read_bytes()
         mutants = found.setdefault(area, [])
+        equal: Counter[tuple[str, ...]] = Counter()
         for one in json.loads(listed.stdout):
             start, stop = (_offset(source, one["span"][end]) for end in ("start", "end"))
             before = source[start:stop].decode()
-            mutants.append(
-                Mutant(path, one["span"]["start"]["line"], one["genre"], start, stop, one["replacement"], before)
-            )
+            # Equal changes of one function are told apart by their order.
+            function = (one.get("function") or {}).get("function_name", "")
+            change = (function, one["genre"], before, one["replacement"])
+            equal[change] += 1
+            place = f"{function} {equal[change]}"
+            line = one["span"]["start"]["line"]
+            mutants.append(Mutant(path, line, one["genre"], start, stop, one["replacement"], before, place))
     return found
 
 

@@ -239,6 +239,23 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_gaussian_widens_a_voxel_to_the_new_spacing() {
+        for (ratio, variance) in [(2.0, 0.541_010_640_333_616), (3.0, 1.442_695_040_888_963)] {
+            let weights = gaussian_of(ratio);
+            let middle = weights.len() / 2;
+            assert_eq!(weights.len() % 2, 1);
+            assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+            for step in 1..=middle.min(2) {
+                let squared = (step * step) as f64;
+                for other in [middle - step, middle + step] {
+                    let fall = (weights[middle] / weights[other]).ln();
+                    assert!((fall - squared / (2.0 * variance)).abs() < 1e-9, "{ratio} {step} {fall}");
+                }
+            }
+        }
+    }
+
     fn apply(band: &Band, values: &[f64]) -> Vec<f64> {
         (0..band.output())
             .map(|at| {
