@@ -55,11 +55,10 @@ def rust_mutants(root: Path) -> dict[str, list[Mutant]]:
         for one in json.loads(listed.stdout):
             start, stop = (_offset(source, one["span"][end]) for end in ("start", "end"))
             before = source[start:stop].decode()
-            # Equal changes of one function are told apart by their order.
-            function = (one.get("function") or {}).get("function_name", "")
-            change = (function, one["genre"], before, one["replacement"])
+            # Equal changes of one file are told apart by their order.
+            change = (one["genre"], before, one["replacement"])
+            place = str(equal[change]) if equal[change] else ""
             equal[change] += 1
-            place = f"{function} {equal[change]}"
             line = one["span"]["start"]["line"]
             mutants.append(Mutant(path, line, one["genre"], start, stop, one["replacement"], before, place))
     return found
