@@ -32,7 +32,6 @@ class Launched:
         address: Host name or IP address of rank 0, as the other hosts reach it.
         port: TCP port at this address.
         served: Whether the launcher serves a store of torch at the port (torchrun); else rank 0 does.
-        launch: Number of times the launcher has already restarted the processes.
         by: Name of the launcher, for messages.
         threads: CPU threads that the launcher gives to this process; None if it does not say.
     """
@@ -44,7 +43,6 @@ class Launched:
     address: str
     port: int
     served: bool = False
-    launch: int = 0
     by: str = "the launcher"
     threads: int | None = None
 
@@ -79,6 +77,11 @@ def _by_torchrun(env: Mapping[str, str]) -> Launched:
                 f"RANK and WORLD_SIZE are set, but {name} is not",
                 remedy=f"set {name}, or unset RANK and WORLD_SIZE to train in one process",
             )
+    if _number(env, "TORCHELASTIC_RESTART_COUNT", 0):
+        raise ConfigError(
+            "torchrun has started its processes again, which its hosts do not count alike",
+            remedy="start it with --max-restarts=0, and continue the run with patchcore runs resume RUN",
+        )
     rank, world = _number(env, "RANK"), _number(env, "WORLD_SIZE")
     if not 0 <= rank < world:
         raise ConfigError(f"RANK is {rank} of WORLD_SIZE {world}", expected=f"0 to {world - 1}", remedy="correct RANK")
@@ -90,7 +93,6 @@ def _by_torchrun(env: Mapping[str, str]) -> Launched:
         address=env["MASTER_ADDR"],
         port=_number(env, "MASTER_PORT"),
         served=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-        launch=_number(env, "TORCHELASTIC_RESTART_COUNT", 0),
         by="torchrun" if "TORCHELASTIC_RUN_ID" in env else "the launcher",
     )
 

@@ -138,11 +138,6 @@ def train(
                 f"{by.by} has started {by.world} processes for one training: --detach and --fold all have no meaning",
                 remedy="give the number of one fold",
             )
-        if by.launch:
-            raise ConfigError(
-                f"{by.by} has started patchcore train again, which would begin another run",
-                remedy="continue the run with patchcore runs resume STUDY",
-            )
         if by.rank:
             join_training(by)
             return

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +150,20 @@ def _of_case(
     for row in rows:
         lesion = _component(row, spans, centroids)
         values, mask, spacing = _around(spans, lesion, image.array, image.affine)
-        features = texture_features(values, mask, spacing=spacing, **settings)
-        one = {name: row[name] for name in _COLUMNS} | {"note": _note(values[mask], features)}
+        try:
+            features = texture_features(values, mask, spacing=spacing, **settings)
+            note = _note(values[mask], features)
+        except DataError as error:  # one lesion of fat or calcium does not cost the others
+            features, note = dict.fromkeys(_names(), math.nan), error.message
+        one = {name: row[name] for name in _COLUMNS} | {"note": note}
         found.append(one | {"features": {name: None if math.isnan(x) else x for name, x in features.items()}})
     return found
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    cube = np.ones((2, 2, 2))
+    return tuple(texture_features(cube, cube > 0))
 
 
 def _note(values: AnyArray, features: Mapping[str, float]) -> str:

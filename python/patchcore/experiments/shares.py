@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from patchcore.errors import ConfigError, MissingExtraError
+from patchcore.errors import ConfigError, MissingExtraError, RunError
 from patchcore.experiments.executors import Where
 from patchcore.experiments.ray import connect
 from patchcore.experiments.slurm import array_job, call, tasks_left
@@ -24,6 +24,8 @@ from patchcore.shares import Share
 __all__ = ["own_arguments", "share_out"]
 
 _POLL_S: Final = 1.0
+_MOST_POLL_S: Final = 15.0
+_SILENT_S: Final = 600.0
 _OPTIONS: Final = ("--executor", "--shares", "--sbatch", "--ray-address")
 
 
@@ -103,11 +105,22 @@ def _by_slurm(
         ],
         f"#!/bin/bash\n{_command(argv, f'{number}/{count}')} && {done}\n",
     )  # fmt: skip
+    answered, wait_s = time.monotonic(), _POLL_S
     try:
-        while left := tasks_left(job):
+        while True:
+            try:
+                left = tasks_left(job)
+                answered = time.monotonic()
+            except RunError:  # a busy controller answers later; the tasks go on
+                if time.monotonic() - answered > _SILENT_S:
+                    raise
+                left = count
+            if not left:
+                return
             on_progress(count - left, count)
-            time.sleep(_POLL_S)
-    except BaseException:
+            time.sleep(wait_s)
+            wait_s = min(_MOST_POLL_S, 1.5 * wait_s)
+    except (KeyboardInterrupt, SystemExit):
         call(["scancel", str(job)])
         raise
 

@@ -90,7 +90,7 @@ def check_bins(
         raise ConfigError(f"bin width {bin_width}", expected="a positive number", remedy="give e.g. 25")
     if bin_count is not None and not 0 < bin_count <= 2048:
         raise ConfigError(f"{bin_count} bins", expected="1 to 2048", remedy="give e.g. 32")
-    if intensity_range is not None and not intensity_range[0] < intensity_range[1]:
+    if intensity_range is not None and not -math.inf < intensity_range[0] < intensity_range[1] < math.inf:
         raise ConfigError(
-            f"intensity range {intensity_range} is not ascending", remedy="give the lower end first, as -500,400"
+            f"intensity range {intensity_range} is not two ascending numbers", remedy="give e.g. -500,400"
         )

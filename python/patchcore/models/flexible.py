@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from patchcore.models.weights import area_matrix, embedding_matrix, resample_positions
+from patchcore.models.weights import area_matrix, embedding_matrix, resample_embedding, resample_positions
 from patchcore.types import Float64Array, IntTriple
 
 __all__ = [
@@ -116,6 +116,12 @@ class FlexiblePatchEmbedding(nn.Module):
             return self.patch_embeddings.get_submodule(size_name(size)).state_dict()
         weight, bias = self.patch_embeddings.get_parameter("weight"), self.patch_embeddings.get_parameter("bias")
         return {"weight": weight if size == self.base else self.maps(weight, size), "bias": bias}
+
+    def take_kernel(self, state: Mapping[str, Tensor], prefix: str) -> None:
+        """Store the kernel of a fixed network of any size, brought to the base size."""
+        kernel, _ = resample_embedding(state[f"{prefix}.weight"], self.base)
+        self.patch_embeddings.get_parameter("weight").copy_(kernel)
+        self.patch_embeddings.get_parameter("bias").copy_(state[f"{prefix}.bias"])
 
     def positions(self, size: IntTriple) -> Tensor:
         """Return the positions (1, tokens, width) of a size."""

@@ -32,6 +32,7 @@ from patchcore.errors import ConfigError, PatchSizeError, ShapeMismatchError
 from patchcore.models.blocks import Classifier, Decoder, Encoder, ProjectionUp
 from patchcore.models.flexible import FlexibleEmbedding, FlexiblePatchEmbedding, FlexibleTransposed, Kernels
 from patchcore.models.vit import ViT
+from patchcore.models.weights import resample_kernel
 from patchcore.types import IntTriple
 
 __all__ = ["UNETR", "flexible_sizes", "freeze_unused", "trainable_parameters"]
@@ -264,20 +265,26 @@ class UNETR(nn.Module):
             state: The state dict of the fixed network.
             all_parts: Whether also the parts that all sizes share are taken over; else only those of this size alone.
         """
+        embedding, stages = self._embedding, self._stages()
+        differing = (f"{_EMBEDDING}.", *(f"{name}." for name, _, _ in stages))
         with torch.no_grad():
             if all_parts:
                 own = self.state_dict()
                 for name, value in state.items():
-                    if name in own and name != f"{_EMBEDDING}.position_embeddings":
+                    if name in own and not name.startswith(differing):
                         own[name].copy_(value)
-                self._embedding.take_positions(state[f"{_EMBEDDING}.position_embeddings"], size)
-            if self._embedding.maps is None or size == self._embedding.base:
-                for name, value in self._embedding.state_of(size).items():
+                embedding.take_positions(state[f"{_EMBEDDING}.position_embeddings"], size)
+            if embedding.maps is None:
+                for name, value in embedding.state_of(size).items():
                     value.copy_(state[f"{_EMBEDDING}.patch_embeddings.{name}"])
-            for name, module, stage in self._stages():
-                factor = upsampling_factors(size)[stage]
-                if module.maps is None or module.largest == factor:
-                    module.stored(factor).copy_(state[f"{name}.conv.weight"])
+            elif all_parts:
+                embedding.take_kernel(state, f"{_EMBEDDING}.patch_embeddings")
+            for name, module, stage in stages:
+                kernel = state[f"{name}.conv.weight"]
+                if module.maps is None:
+                    module.stored(upsampling_factors(size)[stage]).copy_(kernel)
+                elif all_parts:
+                    module.stored(module.largest).copy_(resample_kernel(kernel, module.largest))
 
     def _stages(self) -> list[tuple[str, Any, int]]:
         """Return the up-samplings that differ between patch sizes: name, module and stage."""

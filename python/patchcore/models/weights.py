@@ -32,6 +32,7 @@ __all__ = [
     "embedding_matrix",
     "foreign_weights",
     "resample_embedding",
+    "resample_kernel",
     "resample_positions",
     "transfer_weights",
 ]
@@ -138,7 +139,7 @@ def resample_embedding(weight: Tensor, patch_size: IntTriple, method: Embedding 
     return new.to(weight.dtype), error
 
 
-def _resample_kernel(weight: Tensor, factors: Sequence[int]) -> Tensor:
+def resample_kernel(weight: Tensor, factors: Sequence[int]) -> Tensor:
     """Resample an up-sampling kernel (in, out, k, k, k) to other strides by averaging or repeating."""
     old = [int(n) for n in weight.shape[2:]]
     matrices = [
@@ -300,7 +301,7 @@ def _fitted(
         return None, "a stage of the tokenizer of another patch size"
     up_sampling = "transp_conv" in name or (".blocks." in name and name.endswith(".0.conv.weight"))
     if up_sampling and len(have) == len(shape) == 5 and have[:2] == shape[:2]:
-        return _resample_kernel(given, shape[2:]), f"stride {have[2:]} to {shape[2:]}"
+        return resample_kernel(given, shape[2:]), f"stride {have[2:]} to {shape[2:]}"
     if name.startswith(("out.", "supervision.")) and have[1:] == shape[1:]:
         return None, f"{have[0] - 1} classes in the source, {shape[0] - 1} here"
     # In a transposed convolution, e.g. in MedNeXt's heads, the outputs are the second axis.

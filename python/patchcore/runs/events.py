@@ -34,6 +34,7 @@ __all__ = [
     "VAL_DSC_MEAN",
     "VAL_LESION_PRECISION",
     "VAL_LESION_RECALL",
+    "VAL_SELECTION",
     "WINDOWS_PER_SECOND",
     "Event",
     "EventKind",
@@ -56,6 +57,8 @@ TRAIN_WINDOW_DSC: Final = "train/window_dsc"
 DICE_LOSS: Final = "train/dice_loss"
 GRAD_NORM: Final = "train/grad_norm"
 VAL_DSC_MEAN: Final = "val/dsc_mean"
+VAL_SELECTION: Final = "val/selection"
+"""What the best checkpoint of a flexible network is chosen by: the mean DSC over its patch sizes."""
 ON_REQUEST: Final = ", on request"
 """Ends the name of the cases of a validation on request: it is never the best one."""
 VAL_DSC_GLOBAL: Final = "val/dsc_global"

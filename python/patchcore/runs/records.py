@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from patchcore.runs.events import ON_REQUEST
+from patchcore.runs.events import ON_REQUEST, VAL_SELECTION
 from patchcore.types import ExitCode, Float64Array
 
 __all__ = [
@@ -335,7 +335,7 @@ class RunView:
 
         Only validations on all cases are compared. If there is none, validations on the subset of the newest validation
         are compared. All of them have the same number of cases as the newest one. Validations on request do not take
-        part.
+        part. Of a flexible network it is the one with the highest mean over its patch sizes: its weights are kept.
         """
         scheduled = [v for v in self.validations if not v.subset.endswith(ON_REQUEST)]
         if not scheduled:
@@ -345,7 +345,7 @@ class RunView:
         same = [
             v for v in scheduled if (v.subset, v.n_cases) == (newest.subset, newest.n_cases) and np.isfinite(v.dsc_mean)
         ]
-        return max(same, key=lambda v: v.dsc_mean, default=None)
+        return max(same, key=lambda v: v.values.get(VAL_SELECTION, v.dsc_mean), default=None)
 
     def last(self, metric: str) -> float | None:
         """Return the newest finite value of a metric, or None."""

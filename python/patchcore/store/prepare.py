@@ -144,12 +144,15 @@ def prepare(
     with study.lock("prepare" if own is None else f"prepare-{own.name}"):
         target = _with_store_plan(study, {key: value for key, value in wanted.items() if value is not None})
         records = study.accepted() if own is None else own.of(study.accepted())
-        if not records and own is not None:
-            return Preparation((), ())
+        if own is not None:
+            check_labels(study, target, study.accepted())
+            if not records:
+                return Preparation((), ())
         return prepare_cases(
             study,
             target,
             records,
+            is_share=own is not None,
             max_memory_bytes=max_memory_bytes,
             workers=workers,
             on_progress=on_progress,
@@ -231,6 +234,7 @@ def prepare_cases(
     max_memory_bytes: int | None = None,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    is_share: bool = False,
 ) -> Preparation:
     """Prepare the cases that are not in the store yet.
 
@@ -242,6 +246,8 @@ def prepare_cases(
         workers: Number of threads [default: the number of cores, at most 8]. Cases wait while memory is short.
         on_progress: Called with (cases done, all cases) after each case, in the calling thread. An exception in it
             stops the preparation.
+        is_share: The cases are a share of those of the study, which others prepare at the same time: that none of them
+            has a lesion, or could be prepared, says nothing of the study.
 
     Returns:
         The prepared cases and the failed cases. A failed case does not stop the others.
@@ -251,7 +257,8 @@ def prepare_cases(
         DataError: No case could be prepared. The message contains the first error.
         OSError: The store cannot be written.
     """
-    check_labels(study, target, records)
+    if not is_share:
+        check_labels(study, target, records)
     load_readers(volume for record in records for volume in record.volumes)
     root = store_folder(study, target)
     root.mkdir(parents=True, exist_ok=True)
@@ -283,8 +290,9 @@ def prepare_cases(
         for_each(prepare_one, records, threads=threads, name="prepare", done=done, at_end=budget.close)
     except StoreWriteError as error:
         raise error.cause from None
-    _write_failed(root, {record.case_id for record in records}, failed)
-    if not found:
+    if not is_share:  # the command that ends the preparation records what fails
+        _write_failed(root, {record.case_id for record in records}, failed)
+    if not found and not is_share:
         first = next(iter(failed.values()), None)
         raise DataError(
             f"none of {len(records)} cases could be prepared" + (f"; first error: {first}" if first else ""),

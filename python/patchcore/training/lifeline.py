@@ -112,14 +112,17 @@ class Lifelines:
                 return
             stop = threading.Event()
             threading.Thread(target=_beat, args=(connection, stop), name="lifeline beat", daemon=True).start()
-            said, silent = _wait_for_end(lines)
+            host = self.hosts[rank]["host"]
+
+            def failed(error: str) -> None:
+                # At once: a launcher ends all ranks as soon as one of them has ended.
+                self._lost[rank] = Lost(rank, f"on {host} ended", error)
+
+            _, silent = _wait_for_end(lines, failed)
             stop.set()
-            if not self._ended.is_set():
-                error = str(said["error"]) if said.get("error") else None
-                host = self.hosts[rank]["host"]
-                how = "ended" if error else "was ended from outside"
-                how = f"has not answered for {LOST_S:.0f} s" if silent else how
-                self._lost[rank] = Lost(rank, f"on {host} {how}", error)
+            if not self._ended.is_set() and rank not in self._lost:
+                how = f"has not answered for {LOST_S:.0f} s" if silent else "was ended from outside"
+                self._lost[rank] = Lost(rank, f"on {host} {how}", None)
 
 
 class Lifeline:
@@ -219,7 +222,7 @@ def _beat(connection: socket.socket, stop: threading.Event) -> None:
             return
 
 
-def _wait_for_end(lines: Any) -> tuple[dict[str, Any], bool]:
+def _wait_for_end(lines: Any, failed: Callable[[str], None] | None = None) -> tuple[dict[str, Any], bool]:
     """Read until the connection ends; return what was said last, and whether the other side just went silent."""
     said: dict[str, Any] = {}
     while True:
@@ -233,3 +236,5 @@ def _wait_for_end(lines: Any) -> tuple[dict[str, Any], bool]:
             return said, False
         with contextlib.suppress(ValueError, TypeError):
             said |= json.loads(line)
+            if failed is not None and said.get("error"):
+                failed(str(said["error"]))

@@ -8,7 +8,6 @@ user's; torch's store asks nobody for a password, so the network has to be trust
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -50,9 +49,9 @@ class Host:
     rank: Final = 0
 
     def __init__(self, place: Launched, run: Path, attempt: int) -> None:
-        address = address_of(place.address, place.port, own=True)
+        address = address_of(place.address, place.port, own=place.local_world < place.world)
         store = _torchruns(address, place) if place.served else listen(address, place.port)
-        self.store: Any = PrefixStore(f"patchcore/{place.launch}", store)
+        self.store: Any = PrefixStore("patchcore", store)
         self.world = place.world
         self.lifelines = Lifelines(address, place.world)
         self._address, self._place = address, place
@@ -130,12 +129,13 @@ class Guest:
                         f"rank 0 did not answer at {place.address} port {place.port} for {_JOIN_S / 60:.0f} minutes",
                         remedy="read what rank 0 printed, and check MASTER_ADDR and MASTER_PORT",
                     ) from error
-        store.set_timeout(STORE_TIMEOUT)
-        self.store: Any = PrefixStore(f"patchcore/{place.launch}", store)
+        self.store: Any = PrefixStore("patchcore", store)
+        store.set_timeout(timedelta(seconds=_JOIN_S))
         try:
             found = json.loads(self.store.get(_KEY))
         except RuntimeError as error:
             raise RunError(f"rank 0 ended before the training began ({error})", remedy="read its output") from None
+        store.set_timeout(STORE_TIMEOUT)
         self.run, self.attempt = Path(found["run"]), int(found["attempt"])
         self.lifeline = Lifeline(address, found["port"], self.rank, found["secret"], on_end)
         if not (self.run / "run.json").exists():
@@ -186,9 +186,6 @@ def network_interface(place: Launched) -> str:
     Raises:
         ConfigError: There is none.
     """
-    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        if os.environ.get(name):
-            return os.environ[name]
     address = address_of(place.address, place.port, own=False)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:

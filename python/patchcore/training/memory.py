@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import torch
 
+from patchcore.config.patches import patch_triple
 from patchcore.config.plan import TargetPlan
 from patchcore.config.run import RunConfig
 from patchcore.errors import PatchcoreError
+from patchcore.launched import launched
 from patchcore.memory import anonymous_bytes, available_bytes
 from patchcore.models.device import Placement, place
 from patchcore.models.footprint import Footprint, footprint
@@ -26,14 +28,21 @@ def step_footprint(config: RunConfig, target: TargetPlan, placement: Placement) 
     Raises:
         PatchcoreError: The configured network does not exist.
     """
-    return footprint(
-        config.model,
-        out_channels=len(target.classes) + 1,
-        window_size=target.window_size,
-        patch_size=target.patch_size,
-        spacing=target.spacing,
-        bf16=placement.autocast is not None,
-        optim=config.optim,
+    # A flexible network needs most at the patch size that costs most.
+    return max(
+        (
+            footprint(
+                config.model,
+                out_channels=len(target.classes) + 1,
+                window_size=target.window_size,
+                patch_size=size,
+                spacing=target.spacing,
+                bf16=placement.autocast is not None,
+                optim=config.optim,
+            )
+            for size in map(patch_triple, config.model.patch_sizes or (target.patch_size,))
+        ),
+        key=lambda found: found.step_bytes(1),
     )
 
 
@@ -44,7 +53,7 @@ def memory_remedy(config: RunConfig, target: TargetPlan) -> str:
         config: Configuration of the training that did not fit.
         target: The plan's target of this training.
     """
-    placement = place(config.train)
+    placement = place(config.train, by=launched())
     on_gpu = placement.device.type == "cuda"
     if on_gpu:
         memory = torch.cuda.get_device_properties(placement.device).total_memory

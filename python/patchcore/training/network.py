@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, cast
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from patchcore.config.plan import TargetPlan
 from patchcore.config.run import TrainConfig
 from patchcore.models.device import Placement
-from patchcore.models.unetr import flexible_sizes
+from patchcore.models.unetr import UNETR, flexible_sizes
 from patchcore.models.weights import ENCODERS
 from patchcore.training.loss import outputs_of
 
@@ -71,7 +71,7 @@ def compiled(
         for mode in _ways(network, config, placement, before):
             try:
                 fast = cast("nn.Module", torch.compile(network, mode=_MODES[mode]))
-                if _agree(network, fast, config, target, placement):
+                if all(_agree(network, fast, config, target, placement) for _ in _each_size(network)):
                     return Compiled(fast, mode)
                 why = "its loss differs from that of the plain network"
             except torch.OutOfMemoryError:
@@ -106,6 +106,18 @@ def _ways(network: nn.Module, config: TrainConfig, placement: Placement, before:
     # Captured graphs add up no gradients, are not shared by ranks, and have one patch size.
     captures = config.accumulate == 1 and placement.ranks == 1 and not flexible_sizes(network)
     return ["graphs", "default"] if captures else ["default"]
+
+
+def _each_size(network: nn.Module) -> Iterator[None]:
+    """Set a flexible network to each of its patch sizes: each is compiled for itself. Yield once for any other one."""
+    sizes = flexible_sizes(network)
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 2 * len(sizes))
+    for size in sizes:
+        cast("UNETR", network).use(size)
+        yield
+    if not sizes:
+        yield
 
 
 def _agree(network: nn.Module, fast: nn.Module, config: TrainConfig, target: TargetPlan, placement: Placement) -> bool:

@@ -136,7 +136,6 @@ class Ranks:
         place = launched() if self._meeting else None
         if self._meeting and place:
             self._store = self._meeting.store
-            interface = network_interface(place)
         elif self.first:
             self._store = listen(_LOOPBACK, 0)
             self._start_others(self._store.port)
@@ -147,7 +146,11 @@ class Ranks:
             # Started before the ranks join, because a rank that dies earlier would be waited for forever.
             threading.Thread(target=self._watch, name="ranks", daemon=True).start()
         # Without a launcher only the loopback interface, whatever address the host name resolves to.
-        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface if place else "lo"
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            if not place:
+                os.environ[name] = "lo"
+            elif not os.environ.get(name):  # the user's own choice stays
+                os.environ[name] = network_interface(place)
         gpu = self._device.type == "cuda"
         if gpu:
             torch.cuda.set_device(self._device)

@@ -20,7 +20,7 @@ from patchcore.inference.sliding_window import predict_volume
 from patchcore.models.flexible import AtSize
 from patchcore.models.unetr import flexible_sizes
 from patchcore.runs import Verb
-from patchcore.runs.events import ON_REQUEST, val_dsc_patch
+from patchcore.runs.events import ON_REQUEST, VAL_SELECTION, val_dsc_patch
 from patchcore.store.prepare import PreparedCase
 from patchcore.training.control import Control, Interrupted
 from patchcore.training.preview import Previews
@@ -126,7 +126,9 @@ def validate(
     name = ("all" if whole else f"fixed {len(indices)} of {len(cases)}") + ("" if counts else ON_REQUEST)
     values = results[0].metrics() if ranks.first else {}
     means = [one.mean() for one in results] if ranks.first else []
-    values |= {val_dsc_patch(size): mean for size, mean in zip(sizes, means, strict=False)}
+    if means and sizes:
+        values |= {val_dsc_patch(size): mean for size, mean in zip(sizes, means, strict=True)}
+        values[VAL_SELECTION] = float(np.mean(means))
     writer.validation(step, epoch, validation_id, values, n_cases=len(indices), subset=name, counts=counts)
     training.board.scalars(step, values)
     if counts:

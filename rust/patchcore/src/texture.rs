@@ -16,7 +16,7 @@ mod spatial;
 
 use crate::error::{Error, Result, room};
 
-/// Largest number of grey levels: co-occurrences are counted in a square table of them.
+/// Largest number of grey levels.
 pub const MOST_LEVELS: u32 = 2048;
 
 /// Features in the order of IBSI's tables.
@@ -162,7 +162,7 @@ pub fn features(region: &Region<'_>, range: Option<(f64, f64)>, bins: Bins) -> R
     found.extend(intensity::statistics(&values));
     let grey: Vec<f64> = levels.level.iter().filter(|level| **level > 0).map(|&level| f64::from(level)).collect();
     found.extend(intensity::histogram(&grey, levels.most));
-    found.extend(intensity::volumes(&values, range, bins, &grey));
+    found.extend(intensity::volumes(&values, range, bins));
     found.extend(cooccurrence::features(&levels));
     found.extend(sizes::features(&levels, region));
     found.extend(neighbours::features(&levels));

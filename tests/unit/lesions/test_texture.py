@@ -135,9 +135,17 @@ def test_refusals() -> None:
     bad[mask] = np.nan
     with pytest.raises(DataError, match="an intensity of NaN"):
         pc.texture_features(bad, mask, bin_width=1)
-    for options in ({"bin_width": 0}, {"bin_count": 0}, {"bin_width": 1, "bin_count": 2}, {"intensity_range": (2, 1)}):
+    # Whether intensities are whole numbers changes no unit.
+    whole, parts = image * 60, image * 60 + 0.25
+    both = [pc.texture_features(one, mask, bin_width=25, intensity_range=(-500, 400)) for one in (whole, parts)]
+    assert both[1]["ivh_i90"] == pytest.approx(both[0]["ivh_i90"], abs=1)
+    assert both[1]["ivh_v10"] == both[0]["ivh_v10"]
+    assert math.isfinite(pc.texture_features(np.where(mask, image, np.nan), mask, bin_width=1)["loc_peak_glob"])
+    impossible: list[dict[str, Any]] = [{"bin_width": 0}, {"bin_count": 0}, {"bin_width": 1, "bin_count": 2}]
+    impossible += [{"intensity_range": (2, 1)}, {"intensity_range": (-math.inf, 400)}]
+    for options in impossible:
         with pytest.raises(ConfigError):
-            pc.texture_features(image, mask, **options)  # type: ignore[arg-type]
+            pc.texture_features(image, mask, **options)
     with pytest.raises(DataError, match="three positive numbers"):
         pc.texture_features(image, mask, spacing=(1, 0, 1))
 
@@ -216,3 +224,8 @@ def test_cases_that_cannot_be_used(study: Path, tmp_path: Path) -> None:
     assert "skipped: c0" in done.stdout
     assert {row["case_id"] for row in rows_of(study / "texture.csv")} == {"c1"}
     assert patchcore("texture", study, "--hu-range", "x").returncode == 2
+    # A lesion outside the range has an empty row.
+    done = patchcore("texture", study, "--hu-range=1000,2000")
+    assert "no voxel with an intensity in the range" in done.stdout
+    [*_, row] = rows_of(study / "texture.csv")
+    assert row["stat_mean"] == row["morph_volume"] == ""

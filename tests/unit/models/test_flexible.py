@@ -153,6 +153,20 @@ def test_weights_of_another_network() -> None:
             assert (again.use(size)(image) - network.use(size)(image)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("patch", [8, 12, 24])
+@pytest.mark.parametrize(("embedding", "base"), [("own", None), ("transposed", None), ("pseudo-inverse", 16)])
+def test_shared_parts_begin_with_the_weights_of_a_fixed_network(patch: int, embedding: str, base: int | None) -> None:
+    torch.manual_seed(5)
+    state = UNETR(1, 3, 48, patch, **TINY).state_dict()
+    network = flexible(patch=patch, embedding=embedding, base_patch_size=base, kernels="shared")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    grid = (48 // patch,) * 3
+    _initialise_flexible(network, lambda _: (state, grid), InitConfig())
+    # Nothing that is learned keeps its random weights; the classifier's bias among them.
+    for name, value in network.state_dict().items():
+        assert not torch.equal(value, before[name]) or "norm" in name, name
+
+
 def test_refusals() -> None:
     with pytest.raises(PatchSizeError, match="is not among"):
         UNETR(1, 2, 48, 16, patch_sizes=[8, 12], **TINY)

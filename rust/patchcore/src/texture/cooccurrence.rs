@@ -1,5 +1,7 @@
 //! Grey level co-occurrences (GLCM): how often two grey levels lie side by side.
 
+use std::collections::BTreeMap;
+
 use super::{Features, Levels, Step, directions, mean_of, moved, named};
 
 const NAMES: [&str; 25] = [
@@ -30,8 +32,8 @@ const NAMES: [&str; 25] = [
     "info_corr2",
 ];
 
-/// Counts of pairs, symmetric: (level − 1) × levels + (other level − 1).
-type Table = Vec<f64>;
+/// Counts of pairs of levels, in both orders.
+type Table = BTreeMap<(u32, u32), f64>;
 
 pub(super) fn features(levels: &Levels) -> Features {
     let mut found = Features::new();
@@ -53,16 +55,13 @@ pub(super) fn features(levels: &Levels) -> Features {
 }
 
 fn by_slice(levels: &Levels, step: Step) -> Vec<Table> {
-    let most = levels.most as usize;
     let mut tables = vec![Table::new(); levels.shape[2]];
     for (place, level) in levels.voxels() {
         let other = levels.at(moved(place, step, 1));
         if other > 0 {
             let table = &mut tables[place[2] as usize];
-            table.resize(most * most, 0.0);
-            let (a, b) = (level as usize - 1, other as usize - 1);
-            table[a * most + b] += 1.0;
-            table[b * most + a] += 1.0;
+            *table.entry((level, other)).or_default() += 1.0;
+            *table.entry((other, level)).or_default() += 1.0;
         }
     }
     tables
@@ -71,9 +70,8 @@ fn by_slice(levels: &Levels, step: Step) -> Vec<Table> {
 fn sum<'a>(tables: impl IntoIterator<Item = &'a Table>) -> Table {
     let mut total = Table::new();
     for table in tables {
-        total.resize(total.len().max(table.len()), 0.0);
-        for (sum, &count) in total.iter_mut().zip(table) {
-            *sum += count;
+        for (&pair, &count) in table {
+            *total.entry(pair).or_default() += count;
         }
     }
     total
@@ -90,16 +88,12 @@ fn moments(values: &[f64], first: f64) -> (f64, f64) {
 }
 
 fn of_table(table: &Table, most: usize) -> Option<Vec<f64>> {
-    let total: f64 = table.iter().sum();
+    let total: f64 = table.values().sum();
     if total == 0.0 {
         return None;
     }
-    let pairs: Vec<(usize, usize, f64)> = table
-        .iter()
-        .enumerate()
-        .filter(|(_, count)| **count > 0.0)
-        .map(|(at, count)| (at / most + 1, at % most + 1, count / total))
-        .collect();
+    let pairs: Vec<(usize, usize, f64)> =
+        table.iter().map(|(&(i, j), count)| (i as usize, j as usize, count / total)).collect();
     let (mut margin, mut difference, mut added) = (vec![0.0; most], vec![0.0; most], vec![0.0; 2 * most - 1]);
     for &(i, j, p) in &pairs {
         margin[i - 1] += p;

@@ -87,24 +87,31 @@ fn gradients(counts: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// The volume above an intensity. Whole-numbered intensities, as HU are, are looked at one by one.
-pub(super) fn volumes(values: &[f64], range: Option<(f64, f64)>, bins: Bins, levels: &[f64]) -> Features {
-    let whole = values.iter().all(|value| value.fract() == 0.0);
-    let of_levels = bins == Bins::Levels || !whole;
-    let sorted = Sorted::new(if of_levels { levels } else { values });
+/// The volume above an intensity, in steps of one: of grey levels that were given, else of the unit of the image.
+pub(super) fn volumes(values: &[f64], range: Option<(f64, f64)>, bins: Bins) -> Features {
+    let sorted = Sorted::new(values);
     let (low, high) = match range {
-        Some((low, high)) if !of_levels => (low.ceil(), high.floor()),
-        _ => (sorted.at(0.0), sorted.at(1.0)),
+        Some((low, high)) if bins != Bins::Levels => (low.ceil(), high.floor()),
+        _ => (sorted.at(0.0).floor(), sorted.at(1.0).ceil()),
     };
     let total = sorted.values.len() as f64;
-    let steps = (high - low) as usize;
-    let above = |at: usize| {
-        let below = sorted.values.partition_point(|value| *value < low + at as f64);
-        1.0 - below as f64 / total
+    let steps = (high - low).max(0.0);
+    let above = |step: f64| 1.0 - sorted.values.partition_point(|value| *value < low + step) as f64 / total;
+    // The first step that is at least this share of the way.
+    let volume = |share: f64| above((share * steps - 1e-9).ceil());
+    // The first step with at most this share of the volume above it: shares fall from step to step.
+    let intensity = |share: f64| {
+        let (mut first, mut last) = (0.0, steps + 1.0);
+        while first < last {
+            let middle = f64::midpoint(first, last).floor();
+            if above(middle) <= share {
+                last = middle;
+            } else {
+                first = middle + 1.0;
+            }
+        }
+        low + first
     };
-    let volume =
-        |share: f64| (0..=steps).find(|&at| steps == 0 || at as f64 / steps as f64 >= share).map_or(f64::NAN, above);
-    let intensity = |share: f64| (0..=steps).find(|&at| above(at) <= share).map_or(high + 1.0, |at| low + at as f64);
     let (v10, v90, i10, i90) = (volume(0.1), volume(0.9), intensity(0.1), intensity(0.9));
     [("v10", v10), ("v90", v90), ("i10", i10), ("i90", i90), ("diff_v10_v90", v10 - v90), ("diff_i10_i90", i10 - i90)]
         .into_iter()

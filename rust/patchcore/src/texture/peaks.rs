@@ -7,16 +7,19 @@ const RADIUS_MM: f64 = 6.203_504_908_994;
 
 /// The mean around the brightest voxel of the region, and the largest mean around any of its voxels.
 pub(super) fn features(region: &Region<'_>, used: &[bool]) -> Features {
-    // Sums along z up to each voxel, without it: the sum of a row of the ball is one difference.
+    // Sums and numbers of voxels along z up to each voxel, without it: a row of the ball is one difference. Voxels
+    // without an intensity do not count.
     let depth = region.shape[2];
-    let sums: Vec<f64> = region
+    let sums: Vec<(f64, u32)> = region
         .image
         .chunks(depth)
         .flat_map(|row| {
-            let mut sum = 0.0;
-            std::iter::once(0.0)
+            let mut sum = (0.0, 0);
+            std::iter::once(sum)
                 .chain(row.iter().map(move |value| {
-                    sum += value;
+                    if value.is_finite() {
+                        sum = (sum.0 + value, sum.1 + 1);
+                    }
                     sum
                 }))
                 .collect::<Vec<_>>()
@@ -31,10 +34,11 @@ pub(super) fn features(region: &Region<'_>, used: &[bool]) -> Features {
             let row = row / depth;
             let low = (here[2] - reach).max(0) as usize;
             let high = (here[2] + reach + 1).min(depth as isize) as usize;
-            total += sums[row * (depth + 1) + high] - sums[row * (depth + 1) + low];
-            count += high - low;
+            let (begin, end) = (sums[row * (depth + 1) + low], sums[row * (depth + 1) + high]);
+            total += end.0 - begin.0;
+            count += end.1 - begin.1;
         }
-        total / count as f64
+        total / f64::from(count)
     };
     let voxels = || (0..used.len()).filter(|&at| used[at]);
     let brightest = voxels().map(|at| region.image[at]).fold(f64::NEG_INFINITY, f64::max);
