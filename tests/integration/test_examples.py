@@ -41,7 +41,7 @@ def test_planning_with_reasons(tmp_path: Path) -> None:
     for part in (large, small):
         assert "patch size (" in part
         assert part.count("of the lesions are smaller than one patch") == 4
-        assert part.count("  rule ") == 4
+        assert part.count("  rule ") == 5
     edge = [float(part.split("at half the spacing: p* ")[1].split()[0]) for part in (large, small)]
     assert edge[0] > edge[1], "larger lesions give larger patches"
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import patchcore as pc
 from commands import patchcore
+from patchcore.config.patch_choice import PatchChoice
 from patchcore.config.run import TrainConfig
 from patchcore.datasets.analyze import analyze
 from patchcore.datasets.plan import plan_patch_size
@@ -435,8 +436,9 @@ def test_options_reach_the_prediction(tiny_study: Path, make_run: Any, monkeypat
 
     monkeypatch.setattr(Predictor, "of_run", of_run)
     with pytest.raises(Stop):
-        evaluate(Study(tiny_study), run, checkpoint="last", device="cpu", mirror=True, post=False)
-    assert given == {"path": run, "checkpoint": "last", "device": "cpu", "mirror": True, "post": False}
+        evaluate(Study(tiny_study), run, checkpoint="last", device="cpu", mirror=True, post=False, patch_size="8,4")
+    expected = {"checkpoint": "last", "device": "cpu", "mirror": True, "post": False}
+    assert given == expected | {"path": run, "patch_size": PatchChoice(((8, 8, 8), (4, 4, 4)))}
 
 
 def test_a_run_of_a_newer_patchcore_is_no_source_of_weights(

@@ -10,9 +10,8 @@ import patchcore
 
 ROOT = Path(patchcore.__file__).parent
 LEAVES = {
-    "affines", "arrays", "case_ids", "control_groups", "errors", "files", "interrupts", "locks", "memory", "notebook",
-    "processes",
-    "threads", "types",
+    "affines", "arrays", "case_ids", "control_groups", "errors", "files", "interrupts", "launched", "locks", "memory",
+    "notebook", "processes", "shares", "threads", "types",
 }  # fmt: skip
 # The compiled core is not a Python module; the version is defined in the root.
 FROM_ROOT = {"_core", "__version__"}

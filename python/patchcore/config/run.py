@@ -1,4 +1,7 @@
-"""Schema of a run's configuration. It is read from TOML and ``--set``, and stored as JSON; unknown keys are errors."""
+"""Schema of a run's configuration. It is read from TOML and ``--set``, and stored as JSON; unknown keys are errors.
+
+This file is long because every setting is described here.
+"""
 
 from __future__ import annotations
 

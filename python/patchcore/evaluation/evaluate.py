@@ -149,17 +149,12 @@ def _evaluate(
         # A run that has not started, or is older than split.json: use the split that the study gives now.
         split = read_split(path) or divide_cases(study, setup.config)
         chosen = chosen_cases(study, split, setup.config, seen, fold, case_ids)
-    predictor = Predictor.of_run(
-        path, checkpoint=checkpoint, device=device, mirror=mirror, post=post, patch_size=patch_size
-    )
+    options = {"checkpoint": checkpoint, "device": device, "mirror": mirror, "post": post, "patch_size": patch_size}
+    predictor = Predictor.of_run(path, **options)  # type: ignore[arg-type]  # of one type each
     [source] = predictor.sources
     step = source.step
-    folder = study.reports_dir / "-".join(
-        filter(
-            None,
-            (path.name, chosen.name, "last" if checkpoint == "last" else "", patch_size.name if patch_size else ""),
-        )
-    )
+    which = ("last" if checkpoint == "last" else "", patch_size.name if patch_size else "")
+    folder = study.reports_dir / "-".join(filter(None, (path.name, chosen.name, *which)))
     ball_mm3 = _median_lesion_mm3(study, target)
     log = RowLog(
         folder / "unfinished.jsonl",

@@ -57,7 +57,7 @@ def texture_features(
         >>> image = np.array([[[1, 4], [4, 6]], [[1, 1], [4, 4]]])
         >>> found = texture_features(image, image > 0, spacing=(2, 2, 2))
         >>> len(found), found["stat_mean"], round(found["cm_contrast_3D_comb"], 3)
-        (482, 3.125, 5.393)
+        (482, 3.125, 7.107)
     """
     check_bins(bin_width, bin_count, intensity_range)
     if image.shape != mask.shape or image.ndim != 3:

@@ -244,7 +244,7 @@ def draw_size(sizes: Sequence[IntTriple], shares: Sequence[float], seed: int, st
 
     Example:
         >>> [draw_size([(8, 8, 8), (16, 16, 16)], [], 0, step)[0] for step in range(6)]
-        [16, 16, 8, 8, 8, 16]
+        [8, 16, 16, 8, 8, 16]
     """
     weights = np.asarray(shares or [1.0] * len(sizes), dtype=np.float64)
     drawn = np.random.default_rng([_SIZES, seed, step]).choice(len(sizes), p=weights / weights.sum())
