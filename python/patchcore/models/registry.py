@@ -3,6 +3,8 @@
 ``unetr`` is patchcore's own network. The others are published networks from MONAI, for comparison. They use the window
 of the plan and ignore its patch size, except MONAI's UNETR, which always has patch size 16. Users name their own
 network as ``module:callable``. The trainer must be able to import the module; it does not search the working directory.
+
+This file is long because each network is built by one function here.
 """
 
 from __future__ import annotations
