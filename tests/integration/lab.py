@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from patchcore.locks import lock_holder
 from patchcore.processes import process_start
 from patchcore.runs import RunReader, RunState, StateReport, new_run, run_state, start_attempt
@@ -99,3 +101,16 @@ def losses(run: Path) -> list[tuple[float, float]]:
     if series is None:
         return []
     return list(zip(series.steps.tolist(), series.values.tolist(), strict=True))
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and all that it has started, at once."""
+    try:
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from lab import ENV, wait_for
+from lab import ENV, kill_tree, wait_for
 from test_experiments import after, check_complete, fake_runs, protocol, runs_of, states
 from tiny_training import TINY
 
@@ -251,7 +253,11 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     assert started.returncode == 0, started.stdout + started.stderr
     address = Path(f"/tmp/ray-{os.getpid()}/ray_current_cluster").read_text(encoding="utf-8").strip()
     yield env | {"RAY_ADDRESS": address}
-    subprocess.run([*ray, "stop", "--force"], env=env, capture_output=True, check=False)
+    # Not ray stop: it also ends the clusters of tests that run at the same time.
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(f"/tmp/ray-{os.getpid()}/" in word for word in process.cmdline()):
+                kill_tree(process.pid)
     shutil.rmtree(f"/tmp/ray-{os.getpid()}", ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""One training whose ranks a launcher has started: as on two hosts, by torchrun, and what happens if one is lost."""
+"""Ranks of one training that a launcher has started: as on two hosts, by torchrun, and what happens if one is lost."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import lab
-import psutil
 import pytest
+from lab import kill_tree
 from tiny_training import TINY
 
 from commands import patchcore
@@ -77,19 +77,6 @@ class Hosts:
 
 def wait_for(is_so: Callable[[], object], what: str = "the other side") -> None:
     lab.wait_for(is_so, what)
-
-
-def kill_tree(pid: int) -> None:
-    """Kill all processes of a host at once."""
-    try:
-        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
 
 
 @pytest.fixture

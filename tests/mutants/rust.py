@@ -55,7 +55,7 @@ def rust_mutants(root: Path) -> dict[str, list[Mutant]]:
         for one in json.loads(listed.stdout):
             start, stop = (_offset(source, one["span"][end]) for end in ("start", "end"))
             before = source[start:stop].decode()
-            # Equal changes of one file are told apart by their order.
+            # Equal changes of one file differ by their order.
             change = (one["genre"], before, one["replacement"])
             place = str(equal[change]) if equal[change] else ""
             equal[change] += 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchcore.cli.experiment_start import RayAddress, Sbatch
 from patchcore.cli.options import (
     Accept,
     Exclude,
@@ -24,7 +25,7 @@ from patchcore.cli.options import (
     Threads,
 )
 from patchcore.cli.progress import progress_bars, stderr_console
-from patchcore.cli.shares import OnExecutor, RayAddress, Sbatch, ShareOption, Shares, on_cluster
+from patchcore.cli.shares import OnExecutor, ShareOption, Shares, on_cluster
 from patchcore.types import ExitCode
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from patchcore.cli.experiment_start import RayAddress, Sbatch
 from patchcore.cli.progress import counted
-from patchcore.cli.shares import OnExecutor, RayAddress, Sbatch, ShareOption, Shares, on_cluster
+from patchcore.cli.shares import OnExecutor, ShareOption, Shares, on_cluster
 from patchcore.errors import ConfigError, StudyError
 from patchcore.memory import byte_count
 from patchcore.types import ExitCode

@@ -10,7 +10,7 @@ import typer
 
 from patchcore.errors import ConfigError
 
-__all__ = ["OnExecutor", "RayAddress", "Sbatch", "ShareOption", "Shares", "on_cluster"]
+__all__ = ["OnExecutor", "ShareOption", "Shares", "on_cluster"]
 
 ShareOption = Annotated[
     str | None,
@@ -22,13 +22,6 @@ OnExecutor = Annotated[
     str | None, typer.Option("--executor", help="Share the cases among tasks of a cluster: slurm or ray.")
 ]
 Shares = Annotated[int | None, typer.Option(min=1, help="Number of tasks [default: 8].")]
-Sbatch = Annotated[
-    list[str] | None,
-    typer.Option("--sbatch", help="Option for sbatch, such as --sbatch=--partition=cpu; may be repeated."),
-]
-RayAddress = Annotated[
-    str | None, typer.Option(help="Address of a Ray cluster [default: that of this machine, or new].")
-]
 
 
 def on_cluster(

@@ -9,7 +9,7 @@ import typer
 
 from patchcore.cli.options import Threads
 from patchcore.cli.progress import counted
-from patchcore.errors import ConfigError
+from patchcore.cli.values import two_numbers
 from patchcore.types import ExitCode
 
 __all__ = ["texture"]
@@ -35,7 +35,7 @@ def texture(
     """
     from patchcore.datasets.texture import texture as compute
 
-    limits = None if hu_range is None else _two(hu_range)
+    limits = None if hu_range is None else two_numbers(hu_range, "--hu-range")
     with counted("Texture") as show:
         done = compute(
             study,
@@ -52,11 +52,3 @@ def texture(
         typer.echo(f"  skipped: {case_id}: {reason}")
     if done.failed:
         raise typer.Exit(ExitCode.QUARANTINED)
-
-
-def _two(text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--hu-range {text!r} is not two numbers", remedy="write e.g. --hu-range=-500,400") from None
-    return low, high

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from patchcore.errors import ConfigError
 from patchcore.types import IntTriple, Triple
 
-__all__ = ["float_list", "hu_range", "int_list", "int_triple", "name_list", "regions", "triple"]
+__all__ = ["float_list", "hu_range", "int_list", "int_triple", "name_list", "regions", "triple", "two_numbers"]
 
 
 def triple(text: str, option: str) -> Triple:
@@ -87,6 +87,22 @@ def hu_range(text: str) -> tuple[float, float] | str:
             f"--hu-range {text!r} is not two numbers",
             remedy="write e.g. --hu-range=-200,300, or a preset such as liver",
         )
+    return values[0], values[1]
+
+
+def two_numbers(text: str, option: str) -> tuple[float, float]:
+    """Read two numbers.
+
+    Raises:
+        ConfigError: The text is anything else; the message names `option`.
+
+    Example:
+        >>> two_numbers("-500,400", "--hu-range")
+        (-500.0, 400.0)
+    """
+    values = float_list(text, option)
+    if len(values) != 2:
+        raise ConfigError(f"{option} {text!r} is not two numbers", remedy=f"write e.g. {option}=-500,400")
     return values[0], values[1]
 
 

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from patchcore.config.patches import patch_triple
+from patchcore.config.patches import patch_triple, size_text
 from patchcore.errors import ConfigError
 from patchcore.types import IntTriple
 
-__all__ = ["PatchChoice", "size_text"]
-
-
-def size_text(size: Sequence[int]) -> str:
-    """Return a patch size as people write it.
-
-    Example:
-        >>> size_text((8, 8, 8)), size_text((8, 8, 4))
-        ('8', '8x8x4')
-    """
-    return "x".join(map(str, size if len(set(size)) > 1 else size[:1]))
+__all__ = ["PatchChoice"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +17,7 @@ class PatchChoice:
     """Patch sizes to predict at.
 
     Attributes:
-        sizes: The sizes whose probabilities are averaged; empty with `by_label`.
+        sizes: The probabilities at these sizes are averaged; empty if `by_label` is given.
         by_label: Label → the size at which this class is read.
 
     Example:

@@ -15,6 +15,7 @@ __all__ = [
     "axis_factors",
     "legal_patch_sizes",
     "patch_triple",
+    "size_text",
     "upsampling_factors",
     "window_triple",
 ]
@@ -138,3 +139,13 @@ def window_triple(window_size: int | Sequence[int]) -> IntTriple:
         WindowError: The value is not one or three positive whole numbers.
     """
     return _triple(window_size, "window_size", WindowError)
+
+
+def size_text(size: Sequence[int]) -> str:
+    """Return a patch size as people write it.
+
+    Example:
+        >>> size_text((8, 8, 8)), size_text((8, 8, 4))
+        ('8', '8x8x4')
+    """
+    return "x".join(map(str, size if len(set(size)) > 1 else size[:1]))

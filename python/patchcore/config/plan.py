@@ -357,6 +357,14 @@ class Plan(_Model, HtmlView):
         """The first target."""
         return self.targets[0]
 
+    def with_patch_size(self, patch_size: IntTriple, reason: str) -> Plan:
+        """Return the plan with another patch size of its first target, and the reason for it."""
+        first, *others = self.targets
+        if patch_size == first.patch_size:
+            return self
+        changed = first.model_copy(update={"patch_size": patch_size, "reason": reason})
+        return self.model_copy(update={"targets": (changed, *others), "joint": None})
+
     @property
     def patch_size(self) -> IntTriple:
         """Patch edge per canonical axis, voxels."""

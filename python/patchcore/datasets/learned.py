@@ -42,14 +42,17 @@ def learned_patch_size(study: Study, *, spacing: Any = None) -> Learned | None:
             target = record["plan"]["targets"][0]
             if spacing is not None and not _equal(target["spacing"], spacing):
                 continue
+            sizes = [patch_triple(size) for size in record["config"]["model"].get("patch_sizes", ())]
+            name = str((record.get("experiment") or {}).get("name") or "")
+            if not sizes and not name:
+                continue  # its events need not be read
             best = RunReader(summary.path).poll().best_validation
             if best is None or best.subset != "all":
                 continue
-            model = record["config"]["model"]
-            if sizes := [patch_triple(size) for size in model.get("patch_sizes", ())]:
+            if sizes:
                 dsc = {size: float(best.values[val_dsc_patch(size)]) for size in sizes}
                 found.append((summary.run_id, _best(dsc, f"the flexible run {summary.run_id}")))
-            elif name := (record.get("experiment") or {}).get("name"):
+            else:
                 place = (int(record["seed"]), int(record["config"]["train"]["fold"]))
                 size = patch_triple(target["patch_size"])
                 value = float(best.values[VAL_DSC_MEAN])

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,8 +17,9 @@ import numpy as np
 
 from patchcore import _core
 from patchcore.datasets.preload import load_readers
+from patchcore.datasets.row_log import RowLog
 from patchcore.errors import DataError, PatchcoreError, StudyError
-from patchcore.files import json_lines, write_atomic
+from patchcore.files import write_atomic
 from patchcore.lesions.measure import LesionSpans, lesion_spans
 from patchcore.lesions.spans import span_places
 from patchcore.lesions.texture import check_bins, texture_features
@@ -53,6 +51,14 @@ class TextureTable:
     lesions: int
     failed: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _CaseRows:
+    """The rows of the lesions of one case."""
+
+    case_id: str
+    rows: list[dict[str, Any]]
 
 
 def texture(
@@ -96,28 +102,35 @@ def texture(
     records = [record for record in study.accepted() if record.case_id in rows and record.image is not None]
     load_readers(volume for record in records for volume in record.volumes)
     with study.lock("texture"):
-        log = _Log(study.path / "texture.unfinished.jsonl", study, settings)
+        fingerprint = study.fingerprint()
+        log = RowLog(
+            study.path / "texture.unfinished.jsonl",
+            {"patchcore": _core.__version__, "fingerprint": fingerprint.fingerprint_hash} | settings,
+            write=asdict,
+            read=lambda values: _CaseRows(**values),
+        )
+        found = {record.case_id: log.find(record) for record in records}
         failed: dict[str, str] = {}
-        missing = [record for record in records if record.case_id not in log.found]
+        missing = [record for record in records if found[record.case_id] is None]
 
         def measure(record: CaseRecord) -> list[dict[str, Any]] | str:
             try:
-                return _of_case(record, rows[record.case_id], study.fingerprint().connectivity, settings)
+                return _of_case(record, rows[record.case_id], fingerprint.connectivity, settings)
             except (PatchcoreError, OSError, MemoryError) as error:
                 return str(error) or type(error).__name__
 
-        def done(index: int, found: list[dict[str, Any]] | str) -> None:
-            case_id = missing[index].case_id
-            if isinstance(found, str):
-                failed[case_id] = found
+        def done(index: int, result: list[dict[str, Any]] | str) -> None:
+            record = missing[index]
+            if isinstance(result, str):
+                failed[record.case_id] = result
             else:
-                log.add(case_id, found)
+                found[record.case_id] = _CaseRows(record.case_id, result)
+                log.add(record, _CaseRows(record.case_id, result))
             if on_progress is not None:
-                finished = sum(record.case_id in log.found for record in records)
-                on_progress(len(failed) + finished, len(records))
+                on_progress(len(failed) + sum(one is not None for one in found.values()), len(records))
 
         for_each(measure, missing, threads=checked_threads(threads), name="texture", done=done)
-        table = [row for record in records for row in log.found.get(record.case_id, ())]
+        table = [row for one in found.values() if one is not None for row in one.rows]
         if not table:
             reason = f"; first error: {next(iter(failed.values()))}" if failed else ": none has an image and a lesion"
             raise DataError(f"no lesion of {len(records)} cases could be used{reason}", path=study.path)
@@ -226,29 +239,3 @@ def _csv(table: list[dict[str, Any]]) -> str:
         values = ["" if row["features"][name] is None else repr(row["features"][name]) for name in names]
         writer.writerow([*(row[name] for name in _COLUMNS), *values, row["note"]])
     return out.getvalue()
-
-
-class _Log:
-    """The rows of finished cases, one line each; of another version, study or other settings they do not count."""
-
-    def __init__(self, path: Path, study: Study, settings: Mapping[str, Any]) -> None:
-        facts = [_core.__version__, study.fingerprint().fingerprint_hash, settings]
-        self._key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        self._path = path
-        self.found: dict[str, list[dict[str, Any]]] = {}
-        if path.exists():
-            for text in json_lines(path):
-                with suppress(ValueError, KeyError, TypeError):  # a kill leaves an incomplete line
-                    line = json.loads(text)
-                    if line["key"] == self._key:
-                        self.found[str(line["case_id"])] = line["rows"]
-
-    def add(self, case_id: str, rows: list[dict[str, Any]]) -> None:
-        """Keep the rows of a case."""
-        self.found[case_id] = rows
-        with self._path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"key": self._key, "case_id": case_id, "rows": rows}) + "\n")
-
-    def remove(self) -> None:
-        """Remove the file: the table is written."""
-        self._path.unlink(missing_ok=True)

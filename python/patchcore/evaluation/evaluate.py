@@ -15,9 +15,10 @@ import numpy as np
 
 from patchcore.config.patch_choice import PatchChoice
 from patchcore.config.plan import TargetPlan
+from patchcore.datasets.row_log import RowLog
 from patchcore.errors import ConfigError, DataError, MissingExtraError, PatchcoreError
 from patchcore.evaluation.cases import chosen_cases, held_out_cases, newest_finished
-from patchcore.evaluation.row_log import KeptPanels, RowLog
+from patchcore.evaluation.panels import KeptPanels, draw_panels
 from patchcore.evaluation.rows import CaseRow, Panel, row_of_json, row_to_json, score_case, score_settings
 from patchcore.files import DISK_ERRORS, write_atomic, write_json_atomic
 from patchcore.inference.opened import crop_note
@@ -240,7 +241,7 @@ def _evaluate(
         mirrored=predictor.mirror,
         folder=folder,
         failed=tuple(failed),
-        figure=_draw(panels, target, folder / "contours.png"),
+        figure=draw_panels(panels, target, folder / "contours.png"),
         lesion_figure=_draw_lesions(scores, curve, folder / "lesions.png"),
         froc=curve,
         scores=scores,
@@ -333,16 +334,6 @@ def _threshold(records: Sequence[CaseRecord], target: TargetPlan, organ_label: i
         masks,
         np.arange(math.floor(low), math.ceil(high) + 1, dtype=np.float64),
     )
-
-
-def _draw(panels: Sequence[tuple[float, Panel, str]], target: TargetPlan, path: Path) -> Path | None:
-    from patchcore.views.figures import contours_figure
-
-    path.unlink(missing_ok=True)  # of an earlier evaluation
-    arrays = [(panel.image, panel.label, panel.prediction, title) for _, panel, title in panels]
-    with suppress(MissingExtraError):
-        return contours_figure(arrays, path, hu_range=target.hu_range)
-    return None
 
 
 def _draw_lesions(scores: Scores, curve: Froc, path: Path) -> Path | None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from patchcore.affines import voxel_volume_mm3
 from patchcore.config.plan import TargetPlan
 from patchcore.config.postprocess import POSTPROCESS_FILE, Objective, Postprocess
+from patchcore.datasets.row_log import RowLog
 from patchcore.errors import ConfigError, DataError, PatchcoreError
 from patchcore.evaluation.cases import chosen_cases
 from patchcore.evaluation.choose import (
@@ -32,7 +33,6 @@ from patchcore.evaluation.choose import (
     choose,
     nested_counts,
 )
-from patchcore.evaluation.row_log import RowLog
 from patchcore.files import DISK_ERRORS, write_json_atomic
 from patchcore.inference.postprocess import inside_organ, lesion_peaks
 from patchcore.inference.predictor import Predictor

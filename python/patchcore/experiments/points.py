@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from patchcore.config import Plan, resolve_config
 from patchcore.config.cost import NetworkCost, check_window, network_cost, patch_triple
+from patchcore.config.patches import size_text
 from patchcore.config.run import ModelConfig, RunConfig, config_keys
 from patchcore.errors import ConfigError, PatchSizeError
 from patchcore.experiments.protocol import Budget, Point
@@ -246,8 +247,7 @@ def point_name(values: Mapping[str, str], patch: IntTriple, seed: int | None, fo
     parts = []
     for key, value in values.items():
         if key == PATCH_SIZE:
-            edge = str(patch[0]) if len(set(patch)) == 1 else "x".join(map(str, patch))
-            parts.append(f"patch{edge}")
+            parts.append(f"patch{size_text(patch)}")
         else:
             parts.append(
                 key.rpartition(".")[2].replace("_", "-") + "-" + re.sub(r"[^A-Za-z0-9.]+", "-", value).strip("-")

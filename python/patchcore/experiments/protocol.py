@@ -113,12 +113,8 @@ class Protocol(_Model):
 
 def with_patch_size(plan: Plan, patch_size: IntTriple, experiment: str) -> Plan:
     """Return a plan with another patch size; the reason names the experiment that has set it."""
-    first, *others = plan.targets
-    if patch_size == first.patch_size:
-        return plan
-    reason = f"set by the experiment {experiment}; the plan of the study has {first.patch_size}"
-    changed = first.model_copy(update={"patch_size": patch_size, "reason": reason})
-    return plan.model_copy(update={"targets": (changed, *others), "joint": None})
+    reason = f"set by the experiment {experiment}; the plan of the study has {plan.patch_size}"
+    return plan.with_patch_size(patch_size, reason)
 
 
 class Extension(_Model):

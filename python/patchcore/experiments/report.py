@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from patchcore.config.patches import size_text
 from patchcore.errors import PatchcoreError, RunError
 from patchcore.evaluation.evaluate import evaluate
 from patchcore.experiments import tables
@@ -303,7 +304,7 @@ def _protocol(folder: ExperimentFolder, results: Sequence[PointResult]) -> list[
         "seeds": ", ".join(map(str, protocol.seeds)),
         "folds": ", ".join(map(str, protocol.folds)),
         "settings of all trainings": " ".join(protocol.settings),
-        "plan": f"patch size {tables.edge_text(target.patch_size)}, rule {target.rule}, p* {target.ideal_edge:.1f}",
+        "plan": f"patch size {size_text(target.patch_size)}, rule {target.rule}, p* {target.ideal_edge:.1f}",
         "window (voxels)": " × ".join(map(str, target.window_size)),
         "spacing (mm)": " × ".join(f"{value:g}" for value in target.spacing),
         "HU range": f"{target.hu_range[0]:g} to {target.hu_range[1]:g}",

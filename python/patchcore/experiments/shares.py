@@ -61,7 +61,7 @@ def share_out(
         on_progress: Called with the number of tasks that have ended, and of all, in the calling thread.
 
     Returns:
-        The shares whose task has failed or disappeared. The command itself does their cases.
+        The shares that were not completed, because their task failed or was lost. The command itself does their cases.
 
     Raises:
         ConfigError: `where` is this machine, or `count` is not positive.

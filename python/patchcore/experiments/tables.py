@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from patchcore.config import Plan
+from patchcore.config.patches import size_text
 from patchcore.experiments.results import PointResult
 from patchcore.experiments.scores import Scores, Setting
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES
 from patchcore.metrics import MeanEstimate, compare_pairs, estimate_mean, holm
 from patchcore.metrics.regret import seed_fitted_regret
 from patchcore.planning.reasons import count_of
-from patchcore.types import Float64Array, IntTriple
+from patchcore.types import Float64Array
 from patchcore.views.document import Column, Table
 
 __all__ = [
@@ -45,11 +46,6 @@ NOT_REPEATABLE = (
 """Columns that differ when the same experiment is run once more; all others are equal byte for byte."""
 _WORST = 10
 _CLASSES_OF_A_CASE = " The classes of a case are averaged first here, so that each case has one score."
-
-
-def edge_text(patch: IntTriple) -> str:
-    """Return a patch size as ``8`` or ``8x8x4``."""
-    return str(patch[0]) if len(set(patch)) == 1 else "x".join(map(str, patch))
 
 
 def _ends(prefix: str, found: MeanEstimate) -> dict[str, Any]:
@@ -199,7 +195,7 @@ def regret_table(scores: Scores, chosen: int | None, name: str = "regret") -> Ta
         found = scores.regrets[number]
         row: dict[str, Any] = {
             "setting": setting.label,
-            "patch_size": edge_text(setting.patch_size),
+            "patch_size": size_text(setting.patch_size),
             "n": found.n,
             "patients": found.patients,
             "regret": found.mean,
@@ -241,7 +237,7 @@ def rules_table(scores: Scores, plan: Plan, name: str = "rules") -> Table:
         row: dict[str, Any] = {
             "rule": str(rule.rule),
             "edge": math.prod(rule.edge) ** (1 / 3),
-            "patch_size": edge_text(rule.patch_size),
+            "patch_size": size_text(rule.patch_size),
         }
         if rule.patch_size in sizes:
             found = scores.regrets[sizes.index(rule.patch_size)]
@@ -356,7 +352,7 @@ def gains_table(scores: Scores, target: str, name: str = "transfer") -> Table:
         row: dict[str, Any] = {
             "source": source,
             "target": target,
-            "patch_size": edge_text(patch),
+            "patch_size": size_text(patch),
             "dsc": scores.mean(number).mean,
         }
         for control in ("scratch", "scratch-both"):
@@ -393,7 +389,7 @@ def points_table(results: Sequence[PointResult], name: str = "points") -> Table:
             {
                 "point": result.point.point_id,
                 **{f"value_{key}": value for key, value in result.point.values.items()},
-                "patch_size": edge_text(result.point.patch_size),
+                "patch_size": size_text(result.point.patch_size),
                 "seed": result.point.seed,
                 "fold": result.point.fold,
                 "steps": result.point.steps,

@@ -10,7 +10,8 @@ from typing import cast
 from torch import Tensor
 
 from patchcore.config import Plan, RunConfig
-from patchcore.config.patch_choice import PatchChoice, size_text
+from patchcore.config.patch_choice import PatchChoice
+from patchcore.config.patches import size_text
 from patchcore.errors import ConfigError
 from patchcore.models.checkpoint import fill_network
 from patchcore.models.registry import build_network
@@ -61,18 +62,9 @@ def fixed_model(
     network = cast("UNETR", build_network(plan.target, config.model))
     fill_network(network, weights, where)
     state = {name: value.contiguous() for name, value in network.fixed_state(network.use(size).patch_size).items()}
-    first, *others = plan.targets
-    if size != first.patch_size:
-        reason = f"one of the patch sizes of a flexible network; the plan has {size_text(first.patch_size)}"
-        first = first.model_copy(update={"patch_size": size, "reason": reason})
+    reason = f"one of the patch sizes of a flexible network; the plan has {size_text(plan.patch_size)}"
     model = config.model.model_copy(update={"patch_sizes": (), "patch_size_shares": (), "base_patch_size": None})
-    return FixedModel(
-        plan.model_copy(
-            update={"targets": (first, *others), "joint": plan.joint if size == plan.target.patch_size else None}
-        ),
-        config.model_copy(update={"model": model}),
-        state,
-    )
+    return FixedModel(plan.with_patch_size(size, reason), config.model_copy(update={"model": model}), state)
 
 
 def _one(text: str) -> IntTriple:

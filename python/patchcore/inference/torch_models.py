@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from patchcore.config.patch_choice import PatchChoice, size_text
+from patchcore.config.patch_choice import PatchChoice
+from patchcore.config.patches import size_text
 from patchcore.config.plan import Plan, TargetPlan
 from patchcore.config.postprocess import Postprocess
 from patchcore.config.run import RunConfig

@@ -50,7 +50,7 @@ def texture_features(
 
     Raises:
         ConfigError: An option is not possible, or both kinds of bins are given.
-        DataError: The region has no voxel, or an intensity that is no number; there are more than 2048 grey levels.
+        DataError: The region has no voxel, or an intensity that is not finite; there are more than 2048 grey levels.
         ShapeMismatchError: Image and mask have different shapes.
 
     Example:

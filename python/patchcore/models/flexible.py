@@ -143,7 +143,7 @@ class FlexiblePatchEmbedding(nn.Module):
 
 
 class FlexibleTransposed(nn.Module):
-    """A transposed convolution whose kernel is its stride, with a kernel for each of some factors.
+    """A transposed convolution with equal kernel and stride, which has a kernel for each of some factors.
 
     Args:
         in_channels: Number of channels in.

@@ -1,4 +1,6 @@
-"""A tokenizer of convolutions: stages of stride 2 or 3 whose product is the patch size, with residual blocks between.
+"""A tokenizer of convolutions, in stages of stride 2 or 3 with residual blocks between them.
+
+The product of the strides is the patch size.
 
 The linear patch embedding sees a patch as one list of voxels. Here a token is computed in steps, each of which halves
 or thirds the resolution, so that edges and texture within a patch reach the transformer. The idea is that of Primus V2

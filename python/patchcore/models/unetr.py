@@ -30,12 +30,12 @@ from torch import Tensor, nn
 from patchcore.config.cost import LAYERS, check_window, patch_triple, token_grid, upsampling_factors, window_triple
 from patchcore.errors import ConfigError, PatchSizeError, ShapeMismatchError
 from patchcore.models.blocks import Classifier, Decoder, Encoder, ProjectionUp
-from patchcore.models.flexible import FlexibleEmbedding, FlexiblePatchEmbedding, FlexibleTransposed, Kernels
+from patchcore.models.flexible import AtSize, FlexibleEmbedding, FlexiblePatchEmbedding, FlexibleTransposed, Kernels
 from patchcore.models.vit import ViT
 from patchcore.models.weights import resample_kernel
 from patchcore.types import IntTriple
 
-__all__ = ["UNETR", "flexible_sizes", "freeze_unused", "trainable_parameters"]
+__all__ = ["UNETR", "at_each_size", "flexible_sizes", "freeze_unused", "trainable_parameters"]
 
 _SKIPS = (3, 6, 9)
 """Transformer blocks, counted from 0. Their outputs feed encoder2, encoder3 and encoder4."""
@@ -351,3 +351,9 @@ def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
 def flexible_sizes(network: nn.Module) -> tuple[IntTriple, ...]:
     """Return the patch sizes of a flexible network; an empty tuple for any other network."""
     return network.patch_sizes if isinstance(network, UNETR) and network.is_flexible else ()
+
+
+def at_each_size(network: nn.Module, first: IntTriple | None = None) -> dict[IntTriple, nn.Module]:
+    """Return a flexible network at each of its patch sizes, `first` at the beginning; nothing for any other one."""
+    sizes = sorted(flexible_sizes(network), key=lambda size: size != first)
+    return {size: AtSize(network, size) for size in sizes}

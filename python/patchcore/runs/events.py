@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeGuard
 
-from patchcore.config.patch_choice import size_text
+from patchcore.config.patches import size_text
 
 __all__ = [
     "DATA_WAIT",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from patchcore.config import Plan, RunConfig, resolve_config
+from patchcore.config.patches import size_text
 from patchcore.config.run import check_launched
 from patchcore.errors import ConfigError, DataError, EmptyClassError, MissingExtraError, RunError, StudyError
 from patchcore.launched import Launched, launched
@@ -95,7 +96,6 @@ def create_run(
             raise MissingExtraError(f"training needs {module}", remedy="pip install 'patchcore[train]'")
     source = Path(config.init.source)
     parent = source.name if config.init.source and source.is_dir() else None
-    edge = "x".join(map(str, plan.patch_size if len(set(plan.patch_size)) > 1 else plan.patch_size[:1]))
     return new_run(
         study.path,
         kind="fine-tune" if config.init.source else "train",
@@ -103,7 +103,7 @@ def create_run(
         config=config.model_dump(mode="json"),
         plan=plan.model_dump(mode="json"),
         seed=config.seed,
-        slug=name or f"patch{edge}",
+        slug=name or f"patch{size_text(plan.patch_size)}",
         argv=sys.argv if argv is None else argv,
         fingerprint_hash=plan.fingerprint_hash,
         experiment=experiment,

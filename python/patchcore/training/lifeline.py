@@ -186,7 +186,7 @@ def address_of(name: str, port: int, *, own: bool) -> str:
     Args:
         name: Host name or address.
         port: Its port.
-        own: Whether this process is rank 0, whose address the other hosts must be able to reach.
+        own: Whether this process is rank 0, and other hosts must be able to reach the address.
 
     Raises:
         RunError: The name is unknown, or means this host only.

@@ -13,12 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from patchcore.config.patch_choice import size_text
+from patchcore.config.patches import size_text
 from patchcore.inference.sliding_window import predict_volume
-from patchcore.models.flexible import AtSize
-from patchcore.models.unetr import flexible_sizes
+from patchcore.models.unetr import at_each_size
 from patchcore.runs import Verb
 from patchcore.runs.events import ON_REQUEST, VAL_SELECTION, val_dsc_patch
 from patchcore.store.prepare import PreparedCase
@@ -91,8 +89,8 @@ def validate(
     interrupted = False
     network = training.evaluated
     # A flexible network is validated at each of its sizes, and first at the plan's: that is what a case's record shows.
-    sizes = sorted(flexible_sizes(network), key=lambda size: size != training.target.patch_size)
-    views: list[nn.Module] = [AtSize(network, size) for size in sizes] or [network]
+    at = at_each_size(network, training.target.patch_size)
+    sizes, views = list(at), list(at.values()) or [network]
     results = [ValidationResult.empty(training.target) for _ in views]
     began = time.monotonic()
     try:
@@ -170,9 +168,9 @@ def _affordable(training: Training, control: Control) -> int:
     network.eval()
     began = time.monotonic()
     try:
-        for size in flexible_sizes(network) or (None,):
+        for view in at_each_size(network).values() or (network,):
             predict_volume(
-                network if size is None else AtSize(network, size),
+                view,
                 first.image(),
                 training.target,
                 training.placement,

@@ -104,7 +104,7 @@ fn neighbours(flat: bool) -> Vec<Step> {
     steps
 }
 
-/// Return the mean of each feature over several matrices; values that are not defined are left out.
+/// Return the mean of each feature over several matrices; values that are not defined do not count.
 fn mean_of(rows: &[Vec<f64>], count: usize) -> Vec<f64> {
     (0..count)
         .map(|feature| {
@@ -166,8 +166,7 @@ pub fn features(region: &Region<'_>, range: Option<(f64, f64)>, bins: Bins) -> R
     found.extend(cooccurrence::features(&levels));
     found.extend(sizes::features(&levels, region));
     found.extend(neighbours::features(&levels));
-    let order = sizes::dependences(&levels);
-    found.extend(order);
+    found.extend(sizes::dependences(&levels));
     Ok(found)
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from patchcore.evaluation.row_log import RowLog
+from patchcore.datasets.row_log import RowLog
 from patchcore.evaluation.rows import CaseRow, row_of_json, row_to_json
 from patchcore.metrics import LesionMatch, ScoreSettings, VoxelCounts, score_case
 from patchcore.metrics.froc import Candidates

@@ -21,7 +21,9 @@ from patchcore.training.validate import ValidationResult
 
 def target(classes: tuple[int, ...] = (3, 5)) -> Any:
     indices = {number: (number,) for number in range(1, len(classes) + 1)}
-    return SimpleNamespace(classes=classes, lesion_label=5, evaluated_indices=indices, min_volume_mm3=0.0)
+    return SimpleNamespace(
+        classes=classes, lesion_label=5, evaluated_indices=indices, min_volume_mm3=0.0, patch_size=(8, 8, 8)
+    )
 
 
 def result(**cases: tuple[float, float]) -> ValidationResult:

@@ -6,17 +6,7 @@ use super::{Bins, Features};
 pub(super) fn statistics(values: &[f64]) -> Features {
     let one = Sorted::new(values);
     let energy: f64 = values.iter().map(|value| value * value).sum();
-    let mut found = vec![
-        ("mean", one.mean),
-        ("var", one.variance),
-        ("skew", one.moment(3)),
-        ("kurt", one.moment(4) - 3.0),
-        ("median", one.at(0.5)),
-        ("min", one.at(0.0)),
-        ("p10", one.at(0.1)),
-        ("p90", one.at(0.9)),
-        ("max", one.at(1.0)),
-    ];
+    let mut found = one.summary();
     found.extend(one.spreads());
     found.push(("energy", energy));
     found.push(("rms", (energy / values.len() as f64).sqrt()));
@@ -39,18 +29,8 @@ pub(super) fn histogram(levels: &[f64], most: u32) -> Features {
         .min_by(|a, b| (a - one.mean).abs().total_cmp(&(b - one.mean).abs()))
         .unwrap_or(f64::NAN);
     let shares = || counts.iter().map(|count| count / total).filter(|share| *share > 0.0);
-    let mut found = vec![
-        ("mean", one.mean),
-        ("var", one.variance),
-        ("skew", one.moment(3)),
-        ("kurt", one.moment(4) - 3.0),
-        ("median", one.at(0.5)),
-        ("min", one.at(0.0)),
-        ("p10", one.at(0.1)),
-        ("p90", one.at(0.9)),
-        ("max", one.at(1.0)),
-        ("mode", mode),
-    ];
+    let mut found = one.summary();
+    found.push(("mode", mode));
     found.extend(one.spreads());
     found.push(("entropy", -shares().map(|share| share * share.log2()).sum::<f64>()));
     found.push(("uniformity", shares().map(|share| share * share).sum()));
@@ -151,6 +131,20 @@ impl Sorted {
         }
         let sum: f64 = self.values.iter().map(|value| (value - self.mean).powi(power)).sum();
         sum / self.values.len() as f64 / self.variance.powf(f64::from(power) / 2.0)
+    }
+
+    fn summary(&self) -> Vec<(&'static str, f64)> {
+        vec![
+            ("mean", self.mean),
+            ("var", self.variance),
+            ("skew", self.moment(3)),
+            ("kurt", self.moment(4) - 3.0),
+            ("median", self.at(0.5)),
+            ("min", self.at(0.0)),
+            ("p10", self.at(0.1)),
+            ("p90", self.at(0.9)),
+            ("max", self.at(1.0)),
+        ]
     }
 
     fn spreads(&self) -> Vec<(&'static str, f64)> {

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import shutil
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-
-from patchcore.evaluation.rows import Panel
-from patchcore.files import json_lines, write_atomic
+from patchcore.files import json_lines
 from patchcore.runs.telemetry import LineFile
 from patchcore.study import CaseRecord
 
-__all__ = ["KeptPanels", "RowLog"]
+__all__ = ["RowLog"]
 
 
 class _OfCase(Protocol):
@@ -80,39 +73,3 @@ class RowLog(Generic[Row]):
         """Remove the file: the command is complete."""
         with suppress(OSError):
             self._path.unlink()
-
-
-class KeptPanels:
-    """The slices of cases for the figure, kept beside the rows until the evaluation is complete.
-
-    Args:
-        folder: Folder for one file per case.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def _file(self, case_id: str) -> Path:
-        # Case ids may have any characters.
-        return self._folder / f"{hashlib.sha256(case_id.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.npz"
-
-    def read(self, case_id: str) -> Panel | None:
-        """Return the slice of a case; None if it was not kept."""
-        with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(self._file(case_id)) as found:
-            return Panel(found["image"], found["label"], found["prediction"])
-        return None
-
-    def write(self, case_id: str, panel: Panel) -> None:
-        """Keep the slice of a case.
-
-        Raises:
-            OSError: The file cannot be written.
-        """
-        content = io.BytesIO()
-        np.savez_compressed(content, image=panel.image, label=panel.label, prediction=panel.prediction)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._file(case_id), content.getvalue())
-
-    def remove(self) -> None:
-        """Remove all slices."""
-        shutil.rmtree(self._folder, ignore_errors=True)
