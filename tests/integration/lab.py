@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from patchcore.experiments.folder import ExperimentFolder
 from patchcore.locks import lock_holder
 from patchcore.processes import process_start
 from patchcore.runs import RunReader, RunState, StateReport, new_run, run_state, start_attempt
@@ -114,3 +115,16 @@ def kill_tree(pid: int) -> None:
             process.kill()
         except psutil.NoSuchProcess:
             continue
+
+
+def processes_of(folder: ExperimentFolder) -> list[int]:
+    """Return the processes of Slurm's tasks and of their trainers, but not Slurm's own."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if process.name.isdigit() and any(str(folder.study).encode() in part for part in command):
+            found.append(int(process.name))
+    return sorted(set(found) - {os.getpid()})

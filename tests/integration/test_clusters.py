@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
-from lab import ENV, kill_tree, wait_for
+from lab import ENV, kill_tree, processes_of, wait_for
 from test_experiments import after, check_complete, fake_runs, protocol, runs_of, states
 from tiny_training import TINY
 
@@ -69,19 +69,6 @@ def on_cluster(cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> SlurmC
         monkeypatch.setenv(key, value)
     yield cluster
     cluster.call("scancel", "--name=patchcore-a", check=False)
-
-
-def processes_of(folder: ExperimentFolder) -> list[int]:
-    """Return the processes of Slurm's tasks and of their trainers, but not Slurm's own."""
-    found = []
-    for process in Path("/proc").iterdir():
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if process.name.isdigit() and any(str(folder.study).encode() in part for part in command):
-            found.append(int(process.name))
-    return sorted(set(found) - {os.getpid()})
 
 
 def wait_on(cluster: SlurmCluster, folder: ExperimentFolder, is_so: Callable[[], bool]) -> None:

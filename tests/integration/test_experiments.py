@@ -485,7 +485,7 @@ def test_the_commands(tiny_study: Path, capsys: pytest.CaptureFixture[str]) -> N
     # Further values are added to it.
     capsys.readouterr()
     assert main(["sweep", study, "--extend", "sizes", "--over", "patch_size=16", "--seeds", "1", "--dry-run"]) == 0
-    assert "sizes: 1 points more" in capsys.readouterr().out
+    assert "sizes: 1 point more" in capsys.readouterr().out
     assert main(["sweep", study, "--extend", "sizes", "--over", "optim.lr=1e-3"]) == 2
     assert main(["sweep", study, "--extend", "sizes", "--over", "patch_size=8"]) == 2
     assert main(["sweep", study, "--extend", "sizes", "--steps", "9"]) == 2

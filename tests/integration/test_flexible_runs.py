@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,13 @@ from tiny_training import TINY, begin_attempt
 from trainer_process import finish
 
 from commands import patchcore
+from patchcore.cli import main
 from patchcore.config import Plan, resolve_config
 from patchcore.datasets.learned import learned_patch_size
 from patchcore.datasets.plan import plan_patch_size
 from patchcore.errors import ConfigError, PatchSizeError
 from patchcore.evaluation.evaluate import evaluate
+from patchcore.experiments.manage import show_experiment
 from patchcore.experiments.protocol import with_patch_size
 from patchcore.files import read_json
 from patchcore.inference.export import read_model
@@ -179,3 +182,60 @@ def test_the_best_size_of_a_sweep_is_a_rule(tiny_study: Path) -> None:
     assert learned.dsc == {(4, 4, 4): pytest.approx(0.65), (8, 8, 8): pytest.approx(0.725)}
     assert (learned.patch_size, learned.source) == ((8, 8, 8), "the experiment sizes, 2 trainings of each size")
     assert learned_patch_size(study, spacing=(9.0, 9.0, 9.0)) is None
+
+
+def test_a_flexible_sweep_trains_once_and_reports_each_size(
+    tiny_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = str(tiny_study)
+    settings = "train.steps_per_epoch=3 train.batch_size=2 train.folds=3 optim.warmup_steps=1 optim.lr=3e-3"
+    short = [f"--set={text}" for text in (*settings.split(), "train.tensorboard=false")]
+    sweep = ["sweep", study, "--flexible", "--preset", "tiny", "--steps", "12", *short]
+    for wrong, words in (
+        (["--over", "patch_size=8"], "so it needs them"),
+        (["--over", "optim.lr=1e-3"], "so it needs them"),
+        (["--over", "patch_size=4,8", "--set", "model.patch_sizes=[4,8]"], "sets model.patch_sizes itself"),
+        (["--over", "patch_size=4,12"], "does not divide window_size"),
+    ):
+        assert main([*sweep, *wrong]) == 2
+        assert words in capsys.readouterr().err.replace("\n", " ")
+    assert main([*sweep, "--over", "patch_size=4,8", "--name", "once"]) == 0
+    shown = capsys.readouterr().out
+    assert "once: 1 point: 1 finished" in shown
+    assert "flexible: validation DSC by patch size: 4 0." in shown
+    [point] = show_experiment(study, "once").points
+    assert point.to_row()["patch_size"] == "4,8"
+    assert point.run_id is not None
+    best = RunReader(tiny_study / "runs" / point.run_id).poll().best_validation
+    assert best is not None
+    assert point.dsc_by_patch == {"4": best.values[val_dsc_patch((4,) * 3)], "8": best.values[VAL_DSC_MEAN]}
+    assert main(["report", study, "once"]) == 0
+    assert "The rule mean-volume chose patch 8" in capsys.readouterr().out
+    folder = tiny_study / "experiments" / "once" / "report"
+    for size in ("4", "8"):
+        report = read_json(tiny_study / "reports" / f"{point.run_id}-patch{size}" / "evaluation.json")
+        with (folder / "cases.csv").open(encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["point"] == f"flexible_patch{size}"]
+        assert {row["case_id"]: float(row["dsc"]) for row in rows} == pytest.approx(
+            {case["case_id"]: case["dsc"] for case in report["cases"]}
+        )
+    with (folder / "cost.csv").open(encoding="utf-8") as file:
+        fine, coarse = csv.DictReader(file)
+    assert fine["pflop"] == coarse["pflop"]
+    assert float(fine["gflop_per_window"]) > float(coarse["gflop_per_window"])
+    assert not (folder / "equal_cost.csv").exists()
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    assert "Flexible sweep" in page
+    assert "patch sizes of one flexible network" in page
+    with (folder / "curves.csv").open(encoding="utf-8") as file:
+        curves = {(row["point"], int(row["step"])): float(row["dsc"]) for row in csv.DictReader(file)}
+    assert curves["flexible_patch4", best.step] == best.values[val_dsc_patch((4,) * 3)]
+    # Seeds can be added to it, sizes cannot.
+    assert main(["sweep", study, "--extend", "once", "--seeds", "2", "--dry-run"]) == 0
+    assert "flexible_seed1" in capsys.readouterr().out
+    assert main(["sweep", study, "--extend", "once", "--over", "patch_size=16"]) == 2
+    assert "no size can be added" in capsys.readouterr().err.replace("\n", " ")
+    assert learned_patch_size(Study(tiny_study)) is not None
+    # One after the other by the command, side by side.
+    assert main(["evaluate", study, point.run_id, "--patch-size", "each"]) == 0
+    assert f"{point.run_id}-patch4" in capsys.readouterr().out.replace("\n", "")

@@ -108,6 +108,34 @@ async def test_a_run_is_shown_with_its_curves_cases_and_details(study: Path, siz
             await shows(pilot, run.name)
 
 
+async def test_a_flexible_network_is_shown_at_each_patch_size(study: Path) -> None:
+    add_plan(study)
+    with attempt_in_process(fake_run(study, slug="flexible")) as writer:
+        writer.state("running")
+        by_size = {
+            "val/dsc/patch/8": 0.5,
+            "val/dsc/patch/12": 0.625,
+            "val/dsc/patch/16": 0.25,
+            "val/dsc/patch/24": 0.125,
+        }
+        for step in (20, 40):
+            values = {"val/dsc_mean": 0.625, "val/selection": 0.375, **by_size}
+            writer.validation(step, 3, f"v{step}", values, n_cases=1)
+        async with dashboard(study, (150, 60)) as pilot:
+            await shows(pilot, "by patch size: 8 0.500, 12 0.625, 16 0.250, 24 0.125")
+            await shows(pilot, "DSC by patch size  ━ 8 0.500  ━ 12 0.625  ━ 16 0.250  ━ 24 0.125")
+            await pilot.press("3")
+            await until(
+                pilot,
+                lambda: any(
+                    "▸ 12" in line and line.split("▸ 12")[1].rstrip(" │▎┃▌").endswith("0.625")
+                    for line in screen_text(pilot.app).splitlines()
+                ),
+                "the DSC beside the candidate",
+            )
+            await shows(pilot, "best validation of the shown run")
+
+
 async def test_the_plan_is_shown_with_its_histogram(study: Path) -> None:
     add_plan(study)
     async with dashboard(study, (120, 60)) as pilot:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchcore.cli.options import CheckpointName, Device, Mirror, PatchSizes, UsePostprocess
+from patchcore.cli.options import CheckpointName, Device, Mirror, UsePostprocess
 from patchcore.types import ExitCode
 
 if TYPE_CHECKING:
@@ -44,7 +44,14 @@ def evaluate(
     ] = None,
     device: Device = None,
     mirror: Mirror = None,
-    patch_size: PatchSizes = None,
+    patch_size: Annotated[
+        str | None,
+        typer.Option(
+            "--patch-size",
+            help="Of a flexible network: as for patchcore predict; or each: at each of its sizes, side by side "
+            "[default: the plan's].",
+        ),
+    ] = None,
     post: UsePostprocess = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json instead of the table.")] = False,
 ) -> None:
@@ -55,6 +62,7 @@ def evaluate(
     """
     from rich.console import Console
 
+    from patchcore.evaluation.cases import sizes_of_run
     from patchcore.evaluation.evaluate import evaluate as run_evaluation
 
     def report(case_id: str, dsc: float, number: int, total: int) -> None:
@@ -71,11 +79,12 @@ def evaluate(
             organ_label=organ_label,
             device=device,
             mirror=mirror,
-            patch_size=patch_size,
+            patch_size=size,
             post=post,
             on_case=report,
         )
         for run in runs or (None,)
+        for size in (sizes_of_run(study, run) if patch_size == "each" else (patch_size,))
     ]
     console = Console(markup=False, highlight=False)
     if as_json:
@@ -102,13 +111,13 @@ def _side_by_side(evaluations: Sequence[Evaluation], console: Console) -> None:
     table = Table()
     table.add_column("")
     for one in evaluations:
-        table.add_column(one.run_id, overflow="fold", justify="right")
+        table.add_column(one.folder.name, overflow="fold", justify="right")
     for name, values in rows:
         table.add_row(name, *values)
     console.print(table)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["", *(one.run_id for one in evaluations)])
+    writer.writerow(["", *(one.folder.name for one in evaluations)])
     writer.writerows([name, *values] for name, values in rows)
     path = evaluations[0].folder / "side-by-side.csv"
     write_atomic(path, text.getvalue())
@@ -121,9 +130,9 @@ def _side_by_side(evaluations: Sequence[Evaluation], console: Console) -> None:
         )
     for one in evaluations:
         for sentence in one.notes:
-            console.print(f"note: {one.run_id}: {sentence}", soft_wrap=True)
+            console.print(f"note: {one.folder.name}: {sentence}", soft_wrap=True)
         for case_id, why in one.failed:
-            console.print(f"skipped: {one.run_id}: {case_id}: {why}", soft_wrap=True)
+            console.print(f"skipped: {one.folder.name}: {case_id}: {why}", soft_wrap=True)
         console.print(f"report: {one.folder}", soft_wrap=True)
     console.print(f"written: {path}", soft_wrap=True)
 

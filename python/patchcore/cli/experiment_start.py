@@ -175,8 +175,9 @@ def _text(study: Path, protocol: Protocol) -> str:
     from patchcore.config import resolve_config
     from patchcore.experiments.points import point_cost
     from patchcore.experiments.start import free_bytes, needed_bytes
+    from patchcore.planning.reasons import count_of
 
-    lines = [f"{protocol.name}: {len(protocol.points)} points, equal {protocol.budget}"]
+    lines = [f"{protocol.name}: {count_of(len(protocol.points), 'point')}, equal {protocol.budget}"]
     lines += cost_lines(protocol, protocol.points)
     parameters = 0
     for point in protocol.points:

@@ -171,12 +171,14 @@ def follow(folder: ExperimentFolder) -> int:
 
 
 def _headline(status: ExperimentStatus) -> str:
+    from patchcore.planning.reasons import count_of
+
     counts: dict[str, int] = {}
     for point in status.points:
         counts[point.state] = counts.get(point.state, 0) + 1
     words = ", ".join(f"{number} {state}" for state, number in counts.items())
     worked_on = "" if status.worked_on or status.finished == len(status.points) else "; nobody works on it on this host"
-    return f"{status.name}: {len(status.points)} points: {words}{worked_on}"
+    return f"{status.name}: {count_of(len(status.points), 'point')}: {words}{worked_on}"
 
 
 def _print(status: ExperimentStatus) -> None:
@@ -202,3 +204,7 @@ def _print(status: ExperimentStatus) -> None:
         )
         table.add_row(*(Text(plain(cell)) for cell in cells))
     console.print(table)
+    for point in status.points:
+        if point.dsc_by_patch:
+            found = ", ".join(f"{size} {dsc:.4f}" for size, dsc in point.dsc_by_patch.items())
+            console.print(f"{point.point.point_id}: validation DSC by patch size: {found}", soft_wrap=True)

@@ -53,6 +53,14 @@ def sweep(
     config: TomlFile = None,
     preset: Preset = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of training steps of each point.")] = None,
+    flexible: Annotated[
+        bool,
+        typer.Option(
+            "--flexible",
+            help="Train one network for all values of patch_size and evaluate it at each: the sweep at the cost of one "
+            "training.",
+        ),
+    ] = False,
     budget: Annotated[
         str,
         typer.Option(help="What is equal for all points: steps, flops (coarse patches make more steps), or hours."),
@@ -88,7 +96,7 @@ def sweep(
     place = where(executor, slots, sbatch, lead, ray_address)
     if extend is not None:
         own = (settings, config, preset, steps, hours, name)
-        if any(own) or budget != "steps" or keep_checkpoints:
+        if any(own) or flexible or budget != "steps" or keep_checkpoints:
             raise ConfigError(
                 "--extend keeps settings, budget and steps of the experiment",
                 remedy="give only --over, --seeds and --folds with it",
@@ -100,6 +108,7 @@ def sweep(
     protocol = plan_sweep(
         study,
         over or [],
+        flexible=flexible,
         budget=cast("Budget", budget),
         hours=hours,
         **experiment_options(
@@ -131,10 +140,13 @@ def _extend(
     from patchcore.experiments.folder import resolve_experiment
     from patchcore.experiments.local import dispatcher_pid
     from patchcore.experiments.sweep import extend_sweep
+    from patchcore.planning.reasons import count_of
 
     folder = resolve_experiment(study, name)
     extension = extend_sweep(folder, over, seeds=seeds or (), folds=() if folds is None else int_list(folds, "--folds"))
-    text = "\n".join([f"{name}: {len(extension.points)} points more", *cost_lines(folder.protocol, extension.points)])
+    text = "\n".join(
+        [f"{name}: {count_of(len(extension.points), 'point')} more", *cost_lines(folder.protocol, extension.points)]
+    )
     if dry_run:
         typer.echo(extension.model_dump_json(indent=2) if as_json else text)
         return

@@ -5,14 +5,17 @@ Four stages up-sample by 1, 2, 3 or 4 each, so a patch edge must be a product of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from patchcore.errors import PatchSizeError, WindowError
 from patchcore.types import IntTriple
 
 __all__ = [
+    "SHORT_AXIS",
     "STAGES",
     "axis_factors",
+    "fitting_edge",
     "legal_patch_sizes",
     "patch_triple",
     "size_text",
@@ -21,6 +24,8 @@ __all__ = [
 ]
 
 STAGES = 4
+SHORT_AXIS = 48
+"""An axis with fewer voxels in the median case is short: a window that covers it would be mostly padding."""
 _LARGEST_FACTOR = 4
 _LARGEST_PATCH = _LARGEST_FACTOR**STAGES
 
@@ -121,6 +126,17 @@ def _triple(value: int | Sequence[int], what: str, error: type[WindowError]) -> 
     if len(edges) != 3 or any(int(e) != e or e < 1 for e in edges):
         raise error(f"{what} {value!r} is not a positive whole number or three of them", found=value)
     return int(edges[0]), int(edges[1]), int(edges[2])
+
+
+def fitting_edge(extent: int, edges: Sequence[int]) -> int:
+    """Return the smallest edge of a window that covers an extent and that all patch edges divide, in voxels.
+
+    Example:
+        >>> fitting_edge(10, [8]), fitting_edge(10, [8, 12]), fitting_edge(10, [24])
+        (16, 24, 24)
+    """
+    unit = math.lcm(*edges)
+    return max(1, math.ceil(extent / unit)) * unit
 
 
 def patch_triple(patch_size: int | Sequence[int]) -> IntTriple:

@@ -6,13 +6,15 @@ The module is long because each field of the file is described here.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from patchcore.config.explain import explain
-from patchcore.config.patches import legal_patch_sizes
+from patchcore.config.patches import SHORT_AXIS, fitting_edge, legal_patch_sizes
 from patchcore.errors import DataError, PlanError, SchemaVersionError
 from patchcore.files import read_json
 from patchcore.notebook import HtmlView
@@ -151,6 +153,11 @@ class TargetPlan(_Model):
     patch_size: IntTriple
     spacing: Triple = Field(description="Training spacing [mm per voxel].")
     window_size: IntTriple
+    median_extent: IntTriple | None = Field(
+        default=None,
+        description="Median extent of the cases at the training spacing [voxels], rounded up; null: the window was "
+        "fixed by the user, so that short axes are not fitted to a patch size.",
+    )
     hu_range: tuple[float, float]
     connectivity: Literal[6, 18, 26]
     min_volume_mm3: float = Field(ge=0)
@@ -168,6 +175,24 @@ class TargetPlan(_Model):
     warnings: tuple[str, ...] = ()
     sensitivity: Sensitivity | None = Field(default=None, description="Result of --sensitivity.")
     store: StorePlan = Field(default=StorePlan(), description="How scans are resampled to the training grid.")
+
+    def fitting(self, patch_sizes: Sequence[IntTriple]) -> TargetPlan:
+        """Return the target with a window for these patch sizes: short axes get the smallest edge that all divide.
+
+        An axis is short if the median case has fewer than :data:`patchcore.config.patches.SHORT_AXIS` voxels there. Its
+        edge is the smallest common multiple that covers the median case: less would cut it, more would be padding. An
+        edge that all sizes divide already stays as it is, so that a sweep over divisors of it keeps the plan's window.
+        """
+        if self.median_extent is None:
+            return self
+        window = tuple(
+            old if extent >= SHORT_AXIS or all(old % edge == 0 for edge in edges) else fitting_edge(extent, edges)
+            for old, extent, *edges in zip(self.window_size, self.median_extent, *patch_sizes, strict=True)
+        )
+        if window == self.window_size:
+            return self
+        filled = [min(extent, edge) / edge for extent, edge in zip(self.median_extent, window, strict=True)]
+        return self.model_copy(update={"window_size": window, "padding_share": 1 - math.prod(filled)})
 
     @field_validator("patch_size")
     @classmethod
@@ -356,6 +381,12 @@ class Plan(_Model, HtmlView):
     def target(self) -> TargetPlan:
         """The first target."""
         return self.targets[0]
+
+    def fitting(self, patch_sizes: Sequence[IntTriple]) -> Plan:
+        """Return the plan with a window for several patch sizes: see :meth:`TargetPlan.fitting`."""
+        first, *others = self.targets
+        fitted = first.fitting(patch_sizes)
+        return self if fitted is first else self.model_copy(update={"targets": (fitted, *others)})
 
     def with_patch_size(self, patch_size: IntTriple, reason: str) -> Plan:
         """Return the plan with another patch size of its first target, and the reason for it."""

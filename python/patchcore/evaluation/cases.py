@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from patchcore.config.patches import patch_triple, size_text
 from patchcore.config.run import RunConfig
 from patchcore.errors import ConfigError, DataError, RunError
-from patchcore.runs import RunState, list_runs
+from patchcore.runs import RunState, list_runs, resolve_run
 from patchcore.runs.seen import Role, RunRecord
-from patchcore.runs.setup import RunSplit
+from patchcore.runs.setup import RunSplit, read_setup
 from patchcore.study import CaseRecord, Study, patients_on_both_sides
+from patchcore.types import PathLike
 
-__all__ = ["ChosenCases", "chosen_cases", "held_out_cases", "newest_finished"]
+__all__ = ["ChosenCases", "chosen_cases", "held_out_cases", "newest_finished", "sizes_of_run"]
 
 
 @dataclass(frozen=True)
@@ -139,3 +141,25 @@ def chosen_cases(
             remedy="give cases with --cases, or choose another fold",
         )
     return chosen(ids, "" if number == train.fold else f"fold{number}")
+
+
+def sizes_of_run(study: Study | PathLike, run: str | PathLike | None = None) -> tuple[str, ...]:
+    """Return the patch sizes of a flexible network, each as a text for the parameter `patch_size` of :func:`evaluate`.
+
+    Args:
+        study: The study.
+        run: Folder or id of the run; default: the newest finished run.
+
+    Raises:
+        RunError: The run does not exist, or no run has finished.
+        ConfigError: It has one patch size only.
+    """
+    study = study if isinstance(study, Study) else Study(study)
+    path = newest_finished(study) if run is None else resolve_run(study.path, str(run))
+    sizes = read_setup(path).config.model.patch_sizes
+    if not sizes:
+        raise ConfigError(
+            "this network has one patch size only, so there is no choice", path=path,
+            remedy="leave --patch-size out; networks of several sizes are trained with model.patch_sizes",
+        )  # fmt: skip
+    return tuple(size_text(patch_triple(size)) for size in sizes)

@@ -22,7 +22,7 @@ from patchcore.runs import RunReader, RunState, list_runs, read_cases
 from patchcore.runs.seen import record_of, trained_by_ancestors
 from patchcore.runs.setup import divide_cases, read_split
 from patchcore.study import Study
-from patchcore.training.launch import create_run, run_config
+from patchcore.training.launch import create_run, plan_for, run_config
 from patchcore.types import PathLike
 
 __all__ = ["FoldRun", "FoldScore", "FoldScores", "check_ancestors", "fold_run", "fold_scores"]
@@ -69,7 +69,7 @@ def fold_run(
     study = study if isinstance(study, Study) else Study(study)
     settings = [*settings, f"train.fold={fold}"]
     config = run_config(study, toml, settings)
-    plan = study.plan()
+    plan = plan_for(study.plan(), config)
     split = divide_cases(study, config)
     for summary in list_runs(study.path):
         if _is_of(summary.path, config, plan) and read_split(summary.path) in (None, split):

@@ -33,7 +33,7 @@ __all__ = [
     "was_stopped_by_user",
 ]
 
-_POLL_S: Final = 1.0
+_POLL_S: Final = 0.25
 FAILURES_OF_A_HOST: Final = 3
 """After so many failures in a row, this host takes no more points: the fault may be its own."""
 

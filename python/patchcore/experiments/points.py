@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,9 @@ __all__ = [
 
 PATCH_SIZE: Final = "patch_size"
 """The axis that changes the plan; all other axes change settings of the run."""
+
+FLEXIBLE: Final = "flexible"
+"""Stands in the name of a point in place of a patch size."""
 
 _OWN_OPTIONS: Final = {"seed": "--seeds", "train.fold": "--folds", "train.folds": "--set train.folds=…"}
 _OF_ALL: Final = ("train.fold_seed", "init.source")
@@ -114,6 +118,7 @@ def make_points(
     budget: Budget,
     check: Callable[[RunConfig, Plan], None] = lambda config, plan: None,
     flop: float | None = None,
+    flexible: bool = False,
 ) -> tuple[Point, ...]:
     """Make and check all points of a sweep.
 
@@ -127,16 +132,24 @@ def make_points(
             training takes as many FLOP as that of the plan's patch size, or of the first point.
         check: Checks that the study can be trained with a configuration and a plan.
         flop: With ``flops``: FLOP of each training, from :func:`training_flop` [default: see `budget`].
+        flexible: Whether all values of ``patch_size`` are those of one flexible network.
 
     Raises:
         PatchSizeError: A patch size has no UNETR, or does not divide the plan's window.
         ConfigError: A value is impossible, a fold does not exist, or the budget cannot be computed.
     """
     points: list[Point] = []
+    common: tuple[str, ...] = ()
+    base = plan.patch_size
+    if flexible:
+        sizes = _sizes_of_one_network(axes, settings, plan)
+        common = (f"model.patch_sizes={json.dumps(sizes)}",)
+        base = base if base in sizes else sizes[0]
+        axes = {key: values for key, values in axes.items() if key != PATCH_SIZE}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        patch = _patch_size(chosen[PATCH_SIZE], plan) if PATCH_SIZE in chosen else plan.patch_size
-        own = tuple(f"{key}={value}" for key, value in chosen.items() if key != PATCH_SIZE)
+        patch = _patch_size(chosen[PATCH_SIZE], plan) if PATCH_SIZE in chosen else base
+        own = (*common, *(f"{key}={value}" for key, value in chosen.items() if key != PATCH_SIZE))
         config = resolve_config(settings=[*settings, *own])
         check_network(config.model, plan.window_size, patch)
         check(config, plan)
@@ -146,7 +159,10 @@ def make_points(
             points.append(
                 Point(
                     point_id=point_name(
-                        chosen, patch, seed if len(seeds) > 1 else None, fold if len(folds) > 1 else None
+                        {**({FLEXIBLE: ""} if flexible else {}), **chosen},
+                        patch,
+                        seed if len(seeds) > 1 else None,
+                        fold if len(folds) > 1 else None,
                     ),
                     values=chosen,
                     patch_size=patch,
@@ -154,6 +170,7 @@ def make_points(
                     seed=seed,
                     fold=fold,
                     steps=config.train.steps,
+                    patch_sizes=tuple(map(patch_triple, config.model.patch_sizes)),
                     gflop_per_window=network_gflop(config, plan, patch),
                 )
             )
@@ -161,6 +178,24 @@ def make_points(
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two points have the same values: {', '.join(sorted(twice))}")
     return tuple(points) if budget == "steps" else _of_equal_flops(points, plan, settings, flop)
+
+
+def _sizes_of_one_network(axes: Mapping[str, Sequence[str]], settings: Sequence[str], plan: Plan) -> list[IntTriple]:
+    """Return the patch sizes of the flexible network of a sweep.
+
+    Raises:
+        ConfigError: They are not the values of the axis ``patch_size``.
+    """
+    if any(text.startswith("model.patch_sizes=") for text in settings) or "model.patch_sizes" in axes:
+        raise ConfigError("--flexible sets model.patch_sizes itself", remedy="give the sizes as --over patch_size=8,12")
+    sizes = [_patch_size(text, plan) for text in axes.get(PATCH_SIZE, ())]
+    if len(sizes) < 2:
+        raise ConfigError(
+            "--flexible trains one network for several patch sizes, so it needs them",
+            expected="at least two",
+            remedy="use --over patch_size=8,12,16,24",
+        )
+    return sizes
 
 
 def training_flop(point: Point, settings: Sequence[str]) -> float | None:
@@ -236,17 +271,28 @@ def point_cost(model: ModelConfig, plan: Plan, patch: IntTriple) -> NetworkCost:
 
 
 def network_gflop(config: RunConfig, plan: Plan, patch: IntTriple) -> float | None:
-    """Return the GFLOP of a forward pass of one window; None if they are not known for this network."""
+    """Return the GFLOP of a forward pass of one window; None if they are not known for this network.
+
+    Args:
+        config: The configuration.
+        plan: The plan, which has the window and the classes.
+        patch: Patch size of a fixed network. For a flexible one, the mean over its steps is returned.
+    """
     if config.model.network not in ("unetr", "monai-unetr"):
         return None
-    return round(point_cost(config.model, plan, patch).flop / 1e9, 6)
+    sizes = [patch_triple(size) for size in config.model.patch_sizes] or [patch]
+    shares = config.model.patch_size_shares or (1.0,) * len(sizes)
+    flop = [share * point_cost(config.model, plan, size).flop for share, size in zip(shares, sizes, strict=True)]
+    return round(math.fsum(flop) / math.fsum(shares) / 1e9, 6)
 
 
 def point_name(values: Mapping[str, str], patch: IntTriple, seed: int | None, fold: int | None) -> str:
     """Return the name of a point; seed and fold are None if there is only one."""
     parts = []
     for key, value in values.items():
-        if key == PATCH_SIZE:
+        if key == FLEXIBLE:
+            parts.append(FLEXIBLE)
+        elif key == PATCH_SIZE:
             parts.append(f"patch{size_text(patch)}")
         else:
             parts.append(

@@ -46,7 +46,13 @@ class Point(_Model):
     seed: int = Field(ge=0)
     fold: int = Field(ge=0)
     steps: int = Field(ge=1, description="Number of training steps.")
-    gflop_per_window: float | None = Field(description="GFLOP of a forward pass of one window; null: not known.")
+    patch_sizes: tuple[IntTriple, ...] = Field(
+        default=(), description="Patch sizes of a flexible network, which is evaluated at each; empty: a fixed network."
+    )
+    gflop_per_window: float | None = Field(
+        description="GFLOP of a forward pass of one window; of a flexible network, the mean over its steps; null: not "
+        "known."
+    )
     step_s: float | None = Field(
         default=None, description="With a budget in hours: time of a step, measured before the start [s]."
     )
@@ -81,6 +87,7 @@ class Protocol(_Model):
     over: dict[str, tuple[str, ...]] = Field(description="Axis → values, as the user wrote them.")
     seeds: tuple[int, ...] = Field(min_length=1)
     folds: tuple[int, ...] = Field(min_length=1)
+    flexible: bool = Field(default=False, description="Whether one network is trained for all values of patch_size.")
     budget: Budget
     hours: float | None = Field(default=None, gt=0, description="With a budget in hours: hours of each training.")
     settings: tuple[str, ...] = Field(description="section.key=value of all points.")

@@ -117,7 +117,8 @@ def _evaluate(folder: ExperimentFolder, result: PointResult, say: Callable[[str]
     tell = say or (lambda _: None)
     tell(f"evaluating {result.point.point_id}")
     try:
-        evaluate(folder.study_of(result.point), result.run, post=False)
+        size = size_text(result.point.patch_size) if result.point.patch_sizes else None
+        evaluate(folder.study_of(result.point), result.run, post=False, patch_size=size)
     except (PatchcoreError, OSError) as error:
         if getattr(error, "errno", None) in DISK_ERRORS:
             raise
@@ -137,8 +138,8 @@ def make_document(folder: ExperimentFolder, results: Sequence[PointResult]) -> D
     blocks += [Heading("Trainings"), tables.points_table(results)]
     blocks += [tables.cases_table(results), tables.lesions_table(results), tables.curves_table(results)]
     blocks += [Heading("Protocol"), *_protocol(folder, results)]
-    finished, total = len(results), len(folder.points)
-    what = "Transfer" if protocol.kind == "transfer" else "Sweep"
+    finished, total = len({result.run_id for result in results}), len(folder.points)
+    what = "Transfer" if protocol.kind == "transfer" else "Flexible sweep" if protocol.flexible else "Sweep"
     lead = f"{what} in the study {folder.study.name}: {finished} of {total} trainings finished"
     return Document(protocol.name, lead, tuple(blocks))
 
@@ -249,6 +250,16 @@ def _differences_drawing(table: Table, name: str) -> Drawing:
 
 def _cost(scores: Scores, end: str = "") -> list[Block]:
     table = tables.cost_table(scores, f"cost{end}")
+    if any(point.point.patch_sizes for setting in scores.settings for point in setting.points):
+        # Every size has the training of all of them: what differs is the cost of a prediction.
+        dots = [Dot(row["setting"], row["gflop_per_window"], row["dsc"], row["pareto"]) for row in table.rows]
+        drawing = Drawing(
+            f"cost_drawing{end}",
+            "Mean DSC against the cost of a prediction; filled: no other setting has at least its DSC at less cost",
+            scatter_chart(dots, "GFLOP per window", "mean DSC"),
+            table.name,
+        )
+        return [Heading(f"Cost{end.replace('_', ' ')}"), drawing, table]
     dots = [Dot(row["setting"], row["hours"], row["dsc"], row["pareto"]) for row in table.rows]
     drawing = Drawing(
         f"cost_drawing{end}",

@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from patchcore.config import Plan, resolve_config
+from patchcore.config.patches import size_text
 from patchcore.errors import PatchcoreError
 from patchcore.experiments.folder import ExperimentFolder, Place
-from patchcore.experiments.points import training_flop
-from patchcore.experiments.protocol import Point
+from patchcore.experiments.points import PATCH_SIZE, network_gflop, training_flop
+from patchcore.experiments.protocol import Point, Protocol
 from patchcore.files import json_lines, read_json
 from patchcore.metrics.results import EVALUATION_SCHEMA
 from patchcore.runs import whole_view
-from patchcore.runs.events import STEP_TIME
+from patchcore.runs.events import STEP_TIME, VAL_DSC_MEAN, val_dsc_patch
 from patchcore.runs.paths import RunPaths, read_object
+from patchcore.types import IntTriple
 
 __all__ = ["LAST_PART", "CaseResult", "LesionResult", "PointResult", "read_results"]
 
@@ -73,6 +76,7 @@ class PointResult:
         run: Its run folder.
         best_step: Step of its best validation; None without a validation.
         curve: (step, mean validation DSC on the training grid), in order of steps.
+        validation_ids: Id of each validation of the curve.
         rise: Gain of the validation DSC in the last part of the training; NaN if it is not known.
         step_s: Median time of a training step [s]; NaN if it is not known.
         hours: Time of all training steps, without validation [h].
@@ -108,6 +112,7 @@ class PointResult:
     lesions: tuple[LesionResult, ...]
     contours: Path | None
     problem: str
+    validation_ids: tuple[str, ...] = ()
 
     @property
     def converged(self) -> bool | None:
@@ -118,6 +123,8 @@ class PointResult:
 def read_results(folder: ExperimentFolder) -> list[PointResult]:
     """Return the results of all finished points, in the order of the experiment.
 
+    A flexible network that is no part of a transfer has one result per patch size: a point with this size.
+
     Raises:
         PatchcoreError: A run folder is damaged.
         OSError: A file cannot be read.
@@ -127,23 +134,54 @@ def read_results(folder: ExperimentFolder) -> list[PointResult]:
     for point_id, (place, entry) in folder.places().items():
         run = folder.run_of(point_id, entry) if place is Place.DONE else None
         if run is not None:
-            found.append(_result(folder, folder.points[point_id], run, number_of.get(point_id, 0)))
+            point = folder.points[point_id]
+            several = point.patch_sizes if folder.protocol.kind == "sweep" else ()
+            for size in several or (point.patch_size,):
+                one = point if not several else _at_size(point, folder.protocol.plan_of(point), folder.protocol, size)
+                found.append(_result(folder, point, one, run, number_of.get(point_id, 0)))
     return found
 
 
-def _result(folder: ExperimentFolder, point: Point, run: Path, added: int) -> PointResult:
+def _at_size(point: Point, plan: Plan, protocol: Protocol, size: IntTriple) -> Point:
+    """Return a flexible network at one patch size as a point of its own."""
+    config = resolve_config(settings=[*protocol.settings, *point.settings])
+    fixed = config.model_copy(update={"model": config.model.model_copy(update={"patch_sizes": ()})})
+    return point.model_copy(
+        update={
+            "point_id": f"{point.point_id}_patch{size_text(size)}",
+            "values": {**point.values, PATCH_SIZE: size_text(size)},
+            "patch_size": size,
+            "gflop_per_window": network_gflop(fixed, plan, size),
+        }
+    )
+
+
+def _result(folder: ExperimentFolder, trained: Point, point: Point, run: Path, added: int) -> PointResult:
+    """Return the result of a point.
+
+    Args:
+        folder: The experiment.
+        trained: What was trained.
+        point: The same; of a flexible network, at one patch size.
+        run: The run.
+        added: Number of the extension.
+    """
     view = whole_view(run)
     attempts = range(1, view.attempts + 1)
     start = read_object(RunPaths(run).start(view.attempts)) or {}
-    curve = tuple((v.step, v.dsc_mean) for v in view.validations if v.subset == "all")
+    validations = [v for v in view.validations if v.subset == "all"]
+    flexible = bool(trained.patch_sizes)
+    metric = val_dsc_patch(point.patch_size) if flexible else VAL_DSC_MEAN
+    curve = tuple((v.step, v.values.get(metric, math.nan)) for v in validations)
     times = view.series.get(STEP_TIME)
     seconds = times.values[np.isfinite(times.values)] if times is not None else np.empty(0)
     step_s = float(np.median(seconds)) if len(seconds) else math.nan
-    flop = training_flop(point, folder.protocol.settings)
+    flop = training_flop(trained, folder.protocol.settings)
     best = view.best_validation
-    cases, lesions, problem = _evaluation(folder.study_of(point), run)
+    reports = folder.study_of(point) / "reports" / f"{run.name}{f'-patch{size_text(point.patch_size)}' * flexible}"
+    cases, lesions, problem = _evaluation(reports)
     on_gpu = str((start.get("versions") or {}).get("device", "")).startswith("cuda")
-    contours = folder.study_of(point) / "reports" / run.name / "contours.png"
+    contours = reports / "contours.png"
     return PointResult(
         point=point,
         added=added,
@@ -166,6 +204,8 @@ def _result(folder: ExperimentFolder, point: Point, run: Path, added: int) -> Po
         lesions=lesions,
         contours=contours if contours.exists() else None,
         problem=problem,
+        # The cases of a validation have their DSC at the plan's patch size only.
+        validation_ids=() if flexible else tuple(v.validation_id for v in validations),
     )
 
 
@@ -198,8 +238,7 @@ def _memory_mib(path: Path, on_gpu: bool) -> float:
     return max(used, default=math.nan) / 2**20
 
 
-def _evaluation(study: Path, run: Path) -> tuple[tuple[CaseResult, ...], tuple[LesionResult, ...], str]:
-    folder = study / "reports" / run.name
+def _evaluation(folder: Path) -> tuple[tuple[CaseResult, ...], tuple[LesionResult, ...], str]:
     try:
         report = read_json(folder / "evaluation.json", schema=EVALUATION_SCHEMA)
         if any(str(note).startswith("post-processing") for note in report.get("notes", ())):

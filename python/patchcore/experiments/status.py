@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from patchcore.config.patches import size_text
 from patchcore.experiments.dispatch import failures_of
 from patchcore.experiments.executors import is_worked_on
 from patchcore.experiments.folder import ExperimentFolder, Place
 from patchcore.experiments.protocol import Point
 from patchcore.runs import RunState, whole_view
+from patchcore.runs.events import dsc_by_patch
 from patchcore.runs.listing import summarize
 
 __all__ = ["COLUMNS", "ExperimentStatus", "PointStatus", "experiment_status"]
@@ -32,6 +35,7 @@ class PointStatus:
         n: Number of cases of this validation.
         attempts: Number of attempts of the run.
         failures: Number of failures.
+        dsc_by_patch: Of a flexible network: patch size → mean DSC in the same validation.
     """
 
     point: Point
@@ -44,13 +48,17 @@ class PointStatus:
     n: int | None = None
     attempts: int = 0
     failures: int = 0
+    dsc_by_patch: Mapping[str, float] = field(default_factory=dict)
 
     def to_row(self) -> dict[str, Any]:
         """Return the values of :data:`COLUMNS`."""
         own = asdict(self)
         of_point = self.point.model_dump(mode="json")
-        patch = "x".join(map(str, self.point.patch_size))
-        found = {"patch_size": patch, **{key: of_point[key] for key in ("point_id", "seed", "fold", "steps")}}
+        sizes = self.point.patch_sizes or (self.point.patch_size,)
+        found = {
+            "patch_size": ",".join(map(size_text, sizes)),
+            **{key: of_point[key] for key in ("point_id", "seed", "fold", "steps")},
+        }
         return {column: found[column] if column in found else own[column] for column in COLUMNS}
 
 
@@ -91,7 +99,10 @@ class ExperimentStatus:
             "path": str(self.path),
             "worked_on": self.worked_on,
             "stopping": self.stopping,
-            "points": [point.to_row() | {"values": point.point.values} for point in self.points],
+            "points": [
+                point.to_row() | {"values": point.point.values, "dsc_by_patch": dict(point.dsc_by_patch)}
+                for point in self.points
+            ],
         }
 
 
@@ -137,6 +148,7 @@ def experiment_status(folder: ExperimentFolder, *, quick: bool = False) -> Exper
                 None if best is None else best.n_cases,
                 summary.attempts,
                 failures_of(run).count,
+                {} if best is None else dsc_by_patch(best.values),
             )
         )
     worked_on, stopping = is_worked_on(folder), folder.stop_file.exists()

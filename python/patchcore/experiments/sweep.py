@@ -10,7 +10,7 @@ from patchcore.config.run import RunConfig
 from patchcore.errors import ConfigError
 from patchcore.experiments.folder import ExperimentFolder
 from patchcore.experiments.options import Common, Options, authorship, resolve_options, where_of
-from patchcore.experiments.points import make_points, parse_axes, training_flop
+from patchcore.experiments.points import PATCH_SIZE, make_points, parse_axes, read_patch_size, training_flop
 from patchcore.experiments.protocol import Budget, Extension, Point, Protocol
 from patchcore.experiments.start import run_experiment
 from patchcore.experiments.status import ExperimentStatus
@@ -25,6 +25,7 @@ def plan_sweep(
     study: Study | PathLike,
     over: Mapping[str, Sequence[object]] | Sequence[str],
     *,
+    flexible: bool = False,
     budget: Budget = "steps",
     hours: float | None = None,
     **options: Unpack[Options],
@@ -35,6 +36,8 @@ def plan_sweep(
         study: A study with a plan.
         over: Axes: ``{"patch_size": [8, 12, (8, 8, 4)], "optim.lr": [1e-3, 4e-4]}``, or texts as on the command line:
             ``["patch_size=8,12,8x8x4"]``. ``patch_size`` changes the plan of a point, every other key a setting.
+        flexible: Train one network for all values of ``patch_size``, and evaluate it at each: the sweep at the cost of
+            one training per seed and fold.
         budget: What is equal for all points: ``steps``; ``flops``: as many as the plan's patch size takes; ``hours``:
             the time of a step is measured now, and gives the number of steps.
         hours: Time of each training with ``hours`` [h].
@@ -49,12 +52,14 @@ def plan_sweep(
     axes = _axes(over)
     if (budget == "hours") != (hours is not None):
         raise ConfigError("a budget in hours needs a number of hours, and no other budget has one")
-    common = resolve_options(options, "sweep-" + "-".join(axes))
-    plan = study.plan()
-    points = _points(study, plan, axes, common, budget, hours)
+    common = resolve_options(options, "-".join(["flexible" if flexible else "sweep", *axes]))
+    # One window for all points: that of the plan may be fitted to its own patch size.
+    plan = study.plan().fitting([read_patch_size(text) for text in axes.get(PATCH_SIZE, ())])
+    points = _points(study, plan, axes, common, budget, hours, flexible=flexible)
     return Protocol(
         **common.of_protocol(),
         over=axes,
+        flexible=flexible,
         budget=budget,
         hours=hours,
         plan=plan,
@@ -66,6 +71,7 @@ def sweep(
     study: Study | PathLike,
     over: Mapping[str, Sequence[object]] | Sequence[str],
     *,
+    flexible: bool = False,
     budget: Budget = "steps",
     hours: float | None = None,
     detach: bool = False,
@@ -79,6 +85,7 @@ def sweep(
     Args:
         study: As for :func:`plan_sweep`.
         over: As for :func:`plan_sweep`.
+        flexible: As for :func:`plan_sweep`.
         budget: As for :func:`plan_sweep`.
         hours: As for :func:`plan_sweep`.
         detach: Return at once. A process of its own works on the experiment either way: Ctrl-C ends only the wait.
@@ -93,7 +100,7 @@ def sweep(
         >>> import patchcore as pc  # doctest: +SKIP
         >>> pc.sweep("study/", {"patch_size": [8, 12, 16]}, seeds=2).points  # doctest: +SKIP
     """
-    protocol = plan_sweep(study, over, budget=budget, hours=hours, **options)
+    protocol = plan_sweep(study, over, flexible=flexible, budget=budget, hours=hours, **options)
     root = study.path if isinstance(study, Study) else Study(study).path
     return run_experiment(ExperimentFolder.create(root, protocol), where_of(options), detach=detach)
 
@@ -128,10 +135,16 @@ def extend_sweep(
             expected=f"values of {', '.join(protocol.over)}",
             remedy="start another experiment for another axis",
         )
+    if protocol.flexible and PATCH_SIZE in added:
+        raise ConfigError(
+            "a flexible sweep has one network for all patch sizes, so no size can be added to it",
+            path=folder.path,
+            remedy="start another experiment with all sizes",
+        )
     known = folder.points.values()
     axes = {}
     for key, values in protocol.over.items():
-        before = dict.fromkeys([*values, *(point.values[key] for point in known)])
+        before = dict.fromkeys([*values, *(point.values[key] for point in known if key in point.values)])
         axes[key] = tuple(before | dict.fromkeys(added.get(key, ())))
     wanted = range(seeds) if isinstance(seeds, int) else seeds
     options: Options = {
@@ -143,7 +156,10 @@ def extend_sweep(
     common = resolve_options(options, protocol.name)
     first = next(iter(known))
     flop = training_flop(first, protocol.settings) if protocol.budget == "flops" else None
-    points = _points(Study(folder.study), protocol.plan, axes, common, protocol.budget, protocol.hours, flop)
+    points = _points(
+        Study(folder.study), protocol.plan, axes, common, protocol.budget, protocol.hours, flop,
+        flexible=protocol.flexible,
+    )  # fmt: skip
     existing = {point.identity for point in known}
     names = set(folder.points)
     new = []
@@ -166,6 +182,8 @@ def _points(
     budget: Budget,
     hours: float | None,
     flop: float | None = None,
+    *,
+    flexible: bool,
 ) -> tuple[Point, ...]:
     def check(config: RunConfig, chosen: Plan) -> None:
         check_training(study, chosen, config)
@@ -179,6 +197,7 @@ def _points(
         budget="steps" if budget == "hours" else budget,
         check=check,
         flop=flop,
+        flexible=flexible,
     )
     if hours is None:
         return points

@@ -6,18 +6,19 @@ This file is long because each table of a report is one function here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from patchcore.config import Plan
 from patchcore.config.patches import size_text
+from patchcore.experiments.equal_cost import MEASURES, best_until, regrets_at_equal, steps_at_equal
 from patchcore.experiments.results import PointResult
 from patchcore.experiments.scores import Scores, Setting
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES
 from patchcore.metrics import MeanEstimate, compare_pairs, estimate_mean, holm
-from patchcore.metrics.regret import seed_fitted_regret
+from patchcore.metrics.regret import Regret, seed_fitted_regret
 from patchcore.planning.reasons import count_of
 from patchcore.types import Float64Array
 from patchcore.views.document import Column, Table
@@ -41,10 +42,14 @@ __all__ = [
 
 NOT_REPEATABLE = (
     "run_id", "attempts", "host", "device", "step_s", "hours", "memory_mib", "pareto", "dsc_equal_time",
-    "steps_equal_time",
+    "steps_equal_time", "regret_equal_time", "regret_equal_time_low", "regret_equal_time_high",
 )  # fmt: skip
 """Columns that differ when the same experiment is run once more; all others are equal byte for byte."""
 _WORST = 10
+_AT_EQUAL_COST = (
+    " At equal FLOP and time: from the best validation before a training had cost as much as the cheapest one, on the "
+    "training grid."
+)
 _CLASSES_OF_A_CASE = " The classes of a case are averaged first here, so that each case has one score."
 
 
@@ -191,6 +196,7 @@ def _per_patient(pair: tuple[Float64Array, Float64Array], patients: Sequence[str
 def regret_table(scores: Scores, chosen: int | None, name: str = "regret") -> Table:
     """Return the cross-fitted regret of each setting, as if it had been chosen."""
     rows = []
+    equal = _regrets_at_equal(scores)
     for number, setting in enumerate(scores.settings):
         found = scores.regrets[number]
         row: dict[str, Any] = {
@@ -206,7 +212,7 @@ def regret_table(scores: Scores, chosen: int | None, name: str = "regret") -> Ta
         if len(scores.by_seed) > 1:
             between = seed_fitted_regret(scores.seed_case_dsc, scores.patients, number)
             row |= {"seed_regret": between.mean, "seed_regret_low": between.low, "seed_regret_high": between.high}
-        rows.append(row)
+        rows.append(row | _equal_cells(equal, number))
     columns = [
         Column("setting", "if this is chosen"),
         Column("regret", "regret in DSC [95 %]", "+.3f", ("regret_low", "regret_high")),
@@ -214,6 +220,7 @@ def regret_table(scores: Scores, chosen: int | None, name: str = "regret") -> Ta
     ]
     if len(scores.by_seed) > 1:
         columns.append(Column("seed_regret", "regret between seeds", "+.3f", ("seed_regret_low", "seed_regret_high")))
+    columns += _equal_columns(equal)
     return Table(
         name,
         "Regret: DSC that is lost by a choice",
@@ -222,10 +229,36 @@ def regret_table(scores: Scores, chosen: int | None, name: str = "regret") -> Ta
         "DSC of the best setting minus DSC of the chosen one. The best is found on half of the patients and scored on "
         "the other half, over 20 divisions in both directions; the interval repeats all of it on samples of patients. "
         "Between seeds: the best is found with one seed and scored with the others, on the same patients."
-        + _CLASSES_OF_A_CASE
-        * (len(scores.classes) > 1),
+        + _AT_EQUAL_COST * bool(equal)
+        + _CLASSES_OF_A_CASE * (len(scores.classes) > 1),
         frozenset(() if chosen is None else (chosen,)),
     )
+
+
+def _regrets_at_equal(scores: Scores) -> dict[str, tuple[Regret, ...]]:
+    """Return the regrets of all settings at equal FLOP and at equal time, as far as the costs are known and differ."""
+    found = {}
+    for measure in MEASURES:
+        steps = [step for row in steps_at_equal(scores.settings, measure) for step in row]
+        if max(steps, default=0.0) - min(steps, default=0.0) > 0 and (of := regrets_at_equal(scores, measure)):
+            found[f"regret_equal_{measure}"] = of
+    return found
+
+
+def _equal_cells(equal: Mapping[str, Sequence[Regret]], number: int | None) -> dict[str, float]:
+    """Return the cells of :func:`_equal_columns` for one setting; None: for a size that was not trained."""
+    cells: dict[str, float] = {}
+    for key, found in equal.items():
+        of = (math.nan,) * 3 if number is None else (found[number].mean, found[number].low, found[number].high)
+        cells |= dict(zip((key, f"{key}_low", f"{key}_high"), of, strict=True))
+    return cells
+
+
+def _equal_columns(equal: Iterable[str]) -> list[Column]:
+    return [
+        Column(key, f"at equal {key.rpartition('_')[2].replace('flop', 'FLOP')}", "+.3f", (f"{key}_low", f"{key}_high"))
+        for key in equal
+    ]
 
 
 def rules_table(scores: Scores, plan: Plan, name: str = "rules") -> Table:
@@ -233,6 +266,7 @@ def rules_table(scores: Scores, plan: Plan, name: str = "rules") -> Table:
     target = plan.target
     sizes = [setting.patch_size for setting in scores.settings]
     rows: list[dict[str, Any]] = []
+    equal = _regrets_at_equal(scores)
     for rule in target.rules:
         row: dict[str, Any] = {
             "rule": str(rule.rule),
@@ -244,15 +278,19 @@ def rules_table(scores: Scores, plan: Plan, name: str = "rules") -> Table:
             row |= {"regret": found.mean, "regret_low": found.low, "regret_high": found.high}
         else:
             row |= {"regret": math.nan, "regret_low": math.nan, "regret_high": math.nan}
-        rows.append(row)
+        rows.append(row | _equal_cells(equal, sizes.index(rule.patch_size) if rule.patch_size in sizes else None))
     columns = (
         Column("rule", "rule"),
         Column("edge", "p* (voxels)", ".1f"),
         Column("patch_size", "chooses"),
         Column("regret", "regret in DSC [95 %]", "+.3f", ("regret_low", "regret_high")),
+        *_equal_columns(equal),
     )
     marked = frozenset(number for number, rule in enumerate(target.rules) if rule.rule == target.rule)
-    note = "A size that was not trained has no regret. The rule of the plan is in bold."
+    note = (
+        "A size that was not trained has no regret. The rule of the plan is in bold. A size that is learned from these "
+        "trainings has a regret of 0 by definition: it is what the others are compared with."
+    ) + _AT_EQUAL_COST * bool(equal)
     return Table(name, "What the rules choose", columns, tuple(rows), note, marked)
 
 
@@ -270,10 +308,12 @@ def cost_table(scores: Scores, name: str = "cost") -> Table:
                 "hours": _mean([result.hours for result in points]),
                 "memory_mib": _mean([result.memory_mib for result in points]),
                 "pflop": points[0].pflop,
+                "gflop_per_window": _number(points[0].point.gflop_per_window),
             }
         )
+    flexible = any(result.point.patch_sizes for setting in scores.settings for result in setting.points)
     for row in rows:
-        row["pareto"] = not any(_dominates(other, row) for other in rows)
+        row["pareto"] = not any(_dominates(other, row, flexible=flexible) for other in rows)
     columns = (
         Column("setting", "setting"),
         Column("dsc", "mean DSC", ".3f"),
@@ -282,48 +322,37 @@ def cost_table(scores: Scores, name: str = "cost") -> Table:
         Column("hours", "hours", ".2f"),
         Column("memory_mib", "memory (MiB)", ",.0f"),
         Column("pflop", "PFLOP", ".3g"),
+        Column("gflop_per_window", "GFLOP per window", ".3g"),
         Column("pareto", "Pareto front"),
     )
     note = (
-        "Time of training steps without validation; memory: of the fullest GPU with all its processes, on a CPU of the "
-        "training's processes. Pareto "
-        "front: no other setting has at least its DSC in less time and memory."
+        "Steps, time, memory and PFLOP are those of the training of all patch sizes together. Pareto front: no other "
+        "size has at least its DSC for fewer GFLOP per window."
+        if flexible
+        else "Time of training steps without validation; memory: of the fullest GPU with all its processes, "
+        "or, on a CPU, of the training's processes. Pareto front: no other setting has at least its DSC in less time "
+        "and memory."
     )
     return Table(name, "DSC, time and memory", columns, tuple(rows), note)
 
 
-def _dominates(other: dict[str, Any], row: dict[str, Any]) -> bool:
+def _dominates(other: dict[str, Any], row: dict[str, Any], *, flexible: bool) -> bool:
+    costs = ("gflop_per_window",) if flexible else ("hours", "memory_mib")
     pairs = [(other["dsc"], row["dsc"])] + [
-        (-other[key], -row[key]) for key in ("hours", "memory_mib") if not math.isnan(other[key] + row[key])
+        (-other[key], -row[key]) for key in costs if not math.isnan(other[key] + row[key])
     ]
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
 def equal_cost_table(settings: Sequence[Setting], name: str = "equal_cost") -> Table:
     """Return the DSC that the validation curves had reached at equal FLOP and at equal time."""
-    rows: list[dict[str, Any]] = []
-    measures: dict[str, Callable[[PointResult], float]] = {
-        "flop": lambda result: result.pflop,
-        "time": lambda result: result.hours,
-    }
-    for setting in settings:
-        row: dict[str, Any] = {"setting": setting.label}
-        for measure, cost in measures.items():
-            costs = [cost(result) for other in settings for result in other.points]
-            least = min((value for value in costs if math.isfinite(value)), default=math.nan)
-            reached = []
-            for result in setting.points:
-                total = cost(result)
-                if math.isnan(total) or math.isnan(least) or not total:
-                    continue
-                last = result.point.steps * least / total
-                seen = [dsc for step, dsc in result.curve if step <= last + 0.5 and math.isfinite(dsc)]
-                reached.append(max(seen, default=math.nan))
-            row[f"dsc_equal_{measure}"] = _mean(reached)
-            row[f"steps_equal_{measure}"] = _mean(
-                [result.point.steps * least / cost(result) for result in setting.points if cost(result)]
-            )
-        rows.append(row)
+    rows: list[dict[str, Any]] = [{"setting": setting.label} for setting in settings]
+    for measure in MEASURES:
+        for row, setting, steps in zip(rows, settings, steps_at_equal(settings, measure), strict=True):
+            known = [(one, step) for one, step in zip(setting.points, steps, strict=True) if math.isfinite(step)]
+            seen = [(one, best_until(one, step)) for one, step in known]
+            row[f"dsc_equal_{measure}"] = _mean([math.nan if at is None else one.curve[at][1] for one, at in seen])
+            row[f"steps_equal_{measure}"] = _mean([step for _, step in known])
     columns = (
         Column("setting", "setting"),
         Column("dsc_equal_flop", "DSC at equal FLOP", ".3f"),
@@ -484,6 +513,10 @@ def worst_table(scores: Scores, best: int, name: str = "worst") -> Table:
         *(Column(f"dsc_{number}", setting.label, ".3f", heat=True) for number, setting in enumerate(scores.settings)),
     )
     return Table(name, f"Cases with the lowest DSC in {scores.settings[best].label}", columns, tuple(rows))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _mean(values: Sequence[float]) -> float:

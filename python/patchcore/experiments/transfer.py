@@ -91,6 +91,7 @@ def plan_transfer(
     names = _names([*from_studies, *to_studies])
     plans = {study.study_id: _plan(study) for study in to_studies}
     edges = [read_patch_size(_text(size)) for size in patch_sizes] or [plans[home.study_id].patch_size]
+    plans = {study_id: plan.fitting(edges) for study_id, plan in plans.items()}
     studies: dict[str, OtherStudy] = {}
     points: list[Point] = []
 

@@ -38,6 +38,11 @@ def verdicts(scores: Scores, protocol: Protocol, chosen: int | None) -> list[str
         texts.append(text)
     else:
         texts.append(_of_choice(scores, protocol, chosen, best, scores.regrets[chosen]))
+    if protocol.flexible:
+        texts.append(
+            "These are the patch sizes of one flexible network per seed and fold, which has learned all of them at the "
+            "same time. Separate trainings of each size may differ."
+        )
     texts += _warnings(scores)
     return texts
 

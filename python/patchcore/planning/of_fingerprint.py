@@ -120,6 +120,9 @@ def plan_from_fingerprint(
         targets = tuple(item.model_copy(update={"warnings": (*item.warnings, warning)}) for item in targets)
     proposal = taken = None
     if len(targets) > 1:
+        # Targets of one study share a window: every patch size that one of them may have divides it.
+        sizes = [candidate.patch_size for item in targets for candidate in item.candidates]
+        targets = tuple(item.fitting(sizes) for item in targets)
         cubes = [item.patch_size[0] for item in targets[0].candidates if len(set(item.patch_size)) == 1]
         proposal = joint_plan(targets, cubes)
         if joint:

@@ -16,7 +16,14 @@ from patchcore.planning.candidates import DEFAULT_CANDIDATES, check_candidates
 from patchcore.planning.reasons import plan_reason, plan_warnings
 from patchcore.planning.rules import average_volume, choose_patch_size, ideal_edges
 from patchcore.planning.samples import CaseSample, Cohort, Learned, LesionSample, cohort_of
-from patchcore.planning.window import choose_window, divisible_candidates, hu_range_of, padding_share
+from patchcore.planning.window import (
+    choose_window,
+    divisible_candidates,
+    fit_short_axes,
+    hu_range_of,
+    median_extent,
+    padding_share,
+)
 from patchcore.types import IntTriple, Rule, Triple
 
 __all__ = ["plan_from_samples"]
@@ -46,9 +53,11 @@ def plan_from_samples(
     """Choose the ViT patch size for lesions given as plain records. Reads and writes no file.
 
     The window is chosen first: per axis 96 voxels, or 48 if the median extent of the cases at the training spacing
-    is below 72. Then p* is computed. With v̄ the mean lesion volume and s the training spacing, p* = ∛(v̄ /
-    (s₁·s₂·s₃)): the edge of the cube with the mean lesion volume. The patch size is the candidate nearest to p* on
-    a log scale (see :mod:`patchcore.planning.rules` for the source and for the other rules).
+    is below 72. All candidates divide it. Then p* is computed. With v̄ the mean lesion volume and s the training
+    spacing, p* = ∛(v̄ / (s₁·s₂·s₃)): the edge of the cube with the mean lesion volume. The patch size is the candidate
+    nearest to p* on a log scale (see :mod:`patchcore.planning.rules` for the source and for the other rules). At last,
+    an axis on which the median case has fewer than 48 voxels gets the smallest multiple of the patch edge that covers
+    it.
 
     Args:
         cases: All accepted cases, canonical RAS+ axes.
@@ -127,6 +136,8 @@ def plan_from_samples(
     # p* is a number of the lesions, whatever patch size the trainings prefer.
     formula = Rule.MEAN_VOLUME if rule is Rule.LEARNED else rule
     outcome = next(item for item in outcomes if item.rule is rule)
+    extent = median_extent(cohort, spacing) if window_size is None else None
+    shared, window = window, window if extent is None else fit_short_axes(window, extent, outcome.patch_size)
     ideals = tuple(
         IdealEdge(
             spacing=at,
@@ -168,6 +179,7 @@ def plan_from_samples(
         patch_size=outcome.patch_size,
         spacing=spacing,
         window_size=window,
+        median_extent=extent,
         hu_range=(low, high),
         connectivity=connectivity,
         min_volume_mm3=min_volume_mm3,
@@ -176,7 +188,7 @@ def plan_from_samples(
         mean_volume_mm3=float(cohort.volume_mm3.mean()),
         median_volume_mm3=float(np.median(cohort.volume_mm3)),
         ideal_edges=ideals,
-        candidates=_candidate_plans(cohort, spacing, window, cubes, outcome.patch_size),
+        candidates=_candidate_plans(cohort, spacing, shared, cubes, outcome.patch_size),
         rules=outcomes,
         padding_share=padding,
         reason=plan_reason(

@@ -7,11 +7,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from patchcore.config.patches import SHORT_AXIS, fitting_edge
 from patchcore.errors import PlanError
 from patchcore.planning.samples import Cohort
 from patchcore.types import IntTriple, Triple
 
-__all__ = ["HU_PRESETS", "WIDE_HU_RANGE", "choose_window", "divisible_candidates", "hu_range_of", "padding_share"]
+__all__ = [
+    "HU_PRESETS",
+    "WIDE_HU_RANGE",
+    "choose_window",
+    "divisible_candidates",
+    "fit_short_axes",
+    "hu_range_of",
+    "median_extent",
+    "padding_share",
+]
 
 HU_PRESETS: dict[str, tuple[float, float]] = {
     "abdomen": (-200.0, 300.0),
@@ -24,7 +34,7 @@ HU_PRESETS: dict[str, tuple[float, float]] = {
 }
 """Named intensity ranges, HU."""
 
-_SMALL, _LARGE, _LIMIT = 48, 96, 72
+_SMALL, _LARGE, _LIMIT = SHORT_AXIS, 96, 72
 _LARGEST_WINDOW = 192
 _HU_STEP = 50.0
 
@@ -53,6 +63,31 @@ def choose_window(cohort: Cohort, spacing: Triple, candidates: Sequence[int]) ->
             remedy="use candidates that divide 96 (2, 3, 4, 6, 8, 12, 16, 24, 32, 48), or fix the window with --window",
         )
     a, b, c = (math.ceil((_SMALL if e < _LIMIT else _LARGE) / unit) * unit for e in extents)
+    return (a, b, c)
+
+
+def median_extent(cohort: Cohort, spacing: Triple) -> IntTriple:
+    """Return the median extent of the cases per canonical axis at a spacing, in voxels, rounded up."""
+    a, b, c = (max(1, math.ceil(round(extent, 6))) for extent in np.median(cohort.case_extents(spacing), axis=0))
+    return (a, b, c)
+
+
+def fit_short_axes(window_size: IntTriple, extent: IntTriple, patch_size: IntTriple) -> IntTriple:
+    """Return the window of a patch size: a short axis gets the smallest multiple of the patch that covers the extent.
+
+    Args:
+        window_size: The window that all candidates divide.
+        extent: Median extent of the cases [voxels].
+        patch_size: The chosen patch size.
+
+    Example:
+        >>> fit_short_axes((96, 48, 48), (200, 60, 10), (8, 8, 8))
+        (96, 48, 16)
+    """
+    a, b, c = (
+        min(edge, fitting_edge(length, [patch])) if length < SHORT_AXIS else edge
+        for edge, length, patch in zip(window_size, extent, patch_size, strict=True)
+    )
     return (a, b, c)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -85,6 +86,23 @@ def val_dsc_patch(size: Sequence[int]) -> str:
         'val/dsc/patch/12'
     """
     return f"val/dsc/patch/{size_text(size)}"
+
+
+def dsc_by_patch(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the validation DSC of a flexible network by patch size, small patches first; empty for a fixed one.
+
+    Example:
+        >>> dsc_by_patch({"val/dsc_mean": 0.7, "val/dsc/patch/12": 0.6, "val/dsc/patch/8x8x4": 0.7})
+        {'8x8x4': 0.7, '12': 0.6}
+    """
+    start = val_dsc_patch(())
+    found = {name.removeprefix(start): value for name, value in values.items() if name.startswith(start)}
+
+    def volume(size: str) -> int:
+        edges = [int(edge) for edge in re.findall(r"[0-9]{1,4}", size)[:3]]
+        return math.prod(edges) if len(edges) == 3 else math.prod(edges) ** 3
+
+    return {size: found[size] for size in sorted(found, key=volume)}
 
 
 def val_dsc_class(label: int) -> str:

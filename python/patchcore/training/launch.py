@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from patchcore.config import Plan, RunConfig, resolve_config
-from patchcore.config.patches import size_text
+from patchcore.config.patches import patch_triple, size_text
 from patchcore.config.run import check_launched
 from patchcore.errors import ConfigError, DataError, EmptyClassError, MissingExtraError, RunError, StudyError
 from patchcore.launched import Launched, launched
@@ -23,7 +23,16 @@ from patchcore.runs.paths import RunPaths
 from patchcore.study import Study
 from patchcore.types import PathLike
 
-__all__ = ["TrainedRun", "check_training", "create_run", "join_training", "run_config", "settings_of", "train"]
+__all__ = [
+    "TrainedRun",
+    "check_training",
+    "create_run",
+    "join_training",
+    "plan_for",
+    "run_config",
+    "settings_of",
+    "train",
+]
 
 _POLL_S = 0.2
 
@@ -86,8 +95,8 @@ def create_run(
         MissingExtraError: torch or monai is not installed.
     """
     study = study if isinstance(study, Study) else Study(study)
-    plan = plan or study.plan()
     config = run_config(study, toml, settings)
+    plan = plan_for(plan or study.plan(), config)
     if by := launched():
         check_launched(config.train, by)
     check_training(study, plan, config)
@@ -204,6 +213,11 @@ def _init_source(study: Study, source: str) -> Path:
             f"--init-from {source}: neither a run nor a file with weights ({error.message})",
             remedy="give a run of this study, the run folder of another study, or a weights file",
         ) from None
+
+
+def plan_for(plan: Plan, config: RunConfig) -> Plan:
+    """Return the plan of a run: for a flexible network, with a window for all its patch sizes."""
+    return plan.fitting([patch_triple(size) for size in config.model.patch_sizes])
 
 
 def check_training(study: Study, plan: Plan, config: RunConfig) -> None:

@@ -19,6 +19,7 @@ from patchcore.models.device import place
 from patchcore.models.registry import build_network
 from patchcore.store.prepare import prepare_cases
 from patchcore.study import Study
+from patchcore.training.launch import plan_for
 from patchcore.training.loader import training_windows
 from patchcore.training.memory import step_footprint
 from patchcore.training.network import compiled
@@ -105,7 +106,7 @@ def profile_step(
             f"train.ranks is {config.train.ranks}, but only one rank can be profiled", remedy="set train.ranks=1"
         )
     config = config.model_copy(update={"train": config.train.model_copy(update={"ranks": 1})})
-    target, placement = (plan or study.plan()).target, place(config.train)
+    target, placement = plan_for(plan or study.plan(), config).target, place(config.train)
     cases = prepare_cases(study, target, study.accepted()).cases
     torch.manual_seed(config.seed)
     network = placement.network(build_network(target, config.model)).train()

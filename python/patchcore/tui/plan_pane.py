@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
@@ -12,7 +13,7 @@ from textual.widgets import Static
 
 from patchcore.tui.histogram import Histogram, Mark
 from patchcore.tui.tables import TextTable
-from patchcore.tui.text import count, number, share, triple
+from patchcore.tui.text import count, dsc, number, share, triple
 from patchcore.views.terminal import plain
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _LEGEND = (
     "▸ chosen patch size · attn: self-attention of one forward pass, and its share of the network's FLOP · "
     "smaller: share of lesions smaller than one patch"
 )
+_LEARNED = " · DSC: best validation of the shown run, a network for several patch sizes"
 
 
 class PlanPane(VerticalScroll):
@@ -37,6 +39,7 @@ class PlanPane(VerticalScroll):
         super().__init__()
         self._facts: StudyFacts | None = None
         self._target = 0
+        self._learned: dict[str, float] = {}  # patch size → DSC in the shown run, if its network is flexible
 
     def compose(self) -> ComposeResult:
         """Create the widgets of the pane."""
@@ -48,10 +51,13 @@ class PlanPane(VerticalScroll):
 
     def show(self, snapshot: Snapshot) -> None:
         """Show the study's plan."""
-        facts = snapshot.study
-        if facts is self._facts:
+        from patchcore.runs.events import dsc_by_patch
+
+        best = snapshot.run.best_validation if snapshot.run is not None else None
+        learned = dsc_by_patch(best.values) if best is not None else {}
+        if snapshot.study is self._facts and learned == self._learned:
             return
-        self._facts = facts
+        self._facts, self._learned = snapshot.study, learned
         self._update()
 
     def action_next_target(self) -> None:
@@ -76,7 +82,10 @@ class PlanPane(VerticalScroll):
         target = targets[self._target % len(targets)]
         self.query_one("#plan-summary", Static).update(_summary(target, len(targets)))
         self.query_one("#plan-reason", Static).update(_reason(target, facts.lesions_error))
-        table.show(("patch", "tokens", "attn GFLOP", "attn %", "smaller"), _candidates(target))
+        headings = ("patch", "tokens", "attn GFLOP", "attn %", "smaller", *(["DSC"] if self._learned else []))
+        table.show(headings, _candidates(target, self._learned))
+        legend = _LEGEND + (_LEARNED if self._learned else "")
+        self.query_one("#plan-legend", Static).update(legend)
         volumes = facts.volumes_mm3.get(target.lesion_label)
         histogram.display = volumes is not None
         if volumes is not None:
@@ -124,7 +133,10 @@ def _summary(target: TargetPlan, targets: int) -> Content:
     return Content("\n").join(lines)
 
 
-def _candidates(target: TargetPlan) -> list[list[str]]:
+def _candidates(target: TargetPlan, learned: Mapping[str, float]) -> list[list[str]]:
+    """Return the rows of the table of candidates; `learned` is the DSC by patch size, if it is known."""
+    from patchcore.config.patches import size_text
+
     return [
         [
             ("▸ " if item.chosen else "  ") + triple(item.patch_size),
@@ -132,6 +144,7 @@ def _candidates(target: TargetPlan) -> list[list[str]]:
             number(item.attention_gflop, 1),
             share(item.attention_share),
             share(item.smaller_lesions_share),
+            *([dsc(learned.get(size_text(item.patch_size)))] if learned else []),
         ]
         for item in target.candidates
     ]

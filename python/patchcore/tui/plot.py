@@ -14,7 +14,10 @@ from patchcore.views.terminal import plain
 if TYPE_CHECKING:
     from patchcore.types import Float64Array
 
-__all__ = ["Curve", "Plot"]
+__all__ = ["COLOURS", "Curve", "Plot"]
+
+COLOURS = 6
+"""Number of the colours that curves can have."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Curve:
         label: Name in the legend.
         steps: float64, shape (N,).
         values: float64, shape (N,); NaN breaks the line.
-        colour: Number of the plot colour: 1, 2 or 3.
+        colour: Number of the plot colour, from 1 to 6.
         markers: Whether to mark the points if there are few.
     """
 
@@ -48,12 +51,7 @@ class Plot(Drawing):
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "plot--title",
         "plot--axis",
-        "plot--band-1",
-        "plot--band-2",
-        "plot--band-3",
-        "plot--curve-1",
-        "plot--curve-2",
-        "plot--curve-3",
+        *(f"plot--{part}-{number}" for part in ("band", "curve") for number in range(1, 1 + COLOURS)),
     }
 
     def __init__(self, title: str, *, floor: float | None = None, id: str | None = None) -> None:

@@ -83,12 +83,17 @@ def _progress(view: RunView, width: int) -> Content:
 
 
 def _facts(view: RunView) -> Content:
+    from patchcore.runs.events import dsc_by_patch
+
     facts = [plain(view.kind, 30)]
     if view.attempts > 1:
         facts.append(f"attempt {view.attempts}")
     best = view.best_validation
     if best is not None:
         facts.append(f"best DSC {dsc(best.dsc_mean)} at step {count(best.step)}")
+        by_size = ", ".join(f"{plain(size, 20)} {dsc(value)}" for size, value in dsc_by_patch(best.values).items())
+        if by_size:
+            facts.append(f"by patch size: {by_size}")
     if view.parent:
         facts.append(f"from {plain(view.parent, 60)}")
     if view.bad_lines:

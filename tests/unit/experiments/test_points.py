@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from patchcore.config import resolve_config
 from patchcore.errors import ConfigError, PatchSizeError
 from patchcore.experiments.points import make_points, parse_axes, settings_of_toml, training_flop
 from tiny_plan import tiny_plan
@@ -111,3 +112,35 @@ def test_equal_flop_counts_the_windows_of_a_step() -> None:
         flop=training_flop(points[0], SMALL),
     )  # fmt: skip
     assert [point.steps for point in later] == [25]
+
+
+def test_a_flexible_sweep_has_one_point_for_all_sizes() -> None:
+    axes = parse_axes(["patch_size=4,8x8x4,8", "optim.lr=1e-3,4e-4"])
+    points = make_points(
+        tiny_plan(), axes, seeds=(0, 1), folds=(0,), settings=SMALL, budget="steps", flexible=True
+    )  # fmt: skip
+    assert [point.point_id for point in points] == [
+        "flexible_lr-1e-3_seed0", "flexible_lr-1e-3_seed1", "flexible_lr-4e-4_seed0", "flexible_lr-4e-4_seed1",
+    ]  # fmt: skip
+    first = points[0]
+    assert first.patch_sizes == ((4, 4, 4), (8, 8, 4), (8, 8, 8))
+    assert first.patch_size == tiny_plan().patch_size == (8, 8, 8)
+    assert resolve_config(settings=first.settings).model.patch_sizes == first.patch_sizes
+    apart = make_points(
+        tiny_plan(), parse_axes(["patch_size=4,8x8x4,8"]), seeds=(0,), folds=(0,), settings=SMALL, budget="steps"
+    )
+    flop = [point.gflop_per_window for point in apart]
+    assert None not in flop
+    assert first.gflop_per_window == pytest.approx(sum(map(float, flop)) / 3, abs=1e-5)  # type: ignore[arg-type]
+    shares = (*SMALL, "model.patch_size_shares=[1,0,3]")
+    [uneven] = make_points(
+        tiny_plan(), parse_axes(["patch_size=4,8x8x4,8"]), seeds=(0,), folds=(0,), settings=shares, budget="steps",
+        flexible=True,
+    )  # fmt: skip
+    assert uneven.gflop_per_window == pytest.approx((float(flop[0]) + 3 * float(flop[2])) / 4, abs=1e-5)  # type: ignore[arg-type]
+    # A plan with another patch size is trained with the first one.
+    [other] = make_points(
+        tiny_plan(), parse_axes(["patch_size=4,16"]), seeds=(0,), folds=(0,), settings=SMALL, budget="steps",
+        flexible=True,
+    )  # fmt: skip
+    assert other.patch_size == (4, 4, 4)

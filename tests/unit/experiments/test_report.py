@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from results_made import lesion, point, protocol, result
 
 from patchcore.experiments import tables
+from patchcore.experiments.equal_cost import regrets_at_equal
 from patchcore.experiments.results import rise_at_end
 from patchcore.experiments.scores import Scores, gather, settings_of_points
 from patchcore.experiments.verdict import transfer_verdicts, verdicts
@@ -166,6 +170,59 @@ def test_equal_cost_is_read_where_the_cheapest_ends() -> None:
     assert math.isnan(alone["dsc_equal_flop"])
 
 
+def with_cases(path: Path, patch: int, steps: Mapping[int, Sequence[float]], *, hours: float, pflop: float) -> object:
+    """Return a result with the cases of its validations: step → DSC of cases p00, p01 …; NaN: not defined."""
+    (path / "cases").mkdir(parents=True)
+    for step, values in steps.items():
+        lines = [
+            json.dumps({"case_id": f"p{n:02}", "dsc": None if math.isnan(dsc) else dsc}) + "\n"
+            for n, dsc in enumerate(values)
+        ]
+        (path / "cases" / f"v{step}.jsonl").write_text("".join(lines), encoding="utf-8")
+    curve = tuple((step, float(np.nanmean(values))) for step, values in steps.items())
+    last = list(steps.values())[-1]
+    return result(
+        point(patch), {f"p{n:02}": dsc for n, dsc in enumerate(last)}, curve=curve, run=path, hours=hours, pflop=pflop,
+        validation_ids=tuple(f"v{step}" for step in steps),
+    )  # fmt: skip
+
+
+def test_regret_at_equal_cost_comes_from_the_cases_of_the_validations(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    early, late, coarse = (np.clip(mean + generator.normal(0, 0.02, 20), 0, 1) for mean in (0.5, 0.8, 0.7))
+    dear = with_cases(tmp_path / "4", 4, {50: early, 100: late}, hours=2.0, pflop=2.0)
+    cheap = with_cases(tmp_path / "8", 8, {50: coarse - 0.3, 100: coarse}, hours=1.0, pflop=2.0)
+    found = scores_of(dear, cheap)
+    names = [f"p{n:02}" for n in range(20)]
+    expected = cross_fitted_regret(np.stack([early, coarse]), names, 0)
+    at_equal = regrets_at_equal(found, "time")
+    assert at_equal is not None
+    assert at_equal[0] == expected
+    assert expected.mean == pytest.approx(0.2, abs=0.02)
+    table = tables.regret_table(found, 1)
+    assert [row["regret_equal_time"] for row in table.rows] == [expected.mean, at_equal[1].mean]
+    # At the end the finer one is better; its FLOP are equal, so that measure has no column.
+    assert table.rows[0]["regret"] < 0.01 < table.rows[1]["regret"]
+    assert "regret_equal_flop" not in table.rows[0]
+    rules = tables.rules_table(found, protocol([point()]).plan)
+    chosen = next(row for row in rules.rows if row["patch_size"] == "8")
+    assert chosen["regret_equal_time"] == at_equal[1].mean
+    assert {"regret_equal_time", "regret_equal_time_low"} <= set(tables.NOT_REPEATABLE)
+
+
+def test_who_predicts_nothing_where_nothing_is_counts_as_right_at_equal_cost(tmp_path: Path) -> None:
+    dear = with_cases(tmp_path / "4", 4, {50: [0.5, NAN, NAN, 0.4], 100: [0.6, NAN, NAN, 0.6]}, hours=2.0, pflop=2.0)
+    cheap = with_cases(tmp_path / "8", 8, {100: [0.4, 0.0, NAN, 0.4]}, hours=1.0, pflop=2.0)
+    at_equal = regrets_at_equal(scores_of(dear, cheap), "time")
+    assert at_equal is not None
+    expected = cross_fitted_regret([[0.5, 1.0, NAN, 0.4], [0.4, 0.0, NAN, 0.4]], ["p00", "p01", "p02", "p03"], 1)
+    assert at_equal[1].mean == expected.mean
+    assert at_equal[1].n == 3
+    # Without a validation before the limit there is nothing to say.
+    late = with_cases(tmp_path / "12", 12, {100: [0.6, NAN, NAN, 0.6]}, hours=2.0, pflop=2.0)
+    assert regrets_at_equal(scores_of(late, cheap), "time") is None
+
+
 def test_a_training_that_still_rises_has_not_converged() -> None:
     assert rise_at_end(((80, 0.50), (100, 0.515)), 100) == pytest.approx(0.015)
     assert rise_at_end(((81, 0.5), (100, 0.6)), 100) != rise_at_end(((80, 0.5), (100, 0.6)), 100)
@@ -263,8 +320,8 @@ def test_every_number_has_a_row() -> None:
     rows = tables.points_table(results).rows
     assert rows[0]["added_by_extension"] == 1
     assert rows[1]["added_by_extension"] is None
-    others = {"pareto", "dsc_equal_time", "steps_equal_time"}
-    assert set(tables.NOT_REPEATABLE) - others <= set(rows[0])
+    own = [name for name in tables.NOT_REPEATABLE if name != "pareto" and "equal_time" not in name]
+    assert set(own) <= set(rows[0])
 
 
 def test_the_worst_cases_come_first() -> None:

@@ -78,23 +78,54 @@ def test_cases_without_lesions_count_for_spacing_and_window_alone() -> None:
     empty = [CaseSample(f"e{i}", f"e{i}", (1.0, 1.0, 5.0), (128, 128, 12)) for i in range(2)]
     made = plan_from_samples(cases + empty, lesions, lesion_label=1, hu_range="liver")
     assert made.spacing == (1.0, 1.0, 5.0)
-    assert made.window_size == (96, 96, 48)
+    assert made.window_size == (96, 96, 16)
     assert made.target.patient_count == 1
 
 
-@pytest.mark.parametrize(("extent", "edge"), [(71, 48), (72, 96), (300, 96), (20, 48)])
+@pytest.mark.parametrize(("extent", "edge"), [(71, 48), (72, 96), (300, 96), (48, 48), (47, 48)])
 def test_window_is_96_or_48_where_the_median_case_is_below_72(extent: int, edge: int) -> None:
     made = plan([1000.0] * 3, shape=(128, 128, extent))
     assert made.window_size == (96, 96, edge)
 
 
+@pytest.mark.parametrize(
+    ("volume", "extent", "patch", "edge"),
+    [(512.0, 10, 8, 16), (512.0, 8, 8, 8), (512.0, 33, 8, 40), (1728.0, 20, 12, 24), (1728.0, 3, 12, 12)],
+)
+def test_a_short_axis_gets_the_smallest_multiple_of_the_patch_that_covers_the_median_case(
+    volume: float, extent: int, patch: int, edge: int
+) -> None:
+    made = plan([volume] * 3, shape=(128, 60, extent))
+    assert made.patch_size == (patch,) * 3
+    assert made.window_size == (96, 48, edge)
+    assert made.target.median_extent == (128, 60, extent)
+    assert [candidate.patch_size[0] for candidate in made.target.candidates] == [8, 12, 16, 24]
+    assert made.target.padding_share == pytest.approx(1 - min(extent, edge) / edge)
+
+
+def test_a_sweep_over_other_sizes_gets_a_window_that_all_divide() -> None:
+    made = plan([512.0] * 3, shape=(128, 60, 10))
+    assert made.window_size == (96, 48, 16)
+    assert made.fitting([]) is made
+    assert made.fitting([(8, 8, 8), (16, 16, 16)]) is made
+    wider = made.fitting([(8, 8, 8), (12, 12, 12)])
+    assert wider.window_size == (96, 48, 24)
+    assert wider.target.padding_share == pytest.approx(1 - 10 / 24)
+    assert made.fitting([(8, 8, 8), (12, 12, 4)]).window_size == (96, 48, 16)
+    assert made.fitting([(8, 8, 8), (12, 12, 12), (16, 16, 16), (24, 24, 24)]).window_size == (96, 48, 48)
+    fixed = plan([512.0] * 3, shape=(128, 60, 10), window_size=(96, 48, 8))
+    assert fixed.target.median_extent is None
+    assert fixed.fitting([(12, 12, 12)]) is fixed
+
+
 def test_padding_is_the_share_outside_the_case() -> None:
-    assert plan([1000.0], shape=(96, 96, 24)).target.padding_share == pytest.approx(0.5)
+    assert plan([1000.0], shape=(96, 96, 24), window_size=(96, 96, 48)).target.padding_share == pytest.approx(0.5)
+    assert plan([1000.0], shape=(96, 96, 24)).target.padding_share == 0
     assert plan([1000.0], shape=(96, 96, 48)).target.padding_share == 0
 
 
 def test_mostly_padded_window_offers_a_smaller_one_that_the_plan_takes() -> None:
-    made = plan([1728.0] * 2, shape=(96, 96, 10))
+    made = plan([1728.0] * 2, shape=(96, 96, 10), window_size=(96, 96, 48))
     offer = next(w for w in made.target.warnings if "padding" in w)
     window = tuple(int(n) for n in re.search(r"--window (\d+),(\d+),(\d+)", offer).groups())  # type: ignore[union-attr]
     again = plan([1728.0] * 2, shape=(96, 96, 10), window_size=window)
