@@ -33,6 +33,8 @@ __all__ = ["TextureTable", "texture"]
 _MARGIN_MM = 7.0
 """A ball of 1 mL around a voxel of the lesion reaches so far beyond it."""
 _SAME_MM = 1e-3
+_SHELL_MM = 5.0
+"""The surroundings of a lesion reach so far."""
 _COLUMNS = ("case_id", "patient", "label", "lesion", "volume_mm3", "equivalent_diameter_mm")
 
 
@@ -72,7 +74,9 @@ def texture(
 ) -> TextureTable:
     """Compute IBSI's features of every lesion of a study, in HU on the grid of its scan, and write ``texture.csv``.
 
-    Rows are those of ``lesions.csv`` for cases with an image. An interrupted call continues with the missing cases.
+    Rows are those of ``lesions.csv`` for cases with an image. ``contrast_hu``, which is no feature of IBSI, is the mean
+    of the lesion minus the mean of its surroundings: what lies within 5 mm of it. An interrupted call continues with
+    the missing cases.
 
     Args:
         source: A measured study, or its path.
@@ -105,7 +109,7 @@ def texture(
         fingerprint = study.fingerprint()
         log = RowLog(
             study.path / "texture.unfinished.jsonl",
-            {"patchcore": _core.__version__, "fingerprint": fingerprint.fingerprint_hash} | settings,
+            {"patchcore": _core.__version__, "rows": 2, "fingerprint": fingerprint.fingerprint_hash} | settings,
             write=asdict,
             read=lambda values: _CaseRows(**values),
         )
@@ -168,9 +172,18 @@ def _of_case(
             note = _note(values[mask], features)
         except DataError as error:  # one lesion of fat or calcium does not cost the others
             features, note = dict.fromkeys(_names(), math.nan), error.message
-        one = {name: row[name] for name in _COLUMNS} | {"note": note}
+        one = {name: row[name] for name in _COLUMNS} | {"note": note, "contrast_hu": _contrast(values, mask, spacing)}
         found.append(one | {"features": {name: None if math.isnan(x) else x for name, x in features.items()}})
     return found
+
+
+def _contrast(values: AnyArray, mask: BoolArray, spacing: Triple) -> float | None:
+    """Return the mean of a lesion minus the mean within 5 mm around it, HU; None if there is nothing around it."""
+    from scipy.ndimage import distance_transform_edt
+
+    away = distance_transform_edt(~mask, sampling=spacing)
+    around = values[(away > 0) & (away <= _SHELL_MM)]
+    return float(values[mask].mean(dtype=np.float64) - around.mean(dtype=np.float64)) if around.size else None
 
 
 @cache
@@ -234,8 +247,9 @@ def _csv(table: list[dict[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = list(table[0]["features"])
-    writer.writerow([*_COLUMNS, *names, "note"])
+    writer.writerow([*_COLUMNS, "contrast_hu", *names, "note"])
     for row in table:
         values = ["" if row["features"][name] is None else repr(row["features"][name]) for name in names]
-        writer.writerow([*(row[name] for name in _COLUMNS), *values, row["note"]])
+        contrast = "" if row["contrast_hu"] is None else repr(row["contrast_hu"])
+        writer.writerow([*(row[name] for name in _COLUMNS), contrast, *values, row["note"]])
     return out.getvalue()

@@ -12,6 +12,7 @@ from patchcore.config.patches import size_text
 from patchcore.errors import PatchcoreError, RunError
 from patchcore.evaluation.evaluate import evaluate
 from patchcore.experiments import tables
+from patchcore.experiments.explain import explanation
 from patchcore.experiments.folder import ExperimentFolder, resolve_experiment
 from patchcore.experiments.points import PATCH_SIZE
 from patchcore.experiments.protocol import Protocol
@@ -133,7 +134,7 @@ def make_document(folder: ExperimentFolder, results: Sequence[PointResult]) -> D
     if protocol.kind == "transfer":
         blocks += _transfer(protocol, settings)
     else:
-        blocks += _sweep(protocol, settings)
+        blocks += _sweep(protocol, settings, folder.study)
     blocks += [Heading("Learning curves"), *_curves(settings)]
     blocks += [Heading("Trainings"), tables.points_table(results)]
     blocks += [tables.cases_table(results), tables.lesions_table(results), tables.curves_table(results)]
@@ -144,7 +145,7 @@ def make_document(folder: ExperimentFolder, results: Sequence[PointResult]) -> D
     return Document(protocol.name, lead, tuple(blocks))
 
 
-def _sweep(protocol: Protocol, settings: Sequence[Setting]) -> list[Block]:
+def _sweep(protocol: Protocol, settings: Sequence[Setting], study: Path) -> list[Block]:
     scores = gather(settings)
     if scores is None:
         return [Heading("Result"), Paragraph(_NOTHING)]
@@ -162,6 +163,8 @@ def _sweep(protocol: Protocol, settings: Sequence[Setting]) -> list[Block]:
         blocks += [Heading("Regret"), tables.regret_table(scores, chosen)]
         if only_sizes:
             blocks.append(tables.rules_table(scores, protocol.plan))
+            results = [result for setting in scores.settings for result in setting.points]
+            blocks += explanation(study, scores, results, protocol.plan.target.lesion_label)
     blocks += _cost(scores)
     return [*blocks, *_worst(scores)]
 
