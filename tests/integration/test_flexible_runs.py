@@ -84,6 +84,10 @@ def test_evaluate_predict_and_export_at_a_patch_size(trained: Path, tiny_study: 
     assert each["8x8x4"].folder.name == f"{trained.name}-patch8x8x4"
     shown = patchcore("evaluate", tiny_study, trained, "--patch-size", "4", "--json")
     assert json.loads(shown.stdout)["mean_dsc"] == each["4"].mean_dsc
+    # The plan has one target, so its label is read at its patch size, and all other classes are, too.
+    by_plan = evaluate(tiny_study, trained, patch_size="plan")
+    assert by_plan.mean_dsc == pytest.approx(plain.mean_dsc, abs=1e-6)
+    assert by_plan.folder.name == f"{trained.name}-patch-plan"
     with pytest.raises(PatchSizeError, match="has no patch size"):
         evaluate(tiny_study, trained, patch_size="16")
     with pytest.raises(ConfigError, match="does not name each class once"):

@@ -95,7 +95,7 @@ PatchSizes: TypeAlias = Annotated[
     typer.Option(
         "--patch-size",
         help="Of a flexible network: patch size to predict at, as 8 or 8x8x4; several that are averaged, as 8,12; one "
-        "per label, as 1:16,2:8 [default: the plan's].",
+        "per label, as 1:16,2:8; plan: each label at the size that the plan chose for it [default: the plan's first].",
     ),
 ]
 UsePostprocess: TypeAlias = Annotated[

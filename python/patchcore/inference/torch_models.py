@@ -140,7 +140,7 @@ def _load(
     network = placement.network(network).eval()
     return _Loaded(
         ModelSource(path, plan.target, digest, step, post, None if choice is None else str(choice)),
-        _at_sizes(network, plan.target, choice, path),
+        _at_sizes(network, plan.target, None if choice is None else choice.of_plan(plan), path),
         placement,
         overlap=validation.overlap if overlap is None else overlap,
         mirror=validation.mirror if mirror is None else mirror,

@@ -10,6 +10,7 @@ import torch
 from monai.networks.nets import UNETR as MonaiUNETR  # noqa: N811
 
 from patchcore.config.patch_choice import PatchChoice
+from patchcore.config.plan import Plan
 from patchcore.config.run import InitConfig, resolve_config
 from patchcore.errors import ConfigError, PatchSizeError
 from patchcore.models import UNETR
@@ -201,3 +202,15 @@ def test_patch_sizes_as_text() -> None:
     for text in ("8", "8x8x4,16", "1:16,2:8x8x4"):
         assert str(PatchChoice.parse(text)) == text
     assert PatchChoice.parse("1:16,2:8").name == "patch1-16+2-8"
+
+
+def test_the_plan_chooses_a_size_for_each_label() -> None:
+    first = tiny_target(classes=3, window=(48, 48, 48), patch_size=(12, 12, 12), lesion_labels=(2, 3), lesion_label=2)
+    own = [first.model_copy(update={"lesion_label": label, "lesion_labels": (), "patch_size": (size,) * 3})
+           for label, size in ((2, 16), (3, 8))]  # fmt: skip
+    choice = PatchChoice.parse("plan")
+    assert (str(choice), choice.name) == ("plan", "patch-plan")
+    found = choice.of_plan(Plan(fingerprint_hash="0" * 64, targets=(first, *own)))
+    assert found.by_label == {1: (12, 12, 12), 2: (16, 16, 16), 3: (8, 8, 8)}
+    fixed = PatchChoice.parse("8")
+    assert fixed.of_plan(Plan(fingerprint_hash="0" * 64, targets=(first,))) is fixed
