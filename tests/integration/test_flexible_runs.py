@@ -208,7 +208,7 @@ def test_a_flexible_sweep_trains_once_and_reports_each_size(
     assert "once: 1 point: 1 finished" in shown
     assert "flexible: validation DSC by patch size: 4 0." in shown
     [point] = show_experiment(study, "once").points
-    assert point.to_row()["patch_size"] == "4,8"
+    assert point.to_row()["patch_size"] == "4x4x4,8x8x8"
     assert point.run_id is not None
     best = RunReader(tiny_study / "runs" / point.run_id).poll().best_validation
     assert best is not None

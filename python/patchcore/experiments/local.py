@@ -24,7 +24,7 @@ from patchcore.experiments.protocol import Point
 from patchcore.interrupts import StopSignal
 from patchcore.locks import lock_holder
 from patchcore.runs import start_attempt
-from patchcore.runs.setup import read_setup
+from patchcore.runs.paths import read_object
 from patchcore.threads import core_count
 from patchcore.types import ExitCode, PathLike
 
@@ -142,7 +142,9 @@ def start_dispatcher(experiment: Path, host: str, *, module: str, options: Seque
 def evaluation_command(study: Path, run: Path) -> list[str]:
     """Return the command that evaluates a run; a flexible network is evaluated at each of its patch sizes."""
     command = [sys.executable, "-P", "-m", "patchcore", "evaluate", str(study), run.name, "--no-postprocess"]
-    return [*command, "--patch-size", "each"] if read_setup(run).config.model.patch_sizes else command
+    record = read_object(run / "run.json") or {}
+    model = (record.get("config") or {}).get("model") or {}
+    return [*command, "--patch-size", "each"] if model.get("patch_sizes") else command
 
 
 def make_run(folder: ExperimentFolder, point: Point) -> Path:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from patchcore.config.patches import size_text
 from patchcore.experiments.dispatch import failures_of
 from patchcore.experiments.executors import is_worked_on
 from patchcore.experiments.folder import ExperimentFolder, Place
@@ -56,7 +55,7 @@ class PointStatus:
         of_point = self.point.model_dump(mode="json")
         sizes = self.point.patch_sizes or (self.point.patch_size,)
         found = {
-            "patch_size": ",".join(map(size_text, sizes)),
+            "patch_size": ",".join("x".join(map(str, size)) for size in sizes),
             **{key: of_point[key] for key in ("point_id", "seed", "fold", "steps")},
         }
         return {column: found[column] if column in found else own[column] for column in COLUMNS}

@@ -286,7 +286,9 @@ def rules_table(scores: Scores, plan: Plan, name: str = "rules") -> Table:
         Column("regret", "regret in DSC [95 %]", "+.3f", ("regret_low", "regret_high")),
         *_equal_columns(equal),
     )
-    marked = frozenset(number for number, rule in enumerate(target.rules) if rule.rule == target.rule)
+    # A joint plan is no choice of one rule.
+    used = [number for number, rule in enumerate(target.rules) if rule.rule == target.rule]
+    marked = frozenset(used if len(target.lesion_labels) < 2 else ())
     note = (
         "A size that was not trained has no regret. The rule of the plan is in bold. A size that is learned from these "
         "trainings has a regret of 0 by definition: it is what the others are compared with."

@@ -49,8 +49,9 @@ def verdicts(scores: Scores, protocol: Protocol, chosen: int | None) -> list[str
 
 def _of_choice(scores: Scores, protocol: Protocol, chosen: int, best: int, regret: Regret) -> str:
     labels = [setting.label for setting in scores.settings]
-    rule = protocol.plan.target.rule
-    begin = f"The rule {rule} chose {labels[chosen]}, mean DSC {scores.mean(chosen)}."
+    target = protocol.plan.target
+    who = f"The rule {target.rule}" if len(target.lesion_labels) < 2 else "The joint plan"
+    begin = f"{who} chose {labels[chosen]}, mean DSC {scores.mean(chosen)}."
     if math.isnan(regret.mean):
         return f"{begin} There are too few patients to say whether another choice is better."
     lost = f"regret {regret.mean:+.3f} [{regret.low:+.3f}, {regret.high:+.3f}]"
