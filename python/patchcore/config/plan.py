@@ -182,11 +182,16 @@ class TargetPlan(_Model):
         An axis is short if the median case has fewer than :data:`patchcore.config.patches.SHORT_AXIS` voxels there. Its
         edge is the smallest common multiple that covers the median case: less would cut it, more would be padding. An
         edge that all sizes divide already stays as it is, so that a sweep over divisors of it keeps the plan's window.
+        So does one whose common multiple is larger than any window: what uses the plan says that the sizes do not fit.
         """
         if self.median_extent is None:
             return self
         window = tuple(
-            old if extent >= SHORT_AXIS or all(old % edge == 0 for edge in edges) else fitting_edge(extent, edges)
+            old
+            if extent >= SHORT_AXIS
+            or all(old % edge == 0 for edge in edges)
+            or fitting_edge(extent, edges) > 2 * SHORT_AXIS
+            else fitting_edge(extent, edges)
             for old, extent, *edges in zip(self.window_size, self.median_extent, *patch_sizes, strict=True)
         )
         if window == self.window_size:

@@ -14,6 +14,7 @@ from patchcore.experiments.points import PATCH_SIZE, make_points, parse_axes, re
 from patchcore.experiments.protocol import Budget, Extension, Point, Protocol
 from patchcore.experiments.start import run_experiment
 from patchcore.experiments.status import ExperimentStatus
+from patchcore.models.registry import window_units
 from patchcore.study import Study
 from patchcore.training.launch import check_training
 from patchcore.types import PathLike
@@ -54,7 +55,10 @@ def plan_sweep(
         raise ConfigError("a budget in hours needs a number of hours, and no other budget has one")
     common = resolve_options(options, "-".join(["flexible" if flexible else "sweep", *axes]))
     # One window for all points: that of the plan may be fitted to its own patch size.
-    plan = study.plan().fitting([read_patch_size(text) for text in axes.get(PATCH_SIZE, ())])
+    networks = axes.get("model.network", (common.config.model.network,))
+    plan = study.plan()
+    sizes = [read_patch_size(text) for text in axes.get(PATCH_SIZE, ())] or [plan.patch_size]
+    plan = plan.fitting([*sizes, *window_units(networks)])
     points = _points(study, plan, axes, common, budget, hours, flexible=flexible)
     return Protocol(
         **common.of_protocol(),

@@ -29,7 +29,7 @@ from patchcore.experiments.points import PATCH_SIZE, network_gflop, point_name, 
 from patchcore.experiments.protocol import OtherStudy, Point, Protocol, with_patch_size
 from patchcore.experiments.start import run_experiment
 from patchcore.experiments.status import ExperimentStatus
-from patchcore.models.registry import check_network
+from patchcore.models.registry import check_network, window_units
 from patchcore.study import Study
 from patchcore.training.launch import check_training
 from patchcore.types import IntTriple, PathLike
@@ -91,7 +91,8 @@ def plan_transfer(
     names = _names([*from_studies, *to_studies])
     plans = {study.study_id: _plan(study) for study in to_studies}
     edges = [read_patch_size(_text(size)) for size in patch_sizes] or [plans[home.study_id].patch_size]
-    plans = {study_id: plan.fitting(edges) for study_id, plan in plans.items()}
+    units = window_units([common.config.model.network])
+    plans = {study_id: plan.fitting([*edges, *units]) for study_id, plan in plans.items()}
     studies: dict[str, OtherStudy] = {}
     points: list[Point] = []
 

@@ -105,7 +105,7 @@ def rank_correlation(
 
     Example:
         >>> found = rank_correlation([1, 2, 3, 4], [3, 3.5, 4, 4.5], "abcd")
-        >>> found.rho, found.n
+        >>> round(found.rho, 6), found.n
         (1.0, 4)
     """
     x, y = np.asarray(feature, dtype=np.float64), np.asarray(best, dtype=np.float64)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ __all__ = [
     "check_network",
     "make_network",
     "network_kind",
+    "window_units",
 ]
 
 
@@ -280,6 +281,16 @@ def network_kind(name: str) -> NetworkKind:
         return network
 
     return NetworkKind(name=name, title="the user's own network", build=own)
+
+
+def window_units(networks: Iterable[str]) -> list[IntTriple]:
+    """Return the edges that a window must be a multiple of for these networks, as sizes for ``Plan.fitting``.
+
+    Raises:
+        ConfigError: A name is unknown.
+    """
+    multiples = sorted({network_kind(name).multiple for name in networks} - {1})
+    return [(multiple, multiple, multiple) for multiple in multiples]
 
 
 def check_network(config: ModelConfig, window_size: IntTriple, patch_size: IntTriple) -> NetworkKind:

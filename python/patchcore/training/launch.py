@@ -16,7 +16,7 @@ from patchcore.config.patches import patch_triple, size_text
 from patchcore.config.run import check_launched
 from patchcore.errors import ConfigError, DataError, EmptyClassError, MissingExtraError, RunError, StudyError
 from patchcore.launched import Launched, launched
-from patchcore.models.registry import check_network
+from patchcore.models.registry import check_network, window_units
 from patchcore.runs import RunState, new_run, run_state, start_attempt, supervise_foreground
 from patchcore.runs.listing import resolve_run
 from patchcore.runs.paths import RunPaths
@@ -216,8 +216,9 @@ def _init_source(study: Study, source: str) -> Path:
 
 
 def plan_for(plan: Plan, config: RunConfig) -> Plan:
-    """Return the plan of a run: for a flexible network, with a window for all its patch sizes."""
-    return plan.fitting([patch_triple(size) for size in config.model.patch_sizes])
+    """Return the plan of a run: short axes of the window fit all patch sizes, and a network that needs multiples."""
+    sizes = [patch_triple(size) for size in config.model.patch_sizes] or [plan.patch_size]
+    return plan.fitting([*sizes, *window_units([config.model.network])])
 
 
 def check_training(study: Study, plan: Plan, config: RunConfig) -> None:

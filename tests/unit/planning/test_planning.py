@@ -15,6 +15,7 @@ from patchcore.config.cost import network_cost
 from patchcore.config.patches import legal_patch_sizes
 from patchcore.errors import DataError, EmptyClassError, PatchSizeError, PlanError
 from patchcore.files import write_json_atomic
+from patchcore.models.registry import window_units
 from patchcore.planning import CaseSample, LesionSample, plan_from_samples
 from patchcore.planning.candidates import check_candidates, wider_candidate
 from patchcore.planning.rules import ideal_edge
@@ -113,6 +114,12 @@ def test_a_sweep_over_other_sizes_gets_a_window_that_all_divide() -> None:
     assert wider.target.padding_share == pytest.approx(1 - 10 / 24)
     assert made.fitting([(8, 8, 8), (12, 12, 4)]).window_size == (96, 48, 16)
     assert made.fitting([(8, 8, 8), (12, 12, 12), (16, 16, 16), (24, 24, 24)]).window_size == (96, 48, 48)
+    # Networks that need multiples of 16 or 32 share the window of a comparison; a window beyond 96 helps nobody.
+    assert window_units(["unetr", "mednext", "swin-unetr", "dynunet"]) == [(16, 16, 16), (32, 32, 32)]
+    assert made.fitting([(8, 8, 8), *window_units(["mednext"])]).window_size == (96, 48, 16)
+    assert made.fitting([(12, 12, 12), *window_units(["mednext"])]).window_size == (96, 48, 48)
+    assert made.fitting([(12, 12, 12), *window_units(["swin-unetr"])]).window_size == (96, 48, 96)
+    assert made.fitting([(9, 9, 9), *window_units(["swin-unetr"])]) is made
     fixed = plan([512.0] * 3, shape=(128, 60, 10), window_size=(96, 48, 8))
     assert fixed.target.median_extent is None
     assert fixed.fitting([(12, 12, 12)]) is fixed
