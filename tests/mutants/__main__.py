@@ -72,7 +72,7 @@ TESTS = [
     "tests/property/test_score_property.py", "tests/property/test_segment_property.py",
     *(f"tests/integration/test_{name}.py" for name in (
         "train", "train_options", "init_from", "predict", "regions", "honest_numbers", "torch_data", "ignore_label",
-        "tune_command", "predict_inputs",
+        "tune_command", "predict_inputs", "flexible_runs",
     )),
 ]  # fmt: skip
 

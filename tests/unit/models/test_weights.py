@@ -25,6 +25,7 @@ from patchcore.models.weights import (
     area_matrix,
     foreign_weights,
     resample_embedding,
+    resample_kernel,
     transfer_weights,
 )
 from patchcore.training.init_from import initialise
@@ -282,3 +283,15 @@ def test_a_kernel_that_samples_nothing_up_is_not_resampled() -> None:
     given, wanted = torch.ones(4, 1, 3, 3, 3), torch.ones(4, 1, 1, 3, 3)
     with pytest.raises(CheckpointError, match="input_block"):
         _fitted("input_block.0.conv.weight", given, wanted, unetr(8), "transposed", None)
+
+
+def test_a_kernel_for_fewer_voxels_has_the_means_of_the_old_one_and_one_for_more_has_its_means() -> None:
+    def along(values: list[float], factor: int) -> list[float]:
+        kernel = torch.tensor(values).reshape(1, 1, -1, 1, 1)
+        return resample_kernel(kernel, (factor, 1, 1)).flatten().tolist()
+
+    # 3 → 2: the middle voxel is shared by both halves.
+    assert along([1.0, 2.0, 4.0], 2) == pytest.approx([(1 + 2 / 2) / 1.5, (2 / 2 + 4) / 1.5])
+    assert along([1.0, 2.0, 4.0, 8.0], 2) == pytest.approx([1.5, 6.0])
+    assert along([1.0, 3.0], 4) == pytest.approx([1, 1, 3, 3])
+    assert along(along([1.0, 3.0], 3), 2) == pytest.approx([1, 3])
