@@ -169,8 +169,7 @@ def _evaluate(
             "overlap": predictor.overlap,
             "ball_mm3": ball_mm3,
             "post": None if predictor.post is None else predictor.post.model_dump(mode="json"),
-        }
-        | ({} if patch_size is None else {"patch_size": str(patch_size)}),
+        },
         write=row_to_json,
         read=row_of_json,
     )

@@ -280,3 +280,18 @@ fn impossible_spacing_is_refused() {
         assert!(matches!(refused, Err(patchcore::Error::Header(_))), "{spacing:?}");
     }
 }
+
+#[test]
+fn labels_that_are_nearly_integers_are_remembered_in_the_table() {
+    for (label, rounded) in [(1.0f32, false), (0.999_999_94, true)] {
+        let mut values = vec![0f32; 8];
+        values[3] = label;
+        let view = View::from_slice(&values, [2, 2, 2]).unwrap();
+        let decoder = Decoder::new(patchcore::Kind::F32, false, None);
+        let quiet = Interrupt::default();
+        let components = Components::of_view(&view, &decoder, Connectivity::TwentySix, None, &quiet).unwrap();
+        let geometry = Geometry::from_spacing([1.0; 3], 2);
+        let table = measure(&components, &geometry, 0.0, None, &quiet).unwrap();
+        assert_eq!((table.lesions.len(), table.rounded), (1, rounded));
+    }
+}
