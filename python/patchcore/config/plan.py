@@ -182,7 +182,7 @@ class TargetPlan(_Model):
         An axis is short if the median case has fewer than :data:`patchcore.config.patches.SHORT_AXIS` voxels there. Its
         edge is the smallest common multiple that covers the median case: less would cut it, more would be padding. An
         edge that all sizes divide already stays as it is, so that a sweep over divisors of it keeps the plan's window.
-        So does one whose common multiple is larger than any window: what uses the plan says that the sizes do not fit.
+        An axis that would need more than 96 voxels stays as it is, too: the check of the window then refuses the sizes.
         """
         if self.median_extent is None:
             return self

@@ -253,25 +253,18 @@ def _differences_drawing(table: Table, name: str) -> Drawing:
 
 def _cost(scores: Scores, end: str = "") -> list[Block]:
     table = tables.cost_table(scores, f"cost{end}")
-    if any(point.point.patch_sizes for setting in scores.settings for point in setting.points):
-        # Every size has the training of all of them: what differs is the cost of a prediction.
-        dots = [Dot(row["setting"], row["gflop_per_window"], row["dsc"], row["pareto"]) for row in table.rows]
-        drawing = Drawing(
-            f"cost_drawing{end}",
-            "Mean DSC against the cost of a prediction; filled: no other setting has at least its DSC at less cost",
-            scatter_chart(dots, "GFLOP per window", "mean DSC"),
-            table.name,
-        )
-        return [Heading(f"Cost{end.replace('_', ' ')}"), drawing, table]
-    dots = [Dot(row["setting"], row["hours"], row["dsc"], row["pareto"]) for row in table.rows]
-    drawing = Drawing(
-        f"cost_drawing{end}",
-        "Mean DSC against time of training; filled: Pareto front of DSC, time and memory",
-        scatter_chart(dots, "hours of training", "mean DSC"),
-        table.name,
-    )
-    equal = tables.equal_cost_table(scores.settings, f"equal_cost{end}")
-    return [Heading(f"Cost{end.replace('_', ' ')}"), drawing, table, equal]
+    flexible = any(point.point.patch_sizes for setting in scores.settings for point in setting.points)
+    # Every size of a flexible network has the training of all of them: what differs is the cost of a prediction.
+    if flexible:
+        cost, axis = "gflop_per_window", "GFLOP per window"
+        title = "Mean DSC against the cost of a prediction; filled: no other setting has at least its DSC at less cost"
+    else:
+        cost, axis = "hours", "hours of training"
+        title = "Mean DSC against time of training; filled: Pareto front of DSC, time and memory"
+    dots = [Dot(row["setting"], row[cost], row["dsc"], row["pareto"]) for row in table.rows]
+    drawing = Drawing(f"cost_drawing{end}", title, scatter_chart(dots, axis, "mean DSC"), table.name)
+    blocks: list[Block] = [Heading(f"Cost{end.replace('_', ' ')}"), drawing, table]
+    return blocks if flexible else [*blocks, tables.equal_cost_table(scores.settings, f"equal_cost{end}")]
 
 
 def _worst(scores: Scores, end: str = "") -> list[Block]:
