@@ -61,8 +61,7 @@ check: setup  ## Format, lint, types, stubs, import direction
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
-	$(BIN)/mypy
-	MYPYPATH=python $(BIN)/python -m mypy.stubtest patchcore._core --concise
+	$(BIN)/mypy & types=$$!; MYPYPATH=python $(BIN)/python -m mypy.stubtest patchcore._core --concise; wait $$types
 	$(BIN)/lint-imports
 
 format:  ## Format everything

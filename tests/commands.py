@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 _HOLD = """
@@ -31,6 +33,16 @@ def patchcore(
         check=False,
         env=env,
     )
+
+
+def patchcore_here(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command of patchcore in this process, which has imported torch already."""
+    from patchcore.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([*map(str, arguments)])
+    return subprocess.CompletedProcess([*arguments], code, out.getvalue(), err.getvalue())  # type: ignore[list-item]
 
 
 def hold(path: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:

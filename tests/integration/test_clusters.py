@@ -291,7 +291,7 @@ def test_each_task_of_srun_is_a_rank_of_one_training(tiny_study: Path, on_cluste
 CLUSTERS = {"slurm": ["--executor", "slurm", "--sbatch=--partition=low"], "ray": ["--executor=ray"]}
 
 
-@pytest.mark.parametrize("executor", CLUSTERS)
+@pytest.mark.parametrize("executor", ["slurm", pytest.param("ray", marks=pytest.mark.slow)])
 def test_shares_of_a_cohort_give_what_one_machine_gives(
     executor: str, tiny_study: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -373,7 +373,7 @@ def test_a_stopped_and_continued_run_is_the_same_run(lab: Lab) -> None:
     check_nothing_lost(run)
 
 
-@pytest.mark.parametrize("mode", ["--foreground", "--detach"])
+@pytest.mark.parametrize("mode", ["--foreground", pytest.param("--detach", marks=pytest.mark.slow)])
 def test_a_time_limit_of_a_cluster_stops_a_real_training(mode: str, tiny_study: Path) -> None:
     """SIGTERM to every process of the run at once, while nobody reads its output; then the run continues exactly."""
     settings = [f"--set={one}" for one in (*TINY, "train.steps=40", "train.steps_per_epoch=100")]

@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 from tiny_training import TINY, begin_attempt
 from trainer_process import finish
 
-from commands import patchcore
+from commands import patchcore_here
 from patchcore.cli import main
 from patchcore.config import Plan, resolve_config
 from patchcore.datasets.learned import learned_patch_size
@@ -25,6 +24,7 @@ from patchcore.experiments.manage import show_experiment
 from patchcore.experiments.protocol import with_patch_size
 from patchcore.files import read_json
 from patchcore.inference.export import read_model
+from patchcore.inference.predict import predict
 from patchcore.models.flexible import draw_size
 from patchcore.runs import RunReader, RunState, RunWriter, new_run
 from patchcore.runs.events import PATCH_SIZE, VAL_DSC_MEAN, val_dsc_patch
@@ -82,7 +82,7 @@ def test_evaluate_predict_and_export_at_a_patch_size(trained: Path, tiny_study: 
     assert each["8"].mean_dsc == plain.mean_dsc
     assert len({one.mean_dsc for one in each.values()}) == 4
     assert each["8x8x4"].folder.name == f"{trained.name}-patch8x8x4"
-    shown = patchcore("evaluate", tiny_study, trained, "--patch-size", "4", "--json")
+    shown = patchcore_here("evaluate", tiny_study, trained, "--patch-size", "4", "--json")
     assert json.loads(shown.stdout)["mean_dsc"] == each["4"].mean_dsc
     # The plan has one target, so its label is read at its patch size, and all other classes are, too.
     by_plan = evaluate(tiny_study, trained, patch_size="plan")
@@ -96,22 +96,22 @@ def test_evaluate_predict_and_export_at_a_patch_size(trained: Path, tiny_study: 
     scan = next(record for record in Study(tiny_study).accepted()).image
     assert scan is not None
     model = tmp_path / "four.zip"
-    assert patchcore("export", trained, "-o", model, "--patch-size", "4").returncode == 0
+    assert patchcore_here("export", trained, "-o", model, "--patch-size", "4").returncode == 0
     fixed = read_model(model)
     assert fixed.plan.target.patch_size == (4, 4, 4)
     assert fixed.config.model.patch_sizes == ()
     maps = []
     for number, (source, extra) in enumerate(((trained, ["--patch-size", "4"]), (model, []))):
         out = tmp_path / f"{number}.nii.gz"
-        done = patchcore("predict", source, scan.path, "-o", out, *extra)
+        done = patchcore_here("predict", source, scan.path, "-o", out, *extra)
         assert done.returncode == 0, done.stderr
         maps.append(np.asarray(nibabel.load(out).dataobj))  # type: ignore[attr-defined]
     assert maps[0].any()
     assert np.mean(maps[0] != maps[1]) < 1e-3
-    done = patchcore("predict", model, scan.path, "-o", tmp_path / "no.nii.gz", "--patch-size", "8")
+    done = patchcore_here("predict", model, scan.path, "-o", tmp_path / "no.nii.gz", "--patch-size", "8")
     assert "has one patch size, 4" in done.stderr
     whole = tmp_path / "all.zip"
-    assert patchcore("export", trained, "-o", whole).returncode == 0
+    assert patchcore_here("export", trained, "-o", whole).returncode == 0
     assert len(read_model(whole).config.model.patch_sizes) == 3
 
 
@@ -147,13 +147,24 @@ def test_a_plan_of_another_size_is_refused(tiny_study: Path) -> None:
         create_run(tiny_study, settings=["model.patch_sizes=[4,16]"])
 
 
-def test_onnx_has_the_plans_size(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_onnx_has_the_size_that_is_asked_for_or_that_of_the_plan(
+    trained: Path, tiny_study: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("onnxscript")
+    scan = next(record for record in Study(tiny_study).accepted()).image
+    assert scan is not None
     for size, extra in ((8, []), (4, ["--patch-size", "4"])):
-        out = tmp_path / f"{size}.onnx"
-        done: Any = patchcore("export", trained, "-o", out, *extra)
+        model = tmp_path / f"{size}.onnx"
+        done = patchcore_here("export", trained, "-o", model, *extra)
         assert done.returncode == 0, done.stderr
-        assert out.exists()
+        maps = []
+        for number, source in enumerate((trained, model)):
+            out = tmp_path / f"{size}-{number}.nii.gz"
+            predict(source, scan.path, out, patch_size=str(size) if source == trained else None)
+            maps.append(np.asarray(nibabel.load(out).dataobj))  # type: ignore[attr-defined]
+        assert maps[0].any()
+        assert np.mean(maps[0] != maps[1]) < 1e-3
 
 
 def test_the_best_size_of_a_flexible_run_is_a_rule(trained: Path, tiny_study: Path) -> None:

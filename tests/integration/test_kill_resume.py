@@ -32,10 +32,10 @@ def check_readable(run: Path) -> None:
 
 
 def test_killed_and_resumed_equals_unbroken(
-    make_run: Callable[..., Path], losses: Callable[[Path], dict[int, float]]
+    make_run: Callable[..., Path], run_attempt: Callable[..., int], losses: Callable[[Path], dict[int, float]]
 ) -> None:
     unbroken, killed = make_run(*SETTINGS), make_run(*SETTINGS)
-    finish(unbroken, 1)
+    assert run_attempt(unbroken) == 0
     for attempt, step in ((1, 7), (2, 21)):
         process = start(killed, attempt)
         wait_for_step(killed, process, step)
@@ -58,7 +58,9 @@ def test_sigterm_keeps_the_last_step(make_run: Callable[..., Path], losses: Call
     assert load_checkpoint(run / "checkpoints" / "last").state["step"] == max(losses(run))
 
 
-def test_epochs_of_a_resumed_run_are_as_long_as_before(make_run: Callable[..., Path]) -> None:
+def test_epochs_of_a_resumed_run_are_as_long_as_before(
+    make_run: Callable[..., Path], run_attempt: Callable[..., int]
+) -> None:
     from patchcore.models.checkpoint import load_checkpoint
 
     run = make_run("train.steps=100000", "train.steps_per_epoch=0")
@@ -73,7 +75,7 @@ def test_epochs_of_a_resumed_run_are_as_long_as_before(make_run: Callable[..., P
         path = last.resolve() / "state.json"
         content = json.loads(path.read_text()) | {"epoch_steps": kept}
         path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
-        finish(run, 2 if kept else 3, train={"steps": state["step"] + (1 if kept else 2)})
+        assert run_attempt(run, 2 if kept else 3, train={"steps": state["step"] + (1 if kept else 2)}) == 0
         assert load_checkpoint(last).state["epoch_steps"] == expected
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from commands import patchcore
+from commands import patchcore, patchcore_here
 from dicom_files import ct_series, enhanced, save, stored_values
 from patchcore.config.postprocess import POSTPROCESS_FILE, Postprocess
 from patchcore.datasets.dicom.find import find_dicom
@@ -261,7 +261,7 @@ def test_an_onnx_model_predicts_without_torch(trained: Path, tmp_path: Path) -> 
     scan = tmp_path / "scan.nii.gz"
     nibabel.save(nibabel.Nifti1Image(image, np.diag([1.5, 1.5, 2, 1])), scan)
     predict(trained, scan, tmp_path / "torch.nii.gz", probabilities=True, mirror=True)
-    made = patchcore("export", trained, "-o", tmp_path / "model.onnx")
+    made = patchcore_here("export", trained, "-o", tmp_path / "model.onnx")
     assert made.returncode == 0, made.stderr
     script = (
         "import sys\n"

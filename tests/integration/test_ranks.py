@@ -17,6 +17,7 @@ from trainer_process import finish, start, wait_for_step
 from patchcore.runs import RunReader, RunView
 
 MakeRun = Callable[..., Path]
+RunAttempt = Callable[..., int]
 Losses = Callable[[Path], dict[int, float]]
 
 PLAIN = ("model.dropout=0", "train.batch_size=4")
@@ -34,14 +35,24 @@ def child_of(pid: int) -> psutil.Process:
     return children[0]
 
 
-@pytest.mark.parametrize("extra", [(), ("loss.batch_dice=true", "train.accumulate=2", "model.deep_supervision=true")])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        ("loss.batch_dice=true", "train.accumulate=2", "model.deep_supervision=true"),
+    ],
+)
 def test_two_ranks_learn_what_one_learns(
-    extra: tuple[str, ...], make_run: MakeRun, losses: Losses, gradients_agree: Callable[..., None]
+    extra: tuple[str, ...],
+    make_run: MakeRun,
+    run_attempt: RunAttempt,
+    losses: Losses,
+    gradients_agree: Callable[..., None],
 ) -> None:
     gradients_agree(extra, (*extra, "train.ranks=2"), lambda run: finish(run, 1))
     settings = (*PLAIN_SGD, "optim.lr=1e-2", *extra)
     one, two = make_run(*settings), make_run(*settings, "train.ranks=2")
-    finish(one, 1)
+    assert run_attempt(one) == 0
     finish(two, 1)
     assert sorted(losses(two)) == [1, 2, 3, 4, 5, 6]
     for step, loss in losses(one).items():
@@ -58,19 +69,22 @@ def test_two_ranks_learn_what_one_learns(
     assert list(seen[0]) == list(seen[1])
 
 
-def test_a_run_of_one_continues_with_two(make_run: MakeRun, losses: Losses) -> None:
+def test_a_run_of_one_continues_with_two(make_run: MakeRun, run_attempt: RunAttempt, losses: Losses) -> None:
     # The attempt sets the number of steps, which determines the learning rate, in the same way for both runs.
     settings = (*PLAIN_SGD, "optim.lr=1e-2")
     reference, changing = make_run(*settings), make_run(*settings)
     for attempt, steps in enumerate((3, 6), 1):
-        finish(reference, attempt, train={"steps": steps})
-        finish(changing, attempt, train={"steps": steps, "ranks": attempt})
+        assert run_attempt(reference, attempt, train={"steps": steps}) == 0
+        if attempt == 1:
+            assert run_attempt(changing, attempt, train={"steps": steps}) == 0
+        else:
+            finish(changing, attempt, train={"steps": steps, "ranks": attempt})
     for step, loss in losses(reference).items():
         assert losses(changing)[step] == pytest.approx(loss, rel=ROUNDING)
     assert any("ranks 1 → 2" in alert.message for alert in view_of(changing).alerts)
 
 
-def test_a_dead_rank_ends_the_run_and_is_named(make_run: MakeRun) -> None:
+def test_a_dead_rank_ends_the_run_and_is_named(make_run: MakeRun, run_attempt: RunAttempt) -> None:
     run = make_run(
         *PLAIN, "train.ranks=2", "train.steps=100000", "train.steps_per_epoch=3", "validation.every_epochs=99999"
     )
@@ -83,7 +97,7 @@ def test_a_dead_rank_ends_the_run_and_is_named(make_run: MakeRun) -> None:
     assert view.states[-1].state == "killed"
     assert "rank 1 of 2 was ended by signal 9" in view.alerts[-1].message
     assert "resume" in (view.alerts[-1].remedy or "")
-    finish(run, 2, train={"steps": 6, "ranks": 1})
+    assert run_attempt(run, 2, train={"steps": 6, "ranks": 1}) == 0
 
 
 def test_a_rank_that_dies_before_it_has_joined_is_reported(
@@ -142,7 +156,7 @@ def test_many_records_come_over_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
     assert store.num_keys() <= 1
 
 
-@pytest.mark.parametrize("validating", [False, True])
+@pytest.mark.parametrize("validating", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_stop_leaves_with_a_checkpoint_also_amid_a_validation(
     validating: bool, make_run: MakeRun, losses: Losses
 ) -> None:

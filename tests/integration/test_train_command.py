@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_training import TINY
 
-from commands import patchcore
+from commands import patchcore, patchcore_here
 from patchcore.runs import RunState, run_state
 from patchcore.study import Study
 
@@ -34,7 +34,7 @@ def test_detached_run_continues_alone(tiny_study: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert run_state(run).state is RunState.FINISHED
-    evaluated = patchcore("evaluate", str(tiny_study))
+    evaluated = patchcore_here("evaluate", str(tiny_study))
     assert evaluated.returncode == 0, evaluated.stderr
     assert "used for selection" in evaluated.stdout
     assert "baseline without training (centre ball of" in evaluated.stdout

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import patchcore
+from commands import patchcore_here
 from patchcore.config.postprocess import POSTPROCESS_FILE, Gain, read_postprocess
 from patchcore.errors import ConfigError, CorruptFileError, DataError, StudyError
 from patchcore.evaluation import tune as tuning
@@ -30,7 +30,7 @@ def trained(make_run: MakeRun, run_attempt: RunAttempt) -> Path:
 
 
 def test_tune_writes_what_predict_and_evaluate_use(trained: Path, tiny_study: Path) -> None:
-    shown = patchcore("tune", trained)
+    shown = patchcore_here("tune", trained)
     assert shown.returncode == 0, shown.stderr
     assert "each patient with the choice of the others" in shown.stdout
     assert "2 patients the interval is unreliable" in shown.stdout
@@ -57,14 +57,14 @@ def test_tune_writes_what_predict_and_evaluate_use(trained: Path, tiny_study: Pa
     assert (report / "lesions.png").exists()
     assert (report / "contours.png").exists()
 
-    beside = patchcore("evaluate", tiny_study, trained, trained.name)
+    beside = patchcore_here("evaluate", tiny_study, trained, trained.name)
     assert beside.returncode == 0, beside.stderr
     assert "mean sensitivity (FROC)" in beside.stdout
     with (report / "side-by-side.csv").open(newline="") as handle:
         rows = list(csv.reader(handle))
     assert rows[0] == ["", trained.name, trained.name]
     assert len({row[0] for row in rows}) == len(rows) > 8
-    both = patchcore("evaluate", tiny_study, trained, trained.name, "--json", "--no-postprocess")
+    both = patchcore_here("evaluate", tiny_study, trained, trained.name, "--json", "--no-postprocess")
     assert [one["run_id"] for one in json.loads(both.stdout)] == [trained.name] * 2
 
 

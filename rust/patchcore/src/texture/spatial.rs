@@ -1,6 +1,6 @@
 //! Moran's I and Geary's C: whether voxels that are near each other have similar intensities.
 
-use rustfft::FftPlanner;
+use rustfft::FftPlannerScalar;
 use rustfft::num_complex::Complex;
 
 use super::{Region, place};
@@ -50,10 +50,11 @@ fn convolved(region: &Region<'_>, used: &[usize], mean: f64) -> Result<(f64, f64
     // The box of the voxels, and as much room beside it, so that the ends of a convolution do not meet.
     let places: Vec<[isize; 3]> = used.iter().map(|&at| place(region.shape, at)).collect();
     let low = [0, 1, 2].map(|axis| places.iter().map(|place| place[axis]).min().unwrap_or(0));
-    let size = [0, 1, 2].map(|axis| {
+    let used_size = [0, 1, 2].map(|axis| {
         let high = places.iter().map(|place| place[axis]).max().unwrap_or(0);
-        smooth(2 * (high - low[axis] + 1) as usize)
+        (high - low[axis] + 1) as usize
     });
+    let size = used_size.map(|length| smooth(2 * length));
     let count = size.iter().product();
     let grid = || -> Result<Vec<Complex<f64>>> {
         let mut grid = room(Some(count), "the pairs of voxels of a region")?;
@@ -83,13 +84,13 @@ fn convolved(region: &Region<'_>, used: &[usize], mean: f64) -> Result<(f64, f64
     for (&voxel, place) in used.iter().zip(&places) {
         field[at(place)] = Complex::new(1.0, region.image[voxel] - mean);
     }
-    let mut planner = FftPlanner::new();
-    transform(&mut kernel, size, &mut planner, false)?;
-    transform(&mut field, size, &mut planner, false)?;
+    let mut planner = FftPlannerScalar::new();
+    transform(&mut kernel, size, &mut planner, None)?;
+    transform(&mut field, size, &mut planner, None)?;
     for (value, weight) in field.iter_mut().zip(&kernel) {
         *value *= weight;
     }
-    transform(&mut field, size, &mut planner, true)?;
+    transform(&mut field, size, &mut planner, Some(used_size))?;
     let (mut weights, mut products, mut own) = (0.0, 0.0, 0.0);
     for (&voxel, place) in used.iter().zip(&places) {
         let around = field[at(place)] / count as f64;
@@ -116,18 +117,41 @@ fn smooth(least: usize) -> usize {
         .unwrap_or(least)
 }
 
-fn transform(grid: &mut [Complex<f64>], size: [usize; 3], planner: &mut FftPlanner<f64>, back: bool) -> Result<()> {
-    for axis in 0..3 {
+/// Transform a grid in place; backwards if `back` is given, and then only its first `back` values along each axis count.
+///
+/// Most of a grid is room for the convolution: lines of zeros are not transformed, nor lines that nobody reads.
+fn transform(
+    grid: &mut [Complex<f64>],
+    size: [usize; 3],
+    planner: &mut FftPlannerScalar<f64>,
+    back: Option<[usize; 3]>,
+) -> Result<()> {
+    for axis in if back.is_some() { [2, 1, 0] } else { [0, 1, 2] } {
         let length = size[axis];
         let stride: usize = size[axis + 1..].iter().product();
-        let plan = if back { planner.plan_fft_inverse(length) } else { planner.plan_fft_forward(length) };
+        let plan = if back.is_some() { planner.plan_fft_inverse(length) } else { planner.plan_fft_forward(length) };
         let mut line = room(Some(length), "a line of a transform")?;
         line.resize(length, Complex::default());
         let mut scratch = vec![Complex::default(); plan.get_inplace_scratch_len()];
         for first in 0..grid.len() / length {
-            let begin = first / stride * stride * length + first % stride;
+            // The place on the later axes, which are transformed back already.
+            let after = first % stride;
+            let is_read = |[_, y, z]: [usize; 3]| match axis {
+                0 => after / size[2] < y && after % size[2] < z,
+                1 => after < z,
+                _ => true,
+            };
+            if !back.is_none_or(is_read) {
+                continue;
+            }
+            let begin = first / stride * stride * length + after;
+            let mut is_zero = true;
             for (at, value) in line.iter_mut().enumerate() {
                 *value = grid[begin + at * stride];
+                is_zero &= *value == Complex::ZERO;
+            }
+            if is_zero {
+                continue;
             }
             plan.process_with_scratch(&mut line, &mut scratch);
             for (at, value) in line.iter().enumerate() {

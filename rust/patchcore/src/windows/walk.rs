@@ -65,18 +65,20 @@ pub(super) fn fill<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> bool {
         // SAFETY: the processor has AVX2.
         return unsafe { fill_avx2(pixel, slab) };
     }
-    fill_any(pixel, slab)
+    fill_any::<P, { cfg!(not(target_arch = "x86_64")) }>(pixel, slab)
 }
 
 /// [`fill_any`], compiled for AVX2, which has twice the vector width.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn fill_avx2<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> bool {
-    fill_any(pixel, slab)
+    fill_any::<P, true>(pixel, slab)
 }
 
+/// Fill a slab. There is a copy of this code for each pair of element types, so vector code is generated only if
+/// `VECTORS`: not a second time for the few x86-64 processors without AVX2.
 #[inline(always)]
-fn fill_any<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> bool {
+pub(super) fn fill_any<P: Pixel, const VECTORS: bool>(pixel: P, slab: &mut Slab<'_, P::Out>) -> bool {
     debug_assert_eq!(slab.volume.kind().size(), size_of::<P::In>());
     let inside = slab.inside();
     pad(pixel.padding(), &inside, slab);
@@ -88,15 +90,15 @@ fn fill_any<P: Pixel>(pixel: P, slab: &mut Slab<'_, P::Out>) -> bool {
     let fastest = (0..2).filter(|&axis| is_long(axis)).min_by_key(|&axis| strides[axis].unsigned_abs());
     match fastest {
         Some(fast) if !by_rows && strides[fast].unsigned_abs() < strides[2].unsigned_abs() => {
-            transposed(pixel, fast, &inside, slab, &mut note);
+            transposed::<P, VECTORS>(pixel, fast, &inside, slab, &mut note);
         }
-        _ => rows(pixel, &inside, slab, &mut note),
+        _ => rows::<P, VECTORS>(pixel, &inside, slab, &mut note),
     }
     P::accepts(note)
 }
 
 /// Write the padding around the part that lies inside the volume.
-#[inline(always)]
+#[inline(never)]
 fn pad<Out: Copy>(padding: Out, inside: &[Range<usize>; 3], slab: &mut Slab<'_, Out>) {
     let [_, rows, columns] = slab.window;
     if rows * columns == 0 {
@@ -121,7 +123,12 @@ fn pad<Out: Copy>(padding: Out, inside: &[Range<usize>; 3], slab: &mut Slab<'_, 
 }
 
 #[inline(always)]
-fn rows<P: Pixel>(pixel: P, inside: &[Range<usize>; 3], slab: &mut Slab<'_, P::Out>, note: &mut P::Note) {
+fn rows<P: Pixel, const VECTORS: bool>(
+    pixel: P,
+    inside: &[Range<usize>; 3],
+    slab: &mut Slab<'_, P::Out>,
+    note: &mut P::Note,
+) {
     let [_, rows, columns] = slab.window;
     let stride = slab.volume.stride(2);
     for i in inside[0].clone() {
@@ -131,7 +138,7 @@ fn rows<P: Pixel>(pixel: P, inside: &[Range<usize>; 3], slab: &mut Slab<'_, P::O
             let start = (i * rows + j) * columns;
             let row = &mut slab.out[start + inside[2].start..start + inside[2].end];
             // SAFETY: the row lies in the volume, so `source` and the following voxels belong to the view.
-            unsafe { line(pixel, source, stride, row, note) };
+            unsafe { line::<P, VECTORS>(pixel, source, stride, row, note) };
         }
     }
 }
@@ -151,7 +158,7 @@ fn prefetch(source: *const u8, length: isize) {
 
 /// Like [`rows`], but reads lines along the axis `fast` (0 or 1) into a buffer and writes the buffer transposed.
 #[inline(always)]
-fn transposed<P: Pixel>(
+fn transposed<P: Pixel, const VECTORS: bool>(
     pixel: P,
     fast: usize,
     inside: &[Range<usize>; 3],
@@ -174,7 +181,7 @@ fn transposed<P: Pixel>(
                 for (k, lane) in buffer.chunks_exact_mut(LINE).take(width).enumerate() {
                     let source = slab.volume.at(slab.volume_index([index[0], index[1], column + k]));
                     // SAFETY: the line lies in the volume, so `source` and the following voxels belong to the view.
-                    unsafe { line(pixel, source, stride, &mut lane[..length], note) };
+                    unsafe { line::<P, VECTORS>(pixel, source, stride, &mut lane[..length], note) };
                 }
                 let mut start = begin * steps[fast] + across * steps[other] + column;
                 for i in 0..length {
@@ -200,13 +207,19 @@ fn transposed<P: Pixel>(
 /// # Safety
 /// The `out.len()` voxels at `source`, `source + stride`, and so on must be readable. They need not be aligned.
 #[inline(always)]
-unsafe fn line<P: Pixel>(pixel: P, source: *const u8, stride: isize, out: &mut [P::Out], note: &mut P::Note) {
+unsafe fn line<P: Pixel, const VECTORS: bool>(
+    pixel: P,
+    source: *const u8,
+    stride: isize,
+    out: &mut [P::Out],
+    note: &mut P::Note,
+) {
     let unit = size_of::<P::In>() as isize;
     // A constant stride lets the compiler vectorise the loop.
-    if stride == unit {
+    if VECTORS && stride == unit {
         // SAFETY: guaranteed by the caller.
         unsafe { line_of(pixel, source, unit, out, note) };
-    } else if stride == -unit {
+    } else if VECTORS && stride == -unit {
         // SAFETY: guaranteed by the caller.
         unsafe { line_of(pixel, source, -unit, out, note) };
     } else {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::view::Element;
+use crate::windows::walk::fill_any;
 
 #[derive(Debug, Clone)]
 struct Layout {
@@ -71,7 +72,7 @@ fn values<T>(layout: &Layout, seed: u64, make: impl Fn(u64) -> T) -> Vec<T> {
 fn both<T: Element, P: Pixel<In = T, Out: PartialEq + std::fmt::Debug>>(pixel: P, layout: &Layout, values: &[T]) {
     let planes = layout.window[0] - layout.first;
     let count = planes * layout.window[1] * layout.window[2];
-    let (mut fast, mut naive) = (vec![P::Out::default(); count], vec![P::Out::default(); count]);
+    let [mut fast, mut plain, mut naive] = std::array::from_fn(|_| vec![P::Out::default(); count]);
     let slab = |out| Slab {
         volume: view(layout, values),
         corner: layout.corner,
@@ -81,8 +82,11 @@ fn both<T: Element, P: Pixel<In = T, Out: PartialEq + std::fmt::Debug>>(pixel: P
     };
     let accepted = fill(pixel, &mut slab(&mut fast));
     let misfit = fill_naive(pixel, &mut slab(&mut naive));
-    assert_eq!(accepted, misfit.is_none());
+    // The form for x86-64 processors without AVX2.
+    let accepted_plain = fill_any::<P, false>(pixel, &mut slab(&mut plain));
+    assert_eq!([accepted, accepted_plain], [misfit.is_none(); 2]);
     assert_eq!(fast, naive);
+    assert_eq!(plain, naive);
 }
 
 proptest! {
