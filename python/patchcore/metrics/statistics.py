@@ -281,7 +281,7 @@ def estimate_median(values: npt.ArrayLike) -> MedianEstimate:
         >>> found.median, found.low, found.high, round(found.coverage, 3)
         (6.0, 2.0, 10.0, 0.988)
     """
-    from scipy import stats
+    from scipy.special import bdtr
 
     ordered = np.sort(np.asarray(values, dtype=np.float64).ravel())
     ordered = ordered[~np.isnan(ordered)]
@@ -291,7 +291,7 @@ def estimate_median(values: npt.ArrayLike) -> MedianEstimate:
     median = float(np.median(ordered))
     rank, coverage = 0, math.nan
     while rank + 1 <= n // 2:
-        next_coverage = 1 - 2 * float(stats.binom.cdf(rank, n, 0.5))
+        next_coverage = 1 - 2 * float(bdtr(rank, n, 0.5))
         if next_coverage < 0.95:
             break
         rank, coverage = rank + 1, next_coverage
@@ -332,7 +332,7 @@ def compare_pairs(
         >>> round(found.difference.mean, 3), round(found.wilcoxon_p, 3), found.false_order < 0.01
         (0.06, 0.031, True)
     """
-    from scipy import stats
+    from scipy.special import stdtr
 
     a, b = (np.asarray(scores, dtype=np.float64).ravel() for scores in (first, second))
     if a.shape != b.shape:
@@ -342,12 +342,14 @@ def compare_pairs(
     kept = differences[np.isfinite(differences)]
     p = false_order = math.nan
     if len(kept) >= 6 and np.any(kept):
-        p = float(stats.wilcoxon(kept).pvalue)
+        from scipy.stats import wilcoxon
+
+        p = float(wilcoxon(kept).pvalue)
     if len(kept) > 1:
         false_order = 0.5
         if estimate.deviation > 0:
             t = abs(estimate.mean) * math.sqrt(len(kept)) / estimate.deviation
-            false_order = float(stats.t.sf(t, len(kept) - 1))
+            false_order = float(stdtr(len(kept) - 1, -t))
         elif estimate.mean:
             false_order = 0.0
     return PairedComparison(estimate, p, false_order)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -12,9 +14,14 @@ from patchcore.config.run import OptimConfig
 
 __all__ = ["WeightAverage", "learning_rate", "make_optimizer"]
 
+_Kind = TypeVar("_Kind", bound=torch.optim.Optimizer)
+
 
 # Tables of positions of UNETR and of SwinUNETR.
 _POSITIONS = ("position_embeddings", "relative_position_bias")
+
+_PROTECTED = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+"""Methods of an optimiser that torch protects from its compiler."""
 
 
 class WeightAverage:
@@ -79,8 +86,18 @@ def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optim
         {"params": plain, "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        return _quick(torch.optim.SGD)(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    return _quick(torch.optim.AdamW)(groups, lr=config.lr, fused=True)
+
+
+def _quick(kind: type[_Kind]) -> type[_Kind]:
+    """Return an optimiser without the protection of its methods from torch's compiler: it imports the whole compiler.
+
+    That takes as long as the import of torch. Optimisers are not compiled here, so they need no protection.
+    """
+    bare: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in _PROTECTED}
+    bare["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), bare)
 
 
 def learning_rate(step: int, total: int, config: OptimConfig) -> float:
