@@ -10,8 +10,6 @@ processes with limits on address space and processor time; if a child dies, the 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import resource
@@ -24,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from children import batches, limit_processor_time
-from commands import patchcore
+from commands import patchcore, patchcore_here
 
 MEMORY = 6 << 30
 """Limit of the address space of a child process [bytes]; libraries and threads take 1 GiB."""
@@ -41,16 +39,6 @@ def files_below(folder: Path) -> list[Path]:
         inner[:] = sorted(name for name in inner if name != ".git")
         found += [Path(place) / name for name in sorted(names)]
     return [path for path in found if path.is_file()]
-
-
-def command(*arguments: str) -> tuple[int, str, str]:
-    """Run a patchcore command in this process; return its exit code, stdout and stderr."""
-    from patchcore.cli import main
-
-    out, error = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-        code = main(list(arguments))
-    return code, out.getvalue(), error.getvalue()
 
 
 def broken_rule(code: int, out: str, error: str, *, as_json: bool) -> str | None:
@@ -111,7 +99,8 @@ def one_file(path: Path, work: Path) -> list[str]:
     broken = []
     for way, root in ways(path, work):
         options = ["--layout", "dicom"] if way == "dicom" else []
-        code, out, error = command("check", str(root), "--json", *options)
+        done = patchcore_here("check", root, "--json", *options)
+        code, out, error = done.returncode, done.stdout, done.stderr
         print(f"end {way} {code}", flush=True)
         problem = broken_rule(code, out, error, as_json=True)
         if problem is not None:

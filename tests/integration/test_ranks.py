@@ -73,12 +73,10 @@ def test_a_run_of_one_continues_with_two(make_run: MakeRun, run_attempt: RunAtte
     # The attempt sets the number of steps, which determines the learning rate, in the same way for both runs.
     settings = (*PLAIN_SGD, "optim.lr=1e-2")
     reference, changing = make_run(*settings), make_run(*settings)
-    for attempt, steps in enumerate((3, 6), 1):
-        assert run_attempt(reference, attempt, train={"steps": steps}) == 0
-        if attempt == 1:
-            assert run_attempt(changing, attempt, train={"steps": steps}) == 0
-        else:
-            finish(changing, attempt, train={"steps": steps, "ranks": attempt})
+    for run in (reference, changing):
+        assert run_attempt(run, 1, train={"steps": 3}) == 0
+    assert run_attempt(reference, 2, train={"steps": 6}) == 0
+    finish(changing, 2, train={"steps": 6, "ranks": 2})
     for step, loss in losses(reference).items():
         assert losses(changing)[step] == pytest.approx(loss, rel=ROUNDING)
     assert any("ranks 1 → 2" in alert.message for alert in view_of(changing).alerts)

@@ -73,10 +73,16 @@ def t_of_tails(parts: Float64Array) -> float:
 
 
 def _excess_kurtosis(values: Float64Array) -> float:
-    """Return scipy.stats.kurtosis(values, bias=False), without the import of scipy.stats, which takes a second."""
-    count = len(values)
-    squares = (values - values.mean()) ** 2
-    plain = float((squares**2).mean() / squares.mean() ** 2) - 3
+    """Return scipy.stats.kurtosis(values, bias=False), without the import of scipy.stats, which takes a second.
+
+    It is 0 if the values differ by no more than rounding.
+    """
+    count, mean = len(values), values.mean()
+    squares = (values - mean) ** 2
+    variance = squares.mean()
+    if variance <= (np.finfo(np.float64).eps * mean) ** 2:
+        return 0.0
+    plain = float(((squares / variance) ** 2).mean()) - 3
     return (count - 1) / ((count - 2) * (count - 3)) * ((count + 1) * plain + 6)
 
 

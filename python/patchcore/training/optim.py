@@ -91,9 +91,10 @@ def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optim
 
 
 def _quick(kind: type[_Kind]) -> type[_Kind]:
-    """Return an optimiser without the protection of its methods from torch's compiler: it imports the whole compiler.
+    """Return a class of optimisers with methods that torch does not protect from its compiler.
 
-    That takes as long as the import of torch. Optimisers are not compiled here, so they need no protection.
+    The protection imports the whole compiler, which takes as long as the import of torch. Nothing compiles optimisers
+    here, so they need no protection.
     """
     bare: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in _PROTECTED}
     bare["step"] = torch.no_grad()(inspect.unwrap(kind.step))

@@ -90,6 +90,12 @@ def test_the_interval_covers_what_it_promises_where_the_bootstrap_does_not() -> 
     assert covered[1] / 400 < 0.93
 
 
+def test_values_that_differ_by_rounding_show_no_tails() -> None:
+    for parts in (np.array([1.0, 1.0, 1.0, 1.0, 1.0 + 2e-16]), np.array([0.0, 0.0, 0.0, 0.0, 1e-200])):
+        assert np.ptp(parts) > 0
+        assert intervals.t_of_tails(parts) == pytest.approx(float(stats.t.ppf(0.975, 4)))
+
+
 def test_four_values_show_their_tails() -> None:
     parts = np.array([0.0, 0.01, -0.01, 5.0])
     tails = float(stats.kurtosis(parts, bias=False))

@@ -1,4 +1,4 @@
-"""The optimiser computes what torch's does, without torch's compiler, whose import takes as long as that of torch."""
+"""Our optimisers compute what torch's do, but they do not import torch's compiler."""
 
 from __future__ import annotations
 
@@ -33,17 +33,21 @@ def test_steps_and_states_are_torchs(kind: str) -> None:
     theirs = copy.deepcopy(ours)
     config = OptimConfig(optimizer="adamw" if kind == "adamw" else "sgd", lr=1e-2, momentum=0.9)
     optimizer = make_optimizer(ours, config)
-    matrices = [one for one in theirs.parameters() if one.ndim > 1]
-    others = [one for one in theirs.parameters() if one.ndim == 1]
     decay = optimizer.param_groups[0]["weight_decay"]
-    peer = PEERS[kind]([{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}])
+
+    def peer_of(network: nn.Module) -> Any:
+        matrices = [one for one in network.parameters() if one.ndim > 1]
+        others = [one for one in network.parameters() if one.ndim == 1]
+        return PEERS[kind]([{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}])
+
+    peer = peer_of(theirs)
     for number in range(6):
         if number == 3:
-            # A state of either is a state of the other.
-            for old, network in ((optimizer, ours), (peer, theirs)):
-                again = make_optimizer(network, config)
-                again.load_state_dict(copy.deepcopy(old.state_dict()))
-                optimizer, peer = (again, peer) if network is ours else (optimizer, again)
+            # Both continue with the state of the other.
+            states = [copy.deepcopy(one.state_dict()) for one in (peer, optimizer)]
+            optimizer, peer = make_optimizer(ours, config), peer_of(theirs)
+            for one, state in zip((optimizer, peer), states, strict=True):
+                one.load_state_dict(state)
         step(ours, optimizer, number)
         step(theirs, peer, number)
         for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
