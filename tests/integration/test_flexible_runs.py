@@ -19,6 +19,7 @@ from patchcore.config import Plan, resolve_config
 from patchcore.datasets.learned import learned_patch_size
 from patchcore.datasets.plan import plan_patch_size
 from patchcore.errors import ConfigError, PatchSizeError
+from patchcore.evaluation.cases import sizes_of_run
 from patchcore.evaluation.evaluate import evaluate
 from patchcore.experiments.manage import show_experiment
 from patchcore.experiments.protocol import with_patch_size
@@ -121,6 +122,9 @@ def test_from_and_to_fixed_networks(
     fixed = make_run("train.steps=1", f"init.source={trained}")
     assert run_attempt(fixed) == 0
     report = read_json(fixed / "init_report.json")
+    assert sizes_of_run(tiny_study, trained) == ("4", "8", "8x8x4")
+    with pytest.raises(ConfigError, match="one patch size only"):
+        sizes_of_run(tiny_study)  # the newest run
     # The source has this size, so nothing is resampled.
     assert {tensor["action"] for tensor in report["tensors"]} == {"kept"}
     again = make_run(*FLEXIBLE, "train.steps=1", f"init.source={fixed}")

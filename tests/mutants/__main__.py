@@ -67,7 +67,8 @@ STRICT = ("loss", "EMA, schedule, weight decay", "selection", "evaluation")
 
 TESTS = [
     "tests/unit/training", "tests/unit/metrics", "tests/unit/evaluation", "tests/unit/planning", "tests/unit/models",
-    "tests/unit/windows", "tests/unit/inference", "tests/unit/study", "tests/unit/runs/test_seen.py", "tests/peers",
+    "tests/unit/windows", "tests/unit/inference", "tests/unit/lesions", "tests/unit/study",
+    "tests/unit/runs/test_seen.py", "tests/peers",
     "tests/property/test_planning_property.py", "tests/property/test_windows_property.py",
     "tests/property/test_score_property.py", "tests/property/test_segment_property.py",
     *(f"tests/integration/test_{name}.py" for name in (
@@ -97,8 +98,8 @@ class Checkout:
     def pytest(self, *arguments: str, limit_s: float | None = None, env: dict[str, str] | None = None) -> int | None:
         """Run pytest in a forked child and return its exit code; None if the time ran out.
 
-        The child has torch and the like imported already, which takes longer than most tests; patchcore it imports
-        anew.
+        The child has torch and the like imported already, which takes longer than most tests; patchcore is imported by
+        the child itself.
         """
         child = os.fork()
         if child == 0:

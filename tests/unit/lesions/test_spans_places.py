@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from patchcore.lesions.measure import lesion_spans
-from patchcore.lesions.spans import span_places
+from patchcore.lesions.spans import lesion_at, span_places
 
 
 def test_places_follow_the_fastest_axis() -> None:
@@ -27,3 +27,13 @@ def test_places_of_one_lesion() -> None:
         places = list(span_places(spans, lesion))
         assert {number for number, _ in places} == {lesion}
         assert sum(int(mask[place].sum()) for _, place in places) == voxels
+
+
+def test_lesions_at_voxels() -> None:
+    mask = np.zeros((9, 3, 3), bool)
+    mask[1, 1, 1] = mask[4:6, 1, 1] = mask[8, 1, 1] = True
+    voxels = np.array([[5, 1, 1], [1, 1, 1], [8, 1, 1]])
+    for array in (mask, np.asfortranarray(mask)):
+        found = lesion_at(lesion_spans(array), voxels, array.shape)
+        assert found.dtype == np.int64
+        assert found.tolist() == [1, 0, 2]

@@ -109,6 +109,11 @@ def test_brats_by_hand() -> None:
     assert 2 * 374 / 4 <= found["hd95_mm"] < 2 * 374 / 4 + 1
     # Small lesions are excluded; a component on a small lesion is not false.
     assert brats_lesions(pair(), BratsRules(1, 8.0))["fn"] == 0
+    # Merged predictions must be larger than the least size: the false component has 27 voxels.
+    assert [brats_lesions(pair(), BratsRules(1, size, merge_predictions=True))["fp"] for size in (26.0, 27.0)] == [1, 0]
+    # Where false lesions do not count, the mean is over the lesions.
+    lenient = brats_lesions(pair(), BratsRules(1, 7.0, false_count=False))
+    assert lenient["dice"] == pytest.approx((2 * 54 / (54 + 63) + 1 + 0) / 3)
     truth, prediction = np.zeros((9, 9, 9), np.uint8), np.zeros((9, 9, 9), np.uint8)
     truth[4, 4, 4] = prediction[4, 4, 4] = 1
     tiny = brats_lesions(MaskPair(truth, prediction, affine=np.eye(4)), BratsRules(1, 2.0))

@@ -149,4 +149,17 @@ mod tests {
         assert!(cache.get((9, 9, 9)).is_none());
         assert_eq!(cache.counts().0, 10_001 + held.len() as u64);
     }
+
+    #[test]
+    fn its_bytes_are_used_to_the_last_one() {
+        let cache = ChunkCache::new(WAYS * 100);
+        // Keys of one way: the first chunk fills it, the others need it to be emptied.
+        let keys = [(0, 0, 0), (0, 0, WAYS as u32), (0, 0, 2 * WAYS as u32)];
+        cache.put(keys[0], [&[1; 60], &[2; 40]]);
+        assert!(cache.get(keys[0]).is_some());
+        cache.put(keys[1], [&[3; 50], &[]]);
+        cache.put(keys[2], [&[4; 30], &[5; 20]]);
+        assert_eq!(keys.map(|key| cache.get(key).is_some()), [false, true, true]);
+        assert_eq!(cache.bytes(), 100);
+    }
 }

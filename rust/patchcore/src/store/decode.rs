@@ -154,12 +154,15 @@ mod tests {
             let mut frame = Vec::new();
             blosc::compress(i16::bytes_of(&expected), 2, &mut frame).unwrap();
             let mut planes = BytePlanes::new();
+            // Noise cannot be compressed; all other frames take the quick way.
+            prop_assert!(kind == 2 || streams_of(&frame, 2).is_some());
             let found = decode::<i16>(&frame, needed, &mut planes).unwrap();
             prop_assert_eq!(&joined::<i16>(found, needed), &expected[..needed]);
 
             let expected: Vec<u8> = expected.iter().map(|&value| value as u8).collect();
             frame.clear();
             blosc::compress(&expected, 1, &mut frame).unwrap();
+            prop_assert!(kind == 1 || kind == 2 || streams_of(&frame, 1).is_some());
             let found = decode::<u8>(&frame, needed, &mut planes).unwrap();
             prop_assert_eq!(&joined::<u8>(found, needed), &expected[..needed]);
         }
