@@ -14,6 +14,10 @@ RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml
 # Most tests wait for processes that they start, so even a machine with one core gains from a second one.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# This profile compiles the crates of others only once for the build, clippy and the tests; see Cargo.toml.
+CARGO_TEST := cargo test --workspace --profile bench --quiet
+# Hosts that write no bytecode compile each module at each start, and tests start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
 # Test processes share the cores with each other: more threads each only get in the way.
 test test-all: export OMP_NUM_THREADS ?= 1
 
@@ -31,15 +35,17 @@ setup: $(VENV)/.built  ## Make .venv with everything in it and build the Rust co
 $(BIN)/python: | $(filter .uv/%,$(UV))
 	@test -x $@ || $(UV) venv --quiet --python $(PYTHON) $(VENV)
 
-# uv links packages from its cache: the 5 GB of a torch environment take seconds the second time. It leaves compiling to
-# the first import, which hosts that write no bytecode then do at each start: 6 s of `import torch, monai`.
+# uv links packages from its cache: the 5 GB of a torch environment take seconds the second time.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(UV) pip install --quiet --python $(BIN)/python --requirement pyproject.toml --extra dev --constraint constraints.txt
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1 || true
 	@touch $@
 
+# uv leaves compiling to the first import, which hosts that write no bytecode then do at each start: 6 s of torch. Here it
+# is written, but only of what patchcore imports: all packages would take a minute.
 $(VENV)/.built: $(VENV)/.installed $(RUST)
 	PATH="$(abspath $(BIN)):$$PATH" $(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c "import importlib, pkgutil, patchcore; [importlib.import_module(one.name) for one in \
+	  pkgutil.walk_packages(patchcore.__path__, 'patchcore.') if not one.name.endswith('__main__')]"
 	@touch $@
 
 demo: setup  ## Phantom CTs in; patch size, a trained UNETR of that size and its DSC out
@@ -49,16 +55,16 @@ pictures: demo  ## The pictures of the README, from the demo's run
 	$(BIN)/python docs/pictures.py $(DEMO)/study
 
 test: setup tmux  ## cargo tests and pytest
-	cargo test --workspace --quiet
+	$(CARGO_TEST)
 	$(PYTEST)
 
 test-all: setup tmux  ## And what is slow: over-fitting, kill loops, long fuzzing
-	cargo test --workspace --quiet
+	$(CARGO_TEST)
 	$(PYTEST) -m 'slow or not slow'
 
 check: setup  ## Format, lint, types, stubs, import direction
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --quiet -- --deny warnings
+	cargo clippy --workspace --all-targets --profile bench --quiet -- --deny warnings
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy & types=$$!; MYPYPATH=python $(BIN)/python -m mypy.stubtest patchcore._core --concise; wait $$types

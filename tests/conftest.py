@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
@@ -17,6 +20,13 @@ os.environ.setdefault("PYTEST_TIMEOUT", str(_HANG_S * float(os.environ.get("PATC
 
 # Variables of the caller that change what the commands print or how they end.
 _UNSET = ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES", "PATCHCORE_STOP_GRACE_S")
+
+
+# Tests write thousands of small files and wait for the disk each time. In memory they do not wait. TMPDIR chooses
+# another place.
+_MEMORY, _ROOM_BYTES = Path("/dev/shm"), 8 * 2**30
+if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _ROOM_BYTES:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
 
 
 def pytest_configure() -> None:
