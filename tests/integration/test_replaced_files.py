@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,21 @@ from patchcore.runs.paths import read_object
 from patchcore.volumes.volume import NiftiFile
 
 
+def phantoms_in(folder: Path) -> Path:
+    make_phantoms(folder / "data", cases=3, preset="large", shape=(40, 40, 20), spacing=(3.0, 3.0, 6.0))
+    return folder / "data"
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    make_phantoms(tmp_path / "data", cases=3, preset="large", shape=(40, 40, 20), spacing=(3.0, 3.0, 6.0))
-    return tmp_path / "data"
+    return phantoms_in(tmp_path)
+
+
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """A folder that is not in /dev/shm, where the others may be."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="patchcore-") as folder:
+        yield Path(folder)
 
 
 def failing(work: Callable[..., Any], code: int, times: int) -> Callable[..., Any]:
@@ -96,17 +108,17 @@ def test_a_record_that_is_replaced_while_it_is_read_is_read_again(
     assert read_json(path, schema=1)["a"] == 1
 
 
-def test_training_on_two_ranks_needs_no_shared_memory(data: Path, tmp_path: Path) -> None:
+def test_training_on_two_ranks_needs_no_shared_memory(on_disk: Path) -> None:
     """Containers often have 64 MB of /dev/shm, or 1 MB; nothing of patchcore uses it."""
     unshare = shutil.which("unshare")
     small = ["-m", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "sh"]
     if unshare is None or subprocess.run([unshare, *small, "true"], check=False, capture_output=True).returncode:
         pytest.skip("needs the right to mount a small /dev/shm")
-    pc.analyze(data, tmp_path / "study")
-    pc.plan_patch_size(tmp_path / "study", window_size=16, spacing=(6.0, 6.0, 12.0))
+    pc.analyze(phantoms_in(on_disk), on_disk / "study")
+    pc.plan_patch_size(on_disk / "study", window_size=16, spacing=(6.0, 6.0, 12.0))
     settings = ("train.steps=2", "model.hidden_size=24", "model.num_heads=2", "train.ranks=2", "train.folds=3")
     options = [part for setting in settings for part in ("--set", setting)]
-    train = [sys.executable, "-m", "patchcore", "train", str(tmp_path / "study"), "--foreground", *options]
+    train = [sys.executable, "-m", "patchcore", "train", str(on_disk / "study"), "--foreground", *options]
     done = subprocess.run(
         [unshare, *small, *train],
         check=False,
