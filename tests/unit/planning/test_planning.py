@@ -409,6 +409,11 @@ def test_a_cube_in_mm_has_an_edge_for_each_spacing() -> None:
     assert flat.patch_size == (24, 24, 6)
     assert "a cube with an edge of 18 mm" in flat.target.reason
     assert not any("far from a cube" in text for text in flat.target.warnings)
+    cases = [CaseSample(str(i), str(i), (0.75, 1.5, 3.0), (128, 64, 48)) for i in range(3)]
+    three = plan_from_samples(
+        cases, lesions, lesion_label=1, hu_range="liver", rule="mean-volume-mm", candidates=(6, 8, 12, 16, 24)
+    )
+    assert three.patch_size == (24, 12, 6)
     both = {outcome.rule: outcome.patch_size for outcome in flat.target.rules}
     assert both[Rule.MEAN_VOLUME] == (16, 16, 16)
     assert Rule.LEARNED not in both
