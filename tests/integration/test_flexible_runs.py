@@ -121,10 +121,10 @@ def test_from_and_to_fixed_networks(
 ) -> None:
     fixed = make_run("train.steps=1", f"init.source={trained}")
     assert run_attempt(fixed) == 0
-    report = read_json(fixed / "init_report.json")
     assert sizes_of_run(tiny_study, trained) == ("4", "8", "8x8x4")
     with pytest.raises(ConfigError, match="one patch size only"):
         sizes_of_run(tiny_study)  # the newest run
+    report = read_json(fixed / "init_report.json")
     # The source has this size, so nothing is resampled.
     assert {tensor["action"] for tensor in report["tensors"]} == {"kept"}
     again = make_run(*FLEXIBLE, "train.steps=1", f"init.source={fixed}")

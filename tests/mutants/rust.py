@@ -125,7 +125,7 @@ def _tested(checkout: Any, workspace: Path) -> str:
     kept = core.read_bytes()
     try:
         core.write_bytes((target / "debug" / "lib_core.so").read_bytes())
-        code = checkout.pytest("--timeout=0", *PYTESTS, limit_s=600)
+        code = checkout.pytest("--timeout=0", *PYTESTS, limit_s=1800)
     finally:
         core.write_bytes(kept)
     return {None: "time-out", 0: "survived"}.get(code, "killed")
