@@ -23,6 +23,8 @@ __all__ = [
     "finish_blend",
     "gaussian_importance",
     "inflated_bytes",
+    "instance_norm",
+    "instance_norm_gradient",
     "label_components",
     "label_overlaps",
     "measure_array",
@@ -367,3 +369,31 @@ def texture_features(
     bin_width: float | None,
     bin_count: int | None,
 ) -> list[tuple[str, float]]: ...
+
+# --- networks ---
+
+def instance_norm(
+    x: npt.NDArray[np.float32],
+    residual: npt.NDArray[np.float32] | None,
+    out: npt.NDArray[np.float32],
+    statistics: npt.NDArray[np.float32],
+    *,
+    samples: int,
+    channels: int,
+    eps: float,
+    slope: float,
+    threads: int,
+) -> None: ...
+def instance_norm_gradient(
+    x: npt.NDArray[np.float32],
+    out: npt.NDArray[np.float32] | None,
+    gradient: npt.NDArray[np.float32],
+    statistics: npt.NDArray[np.float32],
+    of_x: npt.NDArray[np.float32],
+    of_residual: npt.NDArray[np.float32] | None,
+    *,
+    samples: int,
+    channels: int,
+    slope: float,
+    threads: int,
+) -> None: ...

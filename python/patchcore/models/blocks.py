@@ -1,7 +1,7 @@
 """The convolutional blocks of UNETR, with MONAI's parameter names.
 
 They equal MONAI's blocks with ``norm_name="instance"``, initial weights of a seed included. The instance norm is
-:class:`patchcore.models.norm.ChannelsLastInstanceNorm`.
+:class:`patchcore.models.norm.ChannelsLastInstanceNorm`, which adds the residual and activates, too.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from patchcore.models.flexible import FlexibleTransposed, Kernels
@@ -27,6 +28,15 @@ class _Conv(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, bias: bool = False) -> None:
         super().__init__()
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, out_channels, ·, ·, ·) of (B, in_channels, ·, ·, ·) of the same size."""
+        conv = self.conv
+        if x.is_cpu and conv.kernel_size == (1, 1, 1):
+            # torch computes it channels-first on one thread: two copies, and one more in the layer that follows.
+            return F.linear(x.permute(0, 2, 3, 4, 1), conv.weight.flatten(1), conv.bias).permute(0, 4, 1, 2, 3)
+        out: Tensor = conv(x)
+        return out
 
 
 class _Transposed(nn.Sequential):
@@ -51,9 +61,8 @@ class Residual(nn.Module):
         super().__init__()
         self.conv1 = _Conv(in_channels, out_channels, 3)
         self.conv2 = _Conv(out_channels, out_channels, 3)
-        self.lrelu = nn.LeakyReLU(_SLOPE, inplace=True)
-        self.norm1 = ChannelsLastInstanceNorm()
-        self.norm2 = ChannelsLastInstanceNorm()
+        self.norm1 = ChannelsLastInstanceNorm(slope=_SLOPE)
+        self.norm2 = ChannelsLastInstanceNorm(slope=_SLOPE)
         self.widens = in_channels != out_channels
         if self.widens:
             self.conv3 = _Conv(in_channels, out_channels, 1)
@@ -61,10 +70,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, out_channels, ·, ·, ·) of (B, in_channels, ·, ·, ·) of the same size."""
-        out = self.lrelu(self.norm1(self.conv1(x)))
-        out = self.norm2(self.conv2(out))
-        out += self.norm3(self.conv3(x)) if self.widens else x
-        activated: Tensor = self.lrelu(out)
+        out = self.conv2(self.norm1(self.conv1(x)))
+        activated: Tensor = self.norm2(out, self.norm3(self.conv3(x)) if self.widens else x)
         return activated
 
 

@@ -3,6 +3,7 @@
 mod ct;
 mod gate;
 mod measure;
+mod norm;
 mod pair;
 mod predict;
 mod prepare;
@@ -18,6 +19,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     ct::register(module)?;
     measure::register(module)?;
+    norm::register(module)?;
     pair::register(module)?;
     predict::register(module)?;
     prepare::register(module)?;

@@ -14,6 +14,7 @@ pub mod error;
 mod gzip;
 pub mod lesions;
 pub mod nifti;
+pub mod norm;
 pub mod pair;
 pub mod philox;
 pub mod pool;

@@ -1,11 +1,9 @@
-"""Tests UNETR at every patch size: shapes, counts, gradients, errors, attention and its instance norm."""
+"""Tests UNETR at every patch size: shapes, counts, gradients, errors and attention."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -16,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from patchcore.errors import ConfigError, PatchSizeError, ShapeMismatchError
 from patchcore.models import UNETR, network_cost, trainable_parameters, upsampling_factors
 from patchcore.models.attention import SelfAttention
-from patchcore.models.norm import ChannelsLastInstanceNorm
+from patchcore.models.blocks import _Conv
 
 TINY: dict[str, Any] = {"hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "feature_size": 4}
 
@@ -153,57 +151,22 @@ def test_attention_is_the_textbook_formula() -> None:
     torch.testing.assert_close(SelfAttention(qkv, out, num_heads=heads, dropout=0.0)(x), expected)
 
 
-@pytest.mark.parametrize("channels", [1, 4, 16])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
-def test_norm_equals_torchs_forward_and_backward(channels: int, layout: torch.memory_format) -> None:
-    data = (torch.randn(2, channels, 7, 6, 5) * 3 + 5).to(memory_format=layout)
-    weight = torch.randn_like(data)
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_convolution_of_one_voxel_is_torchs(bias: bool) -> None:
+    """On a CPU it is a matrix product of the channels."""
+    torch.manual_seed(0)
+    convolution = _Conv(6, 4, 1, bias=bias)
+    x = torch.randn(2, 6, 5, 4, 3).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
     results = []
-    for norm in (nn.InstanceNorm3d(channels), ChannelsLastInstanceNorm()):
-        x = data.clone().requires_grad_()
-        y = norm(x)
-        (y * weight).sum().backward()
-        results.append((y.detach(), x.grad))
-    for ours, theirs in zip(results[1], results[0], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-def test_norm_gradient_is_its_numerical_derivative() -> None:
-    x = torch.randn(1, 2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(ChannelsLastInstanceNorm(), (x,))
-
-
-@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
-def test_the_gpus_norm_is_torchs() -> None:
-    """The kernels run in Triton's interpreter. It must be enabled before the kernels are defined, in a new process."""
-    program = """
-import torch
-import torch.nn.functional as F
-from patchcore.models.norm_triton import triton_instance_norm
-
-torch.manual_seed(0)
-for shape in ((2, 16, 7, 6, 5), (1, 4, 12, 12, 12), (2, 24, 9, 3, 4), (3, 128, 2, 3, 2), (1, 1, 5, 5, 5)):
-    for offset in (0.0, 1000.0):
-        data = (torch.randn(shape) * 3 + offset).to(memory_format=torch.channels_last_3d)
-        mine, reference, g = data.clone().requires_grad_(), data.double().requires_grad_(), torch.randn(shape)
-        y, z = triton_instance_norm(mine, 1e-5), F.instance_norm(reference, eps=1e-5)
-        assert y.is_contiguous(memory_format=torch.channels_last_3d)
-        y.backward(g)
-        z.backward(g.double())
-        torch.testing.assert_close(y, z.float(), atol=5e-5, rtol=0)
-        torch.testing.assert_close(mine.grad, reference.grad.float(), atol=5e-5, rtol=0)
-"""
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, encoding="utf-8", check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_norm_of_a_large_offset_keeps_its_digits() -> None:
-    x = torch.randn(1, 2, 40, 40, 40) + 100
-    reference = (x.double() - x.double().mean((2, 3, 4), keepdim=True)) / x.double().std((2, 3, 4), keepdim=True)
-    assert (ChannelsLastInstanceNorm()(x) - reference).abs().max() < 1e-3
+    for module in (convolution, convolution.conv):
+        convolution.zero_grad()
+        x.grad = None
+        y = module(x)
+        (y**2).sum().backward()
+        results.append((y.detach(), x.grad, *(p.grad for p in convolution.parameters())))
+    assert results[0][0].is_contiguous(memory_format=torch.channels_last_3d)
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_wrong_input_is_reported_with_what_is_right() -> None:
