@@ -14,7 +14,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// Arrays are flat: (samples, voxels, channels) in C order; statistics (samples, 2, channels).
 #[pyfunction]
 #[pyo3(signature = (x, residual, out, statistics, *, samples, channels, eps, slope, threads))]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
 fn instance_norm(
     py: Python<'_>,
     x: PyReadonlyArray1<'_, f32>,
@@ -35,7 +35,7 @@ fn instance_norm(
 
 #[pyfunction]
 #[pyo3(signature = (x, out, gradient, statistics, of_x, of_residual, *, samples, channels, slope, threads))]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
 fn instance_norm_gradient(
     py: Python<'_>,
     x: PyReadonlyArray1<'_, f32>,

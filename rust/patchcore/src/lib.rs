@@ -15,6 +15,7 @@ mod gzip;
 pub mod lesions;
 pub mod nifti;
 pub mod norm;
+mod openmp;
 pub mod pair;
 pub mod philox;
 pub mod pool;

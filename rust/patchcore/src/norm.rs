@@ -10,11 +10,10 @@ mod loops;
 mod tests;
 
 use std::ops::Range;
-
-use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
 use self::loops::{Rows, apply, apply_gradient, gradient_sums, moments};
-use crate::{Error, Result, pool};
+use crate::{Error, Result, openmp};
 
 /// Number of values in a piece of work.
 const PIECE: usize = 1 << 16;
@@ -215,10 +214,16 @@ impl Norm {
 
     /// Call a function on each item, in at most as many threads as asked for; the results are in the items' order.
     fn each<T: Send, R: Send>(&self, items: Vec<T>, call: impl Fn(T) -> R + Send + Sync) -> Vec<R> {
-        let share = items.len().div_ceil(self.threads.max(1));
-        if share == items.len() {
+        let threads = self.threads.min(items.len());
+        if threads < 2 {
             return items.into_iter().map(call).collect();
         }
-        pool::shared().install(|| items.into_par_iter().with_min_len(share).map(call).collect())
+        let items: Vec<Mutex<Option<T>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+        let results: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();
+        openmp::each(threads, items.len(), &|n| {
+            let item = items[n].lock().unwrap_or_else(PoisonError::into_inner).take();
+            *results[n].lock().unwrap_or_else(PoisonError::into_inner) = item.map(&call);
+        });
+        results.into_iter().filter_map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
     }
 }
