@@ -1,12 +1,12 @@
 """Run the complete workflow on phantom CTs: measure, plan, train, evaluate, tune. ``make demo`` runs this script.
 
-    python examples/demo.py [FOLDER] [--minutes 7] [--cases 18] [--no-dashboard]
+    python examples/demo.py [FOLDER] [--minutes 5.5] [--cases 40] [--no-dashboard]
 
 Every step is a normal patchcore command; it is printed before it runs. In a terminal, the dashboard shows the training.
 Press q to quit the dashboard; the training continues. The exit code is 0 if the mean DSC over the validation cases is
 at least 0.6, and at least 0.1 higher than the DSC of the best fixed HU threshold within the liver on the same cases.
 Otherwise the exit code is 1. At the end, the post-processing that ``patchcore tune`` chose on the validation cases is
-tried on 20 phantoms of another seed: how many false lesions it removes, and how many true ones.
+tried on 20 phantoms of another seed: what it does to the DSC, and how many false and true lesions it removes.
 """
 
 from __future__ import annotations
@@ -50,10 +50,12 @@ def try_tuning(folder: Path, run: Path) -> str:
         scores = json.loads(
             patchcore("score", str(further / "labels"), str(out), "--lesion-label", "2", "--json", capture=True)
         )
-        lesions = scores["summary"]["by_size"][-1]
+        summary = scores["summary"]
+        dsc, lesions = summary["classes"]["2"]["dsc"], summary["by_size"][-1]
         texts.append(
-            f"{name} tuning {lesions['found']} of {lesions['lesions']} lesions found, {lesions['true']} of "
-            f"{lesions['predicted']} predicted ones true (precision {lesions['precision'] or 0:.2f})"
+            f"{name} tuning mean DSC {dsc['mean']:.3f} [{dsc['low']:.3f}, {dsc['high']:.3f}], "
+            f"{lesions['found']} of {lesions['lesions']} lesions found, {lesions['true']} of {lesions['predicted']} "
+            f"predicted ones true (precision {lesions['precision'] or 0:.2f})"
         )
     return "; ".join(texts)
 
@@ -62,9 +64,9 @@ def main() -> int:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default="demo", type=Path)
-    parser.add_argument("--minutes", type=float, default=7.0, help="Longest training time [min].")
-    parser.add_argument("--steps", type=int, default=650)
-    parser.add_argument("--cases", type=int, default=18)
+    parser.add_argument("--minutes", type=float, default=5.5, help="Longest training time [min].")
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--no-dashboard", action="store_true")
     options = parser.parse_args()
     phantoms, study = options.folder / f"phantoms-large-{options.cases}", options.folder / "study"
