@@ -3,7 +3,7 @@
 torch has no channels-last kernel for instance norm: ``nn.InstanceNorm3d`` copies its input to channels-first and back.
 And every operation reads and writes all voxels. On a CPU, float32 is therefore normalised, added to and activated by
 one function of the core (``norm.rs``), in a third of the time. For GPUs there are kernels in
-:mod:`patchcore.models.norm_triton`. All else, and what torch.compile traces, is computed by operations of torch: (B, C,
+:mod:`patchcore.models.norm_triton`. All else, and what torch.export traces, is computed by operations of torch: (B, C,
 X, Y, Z) is read as (B, X, Y·Z, C), and summed over Y·Z and then over X. Summing in two steps keeps the rounding error
 of a sum over 10⁵ voxels and more as small as with torch's own kernel.
 """

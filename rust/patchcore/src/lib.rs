@@ -10,6 +10,7 @@ mod components;
 pub mod ct;
 mod decode;
 mod diameter;
+mod dispatch;
 pub mod error;
 mod gzip;
 pub mod lesions;

@@ -1,11 +1,10 @@
-//! The inner loops of the norm, compiled once for processors with AVX2 and once for all processors.
-//!
-//! Both round alike, because no product is fused into a sum.
+//! The inner loops of the norm. All processors round alike, because no product is fused into a sum.
 
 // Code that is inlined into a function is compiled for the processor features of that function.
 #![allow(clippy::inline_always)]
 
 use super::{Moments, Part};
+use crate::dispatch::dispatch;
 
 /// Number of values in a block of sums: 16 KiB.
 const BLOCK: usize = 4096;
@@ -18,42 +17,26 @@ pub(super) struct Rows {
     pub(super) scale: Vec<f32>,
 }
 
-/// Define a function that uses its AVX2 version if the processor supports it.
-macro_rules! dispatch {
-    ($(#[$meta:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $out:ty)? = $inner:ident) => {
-        $(#[$meta])*
-        pub(super) fn $name($($argument: $type),*) $(-> $out)? {
-            #[cfg(target_arch = "x86_64")]
-            if std::arch::is_x86_feature_detected!("avx2") {
-                #[target_feature(enable = "avx2")]
-                fn fast($($argument: $type),*) $(-> $out)? {
-                    $inner($($argument),*)
-                }
-                // SAFETY: the processor supports AVX2, as checked above.
-                return unsafe { fast($($argument),*) };
-            }
-            $inner($($argument),*)
-        }
-    };
-}
-
 dispatch! {
     /// Moments of each channel; a row has `lanes` values.
-    fn moments(values: &[f32], channels: usize, lanes: usize) -> Moments = moments_of
+    pub(super) fn moments(values: &[f32], channels: usize, lanes: usize) -> Moments = moments_of, moments_of
 }
 dispatch! {
     /// `out = leaky((x - mean) · scale + residual)`.
-    fn apply(x: &[f32], residual: Option<&[f32]>, rows: &Rows, slope: f32, out: &mut [f32]) = apply_of
+    pub(super) fn apply(x: &[f32], residual: Option<&[f32]>, rows: &Rows, slope: f32, out: &mut [f32])
+        = apply_of, apply_of
 }
 dispatch! {
     /// Sums per channel of the gradient before the activation, and of that times x̂.
-    fn gradient_sums(part: Part<'_>, rows: &Rows, slope: f32, channels: usize) -> [Vec<f64>; 2] = gradient_sums_of
+    pub(super) fn gradient_sums(part: Part<'_>, rows: &Rows, slope: f32, channels: usize) -> [Vec<f64>; 2]
+        = gradient_sums_of, gradient_sums_of
 }
 dispatch! {
     /// The gradients of x and of the residual, given the means of what [`gradient_sums`] adds up.
-    fn apply_gradient(
-        part: Part<'_>, rows: &Rows, means: &[Vec<f32>; 2], slope: f32, of_x: &mut [f32], of_residual: Option<&mut [f32]>
-    ) = apply_gradient_of
+    pub(super) fn apply_gradient(
+        part: Part<'_>, rows: &Rows, means: &[Vec<f32>; 2], slope: f32,
+        of_x: &mut [f32], of_residual: Option<&mut [f32]>
+    ) = apply_gradient_of, apply_gradient_of
 }
 
 /// Number of values of a block: whole rows.

@@ -3,37 +3,22 @@
 // Code that is inlined into a function is compiled for the processor features of that function.
 #![allow(clippy::inline_always)]
 
-/// Define a function that uses its AVX2 and FMA version if the processor supports them.
-macro_rules! dispatch {
-    ($(#[$meta:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $out:ty)? = $inner:ident) => {
-        $(#[$meta])*
-        #[inline]
-        pub(crate) fn $name($($argument: $type),*) $(-> $out)? {
-            #[cfg(target_arch = "x86_64")]
-            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-                #[target_feature(enable = "avx2,fma")]
-                unsafe fn fast($($argument: $type),*) $(-> $out)? {
-                    $inner::<true>($($argument),*)
-                }
-                // SAFETY: the processor supports AVX2 and FMA, as checked above.
-                return unsafe { fast($($argument),*) };
-            }
-            $inner::<false>($($argument),*)
-        }
-    };
-}
+use crate::dispatch::dispatch;
 
 dispatch! {
     /// `out[n] = Σ weights[t] · rows[t][n]`; every row is at least as long as `out`.
-    fn weighted(rows: &[&[f32]], weights: &[f32], out: &mut [f32]) = weighted_of
+    pub(crate) fn weighted(rows: &[&[f32]], weights: &[f32], out: &mut [f32])
+        = weighted_of::<true>, weighted_of::<false>
 }
 dispatch! {
     /// `out[j] = Σ weights[j · taps + t] · row[starts[j] + t]`; the row has at least `taps` values from the last start.
-    fn along(row: &[f32], starts: &[usize], weights: &[f32], taps: usize, out: &mut [f32]) = along_of
+    pub(crate) fn along(row: &[f32], starts: &[usize], weights: &[f32], taps: usize, out: &mut [f32])
+        = along_of::<true>, along_of::<false>
 }
 dispatch! {
     /// `out[n] = Σ weights[t] · rows[t][n]`, rounded to the nearest int16.
-    fn weighted_rounded(rows: &[&[f32]], weights: &[f32], out: &mut [i16]) = weighted_rounded_of
+    pub(crate) fn weighted_rounded(rows: &[&[f32]], weights: &[f32], out: &mut [i16])
+        = weighted_rounded_of::<true>, weighted_rounded_of::<false>
 }
 
 /// Number of sums that fit into registers.
