@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from patchcore.config.explain import explain
 from patchcore.config.patches import upsampling_factors
+from patchcore.config.recipes import change_recipe, without_unetr
 from patchcore.errors import ConfigError
 from patchcore.launched import Launched
 from patchcore.types import IntTriple, PathLike
@@ -69,9 +70,10 @@ class ModelConfig(_Section):
         default=False, description="Recompute activations in the backward pass: less memory, more time."
     )
     deep_supervision: bool = Field(default=False, description="Also compute the loss of the coarser decoder stages.")
-    tokenizer: Literal["linear", "residual"] = Field(
+    tokenizer: Literal["linear", "residual", "pyramid"] = Field(
         default="linear",
-        description="How unetr computes a token: linear, one convolution of the patch, or residual, in stages.",
+        description="How unetr computes a token: linear (one convolution), residual (stages), or pyramid (stages that "
+        "also feed the skip connections).",
     )
     patch_sizes: tuple[PatchEdges, ...] = Field(
         default=(),
@@ -295,6 +297,10 @@ class TrainConfig(_Section):
 class RunConfig(_Section):
     """All settings of a training."""
 
+    recipe: Literal["plain", "lesions"] = Field(
+        default="plain",
+        description="Settings to start from: plain (the defaults listed here), or lesions, tuned on small lesions.",
+    )
     seed: int = Field(default=0, ge=0, description="Random seed.")
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
@@ -336,7 +342,7 @@ def _parse_assignment(text: str) -> tuple[list[str], Any]:
 def resolve_config(
     toml_path: PathLike | None = None, settings: Iterable[str] = (), base: Mapping[str, Any] | None = None
 ) -> RunConfig:
-    """Resolve a run's configuration: defaults < base < TOML < settings.
+    """Resolve a run's configuration: defaults < base < TOML < settings; a recipe comes before the others of its layer.
 
     Args:
         toml_path: A TOML file with the sections of :class:`RunConfig`.
@@ -354,29 +360,28 @@ def resolve_config(
         >>> resolve_config(settings=["model.preset=small", "train.steps=100"]).model.hidden_size
         192
     """
-    data: dict[str, Any] = json.loads(json.dumps(base)) if base else {}
+    data: dict[str, Any] = {}
+    _add(data, json.loads(json.dumps(base)) if base else {})
+    loaded: dict[str, Any] = {}
     if toml_path is not None:
         path = Path(toml_path)
         try:
             loaded = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"not TOML ({error})", path=path) from None
-        for section, value in loaded.items():
-            if isinstance(value, dict) and isinstance(data.get(section), dict):
-                _overlay(data, section, value)
-            else:
-                data[section] = value
-    # The preset is applied first, in whatever order the settings come: it must not overwrite a size that is set.
-    assignments = sorted((_parse_assignment(text) for text in settings), key=lambda a: a[0] != ["model", "preset"])
-    for keys, value in assignments:
+        _add(data, loaded)
+    assigned: dict[str, Any] = {}
+    for keys, value in map(_parse_assignment, settings):
         if len(keys) == 1:
-            data[keys[0]] = value
-        elif len(keys) == 2 and isinstance(data.setdefault(keys[0], {}), dict):
-            _overlay(data, keys[0], {keys[1]: value})
+            assigned[keys[0]] = value
+        elif len(keys) == 2 and isinstance(assigned.setdefault(keys[0], {}), dict):
+            assigned[keys[0]][keys[1]] = value
         else:
             raise ConfigError(
                 f"{'.'.join(keys)}: unknown key", remedy="see all keys with patchcore train --list-settings"
             )
+    _add(data, assigned)
+    without_unetr(data, loaded, assigned)
     model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("preset"), str):
         data["model"] = MODEL_PRESETS.get(model["preset"], {}) | model
@@ -411,9 +416,10 @@ def _check_flexible(config: RunConfig) -> None:
             raise ConfigError(
                 f"model.{name} is for unetr, not for {model.network}", remedy="leave out one of the two settings"
             )
-    if model.tokenizer == "residual" and model.embedding != "own":
+    if model.tokenizer != "linear" and model.embedding != "own":
         raise ConfigError(
-            f"a residual tokenizer cannot be resampled to another patch size: model.embedding is {model.embedding}",
+            f"a {model.tokenizer} tokenizer cannot be resampled to another patch size: "
+            f"model.embedding is {model.embedding}",
             remedy="set model.embedding=own",
         )
     if model.patch_sizes and config.train.compile == "graphs":
@@ -464,8 +470,16 @@ def check_launched(train: TrainConfig, by: Launched) -> None:
     check_shares(train, by.world)
 
 
-def _overlay(data: dict[str, Any], section: str, values: dict[str, Any]) -> None:
-    """Overwrite values of a section. A new model preset first removes the sizes of the earlier preset."""
-    if section == "model" and "preset" in values:
-        data[section] = {k: v for k, v in data[section].items() if k not in MODEL_PRESETS["base"]}
-    data[section] = data[section] | values
+def _add(data: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Overwrite settings by those of a layer: its recipe first, then each of its settings."""
+    if isinstance(layer.get("recipe"), str):
+        change_recipe(data, layer["recipe"])
+    for section, values in layer.items():
+        if not (isinstance(values, dict) and isinstance(data.get(section, {}), dict)):
+            data[section] = values
+            continue
+        before = data.get(section, {})
+        if section == "model" and "preset" in values:
+            # A new preset removes the sizes of the earlier one.
+            before = {key: value for key, value in before.items() if key not in MODEL_PRESETS["base"]}
+        data[section] = before | values

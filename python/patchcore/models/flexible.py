@@ -12,7 +12,8 @@ once per stage, at its largest factor, averaged for smaller ones (``shared``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -31,6 +32,7 @@ __all__ = [
     "FlexibleTransposed",
     "Kernels",
     "draw_size",
+    "embed",
     "size_name",
 ]
 
@@ -63,6 +65,26 @@ class _Maps(nn.Module):
     def forward(self, kernel: Tensor, size: IntTriple) -> Tensor:
         a, b, c = (self.get_buffer(f"m{size_name(size)}_{axis}") for axis in range(3))
         return torch.einsum("oixyz,ax,by,cz->oiabc", kernel, a, b, c)
+
+
+def embed(
+    tokenize: Callable[[Tensor], Any], image: Tensor, positions: Tensor, dropout: nn.Module
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """Compute tokens and add their positions.
+
+    Args:
+        tokenize: A tokenizer; see :mod:`patchcore.models.tokenizer`.
+        image: Windows (B, channels, X, Y, Z).
+        positions: Positions (1, tokens, width).
+        dropout: What follows.
+
+    Returns:
+        Tokens (B, tokens, width), and the features of a pyramid for the skip connections; other tokenizers have none.
+    """
+    found = tokenize(image)
+    tokens, features = found if isinstance(found, tuple) else (found, ())
+    out: Tensor = dropout(tokens.flatten(2).transpose(-1, -2) + positions)
+    return out, features
 
 
 class FlexiblePatchEmbedding(nn.Module):
@@ -131,15 +153,15 @@ class FlexiblePatchEmbedding(nn.Module):
         """Store the positions of a size."""
         self.position_embeddings.copy_(resample_positions(positions, self._grids[size], self._grids[self.base]))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return tokens (B, tokens, width) of windows (B, channels, X, Y, Z), at the size in use."""
+    def forward(self, image: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return what :func:`embed` returns, at the size in use."""
+        tokenize: Callable[[Tensor], Any]
         if self.maps is None:
-            found = self.patch_embeddings.get_submodule(size_name(self.size))(image)
+            tokenize = self.patch_embeddings.get_submodule(size_name(self.size))
         else:
             kernel = self.state_of(self.size)
-            found = functional.conv3d(image, kernel["weight"], kernel["bias"], stride=self.size)
-        out: Tensor = self.dropout(found.flatten(2).transpose(-1, -2) + self.positions(self.size))
-        return out
+            tokenize = partial(functional.conv3d, weight=kernel["weight"], bias=kernel["bias"], stride=self.size)
+        return embed(tokenize, image, self.positions(self.size), self.dropout)
 
 
 class FlexibleTransposed(nn.Module):

@@ -22,7 +22,7 @@ paper and MONAI build it only for p = 16. For p = 16 this network equals MONAI's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from patchcore.config.cost import LAYERS, check_window, patch_triple, token_grid
 from patchcore.errors import ConfigError, PatchSizeError, ShapeMismatchError
 from patchcore.models.blocks import Classifier, Decoder, Encoder, ProjectionUp
 from patchcore.models.flexible import AtSize, FlexibleEmbedding, FlexiblePatchEmbedding, FlexibleTransposed, Kernels
+from patchcore.models.tokenizer import Tokenizer
 from patchcore.models.vit import ViT
 from patchcore.models.weights import resample_kernel
 from patchcore.types import IntTriple
@@ -73,7 +74,8 @@ class UNETR(nn.Module):
         embedding: In a flexible network: ``own``, ``transposed`` or ``pseudo-inverse``; see
             :mod:`patchcore.models.flexible`.
         kernels: In a flexible network: ``own`` or ``shared`` up-sampling kernels.
-        tokenizer: ``linear``: a patch becomes a token by one convolution; ``residual``: by stages of convolutions, see
+        tokenizer: ``linear``: a patch becomes a token by one convolution; ``residual``: by stages of convolutions;
+            ``pyramid``: by stages that start from ``encoder1`` and are added to the skip connections, see
             :mod:`patchcore.models.tokenizer`.
 
     Raises:
@@ -113,13 +115,13 @@ class UNETR(nn.Module):
         base_patch_size: int | Sequence[int] | None = None,
         embedding: FlexibleEmbedding = "own",
         kernels: Kernels = "own",
-        tokenizer: Literal["linear", "residual"] = "linear",
+        tokenizer: Tokenizer = "linear",
     ) -> None:
         super().__init__()
         check_window(window_size, patch_size)
-        if tokenizer == "residual" and embedding != "own":
+        if tokenizer != "linear" and embedding != "own":
             raise ConfigError(
-                f"a residual tokenizer cannot be resampled to another patch size: embedding is {embedding}",
+                f"a {tokenizer} tokenizer cannot be resampled to another patch size: embedding is {embedding}",
                 remedy="use embedding own",
             )
         sizes = tuple(dict.fromkeys(map(patch_triple, patch_sizes or (patch_size,))))
@@ -171,7 +173,7 @@ class UNETR(nn.Module):
         h, f = hidden_size, feature_size
 
         self.vit = ViT(
-            in_channels,
+            f if tokenizer == "pyramid" else in_channels,
             self.window_size,
             self.patch_size,
             hidden_size=h,
@@ -183,7 +185,8 @@ class UNETR(nn.Module):
             sizes=sizes,
             base=base,
             embedding=embedding,
-            residual_features=feature_size if tokenizer == "residual" else None,
+            tokenizer=tokenizer,
+            feature_size=feature_size,
         )
         freeze_unused(self.vit)
         self.encoder1 = Encoder(in_channels, f)
@@ -322,12 +325,16 @@ class UNETR(nn.Module):
                 found=tuple(image.shape),
                 expected=expected,
             )
-        last, blocks = self.vit(image)
-        skips = [self._grid(blocks[i]) for i in _SKIPS]
-        x = self.decoder5(self._grid(last), self.encoder4(skips[2]))
-        coarse = self.decoder4(x, self.encoder3(skips[1]))
-        fine = self.decoder3(coarse, self.encoder2(skips[0]))
-        logits: Tensor = self.out(self.decoder2(fine, self.encoder1(image)))
+        finest = self.encoder1(image)
+        last, blocks, features = self.vit(finest if self._widths["tokenizer"] == "pyramid" else image)
+        encoders = (self.encoder2, self.encoder3, self.encoder4)
+        skips = [encoder(self._grid(blocks[i])) for encoder, i in zip(encoders, _SKIPS, strict=True)]
+        for number, feature in enumerate(features):
+            skips[number] = skips[number] + feature
+        x = self.decoder5(self._grid(last), skips[2])
+        coarse = self.decoder4(x, skips[1])
+        fine = self.decoder3(coarse, skips[0])
+        logits: Tensor = self.out(self.decoder2(fine, finest))
         if self.training and len(self.supervision):
             return logits, self.supervision[0](fine), self.supervision[1](coarse)
         return logits

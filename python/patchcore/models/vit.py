@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from patchcore.models.attention import SelfAttention
-from patchcore.models.flexible import FlexibleEmbedding, FlexiblePatchEmbedding
-from patchcore.models.tokenizer import ResidualTokenizer
+from patchcore.models.flexible import FlexibleEmbedding, FlexiblePatchEmbedding, embed
+from patchcore.models.tokenizer import Tokenizer, make_tokenizer
 from patchcore.types import IntTriple
 
 __all__ = ["ViT"]
@@ -33,35 +34,18 @@ def _draw_positions(positions: Tensor) -> None:
         normal.mul_(_POSITION_STD * math.sqrt(2)).clamp_(-_POSITION_LIMIT, _POSITION_LIMIT)
 
 
-def tokenizer(channels: int, width: int, patch_size: IntTriple, residual_features: int | None) -> nn.Module:
-    """Return what computes a token from a patch: a convolution of the patch, or a residual tokenizer."""
-    if residual_features is None:
-        return nn.Conv3d(channels, width, patch_size, stride=patch_size)
-    return ResidualTokenizer(channels, width, patch_size, residual_features)
-
-
 class _PatchEmbedding(nn.Module):
-    """One token per patch: a convolution with the patch as kernel and stride, plus a learned position."""
+    """One token per patch, by default a convolution with the patch as kernel and stride, plus a learned position."""
 
-    def __init__(
-        self,
-        channels: int,
-        patch_size: IntTriple,
-        tokens: int,
-        width: int,
-        dropout: float,
-        residual_features: int | None = None,
-    ) -> None:
+    def __init__(self, embed: nn.Module, tokens: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.patch_embeddings = tokenizer(channels, width, patch_size, residual_features)
+        self.patch_embeddings = embed
         self.position_embeddings = nn.Parameter(torch.zeros(1, tokens, width))
         self.dropout = nn.Dropout(dropout)
         _draw_positions(self.position_embeddings)
 
-    def forward(self, image: Tensor) -> Tensor:
-        tokens = self.patch_embeddings(image).flatten(2).transpose(-1, -2)
-        out: Tensor = self.dropout(tokens + self.position_embeddings)
-        return out
+    def forward(self, image: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        return embed(self.patch_embeddings, image, self.position_embeddings, self.dropout)
 
 
 class _MLP(nn.Module):
@@ -113,12 +97,13 @@ class ViT(nn.Module):
         sizes: Patch sizes of a flexible network; none or one: only ``patch_size``.
         base: With several sizes: that of the stored positions, and of a shared embedding [default: ``patch_size``].
         embedding: With several sizes: see :mod:`patchcore.models.flexible`.
-        residual_features: Feature size of residual tokenizers; None: the tokenizer is one convolution of the patch.
+        tokenizer: Kind of the tokenizer.
+        feature_size: Feature size of tokenizers of several stages, see :mod:`patchcore.models.tokenizer`.
 
     Example:
         >>> import torch
         >>> vit = ViT(1, (8, 8, 8), (4, 4, 4), hidden_size=12, mlp_dim=24, num_layers=2, num_heads=2)
-        >>> last, blocks = vit(torch.zeros(1, 1, 8, 8, 8))
+        >>> last, blocks, _ = vit(torch.zeros(1, 1, 8, 8, 8))
         >>> last.shape, len(blocks)
         (torch.Size([1, 8, 12]), 2)
     """
@@ -138,10 +123,12 @@ class ViT(nn.Module):
         sizes: Sequence[IntTriple] = (),
         base: IntTriple | None = None,
         embedding: FlexibleEmbedding = "own",
-        residual_features: int | None = None,
+        tokenizer: Tokenizer = "linear",
+        feature_size: int = 16,
     ) -> None:
         super().__init__()
         tokens = math.prod(w // p for w, p in zip(window_size, patch_size, strict=True))
+        make = partial(make_tokenizer, tokenizer, in_channels, hidden_size, feature_size=feature_size)
         self.patch_embedding: nn.Module
         if len(sizes) > 1:
             self.patch_embedding = FlexiblePatchEmbedding(
@@ -152,32 +139,29 @@ class ViT(nn.Module):
                 width=hidden_size,
                 dropout=dropout,
                 embedding=embedding,
-                own={size: tokenizer(in_channels, hidden_size, size, residual_features) for size in sizes}
-                if embedding == "own"
-                else {},
+                own={size: make(size) for size in sizes} if embedding == "own" else {},
             )
             _draw_positions(self.patch_embedding.position_embeddings)
         else:
-            self.patch_embedding = _PatchEmbedding(
-                in_channels, patch_size, tokens, hidden_size, dropout, residual_features
-            )
+            self.patch_embedding = _PatchEmbedding(make(patch_size), tokens, hidden_size, dropout)
         self.blocks = nn.ModuleList(
             _Block(hidden_size, mlp_dim, num_heads, dropout, qkv_bias=qkv_bias) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(hidden_size)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor], Sequence[Tensor]]:
         """Compute the tokens of windows.
 
         Args:
             image: (B, in_channels, X, Y, Z) with X, Y, Z = ``window_size``, floating point.
 
         Returns:
-            (B, T, hidden_size) after the last block and a layer norm, and the (B, T, hidden_size) of every block.
+            (B, T, hidden_size) after the last block and a layer norm, the (B, T, hidden_size) of every block, and the
+            features that a pyramid has for the skip connections; other tokenizers have none.
         """
-        x = self.patch_embedding(image)
+        x, features = self.patch_embedding(image)
         outputs = []
         for block in self.blocks:
             x = block(x)
             outputs.append(x)
-        return self.norm(x), outputs
+        return self.norm(x), outputs, features

@@ -42,7 +42,7 @@ Action: TypeAlias = Literal["kept", "resampled", "re-made", "unused"]
 
 _POSITION = "vit.patch_embedding.position_embeddings"
 _PATCH = "vit.patch_embedding.patch_embeddings.weight"
-_TOKENIZER = "vit.patch_embedding.patch_embeddings.stages."
+_TOKENIZER = tuple(f"vit.patch_embedding.patch_embeddings.{part}." for part in ("stages", "token"))
 ENCODERS = ("vit.", "swinViT.")
 """Prefixes of the parameter names of a transformer."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from monai.networks.nets import UNETR as MonaiUNETR  # noqa: N811
 
+from patchcore.config.cost import upsampling_factors
 from patchcore.config.patch_choice import PatchChoice
 from patchcore.config.plan import Plan
 from patchcore.config.run import InitConfig, resolve_config
@@ -70,20 +71,50 @@ def test_a_residual_tokenizer_has_a_token_per_patch(patch: Any) -> None:
     assert (image.grad[0, 0, : edges[0], : edges[1], : edges[2]] != 0).float().mean() > 0.5
 
 
-def test_a_flexible_network_with_residual_tokenizers() -> None:
-    network = flexible(tokenizer="residual")
+@pytest.mark.parametrize("patch", [2, 4, 6, 8, 12, 16, 24, (16, 16, 8), (24, 24, 6)])
+def test_a_pyramid_feeds_the_skip_connections(patch: Any) -> None:
+    torch.manual_seed(0)
+    network = UNETR(1, 2, 48, patch, tokenizer="pyramid", **TINY)
+    edges = (patch,) * 3 if isinstance(patch, int) else patch
+    steps = upsampling_factors(patch)[::-1]
+    image = torch.randn(1, 1, 48, 48, 48)
+    tokens, features = network.vit.patch_embedding(network.encoder1(image))
+    assert tuple(tokens.shape) == (1, int(np.prod([48 // edge for edge in edges])), 48)
+    used = [step for step in steps[:3] if np.prod(step) > 1]
+    assert [feature.shape[1] for feature in features] == [8, 16, 32][: len(used)]
+    for number, feature in enumerate(features, 1):
+        assert tuple(feature.shape[2:]) == tuple(48 // np.prod(steps[:number], axis=0))
+    # Without what a stage adds to its skip connection, the output differs.
+    network.eval()
+    with torch.no_grad():
+        before = network(image)
+        for number in range(len(features)):
+            handle = network.get_submodule(
+                f"vit.patch_embedding.patch_embeddings.stages.{number}"
+            ).register_forward_hook(lambda _module, _inputs, found: found + 1)
+            assert not torch.allclose(network(image), before)
+            handle.remove()
+    network.train()(image).square().mean().backward()
+    silent = [n for n, weight in network.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert silent == []
+
+
+@pytest.mark.parametrize("tokenizer", ["residual", "pyramid"])
+def test_a_flexible_network_with_tokenizers_of_stages(tokenizer: Any) -> None:
+    network = flexible(tokenizer=tokenizer)
     image = torch.randn(1, 1, 48, 48, 48)
     with torch.no_grad():
         for size in network.patch_sizes:
             assert (network.fixed(size)(image) - network.use(size)(image)).abs().max() < 1e-5
     # From patch size 8 to 16 the stages are kept that both have.
     torch.manual_seed(1)
-    source, target = (UNETR(1, 2, 48, patch, tokenizer="residual", **TINY) for patch in (8, 16))
+    source, target = (UNETR(1, 2, 48, patch, tokenizer=tokenizer, **TINY) for patch in (8, 16))
     report = {tensor.name: tensor.action for tensor in transfer_weights(target, source.state_dict())}
     assert report["vit.patch_embedding.patch_embeddings.stages.0.0.weight"] == "kept"
-    assert report["vit.patch_embedding.patch_embeddings.stages.3.0.weight"] == "re-made"
+    deepest = "stages.3.0" if tokenizer == "residual" else "token"
+    assert report[f"vit.patch_embedding.patch_embeddings.{deepest}.weight"] == "re-made"
     with pytest.raises(ConfigError, match="cannot be resampled"):
-        UNETR(1, 2, 48, 16, tokenizer="residual", embedding="transposed", **TINY)
+        UNETR(1, 2, 48, 16, tokenizer=tokenizer, embedding="transposed", **TINY)
 
 
 def test_a_fixed_network_of_16_is_monais() -> None:
@@ -184,6 +215,7 @@ def test_refusals() -> None:
         (["model.patch_sizes=[8,10]"], "10 is not a product of four"),
         (["model.tokenizer=residual", "model.network=dynunet"], "model.tokenizer is for unetr"),
         (["model.tokenizer=residual", "model.embedding=transposed"], "set model.embedding=own"),
+        (["model.tokenizer=pyramid", "model.embedding=transposed"], "set model.embedding=own"),
     ):
         with pytest.raises((ConfigError, PatchSizeError), match=words):
             resolve_config(settings=settings)
