@@ -25,6 +25,7 @@ from patchcore.tui.new_run import NewRun
 from patchcore.tui.plot import Plot
 from patchcore.tui.run_header import RunHeader
 from patchcore.tui.run_list import RunList
+from patchcore.tui.watcher import Snapshot
 
 
 def screen_text(app: App[None]) -> str:
@@ -61,6 +62,16 @@ async def test_an_empty_study_says_what_to_do_next(study: Path) -> None:
         for key in ("s", "p", "r"):
             await pilot.press(key)
         await shows(pilot, "there is no run to")
+
+
+@pytest.mark.parametrize("gone", ["#problem", "#right"])
+async def test_a_report_that_arrives_while_the_dashboard_closes_is_dropped(study: Path, gone: str) -> None:
+    async with dashboard(study) as pilot:
+        await shows(pilot, "patchcore analyze DATASET STUDY")
+        await pilot.app.query_one(gone).remove()
+        pilot.app.post_message(DashboardApp.Reported(Snapshot(problem="late")))
+        await pilot.pause()
+        assert pilot.app.return_code is None
 
 
 async def test_a_planned_study_without_runs_offers_to_start_one(study: Path) -> None:
@@ -335,7 +346,7 @@ async def test_the_form_checks_live_and_shows_why_a_start_failed(study: Path, mo
         await pilot.press("ctrl+s")
         await until(pilot, lambda: "the disk is [b]full[/b]" in str(verdict.content), "the failure")
         assert asked[0] == (
-            ["model.preset=base", "train.steps=30", "seed=3", "optim.clip_norm=0.5"],
+            ["recipe=plain", "model.preset=base", "train.steps=30", "seed=3", "optim.clip_norm=0.5"],
             "mine",
         )
         await pilot.press("ctrl+s")

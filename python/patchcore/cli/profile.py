@@ -17,6 +17,9 @@ def profile(
         list[str] | None, typer.Option("--set", help="A setting, as section.key=value; may be repeated.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Size of the network: tiny, small or base.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Settings to start from: plain, or lesions, which were tuned on small lesions.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Number of windows per step.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Number of steps to measure, after three warm-up steps.")] = 5,
     out: Annotated[
@@ -35,7 +38,7 @@ def profile(
     from patchcore.training.launch import settings_of
     from patchcore.training.profiling import profile_step
 
-    options = settings_of({"model.preset": preset, "train.batch_size": batch_size})
+    options = settings_of({"recipe": recipe, "model.preset": preset, "train.batch_size": batch_size})
     # The trainer does the same.
     keep_memory()
     found = profile_step(study, settings=[*(settings or []), *options], toml=config, steps=steps, trace=out)

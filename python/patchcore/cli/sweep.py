@@ -19,6 +19,7 @@ from patchcore.cli.experiment_start import (
     Name,
     Preset,
     RayAddress,
+    Recipe,
     Sbatch,
     Settings,
     Slots,
@@ -52,6 +53,7 @@ def sweep(
     settings: Settings = None,
     config: TomlFile = None,
     preset: Preset = None,
+    recipe: Recipe = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of training steps of each point.")] = None,
     flexible: Annotated[
         bool,
@@ -95,7 +97,7 @@ def sweep(
 
     place = where(executor, slots, sbatch, lead, ray_address)
     if extend is not None:
-        own = (settings, config, preset, steps, hours, name)
+        own = (settings, config, preset, recipe, steps, hours, name)
         if any(own) or flexible or budget != "steps" or keep_checkpoints:
             raise ConfigError(
                 "--extend keeps settings, budget and steps of the experiment",
@@ -114,7 +116,10 @@ def sweep(
         **experiment_options(
             seeds=1 if seeds is None else seeds,
             folds="0" if folds is None else folds,
-            settings=[*(settings or []), *settings_of({"model.preset": preset, "train.steps": steps})],
+            settings=[
+                *(settings or []),
+                *settings_of({"recipe": recipe, "model.preset": preset, "train.steps": steps}),
+            ],
             toml=config,
             name=name,
             slots=slots,

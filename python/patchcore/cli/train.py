@@ -34,6 +34,9 @@ def train(
         typer.Option("--set", help="A setting, as section.key=value; may be repeated; see --list-settings."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Size of the network: tiny, small or base.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Settings to start from: plain, or lesions, which were tuned on small lesions.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of optimiser steps.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Number of epochs, instead of --steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Number of windows per step.")] = None,
@@ -115,6 +118,7 @@ def train(
     if max_hours is not None and max_minutes is not None:
         raise ConfigError("--max-minutes and --max-hours cannot be used together", remedy="give only one of them")
     options = {
+        "recipe": recipe,
         "model.preset": preset,
         "train.steps": steps,
         "train.batch_size": batch_size,

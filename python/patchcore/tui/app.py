@@ -128,13 +128,18 @@ class DashboardApp(App[None]):
         self._snapshot = snapshot = event.snapshot
         try:
             screen = self.screen_stack[0]
-        except IndexError:
+            problem, runs, panes = (
+                screen.query_one("#problem", Static),
+                screen.query_one(RunList),
+                screen.query_one(Panes),
+            )
+        except (IndexError, NoMatches):
+            # The dashboard is being closed: its widgets are removed before its last messages arrive.
             return
-        problem = screen.query_one("#problem", Static)
         problem.display = snapshot.problem is not None
         problem.update(plain(snapshot.problem or "", 500))
-        screen.query_one(RunList).show(snapshot.runs)
-        screen.query_one(Panes).show(snapshot)
+        runs.show(snapshot.runs)
+        panes.show(snapshot)
 
     def on_run_list_chosen(self, event: RunList.Chosen) -> None:
         """Show another run."""

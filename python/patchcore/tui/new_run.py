@@ -27,6 +27,7 @@ _FIELDS = (
     ("fold", "Fold", "train.fold"),
 )
 _PRESETS = ("tiny", "small", "base")
+_RECIPES = ("plain", "lesions")
 
 
 class NewRun(ModalScreen[str | None]):
@@ -57,6 +58,9 @@ class NewRun(ModalScreen[str | None]):
                 with Horizontal(classes="field"):
                     yield Label("Model")
                     yield Select.from_values(_PRESETS, value="base", allow_blank=False, id="preset", compact=True)
+                with Horizontal(classes="field"):
+                    yield Label("Recipe")
+                    yield Select.from_values(_RECIPES, value="plain", allow_blank=False, id="recipe", compact=True)
                 for name, label, _ in _FIELDS:
                     with Horizontal(classes="field"):
                         yield Label(label)
@@ -75,8 +79,8 @@ class NewRun(ModalScreen[str | None]):
 
     def settings(self) -> list[str]:
         """Return the form as ``section.key=value`` strings. Empty fields keep their defaults."""
-        preset = self.query_one("#preset", Select).value
-        settings = [f"model.preset={preset}"]
+        preset, recipe = (self.query_one(name, Select).value for name in ("#preset", "#recipe"))
+        settings = [f"recipe={recipe}", f"model.preset={preset}"]
         for name, _, key in _FIELDS:
             value = self.query_one(f"#{name}", Input).value.strip()
             if value:
@@ -144,7 +148,7 @@ class NewRun(ModalScreen[str | None]):
         else:
             train, model = config.train, config.model
             verdict = (
-                f"{model.preset}, hidden size {model.hidden_size} · "
+                f"{model.preset}, hidden size {model.hidden_size}, recipe {config.recipe} · "
                 f"{train.steps} steps of {train.batch_size} windows · "
                 f"learning rate {config.optim.lr:g} · fold {train.fold} of {train.folds}"
             )
