@@ -9,8 +9,9 @@ import typer
 
 from patchcore.cli.progress import counted
 from patchcore.cli.values import hu_range as read_hu_range
-from patchcore.cli.values import int_list, int_triple, triple
+from patchcore.cli.values import int_list, int_triple
 from patchcore.cli.values import regions as read_regions
+from patchcore.cli.values import spacing as read_spacing
 
 if TYPE_CHECKING:
     pass
@@ -21,7 +22,11 @@ __all__ = ["plan"]
 def plan(
     study: Annotated[Path, typer.Argument(help="Folder of the study, made with patchcore analyze.")],
     spacing: Annotated[
-        str | None, typer.Option(help="Training spacing a,b,c along the RAS+ axes [mm] [default: median of the cases].")
+        str | None,
+        typer.Option(
+            help="Training spacing a,b,c along the RAS+ axes [mm]; median: of the cases; fine: so that cases with thin "
+            "slices keep them [default: median]."
+        ),
     ] = None,
     candidates: Annotated[str, typer.Option(help="Patch sizes to choose from, edge lengths [voxels].")] = "8,12,16,24",
     rule: Annotated[
@@ -81,7 +86,7 @@ def plan(
     opened = Study(study)
     made = plan_patch_size(
         opened,
-        spacing=None if spacing is None else triple(spacing, "--spacing"),
+        spacing=read_spacing(spacing),
         candidates=int_list(candidates, "--candidates"),
         rule=rule,
         window_size=None if window is None else int_triple(window, "--window"),

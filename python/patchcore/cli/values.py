@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from patchcore.errors import ConfigError
 from patchcore.types import IntTriple, Triple
 
-__all__ = ["float_list", "hu_range", "int_list", "int_triple", "name_list", "regions", "triple", "two_numbers"]
+__all__ = [
+    "float_list",
+    "hu_range",
+    "int_list",
+    "int_triple",
+    "name_list",
+    "regions",
+    "spacing",
+    "triple",
+    "two_numbers",
+]
 
 
 def triple(text: str, option: str) -> Triple:
@@ -29,6 +40,28 @@ def triple(text: str, option: str) -> Triple:
     if len(values) != 3:
         raise ConfigError(f"{option} {text!r} is not three numbers", remedy=f"write e.g. {option} 1,1,2.5")
     return (values[0], values[1], values[2])
+
+
+def spacing(text: str | None) -> Triple | Literal["fine"] | None:
+    """Read a training spacing: three numbers, one number for all axes, ``median`` or ``fine``.
+
+    Raises:
+        ConfigError: The text is anything else.
+
+    Example:
+        >>> spacing("fine"), spacing("1,1,2.5")
+        ('fine', (1.0, 1.0, 2.5))
+    """
+    if text in (None, "median"):
+        return None
+    if text == "fine":
+        return "fine"
+    try:
+        return triple(str(text), "--spacing")
+    except ConfigError:
+        raise ConfigError(
+            f"--spacing {text!r} is not a spacing", found=text, remedy="write e.g. --spacing 1,1,2.5, or median or fine"
+        ) from None
 
 
 def int_triple(text: str, option: str) -> IntTriple:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from patchcore.config.plan import Plan
 from patchcore.datasets.learned import learned_patch_size
 from patchcore.errors import PatchcoreError, PlanError
 from patchcore.planning.candidates import DEFAULT_CANDIDATES
 from patchcore.planning.of_fingerprint import plan_from_fingerprint
+from patchcore.planning.samples import cohort_of, samples_of
 from patchcore.study import Study
 from patchcore.types import IntTriple, PathLike, Rule, Triple
 from patchcore.views.study_figures import draw_plan
@@ -21,7 +22,7 @@ __all__ = ["compute_plan", "plan_patch_size"]
 def plan_patch_size(
     source: Study | PathLike,
     *,
-    spacing: Triple | None = None,
+    spacing: Triple | Literal["median", "fine"] | None = None,
     candidates: Sequence[int] = DEFAULT_CANDIDATES,
     rule: Rule | str = Rule.MEAN_VOLUME,
     window_size: IntTriple | int | None = None,
@@ -41,8 +42,8 @@ def plan_patch_size(
 
     Args:
         source: A study that ``patchcore analyze`` has measured, or its path.
-        spacing: Training spacing, mm per voxel, canonical RAS+ axes; None: the per-axis median over the
-            cases.
+        spacing: Training spacing, mm per voxel, canonical RAS+ axes; ``median`` or None: the per-axis median over the
+            cases; ``fine``: a finer one along a coarse axis, so that cases with thin slices keep them.
         candidates: Patch edges to choose from, voxels.
         rule: Rule that computes one size from all lesions.
         window_size: Fixes the window, voxels per canonical axis; candidates that do not divide it are excluded.
@@ -112,8 +113,13 @@ def compute_plan(study: Study, *, like: tuple[str, Plan] | None = None, **option
         PlanError: As for :func:`plan_patch_size`.
         StudyError: The study was not measured yet.
     """
+    fingerprint = study.fingerprint()
+    if options.get("spacing") == "fine":
+        options["spacing"] = cohort_of(samples_of(fingerprint)[0], (), label=0).fine_spacing()
+    elif options.get("spacing") == "median":
+        options["spacing"] = None
     learned = learned_patch_size(study, spacing=options.get("spacing"))
-    plan = plan_from_fingerprint(study.fingerprint(), like=like, learned=learned, **options)
+    plan = plan_from_fingerprint(fingerprint, like=like, learned=learned, **options)
     accepted = study.accepted()
     # All accepted cases were read by one rule.
     how: dict[str, Any] = {}

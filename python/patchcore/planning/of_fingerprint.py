@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -26,7 +27,7 @@ __all__ = ["plan_from_fingerprint"]
 def plan_from_fingerprint(
     fingerprint: Fingerprint,
     *,
-    spacing: Triple | None = None,
+    spacing: Triple | Literal["median", "fine"] | None = None,
     candidates: Sequence[int] = DEFAULT_CANDIDATES,
     rule: Rule | str = Rule.MEAN_VOLUME,
     window_size: IntTriple | int | None = None,

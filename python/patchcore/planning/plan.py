@@ -41,7 +41,7 @@ def plan_from_samples(
     connectivity: Literal[6, 18, 26] = 26,
     min_volume_mm3: float = 0.0,
     hu_percentiles: tuple[float, float] | None = None,
-    spacing: Triple | None = None,
+    spacing: Triple | Literal["median", "fine"] | None = None,
     candidates: Sequence[int] = DEFAULT_CANDIDATES,
     rule: Rule | str = Rule.MEAN_VOLUME,
     window_size: IntTriple | int | None = None,
@@ -68,7 +68,8 @@ def plan_from_samples(
         connectivity: Connectivity with which lesions were separated.
         min_volume_mm3: Components below this volume were excluded.
         hu_percentiles: 0.5 and 99.5 percentile of HU in lesions dilated by 10 mm; None without images.
-        spacing: Training spacing, mm; None: the per-axis median over `cases`.
+        spacing: Training spacing, mm; ``median`` or None: the per-axis median over `cases`; ``fine``: see
+            :meth:`patchcore.planning.samples.Cohort.fine_spacing`.
         candidates: Patch edges, voxels.
         rule: How one size is computed from all lesions.
         window_size: A window fixed by the user. Only then are candidates that do not divide it excluded.
@@ -218,12 +219,18 @@ def _rule(rule: Rule | str) -> Rule:
         ) from None
 
 
-def _spacing(asked: Triple | None, cohort: Cohort) -> Triple:
-    if asked is None:
+def _spacing(asked: Triple | str | None, cohort: Cohort) -> Triple:
+    if asked in (None, "median"):
         return cohort.median_spacing()
-    a, b, c = (float(s) for s in asked)
+    if asked == "fine":
+        return cohort.fine_spacing()
+    a, b, c = (0.0, 0.0, 0.0) if isinstance(asked, str) or asked is None else (float(s) for s in asked)
     if not all(math.isfinite(s) and 0 < s < 1000 for s in (a, b, c)):
-        raise PlanError(f"spacing {asked} is impossible", found=asked, remedy="give three values in mm, e.g. 1,1,2.5")
+        raise PlanError(
+            f"spacing {asked} is impossible",
+            found=asked,
+            remedy="give three values in mm, e.g. 1,1,2.5, or median or fine",
+        )
     return (a, b, c)
 
 

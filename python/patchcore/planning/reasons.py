@@ -145,6 +145,7 @@ def plan_warnings(
     if others:
         listed = ", ".join(f"{outcome.rule} {format_size(outcome.patch_size)}" for outcome in others)
         found.append(f"other rules choose other patch sizes: {listed}")
+    found.append(_thick(cohort, spacing))
     if padding >= 0.5:
         found.append(_padded(cohort, spacing, patch_size, window_size, padding))
     return tuple(text for text in found if text)
@@ -158,6 +159,19 @@ def _flat(patch_size: IntTriple, spacing: Triple) -> str:
     return (
         f"a patch of {format_size(patch_size)} voxels is {format_size([round(edge) for edge in mm])} mm, far from a "
         f"cube: --rule {Rule.MEAN_VOLUME_MM} chooses each edge by its spacing"
+    )
+
+
+def _thick(cohort: Cohort, spacing: Triple) -> str:
+    """Warn that the median spacing would merge the slices of cases with thin ones."""
+    fine = cohort.fine_spacing()
+    if spacing != cohort.median_spacing() or fine == spacing:
+        return ""
+    axis = next(axis for axis in range(3) if fine[axis] != spacing[axis])
+    share = float((cohort.case_spacing[:, axis] < spacing[axis] * 0.99).mean())
+    return (
+        f"{share:.0%} of the cases have a finer spacing than {spacing[axis]:g} mm along {'xyz'[axis]}: --spacing fine "
+        f"trains at {fine[axis]:g} mm, so that they keep it"
     )
 
 

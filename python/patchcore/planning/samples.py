@@ -38,6 +38,9 @@ class LesionSample:
     extent_mm: Triple
 
 
+_ANISOTROPIC = 3
+
+
 @dataclass(frozen=True)
 class Cohort:
     """The lesions of one label as columns of length N, and the grids of all C cases.
@@ -75,6 +78,27 @@ class Cohort:
     def median_spacing(self) -> Triple:
         """Return the per-axis median spacing over all cases."""
         a, b, c = np.median(self.case_spacing, axis=0).tolist()
+        return (a, b, c)
+
+    def fine_spacing(self) -> Triple:
+        """Return the median spacing, but a finer one along an axis that is much coarser than the others.
+
+        If the coarsest axis has more than three times the spacing of both others, and the median case has fewer than a
+        third of their voxels along it, its spacing is the 10th percentile over the cases, though not finer than that
+        of the other axes. Cases with thin slices then keep them.
+
+        Source: nnU-Net (Isensee et al., Nature Methods 18, 2021), the target spacing of anisotropic data sets.
+        """
+        spacing, shape = np.array(self.median_spacing()), np.median(self.case_shape, axis=0)
+        coarse = int(spacing.argmax())
+        others = [axis for axis in range(3) if axis != coarse]
+        if (
+            spacing[coarse] > _ANISOTROPIC * spacing[others].max()
+            and shape[coarse] * _ANISOTROPIC < shape[others].min()
+        ):
+            thin = float(np.percentile(self.case_spacing[:, coarse], 10))
+            spacing[coarse] = max(thin, float(spacing[others].max()))
+        a, b, c = spacing.tolist()
         return (a, b, c)
 
     def case_extents(self, spacing: Triple) -> Float64Array:

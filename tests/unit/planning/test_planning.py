@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,56 @@ def test_rules_stand_side_by_side() -> None:
     assert outcomes["geometric-mean"].volume_mm3 == pytest.approx(np.exp(np.log(volumes).mean()))
     assert outcomes["extent"].edge == pytest.approx((30.0, 11.0, 5.0))
     assert outcomes["extent"].patch_size == (24, 12, 8)
+
+
+def sliced(thickness: list[float], *, axis: int = 2, slices: int = 40, mm: float = 0.7) -> list[CaseSample]:
+    """Return cases of 256 voxels per axis, but of some slices along one axis, each with a spacing of its own there."""
+    cases = []
+    for number, thick in enumerate(thickness):
+        spacing, shape = [mm, mm, mm], [256, 256, 256]
+        spacing[axis], shape[axis] = thick, slices
+        cases.append(CaseSample(f"c{number}", f"p{number}", tuple(spacing), tuple(shape)))  # type: ignore[arg-type]
+    return cases
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("thickness", "slices", "expected"),
+    [
+        ([2.5] * 6 + [1.25] * 4, 40, 1.25),
+        # The 10th percentile of the cases, not the finest one.
+        ([2.5] * 9 + [1.0] * 2, 40, 1.0),
+        ([2.5] * 20 + [1.0], 40, 2.5),
+        # Not finer than within a slice.
+        ([2.5] * 6 + [0.4] * 4, 40, 0.7),
+        # Less than three times the spacing within a slice, or more than a third of its voxels: the median.
+        ([2.0] * 6 + [1.25] * 4, 40, 2.0),
+        ([2.5] * 6 + [1.25] * 4, 86, 2.5),
+    ],
+)
+def test_a_fine_spacing_keeps_thin_slices(axis: int, thickness: list[float], slices: int, expected: float) -> None:
+    cases = sliced(thickness, axis=axis, slices=slices)
+    lesions = [LesionSample(case.case_id, 1, 1000.0, (10.0,) * 3) for case in cases]
+    options: dict[str, Any] = {"lesion_label": 1, "hu_range": "liver", "resamples": 100}
+    wanted = [0.7, 0.7, 0.7]
+    wanted[axis] = expected
+    fine = plan_from_samples(cases, lesions, spacing="fine", **options).target
+    assert fine.spacing == pytest.approx(wanted)
+    plain = plan_from_samples(cases, lesions, **options).target
+    assert plain.spacing == plan_from_samples(cases, lesions, spacing="median", **options).target.spacing
+    median = float(np.median(thickness))
+    assert plain.spacing[axis] == median
+    hints = [text for text in plain.warnings if "--spacing fine" in text]
+    share = np.mean([thick < median for thick in thickness])
+    assert hints == (
+        []
+        if expected == median
+        else [
+            f"{share:.0%} of the cases have a finer spacing than 2.5 mm along {'xyz'[axis]}: --spacing fine trains at "
+            f"{expected:g} mm, so that they keep it"
+        ]
+    )
+    assert not any("--spacing fine" in text for text in fine.warnings)
 
 
 def test_each_cases_own_spacing_counts_its_own_voxels() -> None:
