@@ -104,7 +104,7 @@ def keep(report: Path, results: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     for path in sorted(report.iterdir()):
-        if path.suffix in (".csv", ".md", ".svg"):
+        if path.suffix in (".csv", ".md", ".svg", ".png"):
             shutil.copyfile(path, unfinished / path.name)
     shutil.rmtree(results, ignore_errors=True)
     unfinished.rename(results)

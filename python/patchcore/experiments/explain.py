@@ -101,7 +101,7 @@ def explanation(study: Path, scores: Scores, results: Sequence[PointResult], lab
     if lost := int((found & ~known).sum()):
         notes.append(f"{count_of(lost, 'lesion')} that lesions.csv of the study does not have")
     if not any(feature.group == "texture" for feature in features):
-        notes.append(f"texture and contrast: patchcore texture {study} computes them")
+        notes.append("texture and contrast: patchcore texture STUDY computes them")
     blocks: list[Block] = [
         Heading("What explains the best patch size of a lesion"),
         Paragraph(_in_words(table, models)),
