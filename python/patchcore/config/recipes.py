@@ -12,6 +12,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "lesions": {
         "model": {"tokenizer": "pyramid", "deep_supervision": True, "dropout": 0.1},
         "optim": {"lr": 8e-4, "weight_decay": 0.05, "ema": 0.999},
+        "loss": {"batch_dice": True},
         "augment": {"affine_share": 0.3},
     },
 }
