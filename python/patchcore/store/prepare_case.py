@@ -7,6 +7,8 @@ import os
 import secrets
 import shlex
 import shutil
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,9 +20,10 @@ import numpy.typing as npt
 
 from patchcore.affines import voxel_volume_mm3
 from patchcore.config.plan import TargetPlan
-from patchcore.errors import DataError, PatchcoreError
+from patchcore.errors import DataError, LockedError, NoLocksError, PatchcoreError
 from patchcore.files import DISK_ERRORS, write_json_atomic
 from patchcore.lesions.measure import measure_lesions
+from patchcore.locks import FileLock
 from patchcore.memory import MemoryBudget
 from patchcore.resampling.grid import Grid
 from patchcore.store.case import Placed, Source
@@ -37,6 +40,8 @@ __all__ = ["StoreWriteError", "prepare_case"]
 
 # Memory of a case in addition to its planes and slabs, and memory kept for Python.
 _BASE_BYTES = 48 << 20
+_NAMING_S = 60.0
+_naming_thread = threading.Lock()
 _MEMORY_REMEDY = "raise --max-memory; a DICOM series needs less after patchcore import"
 
 
@@ -124,6 +129,34 @@ def _give_name(temporary: Path, folder: Path, meta: dict[str, Any]) -> dict[str,
 
     The outdated case is only renamed: a training that began with it can read it on. `prepare` removes it a day later.
     """
+    with _naming(folder.parent.parent):
+        return _replace(temporary, folder, meta)
+
+
+@contextmanager
+def _naming(store: Path) -> Iterator[None]:
+    """Let one process at a time give a case its name: of two that start together, one must not replace the other's.
+
+    Each waits a few milliseconds. After a minute, or on a file system without locks, it goes on.
+    """
+    lock, until = FileLock(store / ".naming.lock"), time.monotonic() + _NAMING_S
+    with _naming_thread:
+        held = False
+        with suppress(NoLocksError):
+            while not held and time.monotonic() < until:
+                try:
+                    lock.acquire()
+                    held = True
+                except LockedError:
+                    time.sleep(0.002)
+        try:
+            yield
+        finally:
+            if held:
+                lock.release()
+
+
+def _replace(temporary: Path, folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
     found = _read_meta(folder)
     if found is not None and _same_sources(found, meta):
         # Another process has prepared the same case meanwhile and may already read it. Keep that one.

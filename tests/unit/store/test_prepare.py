@@ -26,6 +26,7 @@ from linear_reference import interpolate
 from patchcore.config.plan import Plan, TargetPlan
 from patchcore.errors import ConfigError, CorruptFileError, DataError, EmptyClassError
 from patchcore.inference.geometry import label_on_grid
+from patchcore.locks import FileLock
 from patchcore.memory import MemoryBudget
 from patchcore.resampling.grid import Grid
 from patchcore.resampling.image import resample_class_indices, resample_image
@@ -222,6 +223,33 @@ def test_a_changed_source_is_brought_again(study: Study, record: CaseRecord, tmp
     os.utime(old, (0, 0))
     prepare_cases(study, target(), [record])
     assert list(after.path.parent.glob(".*")) == []
+
+
+def test_of_two_that_prepare_at_once_one_does_not_replace_the_other(
+    study: Study, record: CaseRecord, tmp_path: Path
+) -> None:
+    """Two commands find the same outdated case. The second must not move the first one's case away from its readers."""
+    [outdated] = prepare_cases(study, target(), [record]).cases
+    os.utime(record.image)
+    root = outdated.path.parent
+    found: list[PreparedCase] = []
+    second = threading.Thread(target=lambda: found.extend(prepare_cases(study, target(), [record]).cases))
+    with FileLock(root.parent / ".naming.lock"):  # the first is about to give its case the name
+        second.start()
+        deadline = time.monotonic() + 60
+        while not list(root.glob(".*.tmp/zarr.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        first = tmp_path / "first"
+        shutil.copytree(next(root.glob(".*.tmp")), first)
+        attributes = json.loads((first / "zarr.json").read_text())
+        attributes["attributes"]["patchcore"]["version"] = "first"
+        (first / "zarr.json").write_text(json.dumps(attributes))
+        shutil.rmtree(outdated.path)
+        first.rename(outdated.path)
+    second.join()
+    assert [case.version for case in found] == ["first"]
+    assert found[0].image().shape == outdated.shape
 
 
 def test_another_plan_has_another_place(study: Study, record: CaseRecord) -> None:
