@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_training import TINY
 
 from commands import patchcore, patchcore_here
+from patchcore.cli import train_time
+from patchcore.errors import ConfigError
 from patchcore.runs import RunState, run_state
 from patchcore.study import Study
 
@@ -102,6 +106,10 @@ def test_a_stopped_fold_continues(tiny_study: Path) -> None:
         (["--fold", "all", "--detach"], "cannot be detached"),
         (["--fold", "9"], "must be below train.folds"),
         (["--network", "resnet"], "legal: unetr"),
+        (["--minutes", "5", "--steps", "10"], "--minutes and --steps cannot be used together"),
+        (["--max-minutes", "5", "--max-hours", "1"], "--max-minutes and --max-hours cannot be used together"),
+        (["--hours", "1", "--fold", "all"], "patchcore profile STUDY says how long a step takes"),
+        (["--minutes", "0"], "--minutes 0"),
     ],
 )
 def test_what_the_command_refuses(tiny_study: Path, options: list[str], words: str) -> None:
@@ -118,4 +126,32 @@ def test_a_step_is_profiled(tiny_study: Path, tmp_path: Path) -> None:
     for part in ("forward", "backward", "optimiser", "windows per second", "aten::"):
         assert part in done.stdout
     assert json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    done = patchcore("profile", str(tiny_study), *settings, "--steps", "2", "--validate", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["validation_s"] > 0
+    assert found["step_s"] > 0
+    assert found["training_cases"] + found["validation_cases"] == len(Study(tiny_study).accepted())
     assert not list(Study(tiny_study).runs_dir.iterdir())
+
+
+def test_a_training_as_long_as_asked_for(tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of steps comes from the measurement, and the time is also the limit."""
+    asked: list[list[str]] = []
+    measured = {"step_s": 2.0, "validation_s": 5.8, "training_cases": 4, "validation_cases": 2}
+
+    def profile(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, json.dumps(measured))
+
+    monkeypatch.setattr(subprocess, "run", profile)
+    own = ["train.steps_per_epoch=10", "train.ranks=2", "train.batch_size=4", "validation.every_epochs=2"]
+    # 0.95 × 4 min = 228 s hold 105 steps of 2 s and, every 20 steps and at the end, 6 validations of 2.9 s (two ranks).
+    assert train_time.settings_for(4, tiny_study, own, None) == [
+        "train.steps=105", "train.epochs=0", "train.max_minutes=4"
+    ]  # fmt: skip
+    assert asked[0].index("train.batch_size=4") < asked[0].index("train.batch_size=2") < asked[0].index("train.ranks=1")
+    with pytest.raises(ConfigError, match=r"0\.05 minutes are too short: .* validation of 2 cases at the end 3 s"):
+        train_time.settings_for(0.05, tiny_study, own, None)
+    with pytest.raises(ConfigError, match=r"train\.ranks=0"):
+        train_time.settings_for(4, tiny_study, ["train.ranks=0"], None)

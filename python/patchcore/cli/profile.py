@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +27,11 @@ def profile(
     out: Annotated[
         Path | None, typer.Option(help="File for a trace that chrome://tracing or Perfetto can open.")
     ] = None,
+    validated: Annotated[
+        int,
+        typer.Option("--validate", min=0, help="Number of validation cases to predict, for the time of a validation."),
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")] = False,
 ) -> None:
     """Run a few training steps and show where the time goes.
 
@@ -34,6 +41,7 @@ def profile(
     from rich.console import Console
     from rich.table import Table
 
+    from patchcore.files import finite
     from patchcore.models.device import keep_memory
     from patchcore.training.launch import settings_of
     from patchcore.training.profiling import profile_step
@@ -41,7 +49,12 @@ def profile(
     options = settings_of({"recipe": recipe, "model.preset": preset, "train.batch_size": batch_size})
     # The trainer does the same.
     keep_memory()
-    found = profile_step(study, settings=[*(settings or []), *options], toml=config, steps=steps, trace=out)
+    found = profile_step(
+        study, settings=[*(settings or []), *options], toml=config, steps=steps, trace=out, validated=validated
+    )
+    if as_json:
+        typer.echo(json.dumps(finite(asdict(found)), indent=2))
+        return
     console = Console(markup=False, highlight=False)
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
@@ -68,5 +81,10 @@ def profile(
         f"{peak}{expected}{found.windows / found.step_s:.1f} windows per second",
         soft_wrap=True,
     )
+    if validated:
+        console.print(
+            f"validation of the {found.validation_cases} cases of the fold: about {found.validation_s:.0f} s",
+            soft_wrap=True,
+        )
     if out is not None:
         console.print(f"written: {out}", soft_wrap=True)

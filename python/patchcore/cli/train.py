@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from patchcore.cli.train_time import settings_for
 from patchcore.errors import ConfigError
 from patchcore.interrupts import StopSignal
 from patchcore.memory import byte_count
@@ -54,6 +56,11 @@ def train(
         int | None,
         typer.Option(help="Number of epochs at the start in which the weights of the transformer are frozen."),
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Train about this long [minutes]: as many steps as fit; a step is timed before the start."),
+    ] = None,
+    hours: Annotated[float | None, typer.Option(help="The same in hours.")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Stop after this training time [minutes].")] = None,
     max_hours: Annotated[float | None, typer.Option(help="Stop after this training time [hours].")] = None,
     network: Annotated[
@@ -115,8 +122,16 @@ def train(
         )
     if detach and foreground:
         raise ConfigError("--detach and --foreground cannot be used together", remedy="give only one of them")
-    if max_hours is not None and max_minutes is not None:
-        raise ConfigError("--max-minutes and --max-hours cannot be used together", remedy="give only one of them")
+    limits: dict[str, float | None] = {"--max-minutes": max_minutes, "--max-hours": max_hours}
+    timed = minutes is not None or hours is not None
+    _only_one(
+        {"--minutes": minutes, "--hours": hours, "--steps": steps, "--epochs": epochs} | limits if timed else limits
+    )
+    if timed and fold == "all":
+        raise ConfigError(
+            "--fold all with a time would measure a step again each time, and then it could not find its own folds",
+            remedy="give --steps; patchcore profile STUDY says how long a step takes",
+        )
     options = {
         "recipe": recipe,
         "model.preset": preset,
@@ -145,6 +160,8 @@ def train(
         if by.rank:
             join_training(by)
             return
+    if timed:
+        chosen += settings_for(60 * hours if hours is not None else minutes or 0.0, study, chosen, config)
     follower = Follower(foreground=foreground or by is not None)
     if fold == "all":
         follower.exit(_train_folds(study, chosen, config, name, follower))
@@ -154,6 +171,12 @@ def train(
         typer.echo(run.name)
         return
     follower.exit(follower.follow(run))
+
+
+def _only_one(values: Mapping[str, float | None]) -> None:
+    given = [name for name, value in values.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{given[0]} and {given[1]} cannot be used together", remedy="give only one of them")
 
 
 class Follower:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import sys
@@ -11,13 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from patchcore.config import Plan, resolve_config
+from patchcore.config import Plan, RunConfig, resolve_config
+from patchcore.config.plan import TargetPlan
 from patchcore.errors import ConfigError
 from patchcore.files import replace_atomically
-from patchcore.models.device import place
+from patchcore.models.device import Placement, place
 from patchcore.models.registry import build_network
-from patchcore.store.prepare import prepare_cases
+from patchcore.models.unetr import at_each_size
+from patchcore.runs.setup import divide_cases
+from patchcore.store.prepare import PreparedCase, prepare_cases
 from patchcore.study import Study
 from patchcore.training.launch import plan_for
 from patchcore.training.loader import training_windows
@@ -26,6 +31,7 @@ from patchcore.training.network import compiled
 from patchcore.training.optim import make_optimizer
 from patchcore.training.ranks import Ranks
 from patchcore.training.step import TrainingStep
+from patchcore.training.validate import validate_cases
 from patchcore.types import PathLike
 
 __all__ = ["StepProfile", "profile_step"]
@@ -48,6 +54,9 @@ class StepProfile:
         peak_bytes: Peak memory of torch on the GPU; None on a CPU.
         expected_bytes: Memory expected by :func:`patchcore.models.footprint.footprint`; None if it cannot be computed.
         compiled: Whether the network ran compiled, as ``train.compile`` asks.
+        validation_s: Time of a validation of all cases of the fold [s], from a few of them; NaN: not measured.
+        training_cases: Number of cases that are not validation cases of the fold.
+        validation_cases: Number of validation cases of the fold.
         warnings: Messages about requests that could not be met.
     """
 
@@ -59,6 +68,9 @@ class StepProfile:
     peak_bytes: int | None
     expected_bytes: int | None
     compiled: bool
+    validation_s: float
+    training_cases: int
+    validation_cases: int
     warnings: tuple[str, ...]
 
 
@@ -84,6 +96,7 @@ def profile_step(
     steps: int = 5,
     trace: PathLike | None = None,
     plan: Plan | None = None,
+    validated: int = 0,
 ) -> StepProfile:
     """Run training steps of a study's plan and measure them. The training result is not kept.
 
@@ -94,6 +107,7 @@ def profile_step(
         steps: Number of measured steps.
         trace: File for a trace of one step (JSON, for Perfetto or chrome://tracing); None: no trace.
         plan: The plan [default: the study's ``plan.json``].
+        validated: Number of validation cases to predict, for the time of a validation.
 
     Raises:
         PatchcoreError: The study has no plan, or no case to train on.
@@ -174,6 +188,8 @@ def profile_step(
     except Exception as error:
         # A user's own network may not run on tensors without storage. The measured values are still returned.
         warnings.append(f"the expected memory of a step could not be computed ({type(error).__name__}: {error})")
+    validating = set(divide_cases(study, config).validation)
+    held_out = [case for case in cases if case.case_id in validating]
     return StepProfile(
         device=str(placement.machine["processor"]),
         windows=config.train.batch_size,
@@ -183,5 +199,33 @@ def profile_step(
         peak_bytes=peak,
         expected_bytes=expected_bytes,
         compiled=stepped is not network,
+        validation_s=_validation_s(network, held_out, config, target, placement, count=validated),
+        training_cases=len(cases) - len(held_out),
+        validation_cases=len(held_out),
         warnings=tuple(warnings),
     )
+
+
+def _validation_s(
+    network: nn.Module,
+    cases: Sequence[PreparedCase],
+    config: RunConfig,
+    target: TargetPlan,
+    placement: Placement,
+    *,
+    count: int,
+) -> float:
+    """Return the time of a validation of all cases [s], from `count` of them, which are spread over the sizes."""
+    if not count or not cases:
+        return math.nan
+    by_size = sorted(cases, key=lambda case: math.prod(case.shape))
+    count = min(count, len(by_size))
+    # The middle one of each part: of one case the median, of three cases those at 1/6, 1/2 and 5/6.
+    chosen = [by_size[(2 * number + 1) * len(by_size) // (2 * count)] for number in range(count)]
+    views = list(at_each_size(network, target.patch_size).values()) or [network]
+    began = time.perf_counter()
+    for view in views:
+        validate_cases(
+            view, chosen, target, placement, overlap=config.validation.overlap, mirror=config.validation.mirror
+        )
+    return (time.perf_counter() - began) / count * len(cases)

@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from patchcore.config.run import RunConfig
+from patchcore.errors import ConfigError
 
-__all__ = ["Best", "Progress", "case_set_id", "short_epoch", "steps_per_epoch", "total_steps"]
+__all__ = ["Best", "Progress", "case_set_id", "short_epoch", "steps_in", "steps_per_epoch", "total_steps"]
+
+_PLANNED_SHARE = 0.95
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,58 @@ def steps_per_epoch(config: RunConfig, case_count: int) -> int:
 def short_epoch(config: RunConfig, case_count: int) -> int:
     """Return the steps per epoch of runs that began before long trainings had longer epochs."""
     return config.train.steps_per_epoch or max(50, math.ceil(case_count / config.train.batch_size))
+
+
+def steps_in(
+    config: RunConfig,
+    minutes: float,
+    *,
+    step_s: float,
+    validation_s: float,
+    training_cases: int,
+    validation_cases: int,
+) -> int:
+    """Return how many steps fit into 95 % of a time, together with their validations.
+
+    A machine is not always equally fast, and the schedule of the learning rate should reach its end in time.
+
+    Args:
+        config: The settings. Their number of steps or epochs does not matter.
+        minutes: The time [min].
+        step_s: Time of a step [s].
+        validation_s: Time of a validation of all cases [s].
+        training_cases: Number of training cases.
+        validation_cases: Number of validation cases.
+
+    Raises:
+        ConfigError: Not even one step and the last validation fit.
+
+    Example:
+        >>> steps_in(RunConfig(), 60, step_s=0.5, validation_s=10, training_cases=80, validation_cases=20)
+        5838
+    """
+    check, count = config.validation, max(1, validation_cases)
+    part_s = min(validation_s * (check.max_cases or count) / count, 60 * check.max_minutes or math.inf, validation_s)
+    usual_s = part_s + (validation_s - part_s) / check.whole_every
+
+    def taken_s(steps: int) -> float:
+        timed = config.train.model_copy(update={"steps": steps, "epochs": 0})
+        every = steps_per_epoch(config.model_copy(update={"train": timed}), training_cases) * check.every_epochs
+        return steps * step_s + (math.ceil(steps / every) - 1) * usual_s + validation_s  # the last is of all cases
+
+    seconds = _PLANNED_SHARE * 60 * minutes
+    # One validation more or fewer makes the time jump, so it does not rise with every step.
+    fitting, most = 0, math.floor(seconds / step_s)
+    for steps in range(max(1, most // 1000), most + 1, max(1, most // 1000)):
+        if taken_s(steps) <= seconds:
+            fitting = steps
+    if not fitting:
+        raise ConfigError(
+            f"{minutes:g} minutes are too short: a step takes {step_s:.2g} s, and the validation of "
+            f"{validation_cases} cases at the end {validation_s:.0f} s",
+            remedy="give more time, or the number of steps",
+        )
+    return fitting
 
 
 def case_set_id(case_ids: Sequence[str]) -> str:
