@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--run", action="append", default=[], help="evaluated run of the study to compare with")
     given = parser.parse_args()
     study, folder = Study(given.study), given.folder.resolve()
-    commands, env = given.nnunet.resolve(), environment(given.folder.resolve())
+    commands, env = given.nnunet.resolve(), environment(folder)
 
     def call(command: str, *arguments: str) -> None:
         began = time.perf_counter()
@@ -126,7 +126,8 @@ def main() -> None:
         link = truth / f"{case_id}.nii.gz"
         if not link.exists():
             link.symlink_to(folder / "raw" / DATASET / "labelsTr" / link.name)
-    scores = score(truth, predictions, conventions=())
+    patients = {record.case_id: record.patient for record in study.accepted()}
+    scores = score(truth, predictions, conventions=(), patients_of=lambda names: [patients[name] for name in names])
     if scores.failed or scores.only_truth:
         raise SystemExit(f"not scored: {scores.failed} {scores.only_truth}")
     [label] = scores.settings.classes
@@ -139,7 +140,6 @@ def main() -> None:
         if ours[-1].keys() != peer.keys():
             raise SystemExit(f"{run} was evaluated on other cases")
     names = sorted(peer)
-    patients = dict(zip((case.case_id for case in scores.cases), scores.patients, strict=True))
     means = [{name: float(np.mean([run[name] for run in ours])) for name in names}] if len(ours) > 1 else []
     for name, run in zip([*given.run, "mean of the runs"], [*ours, *means], strict=False):
         found = compare_pairs(

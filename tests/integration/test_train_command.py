@@ -110,6 +110,8 @@ def test_a_stopped_fold_continues(tiny_study: Path) -> None:
         (["--max-minutes", "5", "--max-hours", "1"], "--max-minutes and --max-hours cannot be used together"),
         (["--hours", "1", "--fold", "all"], "patchcore profile STUDY says how long a step takes"),
         (["--minutes", "0"], "--minutes 0"),
+        (["--minutes", "inf"], "--minutes inf"),
+        (["--minutes", "5", "--set", "train.epochs=3"], "train.epochs=3 and a time cannot be used together"),
     ],
 )
 def test_what_the_command_refuses(tiny_study: Path, options: list[str], words: str) -> None:
@@ -129,16 +131,17 @@ def test_a_step_is_profiled(tiny_study: Path, tmp_path: Path) -> None:
     done = patchcore("profile", str(tiny_study), *settings, "--steps", "2", "--validate", "2", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["validation_s"] > 0
+    assert found["validation"]["seconds"] > 0
     assert found["step_s"] > 0
-    assert found["training_cases"] + found["validation_cases"] == len(Study(tiny_study).accepted())
+    cases = found["validation"]["training_cases"] + found["validation"]["cases"]
+    assert cases == len(Study(tiny_study).accepted())
     assert not list(Study(tiny_study).runs_dir.iterdir())
 
 
 def test_a_training_as_long_as_asked_for(tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of steps comes from the measurement, and the time is also the limit."""
     asked: list[list[str]] = []
-    measured = {"step_s": 2.0, "validation_s": 5.8, "training_cases": 4, "validation_cases": 2}
+    measured = {"step_s": 2.0, "validation": {"seconds": 5.8, "training_cases": 4, "cases": 2}}
 
     def profile(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         asked.append(command)

@@ -81,9 +81,9 @@ def profile(
         f"{peak}{expected}{found.windows / found.step_s:.1f} windows per second",
         soft_wrap=True,
     )
-    if validated:
+    if found.validation is not None:
         console.print(
-            f"validation of the {found.validation_cases} cases of the fold: about {found.validation_s:.0f} s",
+            f"validation of the {found.validation.cases} cases of the fold: about {found.validation.seconds:.1f} s",
             soft_wrap=True,
         )
     if out is not None:

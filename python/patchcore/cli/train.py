@@ -124,9 +124,8 @@ def train(
         raise ConfigError("--detach and --foreground cannot be used together", remedy="give only one of them")
     limits: dict[str, float | None] = {"--max-minutes": max_minutes, "--max-hours": max_hours}
     timed = minutes is not None or hours is not None
-    _only_one(
-        {"--minutes": minutes, "--hours": hours, "--steps": steps, "--epochs": epochs} | limits if timed else limits
-    )
+    lengths: dict[str, float | None] = {"--minutes": minutes, "--hours": hours, "--steps": steps, "--epochs": epochs}
+    _only_one(lengths | limits if timed else limits)
     if timed and fold == "all":
         raise ConfigError(
             "--fold all with a time would measure a step again each time, and then it could not find its own folds",
@@ -156,6 +155,11 @@ def train(
             raise ConfigError(
                 f"{by.by} has started {by.world} processes for one training: --detach and --fold all have no meaning",
                 remedy="give the number of one fold",
+            )
+        if timed:
+            raise ConfigError(
+                f"{by.by} has started {by.world} processes for one training: the time of their step is not measured",
+                remedy="give --steps, and the time as --max-minutes",
             )
         if by.rank:
             join_training(by)

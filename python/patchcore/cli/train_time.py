@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from patchcore.errors import ConfigError
 __all__ = ["settings_for"]
 
 _STEPS, _CASES = 10, 3
+_SET_HERE = ("train.steps=", "train.epochs=", "train.max_minutes=")
 
 
 def settings_for(minutes: float, study: Path, settings: Sequence[str], toml: Path | None) -> list[str]:
@@ -37,8 +39,11 @@ def settings_for(minutes: float, study: Path, settings: Sequence[str], toml: Pat
     from patchcore.config import resolve_config
     from patchcore.training.progress import steps_in
 
-    if not minutes > 0:
+    if not 0 < minutes < math.inf:
         raise ConfigError(f"--minutes {minutes:g}", expected="a number above 0")
+    for setting in settings:
+        if setting.startswith(_SET_HERE):
+            raise ConfigError(f"{setting} and a time cannot be used together", remedy="give only one of them")
     config = resolve_config(toml, settings)
     ranks = config.train.ranks
     if not ranks:
@@ -59,18 +64,19 @@ def settings_for(minutes: float, study: Path, settings: Sequence[str], toml: Pat
     if done.returncode:
         raise typer.Exit(done.returncode)
     found = json.loads(done.stdout)
-    validation_s = (found["validation_s"] or 0.0) / ranks
+    validation = found["validation"]
+    validation_s = validation["seconds"] / ranks
     steps = steps_in(
         config,
         minutes,
         step_s=found["step_s"],
         validation_s=validation_s,
-        training_cases=found["training_cases"],
-        validation_cases=found["validation_cases"],
+        training_cases=validation["training_cases"],
+        validation_cases=validation["cases"],
     )
     typer.echo(
         f"train.steps={steps}: a step takes {found['step_s']:.2g} s here, and a validation of all "
-        f"{found['validation_cases']} cases about {validation_s:.0f} s",
+        f"{validation['cases']} cases about {validation_s:.1f} s",
         err=True,
     )
     return [f"train.steps={steps}", "train.epochs=0", f"train.max_minutes={minutes:g}"]

@@ -16,7 +16,7 @@ from torch import nn
 
 from patchcore.config import Plan, RunConfig, resolve_config
 from patchcore.config.plan import TargetPlan
-from patchcore.errors import ConfigError
+from patchcore.errors import ConfigError, DataError
 from patchcore.files import replace_atomically
 from patchcore.models.device import Placement, place
 from patchcore.models.registry import build_network
@@ -34,11 +34,26 @@ from patchcore.training.step import TrainingStep
 from patchcore.training.validate import validate_cases
 from patchcore.types import PathLike
 
-__all__ = ["StepProfile", "profile_step"]
+__all__ = ["StepProfile", "ValidationTime", "profile_step"]
 
 _WARM = 3
 _OPERATIONS = 12
 _MADE_AHEAD = "windows (loaded in advance, on a thread)"
+
+
+@dataclass(frozen=True)
+class ValidationTime:
+    """Time of a validation.
+
+    Attributes:
+        seconds: Time of a validation of all cases of the fold [s], from a few of them.
+        cases: Number of validation cases of the fold.
+        training_cases: Number of the other cases.
+    """
+
+    seconds: float
+    cases: int
+    training_cases: int
 
 
 @dataclass(frozen=True)
@@ -54,9 +69,7 @@ class StepProfile:
         peak_bytes: Peak memory of torch on the GPU; None on a CPU.
         expected_bytes: Memory expected by :func:`patchcore.models.footprint.footprint`; None if it cannot be computed.
         compiled: Whether the network ran compiled, as ``train.compile`` asks.
-        validation_s: Time of a validation of all cases of the fold [s], from a few of them; NaN: not measured.
-        training_cases: Number of cases that are not validation cases of the fold.
-        validation_cases: Number of validation cases of the fold.
+        validation: Time of a validation; None: not measured.
         warnings: Messages about requests that could not be met.
     """
 
@@ -68,9 +81,7 @@ class StepProfile:
     peak_bytes: int | None
     expected_bytes: int | None
     compiled: bool
-    validation_s: float
-    training_cases: int
-    validation_cases: int
+    validation: ValidationTime | None
     warnings: tuple[str, ...]
 
 
@@ -107,10 +118,10 @@ def profile_step(
         steps: Number of measured steps.
         trace: File for a trace of one step (JSON, for Perfetto or chrome://tracing); None: no trace.
         plan: The plan [default: the study's ``plan.json``].
-        validated: Number of validation cases to predict, for the time of a validation.
+        validated: Number of validation cases to predict, for the time of a validation; 0: it is not measured.
 
     Raises:
-        PatchcoreError: The study has no plan, or no case to train on.
+        PatchcoreError: The study has no plan, or no case to train on, or, with `validated`, too few patients for folds.
         ConfigError: An impossible setting, or several ranks: only one rank can be profiled.
     """
     study = study if isinstance(study, Study) else Study(study)
@@ -188,8 +199,14 @@ def profile_step(
     except Exception as error:
         # A user's own network may not run on tensors without storage. The measured values are still returned.
         warnings.append(f"the expected memory of a step could not be computed ({type(error).__name__}: {error})")
-    validating = set(divide_cases(study, config).validation)
-    held_out = [case for case in cases if case.case_id in validating]
+    held_out = set(divide_cases(study, config).validation) if validated else set()
+    validation = [case for case in cases if case.case_id in held_out]
+    if validated and not validation:
+        raise DataError(
+            f"none of the {len(held_out)} validation cases of fold {config.train.fold} could be prepared",
+            path=study.path,
+            remedy="run patchcore inspect STUDY: it says why",
+        )
     return StepProfile(
         device=str(placement.machine["processor"]),
         windows=config.train.batch_size,
@@ -199,9 +216,13 @@ def profile_step(
         peak_bytes=peak,
         expected_bytes=expected_bytes,
         compiled=stepped is not network,
-        validation_s=_validation_s(network, held_out, config, target, placement, count=validated),
-        training_cases=len(cases) - len(held_out),
-        validation_cases=len(held_out),
+        validation=ValidationTime(
+            seconds=_validation_s(network, validation, config, target, placement, count=validated),
+            cases=len(validation),
+            training_cases=len(cases) - len(validation),
+        )
+        if validated
+        else None,
         warnings=tuple(warnings),
     )
 
@@ -216,8 +237,6 @@ def _validation_s(
     count: int,
 ) -> float:
     """Return the time of a validation of all cases [s], from `count` of them, which are spread over the sizes."""
-    if not count or not cases:
-        return math.nan
     by_size = sorted(cases, key=lambda case: math.prod(case.shape))
     count = min(count, len(by_size))
     # The middle one of each part: of one case the median, of three cases those at 1/6, 1/2 and 5/6.
