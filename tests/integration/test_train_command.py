@@ -128,11 +128,15 @@ def test_a_step_is_profiled(tiny_study: Path, tmp_path: Path) -> None:
     for part in ("forward", "backward", "optimiser", "windows per second", "aten::"):
         assert part in done.stdout
     assert json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
-    done = patchcore("profile", str(tiny_study), *settings, "--steps", "2", "--validate", "2", "--json")
+    done = patchcore(
+        "profile", str(tiny_study), *settings, "--steps", "2", "--validate", "2", "--json", "--set", "train.device=cpu"
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["validation"]["seconds"] > 0
     assert found["step_s"] > 0
+    loading = next(seconds for part, seconds in found["parts"].items() if part.startswith("windows"))
+    assert found["trained_s"] == pytest.approx(found["step_s"] + loading)  # the same cores do both
     cases = found["validation"]["training_cases"] + found["validation"]["cases"]
     assert cases == len(Study(tiny_study).accepted())
     assert not list(Study(tiny_study).runs_dir.iterdir())
@@ -141,7 +145,7 @@ def test_a_step_is_profiled(tiny_study: Path, tmp_path: Path) -> None:
 def test_a_training_as_long_as_asked_for(tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of steps comes from the measurement, and the time is also the limit."""
     asked: list[list[str]] = []
-    measured = {"step_s": 2.0, "validation": {"seconds": 5.8, "training_cases": 4, "cases": 2}}
+    measured = {"step_s": 1.5, "trained_s": 2.0, "validation": {"seconds": 5.8, "training_cases": 4, "cases": 2}}
 
     def profile(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         asked.append(command)

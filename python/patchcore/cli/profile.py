@@ -78,7 +78,7 @@ def profile(
     kept = found.expected_bytes
     expected = "" if kept is None else f"estimate from the tensors that autograd keeps {kept / 2**30:.2f} GiB; "
     console.print(
-        f"{peak}{expected}{found.windows / found.step_s:.1f} windows per second",
+        f"{peak}{expected}{found.windows / found.trained_s:.1f} windows per second in a training",
         soft_wrap=True,
     )
     if found.validation is not None:

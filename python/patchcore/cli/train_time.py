@@ -69,13 +69,13 @@ def settings_for(minutes: float, study: Path, settings: Sequence[str], toml: Pat
     steps = steps_in(
         config,
         minutes,
-        step_s=found["step_s"],
+        step_s=found["trained_s"],
         validation_s=validation_s,
         training_cases=validation["training_cases"],
         validation_cases=validation["cases"],
     )
     typer.echo(
-        f"train.steps={steps}: a step takes {found['step_s']:.2g} s here, and a validation of all "
+        f"train.steps={steps}: a step takes {found['trained_s']:.2g} s here, and a validation of all "
         f"{validation['cases']} cases about {validation_s:.1f} s",
         err=True,
     )

@@ -58,7 +58,7 @@ def _step_s(study: Study, plan: Plan, point: Point, settings: Sequence[str]) -> 
     if point.patch_sizes:  # each size is timed by itself: a few steps of sizes that are drawn say little
         texts += ["model.patch_sizes=[]", "model.patch_size_shares=[]", "model.base_patch_size=null"]
     times = [
-        share * profile_step(study, settings=texts, steps=_MEASURED, plan=with_patch_size(plan, size, "")).step_s
+        share * profile_step(study, settings=texts, steps=_MEASURED, plan=with_patch_size(plan, size, "")).trained_s
         for share, size in zip(shares, sizes, strict=True)
     ]
     return math.fsum(times) / math.fsum(shares)

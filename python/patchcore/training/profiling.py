@@ -64,6 +64,8 @@ class StepProfile:
         device: Name of the processor that ran the step.
         windows: Windows per step.
         step_s: Sum of the times of a step's parts [s], without loading the windows.
+        trained_s: Time of a step in a training [s], which loads the next windows meanwhile: on a CPU the same cores do
+            both, and the times add up; beside a GPU the longer of the two counts.
         parts: Time of each part per step [s], from the median of its measurements.
         operations: (name, seconds per step, calls per step), the longest first.
         peak_bytes: Peak memory of torch on the GPU; None on a CPU.
@@ -76,6 +78,7 @@ class StepProfile:
     device: str
     windows: int
     step_s: float
+    trained_s: float
     parts: dict[str, float]
     operations: tuple[tuple[str, float, float], ...]
     peak_bytes: int | None
@@ -199,6 +202,7 @@ def profile_step(
     except Exception as error:
         # A user's own network may not run on tensors without storage. The measured values are still returned.
         warnings.append(f"the expected memory of a step could not be computed ({type(error).__name__}: {error})")
+    step_s = sum(seconds for name, seconds in parts.items() if name != _MADE_AHEAD)
     held_out = set(divide_cases(study, config).validation) if validated else set()
     validation = [case for case in cases if case.case_id in held_out]
     if validated and not validation:
@@ -210,7 +214,8 @@ def profile_step(
     return StepProfile(
         device=str(placement.machine["processor"]),
         windows=config.train.batch_size,
-        step_s=sum(seconds for name, seconds in parts.items() if name != _MADE_AHEAD),
+        step_s=step_s,
+        trained_s=max(step_s, parts[_MADE_AHEAD]) if on_gpu else step_s + parts[_MADE_AHEAD],
         parts=parts,
         operations=operations,
         peak_bytes=peak,
