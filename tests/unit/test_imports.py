@@ -11,7 +11,7 @@ import patchcore
 ROOT = Path(patchcore.__file__).parent
 LEAVES = {
     "affines", "arrays", "case_ids", "control_groups", "errors", "files", "interrupts", "launched", "locks", "memory",
-    "notebook", "processes", "shares", "threads", "types",
+    "notebook", "processes", "shares", "threads", "types", "version",
 }  # fmt: skip
 # The compiled core is not a Python module; the version is defined in the root.
 FROM_ROOT = {"_core", "__version__"}

@@ -12,10 +12,11 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Any
+
+from patchcore.version import package_version
 
 __all__ = ["answer", "forget", "remember", "signatures"]
 
@@ -68,7 +69,7 @@ def remember(
         return
     value = {
         "schema_version": _SCHEMA,
-        "patchcore_version": _version(),
+        "patchcore_version": package_version(),
         "source": str(source),
         "exit_code": exit_code,
         "listed": dict(listed),
@@ -93,7 +94,7 @@ def answer(dataset: str, study: str, *, as_json: bool) -> tuple[str, int] | None
         value = json.loads((folder / _FILE).read_bytes())
         same = (
             value["schema_version"] == _SCHEMA
-            and value["patchcore_version"] == _version()
+            and value["patchcore_version"] == package_version()
             and value["source"] == os.path.realpath(dataset)
             and all(_signature(path) == known for path, known in value["listed"].items())
             and all(_signature(path) == known for path, known in value["files"].items())
@@ -126,10 +127,3 @@ def _signature(path: str) -> Any:
     except OSError:
         return None
     return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
-
-
-def _version() -> str:
-    try:
-        return metadata.version("patchcore")
-    except metadata.PackageNotFoundError:
-        return "unknown"

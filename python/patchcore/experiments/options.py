@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypedDict
 
 from patchcore.config import resolve_config
@@ -18,6 +17,7 @@ from patchcore.experiments.points import settings_of_toml
 from patchcore.runs.control import author_name
 from patchcore.threads import core_count
 from patchcore.types import PathLike
+from patchcore.version import package_version
 
 __all__ = ["Common", "Options", "authorship", "resolve_options", "where_of"]
 
@@ -132,12 +132,8 @@ def where_of(options: Options) -> Where:
 
 def authorship() -> dict[str, Any]:
     """Return who creates a file of an experiment, when, and with which version."""
-    try:
-        patchcore_version = version("patchcore")
-    except PackageNotFoundError:
-        patchcore_version = "unknown"
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "user": author_name(),
-        "patchcore": patchcore_version,
+        "patchcore": package_version(),
     }

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +28,7 @@ from patchcore.runs.paths import DEFAULT_TRAINER, RUN_SCHEMA, RunPaths
 from patchcore.runs.state import run_state
 from patchcore.runs.supervisor import Supervisor
 from patchcore.types import PathLike
+from patchcore.version import package_version
 
 __all__ = ["new_run", "start_attempt", "supervise_foreground"]
 
@@ -73,10 +73,6 @@ def new_run(
     now = time.time()
     stem = re.sub(r"[^a-z0-9]+", "-", slug.lower()).strip("-")[:40] or "run"
     name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{stem}-{secrets.token_hex(3)}"
-    try:
-        patchcore_version = version("patchcore")
-    except PackageNotFoundError:
-        patchcore_version = "unknown"
     record = {
         "schema_version": RUN_SCHEMA,
         "run_id": name,
@@ -90,7 +86,7 @@ def new_run(
         "argv": list(argv),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
         "user": author_name(),
-        "patchcore": patchcore_version,
+        "patchcore": package_version(),
     }
     if experiment is not None:
         record["experiment"] = plain(experiment)

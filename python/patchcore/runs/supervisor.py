@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from patchcore.errors import LockedError, PatchcoreError, RunError
@@ -36,6 +35,7 @@ from patchcore.runs.records import RunState, Verb
 from patchcore.runs.state import FINAL_WORDS, run_state
 from patchcore.runs.system import SystemSampler
 from patchcore.types import PathLike
+from patchcore.version import package_version
 
 __all__ = ["Supervisor", "main"]
 
@@ -316,10 +316,6 @@ class Supervisor:
         return after.get(key, 0) > before.get(key, after.get(key, 0))
 
     def _start_record(self) -> dict[str, Any]:
-        try:
-            patchcore_version = version("patchcore")
-        except PackageNotFoundError:
-            patchcore_version = "unknown"
         return {
             "schema_version": 1,
             "attempt": self.attempt,
@@ -333,7 +329,7 @@ class Supervisor:
             "resumed_from_step": None,
             "threads": None,
             "overrides": self._overrides,
-            "versions": {"python": sys.version.split()[0], "patchcore": patchcore_version},
+            "versions": {"python": sys.version.split()[0], "patchcore": package_version()},
         }
 
     def _beat(self, state: RunState, reason: str | None) -> None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from patchcore.study.decisions import checked_decisions
 from patchcore.study.fingerprint import Fingerprint, read_fingerprint, write_fingerprint
 from patchcore.study.folds import make_folds
 from patchcore.types import PathLike
+from patchcore.version import package_version
 
 __all__ = ["STUDY_SCHEMA", "Study"]
 
@@ -385,16 +385,9 @@ def _describe(path: Path, root: Path) -> None:
         path / "study.json",
         {
             "schema_version": STUDY_SCHEMA,
-            "patchcore_version": _version(),
+            "patchcore_version": package_version(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "dataset_root": str(root),
             "study_id": secrets.token_hex(8),
         },
     )
-
-
-def _version() -> str:
-    try:
-        return metadata.version("patchcore")
-    except metadata.PackageNotFoundError:
-        return "unknown"
