@@ -87,7 +87,7 @@ def cluster_of(executor: str, folder: Path) -> Iterator[bool]:
     if root is None:
         yield False
         return
-    home = folder / "slurm"
+    home = folder / "slurm-cluster"
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
     cluster = SlurmCluster(home, root)
