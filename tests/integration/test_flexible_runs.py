@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -30,6 +32,7 @@ from patchcore.models.flexible import draw_size
 from patchcore.runs import RunReader, RunState, RunWriter, new_run
 from patchcore.runs.events import PATCH_SIZE, VAL_DSC_MEAN, val_dsc_patch
 from patchcore.study import Study
+from patchcore.training import profiling
 from patchcore.training.control import Control
 from patchcore.training.launch import create_run
 
@@ -259,3 +262,25 @@ def test_a_flexible_sweep_trains_once_and_reports_each_size(
     # One after the other by the command, side by side.
     assert main(["evaluate", study, point.run_id, "--patch-size", "each"]) == 0
     assert f"{point.run_id}-patch4" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_profile_weights_the_patch_sizes_by_their_shares(tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Counter[int]()
+
+    class CountingStep(profiling.TrainingStep):
+        def __call__(self, *arguments: Any, **options: Any) -> Any:
+            result = super().__call__(*arguments, **options)
+            with self._phase("as long as the patch"):
+                clock[0] += max(self.patch_size)
+            steps[max(self.patch_size)] += 1
+            return result
+
+    clock = [0.0]
+    monkeypatch.setattr(profiling, "TrainingStep", CountingStep)
+    monkeypatch.setattr(profiling.time, "perf_counter", lambda: clock[0])
+    settings = [*TINY, "model.patch_sizes=[4,8,16]", "model.patch_size_shares=[1,3,0]"]
+    found = profiling.profile_step(tiny_study, settings=settings, steps=2)
+    assert found.parts["as long as the patch"] == pytest.approx(0.25 * 4 + 0.75 * 8)
+    assert found.step_s == pytest.approx(7)
+    assert 16 not in steps
+    assert sum(steps.values()) == 2 * (3 + 2) + 1  # warm-up and measured steps of both sizes, and the traced one

@@ -23,7 +23,12 @@ def profile(
         str | None, typer.Option(help="Settings to start from: plain, or lesions, which were tuned on small lesions.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Number of windows per step.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Number of steps to measure, after three warm-up steps.")] = 5,
+    steps: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Number of steps to measure, after three to warm up; of a flexible network, at each size."
+        ),
+    ] = 5,
     out: Annotated[
         Path | None, typer.Option(help="File for a trace that chrome://tracing or Perfetto can open.")
     ] = None,

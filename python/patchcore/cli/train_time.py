@@ -51,14 +51,13 @@ def settings_for(minutes: float, study: Path, settings: Sequence[str], toml: Pat
             "the time of a step cannot be measured for train.ranks=0", remedy="give the number of GPUs, e.g. --ranks 2"
         )
     typer.echo("measuring the time of a step; cases that are not prepared yet are prepared first", err=True)
-    sizes = max(1, len(config.model.patch_sizes))  # of a flexible network: each step draws one
     share = [f"train.batch_size={max(1, config.train.batch_size // ranks)}", "train.ranks=1"] if ranks > 1 else []
     options = [text for setting in (*settings, *share) for text in ("--set", setting)]
     if toml is not None:
         options += ["--config", str(toml)]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "patchcore", "profile", str(study), "--json", "--validate", str(_CASES),
-         "--steps", str(_STEPS * sizes), *options],
+         "--steps", str(_STEPS), *options],
         stdout=subprocess.PIPE, check=False,
     )  # fmt: skip
     if done.returncode:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from patchcore.config import Plan, resolve_config
+from patchcore.config import Plan
 from patchcore.errors import ConfigError
 from patchcore.experiments.protocol import Point, with_patch_size
 from patchcore.study import Study
@@ -31,6 +30,8 @@ def of_equal_time(
         ConfigError: The number of hours is not positive, or ``train.steps`` is an axis.
         MissingExtraError: torch is not installed.
     """
+    from patchcore.training.profiling import profile_step
+
     if not hours > 0:
         raise ConfigError(f"--hours {hours:g}", expected="a number above 0")
     if any(text.startswith("train.steps=") for point in points for text in point.settings):
@@ -40,25 +41,14 @@ def of_equal_time(
     for point in points:
         key = (tuple(sorted(point.values.items())), point.patch_size)
         if key not in measured:
-            measured[key] = _step_s(study, plan, point, settings)
+            measured[key] = profile_step(
+                study,
+                settings=[*settings, *point.settings],
+                steps=_MEASURED,
+                plan=with_patch_size(plan, point.patch_size, ""),
+            ).trained_s
         step_s = measured[key]
         steps = max(1, round(3600 * hours / step_s))
         own_settings = (*point.settings, f"train.steps={steps}")
         timed.append(point.model_copy(update={"steps": steps, "step_s": step_s, "settings": own_settings}))
     return tuple(timed)
-
-
-def _step_s(study: Study, plan: Plan, point: Point, settings: Sequence[str]) -> float:
-    """Return the time of a step [s]; of a flexible network, the mean over its sizes by their shares."""
-    from patchcore.training.profiling import profile_step
-
-    texts = [*settings, *point.settings]
-    sizes = point.patch_sizes or (point.patch_size,)
-    shares = resolve_config(settings=texts).model.patch_size_shares or (1.0,) * len(sizes)
-    if point.patch_sizes:  # each size is timed by itself: a few steps of sizes that are drawn say little
-        texts += ["model.patch_sizes=[]", "model.patch_size_shares=[]", "model.base_patch_size=null"]
-    times = [
-        share * profile_step(study, settings=texts, steps=_MEASURED, plan=with_patch_size(plan, size, "")).trained_s
-        for share, size in zip(shares, sizes, strict=True)
-    ]
-    return math.fsum(times) / math.fsum(shares)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import statistics
@@ -19,8 +20,9 @@ from patchcore.config.plan import TargetPlan
 from patchcore.errors import ConfigError, DataError
 from patchcore.files import replace_atomically
 from patchcore.models.device import Placement, place
+from patchcore.models.flexible import draw_size
 from patchcore.models.registry import build_network
-from patchcore.models.unetr import at_each_size
+from patchcore.models.unetr import at_each_size, flexible_sizes
 from patchcore.runs.setup import divide_cases
 from patchcore.store.prepare import PreparedCase, prepare_cases
 from patchcore.study import Study
@@ -32,7 +34,7 @@ from patchcore.training.optim import make_optimizer
 from patchcore.training.ranks import Ranks
 from patchcore.training.step import TrainingStep
 from patchcore.training.validate import validate_cases
-from patchcore.types import PathLike
+from patchcore.types import IntTriple, PathLike
 
 __all__ = ["StepProfile", "ValidationTime", "profile_step"]
 
@@ -66,7 +68,8 @@ class StepProfile:
         step_s: Sum of the times of a step's parts [s], without loading the windows.
         trained_s: Time of a step in a training [s], which loads the next windows meanwhile: on a CPU the same cores do
             both, and the times add up; beside a GPU the longer of the two counts.
-        parts: Time of each part per step [s], from the median of its measurements.
+        parts: Time of each part per step [s], from the median of its measurements; of a flexible network, the mean over
+            its patch sizes, by their shares.
         operations: (name, seconds per step, calls per step), the longest first.
         peak_bytes: Peak memory of torch on the GPU; None on a CPU.
         expected_bytes: Memory expected by :func:`patchcore.models.footprint.footprint`; None if it cannot be computed.
@@ -118,7 +121,7 @@ def profile_step(
         study: The study. Cases that are not prepared yet are prepared first.
         settings: ``section.key=value``.
         toml: A TOML file of settings.
-        steps: Number of measured steps.
+        steps: Number of measured steps; of a flexible network, at each patch size.
         trace: File for a trace of one step (JSON, for Perfetto or chrome://tracing); None: no trace.
         plan: The plan [default: the study's ``plan.json``].
         validated: Number of validation cases to predict, for the time of a validation; 0: it is not measured.
@@ -144,7 +147,6 @@ def profile_step(
     source = training_windows(cases, config, target, placement)
     on_gpu = placement.device.type == "cuda"
     times: dict[str, list[float]] = {}
-    keep = False
 
     @contextmanager
     def timed(name: str) -> Iterator[None]:
@@ -154,8 +156,7 @@ def profile_step(
         yield
         if on_gpu:
             torch.cuda.synchronize()
-        if keep:
-            times.setdefault(name, []).append(time.perf_counter() - began)
+        times.setdefault(name, []).append(time.perf_counter() - began)
 
     make_step = TrainingStep(
         config,
@@ -173,16 +174,21 @@ def profile_step(
             batch = source.batch(number)
         make_step(batch, number, config.optim.lr)
 
-    for number in range(_WARM):
-        step(number)
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    keep = True
-    for number in range(steps):
-        step(_WARM + number)
-    keep = False
+    parts: dict[str, float] = {}
+    shares = _shares(network, config)
+    for size, share in shares.items():
+        numbers = _steps_at(size, network, config)
+        for number in itertools.islice(numbers, _WARM):
+            step(number)
+        if on_gpu and not parts:
+            torch.cuda.reset_peak_memory_stats()
+        times.clear()
+        for number in itertools.islice(numbers, steps):
+            step(number)
+        for name, values in times.items():
+            seconds = statistics.median(values) * len(values) / steps
+            parts[name] = parts.get(name, 0.0) + share * seconds / math.fsum(shares.values())
     peak = torch.cuda.max_memory_allocated() if on_gpu else None
-    parts = {name: statistics.median(values) * len(values) / steps for name, values in times.items()}
 
     activities = [torch.profiler.ProfilerActivity.CPU]
     if on_gpu:
@@ -230,6 +236,22 @@ def profile_step(
         else None,
         warnings=tuple(warnings),
     )
+
+
+def _shares(network: nn.Module, config: RunConfig) -> dict[IntTriple | None, float]:
+    """Return the share of the steps at each patch size of a flexible network; of any other one, one for None."""
+    sizes = flexible_sizes(network)
+    if not sizes:
+        return {None: 1.0}
+    shares = config.model.patch_size_shares or (1.0,) * len(sizes)
+    return {size: share for size, share in zip(sizes, shares, strict=True) if share > 0}
+
+
+def _steps_at(size: IntTriple | None, network: nn.Module, config: RunConfig) -> Iterator[int]:
+    """Return the numbers of the steps that draw this patch size; all numbers for None."""
+    sizes, shares = flexible_sizes(network), config.model.patch_size_shares
+    drawn = (number for number in itertools.count() if draw_size(sizes, shares, config.seed, number) == size)
+    return itertools.count() if size is None else drawn
 
 
 def _validation_s(
