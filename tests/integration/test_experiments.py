@@ -27,6 +27,7 @@ from patchcore.experiments.folder import ExperimentFolder, Place, list_experimen
 from patchcore.experiments.local import LocalExecutor, dispatcher_pid
 from patchcore.experiments.points import make_points, parse_axes
 from patchcore.experiments.protocol import Extension, Point, Protocol
+from patchcore.experiments.start import continue_experiment
 from patchcore.experiments.status import ExperimentStatus, experiment_status
 from patchcore.experiments.tables import NOT_REPEATABLE
 from patchcore.runs import RunState, new_run, request, run_state
@@ -146,15 +147,52 @@ def test_a_point_that_fails_is_tried_again_and_the_others_go_on(folder: Experime
 
 
 def test_three_failures_in_a_row_end_the_work_of_this_host(folder: ExperimentFolder) -> None:
-    always = {"fail_at": 3}
     said: list[str] = []
-    worker = dispatcher(folder, slots=1, patch4_seed0=always, patch4_seed1=always)
+    worker = dispatcher(folder, slots=1, **{name: {"fail_at": 3} for name in folder.points})
     worker.say = said.append
     assert not worker.work()
     assert said[-1].startswith("3 failures in a row: this host takes no more points.")
     assert states(folder) == {
         "patch4_seed0": "failed", "patch4_seed1": "waiting", "patch8_seed0": "waiting", "patch8_seed1": "waiting",
     }  # fmt: skip
+
+
+def test_a_setting_that_always_fails_comes_after_all_others(folder: ExperimentFolder) -> None:
+    always, said = {"fail_at": 3}, list[str]()
+    worker = dispatcher(folder, slots=1, patch4_seed0=always, patch4_seed1=always)
+    worker.say = said.append
+    assert not worker.work()
+    assert [text.partition(":")[0] for text in said if ": starts" in text] == [
+        "patch4_seed0", "patch8_seed0", "patch8_seed1", "patch4_seed1",
+    ]  # fmt: skip
+    assert states(folder) == {
+        "patch4_seed0": "failed", "patch4_seed1": "failed", "patch8_seed0": "finished", "patch8_seed1": "finished",
+    }  # fmt: skip
+
+
+def test_too_little_memory_is_not_the_fault_of_the_host(folder: ExperimentFolder) -> None:
+    worker = dispatcher(folder, slots=1, **{name: {"oom_at": 3} for name in folder.points})
+    assert not worker.work()
+    assert {place for place, _ in folder.places().values()} == {Place.ENDED}
+
+
+def test_points_of_a_lost_dispatcher_wait_for_a_free_slot(folder: ExperimentFolder) -> None:
+    for _ in range(3):
+        assert folder.claim() is not None
+    live: list[int] = []
+    worker = dispatcher(folder, slots=1)
+    worker.say = lambda _: live.append(len(worker._live))
+    assert worker.work()
+    assert max(live) == 1
+    check_complete(folder)
+
+
+def test_a_name_that_is_wrong_changes_no_point(folder: ExperimentFolder) -> None:
+    assert dispatcher(folder).work()
+    before = folder.places()
+    with pytest.raises(RunError, match="no point patch9"):
+        continue_experiment(folder, points=["patch4_seed0", "patch9"], take_over=["gone"])
+    assert folder.places() == before
 
 
 def test_a_stop_leaves_checkpoints_and_the_same_command_continues(folder: ExperimentFolder) -> None:
@@ -414,7 +452,8 @@ def test_a_host_on_which_everything_fails_takes_no_more_points(folder: Experimen
     (folder.path / "dispatchers" / f"{socket.gethostname()}.attempts").unlink()
     folder.move("patch4_seed0", Place.ENDED, Place.OPEN)
     assert worker(folder, "b").communicate(timeout=120)[0].strip() == "done"
-    assert [*states(folder).values()] == ["failed", "failed", "finished", "finished"]
+    # After its first failure, the host had gone on with the other patch size.
+    assert [*states(folder).values()] == ["failed", "finished", "failed", "finished"]
 
 
 SETTINGS = (

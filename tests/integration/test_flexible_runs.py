@@ -185,26 +185,54 @@ def test_the_best_size_of_a_flexible_run_is_a_rule(trained: Path, tiny_study: Pa
     assert next(one for one in plain.target.rules if one.rule == "learned").patch_size == best
 
 
+def finished_point(study: Study, size: int, seed: int, dsc: float, *settings: str) -> None:
+    """Write a finished run of the experiment ``sizes``."""
+    config = resolve_config(settings=[*TINY, f"seed={seed}", *settings])
+    run = new_run(
+        study.path, kind="train", config=config.model_dump(mode="json"),
+        plan=with_patch_size(study.plan(), (size,) * 3, "sizes").model_dump(mode="json"),
+        seed=seed, slug="p", argv=[], experiment={"name": "sizes", "point": f"patch{size}_seed{seed}"},
+    )  # fmt: skip
+    begin_attempt(run, 1)
+    with RunWriter(run, 1) as writer:
+        writer.validation(3, 0, "0000003", {VAL_DSC_MEAN: dsc}, n_cases=2, subset="all")
+        writer.state(RunState.FINISHED)
+    (run / "attempts" / "1" / "exit.json").write_text(json.dumps({"schema_version": 1, "state": "finished"}))
+
+
 def test_the_best_size_of_a_sweep_is_a_rule(tiny_study: Path) -> None:
     study = Study(tiny_study)
-    for place, (size, seed, dsc) in enumerate(((4, 0, 0.5), (8, 0, 0.7), (4, 1, 0.8), (8, 1, 0.75), (8, 2, 0.1))):
-        plan = with_patch_size(study.plan(), (size,) * 3, "sizes")
-        config = resolve_config(settings=[*TINY, f"seed={seed}"])
-        run = new_run(
-            study.path, kind="train", config=config.model_dump(mode="json"), plan=plan.model_dump(mode="json"),
-            seed=seed, slug=f"p{place}", argv=[], experiment={"name": "sizes", "point": f"p{place}"},
-        )  # fmt: skip
-        begin_attempt(run, 1)
-        with RunWriter(run, 1) as writer:
-            writer.validation(3, 0, "0000003", {VAL_DSC_MEAN: dsc}, n_cases=2, subset="all")
-            writer.state(RunState.FINISHED)
-        (run / "attempts" / "1" / "exit.json").write_text(json.dumps({"schema_version": 1, "state": "finished"}))
+    for size, seed, dsc in ((4, 0, 0.5), (8, 0, 0.7), (4, 1, 0.8), (8, 1, 0.75), (8, 2, 0.1)):
+        finished_point(study, size, seed, dsc)
     learned = learned_patch_size(study)
     assert learned is not None
     # Seed 2 has finished at one size only.
     assert learned.dsc == {(4, 4, 4): pytest.approx(0.65), (8, 8, 8): pytest.approx(0.725)}
     assert (learned.patch_size, learned.source) == ((8, 8, 8), "the experiment sizes, 2 trainings of each size")
     assert learned_patch_size(study, spacing=(9.0, 9.0, 9.0)) is None
+
+
+def test_a_sweep_of_equal_flop_is_a_rule_too(tiny_study: Path) -> None:
+    study = Study(tiny_study)
+    finished_point(study, 4, 0, 0.5, "train.steps=6")
+    finished_point(study, 8, 0, 0.7, "train.steps=9")
+    assert learned_patch_size(study) is None  # nothing says that the numbers of steps belong together
+    folder = study.path / "experiments" / "sizes"
+    folder.mkdir(parents=True)
+    (folder / "experiment.json").write_text(json.dumps({"schema_version": 1, "budget": "flops"}), encoding="utf-8")
+    learned = learned_patch_size(study)
+    assert learned is not None
+    assert learned.dsc == {(4, 4, 4): pytest.approx(0.5), (8, 8, 8): pytest.approx(0.7)}
+
+
+def test_the_newest_run_of_a_point_counts(tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, times = Study(tiny_study), iter(range(1_800_000_000, 1_800_000_100))
+    monkeypatch.setattr("patchcore.runs.launch.time.time", lambda: float(next(times)))
+    for size, dsc in ((4, 0.9), (8, 0.7), (4, 0.5)):
+        finished_point(study, size, 0, dsc)
+    learned = learned_patch_size(study)
+    assert learned is not None
+    assert learned.patch_size == (8, 8, 8)
 
 
 def test_a_flexible_sweep_trains_once_and_reports_each_size(

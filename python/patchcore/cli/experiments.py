@@ -120,11 +120,8 @@ def retry(
     from patchcore.experiments.start import continue_experiment
 
     folder = resolve_experiment(study, name)
-    for owner in take_over or ():
-        folder.take_over(owner)
-    continue_experiment(
-        folder, None if slots is None else replace(chosen_before(folder), slots=slots), points=points or ()
-    )
+    where = None if slots is None else replace(chosen_before(folder), slots=slots)
+    continue_experiment(folder, where, points=points or (), take_over=take_over or ())
     if not detach:
         raise typer.Exit(follow(folder))
     if as_json:

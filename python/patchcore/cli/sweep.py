@@ -98,9 +98,9 @@ def sweep(
     place = where(executor, slots, sbatch, lead, ray_address)
     if extend is not None:
         own = (settings, config, preset, recipe, steps, hours, name)
-        if any(own) or flexible or budget != "steps" or keep_checkpoints:
+        if any(own) or flexible or budget != "steps" or keep_checkpoints or failures != 2:
             raise ConfigError(
-                "--extend keeps settings, budget and steps of the experiment",
+                "--extend keeps settings, budget, steps and the limit of failures of the experiment",
                 remedy="give only --over, --seeds and --folds with it",
             )
         _extend(study, extend, over or [], seeds, folds, place, dry_run=dry_run, detach=detach, as_json=as_json)

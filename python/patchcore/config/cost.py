@@ -11,15 +11,18 @@ Convolutions, matrix products and attention are counted; norms and activations a
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from patchcore.config.patches import (
     STAGES,
+    Tokenizer,
     axis_factors,
     legal_patch_sizes,
     patch_triple,
+    stage_strides,
     upsampling_factors,
     window_triple,
 )
@@ -109,7 +112,7 @@ class NetworkCost:
         tokens: Tokens of one window.
         parameters: Number of all weights, including frozen ones: the size of the state dict.
         frozen_parameters: Weights that the forward pass never uses; kept so that the state dict equals MONAI's.
-        embedding_flop: FLOP of the patch embedding, one window, forward pass.
+        embedding_flop: FLOP of the patch embedding, or of the tokenizer; one window, forward pass.
         linear_flop: FLOP of the transformer's linear layers.
         attention_flop: FLOP of the products of queries, keys and values.
         convolution_flop: FLOP of the convolutional encoder branches, the decoder and the output layer.
@@ -185,6 +188,39 @@ def _convolutions(
     yield _Layer(output.weights + out_channels, output.flop)
 
 
+def _down(channels_in: int, channels_out: int, stride: IntTriple, positions: int) -> _Layer:
+    """Return a convolution that reduces the resolution, with a bias; see :mod:`patchcore.models.tokenizer`."""
+    layer = _convolution(channels_in, channels_out, math.prod(3 if step == 2 else step for step in stride), positions)
+    return _Layer(layer.weights + channels_out, layer.flop)
+
+
+def _tokenizer(
+    kind: Tokenizer, in_channels: int, hidden_size: int, feature_size: int, patch: IntTriple, window: IntTriple
+) -> Iterator[_Layer]:
+    """Yield what computes tokens of the image or, in a pyramid, of the features at full resolution."""
+    tokens = math.prod(token_grid(window, patch))
+    if kind == "linear":
+        layer = _convolution(in_channels, hidden_size, math.prod(patch), tokens)
+        yield _Layer(layer.weights + hidden_size, layer.flop)
+        return
+    if kind == "residual":
+        *strides, last = stage_strides(patch)
+        channels = in_channels
+    else:
+        last, *others = upsampling_factors(patch)
+        strides = list(itertools.takewhile(lambda stride: math.prod(stride) > 1, reversed(others)))
+        channels = feature_size
+    voxels = math.prod(window)
+    for number, stride in enumerate(strides, 1):
+        voxels //= math.prod(stride)
+        width = feature_size * 2**number
+        width = min(width, hidden_size) if kind == "residual" else width
+        yield _down(channels, width, stride, voxels)
+        yield from _residual_block(width, width, voxels)
+        channels = width
+    yield _down(channels, hidden_size, last, tokens)
+
+
 def network_cost(
     window_size: int | Sequence[int],
     patch_size: int | Sequence[int],
@@ -196,6 +232,7 @@ def network_cost(
     num_heads: int = 12,
     feature_size: int = 16,
     qkv_bias: bool = False,
+    tokenizer: Tokenizer = "linear",
 ) -> NetworkCost:
     """Count weights and FLOP of :class:`patchcore.models.UNETR` without building it.
 
@@ -209,6 +246,7 @@ def network_cost(
         num_heads: Attention heads. They do not change the counts, but must divide ``hidden_size``.
         feature_size: Channels at full resolution.
         qkv_bias: Whether queries, keys and values have a bias.
+        tokenizer: How a patch becomes a token.
 
     Returns:
         The counts. FLOP are for the forward pass of one window.
@@ -227,7 +265,7 @@ def network_cost(
     window, patch = window_triple(window_size), patch_triple(patch_size)
     tokens = token_count(window, patch)
     h, m = hidden_size, mlp_dim
-    embedding = _convolution(in_channels, h, math.prod(patch), tokens)
+    embedding = list(_tokenizer(tokenizer, in_channels, h, feature_size, patch, window))
     matrices = 4 * h * h + 2 * h * m
     frozen = 2 * h
     biases = h + (m + h) + (3 * h if qkv_bias else 0)
@@ -237,9 +275,9 @@ def network_cost(
         patch_size=patch,
         window_size=window,
         tokens=tokens,
-        parameters=embedding.weights + h + tokens * h + LAYERS * block + 2 * h + sum(c.weights for c in convolutions),
+        parameters=tokens * h + LAYERS * block + 2 * h + sum(layer.weights for layer in (*embedding, *convolutions)),
         frozen_parameters=LAYERS * frozen,
-        embedding_flop=embedding.flop,
+        embedding_flop=sum(layer.flop for layer in embedding),
         linear_flop=LAYERS * 2 * matrices * tokens,
         attention_flop=LAYERS * 4 * tokens * tokens * h,
         convolution_flop=sum(c.flop for c in convolutions),

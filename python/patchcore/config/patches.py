@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 from patchcore.errors import PatchSizeError, WindowError
 from patchcore.types import IntTriple
@@ -14,14 +15,19 @@ from patchcore.types import IntTriple
 __all__ = [
     "SHORT_AXIS",
     "STAGES",
+    "Tokenizer",
     "axis_factors",
     "fitting_edge",
     "legal_patch_sizes",
     "patch_triple",
     "size_text",
+    "stage_strides",
     "upsampling_factors",
     "window_triple",
 ]
+
+Tokenizer: TypeAlias = Literal["linear", "residual", "pyramid"]
+"""How a patch becomes a token: by one convolution, or by stages. A ``pyramid`` feeds the skip connections, too."""
 
 STAGES = 4
 SHORT_AXIS = 48
@@ -155,6 +161,30 @@ def window_triple(window_size: int | Sequence[int]) -> IntTriple:
         WindowError: The value is not one or three positive whole numbers.
     """
     return _triple(window_size, "window_size", WindowError)
+
+
+def stage_strides(patch_size: IntTriple) -> list[IntTriple]:
+    """Return the strides of the stages per axis, first stage first; along each axis their product is the patch edge.
+
+    An axis with fewer stages joins late: it has the coarser voxels, so they become nearly cubes first.
+
+    Example:
+        >>> stage_strides((12, 12, 12))
+        [(2, 2, 2), (2, 2, 2), (3, 3, 3)]
+        >>> stage_strides((16, 16, 4))
+        [(2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2)]
+    """
+    factors = []
+    for edge in patch_size:
+        own, rest = [], edge
+        for factor in (2, 3):
+            while rest % factor == 0:
+                own.append(factor)
+                rest //= factor
+        factors.append(own)
+    stages = max(1, *map(len, factors))
+    a, b, c = ([1] * (stages - len(own)) + own for own in factors)
+    return list(zip(a, b, c, strict=True))
 
 
 def size_text(size: Sequence[int]) -> str:

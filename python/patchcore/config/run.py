@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from patchcore.config.explain import explain
-from patchcore.config.patches import upsampling_factors
+from patchcore.config.patches import Tokenizer, upsampling_factors
 from patchcore.config.recipes import change_recipe, without_unetr
 from patchcore.errors import ConfigError
 from patchcore.launched import Launched
@@ -70,7 +70,7 @@ class ModelConfig(_Section):
         default=False, description="Recompute activations in the backward pass: less memory, more time."
     )
     deep_supervision: bool = Field(default=False, description="Also compute the loss of the coarser decoder stages.")
-    tokenizer: Literal["linear", "residual", "pyramid"] = Field(
+    tokenizer: Tokenizer = Field(
         default="linear",
         description="How unetr computes a token: linear (one convolution), residual (stages), or pyramid (stages that "
         "also feed the skip connections).",

@@ -56,11 +56,12 @@ def learned_patch_size(study: Study, *, spacing: Any = None) -> Learned | None:
                 place = (int(record["seed"]), int(record["config"]["train"]["fold"]))
                 size = patch_triple(target["patch_size"])
                 value = float(best.values[VAL_DSC_MEAN])
-                groups[name, _others(record["config"])].append((size, place, summary.run_id, value))
+                group = _others(record["config"], steps=_steps_are_free(study, name))
+                groups[name, group].append((size, place, summary.run_id, value))
     for (name, _), trainings in groups.items():
         by_size: dict[IntTriple, dict[tuple[int, int], float]] = defaultdict(dict)
         for size, place, _, value in trainings:
-            by_size[size][place] = value
+            by_size[size].setdefault(place, value)  # the newest run comes first: an older one was set aside
         common = set.intersection(*(set(places) for places in by_size.values()))
         if len(by_size) > 1 and common:
             dsc = {size: math.fsum(places[one] for one in common) / len(common) for size, places in by_size.items()}
@@ -80,10 +81,23 @@ def _equal(a: Any, b: Any) -> bool:
     return all(math.isclose(x, y, rel_tol=1e-3) for x, y in zip(a, b, strict=True))
 
 
-def _others(config: dict[str, Any]) -> str:
-    """Return the settings of a training that do not say its seed, its fold, or where it runs."""
+def _steps_are_free(study: Study, name: str) -> bool:
+    """Return whether the numbers of steps of an experiment follow from a budget of FLOP or hours."""
+    protocol = read_object(study.path / "experiments" / name / "experiment.json") or {}
+    return protocol.get("budget") in ("flops", "hours")
+
+
+def _others(config: dict[str, Any], *, steps: bool) -> str:
+    """Return the settings of a training that do not say its seed, its fold, or where it runs.
+
+    Args:
+        config: The configuration.
+        steps: Whether the number of steps is none of them.
+    """
     kept = {name: dict(section) if isinstance(section, dict) else section for name, section in config.items()}
     kept.pop("seed", None)
     for name in ("fold", "threads", "device", "prepare_mib", "ranks"):
         kept["train"].pop(name, None)
+    if steps:
+        kept["train"].pop("steps", None)
     return json.dumps(kept, sort_keys=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -88,6 +88,7 @@ class Dispatcher:
     _evaluations: dict[str, subprocess.Popen[bytes] | None] = field(default_factory=dict)
     _watchers: dict[str, StateWatcher] = field(default_factory=dict)  # name of the run → its watcher
     _asked: set[str] = field(default_factory=set)  # points that have received a request to stop
+    _failed: list[Mapping[str, str]] = field(default_factory=list)  # values of points that have failed here
     _failed_in_a_row: int = 0
     _stop: bool = False
 
@@ -130,13 +131,20 @@ class Dispatcher:
         return not self._stop and self._failed_in_a_row < FAILURES_OF_A_HOST and self.folder.waits_for_somebody()
 
     def _adopt(self) -> None:
-        """Continue the points of a dispatcher of this host that has ended: its lock is free, so it has."""
+        """Watch the runs of a dispatcher of this host that has ended: its lock is free, so it has.
+
+        Points whose runs have ended, too, wait for a free slot: there may be fewer slots now.
+        """
         for point_id, entry in self.folder.own_claims().items():
-            self._begin(self.folder.points[point_id], entry)
+            run = self.folder.run_of(point_id, entry)
+            if run is not None and run_state(run).state.is_live:
+                self._begin(self.folder.points[point_id], entry)
+            else:
+                self.folder.move(point_id, Place.CLAIMED, Place.OPEN)
 
     def _fill(self) -> None:
         while len(self._live) < self.executor.slots:
-            point = self.folder.claim()
+            point = self.folder.claim(last=self._failed)
             if point is None:
                 return
             self._begin(point, self.folder.places()[point.point_id][1])
@@ -157,6 +165,7 @@ class Dispatcher:
         except (PatchcoreError, OSError) as error:
             self._live.pop(point.point_id, None)
             self._end(point.point_id, f"could not be started: {error}")
+            self._failed.append(point.values)
             self._failed_in_a_row += 1
 
     def _start(self, point_id: str, run: Path, slot: int, *, resumed: bool) -> None:
@@ -195,8 +204,10 @@ class Dispatcher:
         entry = self.folder.own_claims().get(point_id, {})
         failures = failures_of(run, since=int(entry.get("forgiven") or 0))
         newest = read_object(RunPaths(run).exit(RunPaths(run).newest_attempt() or 1)) or {}
-        failed_now = newest.get("state") in _OWN_ERRORS
-        self._failed_in_a_row += failed_now
+        if newest.get("state") in _OWN_ERRORS:
+            self._failed.append(self.folder.points[point_id].values)
+        # Too little memory is the fault of a setting, not of this host.
+        self._failed_in_a_row += newest.get("state") == RunState.FAILED.value
         if failures.count >= self.folder.protocol.failures_allowed:
             del self._live[point_id]
             self._end(point_id, f"failed {failures.count} times: {failures.reason}")

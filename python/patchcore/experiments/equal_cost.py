@@ -18,7 +18,7 @@ from patchcore.metrics.regret import Regret, cross_fitted_regret
 from patchcore.runs import read_cases
 from patchcore.runs.values import as_number
 
-__all__ = ["MEASURES", "Measure", "best_until", "regrets_at_equal", "steps_at_equal"]
+__all__ = ["MEASURES", "Measure", "best_until", "costs_differ", "regrets_at_equal", "steps_at_equal"]
 
 Measure = Literal["flop", "time"]
 MEASURES: Mapping[Measure, Callable[[PointResult], float]] = {
@@ -28,8 +28,14 @@ MEASURES: Mapping[Measure, Callable[[PointResult], float]] = {
 """Name → cost of a whole training."""
 
 
+_EQUAL = 1.01
+"""Trainings whose costs differ by less than this factor cost the same: numbers of steps are rounded."""
+
+
 def steps_at_equal(settings: Sequence[Setting], measure: Measure) -> list[list[float]]:
     """Return the step at which each training had cost as much as the cheapest one; NaN where a cost is not known.
+
+    It is the last step of the trainings that cost as much as that, but for 1 %.
 
     Returns:
         One list per setting, one number per training.
@@ -37,7 +43,18 @@ def steps_at_equal(settings: Sequence[Setting], measure: Measure) -> list[list[f
     cost = MEASURES[measure]
     known = [value for setting in settings for one in setting.points if math.isfinite(value := cost(one)) and value > 0]
     least = min(known, default=math.nan)
-    return [[one.point.steps * least / (cost(one) or math.nan) for one in setting.points] for setting in settings]
+
+    def limit(one: PointResult) -> float:
+        share = least / (cost(one) or math.nan)
+        return one.steps if share * _EQUAL >= 1 else one.steps * share
+
+    return [[limit(one) for one in setting.points] for setting in settings]
+
+
+def costs_differ(settings: Sequence[Setting], measure: Measure) -> bool:
+    """Return whether a training had cost more than the cheapest one, as far as that is known."""
+    limits = zip(settings, steps_at_equal(settings, measure), strict=True)
+    return any(step < one.steps for setting, row in limits for one, step in zip(setting.points, row, strict=True))
 
 
 def best_until(result: PointResult, step: float) -> int | None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,8 @@ class ExperimentFolder:
                 raise ConfigError(
                     f"the experiment {protocol.name} exists with another protocol (different: {', '.join(differs)})",
                     path=folder,
-                    remedy="give this one another --name, or repeat the options of the existing one to continue it",
+                    remedy=f"to continue it: patchcore experiments retry {study} {protocol.name}; "
+                    "for another protocol, give another --name",
                 )
             return found
         folder.parent.mkdir(exist_ok=True)
@@ -193,10 +194,14 @@ class ExperimentFolder:
         found = {folder.name: [path.stem for path in sorted(folder.glob("*.json"))] for folder in folders}
         return {owner: points for owner, points in found.items() if points}
 
-    def claim(self) -> Point | None:
-        """Take the first open point that waits for no other point; None if there is none."""
-        for point_id, point in self.points.items():
-            if self.is_ready(point) and self.move(point_id, Place.OPEN, Place.CLAIMED):
+    def claim(self, last: Collection[Mapping[str, str]] = ()) -> Point | None:
+        """Take the first open point that waits for no other point; None if there is none.
+
+        Args:
+            last: Values of the points that are taken after all others.
+        """
+        for point in sorted(self.points.values(), key=lambda point: point.values in last):
+            if self.is_ready(point) and self.move(point.point_id, Place.OPEN, Place.CLAIMED):
                 return point
         return None
 
@@ -220,18 +225,26 @@ class ExperimentFolder:
             return False
         return True
 
+    def check_names(self, point_ids: Sequence[str]) -> None:
+        """Check that the experiment has points.
+
+        Raises:
+            RunError: It does not have one of them.
+        """
+        if strange := [point_id for point_id in point_ids if point_id not in self.points]:
+            raise RunError(
+                f"the experiment has no point {strange[0]}",
+                path=self.path,
+                remedy=f"choose from {', '.join(self.points)}",
+            )
+
     def start_over(self, point_id: str) -> None:
         """Open a point that is done or has ended, for a run of its own from the first step; its old run stays.
 
         Raises:
             RunError: The experiment has no such point, or somebody works on it.
         """
-        if point_id not in self.points:
-            raise RunError(
-                f"the experiment has no point {point_id}",
-                path=self.path,
-                remedy=f"choose from {', '.join(self.points)}",
-            )
+        self.check_names([point_id])
         place, entry = self.places()[point_id]
         run = self.run_of(point_id, entry)
         aside = [*entry.get("set_aside", []), *([] if run is None else [run.name])]

@@ -19,7 +19,7 @@ from patchcore.threads import core_count
 from patchcore.types import PathLike
 from patchcore.version import package_version
 
-__all__ = ["Common", "Options", "authorship", "resolve_options", "where_of"]
+__all__ = ["Common", "Options", "authorship", "check_settings", "resolve_options", "where_of"]
 
 
 class Options(TypedDict, total=False):
@@ -81,7 +81,7 @@ def resolve_options(options: Options, default_name: str) -> Common:
         default_name: Name of the experiment if the options have none.
 
     Raises:
-        ConfigError: A setting, name, seed or fold is impossible.
+        ConfigError: A setting, name, seed, fold or number of failures is impossible.
     """
     seeds = options.get("seeds", 1)
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
@@ -97,10 +97,14 @@ def resolve_options(options: Options, default_name: str) -> Common:
     toml = options.get("toml")
     settings = [*(settings_of_toml(toml) if toml is not None else ()), *options.get("settings", ())]
     config = resolve_config(settings=settings)
+    check_settings(config)
     if not config.train.threads and not gpus():
         # The number of threads changes rounding: it must not depend on the machine that a point happens to run on.
         settings.append(f"train.threads={max(1, core_count() // (options.get('slots') or 1))}")
         config = resolve_config(settings=settings)
+    failures = options.get("failures_allowed", 2)
+    if failures < 1:
+        raise ConfigError(f"--failures {failures}", expected="1 or more")
     for fold in folds:
         if fold >= config.train.folds:
             raise ConfigError(f"fold {fold} does not exist", found=fold, expected=f"0 to {config.train.folds - 1}")
@@ -110,9 +114,24 @@ def resolve_options(options: Options, default_name: str) -> Common:
         folds=folds,
         settings=tuple(settings),
         config=config,
-        failures_allowed=options.get("failures_allowed", 2),
+        failures_allowed=failures,
         keep_checkpoints=options.get("keep_checkpoints", False),
     )
+
+
+def check_settings(config: RunConfig) -> None:
+    """Check that settings of all trainings leave to the experiment what it sets for each of them.
+
+    Raises:
+        ConfigError: They set a seed, a fold, or a number of epochs.
+    """
+    for setting, given, remedy in (
+        (f"seed={config.seed}", config.seed, "use --seeds"),
+        (f"train.fold={config.train.fold}", config.train.fold, "use --folds"),
+        (f"train.epochs={config.train.epochs}", config.train.epochs, "give a number of steps: --steps"),
+    ):
+        if given:
+            raise ConfigError(f"{setting}: an experiment sets this itself, for each training", remedy=remedy)
 
 
 def where_of(options: Options) -> Where:

@@ -39,7 +39,10 @@ PATCH_SIZE: Final = "patch_size"
 FLEXIBLE: Final = "flexible"
 """Stands in the name of a point in place of a patch size."""
 
-_OWN_OPTIONS: Final = {"seed": "--seeds", "train.fold": "--folds", "train.folds": "--set train.folds=…"}
+_OWN_OPTIONS: Final = {
+    "seed": "--seeds", "train.fold": "--folds", "train.folds": "--set train.folds=…",
+    "train.epochs": "--over train.steps=…",
+}  # fmt: skip
 _OF_ALL: Final = ("train.fold_seed", "init.source")
 
 
@@ -151,6 +154,11 @@ def make_points(
         patch = _patch_size(chosen[PATCH_SIZE], plan) if PATCH_SIZE in chosen else base
         own = (*common, *(f"{key}={value}" for key, value in chosen.items() if key != PATCH_SIZE))
         config = resolve_config(settings=[*settings, *own])
+        if config.model.patch_sizes and PATCH_SIZE in chosen:
+            raise ConfigError(
+                "model.patch_sizes makes one network for several patch sizes, so patch_size cannot be an axis",
+                remedy="leave model.patch_sizes out, or use --flexible: one network for all values of patch_size",
+            )
         check_network(config.model, plan.window_size, patch)
         check(config, plan)
         for seed, fold in itertools.product(seeds, folds):
@@ -267,6 +275,7 @@ def point_cost(model: ModelConfig, plan: Plan, patch: IntTriple) -> NetworkCost:
         mlp_dim=model.mlp_dim,
         num_heads=model.num_heads,
         feature_size=model.feature_size,
+        tokenizer=model.tokenizer,
     )
 
 

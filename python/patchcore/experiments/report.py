@@ -302,8 +302,10 @@ def _curves(settings: Sequence[Setting]) -> list[Block]:
 
 def _protocol(folder: ExperimentFolder, results: Sequence[PointResult]) -> list[Block]:
     protocol, target = folder.protocol, folder.protocol.plan.target
-    versions = {f"{key} {value}" for result in results for key, value in result.versions.items()
-                if key in ("torch", "monai", "precision")}  # fmt: skip
+    versions = {f"patchcore {protocol.patchcore}"}
+    for result in results:
+        named = ((key, result.versions.get(key)) for key in ("patchcore", "torch", "monai", "precision"))
+        versions |= {f"{key} {value}" for key, value in named if value is not None}
     facts = {
         "experiment": f"{protocol.name} ({protocol.kind}), created {protocol.created} by {protocol.user}",
         "compared": "; ".join(f"{key}: {', '.join(values)}" for key, values in protocol.over.items()),
@@ -319,7 +321,7 @@ def _protocol(folder: ExperimentFolder, results: Sequence[PointResult]) -> list[
         "fingerprint of the data": protocol.plan.fingerprint_hash,
         "roles of the cases": ", ".join(sorted({case.role for result in results for case in result.cases})),
         "devices": ", ".join(sorted({result.device for result in results if result.device})),
-        "versions": ", ".join([f"patchcore {protocol.patchcore}", *sorted(versions)]),
+        "versions": ", ".join(sorted(versions)),
     }
     for number, extension in enumerate(folder.extensions, 1):
         seen = (

@@ -74,6 +74,7 @@ class PointResult:
         added: Number of the extension that added it; 0: it is part of the first protocol.
         run_id: Id of its run.
         run: Its run folder.
+        steps: Number of steps that were made: those of the point, or fewer if a setting has ended the training early.
         best_step: Step of its best validation; None without a validation.
         curve: (step, mean validation DSC on the training grid), in order of steps.
         validation_ids: Id of each validation of the curve.
@@ -97,6 +98,7 @@ class PointResult:
     added: int
     run_id: str
     run: Path
+    steps: int
     best_step: int | None
     curve: tuple[tuple[int, float], ...]
     rise: float
@@ -177,9 +179,11 @@ def _result(folder: ExperimentFolder, trained: Point, point: Point, run: Path, a
     seconds = times.values[np.isfinite(times.values)] if times is not None else np.empty(0)
     step_s = float(np.median(seconds)) if len(seconds) else math.nan
     flop = training_flop(trained, folder.protocol.settings)
+    steps = min(view.step or point.steps, point.steps)
+    config = resolve_config(settings=[*folder.protocol.settings, *point.settings])
     best = view.best_validation
     reports = folder.study_of(point) / "reports" / f"{run.name}{f'-patch{size_text(point.patch_size)}' * flexible}"
-    cases, lesions, problem = _evaluation(reports)
+    cases, lesions, problem = _evaluation(reports, mirrored=config.validation.mirror)
     on_gpu = str((start.get("versions") or {}).get("device", "")).startswith("cuda")
     contours = reports / "contours.png"
     return PointResult(
@@ -187,15 +191,16 @@ def _result(folder: ExperimentFolder, trained: Point, point: Point, run: Path, a
         added=added,
         run_id=run.name,
         run=run,
+        steps=steps,
         best_step=None if best is None else best.step,
         curve=curve,
-        rise=rise_at_end(curve, point.steps),
+        rise=rise_at_end(curve, steps),
         step_s=step_s,
-        hours=float(np.mean(seconds)) * point.steps / 3600 if len(seconds) else math.nan,
+        hours=float(np.mean(seconds)) * steps / 3600 if len(seconds) else math.nan,
         memory_mib=max(
             (v for n in attempts if (v := _memory_mib(RunPaths(run).system(n), on_gpu)) > 0), default=math.nan
         ),
-        pflop=math.nan if flop is None else flop / 1e15,
+        pflop=math.nan if flop is None else flop * steps / point.steps / 1e15,
         host=str(start.get("host", "")),
         device=str((start.get("versions") or {}).get("processor", "")),
         attempts=view.attempts,
@@ -238,12 +243,20 @@ def _memory_mib(path: Path, on_gpu: bool) -> float:
     return max(used, default=math.nan) / 2**20
 
 
-def _evaluation(folder: Path) -> tuple[tuple[CaseResult, ...], tuple[LesionResult, ...], str]:
+def _evaluation(folder: Path, *, mirrored: bool) -> tuple[tuple[CaseResult, ...], tuple[LesionResult, ...], str]:
+    """Return the cases and lesions of an evaluation, or why there are none.
+
+    Args:
+        folder: The report of a run.
+        mirrored: Whether the trainings of the experiment are evaluated with mirrored windows.
+    """
     try:
         report = read_json(folder / "evaluation.json", schema=EVALUATION_SCHEMA)
         if any(str(note).startswith("post-processing") for note in report.get("notes", ())):
             # A choice that was made on these cases must not be compared with trainings without one.
             return (), (), "it was evaluated with post-processing"
+        if report["mirrored"] != mirrored:
+            return (), (), f"it was evaluated {'without' if mirrored else 'with'} mirrored windows, unlike the others"
         cases = tuple(
             CaseResult(
                 case_id=str(case["case_id"]),

@@ -51,17 +51,25 @@ def poll_s(folder: ExperimentFolder) -> float:
     return _POLL_SLURM_S if chosen_before(folder).executor == "slurm" else _POLL_S
 
 
-def continue_experiment(folder: ExperimentFolder, where: Where | None = None, *, points: Sequence[str] = ()) -> None:
+def continue_experiment(
+    folder: ExperimentFolder,
+    where: Where | None = None,
+    *,
+    points: Sequence[str] = (),
+    take_over: Sequence[str] = (),
+) -> None:
     """Open failed and stopped points again, and have all open points worked on.
 
     Args:
         folder: The experiment.
         where: Where it is worked on [default: where it was before].
         points: Points that are trained again from the first step, finished ones too; their old runs stay.
+        take_over: Owners of claims that do not exist any more: their points are opened.
 
     Raises:
         LockedError: Another process of this host works on the experiment.
-        RunError: The process did not start, the cluster does not answer, or a point does not exist.
+        RunError: The process did not start, the cluster does not answer, a point does not exist, or an owner has
+            claimed none.
     """
     host = socket.gethostname()
     holder = dispatcher_pid(folder.path, host)
@@ -72,6 +80,9 @@ def continue_experiment(folder: ExperimentFolder, where: Where | None = None, *,
             remedy="watch it with patchcore experiments show, or stop it with patchcore experiments stop",
         )
     where = where or chosen_before(folder)
+    folder.check_names(points)  # before anything is changed
+    for owner in take_over:
+        folder.take_over(owner)
     for point_id in points:
         folder.start_over(point_id)
     folder.stop_file.unlink(missing_ok=True)

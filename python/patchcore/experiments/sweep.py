@@ -106,7 +106,8 @@ def sweep(
     """
     protocol = plan_sweep(study, over, flexible=flexible, budget=budget, hours=hours, **options)
     root = study.path if isinstance(study, Study) else Study(study).path
-    return run_experiment(ExperimentFolder.create(root, protocol), where_of(options), detach=detach)
+    where = where_of(options)  # checked before anything is written
+    return run_experiment(ExperimentFolder.create(root, protocol), where, detach=detach)
 
 
 def extend_sweep(

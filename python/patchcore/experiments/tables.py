@@ -13,7 +13,7 @@ import numpy as np
 
 from patchcore.config import Plan
 from patchcore.config.patches import size_text
-from patchcore.experiments.equal_cost import MEASURES, best_until, regrets_at_equal, steps_at_equal
+from patchcore.experiments.equal_cost import MEASURES, best_until, costs_differ, regrets_at_equal, steps_at_equal
 from patchcore.experiments.results import PointResult
 from patchcore.experiments.scores import Scores, Setting
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES
@@ -239,8 +239,7 @@ def _regrets_at_equal(scores: Scores) -> dict[str, tuple[Regret, ...]]:
     """Return the regrets of all settings at equal FLOP and at equal time, as far as the costs are known and differ."""
     found = {}
     for measure in MEASURES:
-        steps = [step for row in steps_at_equal(scores.settings, measure) for step in row]
-        if max(steps, default=0.0) - min(steps, default=0.0) > 0 and (of := regrets_at_equal(scores, measure)):
+        if costs_differ(scores.settings, measure) and (of := regrets_at_equal(scores, measure)):
             found[f"regret_equal_{measure}"] = of
     return found
 
@@ -305,7 +304,7 @@ def cost_table(scores: Scores, name: str = "cost") -> Table:
             {
                 "setting": setting.label,
                 "dsc": scores.mean(number).mean,
-                "steps": points[0].point.steps,
+                "steps": points[0].steps,
                 "step_s": _mean([result.step_s for result in points]),
                 "hours": _mean([result.hours for result in points]),
                 "memory_mib": _mean([result.memory_mib for result in points]),
@@ -423,7 +422,7 @@ def points_table(results: Sequence[PointResult], name: str = "points") -> Table:
                 "patch_size": size_text(result.point.patch_size),
                 "seed": result.point.seed,
                 "fold": result.point.fold,
-                "steps": result.point.steps,
+                "steps": result.steps,
                 "best_step": result.best_step,
                 "dsc": float(np.mean(dsc)) if dsc else math.nan,
                 "n": len(result.cases),

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Unpack
 
 from patchcore.config import Plan, resolve_config
-from patchcore.config.cost import check_window
+from patchcore.config.cost import check_window, patch_triple
 from patchcore.datasets.plan import compute_plan
 from patchcore.errors import ConfigError, StudyError
 from patchcore.experiments.folder import ExperimentFolder
-from patchcore.experiments.options import Common, Options, resolve_options, where_of
+from patchcore.experiments.options import Common, Options, check_settings, resolve_options, where_of
 from patchcore.experiments.points import PATCH_SIZE, network_gflop, point_name, read_patch_size
 from patchcore.experiments.protocol import OtherStudy, Point, Protocol, with_patch_size
 from patchcore.experiments.start import run_experiment
@@ -86,6 +86,12 @@ def plan_transfer(
     if len(set(ids)) < len(ids):
         raise ConfigError("a study is named twice", found=[study.path.name for study in (*from_studies, *to_studies)])
     common = resolve_options(options, "transfer")
+    check_settings(resolve_config(settings=[*common.settings, *finetune_settings]))
+    if common.config.init.source:
+        raise ConfigError(
+            f"init.source={common.config.init.source} would start the trainings from scratch from it, too",
+            remedy="name its study as a source",
+        )
     steps = (pretrain_steps or common.config.train.steps, finetune_steps or common.config.train.steps)
     home, *others = to_studies
     names = _names([*from_studies, *to_studies])
@@ -170,7 +176,8 @@ def transfer(
     )
     first = targets[0]
     home = first.path if isinstance(first, Study) else Study(first).path
-    return run_experiment(ExperimentFolder.create(home, protocol), where_of(options), detach=detach)
+    where = where_of(options)  # checked before anything is written
+    return run_experiment(ExperimentFolder.create(home, protocol), where, detach=detach)
 
 
 def _points(
@@ -217,6 +224,7 @@ def _points(
             seed=seed,
             fold=fold,
             steps=count,
+            patch_sizes=tuple(map(patch_triple, config.model.patch_sizes)),
             gflop_per_window=network_gflop(config, plan, patch),
             study=at.key,
             after=after,

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -66,6 +66,7 @@ class Worker:
     make_run: Callable[[ExperimentFolder, Point], Path] = make_run
     evaluates: bool = True
     say: Callable[[str], None] = lambda text: print(time.strftime("%Y-%m-%d %H:%M:%S"), text, flush=True)
+    _failed: list[Mapping[str, str]] = field(default_factory=list)  # values of points that have failed here
     _asked: bool = field(default=False)
 
     def work(self) -> Outcome:
@@ -78,7 +79,7 @@ class Worker:
             mine = [*self.folder.own_claims()]
             point = self.folder.points[mine[0]] if mine else None
             if point is None and not self._stopping():
-                point = self.folder.claim()
+                point = self.folder.claim(last=self._failed)
             if point is None:
                 if self._stopping():
                     return Outcome.INTERRUPTED
@@ -89,6 +90,8 @@ class Worker:
             outcome = self.work_on(point.point_id)
             if outcome in (Outcome.INTERRUPTED, Outcome.BAD_HOST):
                 return outcome
+            if outcome is Outcome.ENDED:
+                self._failed.append(point.values)
 
     def work_on(self, point_id: str) -> Outcome:
         """Train and evaluate a point, and put its entry where it belongs.
@@ -124,8 +127,8 @@ class Worker:
                 if report.state.is_live:
                     return self._interrupted(point_id)
                 ended = read_object(RunPaths(run).exit(report.attempt or 1)) or {}
-                failed = ended.get("state") in (RunState.FAILED.value, RunState.OUT_OF_MEMORY.value)
-                _note_on_host(folder, failed=failed)
+                if ended.get("state") != RunState.OUT_OF_MEMORY.value:  # the fault of a setting, not of this host
+                    _note_on_host(folder, failed=ended.get("state") == RunState.FAILED.value)
                 if report.state is RunState.FINISHED:
                     break
                 if was_stopped_by_user(run, report.attempt) and not folder.stop_file.exists():

@@ -16,18 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from patchcore.config.patches import upsampling_factors
+from patchcore.config.patches import Tokenizer, stage_strides, upsampling_factors
 from patchcore.models.blocks import Residual
 from patchcore.types import IntTriple
 
-__all__ = ["PyramidTokenizer", "ResidualTokenizer", "Tokenizer", "make_tokenizer", "stage_strides"]
-
-Tokenizer: TypeAlias = Literal["linear", "residual", "pyramid"]
-"""How a patch becomes a token: by one convolution, or by stages. A ``pyramid`` feeds the skip connections, too."""
+__all__ = ["PyramidTokenizer", "ResidualTokenizer", "make_tokenizer"]
 
 
 def make_tokenizer(kind: Tokenizer, channels: int, width: int, patch_size: IntTriple, feature_size: int) -> nn.Module:
@@ -54,30 +50,6 @@ def _down(channels: int, width: int, stride: IntTriple) -> nn.Conv3d:
     kernel = tuple(3 if step == 2 else step for step in stride)
     padding = tuple(1 if step == 2 else 0 for step in stride)
     return nn.Conv3d(channels, width, kernel, stride=stride, padding=padding)  # type: ignore[arg-type]
-
-
-def stage_strides(patch_size: IntTriple) -> list[IntTriple]:
-    """Return the strides of the stages per axis, first stage first; along each axis their product is the patch edge.
-
-    An axis with fewer stages joins late: it has the coarser voxels, so they become nearly cubes first.
-
-    Example:
-        >>> stage_strides((12, 12, 12))
-        [(2, 2, 2), (2, 2, 2), (3, 3, 3)]
-        >>> stage_strides((16, 16, 4))
-        [(2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2)]
-    """
-    factors = []
-    for edge in patch_size:
-        own, rest = [], edge
-        for factor in (2, 3):
-            while rest % factor == 0:
-                own.append(factor)
-                rest //= factor
-        factors.append(own)
-    stages = max(1, *map(len, factors))
-    a, b, c = ([1] * (stages - len(own)) + own for own in factors)
-    return list(zip(a, b, c, strict=True))
 
 
 class ResidualTokenizer(nn.Module):

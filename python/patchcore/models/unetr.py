@@ -28,10 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from patchcore.config.cost import LAYERS, check_window, patch_triple, token_grid, upsampling_factors, window_triple
+from patchcore.config.patches import Tokenizer
 from patchcore.errors import ConfigError, PatchSizeError, ShapeMismatchError
 from patchcore.models.blocks import Classifier, Decoder, Encoder, ProjectionUp
 from patchcore.models.flexible import AtSize, FlexibleEmbedding, FlexiblePatchEmbedding, FlexibleTransposed, Kernels
-from patchcore.models.tokenizer import Tokenizer
 from patchcore.models.vit import ViT
 from patchcore.models.weights import resample_kernel
 from patchcore.types import IntTriple

@@ -16,9 +16,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from patchcore.config.patches import Tokenizer
 from patchcore.models.attention import SelfAttention
 from patchcore.models.flexible import FlexibleEmbedding, FlexiblePatchEmbedding, embed
-from patchcore.models.tokenizer import Tokenizer, make_tokenizer
+from patchcore.models.tokenizer import make_tokenizer
 from patchcore.types import IntTriple
 
 __all__ = ["ViT"]

@@ -44,6 +44,7 @@ def result(
         "added": 0,
         "run_id": f"run-{of.point_id}",
         "run": Path("runs") / of.point_id,
+        "steps": of.steps,
         "best_step": 80,
         "rise": rise_at_end(curve, of.steps),
         "step_s": 0.1,

@@ -8,6 +8,7 @@ import pytest
 
 from patchcore.config import resolve_config
 from patchcore.errors import ConfigError, PatchSizeError
+from patchcore.experiments.options import resolve_options
 from patchcore.experiments.points import make_points, parse_axes, settings_of_toml, training_flop
 from tiny_plan import tiny_plan
 
@@ -91,6 +92,26 @@ def test_what_cannot_be_trained_is_refused_before_anything_starts() -> None:
         points("optim.lr=fast")
     with pytest.raises(ConfigError, match="two points have the same values"):
         points("patch_size=8,8x8x8")
+    with pytest.raises(ConfigError, match=r"one network for several patch sizes.*--flexible"):
+        make_points(
+            tiny_plan(), parse_axes(["patch_size=4,8"]), seeds=(0,), folds=(0,),
+            settings=[*SMALL, "model.patch_sizes=[4,8]"], budget="steps",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("setting", "remedy"),
+    [("seed=5", "--seeds"), ("train.fold=1", "--folds"), ("train.epochs=3", "give a number of steps")],
+)
+def test_what_an_experiment_sets_itself_cannot_be_set(setting: str, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=f"{setting}: an experiment sets this itself.*{remedy}"):
+        resolve_options({"settings": [setting]}, "name")
+    resolve_options({"settings": ["seed=0", "train.fold=0", "train.epochs=0"]}, "name")
+
+
+def test_a_point_may_fail_at_least_once() -> None:
+    with pytest.raises(ConfigError, match="--failures 0; expected 1 or more"):
+        resolve_options({"failures_allowed": 0}, "name")
 
 
 def test_a_toml_file_becomes_settings(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from results_made import lesion, point, protocol, result
 
 from patchcore.experiments import tables
-from patchcore.experiments.equal_cost import regrets_at_equal
+from patchcore.experiments.equal_cost import costs_differ, regrets_at_equal, steps_at_equal
 from patchcore.experiments.results import rise_at_end
 from patchcore.experiments.scores import Scores, gather, settings_of_points
 from patchcore.experiments.verdict import transfer_verdicts, verdicts
@@ -168,6 +169,24 @@ def test_equal_cost_is_read_where_the_cheapest_ends() -> None:
     assert (second["dsc_equal_flop"], second["steps_equal_time"]) == (0.6, 100)
     [alone] = tables.equal_cost_table(settings_of_points([result(point(4), {}, pflop=NAN, hours=NAN)])).rows
     assert math.isnan(alone["dsc_equal_flop"])
+
+
+def test_costs_that_differ_by_rounding_alone_are_equal() -> None:
+    curve = ((25, 0.1), (100, 0.6))
+    dear, cheap = (result(point(size), {"a": 0.6}, curve=curve, pflop=pflop) for size, pflop in ((4, 2.003), (8, 2.0)))
+    settings = settings_of_points([dear, cheap])
+    assert steps_at_equal(settings, "flop") == [[100], [100]]
+    assert not costs_differ(settings, "flop")
+    dearer = settings_of_points([replace(dear, pflop=2.2), cheap])
+    assert steps_at_equal(dearer, "flop") == [[pytest.approx(90.9, abs=0.1)], [100]]
+    assert costs_differ(dearer, "flop")
+
+
+def test_equal_cost_of_a_training_that_ended_early_counts_its_own_steps() -> None:
+    early = result(point(4), {"a": 0.6}, steps=50, pflop=2.0)
+    whole = result(point(8), {"a": 0.6}, pflop=1.0)
+    assert steps_at_equal(settings_of_points([early, whole]), "flop") == [[25], [100]]
+    assert [row["steps"] for row in tables.cost_table(scores_of(early, whole)).rows] == [50, 100]
 
 
 def with_cases(path: Path, patch: int, steps: Mapping[int, Sequence[float]], *, hours: float, pflop: float) -> object:

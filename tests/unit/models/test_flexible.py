@@ -11,13 +11,13 @@ from monai.networks.nets import UNETR as MonaiUNETR  # noqa: N811
 
 from patchcore.config.cost import upsampling_factors
 from patchcore.config.patch_choice import PatchChoice
+from patchcore.config.patches import stage_strides
 from patchcore.config.plan import Plan
 from patchcore.config.run import InitConfig, resolve_config
 from patchcore.errors import ConfigError, PatchSizeError
 from patchcore.models import UNETR
 from patchcore.models.flexible import AtSize, ByClass, draw_size
 from patchcore.models.registry import build_network
-from patchcore.models.tokenizer import stage_strides
 from patchcore.models.weights import transfer_weights
 from patchcore.training.init_from import _initialise_flexible
 from tiny_plan import tiny_target

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from patchcore.config.patches import Tokenizer
 from patchcore.errors import ConfigError, PatchSizeError, ShapeMismatchError
 from patchcore.models import UNETR, network_cost, trainable_parameters, upsampling_factors
 from patchcore.models.attention import SelfAttention
@@ -46,19 +47,20 @@ def test_output_has_the_window_and_one_channel_a_class(window: Any, patch: Any) 
 
 
 @pytest.mark.parametrize(("window", "patch"), SIZES)
-@pytest.mark.parametrize("qkv_bias", [False, True])
-def test_counted_parameters_are_those_of_the_network(window: Any, patch: Any, qkv_bias: bool) -> None:
-    model = meta_unetr(window, patch, **TINY, qkv_bias=qkv_bias)
-    cost = network_cost(window, patch, out_channels=3, qkv_bias=qkv_bias, **TINY)
+@pytest.mark.parametrize("own", [{}, {"qkv_bias": True}, {"tokenizer": "residual"}, {"tokenizer": "pyramid"}], ids=str)
+def test_counted_parameters_are_those_of_the_network(window: Any, patch: Any, own: dict[str, Any]) -> None:
+    model = meta_unetr(window, patch, **TINY, **own)
+    cost = network_cost(window, patch, out_channels=3, **own, **TINY)
     assert cost.parameters == sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in trainable_parameters(model))
     assert cost.frozen_parameters == cost.parameters - trainable
 
 
 @pytest.mark.parametrize(("window", "patch"), SIZES)
-def test_counted_flop_are_those_of_the_network(window: Any, patch: Any) -> None:
-    model = meta_unetr(window, patch, **TINY)
-    cost = network_cost(window, patch, out_channels=3, **TINY)
+@pytest.mark.parametrize("tokenizer", ["linear", "residual", "pyramid"])
+def test_counted_flop_are_those_of_the_network(window: Any, patch: Any, tokenizer: Tokenizer) -> None:
+    model = meta_unetr(window, patch, **TINY, tokenizer=tokenizer)
+    cost = network_cost(window, patch, out_channels=3, **TINY, tokenizer=tokenizer)
     with FlopCounterMode(display=False) as counter, nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
         model(torch.zeros(1, 1, *model.window_size, device="meta"))
     assert counter.get_total_flops() == cost.flop
