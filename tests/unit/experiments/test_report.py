@@ -14,11 +14,12 @@ from results_made import lesion, point, protocol, result
 
 from patchcore.experiments import tables
 from patchcore.experiments.equal_cost import costs_differ, regrets_at_equal, steps_at_equal
-from patchcore.experiments.results import rise_at_end
+from patchcore.experiments.results import _evaluation, rise_at_end
 from patchcore.experiments.scores import Scores, gather, settings_of_points
 from patchcore.experiments.verdict import transfer_verdicts, verdicts
 from patchcore.metrics import compare_pairs, estimate_mean, holm, mean_over_classes
 from patchcore.metrics.regret import cross_fitted_regret, seed_fitted_regret
+from patchcore.metrics.results import EVALUATION_SCHEMA
 
 NAN = math.nan
 
@@ -169,6 +170,14 @@ def test_equal_cost_is_read_where_the_cheapest_ends() -> None:
     assert (second["dsc_equal_flop"], second["steps_equal_time"]) == (0.6, 100)
     [alone] = tables.equal_cost_table(settings_of_points([result(point(4), {}, pflop=NAN, hours=NAN)])).rows
     assert math.isnan(alone["dsc_equal_flop"])
+
+
+def test_an_evaluation_with_other_mirroring_is_not_compared(tmp_path: Path) -> None:
+    report = {"schema_version": EVALUATION_SCHEMA, "mirrored": True, "notes": [], "cases": []}
+    (tmp_path / "evaluation.json").write_text(json.dumps(report), encoding="utf-8")
+    (tmp_path / "lesions.csv").write_text("case_id,lesion\n", encoding="utf-8")
+    assert _evaluation(tmp_path, mirrored=True) == ((), (), "")
+    assert _evaluation(tmp_path, mirrored=False)[2] == "it was evaluated with mirrored windows, unlike the others"
 
 
 def test_costs_that_differ_by_rounding_alone_are_equal() -> None:
