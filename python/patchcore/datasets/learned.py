@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache, partial
 from typing import Any
 
 from patchcore.config.patches import patch_triple
@@ -34,6 +35,7 @@ def learned_patch_size(study: Study, *, spacing: Any = None) -> Learned | None:
     """
     found: list[tuple[str, Learned]] = []
     groups: dict[tuple[str, str], list[tuple[IntTriple, tuple[int, int], str, float]]] = defaultdict(list)
+    budget_sets_steps = cache(partial(_budget_sets_steps, study))  # read once per experiment, not once per run
     for summary in list_runs(study.path):
         if summary.state.state is not RunState.FINISHED:
             continue
@@ -56,7 +58,7 @@ def learned_patch_size(study: Study, *, spacing: Any = None) -> Learned | None:
                 place = (int(record["seed"]), int(record["config"]["train"]["fold"]))
                 size = patch_triple(target["patch_size"])
                 value = float(best.values[VAL_DSC_MEAN])
-                group = _others(record["config"], steps=_steps_are_free(study, name))
+                group = _others(record["config"], budget_sets_steps=budget_sets_steps(name))
                 groups[name, group].append((size, place, summary.run_id, value))
     for (name, _), trainings in groups.items():
         by_size: dict[IntTriple, dict[tuple[int, int], float]] = defaultdict(dict)
@@ -81,23 +83,23 @@ def _equal(a: Any, b: Any) -> bool:
     return all(math.isclose(x, y, rel_tol=1e-3) for x, y in zip(a, b, strict=True))
 
 
-def _steps_are_free(study: Study, name: str) -> bool:
+def _budget_sets_steps(study: Study, name: str) -> bool:
     """Return whether the numbers of steps of an experiment follow from a budget of FLOP or hours."""
     protocol = read_object(study.path / "experiments" / name / "experiment.json") or {}
     return protocol.get("budget") in ("flops", "hours")
 
 
-def _others(config: dict[str, Any], *, steps: bool) -> str:
+def _others(config: dict[str, Any], *, budget_sets_steps: bool) -> str:
     """Return the settings of a training that do not say its seed, its fold, or where it runs.
 
     Args:
         config: The configuration.
-        steps: Whether the number of steps is none of them.
+        budget_sets_steps: Whether the number of steps follows from the patch size, so that it is not among them.
     """
     kept = {name: dict(section) if isinstance(section, dict) else section for name, section in config.items()}
     kept.pop("seed", None)
     for name in ("fold", "threads", "device", "prepare_mib", "ranks"):
         kept["train"].pop(name, None)
-    if steps:
+    if budget_sets_steps:
         kept["train"].pop("steps", None)
     return json.dumps(kept, sort_keys=True)

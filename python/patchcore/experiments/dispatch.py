@@ -133,7 +133,7 @@ class Dispatcher:
     def _adopt(self) -> None:
         """Watch the runs of a dispatcher of this host that has ended: its lock is free, so it has.
 
-        Points whose runs have ended, too, wait for a free slot: there may be fewer slots now.
+        If a run has ended, too, its point waits for a free slot: there may be fewer slots now.
         """
         for point_id, entry in self.folder.own_claims().items():
             run = self.folder.run_of(point_id, entry)

@@ -29,13 +29,13 @@ MEASURES: Mapping[Measure, Callable[[PointResult], float]] = {
 
 
 _EQUAL = 1.01
-"""Trainings whose costs differ by less than this factor cost the same: numbers of steps are rounded."""
+"""Costs that differ by at most this factor count as equal, because numbers of steps are rounded."""
 
 
 def steps_at_equal(settings: Sequence[Setting], measure: Measure) -> list[list[float]]:
     """Return the step at which each training had cost as much as the cheapest one; NaN where a cost is not known.
 
-    It is the last step of the trainings that cost as much as that, but for 1 %.
+    If a training cost at most 1 % more, it is its last step.
 
     Returns:
         One list per setting, one number per training.

@@ -175,9 +175,7 @@ def profile_step(
         make_step(batch, number, config.optim.lr)
 
     parts: dict[str, float] = {}
-    shares = _shares(network, config)
-    for size, share in shares.items():
-        numbers = _steps_at(size, network, config)
+    for share, numbers in _steps_by_size(network, config):
         for number in itertools.islice(numbers, _WARM):
             step(number)
         if on_gpu and not parts:
@@ -187,7 +185,7 @@ def profile_step(
             step(number)
         for name, values in times.items():
             seconds = statistics.median(values) * len(values) / steps
-            parts[name] = parts.get(name, 0.0) + share * seconds / math.fsum(shares.values())
+            parts[name] = parts.get(name, 0.0) + share * seconds
     peak = torch.cuda.max_memory_allocated() if on_gpu else None
 
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -238,20 +236,17 @@ def profile_step(
     )
 
 
-def _shares(network: nn.Module, config: RunConfig) -> dict[IntTriple | None, float]:
-    """Return the share of the steps at each patch size of a flexible network; of any other one, one for None."""
+def _steps_by_size(network: nn.Module, config: RunConfig) -> list[tuple[float, Iterator[int]]]:
+    """Return, for each patch size that steps draw, its share of them and their numbers; a fixed network has one."""
     sizes = flexible_sizes(network)
     if not sizes:
-        return {None: 1.0}
+        return [(1.0, itertools.count())]
     shares = config.model.patch_size_shares or (1.0,) * len(sizes)
-    return {size: share for size, share in zip(sizes, shares, strict=True) if share > 0}
 
+    def numbers(size: IntTriple) -> Iterator[int]:
+        return (step for step in itertools.count() if draw_size(sizes, shares, config.seed, step) == size)
 
-def _steps_at(size: IntTriple | None, network: nn.Module, config: RunConfig) -> Iterator[int]:
-    """Return the numbers of the steps that draw this patch size; all numbers for None."""
-    sizes, shares = flexible_sizes(network), config.model.patch_size_shares
-    drawn = (number for number in itertools.count() if draw_size(sizes, shares, config.seed, number) == size)
-    return itertools.count() if size is None else drawn
+    return [(share / math.fsum(shares), numbers(size)) for size, share in zip(sizes, shares, strict=True) if share > 0]
 
 
 def _validation_s(
