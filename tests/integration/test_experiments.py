@@ -521,6 +521,19 @@ def test_the_commands(tiny_study: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "it was not evaluated" in (tiny_study / "other" / "report.md").read_text(encoding="utf-8")
     assert main(["report", study, "sizes"]) == 0
     assert (tiny_study / "reports" / found["points"][0]["run_id"] / "evaluation.json").exists()
+    # A user's evaluation in another way stays, and the report has its own.
+    run_id = found["points"][1]["run_id"]
+    of_user = tiny_study / "reports" / run_id / "evaluation.json"
+    mirrored = json.loads(of_user.read_text(encoding="utf-8"))["mirrored"]
+    assert main(["evaluate", study, run_id, "--no-mirror" if mirrored else "--mirror"]) == 0
+    kept = of_user.read_bytes()
+    dsc = (report / "dsc.csv").read_bytes()
+    assert main(["report", study, "sizes"]) == 0
+    assert of_user.read_bytes() == kept
+    assert (tiny_study / "reports" / f"{run_id}-experiment" / "evaluation.json").exists()
+    assert (report / "dsc.csv").read_bytes() == dsc
+    with pytest.raises(ConfigError, match="suffix"):
+        pc.evaluate(study, run_id, suffix="../a")
     # Further values are added to it.
     capsys.readouterr()
     assert main(["sweep", study, "--extend", "sizes", "--over", "patch_size=16", "--seeds", "1", "--dry-run"]) == 0

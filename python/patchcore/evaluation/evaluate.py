@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
@@ -63,6 +64,7 @@ def evaluate(
     mirror: bool | None = None,
     post: bool = True,
     patch_size: str | None = None,
+    suffix: str = "",
     on_case: Callable[[str, float, int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate a run: DSC per case against the label map on the case's own grid, together with baselines.
@@ -88,12 +90,14 @@ def evaluate(
         post: Whether the run's post-processing (``patchcore tune``) is applied, if it has one.
         patch_size: Patch size of a flexible network to evaluate at; see :func:`patchcore.predict`. The name of the
             report's folder then ends in ``-patch<size>``.
+        suffix: The name of the report's folder also ends in ``-<suffix>``; without one, the report replaces that of the
+            last evaluation of the same cases, even if its other settings were different.
         on_case: Called with (case_id, DSC, number of the case, number of cases) after each case.
 
     Raises:
         RunError: The run does not exist, or no run has finished.
         CheckpointError: The run has no checkpoint.
-        ConfigError: `held_out` was combined with `fold` or `case_ids`.
+        ConfigError: `held_out` was combined with `fold` or `case_ids`, or `suffix` is not part of a file name.
         PlanError: The study does not have the lesion label of the run's plan, or its labels are read differently now.
         DataError: A case or fold does not exist; no case could be used; or the run or an ancestor has used held-out
             cases, or other cases of their patients.
@@ -105,6 +109,10 @@ def evaluate(
     if held_out and (fold is not None or case_ids):
         raise ConfigError(
             "held_out cannot be combined with fold or case_ids", remedy="give only one of held_out, fold and case_ids"
+        )
+    if not re.fullmatch(r"[\w.-]*", suffix, flags=re.ASCII):
+        raise ConfigError(
+            "suffix is not part of a file name", found=suffix, remedy="use letters, digits and the signs . _ -"
         )
     study = study if isinstance(study, Study) else Study(study)
     path = newest_finished(study) if run is None else resolve_run(study.path, str(run))
@@ -122,6 +130,7 @@ def evaluate(
             mirror=mirror,
             post=post,
             patch_size=None if patch_size is None else PatchChoice.parse(patch_size),
+            suffix=suffix,
             on_case=on_case,
         )
 
@@ -139,6 +148,7 @@ def _evaluate(
     mirror: bool | None,
     post: bool,
     patch_size: PatchChoice | None,
+    suffix: str,
     on_case: Callable[[str, float, int, int], None] | None,
 ) -> Evaluation:
     setup, seen = read_setup(path), read_record(path)
@@ -154,7 +164,7 @@ def _evaluate(
     predictor = Predictor.of_run(path, **options)  # type: ignore[arg-type]  # of one type each
     [source] = predictor.sources
     step = source.step
-    which = ("last" if checkpoint == "last" else "", patch_size.name if patch_size else "")
+    which = ("last" if checkpoint == "last" else "", patch_size.name if patch_size else "", suffix)
     folder = study.reports_dir / "-".join(filter(None, (path.name, chosen.name, *which)))
     ball_mm3 = _median_lesion_mm3(study, target)
     log = RowLog(

@@ -16,7 +16,7 @@ from patchcore.experiments.explain import explanation
 from patchcore.experiments.folder import ExperimentFolder, resolve_experiment
 from patchcore.experiments.points import PATCH_SIZE
 from patchcore.experiments.protocol import Protocol
-from patchcore.experiments.results import PointResult, read_results
+from patchcore.experiments.results import OWN_REPORT, PointResult, read_results, report_of
 from patchcore.experiments.scores import Scores, Setting, gather, settings_of_points
 from patchcore.experiments.status import experiment_status
 from patchcore.experiments.verdict import transfer_verdicts, verdicts
@@ -119,7 +119,10 @@ def _evaluate(folder: ExperimentFolder, result: PointResult, say: Callable[[str]
     tell(f"evaluating {result.point.point_id}")
     try:
         size = size_text(result.point.patch_size) if result.point.patch_sizes else None
-        evaluate(folder.study_of(result.point), result.run, post=False, patch_size=size)
+        # An evaluation that a user has made in another way is kept.
+        exists = (report_of(folder, result.point, result.run) / "evaluation.json").exists()
+        suffix = OWN_REPORT if exists else ""
+        evaluate(folder.study_of(result.point), result.run, post=False, patch_size=size, suffix=suffix)
     except (PatchcoreError, OSError) as error:
         if getattr(error, "errno", None) in DISK_ERRORS:
             raise

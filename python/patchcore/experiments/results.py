@@ -25,12 +25,14 @@ from patchcore.runs.events import STEP_TIME, VAL_DSC_MEAN, val_dsc_patch
 from patchcore.runs.paths import RunPaths, read_object
 from patchcore.types import IntTriple
 
-__all__ = ["LAST_PART", "CaseResult", "LesionResult", "PointResult", "read_results"]
+__all__ = ["LAST_PART", "OWN_REPORT", "CaseResult", "LesionResult", "PointResult", "read_results", "report_of"]
 
 LAST_PART = 0.2
 """Share of the steps at the end of a training in which its DSC must have settled."""
 _RISE = 0.01
 """A training that gains more than this in its last part has not converged."""
+OWN_REPORT = "experiment"
+"""End of the name of an evaluation that was made for an experiment beside that of a user."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,7 @@ def _result(folder: ExperimentFolder, trained: Point, point: Point, run: Path, a
     steps = min(view.step or point.steps, point.steps)
     config = resolve_config(settings=[*folder.protocol.settings, *point.settings])
     best = view.best_validation
-    reports = folder.study_of(point) / "reports" / f"{run.name}{f'-patch{size_text(point.patch_size)}' * flexible}"
-    cases, lesions, problem = _evaluation(reports, mirrored=config.validation.mirror)
+    reports, cases, lesions, problem = _comparable(report_of(folder, point, run), mirrored=config.validation.mirror)
     on_gpu = str((start.get("versions") or {}).get("device", "")).startswith("cuda")
     contours = reports / "contours.png"
     return PointResult(
@@ -241,6 +242,24 @@ def _memory_mib(path: Path, on_gpu: bool) -> float:
         except (ValueError, TypeError, KeyError, AttributeError):
             continue  # a torn line, or a sample without this quantity
     return max(used, default=math.nan) / 2**20
+
+
+def report_of(folder: ExperimentFolder, point: Point, run: Path) -> Path:
+    """Return the folder with the evaluation of a point; of a flexible network, at the patch size of the point."""
+    end = f"-patch{size_text(point.patch_size)}" if point.patch_sizes else ""
+    return folder.study_of(point) / "reports" / f"{run.name}{end}"
+
+
+def _comparable(folder: Path, *, mirrored: bool) -> tuple[Path, tuple[CaseResult, ...], tuple[LesionResult, ...], str]:
+    """Return the evaluation that can be compared with those of other points, and its folder.
+
+    A user may have evaluated the run in another way since; then the one for the experiment has a folder of its own.
+    """
+    own = folder.with_name(f"{folder.name}-{OWN_REPORT}")
+    found = _evaluation(folder, mirrored=mirrored)
+    if found[-1] and own.exists():
+        return own, *_evaluation(own, mirrored=mirrored)
+    return folder, *found
 
 
 def _evaluation(folder: Path, *, mirrored: bool) -> tuple[tuple[CaseResult, ...], tuple[LesionResult, ...], str]:
