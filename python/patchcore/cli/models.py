@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from patchcore.cli.values import int_triple, triple
+from patchcore.config.patches import Tokenizer
 from patchcore.errors import ConfigError
 from patchcore.types import IntTriple, Triple
 
@@ -28,6 +29,9 @@ def models(
         ),
     ] = None,
     preset: Annotated[str, typer.Option("--preset", help="Size of the network: tiny, small or base.")] = "base",
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", help="How a patch becomes a token: linear, residual or pyramid.")
+    ] = "linear",
     networks: Annotated[
         bool, typer.Option("--networks", help="Show a table of all networks (values of model.network) instead.")
     ] = False,
@@ -56,12 +60,21 @@ def models(
             expected=tuple(MODEL_PRESETS),
             remedy=f"use one of {', '.join(MODEL_PRESETS)}",
         )
+    kinds: tuple[Tokenizer, ...] = get_args(Tokenizer)
+    kind = next((one for one in kinds if one == tokenizer), None)
+    if kind is None:
+        raise ConfigError(
+            f"--tokenizer {tokenizer!r} is unknown", found=tokenizer, remedy=f"use one of {', '.join(kinds)}"
+        )
+    if networks and kind != "linear":
+        raise ConfigError("--tokenizer cannot be combined with --networks", remedy="give only one of them")
     sizes = MODEL_PRESETS[preset]
     window_size = _edges(window, "--window")
     if networks:
         Console().print(_networks(window_size, preset, patch_size or ["16"], spacing))
         return
-    table = Table(title=f"UNETR, preset {preset}, window {_times(window_size)}")
+    title = f"UNETR, preset {preset}, window {_times(window_size)}"
+    table = Table(title=title if kind == "linear" else f"{title}, {kind} tokenizer")
     for heading in ("patch", "up-sampling", "tokens", "weights", "GFLOP", "attention", "activations"):
         table.add_column(heading, justify="right")
     for text in patch_size or ["8", "12", "16", "24"]:
@@ -73,6 +86,7 @@ def models(
             mlp_dim=sizes["mlp_dim"],
             num_heads=sizes["num_heads"],
             feature_size=sizes["feature_size"],
+            tokenizer=kind,
         )
         table.add_row(
             _times(patch),
@@ -81,7 +95,7 @@ def models(
             f"{cost.parameters / 1e6:.1f} M",
             f"{cost.flop / 1e9:.1f}",
             f"{cost.attention_share:.1%}",
-            _activations("unetr", preset, window_size, patch, (1.0, 1.0, 1.0))[1],
+            _activations("unetr", preset, window_size, patch, (1.0, 1.0, 1.0), kind)[1],
         )
     Console().print(table)
 
@@ -102,7 +116,12 @@ def _networks(window_size: IntTriple, preset: str, patch_sizes: list[str], spaci
 
 
 def _activations(
-    network: str, preset: str, window_size: IntTriple, patch: IntTriple, spacing: Triple
+    network: str,
+    preset: str,
+    window_size: IntTriple,
+    patch: IntTriple,
+    spacing: Triple,
+    tokenizer: Tokenizer = "linear",
 ) -> tuple[str, str]:
     """Return parameters and activation memory as text, or the reason why this network cannot be built."""
     from patchcore.config import resolve_config
@@ -114,7 +133,10 @@ def _activations(
         return "", "needs torch"
     found = []
     for saving in (False, True):
-        settings = [f"model.preset={preset}", f"model.network={network}", f"model.checkpointing={str(saving).lower()}"]
+        settings = [
+            f"model.preset={preset}", f"model.network={network}", f"model.tokenizer={tokenizer}",
+            f"model.checkpointing={str(saving).lower()}",
+        ]  # fmt: skip
         config = resolve_config(settings=settings).model
         try:
             found.append(footprint(config, out_channels=2, window_size=window_size, patch_size=patch, spacing=spacing))

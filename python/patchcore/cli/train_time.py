@@ -40,7 +40,7 @@ def settings_for(minutes: float, study: Path, settings: Sequence[str], toml: Pat
     from patchcore.training.progress import steps_in
 
     if not 0 < minutes < math.inf:
-        raise ConfigError(f"--minutes {minutes:g}", expected="a number above 0")
+        raise ConfigError(f"--minutes {minutes:g}", expected="a finite number above 0")
     for setting in settings:
         if setting.startswith(_SET_HERE):
             raise ConfigError(f"{setting} and a time cannot be used together", remedy="give only one of them")

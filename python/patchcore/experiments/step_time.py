@@ -34,7 +34,7 @@ def of_equal_time(
     from patchcore.training.profiling import profile_step
 
     if not 0 < hours < math.inf:
-        raise ConfigError(f"--hours {hours:g}", expected="a number above 0")
+        raise ConfigError(f"--hours {hours:g}", expected="a finite number above 0")
     if any(text.startswith("train.steps=") for point in points for text in point.settings):
         raise ConfigError("--budget hours sets the number of steps, so train.steps cannot be an axis")
     measured: dict[tuple[object, ...], float] = {}

@@ -35,6 +35,22 @@ def test_activations_with_and_without_checkpointing(
     assert [plain for plain, _ in sizes] == sorted((plain for plain, _ in sizes), reverse=True)
 
 
+def test_a_tokenizer_costs_more(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    gflop = []
+    for tokenizer in ("linear", "pyramid"):
+        models(window="48", patch_size=["16"], preset="tiny", tokenizer=tokenizer)
+        out = capsys.readouterr().out
+        assert ("pyramid tokenizer" in out) == (tokenizer == "pyramid")
+        [row] = [line for line in out.splitlines() if "GiB" in line]
+        gflop.append(float(row.split("│")[5]))
+    assert gflop[0] < gflop[1]
+    with pytest.raises(ConfigError, match="linear, residual, pyramid"):
+        models(tokenizer="round")
+    with pytest.raises(ConfigError, match="cannot be combined"):
+        models(tokenizer="pyramid", networks=True)
+
+
 def test_networks_by_name_and_why_one_cannot_be_had(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
