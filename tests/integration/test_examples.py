@@ -73,3 +73,16 @@ def test_real_data_in_each(tmp_path: Path) -> None:
     files = [str(DATA / "lidc_0314" / name) for name in ("image.nii.gz", "mask.nii.gz")]
     assert "largest difference " in run("05_read_windows.py", *files, folder=tmp_path)
     assert "same windows: True" in run("06_feed_a_training.py", str(DATA / "lidc_nodules"), folder=tmp_path)
+
+
+def test_regrets_over_cohorts(tmp_path: Path) -> None:
+    study = EXAMPLES.parent / "docs" / "phantom-study"
+    reports = [str(study / name) for name in ("p6", "p12")]
+    rows = [line.split(" | ") for line in run("regret_table.py", *reports, folder=tmp_path).splitlines()[2:]]
+    found = {row[0].strip("| "): row[1:] for row in rows}
+    assert found["rule mean-volume"][0] == "-0.005 [-0.020, +0.011] (8)"
+    assert found["rule mean-volume"][1] == "+0.024 [+0.004, +0.045] (12)"
+    assert found["always patch 12"][1] == "+0.024 [+0.004, +0.045]"
+    # The mean of -0.0046 and 0.0243; with two cohorts, t is 12.7.
+    assert found["rule mean-volume"][2] == "+0.010 [-0.174, +0.193], n = 2 |"
+    assert len(found) == 9
