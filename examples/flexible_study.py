@@ -1,12 +1,12 @@
 """One network for several patch sizes against one training per size, on the phantoms of phantom_study.py.
 
     python examples/flexible_study.py FOLDER --results docs/phantom-study [--cohorts 12] [--variants own,shared]
-    python examples/flexible_study.py FOLDER --results docs/phantom-study --tokenizers
+    python examples/flexible_study.py FOLDER --results docs/phantom-study --tokenizers residual
 
 For each cohort and variant, a flexible network is trained (``patchcore sweep --flexible``) with 1.5 times the steps of
 one separate training, and compared with the separate trainings of ``phantom_study.py``: the tables of these must be in
-``--results``. With ``--tokenizers``, the residual tokenizer is compared with the linear one at patch sizes 8 and 16.
-Finished parts are not trained again.
+``--results``. With ``--tokenizers``, separate networks with another tokenizer are trained at patch sizes 8 and 16
+instead, and compared with the same trainings, which have the linear one. Finished parts are not trained again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from phantom_study import COHORTS, PATCH_SIZES, Cohort, keep, patchcore, settings_of, study_of
@@ -32,8 +32,12 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
 """Name → settings: how the patch embedding, the up-sampling kernels and the tokenizer of the sizes are made."""
 
 
+TOKENIZERS = ("residual", "pyramid")
+TOKENIZER_SIZES = (8, 16)
+
+
 def scores_of(cases_csv: Path, size: int) -> dict[str, list[float]]:
-    """Return the DSC of each case at a patch size, one value per seed; also the hours of the trainings."""
+    """Return the DSC of each case at a patch size, one value per seed."""
     found: dict[str, list[float]] = defaultdict(list)
     with cases_csv.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -42,34 +46,57 @@ def scores_of(cases_csv: Path, size: int) -> dict[str, list[float]]:
     return found
 
 
-def hours_of(points_csv: Path) -> float:
-    """Return the mean time of a training [h]."""
+def step_time_of(points_csv: Path, size: int) -> float:
+    """Return the median time of a step at a patch size [s], mean over seeds; a pause does not change a median."""
     with points_csv.open(encoding="utf-8") as file:
-        runs = {row["run_id"]: float(row["hours"]) for row in csv.DictReader(file)}
-    return sum(runs.values()) / len(runs)
+        times = [float(row["step_s"]) for row in csv.DictReader(file) if f"patch{size}" in row["point"].split("_")]
+    return math.fsum(times) / len(times)
 
 
-def compare(results: Path, cohort: Cohort, variants: list[str]) -> list[str]:
-    """Return the rows of the table: flexible minus separate at each size, per variant."""
-    lines = []
-    separate = results / cohort.name
-    for variant in variants:
-        flexible = results / f"{cohort.name}-flexible-{variant}"
-        if not (flexible / "cases.csv").exists():
-            continue
-        cells, means = [], {}
-        for size in PATCH_SIZES:
-            one, other = scores_of(flexible / "cases.csv", size), scores_of(separate / "cases.csv", size)
-            ids = sorted(set(one) & set(other))
-            pair = [[math.fsum(scores[case]) / len(scores[case]) for case in ids] for scores in (one, other)]
-            difference = compare_pairs(*pair, ids).difference
-            means[size] = math.fsum(pair[0]) / len(ids)
-            ends = f"[{difference.patient_low:+.3f}, {difference.patient_high:+.3f}]"
-            cells.append(f"{means[size]:.3f}, {difference.mean:+.3f} {ends}")
-        ratio = hours_of(flexible / "points.csv") / hours_of(separate / "points.csv")
-        best = max(means, key=lambda size: means[size])
-        lines.append(f"| {cohort.edge} | {variant} | {' | '.join(cells)} | {best} | {ratio:.2f} |")
-    return lines
+def compare(one: Path, other: Path, sizes: Sequence[int]) -> tuple[dict[int, float], list[str]]:
+    """Return the mean DSC of a report at each size, and cells of a table: DSC, and the difference to another report."""
+    means, cells = {}, []
+    for size in sizes:
+        found, reference = (scores_of(report / "cases.csv", size) for report in (one, other))
+        ids = sorted(set(found) & set(reference))
+        pair = [[math.fsum(scores[case]) / len(scores[case]) for case in ids] for scores in (found, reference)]
+        difference = compare_pairs(*pair, ids).difference
+        means[size] = math.fsum(pair[0]) / len(ids)
+        ends = f"[{difference.patient_low:+.3f}, {difference.patient_high:+.3f}]"
+        cells.append(f"{means[size]:.3f}, {difference.mean:+.3f} {ends}")
+    return means, cells
+
+
+def show_variants(results: Path, cohorts: Sequence[Cohort]) -> None:
+    """Print flexible minus separate at each size, for each variant that was trained."""
+    print(f"\n| p* | variant | {' | '.join(f'patch {size}: DSC, difference' for size in PATCH_SIZES)} | best | steps |")
+    print("|---" * (len(PATCH_SIZES) + 4) + "|")
+    for cohort in cohorts:
+        for variant in VARIANTS:
+            flexible = results / f"{cohort.name}-flexible-{variant}"
+            if (flexible / "cases.csv").exists():
+                means, cells = compare(flexible, results / cohort.name, PATCH_SIZES)
+                best = max(means, key=lambda size: means[size])
+                with (flexible / "points.csv").open(encoding="utf-8") as file:
+                    steps = next(csv.DictReader(file))["steps"]
+                print(f"| {cohort.edge} | {variant} | {' | '.join(cells)} | {best} | {steps} |")
+
+
+def show_tokenizers(results: Path, cohorts: Sequence[Cohort]) -> None:
+    """Print other tokenizer minus linear one at each size, and how much longer a step takes."""
+    print(f"\n| p* | tokenizer | {' | '.join(f'patch {size}: DSC, difference, time' for size in TOKENIZER_SIZES)} |")
+    print("|---" * (len(TOKENIZER_SIZES) + 2) + "|")
+    for cohort in cohorts:
+        for tokenizer in TOKENIZERS:
+            other = results / f"{cohort.name}-{tokenizer}"
+            if (other / "cases.csv").exists():
+                linear = results / cohort.name
+                _, cells = compare(other, linear, TOKENIZER_SIZES)
+                for number, size in enumerate(TOKENIZER_SIZES):
+                    ratio = step_time_of(other / "points.csv", size) / step_time_of(linear / "points.csv", size)
+                    cells[number] += f", {ratio:.2f} x"
+                print(f"| {cohort.edge} | {tokenizer} | {' | '.join(cells)} |")
+    print("time: median time of a step / the same of the linear tokenizer")
 
 
 def main() -> None:
@@ -82,46 +109,39 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="Steps of a separate training.")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--slots", type=int, default=2)
-    parser.add_argument("--tokenizers", action="store_true", help="Compare tokenizers instead.")
+    parser.add_argument("--tokenizers", default="", help=f"Train these instead, of {', '.join(TOKENIZERS)}.")
     options = parser.parse_args()
     results: Path = options.results
     cohorts = [COHORTS[edge] for edge in map(int, options.cohorts.split(","))]
-    variants = [name for name in options.variants.split(",") if name]
     more = ["--seeds", str(options.seeds), "--slots", str(options.slots)]
+    parts = []  # name, steps, settings, and options of the sweep
+    if options.tokenizers:
+        for name in options.tokenizers.split(","):
+            settings = (f"model.tokenizer={name}",)
+            parts.append((name, options.steps, settings, ["--over", f"patch_size={_joined(TOKENIZER_SIZES)}"]))
+    else:
+        axis = ["--flexible", "--over", f"patch_size={_joined(PATCH_SIZES)}"]
+        for name in filter(None, options.variants.split(",")):
+            parts.append((f"flexible-{name}", 3 * options.steps // 2, VARIANTS[name], axis))
     for cohort in cohorts:
-        if options.tokenizers:
-            target = results / f"{cohort.name}-tokenizers"
-            if not (target / "dsc.csv").exists():
-                study = study_of(options.folder, cohort)
-                patchcore(
-                    "sweep", str(study), "--over", "patch_size=8,16", "--over", "model.tokenizer=linear,residual",
-                    "--steps", str(options.steps), "--name", "tokenizers", *settings_of(options.steps), *more,
-                )  # fmt: skip
-                patchcore("report", str(study), "tokenizers")
-                keep(study / "experiments" / "tokenizers" / "report", target)
-            continue
-        for variant in variants:
-            target = results / f"{cohort.name}-flexible-{variant}"
+        for name, steps, settings, axis in parts:
+            target = results / f"{cohort.name}-{name}"
             if (target / "cases.csv").exists():
                 continue
             study = study_of(options.folder, cohort)
-            steps, name = 3 * options.steps // 2, f"flexible-{variant}"
-            own = [part for text in VARIANTS[variant] for part in ("--set", text)]
-            patchcore(
-                "sweep", str(study), "--flexible", "--over", f"patch_size={','.join(map(str, PATCH_SIZES))}",
-                "--steps", str(steps), "--name", name, *settings_of(steps), *own, *more,
-            )  # fmt: skip
+            own = [part for text in settings for part in ("--set", text)]
+            command = ["sweep", str(study), *axis, "--steps", str(steps), "--name", name, *settings_of(steps)]
+            patchcore(*command, *own, *more)
             patchcore("report", str(study), name)
             keep(study / "experiments" / name / "report", target)
-    if not options.tokenizers:
-        print(
-            f"\n| p* | variant | {' | '.join(f'patch {size}: DSC, difference' for size in PATCH_SIZES)} | best | time |"
-        )
-        print("|---" * (len(PATCH_SIZES) + 4) + "|")
-        for cohort in cohorts:
-            for line in compare(results, cohort, [*VARIANTS]):
-                print(line)
-        print("time: hours of the flexible training / mean hours of the separate ones")
+    if options.tokenizers:
+        show_tokenizers(results, cohorts)
+    else:
+        show_variants(results, cohorts)
+
+
+def _joined(sizes: Sequence[int]) -> str:
+    return ",".join(map(str, sizes))
 
 
 if __name__ == "__main__":
