@@ -46,11 +46,14 @@ def scores_of(cases_csv: Path, size: int) -> dict[str, list[float]]:
     return found
 
 
-def step_time_of(points_csv: Path, size: int) -> float:
-    """Return the median time of a step at a patch size [s], mean over seeds; a pause does not change a median."""
+def step_time_of(points_csv: Path, size: int) -> tuple[float, str]:
+    """Return the median time of a step at a patch size [s], mean over seeds, and the processor.
+
+    A pause of a training does not change the median.
+    """
     with points_csv.open(encoding="utf-8") as file:
-        times = [float(row["step_s"]) for row in csv.DictReader(file) if f"patch{size}" in row["point"].split("_")]
-    return math.fsum(times) / len(times)
+        rows = [row for row in csv.DictReader(file) if f"patch{size}" in row["point"].split("_")]
+    return math.fsum(float(row["step_s"]) for row in rows) / len(rows), rows[0]["device"]
 
 
 def compare(one: Path, other: Path, sizes: Sequence[int]) -> tuple[dict[int, float], list[str]]:
@@ -93,8 +96,9 @@ def show_tokenizers(results: Path, cohorts: Sequence[Cohort]) -> None:
                 linear = results / cohort.name
                 _, cells = compare(other, linear, TOKENIZER_SIZES)
                 for number, size in enumerate(TOKENIZER_SIZES):
-                    ratio = step_time_of(other / "points.csv", size) / step_time_of(linear / "points.csv", size)
-                    cells[number] += f", {ratio:.2f} x"
+                    times = [step_time_of(report / "points.csv", size) for report in (other, linear)]
+                    same = times[0][1] == times[1][1]
+                    cells[number] += f", {times[0][0] / times[1][0]:.2f} x" if same else ", another machine"
                 print(f"| {cohort.edge} | {tokenizer} | {' | '.join(cells)} |")
     print("time: median time of a step / the same of the linear tokenizer")
 
