@@ -55,7 +55,7 @@ def try_tuning(folder: Path, run: Path) -> str:
         summary = scores["summary"]
         dsc, lesions = summary["classes"]["2"]["dsc"], summary["by_size"][-1]
         texts.append(
-            f"{name} tuning mean DSC {dsc['mean']:.3f} [{dsc['low']:.3f}, {dsc['high']:.3f}], "
+            f"{name} tuning mean DSC {dsc['mean']:.3f} [{dsc['patient_low']:.3f}, {dsc['patient_high']:.3f}], "
             f"{lesions['found']} of {lesions['lesions']} lesions found, {lesions['true']} of {lesions['predicted']} "
             f"predicted ones true (precision {lesions['precision'] or 0:.2f})"
         )

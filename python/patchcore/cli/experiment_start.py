@@ -24,7 +24,9 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="SECTION.KEY=V
 TomlFile = Annotated[Path | None, typer.Option(help="TOML file with settings of all points.")]
 Preset = Annotated[str | None, typer.Option(help="Size of the network: tiny, small, base.")]
 Recipe = Annotated[str | None, typer.Option(help="Settings to start from: plain, or lesions for small lesions.")]
-Name = Annotated[str | None, typer.Option(help="Name of the experiment [default: its kind, and the keys of --over].")]
+Name = Annotated[
+    str | None, typer.Option(help="Name of the experiment [default: its kind; for a sweep, also the keys of --over].")
+]
 Slots = Annotated[
     int | None, typer.Option(min=1, help="Number of trainings side by side [default: one, or one per GPU].")
 ]
