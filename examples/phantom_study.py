@@ -92,9 +92,9 @@ def study_of(folder: Path, cohort: Cohort) -> Path:
     return study
 
 
-def settings_of(steps: int) -> list[str]:
-    """Return the settings of all trainings: five validations in each."""
-    every = [f"train.steps_per_epoch={max(1, steps // 20)}", "validation.every_epochs=4"]
+def settings_of(steps: int, validations: int = 5) -> list[str]:
+    """Return the settings of all trainings, with this number of validations in each."""
+    every = [f"train.steps_per_epoch={max(1, steps // 20)}", f"validation.every_epochs={20 // validations}"]
     return [part for text in (*SETTINGS, *every) for part in ("--set", text)]
 
 
