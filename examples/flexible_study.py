@@ -5,8 +5,9 @@
 
 For each cohort and variant, a flexible network is trained (``patchcore sweep --flexible``) with 1.4 times the steps of
 one separate training and two validations (each at every size) instead of five, so that it takes at most 1.5 times as
-long. It is compared with the separate trainings of ``phantom_study.py``: the tables of these must be in ``--results``. With ``--tokenizers``, separate networks with another tokenizer are trained at patch sizes 8 and 16
-instead, and compared with the same trainings, which have the linear one. Finished parts are not trained again.
+long. It is compared with the separate trainings of ``phantom_study.py``: the tables of these must be in ``--results``.
+With ``--tokenizers``, separate networks with another tokenizer are trained at patch sizes 8 and 16 instead, and
+compared with the same trainings, which have the linear one. Finished parts are not trained again.
 """
 
 from __future__ import annotations
