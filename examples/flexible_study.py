@@ -25,12 +25,13 @@ from patchcore.metrics import compare_pairs
 
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     "own": (),
+    "finest-base": ("model.base_patch_size=8",),
     "transposed": ("model.embedding=transposed",),
     "pseudo-inverse": ("model.embedding=pseudo-inverse",),
     "shared": ("model.kernels=shared",),
     "residual": ("model.tokenizer=residual",),
 }
-"""Name → settings: how the patch embedding, the up-sampling kernels and the tokenizer of the sizes are made."""
+"""Name → settings: how patch embedding, positions, up-sampling kernels and tokenizer of the sizes are made."""
 
 
 TOKENIZERS = ("residual", "pyramid")
