@@ -29,13 +29,17 @@ CASES, FOLDS, PATCH_SIZES = 60, 3, (8, 12, 16, 24)
 SETTINGS = (
     "model.preset=small", "model.hidden_size=192", "model.mlp_dim=768", "model.num_heads=6", "model.feature_size=8",
     "train.batch_size=2", f"train.folds={FOLDS}", "optim.lr=8e-4", "optim.ema=0.99", "train.tensorboard=false",
-    "validation.mirror=false",
+    "validation.mirror=false", "validation.overlap=0.25",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Phantoms with one ideal edge: p* [voxels], spacing [mm], and size [voxels] of the volumes."""
+    """Phantoms with one ideal edge: p* [voxels], spacing [mm], and size [voxels] of the volumes.
+
+    A volume has at least 129 mm, because the liver grows with it: in a smaller one there is no room for the lesions. From
+    p* 16 on it is filled by windows of 48³ that overlap by a quarter.
+    """
 
     edge: int
     spacing_mm: float
@@ -64,8 +68,8 @@ class Cohort:
 COHORTS = {
     cohort.edge: cohort
     for cohort in (
-        Cohort(6, 4.3, 48), Cohort(8, 3.2, 48), Cohort(12, 2.15, 60), Cohort(16, 1.61, 72), Cohort(24, 1.08, 84),
-        Cohort(32, 0.85, 96),
+        Cohort(6, 4.3, 48), Cohort(8, 3.2, 48), Cohort(12, 2.15, 60), Cohort(16, 1.61, 84), Cohort(24, 1.08, 120),
+        Cohort(32, 0.85, 156),
     )
 }  # fmt: skip
 
