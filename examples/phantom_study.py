@@ -37,8 +37,8 @@ SETTINGS = (
 class Cohort:
     """Phantoms with one ideal edge: p* [voxels], spacing [mm], and size [voxels] of the volumes.
 
-    A volume has at least 129 mm, because the liver grows with it: in a smaller one there is no room for the lesions. From
-    p* 16 on it is filled by windows of 48³ that overlap by a quarter.
+    A volume has at least 129 mm, because the liver grows with it: in a smaller one there is no room for the lesions.
+    From p* 16 on it is filled by windows of 48³ that overlap by a quarter.
     """
 
     edge: int
