@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import patchcore as pc
-from patchcore.phantoms import PhantomSpec
+from patchcore.phantoms import PhantomSpec, cases_without_room
 from patchcore.types import IntTriple
 
 MEDIAN_MM3, SIGMA, LARGEST_MM3 = 16_000.0, 0.5, 45_000.0
@@ -90,6 +90,8 @@ def study_of(folder: Path, cohort: Cohort) -> Path:
             f"\nphantoms of {cohort.name}: {CASES} cases, {cohort.size}³ voxels of {cohort.spacing_mm} mm", flush=True
         )
         pc.make_phantoms(data, cases=CASES, seed=cohort.edge, spec=cohort.spec)
+    if crowded := cases_without_room(data):
+        sys.exit(f"{len(crowded)} phantoms of {cohort.name} have no lesion: its volumes are too small")
     if not (study / "plan.json").exists():
         patchcore("analyze", str(data), str(study), "--lesion-label", "2")
         patchcore("plan", str(study), "--window", "48")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import resource
 import signal
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from patchcore.cli import main
+from patchcore.errors import DataError
 from patchcore.lesions.measure import measure_lesions
+from patchcore.phantoms import cases_without_room
 
 COMMAND = [sys.executable, "-m", "patchcore", "phantom"]
 
@@ -106,3 +109,21 @@ def test_bad_arguments_are_refused_in_words(
     assert main(["phantom", *arguments]) == 2
     assert words in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_cases_without_room_for_a_lesion_are_named(tmp_path: Path) -> None:
+    small, large = tmp_path / "small", tmp_path / "large"
+    arguments = ["--cases", "4", "--seed", "1", "--preset", "large", "--shape", "48", "--spacing"]
+    done = subprocess.run([*COMMAND, str(small), *arguments, "1.9"], check=True, capture_output=True, encoding="utf-8")
+    crowded = cases_without_room(small)
+    with (small / "true_lesions.csv").open(encoding="utf-8") as file:
+        drawn = {row["case_id"] for row in csv.DictReader(file)}
+    assert drawn
+    assert {f"phantom-00{number}" for number in range(1, 5)} - drawn == set(crowded) != set()
+    assert f"note: {len(crowded)} of 4 phantoms have fewer lesions than asked for" in done.stdout
+    assert crowded[0] in done.stdout
+    done = subprocess.run([*COMMAND, str(large), *arguments, "4.3"], check=True, capture_output=True, encoding="utf-8")
+    assert cases_without_room(large) == []
+    assert "note" not in done.stdout
+    with pytest.raises(DataError, match="no complete phantoms"):
+        cases_without_room(tmp_path)

@@ -49,7 +49,7 @@ def phantom(
     Volumes that are too large for memory are written plane by plane. After Ctrl-C the same command continues with the
     missing cases.
     """
-    from patchcore.phantoms import PhantomProgress, make_phantoms
+    from patchcore.phantoms import PhantomProgress, cases_without_room, make_phantoms
 
     with progress_bars(stderr_console()) as show:
 
@@ -76,4 +76,9 @@ def phantom(
     named = 4 if preset == "multi-organ" else 2 if layout == "manifest" else None
     lesion_label = "" if named is None else f" --lesion-label {named}"
     typer.echo(f"{cases} phantoms ({preset}, seed {seed}) in {folder}")
+    if crowded := cases_without_room(folder):
+        typer.echo(
+            f"note: {len(crowded)} of {cases} phantoms have fewer lesions than asked for, because there was no room "
+            f"(the first: {crowded[0]}); give a larger --shape or --spacing"
+        )
     typer.echo(f"Next: patchcore analyze {folder} STUDY{lesion_label}")

@@ -13,7 +13,7 @@ arrays. Larger volumes, and volumes with several organs, are drawn plane by plan
 """
 
 from patchcore.phantoms.case import PhantomCase, PhantomLesion
-from patchcore.phantoms.make import PHANTOM_LAYOUTS, PhantomProgress, make_phantom, make_phantoms
+from patchcore.phantoms.make import PHANTOM_LAYOUTS, PhantomProgress, cases_without_room, make_phantom, make_phantoms
 from patchcore.phantoms.spec import PHANTOM_PRESETS, LesionSpec, PhantomSpec
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "PhantomLesion",
     "PhantomProgress",
     "PhantomSpec",
+    "cases_without_room",
     "make_phantom",
     "make_phantoms",
 ]

@@ -27,11 +27,12 @@ from patchcore.phantoms.whole import draw_whole
 from patchcore.threads import core_count
 from patchcore.types import IntTriple, PathLike, Triple
 
-__all__ = ["PHANTOM_LAYOUTS", "PhantomProgress", "make_phantom", "make_phantoms"]
+__all__ = ["PHANTOM_LAYOUTS", "PhantomProgress", "cases_without_room", "make_phantom", "make_phantoms"]
 
 _SCHEMA = 1
 _OPEN, _CLOSED = "phantoms.unfinished.json", "phantoms.json"
 _LOCK = ".phantoms.lock"
+_CROWDED = "cases_without_room"
 _COLUMNS = (
     "case_id",
     "lesion",
@@ -94,8 +95,9 @@ def make_phantoms(
 ) -> Path:
     """Write a data set of phantoms in a common layout, with the true lesions in ``true_lesions.csv``.
 
-    ``phantoms.json`` records the settings and exists only when the data set is complete. Before that, the file is
-    called ``phantoms.unfinished.json``, and the same call continues with the missing files. The layout does not change
+    ``phantoms.json`` records the settings, and the cases in which there was no room for the least number of lesions
+    (:func:`cases_without_room`); it exists only when the data set is complete. Before that, the file is called
+    ``phantoms.unfinished.json``, and the same call continues with the missing files. The layout does not change
     any voxel. The number of cases does not change the individual cases.
 
     Args:
@@ -146,15 +148,27 @@ def make_phantoms(
         else:
             write_json_atomic(out / _OPEN, recipe)
         maker = _Maker(out, spec, chosen, seed, cases, slab=slab, progress=progress)
-        rows = [row for rows in maker.run(threads) for row in rows]
-        _close(out, spec, chosen, cases, rows)
+        _close(out, spec, chosen, cases, maker.run(threads))
     return out
 
 
-def _close(out: Path, spec: PhantomSpec, layout: PhantomLayout, cases: int, rows: Sequence[list[object]]) -> None:
+def cases_without_room(folder: PathLike) -> list[str]:
+    """Return the cases of a data set of phantoms that have fewer lesions than asked for: there was no room for more.
+
+    Raises:
+        DataError: The folder has no complete data set of phantoms.
+        OSError: It cannot be read.
+    """
+    path = Path(folder) / _CLOSED
+    if not path.exists():
+        raise DataError("contains no complete phantoms", path=folder, remedy="make them with patchcore phantom")
+    return [str(case_id) for case_id in read_json(path, schema=_SCHEMA).get(_CROWDED, ())]
+
+
+def _close(out: Path, spec: PhantomSpec, layout: PhantomLayout, cases: int, rows: Sequence[list[list[object]]]) -> None:
     """Write the table of lesions and the description of the data set, then mark the data set as complete."""
     table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([_COLUMNS, *rows])
+    csv.writer(table, lineterminator="\n").writerows([_COLUMNS, *(row for case in rows for row in case)])
     write_atomic(out / "true_lesions.csv", table.getvalue())
     if layout.document is not None and layout.describe is not None:
         document = layout.describe(spec, [layout.id_of(i) for i in range(cases)])
@@ -162,8 +176,11 @@ def _close(out: Path, spec: PhantomSpec, layout: PhantomLayout, cases: int, rows
             write_atomic(out / layout.document, document)
         else:
             write_json_atomic(out / layout.document, document)
+    least = sum(group.count[0] for group in spec.groups)
+    crowded = [layout.id_of(index) for index, lesions in enumerate(rows) if len(lesions) < least]
+    write_json_atomic(out / _CLOSED, {**read_json(out / _OPEN, schema=_SCHEMA), _CROWDED: crowded})
+    (out / _OPEN).unlink()
     (out / _LOCK).unlink()
-    (out / _OPEN).replace(out / _CLOSED)
 
 
 def _draw(spec: PhantomSpec, seed: int, index: int) -> Scene | PhantomCase:
