@@ -16,7 +16,7 @@ import argparse
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from phantom_study import COHORTS, PATCH_SIZES, Cohort, keep, patchcore, settings_of, study_of
@@ -32,7 +32,6 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "residual": ("model.tokenizer=residual",),
 }
 """Name → settings: how patch embedding, positions, up-sampling kernels and tokenizer of the sizes are made."""
-
 
 TOKENIZERS = ("residual", "pyramid")
 TOKENIZER_SIZES = (8, 16)
@@ -74,35 +73,46 @@ def compare(one: Path, other: Path, sizes: Sequence[int]) -> tuple[dict[int, flo
 
 def show_variants(results: Path, cohorts: Sequence[Cohort]) -> None:
     """Print flexible minus separate at each size, for each variant that was trained."""
-    print(f"\n| p* | variant | {' | '.join(f'patch {size}: DSC, difference' for size in PATCH_SIZES)} | best | steps |")
-    print("|---" * (len(PATCH_SIZES) + 4) + "|")
-    for cohort in cohorts:
-        for variant in VARIANTS:
-            flexible = results / f"{cohort.name}-flexible-{variant}"
-            if (flexible / "cases.csv").exists():
-                means, cells = compare(flexible, results / cohort.name, PATCH_SIZES)
-                best = max(means, key=lambda size: means[size])
-                with (flexible / "points.csv").open(encoding="utf-8") as file:
-                    steps = next(csv.DictReader(file))["steps"]
-                print(f"| {cohort.edge} | {variant} | {' | '.join(cells)} | {best} | {steps} |")
+    rows = []
+    for cohort, variant, flexible in trained(results, cohorts, {name: f"flexible-{name}" for name in VARIANTS}):
+        means, cells = compare(flexible, results / cohort.name, PATCH_SIZES)
+        best = max(means, key=lambda size: means[size])
+        with (flexible / "points.csv").open(encoding="utf-8") as file:
+            steps = next(csv.DictReader(file))["steps"]
+        rows.append([cohort.edge, variant, *cells, best, steps])
+    show(["p*", "variant", *(f"patch {size}: DSC, difference" for size in PATCH_SIZES), "best", "steps"], rows)
 
 
 def show_tokenizers(results: Path, cohorts: Sequence[Cohort]) -> None:
     """Print other tokenizer minus linear one at each size, and how much longer a step takes."""
-    print(f"\n| p* | tokenizer | {' | '.join(f'patch {size}: DSC, difference, time' for size in TOKENIZER_SIZES)} |")
-    print("|---" * (len(TOKENIZER_SIZES) + 2) + "|")
-    for cohort in cohorts:
-        for tokenizer in TOKENIZERS:
-            other = results / f"{cohort.name}-{tokenizer}"
-            if (other / "cases.csv").exists():
-                linear = results / cohort.name
-                _, cells = compare(other, linear, TOKENIZER_SIZES)
-                for number, size in enumerate(TOKENIZER_SIZES):
-                    times = [step_time_of(report / "points.csv", size) for report in (other, linear)]
-                    same = times[0][1] == times[1][1]
-                    cells[number] += f", {times[0][0] / times[1][0]:.2f} x" if same else ", another machine"
-                print(f"| {cohort.edge} | {tokenizer} | {' | '.join(cells)} |")
+    rows = []
+    for cohort, tokenizer, other in trained(results, cohorts, {name: name for name in TOKENIZERS}):
+        linear = results / cohort.name
+        _, cells = compare(other, linear, TOKENIZER_SIZES)
+        for number, size in enumerate(TOKENIZER_SIZES):
+            (time, device), (linear_time, linear_device) = (
+                step_time_of(report / "points.csv", size) for report in (other, linear)
+            )
+            cells[number] += f", {time / linear_time:.2f} x" if device == linear_device else ", another machine"
+        rows.append([cohort.edge, tokenizer, *cells])
+    show(["p*", "tokenizer", *(f"patch {size}: DSC, difference, time" for size in TOKENIZER_SIZES)], rows)
     print("time: median time of a step / the same of the linear tokenizer")
+
+
+def trained(results: Path, cohorts: Sequence[Cohort], folders: Mapping[str, str]) -> Iterator[tuple[Cohort, str, Path]]:
+    """Yield the cohort, the name and the report of what was trained; `folders` has the end of its folder's name."""
+    for cohort in cohorts:
+        for name, end in folders.items():
+            report = results / f"{cohort.name}-{end}"
+            if (report / "cases.csv").exists():
+                yield cohort, name, report
+
+
+def show(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table as Markdown."""
+    print(f"\n| {' | '.join(head)} |\n{'|---' * len(head)}|")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row))} |")
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from patchcore.phantoms.case import PhantomCase, PhantomLesion, Planes
 from patchcore.phantoms.dicom import require_dicom, write_dicom_case
 from patchcore.phantoms.layouts import PHANTOM_LAYOUTS, PhantomLayout, choose_layout
 from patchcore.phantoms.scene import Scene
-from patchcore.phantoms.spec import PhantomSpec, choose_spec
+from patchcore.phantoms.spec import LesionSpec, PhantomSpec, choose_spec
 from patchcore.phantoms.volumes import write_volumes
 from patchcore.phantoms.whole import draw_whole
 from patchcore.threads import core_count
@@ -32,7 +33,7 @@ __all__ = ["PHANTOM_LAYOUTS", "PhantomProgress", "cases_without_room", "make_pha
 _SCHEMA = 1
 _OPEN, _CLOSED = "phantoms.unfinished.json", "phantoms.json"
 _LOCK = ".phantoms.lock"
-_CROWDED = "cases_without_room"
+_TABLE = "true_lesions.csv"
 _COLUMNS = (
     "case_id",
     "lesion",
@@ -95,10 +96,10 @@ def make_phantoms(
 ) -> Path:
     """Write a data set of phantoms in a common layout, with the true lesions in ``true_lesions.csv``.
 
-    ``phantoms.json`` records the settings, and the cases in which there was no room for the least number of lesions
-    (:func:`cases_without_room`); it exists only when the data set is complete. Before that, the file is called
-    ``phantoms.unfinished.json``, and the same call continues with the missing files. The layout does not change
-    any voxel. The number of cases does not change the individual cases.
+    ``phantoms.json`` records the settings and exists only when the data set is complete. Before that, the file is
+    called ``phantoms.unfinished.json``, and the same call continues with the missing files. The layout does not change
+    any voxel. The number of cases does not change the individual cases. A lesion without room is skipped, see
+    :func:`cases_without_room`.
 
     Args:
         out: Folder of the data set: new, empty, or left unfinished by the same call.
@@ -148,7 +149,8 @@ def make_phantoms(
         else:
             write_json_atomic(out / _OPEN, recipe)
         maker = _Maker(out, spec, chosen, seed, cases, slab=slab, progress=progress)
-        _close(out, spec, chosen, cases, maker.run(threads))
+        rows = [row for rows in maker.run(threads) for row in rows]
+        _close(out, spec, chosen, cases, rows)
     return out
 
 
@@ -159,28 +161,32 @@ def cases_without_room(folder: PathLike) -> list[str]:
         DataError: The folder has no complete data set of phantoms.
         OSError: It cannot be read.
     """
-    path = Path(folder) / _CLOSED
-    if not path.exists():
+    folder = Path(folder)
+    if not (folder / _CLOSED).exists():
         raise DataError("contains no complete phantoms", path=folder, remedy="make them with patchcore phantom")
-    return [str(case_id) for case_id in read_json(path, schema=_SCHEMA).get(_CROWDED, ())]
+    recipe = read_json(folder / _CLOSED, schema=_SCHEMA)
+    kidney = recipe["spec"]["kidney"]
+    spec = PhantomSpec(**recipe["spec"] | {"kidney": kidney and LesionSpec(**kidney)})
+    layout = choose_layout(recipe["layout"], spec)
+    with (folder / _TABLE).open(newline="", encoding="utf-8") as file:
+        drawn = Counter(row["case_id"] for row in csv.DictReader(file))
+    least = sum(group.count[0] for group in spec.groups)
+    return [case_id for case_id in map(layout.id_of, range(recipe["cases"])) if drawn[case_id] < least]
 
 
-def _close(out: Path, spec: PhantomSpec, layout: PhantomLayout, cases: int, rows: Sequence[list[list[object]]]) -> None:
+def _close(out: Path, spec: PhantomSpec, layout: PhantomLayout, cases: int, rows: Sequence[list[object]]) -> None:
     """Write the table of lesions and the description of the data set, then mark the data set as complete."""
     table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([_COLUMNS, *(row for case in rows for row in case)])
-    write_atomic(out / "true_lesions.csv", table.getvalue())
+    csv.writer(table, lineterminator="\n").writerows([_COLUMNS, *rows])
+    write_atomic(out / _TABLE, table.getvalue())
     if layout.document is not None and layout.describe is not None:
         document = layout.describe(spec, [layout.id_of(i) for i in range(cases)])
         if isinstance(document, str):
             write_atomic(out / layout.document, document)
         else:
             write_json_atomic(out / layout.document, document)
-    least = sum(group.count[0] for group in spec.groups)
-    crowded = [layout.id_of(index) for index, lesions in enumerate(rows) if len(lesions) < least]
-    write_json_atomic(out / _CLOSED, {**read_json(out / _OPEN, schema=_SCHEMA), _CROWDED: crowded})
-    (out / _OPEN).unlink()
     (out / _LOCK).unlink()
+    (out / _OPEN).replace(out / _CLOSED)
 
 
 def _draw(spec: PhantomSpec, seed: int, index: int) -> Scene | PhantomCase:
