@@ -69,6 +69,9 @@ def main() -> None:
     parser.add_argument("reports", nargs="+", type=Path, help="Folders of reports, one per cohort.")
     parser.add_argument("--equal", choices=[*COLUMNS], default="steps", help="What is equal for all patch sizes.")
     options = parser.parse_args()
+    for report in options.reports:
+        if not (report / "rules.csv").exists() or not (report / "regret.csv").exists():
+            parser.error(f"{report}: expected rules.csv and regret.csv, as patchcore report writes them for a sweep")
     print(table(options.reports, COLUMNS[options.equal]))
 
 

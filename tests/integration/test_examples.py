@@ -86,3 +86,6 @@ def test_regrets_over_cohorts(tmp_path: Path) -> None:
     # The mean of -0.0046 and 0.0243; with two cohorts, t is 12.7.
     assert found["rule mean-volume"][2] == "+0.010 [-0.174, +0.193], n = 2 |"
     assert len(found) == 9
+    wrong = subprocess.run([sys.executable, EXAMPLES / "regret_table.py", tmp_path], capture_output=True, check=False)
+    assert wrong.returncode == 2
+    assert b"expected rules.csv and regret.csv" in wrong.stderr
