@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from patchcore.experiments.results import PointResult
+from patchcore.experiments.results import LesionResult, PointResult, centroid_of
 from patchcore.experiments.scores import Scores
 from patchcore.metrics.choice import best_sizes, choices, rank_correlation
 from patchcore.planning.reasons import count_of
@@ -24,7 +24,7 @@ __all__ = ["explanation"]
 _FEWEST: Final = 20
 """With fewer lesions that were found at some size, nothing is said."""
 _SAME: Final = 1e-4
-"""A lesion of the evaluation is that of ``lesions.csv`` with the same volume, to this share."""
+"""A lesion of the evaluation is that of ``lesions.csv`` with the same volume, to this share; of several the nearest."""
 
 _ONE, _VOLUME = "one size for all", "volume"
 _TEXTURE: Final = {
@@ -61,7 +61,8 @@ def explanation(study: Path, scores: Scores, results: Sequence[PointResult], lab
         return []
     best = best_sizes(dsc, edges)
     found = np.isfinite(best)
-    rows = _rows_of(study, scores, results, label)
+    listed = [row for row in _read(study / "lesions.csv") if row.get("label") == str(label)]
+    rows = _rows_of(study, scores, results, label, listed)
     known = np.asarray([row is not None for row in rows], dtype=bool) & found
     if known.sum() < _FEWEST:
         return []
@@ -70,7 +71,7 @@ def explanation(study: Path, scores: Scores, results: Sequence[PointResult], lab
     used = [row for row, use in zip(rows, known, strict=True) if use and row is not None]
     if len(set(patients)) < 2:
         return []
-    features = _features(used, patients)
+    features = _features(used, listed)
     table = _correlations(features, best[known], patients)
     groups: dict[str, list[Float64Array]] = {_ONE: [], _VOLUME: []}
     for feature in features:
@@ -99,7 +100,7 @@ def explanation(study: Path, scores: Scores, results: Sequence[PointResult], lab
     )  # fmt: skip
     notes = [f"{count_of(int((~found).sum()), 'lesion')} that no size has found"] if (~found).any() else []
     if lost := int((found & ~known).sum()):
-        notes.append(f"{count_of(lost, 'lesion')} that lesions.csv of the study does not have")
+        notes.append(f"{count_of(lost, 'lesion')} that lesions.csv of the study does not have in this form")
     if not any(feature.group == "texture" for feature in features):
         notes.append("texture and contrast: patchcore texture STUDY computes them")
     blocks: list[Block] = [
@@ -110,26 +111,41 @@ def explanation(study: Path, scores: Scores, results: Sequence[PointResult], lab
     return [*blocks, table, models]
 
 
-def _rows_of(study: Path, scores: Scores, results: Sequence[PointResult], label: int) -> list[Mapping[str, str] | None]:
-    """Return the row of ``lesions.csv`` of each lesion of the scores, with its texture if that is known; else None."""
-    by_case: dict[str, list[dict[str, str]]] = defaultdict(list)
+def _rows_of(
+    study: Path, scores: Scores, results: Sequence[PointResult], label: int, listed: Sequence[Mapping[str, str]]
+) -> list[Mapping[str, str] | None]:
+    """Return the row of ``lesions.csv`` of each lesion of the scores, with its texture if that is known; else None.
+
+    Args:
+        study: The study.
+        scores: The scores; their lesions are looked for.
+        results: The results that the scores are from.
+        label: Label of the lesions.
+        listed: The rows of ``lesions.csv`` of this label.
+    """
+    by_case: dict[str, list[Mapping[str, str]]] = defaultdict(list)
     texture: dict[tuple[str, str], dict[str, str]] = {}
     for row in _read(study / "texture.csv"):
         if row.get("label") == str(label):
             texture[row["case_id"].removeprefix("'"), row["lesion"]] = row
-    for row in _read(study / "lesions.csv"):
-        if row.get("label") == str(label):
-            case_id = row["case_id"].removeprefix("'")
-            by_case[case_id].append(texture.get((case_id, row["lesion"]), {}) | row)
-    volume_of = {(one.case_id, one.lesion): one.volume_mm3 for result in results for one in result.lesions}
-    found: list[Mapping[str, str] | None] = []
-    for lesion in scores.lesions:
-        volume = volume_of.get((lesion.case_id, lesion.number), math.nan)
-        same = [
-            row for row in by_case[lesion.case_id] if abs(float(row["volume_mm3"]) - volume) <= _SAME * volume
-        ]  # fmt: skip
-        found.append(same[0] if len(same) == 1 else None)
-    return found
+    for row in listed:
+        case_id = row["case_id"].removeprefix("'")
+        by_case[case_id].append({**texture.get((case_id, row["lesion"]), {}), **row})
+    measured = {(one.case_id, one.lesion): one for result in results for one in result.lesions}
+    return [
+        None if one is None else _same_lesion(one, by_case[lesion.case_id])
+        for lesion in scores.lesions
+        for one in (measured.get((lesion.case_id, lesion.number)),)
+    ]
+
+
+def _same_lesion(lesion: LesionResult, rows: Sequence[Mapping[str, str]]) -> Mapping[str, str] | None:
+    volume = lesion.volume_mm3
+    same = [row for row in rows if abs(float(row["volume_mm3"]) - volume) <= _SAME * volume]
+    if len(same) < 2:
+        return same[0] if same else None
+    distances = [math.dist(centroid_of(row), lesion.centroid_mm) for row in same]
+    return None if any(map(math.isnan, distances)) else same[int(np.argmin(distances))]
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -140,20 +156,24 @@ def _read(path: Path) -> list[dict[str, str]]:
         return []
 
 
-def _features(rows: Sequence[Mapping[str, str]], patients: Sequence[str]) -> list[_Feature]:
-    """Return the features of lesions; without a table of textures, those of ``lesions.csv`` only."""
+def _features(rows: Sequence[Mapping[str, str]], listed: Sequence[Mapping[str, str]]) -> list[_Feature]:
+    """Return the features of lesions; without a table of textures, those of ``lesions.csv`` only.
+
+    Args:
+        rows: The row of each lesion.
+        listed: The rows of all lesions of all patients, also of those that no network has found.
+    """
 
     def column(name: str) -> Float64Array:
         return np.asarray([float(row.get(name) or "nan") for row in rows], dtype=np.float64)
 
     volume = np.log10(column("volume_mm3"))
     extents = np.sort(np.stack([column(f"extent_{axis}_mm") for axis in "ijk"]), axis=0)
-    of_patient: dict[str, list[int]] = defaultdict(list)
-    for number, patient in enumerate(patients):
-        of_patient[patient].append(number)
-    spread, count = np.zeros(len(rows)), np.zeros(len(rows))
-    for numbers in of_patient.values():
-        spread[numbers], count[numbers] = volume[numbers].std(), len(numbers)
+    of_patient: dict[str, list[float]] = defaultdict(list)
+    for row in listed:
+        of_patient[row["patient"]].append(math.log10(float(row["volume_mm3"])))
+    spread = np.asarray([np.std(of_patient[row["patient"]]) for row in rows])
+    count = np.asarray([float(len(of_patient[row["patient"]])) for row in rows])
     features = [
         _Feature(_VOLUME, "volume", volume),
         _Feature("spread of volume", "spread of log volume in the patient", spread),
@@ -213,6 +233,8 @@ def _in_words(correlations: Table, models: Table) -> str:
         if better
         else "nothing that was tried adds to volume beyond noise"
     )
+    if math.isnan(strongest["rho"]):
+        return f"{volume}; {more}. Nothing can be correlated with the best size: it is the same for every lesion."
     return (
         f"{volume}; {more}. The strongest correlation with the best size has: {strongest['feature']}, "
         f"ρ {strongest['rho']:+.2f}."

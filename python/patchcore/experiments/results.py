@@ -65,6 +65,7 @@ class LesionResult:
     size_bin: str
     dsc: float
     found: bool
+    centroid_mm: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -296,6 +297,7 @@ def _evaluation(folder: Path, *, mirrored: bool) -> tuple[tuple[CaseResult, ...]
                     size_bin=row["size_bin"],
                     dsc=float(row["dsc"] or "nan"),
                     found=row["found"].lower() in ("true", "1"),
+                    centroid_mm=centroid_of(row),
                 )
                 for row in csv.DictReader(file)
             )
@@ -304,6 +306,12 @@ def _evaluation(folder: Path, *, mirrored: bool) -> tuple[tuple[CaseResult, ...]
     except (PatchcoreError, OSError, KeyError, TypeError, ValueError) as error:
         return (), (), f"its evaluation cannot be read ({error})"
     return cases, lesions, ""
+
+
+def centroid_of(row: Mapping[str, str]) -> tuple[float, float, float]:
+    """Return the centroid of a lesion [mm] from a row of a table; NaN if the table has none."""
+    x, y, z = (float(row.get(f"centroid_{axis}_mm") or "nan") for axis in "xyz")
+    return x, y, z
 
 
 def _number(value: Any) -> float:

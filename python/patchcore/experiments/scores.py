@@ -127,10 +127,10 @@ class Scores:
     def seed_deviation(self, setting: int) -> float:
         """Return the standard deviation over the seeds of the mean DSC; NaN for one seed."""
         tables = np.stack([table[setting] for table in self.by_seed.values()])
-        common = tables[:, np.isfinite(tables).all(axis=(0, 2))]  # every seed on the same cases
-        if len(tables) < 2 or not common.size:
-            return math.nan
-        return float(np.std(common.mean(axis=(1, 2)), ddof=1))
+        # Every seed on the same cases; classes first, as in the mean.
+        common = np.where(np.isfinite(tables).all(axis=0), tables, math.nan)
+        means = _mean(np.moveaxis(_mean(np.moveaxis(common, 1, 0)), 1, 0))
+        return float(np.std(means, ddof=1)) if len(tables) > 1 else math.nan
 
 
 def settings_of_points(results: Iterable[PointResult], *, name_target: bool = False) -> list[Setting]:

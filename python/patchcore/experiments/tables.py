@@ -17,10 +17,9 @@ from patchcore.experiments.equal_cost import MEASURES, best_until, costs_differ,
 from patchcore.experiments.results import PointResult
 from patchcore.experiments.scores import Scores, Setting
 from patchcore.lesions.size_bins import SIZE_BIN_NAMES
-from patchcore.metrics import MeanEstimate, compare_pairs, estimate_mean, holm
+from patchcore.metrics import MeanEstimate, compare_pairs, estimate_mean, holm, mean_dsc
 from patchcore.metrics.regret import Regret, seed_fitted_regret
 from patchcore.planning.reasons import count_of
-from patchcore.types import Float64Array
 from patchcore.views.document import Column, Table
 
 __all__ = [
@@ -148,18 +147,15 @@ def differences_table(
     rows = []
     for first, second in pairs:
         for at, label in enumerate(scores.classes):
-            pair = scores.dsc[first, :, at], scores.dsc[second, :, at]
-            found = compare_pairs(*pair, scores.patients)
-            # Cases of one patient are similar: a test needs one value per patient.
-            tested = compare_pairs(*_per_patient(pair, scores.patients))
+            found = compare_pairs(scores.dsc[first, :, at], scores.dsc[second, :, at], scores.patients)
             row: dict[str, Any] = {
                 "comparison": f"{scores.settings[first].label} − {scores.settings[second].label}",
                 "class": label,
                 "n": found.difference.n,
                 "patients": found.difference.patients,
                 **_ends("difference", found.difference),
-                "wilcoxon_p": tested.wilcoxon_p,
-                "false_order": tested.false_order,
+                "wilcoxon_p": found.wilcoxon_p,
+                "false_order": found.false_order,
             }
             rows.append(row)
     for row, p in zip(rows, holm([row["wilcoxon_p"] for row in rows]), strict=True):
@@ -178,19 +174,9 @@ def differences_table(
         title,
         tuple(columns),
         tuple(rows),
-        "Differences of the same cases, averaged over seeds. The tests use one value per patient. P(order is false): "
-        "probability that the true means are in the opposite order, given these patients (arXiv 2505.04720).",
+        "Differences of the same cases, averaged over seeds. Wilcoxon's test uses one value per patient. P(order is "
+        "false): probability that the true means are in the opposite order, given these patients (arXiv 2505.04720).",
     )
-
-
-def _per_patient(pair: tuple[Float64Array, Float64Array], patients: Sequence[str]) -> tuple[list[float], list[float]]:
-    """Return the means of each patient, over the cases that have both scores."""
-    cases: dict[str, list[int]] = {}
-    for number, patient in enumerate(patients):
-        if np.isfinite(pair[0][number] + pair[1][number]):
-            cases.setdefault(patient, []).append(number)
-    first, second = ([float(scores[numbers].mean()) for numbers in cases.values()] for scores in pair)
-    return first, second
 
 
 def regret_table(scores: Scores, chosen: int | None, name: str = "regret") -> Table:
@@ -414,7 +400,10 @@ def points_table(results: Sequence[PointResult], name: str = "points") -> Table:
     """Return all finished points."""
     rows = []
     for result in results:
-        dsc = [value for case in result.cases for value in case.dsc.values() if math.isfinite(value)]
+        by_class: dict[str, list[float]] = {}
+        for case in result.cases:
+            for label, value in case.dsc.items():
+                by_class.setdefault(label, []).append(value)
         rows.append(
             {
                 "point": result.point.point_id,
@@ -424,8 +413,8 @@ def points_table(results: Sequence[PointResult], name: str = "points") -> Table:
                 "fold": result.point.fold,
                 "steps": result.steps,
                 "best_step": result.best_step,
-                "dsc": float(np.mean(dsc)) if dsc else math.nan,
-                "n": len(result.cases),
+                "dsc": mean_dsc(map(mean_dsc, by_class.values())),
+                "n": sum(any(map(math.isfinite, case.dsc.values())) for case in result.cases),
                 "rise_at_end": result.rise,
                 "converged": result.converged,
                 "added_by_extension": result.added or None,
@@ -448,7 +437,10 @@ def points_table(results: Sequence[PointResult], name: str = "points") -> Table:
         Column("attempts", "attempts"),
         Column("run_id", "run"),
     )
-    note = "A DSC that rises by more than 0.01 in the last fifth of the steps has not converged."
+    note = (
+        "Mean DSC: over the cases with a lesion or a prediction, then over the classes. "
+        "A DSC that rises by more than 0.01 in the last fifth of the steps has not converged."
+    )
     return Table(name, "Trainings", columns, tuple(rows), note)
 
 

@@ -52,7 +52,7 @@ def _of_choice(scores: Scores, protocol: Protocol, chosen: int, best: int, regre
     target = protocol.plan.target
     who = f"The rule {target.rule}" if len(target.lesion_labels) < 2 else "The joint plan"
     begin = f"{who} chose {labels[chosen]}, mean DSC {scores.mean(chosen)}."
-    if math.isnan(regret.mean):
+    if math.isnan(regret.low):
         return f"{begin} There are too few patients to say whether another choice is better."
     lost = f"regret {regret.mean:+.3f} [{regret.low:+.3f}, {regret.high:+.3f}]"
     if regret.low > 0:

@@ -8,7 +8,7 @@ import numpy as np
 
 from patchcore.types import Float64Array
 
-__all__ = ["patient_interval", "student", "t_of_tails"]
+__all__ = ["patient_error", "patient_interval", "student", "t_of_tails"]
 
 _LEAST_FREEDOM = 2.5
 
@@ -41,14 +41,37 @@ def patient_interval(
     """
     defined = counts.sum(axis=1) > 0
     sums, counts = sums[defined], counts[defined]
-    patients = sums.shape[1]
-    if patients < 2 or not len(sums):
+    if sums.shape[1] < 2 or not len(sums):
         return math.nan, math.nan
-    means = sums.sum(axis=1) / counts.sum(axis=1)
-    parts = ((sums - means[:, None] * counts) / counts.mean(axis=1)[:, None]).mean(axis=0)
-    mean = float(means.mean())
-    half = t_of_tails(parts) * math.sqrt(float((parts**2).sum()) / (patients * (patients - 1)))
+    mean = float((sums.sum(axis=1) / counts.sum(axis=1)).mean())
+    parts = _parts(sums, counts)
+    half = t_of_tails(parts) * _error(parts)
     return max(within[0], mean - half), min(within[1], mean + half)
+
+
+def patient_error(sums: Float64Array, counts: Float64Array) -> float:
+    """Return the standard error that :func:`patient_interval` uses; NaN for fewer than two patients.
+
+    Args:
+        sums: Sum of the values per class and patient, (classes, patients).
+        counts: Number of values, of the same shape; no class is without a value.
+
+    Example:
+        >>> round(patient_error(np.array([[0.5, 0.7, 0.9]]), np.ones((1, 3))), 3)
+        0.115
+    """
+    return math.nan if sums.shape[1] < 2 else _error(_parts(sums, counts))
+
+
+def _parts(sums: Float64Array, counts: Float64Array) -> Float64Array:
+    """Return the linearised contribution of each patient to the mean over classes of the means over cases."""
+    means = sums.sum(axis=1) / counts.sum(axis=1)
+    parts: Float64Array = ((sums - means[:, None] * counts) / counts.mean(axis=1)[:, None]).mean(axis=0)
+    return parts
+
+
+def _error(parts: Float64Array) -> float:
+    return math.sqrt(float((parts**2).sum()) / (len(parts) * (len(parts) - 1)))
 
 
 def t_of_tails(parts: Float64Array) -> float:

@@ -150,9 +150,10 @@ def _interval(
     """Return the interval around a regret, from its values in samples of the patients.
 
     The percentiles of the samples themselves are too narrow for few patients: a patient in which one option has found
-    the lesion and another has not decides much, and may not be among them.
+    the lesion and another has not decides much, and may not be among them. Two patients have no interval: every sample
+    with both of them is the same.
     """
-    if not len(samples):
+    if not len(samples) or sums.shape[1] < 3:
         return math.nan, math.nan
     means = sums.sum(axis=1) / counts.sum()
     own = int(means.argmax()) if callable(chosen) else chosen

@@ -6,14 +6,14 @@ Cases of one patient are similar, so the bootstrap draws patients, each with all
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from patchcore.errors import ConfigError
-from patchcore.metrics.intervals import patient_interval, student
+from patchcore.metrics.intervals import patient_error, patient_interval, student
 from patchcore.types import Float64Array
 
 __all__ = [
@@ -112,9 +112,10 @@ class PairedComparison:
 
     Attributes:
         difference: Mean of first minus second, with its interval.
-        wilcoxon_p: p value of Wilcoxon's signed-rank test, two-sided; NaN for fewer than 6 pairs or equal scores.
+        wilcoxon_p: p value of Wilcoxon's signed-rank test of the patients' mean differences, two-sided; NaN for fewer
+            than 6 patients or equal scores.
         false_order: Probability that the order of the means is false, given the data; 0.5: nothing is known. NaN for
-            fewer than two pairs.
+            fewer than two patients.
     """
 
     difference: MeanEstimate
@@ -157,22 +158,17 @@ def estimate_mean(
         raise ConfigError(f"{len(names)} patients for {len(scores)} values")
     known = np.isfinite(scores)
     kept = scores[known]
-    numbers: dict[Hashable, int] = {}
-    of = np.asarray(
-        [numbers.setdefault(name, len(numbers)) for name, is_known in zip(names, known, strict=True) if is_known],
-        dtype=np.int64,
-    )
-    low, high = _bootstrap(kept, of, len(numbers), seed, resamples)
+    by_patient = _per_patient(scores, names)
+    low, high = _bootstrap(*by_patient, seed, resamples)
     deviation = float(kept.std(ddof=1)) if len(kept) > 1 else math.nan
     mean = math.fsum(kept) / len(kept) if len(kept) else math.nan
     half = student(0.975, len(kept) - 1) * deviation / math.sqrt(len(kept)) if len(kept) > 1 else math.nan
-    sums = np.bincount(of, weights=kept, minlength=len(numbers))[None].astype(np.float64)
-    counts = np.bincount(of, minlength=len(numbers))[None].astype(np.float64)
-    patient_low, patient_high = patient_interval(sums, counts, within=within)
+    sums, counts = by_patient
+    patient_low, patient_high = patient_interval(sums[None], counts[None], within=within)
     return MeanEstimate(
         mean=mean,
         n=len(kept),
-        patients=len(numbers),
+        patients=len(sums),
         excluded=int((~known).sum()),
         low=low,
         high=high,
@@ -184,13 +180,22 @@ def estimate_mean(
     )
 
 
-def _bootstrap(
-    values: Float64Array, of: npt.NDArray[np.int64], patients: int, seed: int, resamples: int
-) -> tuple[float, float]:
+def _per_patient(values: Float64Array, names: Iterable[Hashable]) -> tuple[Float64Array, Float64Array]:
+    """Return the sum and the number of the values of each patient, in the order of their first value; NaN is none."""
+    numbers: dict[Hashable, int] = {}
+    known = np.isfinite(values)
+    of = np.asarray(
+        [numbers.setdefault(name, len(numbers)) for name, is_known in zip(names, known, strict=True) if is_known],
+        dtype=np.int64,
+    )
+    sums = np.bincount(of, weights=values[known], minlength=len(numbers))
+    return sums.astype(np.float64), np.bincount(of, minlength=len(numbers)).astype(np.float64)
+
+
+def _bootstrap(sums: Float64Array, counts: Float64Array, seed: int, resamples: int) -> tuple[float, float]:
+    patients = len(sums)
     if patients < 2:
         return math.nan, math.nan
-    sums = np.bincount(of, weights=values, minlength=patients)
-    counts = np.bincount(of, minlength=patients).astype(np.float64)
     generator = np.random.default_rng(seed)
     means = []
     for start in range(0, resamples, max(1, _CELLS // patients)):
@@ -308,14 +313,15 @@ def compare_pairs(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> PairedComparison:
-    """Compare two sets of scores of the same cases.
+    """Compare two sets of scores of the same cases. Cases of one patient are similar, so patients are the unit.
 
     The probability that the order is false follows Christodoulou et al., "False Promises in Medical Imaging AI?"
     (arXiv 2505.04720): with a flat prior, the true mean difference, given n paired differences with mean d̄ and
     standard deviation s, has Student's t distribution with n − 1 degrees of freedom, centre d̄ and scale s / √n. The
     claimed order is that of d̄, so it is false with probability F(−|d̄|·√n / s), F the distribution function of t with
     n − 1 degrees of freedom. The paper estimates s from published means because it has no paired scores; here they are
-    known.
+    known. For patients with several cases, n is the number of patients, and the scale is the standard error of the
+    interval over patients. Wilcoxon's test has one value per patient: the mean of its differences.
 
     Args:
         first: One score per case; pairs with a NaN are excluded and counted.
@@ -339,17 +345,17 @@ def compare_pairs(
         raise ConfigError(f"{len(a)} scores cannot be paired with {len(b)}")
     differences = a - b
     estimate = estimate_mean(differences, patients, seed=seed, resamples=resamples)
-    kept = differences[np.isfinite(differences)]
+    sums, counts = _per_patient(differences, range(len(differences)) if patients is None else patients)
     p = false_order = math.nan
-    if len(kept) >= 6 and np.any(kept):
+    if len(sums) >= 6 and np.any(sums):
         from scipy.stats import wilcoxon
 
-        p = float(wilcoxon(kept).pvalue)
-    if len(kept) > 1:
+        p = float(wilcoxon(sums / counts).pvalue)
+    if len(sums) > 1:
         false_order = 0.5
-        if estimate.deviation > 0:
-            t = abs(estimate.mean) * math.sqrt(len(kept)) / estimate.deviation
-            false_order = float(stdtr(len(kept) - 1, -t))
+        error = patient_error(sums[None], counts[None])
+        if error > 0:
+            false_order = float(stdtr(len(sums) - 1, -abs(estimate.mean) / error))
         elif estimate.mean:
             false_order = 0.0
     return PairedComparison(estimate, p, false_order)

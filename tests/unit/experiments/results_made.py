@@ -63,7 +63,7 @@ def result(
 
 def lesion(case_id: str, number: int, diameter_mm: float, dsc: float) -> LesionResult:
     size = "< 5 mm" if diameter_mm < 5 else "5–10 mm" if diameter_mm < 10 else "10–20 mm"
-    return LesionResult(case_id, number, diameter_mm**3, diameter_mm, size, dsc, dsc > 0)
+    return LesionResult(case_id, number, diameter_mm**3, diameter_mm, size, dsc, dsc > 0, (0.0, 0.0, float(number)))
 
 
 def protocol(points: Sequence[Point], **changes: Any) -> Protocol:

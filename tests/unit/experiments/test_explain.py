@@ -64,6 +64,31 @@ def test_volume_explains_what_volume_decides(tmp_path: Path) -> None:
     assert "The strongest correlation with the best size has: volume" in words or "longest edge" in words
 
 
+def test_lesions_of_equal_volume_are_told_by_their_place_and_all_lesions_of_a_patient_count(tmp_path: Path) -> None:
+    names = [f"{kind}_{axis}_mm" for kind in ("extent", "centroid") for axis in ("ijk" if kind == "extent" else "xyz")]
+    results = []
+    with (tmp_path / "lesions.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case_id", "patient", "label", "lesion", "volume_mm3", *names])
+        for number in range(12):
+            for place in (2, 1):  # in another order than in the evaluation
+                writer.writerow([f"p{number:02}", f"p{number:02}", 2, 3 - place, 1000, 10, 10 * place, 10, 0, 0, place])
+            for other in range(number % 3):  # no network has found these
+                writer.writerow([f"p{number:02}", f"p{number:02}", 2, 3 + other, 8 + other, 1, 1, 1, 0, 0, 9])
+    for patch, better in ((4, 1), (8, 2)):
+        scores = {f"p{number:02}": 0.6 for number in range(12)}
+        lesions = [lesion(case, place, 10.0, 0.8 if place == better else 0.4) for case in scores for place in (1, 2)]
+        results.append(result(point(patch), scores, lesions=lesions))
+    found = gather(settings_of_points(results))
+    assert found is not None
+    table = next(block for block in explanation(tmp_path, found, results, 2) if isinstance(block, Table))
+    rows = {row["feature"]: row for row in table.rows}
+    assert rows["longest edge"]["n"] == 24
+    assert rows["longest edge"]["rho"] == 1.0  # the long ones are better at patch 8
+    assert rows["number of lesions of the patient"]["n"] == 24
+    assert not np.isnan(rows["number of lesions of the patient"]["rho"])  # 2, 3 or 4 of them
+
+
 def test_without_textures_the_report_says_how_to_get_them(tmp_path: Path) -> None:
     scores, results = made(tmp_path, texture=False)
     blocks = explanation(tmp_path, scores, results, 2)  # type: ignore[arg-type]

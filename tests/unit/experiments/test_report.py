@@ -300,6 +300,9 @@ def test_limits_are_said() -> None:
     assert "There is nothing to compare yet" in alone[0]
     one = verdicts(scores_of(*(result(point(p), {"a-1": 0.5, "a-2": 0.6}) for p in (4, 8))), protocol([point()]), 0)
     assert "too few patients" in one[0]
+    two = {4: {"a": 0.6, "b": 0.55}, 8: {"a": 0.7, "b": 0.69}}
+    lost = verdicts(scores_of(*(result(point(p), values) for p, values in two.items())), protocol([point()]), 0)
+    assert "too few patients" in lost[0]  # every sample of two patients is the same, so nothing is known
 
 
 def transfer_points(gain: float, seeds: int = 1) -> list[object]:
@@ -400,6 +403,18 @@ def test_tests_use_one_value_per_patient() -> None:
     expected = compare_pairs([0.5 + 0.01 * number for number in range(8)], [0.5] * 8)
     assert row["n"] == 24
     assert (row["wilcoxon_p"], row["false_order"]) == pytest.approx((expected.wilcoxon_p, expected.false_order))
+
+
+def test_the_means_of_a_training_and_of_its_seeds_are_classes_first() -> None:
+    """The second class is in one case only; pooled, it would count less than the first."""
+    nan = math.nan
+    first = {"a": [0.5, nan], "b": [0.7, 0.2], "c": [nan, nan]}
+    other = {"a": [0.6, nan], "b": [0.8, 0.5], "c": [nan, nan]}
+    results = [result(point(4, seed), scores) for seed, scores in ((0, first), (1, other))]
+    [one, _] = tables.points_table(results).rows
+    assert (one["dsc"], one["n"]) == (pytest.approx((0.6 + 0.2) / 2), 2)
+    found = scores_of(*results)
+    assert found.seed_deviation(0) == pytest.approx(np.std([(0.6 + 0.2) / 2, (0.7 + 0.5) / 2], ddof=1))
 
 
 def test_several_targets_are_named_in_labels() -> None:

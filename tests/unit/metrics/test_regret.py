@@ -91,7 +91,9 @@ def test_between_seeds_the_others_score_the_best() -> None:
     found = seed_fitted_regret(cube, "ab", 0)
     assert found.mean == pytest.approx(((0.4 - 0.6) + (0.6 - 0.6)) / 2)
     assert found.best_shares == (0.5, 0.5)
-    assert found.low <= found.mean <= found.high
+    again = seed_fitted_regret(np.concatenate([cube, cube, cube], axis=2), "abcdef", 0)
+    assert again.mean == pytest.approx(found.mean)
+    assert again.low < again.mean < again.high
 
 
 def test_cases_without_a_score_are_excluded() -> None:
@@ -114,9 +116,14 @@ def test_what_cannot_be_computed_is_refused() -> None:
         seed_fitted_regret([[[0.1]], [[0.1]]], "a", 1)
 
 
-def test_two_patients_are_enough_and_are_in_every_sample() -> None:
+def test_two_patients_have_a_regret_without_an_interval_and_are_in_every_sample() -> None:
     found = cross_fitted_regret([[0.5, 0.7], [0.6, 0.9]], "ab", 0, resamples=50)
     assert math.isfinite(found.mean)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    between = seed_fitted_regret([[[0.5, 0.7], [0.6, 0.9]]] * 2, "ab", 0, resamples=50)
+    assert math.isfinite(between.mean)
+    assert math.isnan(between.low)
     drawn = module._drawn(np.random.default_rng(0), 500, 2)
     assert (drawn > 0).sum(axis=1).min() == 2
     assert set(drawn.sum(axis=1)) == {2.0}

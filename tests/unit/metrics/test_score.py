@@ -12,6 +12,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from scipy.special import stdtr
 
 from commands import patchcore
 from patchcore.errors import ConfigError, DataError, ShapeMismatchError
@@ -27,6 +28,7 @@ from patchcore.metrics import (
     surface_scores,
 )
 from patchcore.metrics.brats import BratsRules, brats_lesions, brats_rules
+from patchcore.metrics.intervals import patient_error
 from patchcore.metrics.matching import (
     autopet,
     cc_dsc,
@@ -347,6 +349,27 @@ def test_holm_and_comparisons_without_enough_pairs() -> None:
     assert few.false_order == 0.5
     assert math.isnan(compare_pairs([0.1], [0.2]).false_order)
     assert compare_pairs([0.3, 0.4], [0.1, 0.2]).false_order < 1e-6
+
+
+def test_similar_cases_of_few_patients_are_no_evidence() -> None:
+    differences = [0.03, -0.01, 0.04, 0.02, -0.02, 0.05, 0.01]
+    once = compare_pairs(differences, [0.0] * 7, "abcdefg")
+    eight = compare_pairs(differences * 8, [0.0] * 56, "abcdefg" * 8)
+    assert (eight.wilcoxon_p, eight.false_order) == pytest.approx((once.wilcoxon_p, once.false_order))
+    assert eight.difference.interval == pytest.approx(once.difference.interval)
+    assert math.isnan(compare_pairs(differences, [0.0] * 7, "aaaaaaa").false_order)
+    assert math.isnan(compare_pairs(differences, [0.0] * 7, "abcdeee").wilcoxon_p)
+
+
+def test_the_probability_of_a_false_order_is_that_of_the_order_shown() -> None:
+    """One patient with many cases decides the mean over cases; the mean over patients has the other sign."""
+    found = compare_pairs([0.1] * 30 + [-0.04, -0.05, -0.03] * 3, [0.0] * 39, [*("a" * 30), *"bcdefghij"])
+    assert found.difference.mean > 0
+    sums, counts = np.array([[3.0, *[-0.12] * 9]]), np.array([[30.0, *[1.0] * 9]])
+    sums[0, 1:] = [-0.04, -0.05, -0.03] * 3
+    t = found.difference.mean / patient_error(sums, counts)
+    assert found.false_order == pytest.approx(stdtr(9, -t))
+    assert 0.01 < found.false_order < 0.5
 
 
 def test_the_least_size_of_a_prediction_is_in_voxels_except_for_one_challenge() -> None:
