@@ -71,7 +71,7 @@ def fake_runs(folder: ExperimentFolder, configs: Mapping[str, Any]) -> Callable[
             seed=point.seed,
             slug=point.point_id,
             argv=[],
-            experiment={"name": folder.protocol.name, "point": point.point_id},
+            experiment=folder.record_of(point.point_id),
             trainer="fake_trainer",
         )
 
@@ -482,11 +482,13 @@ def test_the_commands(tiny_study: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "sizes: 2 points: 2 finished" in shown
     assert main(["experiments", "show", study, "sizes", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    folder = tiny_study / "experiments" / "sizes"
     assert [point["patch_size"] for point in found["points"]] == ["4x4x4", "8x8x8"]
     for point in found["points"]:
         run = tiny_study / "runs" / point["run_id"]
         record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        assert record["experiment"] == {"name": "sizes", "point": point["point_id"]}
+        own = {"name": "sizes", "point": point["point_id"], "created": ExperimentFolder(folder).protocol.created}
+        assert record["experiment"] == own
         assert "x".join(map(str, record["plan"]["targets"][0]["patch_size"])) == point["patch_size"]
         assert record["config"]["train"]["threads"] >= 1
         # Only the best weights are kept.
@@ -684,6 +686,18 @@ def test_a_call_forgives_what_has_failed_before(folder: ExperimentFolder) -> Non
     assert not dispatcher(folder, patch4_seed0={"fail_at": 5}).work()
     found = {point.point.point_id: point for point in experiment_status(folder).points}["patch4_seed0"]
     assert (found.attempts, found.reason) == (4, "failed 2 times: RuntimeError: failed at step 5")
+
+
+def test_an_experiment_that_was_made_again_takes_no_runs_of_the_deleted_one(folder: ExperimentFolder) -> None:
+    assert dispatcher(folder).work()
+    before = runs_of(folder)
+    shutil.rmtree(folder.path)
+    protocol = folder.protocol.model_copy(update={"created": "2026-02-02T00:00:00Z"})
+    again = ExperimentFolder.create(folder.study, protocol)
+    assert all(again.run_of(point_id, {}) is None for point_id in again.points)
+    assert dispatcher(again).work()
+    assert len(runs_of(again)) == 2 * len(before)
+    assert set(states(again).values()) == {"finished"}
 
 
 def test_points_of_a_lost_host_are_taken_over_by_name(folder: ExperimentFolder) -> None:

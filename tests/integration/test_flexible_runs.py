@@ -225,6 +225,17 @@ def test_a_sweep_of_equal_flop_is_a_rule_too(tiny_study: Path) -> None:
     assert learned.dsc == {(4, 4, 4): pytest.approx(0.5), (8, 8, 8): pytest.approx(0.7)}
 
 
+def test_the_best_validation_of_a_long_run_counts(tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that polls gets a long run in parts; its best validation may be in the last one."""
+    monkeypatch.setitem(RunReader.poll.__kwdefaults__, "most_bytes", 64)
+    study = Study(tiny_study)
+    for size, dsc in ((4, 0.5), (8, 0.7)):
+        finished_point(study, size, 0, dsc)
+    learned = learned_patch_size(study)
+    assert learned is not None
+    assert learned.dsc == {(4, 4, 4): pytest.approx(0.5), (8, 8, 8): pytest.approx(0.7)}
+
+
 def test_the_newest_run_of_a_point_counts(tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study, times = Study(tiny_study), iter(range(1_800_000_000, 1_800_000_100))
     monkeypatch.setattr("patchcore.runs.launch.time.time", lambda: float(next(times)))

@@ -13,7 +13,7 @@ from typing import Any
 from patchcore.config.patches import patch_triple
 from patchcore.errors import PatchcoreError
 from patchcore.planning.samples import Learned
-from patchcore.runs import RunReader, RunState, list_runs
+from patchcore.runs import RunState, list_runs, whole_view
 from patchcore.runs.events import VAL_DSC_MEAN, val_dsc_patch
 from patchcore.runs.paths import read_object
 from patchcore.study import Study
@@ -48,7 +48,7 @@ def learned_patch_size(study: Study, *, spacing: Any = None) -> Learned | None:
             name = str((record.get("experiment") or {}).get("name") or "")
             if not sizes and not name:
                 continue  # its events need not be read
-            best = RunReader(summary.path).poll().best_validation
+            best = whole_view(summary.path).best_validation
             if best is None or best.subset != "all":
                 continue
             if sizes:

@@ -18,7 +18,7 @@ from patchcore.config import Plan, RunConfig, resolve_config
 from patchcore.errors import DataError, PatchcoreError
 from patchcore.files import read_json
 from patchcore.metrics import mean_dsc
-from patchcore.runs import RunReader, RunState, list_runs, read_cases
+from patchcore.runs import RunState, list_runs, read_cases, whole_view
 from patchcore.runs.seen import record_of, trained_by_ancestors
 from patchcore.runs.setup import divide_cases, read_split
 from patchcore.study import Study
@@ -168,7 +168,7 @@ def fold_scores(runs: Sequence[FoldRun]) -> FoldScores:
     by_class: dict[str, list[float]] = {}
     n = 0
     for run in runs:
-        best = RunReader(run.path).poll().best_validation
+        best = whole_view(run.path).best_validation
         if best is None or best.subset != "all":
             scores.append(FoldScore(run.fold, run.path.name, None, math.nan, 0))
             continue

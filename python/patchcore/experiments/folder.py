@@ -318,8 +318,11 @@ class ExperimentFolder:
         return None
 
     def record_of(self, point_id: str) -> dict[str, str]:
-        """Return what a run records of its experiment and point."""
-        record = {"name": self.protocol.name, "point": point_id}
+        """Return what a run records of its experiment and point.
+
+        The time tells it from an experiment of the same name that was deleted.
+        """
+        record = {"name": self.protocol.name, "point": point_id, "created": self.protocol.created}
         if not self.points[point_id].study:
             return record
         # In another study, an experiment of a third one may have the same name.
