@@ -20,7 +20,7 @@ from patchcore.cli import main
 from patchcore.config import Plan, resolve_config
 from patchcore.datasets.learned import learned_patch_size
 from patchcore.datasets.plan import plan_patch_size
-from patchcore.errors import ConfigError, PatchSizeError
+from patchcore.errors import ConfigError, PatchSizeError, PlanError
 from patchcore.evaluation.cases import sizes_of_run
 from patchcore.evaluation.evaluate import evaluate
 from patchcore.experiments.manage import show_experiment
@@ -210,6 +210,14 @@ def test_the_best_size_of_a_sweep_is_a_rule(tiny_study: Path) -> None:
     assert learned.dsc == {(4, 4, 4): pytest.approx(0.65), (8, 8, 8): pytest.approx(0.725)}
     assert (learned.patch_size, learned.source) == ((8, 8, 8), "the experiment sizes, 2 trainings of each size")
     assert learned_patch_size(study, spacing=(9.0, 9.0, 9.0)) is None
+    target = study.plan().target
+    same = {"spacing": target.spacing, "lesion_label": target.lesion_label}
+    assert learned_patch_size(study, **same) == learned
+    assert learned_patch_size(study, **same | {"lesion_label": target.lesion_label + 1}) is None
+    assert plan_patch_size(study, rule="learned", candidates=[4, 8], window_size=16).patch_size == (8, 8, 8)
+    # In voxels, what was learned at one spacing says nothing about another one.
+    with pytest.raises(PlanError, match="at the spacing of the plan, 9 mm"):
+        plan_patch_size(study, rule="learned", candidates=[4, 8], window_size=16, spacing=(9.0, 9.0, 9.0))
 
 
 def test_a_sweep_of_equal_flop_is_a_rule_too(tiny_study: Path) -> None:

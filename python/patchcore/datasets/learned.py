@@ -22,16 +22,17 @@ from patchcore.types import IntTriple
 __all__ = ["learned_patch_size"]
 
 
-def learned_patch_size(study: Study, *, spacing: Any = None) -> Learned | None:
+def learned_patch_size(study: Study, *, spacing: Any = None, lesion_label: int | None = None) -> Learned | None:
     """Return the patch size with the best mean validation DSC; None if no training has compared any.
 
     The newest of these counts: a finished flexible run, or an experiment in which only the patch size differs. Of an
     experiment the seeds and folds count that have finished at every patch size, each with its best validation on all
-    cases. Trainings at another spacing do not count.
+    cases. Trainings at another spacing, or for the lesions of another label, do not count.
 
     Args:
         study: The study.
         spacing: Training spacing that the plan will have, mm; None: any.
+        lesion_label: Label of the lesions that the plan is for; None: any.
     """
     found: list[tuple[str, Learned]] = []
     groups: dict[tuple[str, str], list[tuple[IntTriple, tuple[int, int], str, float]]] = defaultdict(list)
@@ -43,6 +44,8 @@ def learned_patch_size(study: Study, *, spacing: Any = None) -> Learned | None:
             record = read_object(summary.path / "run.json") or {}
             target = record["plan"]["targets"][0]
             if spacing is not None and not _equal(target["spacing"], spacing):
+                continue
+            if lesion_label is not None and target["lesion_label"] != lesion_label:
                 continue
             sizes = [patch_triple(size) for size in record["config"]["model"].get("patch_sizes", ())]
             name = str((record.get("experiment") or {}).get("name") or "")

@@ -11,7 +11,7 @@ from patchcore.datasets.learned import learned_patch_size
 from patchcore.errors import PatchcoreError, PlanError
 from patchcore.planning.candidates import DEFAULT_CANDIDATES
 from patchcore.planning.of_fingerprint import plan_from_fingerprint
-from patchcore.planning.samples import cohort_of, samples_of
+from patchcore.planning.samples import Learned, cohort_of, samples_of
 from patchcore.study import Study
 from patchcore.types import IntTriple, PathLike, Rule, Triple
 from patchcore.views.study_figures import draw_plan
@@ -118,7 +118,10 @@ def compute_plan(study: Study, *, like: tuple[str, Plan] | None = None, **option
         options["spacing"] = cohort_of(samples_of(fingerprint)[0], (), label=0).fine_spacing()
     elif options.get("spacing") == "median":
         options["spacing"] = None
-    learned = learned_patch_size(study, spacing=options.get("spacing"))
+
+    def learned(spacing: Triple, label: int) -> Learned | None:
+        return learned_patch_size(study, spacing=spacing, lesion_label=label)
+
     plan = plan_from_fingerprint(fingerprint, like=like, learned=learned, **options)
     accepted = study.accepted()
     # All accepted cases were read by one rule.

@@ -12,7 +12,7 @@ from patchcore.planning.sensitivity import sensitivity_of
 from patchcore.study.cases import CaseRecord, to_canonical
 from patchcore.study.study import Study
 from patchcore.threads import for_each
-from patchcore.types import PathLike
+from patchcore.types import PathLike, Rule
 
 __all__ = ["plan_sensitivity", "remeasure"]
 
@@ -42,6 +42,8 @@ def plan_sensitivity(
     cases, lesions = samples_of(fingerprint)
     records = study.accepted()
     others = [value for value in CONNECTIVITIES if value != fingerprint.connectivity]
+    if all(target.rule is Rule.LEARNED for target in plan.targets):
+        others = []  # nothing is varied
     total, done = len(others) * len(records), 0
     by_connectivity: dict[int, list[LesionSample]] = {}
     for connectivity in others:

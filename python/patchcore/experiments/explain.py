@@ -128,15 +128,12 @@ def _rows_of(
     for row in _read(study / "texture.csv"):
         if row.get("label") == str(label):
             texture[row["case_id"].removeprefix("'"), row["lesion"]] = row
-    for row in listed:
-        case_id = row["case_id"].removeprefix("'")
-        by_case[case_id].append({**texture.get((case_id, row["lesion"]), {}), **row})
+    for one in listed:
+        case_id = one["case_id"].removeprefix("'")
+        by_case[case_id].append({**texture.get((case_id, one["lesion"]), {}), **one})
     measured = {(one.case_id, one.lesion): one for result in results for one in result.lesions}
-    return [
-        None if one is None else _same_lesion(one, by_case[lesion.case_id])
-        for lesion in scores.lesions
-        for one in (measured.get((lesion.case_id, lesion.number)),)
-    ]
+    found = [measured.get((lesion.case_id, lesion.number)) for lesion in scores.lesions]
+    return [None if lesion is None else _same_lesion(lesion, by_case[lesion.case_id]) for lesion in found]
 
 
 def _same_lesion(lesion: LesionResult, rows: Sequence[Mapping[str, str]]) -> Mapping[str, str] | None:

@@ -15,7 +15,7 @@ from patchcore.planning.joint import as_target, joint_plan
 from patchcore.planning.like import taken_from
 from patchcore.planning.plan import plan_from_samples
 from patchcore.planning.reasons import count_of
-from patchcore.planning.samples import Learned, samples_of
+from patchcore.planning.samples import FindLearned, samples_of
 from patchcore.planning.window import WIDE_HU_RANGE
 from patchcore.study.fingerprint import Fingerprint
 from patchcore.study.lesion_label import label_number
@@ -38,7 +38,7 @@ def plan_from_fingerprint(
     classes: Sequence[int] | None = None,
     regions: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
-    learned: Learned | None = None,
+    learned: FindLearned | None = None,
 ) -> Plan:
     """Choose the ViT patch size for the lesions of a cohort.
 
@@ -47,7 +47,7 @@ def plan_from_fingerprint(
         spacing: Training spacing, mm. For details of all arguments see :func:`patchcore.datasets.plan.plan_patch_size`.
         candidates: Patch edges to choose from, voxels.
         rule: How one size is computed from all lesions.
-        learned: What trainings with the first label have shown about patch sizes.
+        learned: Returns what trainings have shown about patch sizes.
         window_size: Fixed window, voxels per canonical axis.
         hu_range: Intensity clip in HU, or the name of a preset.
         lesion_label: The label to plan for, by number or name, or several labels.
@@ -97,7 +97,7 @@ def plan_from_fingerprint(
             window_size=window_size,
             hu_range=hu_range,
             seed=seed,
-            learned=learned if label == labels[0] else None,
+            learned=learned,
         )
         for label in labels
     ]

@@ -13,9 +13,9 @@ from patchcore.config.plan import CandidatePlan, IdealEdge, Plan, RuleOutcome, T
 from patchcore.errors import EmptyClassError, PlanError
 from patchcore.planning.bootstrap import edge_interval
 from patchcore.planning.candidates import DEFAULT_CANDIDATES, check_candidates
-from patchcore.planning.reasons import plan_reason, plan_warnings
+from patchcore.planning.reasons import format_size, plan_reason, plan_warnings
 from patchcore.planning.rules import average_volume, choose_patch_size, ideal_edges
-from patchcore.planning.samples import CaseSample, Cohort, Learned, LesionSample, cohort_of
+from patchcore.planning.samples import CaseSample, Cohort, FindLearned, LesionSample, cohort_of
 from patchcore.planning.window import (
     choose_window,
     divisible_candidates,
@@ -48,7 +48,7 @@ def plan_from_samples(
     hu_range: tuple[float, float] | str | None = None,
     resamples: int = 2000,
     seed: int = 0,
-    learned: Learned | None = None,
+    learned: FindLearned | None = None,
 ) -> Plan:
     """Choose the ViT patch size for lesions given as plain records. Reads and writes no file.
 
@@ -76,7 +76,7 @@ def plan_from_samples(
         hu_range: Intensity clip in HU, or the name of a preset.
         resamples: Number of bootstrap cohorts.
         seed: Seed of the bootstrap.
-        learned: What trainings have shown; needed for rule ``learned``, and listed beside the other rules.
+        learned: Returns what trainings have shown; needed for rule ``learned``, and listed beside the other rules.
 
     Raises:
         PlanError: There is no case, the spacing, window or HU range is impossible, the rule is unknown, or it is
@@ -108,15 +108,17 @@ def plan_from_samples(
             remedy=f"labels with lesions: {', '.join(map(str, known)) or 'none'}; choose one with --lesion-label",
         )
     spacing = _spacing(spacing, cohort)
+    found = None if learned is None else learned(spacing, lesion_label)
     window = choose_window(cohort, spacing, edges_offered) if window_size is None else _window(window_size)
     per_axis = divisible_candidates(window, edges_offered)
     if rule is Rule.LEARNED:
-        if learned is None:
+        if found is None:
             raise PlanError(
-                "rule learned needs a finished sweep over patch sizes, or a finished training of a flexible network",
+                "rule learned needs a finished sweep over patch sizes, or a finished training of a flexible network, "
+                f"for label {lesion_label} and at the spacing of the plan, {format_size(spacing)} mm",
                 remedy="run patchcore sweep STUDY --over patch_size=8,12,16,24 first, or choose another --rule",
             )
-        check_window(window, learned.patch_size)
+        check_window(window, found.patch_size)
     # A cubic patch must divide all three axes. Some rules may use a different candidate per axis.
     cubes = tuple(p for p in edges_offered if all(p in axis for axis in per_axis))
     if not cubes and not rule.is_per_axis:
@@ -131,9 +133,9 @@ def plan_from_samples(
         for each in Rule
         if each is not Rule.LEARNED and (cubes or each.is_per_axis)
     )
-    if learned is not None:
-        a, b, c = map(float, learned.patch_size)
-        outcomes += (RuleOutcome(rule=Rule.LEARNED, volume_mm3=None, edge=(a, b, c), patch_size=learned.patch_size),)
+    if found is not None:
+        a, b, c = map(float, found.patch_size)
+        outcomes += (RuleOutcome(rule=Rule.LEARNED, volume_mm3=None, edge=(a, b, c), patch_size=found.patch_size),)
     # p* is a number of the lesions, whatever patch size the trainings prefer.
     formula = Rule.MEAN_VOLUME if rule is Rule.LEARNED else rule
     outcome = next(item for item in outcomes if item.rule is rule)
@@ -202,7 +204,7 @@ def plan_from_samples(
             interval=ideals[0].interval,
             patch_size=outcome.patch_size,
             candidates=offered,
-            learned=learned,
+            learned=found,
         ),
         warnings=warnings,
     )

@@ -6,8 +6,9 @@ invented lesions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from patchcore.errors import DataError
 from patchcore.study.fingerprint import Fingerprint
 from patchcore.types import Float64Array, Int64Array, IntTriple, Triple
 
-__all__ = ["CaseSample", "Cohort", "LesionSample", "cohort_of", "samples_of"]
+__all__ = ["CaseSample", "Cohort", "FindLearned", "Learned", "LesionSample", "cohort_of", "samples_of"]
 
 
 @dataclass(frozen=True)
@@ -173,3 +174,7 @@ class Learned:
     patch_size: IntTriple
     source: str
     dsc: Mapping[IntTriple, float]
+
+
+FindLearned: TypeAlias = Callable[[Triple, int], Learned | None]
+"""Returns what trainings at a spacing [mm] have shown for the lesions of a label; None if there were none."""

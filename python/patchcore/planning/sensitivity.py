@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
 from patchcore.config.plan import Sensitivity, TargetPlan, Variation
 from patchcore.planning.rules import choose_patch_size, geometric_edge, ideal_edges
 from patchcore.planning.samples import CaseSample, Cohort, LesionSample, cohort_of
-from patchcore.types import IntTriple, Triple
+from patchcore.types import IntTriple, Rule, Triple
 
 __all__ = ["MIN_VOLUMES_MM3", "sensitivity_of"]
 
@@ -18,6 +19,12 @@ MIN_VOLUMES_MM3 = (0.0, 1.0, 5.0, 10.0, 50.0, 100.0)
 """Minimum volumes to try, mm³. Volumes up to the plan's own minimum are skipped: smaller lesions were not measured."""
 
 _FACTORS = (0.8, 1.25)
+
+
+LEARNED_IS_NOT_TESTED: Final = (
+    "the learned patch size follows from trainings, not from the measured lesions: no condition was changed; choose "
+    "another --rule to test it"
+)
 
 
 def sensitivity_of(
@@ -40,6 +47,8 @@ def sensitivity_of(
         × 1.25; each other connectivity; each minimum volume above the plan's; each excluded case or patient.
     """
     label, rule = target.lesion_label, target.rule
+    if rule is Rule.LEARNED:
+        return Sensitivity(variations=(), conclusion=LEARNED_IS_NOT_TESTED)
     candidates = tuple(
         tuple(sorted({item.patch_size[axis] for item in target.candidates} | {target.patch_size[axis]}))
         for axis in range(3)

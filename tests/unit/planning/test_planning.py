@@ -21,8 +21,9 @@ from patchcore.planning import CaseSample, LesionSample, plan_from_samples
 from patchcore.planning.candidates import check_candidates, wider_candidate
 from patchcore.planning.rules import ideal_edge
 from patchcore.planning.samples import Learned
+from patchcore.planning.sensitivity import sensitivity_of
 from patchcore.planning.window import hu_range_of
-from patchcore.types import Rule
+from patchcore.types import Rule, Triple
 from patchcore.views.plan_text import plan_summary
 from real_data import SHARED
 
@@ -474,11 +475,20 @@ def test_what_trainings_have_shown_is_a_rule() -> None:
     cases = [CaseSample(str(i), str(i), (1.0, 1.0, 1.0), (96, 96, 96)) for i in range(3)]
     lesions = [LesionSample(str(i), 1, 1728.0, (14.0, 15.0, 16.0)) for i in range(3)]
     learned = Learned((8, 8, 8), "the experiment sizes", {(8, 8, 8): 0.7, (16, 16, 16): 0.65})
-    made = plan_from_samples(cases, lesions, lesion_label=1, hu_range="liver", rule="learned", learned=learned)
+    asked = []
+
+    def find(spacing: Triple, label: int) -> Learned:
+        asked.append((spacing, label))
+        return learned
+
+    made = plan_from_samples(cases, lesions, lesion_label=1, hu_range="liver", rule="learned", learned=find)
+    assert asked == [((1.0, 1.0, 1.0), 1)]
+    varied = sensitivity_of(made.target, cases, lesions)
+    assert (varied.variations, "follows from trainings" in varied.conclusion) == ((), True)
     assert made.patch_size == (8, 8, 8)
     assert "best mean validation DSC in the experiment sizes (8: 0.700, 16: 0.650)" in made.target.reason
     assert made.target.ideal_edge == pytest.approx(12.0)
-    beside = plan_from_samples(cases, lesions, lesion_label=1, hu_range="liver", learned=learned)
+    beside = plan_from_samples(cases, lesions, lesion_label=1, hu_range="liver", learned=find)
     assert beside.patch_size == (12, 12, 12)
     assert {outcome.rule: outcome.patch_size for outcome in beside.target.rules}[Rule.LEARNED] == (8, 8, 8)
     with pytest.raises(PlanError, match="needs a finished sweep"):
