@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from patchcore.errors import ConfigError, SchemaVersionError
+from patchcore.models import UNETR
 from patchcore.runs import RunReader
 from patchcore.study import Study
 from patchcore.training.init_from import _differences, _of_run
@@ -85,6 +86,16 @@ def test_the_encoder_of_a_file(source: Path, make_run: MakeRun, run_attempt: Run
     report = json.loads((run / "init_report.json").read_text(encoding="utf-8"))
     assert report["differences"] is None
     assert {tensor["action"] for tensor in report["tensors"]} == {"kept", "re-made"}
+
+
+def test_a_file_of_several_patch_sizes_is_refused(make_run: MakeRun, run_attempt: RunAttempt, tmp_path: Path) -> None:
+    network = UNETR(1, 2, 16, 8, hidden_size=24, mlp_dim=24, num_heads=2, feature_size=4, patch_sizes=[4, 8])
+    save_file(network.state_dict(), tmp_path / "several.safetensors")
+    run = make_run(f"init.source={tmp_path / 'several.safetensors'}")
+    assert run_attempt(run) == 1
+    message = RunReader(run).poll().alerts[-1]
+    assert "several patch sizes" in message.message
+    assert "name the folder of its run" in str(message.remedy)
 
 
 def test_weights_that_do_not_fit(source: Path, make_run: MakeRun, run_attempt: RunAttempt, tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ class FlexiblePatchEmbedding(nn.Module):
         self.size = base
         self._grids = {size: _grid(window_size, size) for size in {*sizes, base}}
         self.base = base
+        self._method: Literal["transposed", "pseudo-inverse"] = "transposed" if embedding == "own" else embedding
         self.maps: _Maps | None = None
         if embedding == "own":
             self.patch_embeddings: nn.Module = nn.ModuleDict({size_name(size): own[size] for size in sizes})
@@ -140,10 +141,17 @@ class FlexiblePatchEmbedding(nn.Module):
         return {"weight": weight if size == self.base else self.maps(weight, size), "bias": bias}
 
     def take_kernel(self, state: Mapping[str, Tensor], prefix: str) -> None:
-        """Store the kernel of a fixed network of any size, brought to the base size."""
-        kernel, _ = resample_embedding(state[f"{prefix}.weight"], self.base)
-        self.patch_embeddings.get_parameter("weight").copy_(kernel)
-        self.patch_embeddings.get_parameter("bias").copy_(state[f"{prefix}.bias"])
+        """Store the kernel of a fixed network of any size, brought to the base size; what it lacks stays as it is."""
+        if f"{prefix}.weight" in state:
+            kernel, _ = resample_embedding(state[f"{prefix}.weight"], self.base, self._method)
+            self.patch_embeddings.get_parameter("weight").copy_(kernel)
+        if f"{prefix}.bias" in state:
+            self.patch_embeddings.get_parameter("bias").copy_(state[f"{prefix}.bias"])
+
+    @property
+    def base_grid(self) -> IntTriple:
+        """Tokens per axis at the base size."""
+        return self._grids[self.base]
 
     def positions(self, size: IntTriple) -> Tensor:
         """Return the positions (1, tokens, width) of a size."""

@@ -265,7 +265,7 @@ class UNETR(nn.Module):
 
         Args:
             size: The patch size.
-            state: The state dict of the fixed network.
+            state: The state dict of the fixed network; what it lacks stays as it is.
             all_parts: Whether also the parts that all sizes share are taken over; else only those of this size alone.
         """
         embedding, stages = self._embedding, self._stages()
@@ -276,18 +276,39 @@ class UNETR(nn.Module):
                 for name, value in state.items():
                     if name in own and not name.startswith(differing):
                         own[name].copy_(value)
-                embedding.take_positions(state[f"{_EMBEDDING}.position_embeddings"], size)
+                if f"{_EMBEDDING}.position_embeddings" in state:
+                    embedding.take_positions(state[f"{_EMBEDDING}.position_embeddings"], size)
             if embedding.maps is None:
                 for name, value in embedding.state_of(size).items():
-                    value.copy_(state[f"{_EMBEDDING}.patch_embeddings.{name}"])
+                    if (given := state.get(f"{_EMBEDDING}.patch_embeddings.{name}")) is not None:
+                        value.copy_(given)
             elif all_parts:
                 embedding.take_kernel(state, f"{_EMBEDDING}.patch_embeddings")
             for name, module, stage in stages:
-                kernel = state[f"{name}.conv.weight"]
+                kernel = state.get(f"{name}.conv.weight")
+                if kernel is None:
+                    continue
                 if module.maps is None:
                     module.stored(upsampling_factors(size)[stage]).copy_(kernel)
                 elif all_parts:
                     module.stored(module.largest).copy_(resample_kernel(kernel, module.largest))
+
+    def take_equal(self, other: UNETR, *, prefixes: tuple[str, ...] = ("",)) -> None:
+        """Copy the weights of another flexible network that have the same name and shape here.
+
+        Args:
+            other: The other network.
+            prefixes: Beginnings of the names to copy [default: all].
+        """
+        positions = f"{_EMBEDDING}.position_embeddings"
+        own = self.state_dict()
+        with torch.no_grad():
+            for name, value in other.state_dict().items():
+                if name not in own or own[name].shape != value.shape or not name.startswith(prefixes):
+                    continue
+                if name == positions and self._embedding.base_grid != other._embedding.base_grid:
+                    continue
+                own[name].copy_(value)
 
     def _stages(self) -> list[tuple[str, Any, int]]:
         """Return the up-samplings that differ between patch sizes: name, module and stage."""

@@ -25,7 +25,7 @@ from patchcore.models.checkpoint import fill_network, find_checkpoint
 from patchcore.models.flexible import size_name
 from patchcore.models.registry import build_network
 from patchcore.models.unetr import UNETR, flexible_sizes
-from patchcore.models.weights import TensorReport, foreign_weights, transfer_weights
+from patchcore.models.weights import ENCODERS, TensorReport, foreign_weights, transfer_weights
 from patchcore.runs.setup import read_setup
 from patchcore.types import IntTriple, PathLike
 
@@ -34,6 +34,8 @@ __all__ = ["InitReport", "initialise"]
 Weights: TypeAlias = Callable[[IntTriple], tuple[Mapping[str, Tensor], IntTriple | None]]
 """Returns the weights of a source for a patch size, and its grid of tokens if that is known."""
 
+_OF_A_SIZE = re.compile(r"\.(patch_embeddings|conv)\.\d+x\d+x\d+\.")
+"""Parts of a flexible network that belong to one patch size or factor."""
 _WHOLE_FILE = "give a complete weights file"
 
 
@@ -94,14 +96,15 @@ def initialise(network: nn.Module, config: InitConfig, target: TargetPlan) -> In
     """
     source = Path(config.source)
     plan: TargetPlan | None = None
+    flexible: UNETR | None = None
     if source.is_dir():
-        weights, plan = _of_run(source)
+        weights, plan, flexible = _of_run(source)
     else:
         found = _of_file(source)
         weights = lambda _: (found, None)  # noqa: E731
     try:
         if flexible_sizes(network):
-            tensors = _initialise_flexible(cast("UNETR", network), weights, config)
+            tensors = _initialise_flexible(cast("UNETR", network), weights, config, flexible)
         else:
             given, grid = weights(target.patch_size)
             tensors = transfer_weights(network, given, part=config.part, embedding=config.embedding, token_grid=grid)
@@ -112,8 +115,13 @@ def initialise(network: nn.Module, config: InitConfig, target: TargetPlan) -> In
     return InitReport(str(source), tuple(tensors), differences)
 
 
-def _initialise_flexible(network: UNETR, weights: Weights, config: InitConfig) -> list[TensorReport]:
+def _initialise_flexible(
+    network: UNETR, weights: Weights, config: InitConfig, source: UNETR | None = None
+) -> list[TensorReport]:
     """Fill a flexible network: what is shared from the plan's patch size, what a size has for its own from that size.
+
+    If the source is flexible, too, all tensors of the same name and shape are copied: brought to a patch size and back,
+    shared kernels and positions would change.
 
     The report is that of the fixed network of the plan's patch size, followed by what was resampled for other sizes.
     """
@@ -123,7 +131,11 @@ def _initialise_flexible(network: UNETR, weights: Weights, config: InitConfig) -
         fixed = network.fixed(size)
         given, grid = weights(size)
         reports[size] = transfer_weights(fixed, given, part=config.part, embedding=config.embedding, token_grid=grid)
-        network.load_fixed(size, fixed.state_dict(), all_parts=size == own)
+        made = {tensor.name for tensor in reports[size] if tensor.action == "re-made"}
+        state = {name: value for name, value in fixed.state_dict().items() if name not in made}
+        network.load_fixed(size, state, all_parts=size == own)
+    if source is not None:
+        network.take_equal(source, prefixes=ENCODERS if config.part == "encoder" else ("",))
     return reports[own] + [
         replace(tensor, note=f"patch size {size_name(size)}: {tensor.note}")
         for size, tensors in reports.items()
@@ -133,7 +145,8 @@ def _initialise_flexible(network: UNETR, weights: Weights, config: InitConfig) -
     ]
 
 
-def _of_run(run: Path) -> tuple[Weights, TargetPlan]:
+def _of_run(run: Path) -> tuple[Weights, TargetPlan, UNETR | None]:
+    """Return the weights of a run, the target of its plan, and the network if it is a flexible one."""
     checkpoint = find_checkpoint(run / "checkpoints" / "best") or find_checkpoint(run / "checkpoints" / "last")
     if checkpoint is None:
         raise CheckpointError("the run has no checkpoint", path=run, remedy="train it for longer, or name another run")
@@ -145,7 +158,7 @@ def _of_run(run: Path) -> tuple[Weights, TargetPlan]:
     target, found = plan.target, checkpoint.weights()
     if not setup.config.model.patch_sizes:
         grid = token_grid(target.window_size, target.patch_size)
-        return lambda _: (found, grid), target
+        return lambda _: (found, grid), target, None
     network = cast("UNETR", build_network(target, setup.config.model))
     fill_network(network, found, checkpoint.path)
 
@@ -154,15 +167,22 @@ def _of_run(run: Path) -> tuple[Weights, TargetPlan]:
         chosen = min(network.patch_sizes, key=lambda one: abs(math.log(math.prod(one) / math.prod(size))))
         return network.fixed_state(chosen), token_grid(target.window_size, chosen)
 
-    return nearest, target
+    return nearest, target, network
 
 
 def _of_file(path: PathLike) -> dict[str, Tensor]:
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
-            return foreign_weights(load_file(path))
-        return foreign_weights(torch.load(path, map_location="cpu", weights_only=True))
+            found = foreign_weights(load_file(path))
+        else:
+            found = foreign_weights(torch.load(path, map_location="cpu", weights_only=True))
+        if any(_OF_A_SIZE.search(name) for name in found):
+            raise CheckpointError(
+                "these are weights of a network for several patch sizes, which a file does not describe",
+                remedy="name the folder of its run instead, or export one size: patchcore export RUN --patch-size …",
+            )
+        return found
     except FileNotFoundError:
         raise CheckpointError("no such file", path=path, remedy="give a run or a weights file") from None
     except pickle.UnpicklingError as error:

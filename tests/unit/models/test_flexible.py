@@ -185,6 +185,30 @@ def test_weights_of_another_network() -> None:
             assert (again.use(size)(image) - network.use(size)(image)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"base_patch_size": 8},
+        {"kernels": "shared"},
+        {"embedding": "transposed", "base_patch_size": 24},
+        {"embedding": "pseudo-inverse", "base_patch_size": 8, "kernels": "shared"},
+    ],
+)
+def test_a_flexible_network_is_copied_into_an_equal_one(options: dict[str, Any]) -> None:
+    source, target, encoder = flexible(**options), flexible(seed=9, **options), flexible(seed=9, **options)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+
+    def weights(size: Any) -> tuple[dict[str, torch.Tensor], Any]:
+        return source.fixed_state(size), None
+
+    _initialise_flexible(target, weights, InitConfig(), source)
+    _initialise_flexible(encoder, weights, InitConfig(part="encoder"), source)
+    for name, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], value), name
+        expected = value if name.startswith("vit.") else before[name]
+        assert torch.equal(encoder.state_dict()[name], expected), name
+
+
 @pytest.mark.parametrize("patch", [8, 12, 24])
 @pytest.mark.parametrize(("embedding", "base"), [("own", None), ("transposed", None), ("pseudo-inverse", 16)])
 def test_shared_parts_begin_with_the_weights_of_a_fixed_network(patch: int, embedding: str, base: int | None) -> None:
