@@ -171,6 +171,26 @@ def test_a_convolution_of_one_voxel_is_torchs(bias: bool) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    "shape", [(1, 2, 8, 6, 5), (1, 3, 2, 1, 1), (1, 2, 7, 6, 5), (2, 2, 8, 6, 5), (1, 40, 24, 24, 2)]
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_a_convolution_of_one_window_is_torchs(shape: tuple[int, ...], layout: torch.memory_format) -> None:
+    """A single window is computed as two halves, where torch's own way is slow."""
+    torch.manual_seed(1)
+    layer = _Conv(shape[1], 4, 3, bias=True)
+    found, expected = (torch.randn(shape, generator=torch.Generator().manual_seed(2)) for _ in range(2))
+    outputs = []
+    for image, conv in ((found, layer), (expected, layer.conv)):
+        image.requires_grad_()
+        layer.zero_grad()
+        out = conv(image.to(memory_format=layout))
+        (out * torch.arange(out.numel()).reshape(out.shape).cos()).sum().backward()
+        outputs.append((out.detach(), image.grad, layer.conv.weight.grad, layer.conv.bias.grad))
+    for one, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_wrong_input_is_reported_with_what_is_right() -> None:
     model = UNETR(1, 2, 24, 12, **TINY)
     with pytest.raises(ShapeMismatchError, match=r"expects \(batch, 1, 24, 24, 24\)"):
