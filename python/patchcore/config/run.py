@@ -6,7 +6,9 @@ This file is long because every setting is described here.
 from __future__ import annotations
 
 import json
+import math
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -14,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from patchcore.config.explain import explain
-from patchcore.config.patches import Tokenizer, upsampling_factors
+from patchcore.config.patches import Tokenizer, patch_triple, upsampling_factors
 from patchcore.config.recipes import change_recipe, without_unetr
 from patchcore.errors import ConfigError
 from patchcore.launched import Launched
@@ -342,7 +344,7 @@ def _parse_assignment(text: str) -> tuple[list[str], Any]:
 def resolve_config(
     toml_path: PathLike | None = None, settings: Iterable[str] = (), base: Mapping[str, Any] | None = None
 ) -> RunConfig:
-    """Resolve a run's configuration: defaults < base < TOML < settings; a recipe comes before the others of its layer.
+    """Resolve a run's configuration: defaults < base < recipe and preset < TOML < settings.
 
     Args:
         toml_path: A TOML file with the sections of :class:`RunConfig`.
@@ -350,7 +352,7 @@ def resolve_config(
         base: A nested mapping to start from, e.g. the configuration of the run that is continued.
 
     Returns:
-        The validated configuration. A model preset sets the sizes that are not set elsewhere.
+        The validated configuration. A recipe and a model preset change nothing that the TOML file or `settings` set.
 
     Raises:
         ConfigError: A key is unknown or a value is impossible. The message names every error.
@@ -369,7 +371,6 @@ def resolve_config(
             loaded = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"not TOML ({error})", path=path) from None
-        _add(data, loaded)
     assigned: dict[str, Any] = {}
     for keys, value in map(_parse_assignment, settings):
         if len(keys) == 1:
@@ -380,7 +381,10 @@ def resolve_config(
             raise ConfigError(
                 f"{'.'.join(keys)}: unknown key", remedy="see all keys with patchcore train --list-settings"
             )
-    _add(data, assigned)
+    _add(data, _with_choices(loaded, assigned))
+    for section, values in assigned.items():
+        before = data.get(section)
+        data[section] = before | values if isinstance(before, dict) and isinstance(values, dict) else values
     without_unetr(data, loaded, assigned)
     model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("preset"), str):
@@ -406,7 +410,17 @@ def _check_flexible(config: RunConfig) -> None:
     """Check the settings of a flexible network that do not depend on the plan."""
     model = config.model
     shares = model.patch_size_shares
-    if shares and (len(shares) != len(model.patch_sizes) or min(shares) < 0 or sum(shares) <= 0):
+    sizes = [patch_triple(size) for size in model.patch_sizes]
+    if repeated := [size for size, count in Counter(sizes).items() if count > 1]:
+        raise ConfigError(f"model.patch_sizes names the patch size {repeated[0]} twice", remedy="name each size once")
+    for name in ("base_patch_size", "embedding", "kernels"):
+        if len(sizes) < 2 and getattr(model, name) != ModelConfig.model_fields[name].default:
+            raise ConfigError(
+                f"model.{name} is for a network of several patch sizes, and model.patch_sizes does not name several",
+                remedy=f"set model.patch_sizes, e.g. to [8,12,16,24], or leave out model.{name}",
+            )
+    proper = all(0 <= share < math.inf for share in shares) and (not shares or sum(shares) > 0)
+    if shares and (len(shares) != len(model.patch_sizes) or not proper):
         raise ConfigError(
             f"model.patch_size_shares {list(shares)} does not fit model.patch_sizes {list(model.patch_sizes)}",
             remedy="give one share per patch size, at least one of them above 0",
@@ -468,6 +482,20 @@ def check_launched(train: TrainConfig, by: Launched) -> None:
             remedy="leave train.ranks out: each process of the launcher is one rank",
         )
     check_shares(train, by.world)
+
+
+def _with_choices(loaded: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a TOML file with the recipe and the preset of the command line.
+
+    Both stand for many settings, and what a user has set in the file comes after them.
+    """
+    layer = dict(loaded)
+    if "recipe" in assigned:
+        layer["recipe"] = assigned["recipe"]
+    model, ours = layer.get("model", {}), assigned.get("model")
+    if isinstance(ours, Mapping) and "preset" in ours and isinstance(model, Mapping):
+        layer["model"] = {**model, "preset": ours["preset"]}
+    return layer
 
 
 def _add(data: dict[str, Any], layer: Mapping[str, Any]) -> None:

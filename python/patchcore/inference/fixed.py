@@ -63,7 +63,8 @@ def fixed_model(
     fill_network(network, weights, where)
     state = {name: value.contiguous() for name, value in network.fixed_state(network.use(size).patch_size).items()}
     reason = f"one of the patch sizes of a flexible network; the plan has {size_text(plan.patch_size)}"
-    model = config.model.model_copy(update={"patch_sizes": (), "patch_size_shares": (), "base_patch_size": None})
+    one = {"patch_sizes": (), "patch_size_shares": (), "base_patch_size": None, "embedding": "own", "kernels": "own"}
+    model = config.model.model_copy(update=one)
     return FixedModel(plan.with_patch_size(size, reason), config.model_copy(update={"model": model}), state)
 
 

@@ -44,6 +44,20 @@ def test_what_a_user_sets_comes_after_the_recipe(tmp_path: Path) -> None:
     assert small.model.hidden_size == 192
 
 
+def test_a_recipe_or_preset_on_the_command_line_leaves_what_a_file_sets(tmp_path: Path) -> None:
+    toml = tmp_path / "run.toml"
+    toml.write_text('recipe = "lesions"\n[optim]\nlr = 1e-3\nema = 0.99\n[model]\npreset = "base"\nhidden_size = 48\n')
+    for recipe in ("lesions", "plain"):
+        found = resolve_config(toml, [f"recipe={recipe}", "model.preset=tiny", "optim.ema=0.98"])
+        assert found.recipe == recipe
+        assert (found.optim.lr, found.optim.ema) == (1e-3, 0.98)
+        assert found.optim.weight_decay == (0.05 if recipe == "lesions" else None)
+        assert found.model.hidden_size == 48
+        assert found.model.mlp_dim == resolve_config(settings=["model.preset=tiny"]).model.mlp_dim
+    with pytest.raises(ConfigError):
+        resolve_config(toml, ["model=3"])
+
+
 def test_a_recipe_given_later_replaces_the_earlier_one() -> None:
     base = resolve_config(settings=["recipe=lesions", "optim.clip_norm=2"]).model_dump(mode="json")
     assert resolve_config(base=base).model_dump(mode="json") == base

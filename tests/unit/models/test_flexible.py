@@ -234,12 +234,24 @@ def test_refusals() -> None:
         flexible().use(9)
     for settings, words in (
         (["model.patch_sizes=[8,16]", "model.patch_size_shares=[1]"], "give one share per patch size"),
+        (["model.patch_sizes=[8,16]", "model.patch_size_shares=[1,NaN]"], "give one share per patch size"),
+        (["model.patch_sizes=[8,16]", "model.patch_size_shares=[1,Infinity]"], "give one share per patch size"),
+        (["model.patch_sizes=[8,[8,8,8],16]"], r"\(8, 8, 8\) twice"),
+        (["model.kernels=shared"], "model.kernels is for a network of several patch sizes"),
+        (["model.embedding=transposed"], "model.embedding is for a network of several"),
+        (["model.base_patch_size=8", "model.network=dynunet"], "model.base_patch_size is for a network of several"),
         (["model.patch_sizes=[8,16]", "model.network=segresnet"], "is for unetr"),
         (["model.patch_sizes=[8,16]", "train.compile=graphs"], "a graph has one patch size"),
         (["model.patch_sizes=[8,10]"], "10 is not a product of four"),
         (["model.tokenizer=residual", "model.network=dynunet"], "model.tokenizer is for unetr"),
-        (["model.tokenizer=residual", "model.embedding=transposed"], "set model.embedding=own"),
-        (["model.tokenizer=pyramid", "model.embedding=transposed"], "set model.embedding=own"),
+        (
+            ["model.patch_sizes=[8,16]", "model.tokenizer=residual", "model.embedding=transposed"],
+            "set model.embedding=own",
+        ),
+        (
+            ["model.patch_sizes=[8,16]", "model.tokenizer=pyramid", "model.embedding=transposed"],
+            "set model.embedding=own",
+        ),
     ):
         with pytest.raises((ConfigError, PatchSizeError), match=words):
             resolve_config(settings=settings)

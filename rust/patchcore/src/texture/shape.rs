@@ -91,7 +91,7 @@ fn axes(places: &[[f64; 3]], centre: [f64; 3]) -> [f64; 3] {
     }
     for _ in 0..50 {
         for (p, q) in [(0, 1), (0, 2), (1, 2)] {
-            if matrix[p][q].abs() < 1e-15 * (matrix[p][p].abs() + matrix[q][q].abs()) {
+            if matrix[p][q].abs() <= 1e-15 * (matrix[p][p].abs() + matrix[q][q].abs()) {
                 continue;
             }
             let theta = (matrix[q][q] - matrix[p][p]) / (2.0 * matrix[p][q]);
