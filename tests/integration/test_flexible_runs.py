@@ -18,6 +18,8 @@ from trainer_process import finish
 from commands import patchcore_here
 from patchcore.cli import main
 from patchcore.config import Plan, resolve_config
+from patchcore.config.patch_choice import PatchChoice
+from patchcore.config.postprocess import POSTPROCESS_FILE, Postprocess
 from patchcore.datasets.learned import learned_patch_size
 from patchcore.datasets.plan import plan_patch_size
 from patchcore.errors import ConfigError, PatchSizeError, PlanError
@@ -26,8 +28,11 @@ from patchcore.evaluation.evaluate import evaluate
 from patchcore.experiments.manage import show_experiment
 from patchcore.experiments.protocol import with_patch_size
 from patchcore.files import read_json
-from patchcore.inference.export import read_model
+from patchcore.inference.export import export_model, read_model
+from patchcore.inference.models import opened_models
 from patchcore.inference.predict import predict
+from patchcore.inference.tuned import weights_digest
+from patchcore.models.checkpoint import find_weights
 from patchcore.models.flexible import draw_size
 from patchcore.runs import RunReader, RunState, RunWriter, new_run
 from patchcore.runs.events import PATCH_SIZE, VAL_DSC_MEAN, val_dsc_patch
@@ -117,6 +122,24 @@ def test_evaluate_predict_and_export_at_a_patch_size(trained: Path, tiny_study: 
     whole = tmp_path / "all.zip"
     assert patchcore_here("export", trained, "-o", whole).returncode == 0
     assert len(read_model(whole).config.model.patch_sizes) == 3
+
+
+def test_post_processing_is_that_of_the_patch_size_of_the_plan(trained: Path, tmp_path: Path) -> None:
+    weights = find_weights(trained, None).weights()
+    chosen = Postprocess(weights_sha256=weights_digest(weights), objective="dsc", threshold=0.7)
+    (trained / POSTPROCESS_FILE).write_text(chosen.model_dump_json(), encoding="utf-8")
+    for size, used in ((None, True), ("8", True), ("4", False), ("4,8", False)):
+        with opened_models([trained], patch_size=None if size is None else PatchChoice.parse(size)) as models:
+            assert (models.post == chosen) is used
+            assert any("at the patch size of the plan" in note for note in models.notes()) is not used
+    digests = set()
+    for size, used in ((None, True), ("8", True), ("4", False)):
+        with opened_models([export_model(trained, tmp_path / f"{size}.zip", patch_size=size)]) as models:
+            assert (models.post is not None and models.post.threshold == 0.7) is used
+            digests.add(models.sources[0].weights_sha256)
+    assert len(digests) == 3
+    with opened_models([trained], patch_size=PatchChoice.parse("4"), post=False) as models:
+        assert models.notes() == []
 
 
 def test_from_and_to_fixed_networks(

@@ -76,6 +76,10 @@ class PatchChoice:
         own = {target.lesion_label: target.patch_size for target in plan.targets if len(target.lesion_labels) < 2}
         return PatchChoice((), {label: own.get(label, plan.patch_size) for label in plan.target.classes})
 
+    def is_of_plan(self, plan: Plan) -> bool:
+        """Return whether this is the patch size of a plan, the one at which a network is validated and tuned."""
+        return self.by_label is None and self.sizes == (plan.patch_size,)
+
     def __str__(self) -> str:
         if not self.sizes and self.by_label is None:
             return _PLAN

@@ -25,9 +25,8 @@ from patchcore.config.explain import first_line
 from patchcore.config.postprocess import Postprocess, parse_postprocess
 from patchcore.errors import CheckpointError, ConfigError, DataError, SchemaVersionError
 from patchcore.files import finite, read_json, replace_atomically
-from patchcore.inference.fixed import FixedModel, fixed_model
+from patchcore.inference.fixed import FixedModel, fixed_model, fixed_post
 from patchcore.inference.opened import is_exported, is_onnx
-from patchcore.inference.tuned import post_of, weights_digest
 from patchcore.models.checkpoint import Checkpoint, find_weights
 from patchcore.runs.setup import read_setup
 from patchcore.types import PathLike
@@ -119,10 +118,10 @@ def export_model(
         return export_onnx(run, out, checkpoint=checkpoint, with_post=post, patch_size=patch_size)
     found = find_weights(run, checkpoint)
     weights = found.weights()
-    chosen = post_of(run, weights_digest(weights)) if post and patch_size is None else None
     model = FixedModel(setup.plan, setup.config, weights)
     if patch_size is not None:
         model = fixed_model(setup.plan, setup.config, weights, found.path, patch_size)
+    chosen = fixed_post(run, setup.plan, weights, model) if post else None
     members = {
         _WEIGHTS: _weight_bytes(model.weights),
         _PLAN: _json(json.loads(model.plan.model_dump_json())),

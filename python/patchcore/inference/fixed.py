@@ -12,13 +12,15 @@ from torch import Tensor
 from patchcore.config import Plan, RunConfig
 from patchcore.config.patch_choice import PatchChoice
 from patchcore.config.patches import size_text
+from patchcore.config.postprocess import Postprocess
 from patchcore.errors import ConfigError
+from patchcore.inference.tuned import post_of, weights_digest
 from patchcore.models.checkpoint import fill_network
 from patchcore.models.registry import build_network
 from patchcore.models.unetr import UNETR
 from patchcore.types import IntTriple
 
-__all__ = ["FixedModel", "fixed_model"]
+__all__ = ["FixedModel", "fixed_model", "fixed_post"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,26 @@ def fixed_model(
     one = {"patch_sizes": (), "patch_size_shares": (), "base_patch_size": None, "embedding": "own", "kernels": "own"}
     model = config.model.model_copy(update=one)
     return FixedModel(plan.with_patch_size(size, reason), config.model_copy(update={"model": model}), state)
+
+
+def fixed_post(run: Path, plan: Plan, weights: Mapping[str, Tensor], model: FixedModel) -> Postprocess | None:
+    """Return the post-processing of a run for one of its fixed networks; None if it was chosen at another patch size.
+
+    Args:
+        run: The run folder.
+        plan: Its plan.
+        weights: The weights of the run.
+        model: The fixed network.
+
+    Raises:
+        CheckpointError: It was chosen for other weights.
+        DataError: The file is damaged.
+        OSError: The file cannot be read.
+    """
+    if model.plan.patch_size != plan.patch_size:
+        return None
+    post = post_of(run, weights_digest(weights))
+    return None if post is None else post.model_copy(update={"weights_sha256": weights_digest(model.weights)})
 
 
 def _one(text: str) -> IntTriple:

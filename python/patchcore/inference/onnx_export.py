@@ -19,9 +19,9 @@ from patchcore.config.postprocess import Postprocess
 from patchcore.config.run import RunConfig
 from patchcore.errors import CheckpointError, ConfigError, MissingExtraError
 from patchcore.files import replace_atomically
-from patchcore.inference.fixed import fixed_model
+from patchcore.inference.fixed import fixed_model, fixed_post
 from patchcore.inference.onnx_model import ONNX_FORMAT, ONNX_INPUT, ONNX_KEY, ONNX_OUTPUT, ONNX_SCHEMA
-from patchcore.inference.tuned import post_of, weights_digest
+from patchcore.inference.tuned import weights_digest
 from patchcore.models.checkpoint import fill_network, find_weights
 from patchcore.models.registry import build_network
 from patchcore.runs.setup import read_setup
@@ -60,8 +60,8 @@ def export_onnx(
     model = _model(probabilities, fixed.plan.target)
     entry = model.metadata_props.add()
     entry.key = ONNX_KEY
-    weights = weights_digest(found.weights())
-    post = post_of(run, weights) if with_post and patch_size is None else None
+    post = fixed_post(run, setup.plan, found.weights(), fixed) if with_post else None
+    weights = weights_digest(fixed.weights)  # each patch size of a flexible network is a model of its own
     facts = _facts(run, json.loads(fixed.plan.model_dump_json()), fixed.config, weights, post)
     entry.value = json.dumps(facts | {"step": int(found.state.get("step", 0))}, allow_nan=False)
     try:

@@ -25,6 +25,7 @@ class ModelSource:
         step: Step of the training at which the weights were written.
         post: What was chosen for its predictions by ``patchcore tune``; None if nothing was.
         patch_size: Patch sizes of a flexible network that were chosen, as text; None: that of the plan.
+        lacks_post: Whether something was chosen by ``patchcore tune``, for another patch size than this prediction's.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class ModelSource:
     step: int
     post: Postprocess | None = None
     patch_size: str | None = None
+    lacks_post: bool = False
 
     def facts(self) -> dict[str, Any]:
         """Return what identifies the model, as JSON values."""
@@ -67,6 +69,8 @@ class OpenedModels:
         elif self.post is not None and self.post.kept and self.post.mirror != self.mirror:
             with_or_without = "with" if self.post.mirror else "without"
             notes.append(f"the post-processing was chosen {with_or_without} --mirror")
+        elif any(source.lacks_post for source in self.sources):
+            notes.append("the post-processing is not used: it was chosen at the patch size of the plan")
         return list(dict.fromkeys(notes))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from patchcore.config.patch_choice import PatchChoice
 from patchcore.config.patches import size_text
 from patchcore.config.plan import Plan, TargetPlan
-from patchcore.config.postprocess import Postprocess
+from patchcore.config.postprocess import POSTPROCESS_FILE, Postprocess
 from patchcore.config.run import RunConfig
 from patchcore.errors import ConfigError
 from patchcore.inference.export import read_model
@@ -113,7 +113,7 @@ def _load(
     if model is not None:
         plan, config, weights = model.plan, model.config, model.weights
         where, step = path, int(model.facts.get("step", 0))
-        changes |= {"device": "auto", "precision": "auto"}
+        changes |= {"device": "auto"}
     else:
         setup = read_setup(path, {"train.ranks": 1, "train.accumulate": 1})
         plan, config = setup.plan, setup.config
@@ -122,13 +122,15 @@ def _load(
     if device is not None:
         changes["device"] = device
     if config.train.precision == "bf16":
-        # A run that was trained in bf16 on a GPU is predicted with in fp32 where there is only a CPU.
+        # A network that was trained in bf16 on a GPU is predicted with in fp32 where there is only a CPU.
         changes["precision"] = "auto"
     placement = place(config.train.model_copy(update=changes))
     digest = weights_digest(weights)
     post: Postprocess | None = None
     # It was chosen on predictions at the plan's patch size.
-    with_post = with_post and choice is None
+    elsewhere = with_post and choice is not None and not choice.is_of_plan(plan)
+    lacks_post = elsewhere and ((path / POSTPROCESS_FILE).exists() if model is None else model.post is not None)
+    with_post = with_post and not elsewhere
     if with_post and model is None:
         post = post_of(path, digest)
     elif with_post and model is not None and model.post is not None:
@@ -139,7 +141,7 @@ def _load(
     validation = config.validation
     network = placement.network(network).eval()
     return _Loaded(
-        ModelSource(path, plan.target, digest, step, post, None if choice is None else str(choice)),
+        ModelSource(path, plan.target, digest, step, post, None if choice is None else str(choice), lacks_post),
         _at_sizes(network, plan.target, None if choice is None else choice.of_plan(plan), path),
         placement,
         overlap=validation.overlap if overlap is None else overlap,
