@@ -160,8 +160,11 @@ def _lesions(study: Study) -> dict[str, list[dict[str, str]]]:
 def _of_case(
     record: CaseRecord, rows: list[dict[str, str]], connectivity: int, settings: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    label, image = record.read_label(), record.read_image()
-    spans = lesion_spans(label.array, connectivity=connectivity)
+    image = record.read_image()
+    if record.instances:
+        spans = record.label_spans(1, connectivity=connectivity)
+    else:
+        spans = lesion_spans(record.read_label().array, connectivity=connectivity)
     centroids = _centroids(spans)
     found = []
     for row in rows:

@@ -101,10 +101,10 @@ def _ways(network: nn.Module, config: TrainConfig, placement: Placement, before:
         return [config.compile]
     if placement.device.type == "cpu":
         return []  # compiling takes longer than most trainings on a CPU gain
-    if before is not None:
-        return [] if before == "off" else [before]
     # Captured graphs add up no gradients, are not shared by ranks, and have one patch size.
     captures = config.accumulate == 1 and placement.ranks == 1 and not flexible_sizes(network)
+    if before is not None and (captures or before != "graphs"):
+        return [] if before == "off" else [before]
     return ["graphs", "default"] if captures else ["default"]
 
 

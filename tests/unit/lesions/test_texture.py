@@ -119,6 +119,16 @@ def test_one_voxel_and_one_grey_value(size: tuple[int, int, int]) -> None:
     assert found["szm_z_perc_3D"] == pytest.approx(1 / np.prod(size))
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_row_of_voxels_has_axes(axis: int) -> None:
+    """Its covariance has a single number that is not 0."""
+    shape = [1, 1, 1]
+    shape[axis] = 5
+    found = pc.texture_features(np.arange(1.0, 6.0).reshape(shape), np.ones(shape, bool))
+    assert found["morph_pca_maj_axis"] == pytest.approx(4 * math.sqrt(2.5))
+    assert (found["morph_pca_min_axis"], found["morph_pca_elongation"], found["morph_pca_flatness"]) == (0, 0, 0)
+
+
 def test_refusals() -> None:
     image, mask = blob()
     with pytest.raises(ShapeMismatchError):
@@ -211,6 +221,23 @@ def test_the_table_of_a_study(study: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(measured) == 1
     assert (study / "texture.csv").read_bytes() == (study / "before.csv").read_bytes()
     assert not (study / "texture.unfinished.jsonl").exists()
+
+
+def test_lesions_with_numbers_of_their_own(tmp_path: Path) -> None:
+    """Two touching lesions, and one in two parts: their rows are those of analyze --instances."""
+    image, _ = blob(1, (20, 18, 12))
+    label = np.zeros(image.shape, np.uint8)
+    label[2:6, 2:6, 2:6], label[6:9, 2:6, 2:6] = 1, 2
+    label[12:15, 2:6, 2:6] = label[12:15, 12:16, 2:6] = 3
+    for name, array in (("images", (image * 30).astype(np.int16)), ("labels", label)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        nibabel.Nifti1Image(array, np.diag([-1.0, 1, 2, 1])).to_filename(tmp_path / "data" / name / "c.nii.gz")
+    study = pc.analyze(tmp_path / "data", tmp_path / "study", instances=True)
+    table = pc.texture(study)
+    assert (table.lesions, table.failed) == (3, ())
+    rows = rows_of(tmp_path / "study" / "texture.csv")
+    volumes = [row["volume_mm3"] for row in rows_of(study.path / "lesions.csv")]
+    assert [row["volume_mm3"] for row in rows] == volumes
 
 
 def test_cases_that_cannot_be_used(study: Path, tmp_path: Path) -> None:

@@ -111,6 +111,11 @@ def test_a_resume_keeps_the_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     for before, expected in (("off", []), ("default", ["default"])):
         _, modes, _ = tried(monkeypatch, {"default": None}, before=before)
         assert modes == expected
+    # Graphs of a run that now has several ranks, or adds up gradients, are not kept.
+    _, modes, _ = tried(monkeypatch, {"default": None}, "train.accumulate=2", before="graphs")
+    assert modes == ["default"]
+    _, modes, _ = tried(monkeypatch, {"reduce-overhead": None}, before="graphs")
+    assert modes == ["reduce-overhead"]
     for number, text in ((1, '{"compile": "graphs", "device": "cuda"}'), (2, '{"compile": "off", "device": "cpu"}')):
         folder = tmp_path / "attempts" / str(number)
         folder.mkdir(parents=True)
