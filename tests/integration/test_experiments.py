@@ -170,6 +170,26 @@ def test_a_setting_that_always_fails_comes_after_all_others(folder: ExperimentFo
     }  # fmt: skip
 
 
+def test_the_next_call_begins_with_settings_that_have_not_failed(folder: ExperimentFolder) -> None:
+    always = {"fail_at": 3}
+    bad = {"patch4_seed0": always, "patch4_seed1": always, "patch8_seed0": {"step_s": 60}}
+    said: list[str] = []
+    first = dispatcher(folder, slots=2, **bad)  # both slots have the bad setting
+    first.say = said.append
+    assert not first.work()
+    assert said[-1].startswith("3 failures in a row")
+    assert states(folder)["patch8_seed0"] == "waiting"
+    for point_id in ("patch4_seed0", "patch4_seed1"):
+        folder.reopen(point_id, folder.places()[point_id][0])
+    bad.pop("patch8_seed0")
+    said.clear()
+    again = dispatcher(folder, slots=1, **bad)
+    again.say = said.append
+    again.work()
+    assert [text.partition(":")[0] for text in said if "as " in text][:2] == ["patch8_seed0", "patch8_seed1"]
+    assert list(states(folder).values()).count("finished") == 2
+
+
 def test_too_little_memory_is_not_the_fault_of_the_host(folder: ExperimentFolder) -> None:
     worker = dispatcher(folder, slots=1, **{name: {"oom_at": 3} for name in folder.points})
     assert not worker.work()

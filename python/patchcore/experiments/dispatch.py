@@ -109,6 +109,7 @@ class Dispatcher:
         )
         with lock:
             self._adopt()
+            self._failed += failed_before(self.folder)
             while True:
                 self._stop = self._stop or self.stopping() or self.folder.stop_file.exists()
                 self._look()
@@ -122,7 +123,8 @@ class Dispatcher:
             if self._failed_in_a_row >= FAILURES_OF_A_HOST:
                 self.say(
                     f"{FAILURES_OF_A_HOST} failures in a row: this host takes no more points. Read the reasons with "
-                    "patchcore experiments show, remove the cause, and run the same command again."
+                    "patchcore experiments show, remove the cause, and run the same command again: it begins with the "
+                    "settings that have not failed."
                 )
         return all(place is Place.DONE for place, _ in self.folder.places().values())
 
@@ -262,6 +264,17 @@ def finish_point(folder: ExperimentFolder, point_id: str, run: Path) -> None:
     if not folder.protocol.keep_checkpoints:
         shutil.rmtree(run / "checkpoints" / "last", ignore_errors=True)
     folder.move(point_id, Place.CLAIMED, Place.DONE)
+
+
+def failed_before(folder: ExperimentFolder) -> list[Mapping[str, str]]:
+    """Return the values of open points that have failed in an earlier call: others come first."""
+    found = []
+    for point_id, (place, entry) in folder.places().items():
+        if place is Place.OPEN and isinstance(entry.get("run"), str):
+            run = folder.run_of(point_id, entry)
+            if run is not None and failures_of(run).count:
+                found.append(folder.points[point_id].values)
+    return found
 
 
 def failures_of(run: Path, *, since: int = 0) -> Failures:

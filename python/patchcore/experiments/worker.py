@@ -23,7 +23,13 @@ from pathlib import Path
 from typing import Final
 
 from patchcore.errors import LockedError, PatchcoreError, RunError
-from patchcore.experiments.dispatch import FAILURES_OF_A_HOST, failures_of, finish_point, was_stopped_by_user
+from patchcore.experiments.dispatch import (
+    FAILURES_OF_A_HOST,
+    failed_before,
+    failures_of,
+    finish_point,
+    was_stopped_by_user,
+)
 from patchcore.experiments.folder import ExperimentFolder, Place, dispatcher_lock
 from patchcore.experiments.local import evaluation_command, make_run
 from patchcore.experiments.protocol import Point
@@ -75,6 +81,7 @@ class Worker:
         Returns:
             DONE, INTERRUPTED or BAD_HOST.
         """
+        self._failed += failed_before(self.folder)
         while True:
             mine = [*self.folder.own_claims()]
             point = self.folder.points[mine[0]] if mine else None
