@@ -345,17 +345,46 @@ def test_what_needs_a_failed_point_is_not_started_and_says_why(folder: Experimen
     assert found["patch8_seed1"] == ("finished", None)
 
 
-def test_a_dispatcher_waits_for_the_source_that_another_host_trains(folder: ExperimentFolder) -> None:
+def test_what_was_trained_from_a_point_is_trained_again_with_it(folder: ExperimentFolder) -> None:
+    folder = after(folder)
+    assert dispatcher(folder).work()
+    with pytest.raises(RunError, match=r"patch4_seed1 was trained from patch4_seed0.*add --point patch4_seed1"):
+        continue_experiment(folder, points=["patch4_seed0"])
+    check_complete(folder)
+
+
+def test_a_point_without_its_run_says_what_to_do(folder: ExperimentFolder) -> None:
+    assert dispatcher(folder).work()
+    run = folder.run_of("patch8_seed0", folder.places()["patch8_seed0"][1])
+    assert run is not None
+    shutil.rmtree(run)
+    found = {point.point.point_id: (point.state, point.reason) for point in experiment_status(folder).points}
+    state, reason = found["patch8_seed0"]
+    assert state == "failed"
+    assert "does not exist any more" in str(reason)
+
+
+def test_a_dispatcher_waits_for_the_source_that_another_host_trains(
+    folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = after(folder)
     other = ExperimentFolder(folder.path, "elsewhere")
     assert other.move("patch4_seed0", Place.OPEN, Place.CLAIMED)
     seen: list[str] = []
+    said: list[str] = []
     worker = dispatcher(folder)
+    worker.say = said.append
+    monkeypatch.setattr("patchcore.experiments.dispatch._SILENT_S", 0.0)
 
     def look() -> bool:
-        if not seen and states(folder)["patch8_seed1"] == "finished":
+        if (
+            not seen
+            and any("--take-over elsewhere" in text for text in said)
+            and states(folder)["patch8_seed1"] == "finished"
+        ):
             seen.append("it waits")
-            assert states(folder)["patch4_seed1"] == "waiting"
+            found = {point.point.point_id: (point.state, point.reason) for point in experiment_status(folder).points}
+            assert found["patch4_seed1"] == ("waiting", "waits for patch4_seed0, which elsewhere works on")
             assert other.give_up_claim("elsewhere", "patch4_seed0")
         return False
 

@@ -116,11 +116,15 @@ def start(
     from patchcore.experiments.folder import ExperimentFolder
 
     if dry_run:
-        text = protocol.model_dump_json(indent=2, exclude={"plan", "studies"}) if as_json else _text(study, protocol)
+        text = (
+            protocol.model_dump_json(indent=2, exclude={"plan", "studies"})
+            if as_json
+            else _text(study, protocol, place)
+        )
         typer.echo(text)
         return
     folder = ExperimentFolder.create(study, protocol)
-    go_on(folder, _text(study, protocol), place, detach=detach, as_json=as_json)
+    go_on(folder, _text(study, protocol, place), place, detach=detach, as_json=as_json)
 
 
 def go_on(folder: ExperimentFolder, text: str, place: dict[str, Any], *, detach: bool, as_json: bool) -> None:
@@ -173,9 +177,10 @@ def cost_lines(protocol: Protocol, points: tuple[Point, ...]) -> list[str]:
     return lines
 
 
-def _text(study: Path, protocol: Protocol) -> str:
+def _text(study: Path, protocol: Protocol, place: dict[str, Any]) -> str:
     """Return the points with their cost, and the disk that they need."""
     from patchcore.config import resolve_config
+    from patchcore.experiments.local import gpus
     from patchcore.experiments.points import point_cost
     from patchcore.experiments.start import free_bytes, needed_bytes
     from patchcore.planning.reasons import count_of
@@ -186,7 +191,9 @@ def _text(study: Path, protocol: Protocol) -> str:
     for point in protocol.points:
         model = resolve_config(settings=[*protocol.settings, *point.settings]).model
         parameters = max(parameters, point_cost(model, protocol.plan_of(point), point.patch_size).parameters)
-    need, kept = needed_bytes(protocol, parameters)
+    on_cluster = place.get("executor") in ("slurm", "ray")
+    together = int(place.get("slots") or (len(protocol.points) if on_cluster else max(1, len(gpus()))))
+    need, kept = needed_bytes(protocol, parameters, together)
     free = free_bytes(study)
     lines.append(f"disk: at most {_gib(need)} for the runs ({_gib(kept)} each when finished), {_gib(free)} are free")
     if need > free:

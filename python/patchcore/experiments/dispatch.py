@@ -6,6 +6,7 @@ that was killed or interrupted from outside is continued and never counts.
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import time
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 _POLL_S: Final = 0.25
+_SILENT_S: Final = 600.0
+"""A point of somebody else is asked about if its training has not lived for so long."""
 FAILURES_OF_A_HOST: Final = 3
 """After so many failures in a row, this host takes no more points: the fault may be its own."""
 
@@ -91,6 +94,7 @@ class Dispatcher:
     _failed: list[Mapping[str, str]] = field(default_factory=list)  # values of points that have failed here
     _failed_in_a_row: int = 0
     _stop: bool = False
+    _silent_since: float | None = None  # since when nobody trains what open points wait for
 
     def work(self) -> bool:
         """Work until the end.
@@ -130,7 +134,32 @@ class Dispatcher:
 
     def _waits(self) -> bool:
         """Return whether points will be ready that somebody else has to finish the source of."""
-        return not self._stop and self._failed_in_a_row < FAILURES_OF_A_HOST and self.folder.waits_for_somebody()
+        waits = not self._stop and self._failed_in_a_row < FAILURES_OF_A_HOST and self.folder.waits_for_somebody()
+        if waits and not self._live:
+            self._look_at_others()
+        return waits
+
+    def _look_at_others(self) -> None:
+        """Say whom this dispatcher waits for, once, if their trainings do not live: their host may be lost."""
+        awaited = {point.after for point in self.folder.points.values() if point.after is not None}
+        silent = {}
+        for owner, points in self.folder.owners().items():
+            for point_id in awaited.intersection(points):
+                run = self.folder.run_of(point_id, self.folder.places()[point_id][1])
+                if run is None or not self._watchers.setdefault(run.name, StateWatcher(run)).look().state.is_live:
+                    silent[point_id] = owner
+        if not silent:
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = time.monotonic()
+        elif time.monotonic() - self._silent_since > _SILENT_S:
+            self._silent_since = math.inf  # said once
+            point_id, owner = next(iter(silent.items()))
+            self.say(
+                f"waiting for {point_id}: {owner} has claimed it, but no training of it has lived for "
+                f"{_SILENT_S / 60:.0f} minutes. If {owner} does not exist any more, stop this experiment, then "
+                f"continue it with patchcore experiments retry … --take-over {owner}"
+            )
 
     def _adopt(self) -> None:
         """Watch the runs of a dispatcher of this host that has ended: its lock is free, so it has.
@@ -268,7 +297,7 @@ def finish_point(folder: ExperimentFolder, point_id: str, run: Path) -> None:
 
 def failed_before(folder: ExperimentFolder) -> list[Mapping[str, str]]:
     """Return the values of open points that have failed in an earlier call: others come first."""
-    found = []
+    found: list[Mapping[str, str]] = []
     for point_id, (place, entry) in folder.places().items():
         if place is Place.OPEN and isinstance(entry.get("run"), str):
             run = folder.run_of(point_id, entry)

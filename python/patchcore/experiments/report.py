@@ -303,6 +303,22 @@ def _curves(settings: Sequence[Setting]) -> list[Block]:
     return [Drawing("curves_drawing", "Validation DSC on the training grid, mean over seeds and folds", svg, "curves")]
 
 
+def _values(folder: ExperimentFolder, key: str) -> list[str]:
+    """Return the values of an axis, those of extensions, too."""
+    added = (point.values[key] for point in folder.points.values() if key in point.values)
+    return list(dict.fromkeys([*folder.protocol.over[key], *added]))
+
+
+def _budget(folder: ExperimentFolder) -> str:
+    protocol = folder.protocol
+    if protocol.kind != "transfer":
+        return f"equal {protocol.budget}" + (f", {protocol.hours:g} h each" if protocol.hours else "")
+    steps: dict[str, set[int]] = {}
+    for point in folder.points.values():
+        steps.setdefault(point.values["training"], set()).add(point.steps)
+    return "steps: " + ", ".join(f"{kind} {' or '.join(map(str, sorted(of)))}" for kind, of in steps.items())
+
+
 def _protocol(folder: ExperimentFolder, results: Sequence[PointResult]) -> list[Block]:
     protocol, target = folder.protocol, folder.protocol.plan.target
     versions = {f"patchcore {protocol.patchcore}"}
@@ -311,10 +327,10 @@ def _protocol(folder: ExperimentFolder, results: Sequence[PointResult]) -> list[
         versions |= {f"{key} {value}" for key, value in named if value is not None}
     facts = {
         "experiment": f"{protocol.name} ({protocol.kind}), created {protocol.created} by {protocol.user}",
-        "compared": "; ".join(f"{key}: {', '.join(values)}" for key, values in protocol.over.items()),
-        "budget": f"equal {protocol.budget}" + (f", {protocol.hours:g} h each" if protocol.hours else ""),
-        "seeds": ", ".join(map(str, protocol.seeds)),
-        "folds": ", ".join(map(str, protocol.folds)),
+        "compared": "; ".join(f"{key}: {', '.join(_values(folder, key))}" for key in protocol.over),
+        "budget": _budget(folder),
+        "seeds": ", ".join(map(str, sorted({point.seed for point in folder.points.values()}))),
+        "folds": ", ".join(map(str, sorted({point.fold for point in folder.points.values()}))),
         "settings of all trainings": " ".join(protocol.settings),
         "plan": f"patch size {size_text(target.patch_size)}, rule {target.rule}, p* {target.ideal_edge:.1f}",
         "window (voxels)": " × ".join(map(str, target.window_size)),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from patchcore.errors import LockedError
+from patchcore.errors import LockedError, RunError
 from patchcore.experiments.executors import Where, chosen_before, is_worked_on, release_lost, remember
 from patchcore.experiments.folder import ExperimentFolder, Place
 from patchcore.experiments.local import dispatcher_pid, gpus, start_dispatcher
@@ -81,6 +81,7 @@ def continue_experiment(
         )
     where = where or chosen_before(folder)
     folder.check_names(points)  # before anything is changed
+    _check_dependants(folder, points)
     for owner in take_over:
         folder.take_over(owner)
     for point_id in points:
@@ -108,16 +109,41 @@ def continue_experiment(
     start_dispatcher(folder.path, host, module=module, options=options)
 
 
-def needed_bytes(protocol: Protocol, parameters: int) -> tuple[int, int]:
+def _check_dependants(folder: ExperimentFolder, points: Collection[str]) -> None:
+    """Check that no point keeps weights that come from an earlier run of a point that is trained again.
+
+    Raises:
+        RunError: A point was trained from one of `points`, and is not trained again.
+    """
+    places = folder.places()
+    for point_id, point in folder.points.items():
+        if point.after in points and point_id not in points and places[point_id][0] is not Place.OPEN:
+            more = " ".join(
+                f"--point {other.point_id}"
+                for other in folder.points.values()
+                if other.after in points
+                and other.point_id not in points
+                and places[other.point_id][0] is not Place.OPEN
+            )
+            raise RunError(
+                f"{point_id} was trained from {point.after}: it would keep the weights of the earlier training",
+                path=folder.path,
+                remedy=f"train it again, too: add {more}",
+            )
+
+
+def needed_bytes(protocol: Protocol, parameters: int, together: int) -> tuple[int, int]:
     """Return how much disk the runs of an experiment take at most, and how much each keeps when it has finished.
 
     Args:
         protocol: The experiment.
         parameters: Number of weights of the largest network.
+        together: Number of trainings at the same time.
     """
     while_training = parameters * _BYTES_PER_WEIGHT
     kept = while_training if protocol.keep_checkpoints else parameters * 4
-    return len(protocol.points) * kept + while_training, kept
+    count = len(protocol.points)
+    return max(0, count - together) * kept + min(together, count) * max(kept, while_training), kept
 
 
 def free_bytes(study: Path) -> int:

@@ -122,7 +122,10 @@ def experiment_status(folder: ExperimentFolder, *, quick: bool = False) -> Exper
         run = folder.run_of(point_id, entry) if entry.get("run") or place is not Place.OPEN else None
         if run is None:
             state = {Place.OPEN: "waiting", Place.CLAIMED: "starting"}.get(place, "failed")
-            points.append(PointStatus(point, state, _reason(folder, point, places)))
+            reason = _reason(folder, point, places)
+            if place is Place.DONE:
+                reason = "its run does not exist any more: patchcore experiments retry … --point trains it again"
+            points.append(PointStatus(point, state, reason))
             continue
         summary = summarize(run)
         best = None if quick else whole_view(run).best_validation
@@ -162,4 +165,7 @@ def _reason(folder: ExperimentFolder, point: Point, places: dict[str, tuple[Plac
     if place is Place.OPEN and point.after is not None and places[point.after][0] is Place.ENDED:
         how = "was stopped" if str(places[point.after][1].get("reason", "")).startswith("stopped") else "has failed"
         return f"needs {point.after}, which {how}"
+    if place is Place.OPEN and point.after is not None and places[point.after][0] is Place.CLAIMED:
+        owner = next((name for name, claimed in folder.owners().items() if point.after in claimed), "somebody")
+        return f"waits for {point.after}, which {owner} works on"
     return None

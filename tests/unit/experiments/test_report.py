@@ -14,6 +14,9 @@ from results_made import lesion, point, protocol, result
 
 from patchcore.experiments import tables
 from patchcore.experiments.equal_cost import costs_differ, regrets_at_equal, steps_at_equal
+from patchcore.experiments.folder import ExperimentFolder
+from patchcore.experiments.protocol import Extension
+from patchcore.experiments.report import _budget, _values
 from patchcore.experiments.results import _evaluation, rise_at_end
 from patchcore.experiments.scores import Scores, gather, settings_of_points
 from patchcore.experiments.verdict import transfer_verdicts, verdicts
@@ -415,6 +418,18 @@ def test_the_means_of_a_training_and_of_its_seeds_are_classes_first() -> None:
     assert (one["dsc"], one["n"]) == (pytest.approx((0.6 + 0.2) / 2), 2)
     found = scores_of(*results)
     assert found.seed_deviation(0) == pytest.approx(np.std([(0.6 + 0.2) / 2, (0.7 + 0.5) / 2], ddof=1))
+
+
+def test_the_protocol_names_what_was_added_and_the_steps_of_a_transfer(tmp_path: Path) -> None:
+    folder = ExperimentFolder.create(tmp_path, protocol([point(4), point(8)]))
+    assert (_values(folder, "patch_size"), _budget(folder)) == (["4", "8"], "equal steps")
+    facts = {"created": "2026-01-02T00:00:00Z", "user": "a@b", "patchcore": "0", "finished": 2}
+    folder.extend(Extension(**facts, points=(point(12, seed=3),)))  # type: ignore[arg-type]
+    assert _values(folder, "patch_size") == ["4", "8", "12"]
+    kinds = (("pre-training", 200), ("fine-tuning", 50), ("scratch", 50))
+    points = [point(8, values={"training": kind}, steps=steps, point_id=kind) for kind, steps in kinds]
+    other = ExperimentFolder.create(tmp_path, protocol(points, name="t", kind="transfer"))
+    assert _budget(other) == "steps: pre-training 200, fine-tuning 50, scratch 50"
 
 
 def test_several_targets_are_named_in_labels() -> None:
