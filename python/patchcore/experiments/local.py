@@ -80,7 +80,9 @@ class LocalExecutor:
 
     def _share(self, slot: int) -> dict[str, str]:
         if self._devices:
-            return {"CUDA_VISIBLE_DEVICES": self._devices[slot % len(self._devices)]}
+            # Numbers as the driver's tools have them.
+            device = self._devices[slot % len(self._devices)]
+            return {"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         return {"OMP_NUM_THREADS": str(max(1, core_count() // self.slots))}
 
 

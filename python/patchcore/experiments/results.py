@@ -229,7 +229,10 @@ def rise_at_end(curve: tuple[tuple[int, float], ...], steps: int) -> float:
 
 
 def _memory_mib(path: Path, on_gpu: bool) -> float:
-    """Return the largest memory in the samples of an attempt; NaN if there are none."""
+    """Return the largest memory in the samples of an attempt; NaN if there are none.
+
+    On GPUs it is that of the training where the driver says it, else that of all processes on the GPUs it can use.
+    """
     used: list[float] = []
     try:
         lines = json_lines(path)
@@ -238,7 +241,10 @@ def _memory_mib(path: Path, on_gpu: bool) -> float:
     for line in lines:
         try:
             sample = json.loads(line)
-            of_gpus = [gpu["memory_used_bytes"] for gpu in sample.get("gpus") or ()] if on_gpu else []
+            gpus = (sample.get("gpus") or ()) if on_gpu else ()
+            gpus = [gpu for gpu in gpus if gpu.get("is_visible")] or gpus  # parts of a GPU have names of their own
+            own = [gpu["trainer_memory_bytes"] for gpu in gpus if "trainer_memory_bytes" in gpu]
+            of_gpus = own or [gpu["memory_used_bytes"] for gpu in gpus]
             used += [float(value) for value in of_gpus or [sample["trainer_rss_bytes"]]]
         except (ValueError, TypeError, KeyError, AttributeError):
             continue  # a torn line, or a sample without this quantity

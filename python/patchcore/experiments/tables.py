@@ -316,9 +316,9 @@ def cost_table(scores: Scores, name: str = "cost") -> Table:
         "Steps, time, memory and PFLOP are those of the training of all patch sizes together. Pareto front: no other "
         "size has at least its DSC for fewer GFLOP per window."
         if flexible
-        else "Time of training steps without validation; memory: of the fullest GPU with all its processes, "
-        "or, on a CPU, of the training's processes. Pareto front: no other setting has at least its DSC in less time "
-        "and memory."
+        else "Time of training steps without validation. Memory: on a GPU that of the training on its fullest one, "
+        "together with other processes where the driver does not tell them; on a CPU that of the training's processes. "
+        "Pareto front: no other setting has at least its DSC in less time and memory."
     )
     return Table(name, "DSC, time and memory", columns, tuple(rows), note)
 

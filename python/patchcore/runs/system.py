@@ -75,6 +75,16 @@ class SystemSampler:
             "trainer_processes": len(self._processes),
         }
 
+    def _is_visible(self, index: int, handle: Any) -> bool:
+        """Return whether the trainer can use a GPU; it has the environment of this process."""
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if chosen is None:
+            return True
+        uuid = self._nvml.nvmlDeviceGetUUID(handle)
+        uuid = uuid.decode() if isinstance(uuid, bytes) else str(uuid)
+        names = [part.strip() for part in chosen.split(",")]
+        return any(name == str(index) or (name and uuid.startswith(name)) for name in names)
+
     def _gpu(self, index: int, handle: Any) -> dict[str, Any]:
         nvml = self._nvml
         record: dict[str, Any] = {}
@@ -84,4 +94,9 @@ class SystemSampler:
             record["load_percent"] = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
             record["temperature_c"] = nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)
             record["power_w"] = nvml.nvmlDeviceGetPowerUsage(handle) / 1000
+        with suppress(Exception):
+            record["is_visible"] = self._is_visible(index, handle)
+            own = [one for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle) if one.pid in self._processes]
+            if own and all(one.usedGpuMemory is not None for one in own):  # in a container, other ids may be seen
+                record["trainer_memory_bytes"] = sum(one.usedGpuMemory for one in own)
         return record
