@@ -104,17 +104,17 @@ def test_cases_that_a_run_has_trained_on_are_left_out(study: Path) -> None:
 
 
 def test_differences_stand_with_interval_test_and_doubt(study: Path) -> None:
-    names = [f"p{number}_{part}" for number in range(5) for part in "ab"]
+    names = [f"p{number}_{part}" for number in range(10) for part in "ab"]
     base = {name: 0.5 + 0.01 * number for number, name in enumerate(names)}
     evaluated(study, "20260101T000000-a-000001", 16, dict(base))
-    evaluated(study, "20260102T000000-b-000002", 8, {n: v + 0.05 + 0.002 * i for i, (n, v) in enumerate(base.items())})
+    evaluated(study, "20260102T000000-b-000002", 8, {n: v + 0.05 + 0.001 * i for i, (n, v) in enumerate(base.items())})
     evaluated(
         study, "20260103T000000-c-000003", 12, {n: v + 0.1 * (-1) ** (i // 2) for i, (n, v) in enumerate(base.items())}
     )
     found = {score.run_id[-1]: score for score in pc.compare(study).scores}
     assert found["1"].against_first == {}
     better, noise = found["2"].against_first[2], found["3"].against_first[2]
-    assert better.difference.patients == 5
+    assert better.difference.patients == 10
     assert 0.05 < better.difference.low < better.difference.mean < better.difference.high < 0.07
     assert better.false_order < 1e-6
     assert noise.difference.low < 0 < noise.difference.high
@@ -123,7 +123,7 @@ def test_differences_stand_with_interval_test_and_doubt(study: Path) -> None:
     assert found["2"].adjusted_p[2] == pytest.approx(2 * better.wilcoxon_p)
     assert found["2"].interval.low < found["2"].mean_dsc < found["2"].interval.high
     shown = patchcore("compare", study)
-    assert "label 2, 20260102T000000-b-000002: +0.059 [+0.05" in shown.stdout
+    assert "label 2, 20260102T000000-b-000002: +0.060 [+0.05" in shown.stdout
     assert "Wilcoxon p = 0.00391 (Holm, all tests together)" in shown.stdout
 
 
